@@ -1,0 +1,94 @@
+/** The contract of everything that can run a job: in-process, a FaaS cloud, a container, a fleet of workers. */
+
+import type { JobCall, JobResult } from '../job/call.ts';
+
+/** What a platform can take. The registry refuses a call above them before it is sent, with `PAYLOAD_TOO_LARGE`. */
+export interface ExecutorLimits {
+  readonly requestBytesMax: number;
+  readonly responseBytesMax: number;
+  /** The longest that one call may run. */
+  readonly timeoutMsMax: number;
+}
+
+export interface InvokeOptions {
+  /** Milliseconds since the epoch; the executor rejects with `EXECUTOR_TIMEOUT` when it passes. */
+  readonly deadline: number;
+  readonly signal?: AbortSignal;
+  /** From 1. */
+  readonly attempt: number;
+}
+
+/** What is known of one execution besides its results; every field only when the platform told it. */
+export interface ExecutionReport {
+  readonly coldStart?: boolean;
+  /** Time in the handler. */
+  readonly executionMs?: number;
+  /** Time to create, boot and initialise the instance. */
+  readonly initMs?: number;
+  readonly memoryUsedMb?: number;
+  /** The platform's own id of the invocation. */
+  readonly requestId?: string;
+}
+
+export interface Execution {
+  /**
+   * The first one answers the call; more come from `always` routes. Empty: the job has no result, nothing is settled.
+   */
+  readonly results: readonly JobResult[];
+  readonly report?: ExecutionReport;
+}
+
+/**
+ * Runs jobs somewhere.
+ *
+ * One attempt per `invoke`: an executor never retries by itself. It rejects with a `RunnerError` whose `retry` says whether
+ * the handler was provably not reached (`safe`), may have run (`idempotent`) or would fail again (`never`). Constructors do no
+ * I/O; the SDK is loaded on first use.
+ */
+export interface FaasExecutor {
+  readonly name: string;
+  readonly limits: ExecutorLimits;
+  invoke(call: JobCall, options: InvokeOptions): Promise<Execution>;
+  /** The result as it is written; the same guarantees as `invoke`. */
+  invokeStream?(call: JobCall, options: InvokeOptions): AsyncIterable<Uint8Array>;
+  /** Makes instances ready. */
+  warm?(jobId: bigint, options?: { readonly signal?: AbortSignal }): Promise<void>;
+  /** Resolves when the platform is ready for this job; rejects with the reason when it is not. */
+  health?(jobId: bigint, options?: { readonly signal?: AbortSignal }): Promise<void>;
+  /** Graceful and idempotent: running calls end, new ones are refused with `EXECUTOR_CLOSED`. */
+  close?(): Promise<void>;
+}
+
+/** What to deploy for one job. */
+export interface FunctionPackage {
+  /** A zip whose root holds what the platform starts. */
+  readonly zip: Uint8Array;
+  readonly sha256: string;
+}
+
+export interface FunctionConfig {
+  readonly memoryMb?: number;
+  readonly timeoutMs?: number;
+  readonly concurrencyMax?: number;
+  readonly environment?: Readonly<Record<string, string>>;
+}
+
+export interface FunctionDeployment {
+  readonly functionId: string;
+  readonly endpoint: string;
+  readonly status: 'deployed' | 'deploying' | 'failed';
+  readonly memoryMb?: number;
+  readonly timeoutMs?: number;
+  readonly packageBytes?: number;
+  readonly deployedAt?: string;
+  readonly coldStartMs?: number;
+}
+
+/** Puts functions on a platform. Every operation is idempotent. */
+export interface FaasDeployer {
+  deploy(functionId: string, code: FunctionPackage, config: FunctionConfig): Promise<FunctionDeployment>;
+  /** Undefined when there is no such function. */
+  describe(functionId: string): Promise<FunctionDeployment | undefined>;
+  /** Removing what is not there succeeds. */
+  remove(functionId: string): Promise<void>;
+}

@@ -1,0 +1,18 @@
+import { defineConfig } from 'vitest/config';
+
+const project = (name: string, include: string[], options: { testTimeout?: number; fileParallelism?: boolean } = {}) => ({
+  test: { name, include, testTimeout: 10_000, ...options },
+});
+
+export default defineConfig({
+  test: {
+    projects: [
+      project('unit', ['src/**/*.test.ts', 'plugins/**/*.test.ts', 'handler/**/*.test.ts', 'test/*.test.ts', 'test/unit/**/*.test.ts']),
+      project('conformance', ['test/conformance/**/*.test.ts'], { testTimeout: 60_000 }),
+      project('integration', ['test/integration/**/*.test.ts'], { testTimeout: 60_000 }),
+      project('simulation', ['test/simulation/**/*.test.ts'], { testTimeout: 120_000 }),
+      project('e2e', ['test/e2e/**/*.test.ts'], { testTimeout: 180_000, fileParallelism: false }),
+      { test: { name: 'types', include: [], typecheck: { enabled: true, only: true, checker: 'tsc', include: ['test/types/**/*.test-d.ts'] } } },
+    ],
+  },
+});
