@@ -3,6 +3,9 @@
 import type { Address, ChainCall, Hex } from '../job/call.ts';
 import type { BlockRef, Cursor } from '../ledger/ledger.ts';
 
+/** One JSON-RPC request; rejects with the `RPC_*` codes. */
+export type RpcRequest = (method: string, params: readonly unknown[]) => Promise<unknown>;
+
 /** What happened on the chain, in order. */
 export type ChainUpdate =
   /** All job calls of the followed services up to and including `cursor.block`; may be empty. */
@@ -96,6 +99,15 @@ export interface Signer {
     readonly maxFeePerGas: bigint;
     readonly maxPriorityFeePerGas: bigint;
   }): Promise<Hex>;
+}
+
+/**
+ * Sends transactions of the operator itself (registration, heartbeat) through the same nonce lane as the results. Resolves when
+ * the transaction is mined with success; rejects with `RESULT_REJECTED` and the reason of the contract when it would revert.
+ */
+export interface TransactionSender {
+  readonly address: Address;
+  send(request: TransactionRequest, options?: { readonly signal?: AbortSignal }): Promise<Receipt>;
 }
 
 /** How long a job takes and what it needs, as its author measured it. */
