@@ -1,0 +1,317 @@
+/**
+ * One account: which nonce is next, and the way of a transaction from signing over the journal to the node.
+ *
+ * Every signed transaction is in the journal before it is sent. The lane keeps no plan of its own: what it does next follows from the
+ * journal and from what the chain shows, so a restarted runner does the same as one that never stopped. `lane-keeper` brings on what
+ * was sent.
+ */
+
+import { keccak256 } from 'viem/utils';
+import type { Clock } from '../clock.ts';
+import { RunnerError, toRunnerError } from '../errors.ts';
+import type { Address, ChainCall, Hex } from '../job/call.ts';
+import type { BlockRef, CallState, Ledger, LedgerTransaction, NewTransaction } from '../ledger/ledger.ts';
+import type { Logger } from '../telemetry/telemetry.ts';
+import type { FeeEstimate, Receipt, SendOutcome, SettlementChain, Signer, TransactionRequest } from './chain.ts';
+import type { FeePolicy, Fees } from './fees.ts';
+import { bumpedFees, firstFees } from './fees.ts';
+
+export type LaneEvent =
+  | { readonly type: 'submitted'; readonly hash: Hex; readonly nonce: number; readonly purpose: LedgerTransaction['purpose']; readonly calls: readonly number[] }
+  | {
+      readonly type: 'mined';
+      readonly hash: Hex;
+      readonly nonce: number;
+      readonly purpose: LedgerTransaction['purpose'];
+      readonly calls: readonly number[];
+      /** Without success it reverted, and its calls wait for another try. */
+      readonly receipt: Receipt;
+      /** From the first signature to the look that found the receipt. */
+      readonly waitedMs: number;
+    }
+  | { readonly type: 'final'; readonly calls: readonly number[]; readonly throughBlock: bigint }
+  /** A new version of the same nonce, that offers more or carries other calls. */
+  | { readonly type: 'bumped'; readonly hash: Hex; readonly nonce: number; readonly calls: readonly number[]; readonly maxFeePerGas: bigint }
+  /**
+   * - `resent`: a node did not know the transaction any more
+   * - `filled`: a nonce that nothing used was filled
+   * - `dropped`: something else used the nonce; the calls wait for another transaction
+   * - `unmined`: the block of the transaction left the chain
+   */
+  | { readonly type: 'healed'; readonly how: 'resent' | 'filled' | 'dropped' | 'unmined'; readonly nonce: number; readonly calls: readonly number[] }
+  /** A call turned out not to be on the chain any more. */
+  | { readonly type: 'orphaned'; readonly seq: number }
+  /** Nothing goes on until somebody acts; said once per change. */
+  | { readonly type: 'stalled'; readonly error: RunnerError };
+
+export interface LaneOptions {
+  readonly chain: SettlementChain;
+  readonly ledger: Ledger;
+  readonly signer: Signer;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly fees: FeePolicy;
+  /** Blocks on top of a transaction before it is final. */
+  readonly finality: number;
+  /** Nonces in flight. */
+  readonly inFlightMax: number;
+  /** A transaction that the node does not know is sent again after this. */
+  readonly resendAfterMs: number;
+  /** A transaction that is known and not mined gets a higher fee after this time and this many blocks. */
+  readonly bumpAfterMs: number;
+  readonly bumpAfterBlocks: number;
+  readonly emit: (event: LaneEvent) => void;
+}
+
+/** What is to be signed. */
+export interface Draft {
+  readonly purpose: LedgerTransaction['purpose'];
+  readonly request: TransactionRequest;
+  readonly gas: bigint;
+  readonly calls: readonly number[];
+}
+
+/** When something was first seen, or last done. */
+export interface Sighting {
+  readonly head: bigint;
+  readonly atMs: number;
+}
+
+const UNDERFUNDED_RETRY_MS = 30_000;
+const DOUBTS_MAX = 10_000;
+
+export class NonceLane {
+  readonly options: LaneOptions;
+  /** Lower case. */
+  readonly address: Address;
+  readonly #reserved = new Set<number>();
+  readonly #sent = new Map<number, Sighting>();
+  readonly #outbid = new Set<number>();
+  readonly #doubts = new Map<number, { readonly head: Hex; readonly heads: number }>();
+  /** Why nothing goes on. */
+  readonly #stalls = new Map<string, RunnerError>();
+  #head: BlockRef | undefined;
+  #usedBelow = 0;
+  #pending: readonly LedgerTransaction[] | undefined;
+  #mined: readonly LedgerTransaction[] | undefined;
+  #lastError: RunnerError | undefined;
+
+  constructor(options: LaneOptions) {
+    this.options = options;
+    this.address = options.signer.address.toLowerCase() as Address; // still the 0x form
+  }
+
+
+  get head(): BlockRef | undefined {
+    return this.#head;
+  }
+
+  get lastError(): RunnerError | undefined {
+    return [...this.#stalls.values()].at(-1) ?? this.#lastError;
+  }
+
+  get underfunded(): boolean {
+    return this.#stalls.has('TX_UNDERFUNDED');
+  }
+
+  /** All versions of all nonces in flight, in nonce order, oldest version first. */
+  pending(): readonly LedgerTransaction[] {
+    this.#pending ??= this.options.ledger.pendingTransactions(this.options.chain.chainId, this.address).toSorted((a, b) => a.nonce - b.nonce || a.id - b.id);
+    return this.#pending;
+  }
+
+  /** Mined, not final. */
+  mined(): readonly LedgerTransaction[] {
+    this.#mined ??= this.options.ledger.minedTransactions(this.options.chain.chainId, this.address);
+    return this.#mined;
+  }
+
+  /** The journal was changed: what was read of it is old. */
+  reread(): void {
+    this.#pending = undefined;
+    this.#mined = undefined;
+  }
+
+  /** How many fresh nonces may be used now. */
+  slots(): number {
+    if (this.underfunded) return 0;
+    return Math.max(0, this.options.inFlightMax - new Set(this.pending().map((version) => version.nonce)).size);
+  }
+
+  /** The lowest nonce that nothing uses. */
+  nextNonce(): number {
+    const taken = new Set([...this.pending(), ...this.mined()].map((version) => version.nonce));
+    let nonce = this.#usedBelow;
+    while (taken.has(nonce) || this.#reserved.has(nonce)) nonce += 1;
+    return nonce;
+  }
+
+  /** The chain as it is now. An endpoint that lags must not make us use a nonce again: only a reorg lets the count go down. */
+  observe(head: BlockRef, usedBelow: number, reorganised: boolean): void {
+    this.#head = head;
+    this.#usedBelow = reorganised ? usedBelow : Math.max(this.#usedBelow, usedBelow);
+  }
+
+  /**
+   * Which of these calls are on the canonical chain now, with these inputs. One that is not, at two heads or more and although its
+   * block is deep, is orphaned.
+   */
+  async confirm(calls: readonly { readonly seq: number; readonly origin: ChainCall }[]): Promise<Set<number>> {
+    if (calls.length === 0) return new Set();
+    const answers = await this.options.chain.confirm(calls.map((call) => call.origin));
+    const confirmed = new Set<number>();
+    for (const [index, call] of calls.entries()) {
+      if (answers[index] === true) {
+        confirmed.add(call.seq);
+        this.#doubts.delete(call.seq);
+      } else await this.#doubt(call.seq, call.origin);
+    }
+    return confirmed;
+  }
+
+  /** Fees for a fresh transaction; undefined, and said once, when the cap forbids them. */
+  async firstFees(): Promise<Fees | undefined> {
+    const estimate = await this.options.chain.fees();
+    return this.#capped(firstFees(estimate, this.options.fees), estimate, 'first');
+  }
+
+  /** Fees for another version of a nonce; undefined, and said once, when the cap forbids them. */
+  async bumpedFees(previous: Fees): Promise<Fees | undefined> {
+    const estimate = await this.options.chain.fees();
+    return this.#capped(bumpedFees(previous, estimate, this.options.fees), estimate, 'bump');
+  }
+
+  /**
+   * Signs with the next free nonce, or a given one, and journals. `sent` resolves when it is sent, or could not be sent and stays in the journal for
+   * the keeper; it rejects when the journal refuses. Undefined: a call of it is not executed any more (the chain left it meanwhile).
+   */
+  async issue(draft: Draft, fees: Fees, nonce = this.nextNonce()): Promise<{ readonly nonce: number; readonly sent: Promise<LedgerTransaction> } | undefined> {
+    const signed = await this.#sign(draft, nonce, fees);
+    if (!this.#callsAre('executed', draft.calls)) return undefined;
+    const sent = this.#journalAndSend(signed);
+    sent.catch(() => undefined); // the caller looks at it later
+    return { nonce, sent };
+  }
+
+  /** Another version of a nonce. Undefined as for `issue`. */
+  async reissue(draft: Draft, nonce: number, fees: Fees): Promise<LedgerTransaction | undefined> {
+    const signed = await this.#sign(draft, nonce, fees);
+    if (!this.#callsAre('submitted', draft.calls)) return undefined;
+    return this.#journalAndSend(signed);
+  }
+
+  /** Gives a journaled transaction to the node. Transport failures are noted: the keeper sends again. */
+  async send(version: LedgerTransaction): Promise<void> {
+    const { chain, clock, log } = this.options;
+    this.#sent.set(version.id, { head: this.#head?.number ?? 0n, atMs: clock.monotonic() });
+    let outcome: SendOutcome;
+    try {
+      outcome = await chain.send(version.raw);
+    } catch (thrown) {
+      this.note(toRunnerError(thrown, 'RPC_ERROR'));
+      return;
+    }
+    log.debug('transaction sent', { hash: version.hash, nonce: version.nonce, outcome });
+    switch (outcome) {
+      case 'sent':
+      case 'known':
+        this.#stalls.delete('TX_UNDERFUNDED');
+        return;
+      case 'nonce-too-low': // its receipt, or the lack of it, will tell by whom the nonce was used
+        return;
+      case 'underpriced':
+      case 'fee-too-low':
+        this.#outbid.add(version.nonce);
+        return;
+      case 'underfunded':
+        this.#stall('TX_UNDERFUNDED', new RunnerError('TX_UNDERFUNDED', `account ${this.address} cannot pay for transaction ${version.hash} (gas ${version.gas} at up to ${version.maxFeePerGas} wei)`, { details: { account: this.address, nonce: version.nonce } }));
+        return;
+    }
+  }
+
+  /** When this version was given to a node by this process. */
+  sentAt(version: LedgerTransaction): Sighting | undefined {
+    return this.#sent.get(version.id);
+  }
+
+  /** How long a node may not know a transaction before it is sent again. */
+  resendAfterMs(): number {
+    return this.underfunded ? Math.max(UNDERFUNDED_RETRY_MS, this.options.resendAfterMs) : this.options.resendAfterMs;
+  }
+
+  /** A node refused the newest version of this nonce because of its fee. */
+  isOutbid(nonce: number): boolean {
+    return this.#outbid.has(nonce);
+  }
+
+  /** Drops what is remembered of transactions that are no longer in flight. */
+  forget(): void {
+    const ids = new Set(this.pending().map((version) => version.id));
+    const nonces = new Set(this.pending().map((version) => version.nonce));
+    for (const id of this.#sent.keys()) if (!ids.has(id)) this.#sent.delete(id);
+    for (const nonce of this.#outbid) if (!nonces.has(nonce)) this.#outbid.delete(nonce);
+    if (this.#doubts.size > DOUBTS_MAX) this.#doubts.clear();
+  }
+
+  note(error: RunnerError | undefined): void {
+    this.#lastError = error;
+    if (!error) return;
+    this.options.log.warn('settlement is held up', { code: error.code, reason: error.message });
+  }
+
+  async #sign(draft: Draft, nonce: number, fees: Fees): Promise<NewTransaction> {
+    const { chain, signer } = this.options;
+    const { to, data, value = 0n } = draft.request;
+    const raw = await signer.signTransaction({ type: 'eip1559', chainId: chain.chainId, nonce, to, data, value, gas: draft.gas, ...fees });
+    return { account: this.address, nonce, hash: keccak256(raw), raw, ...fees, gas: draft.gas, purpose: draft.purpose, calls: draft.calls };
+  }
+
+  /** The journal may have learned of a reorg while the transaction was signed. */
+  #callsAre(state: CallState, calls: readonly number[]): boolean {
+    return calls.every((seq) => this.options.ledger.get(seq)?.state === state);
+  }
+
+  async #journalAndSend(signed: NewTransaction): Promise<LedgerTransaction> {
+    this.#reserved.add(signed.nonce);
+    let version: LedgerTransaction;
+    try {
+      version = await this.options.ledger.recordTransaction(this.options.chain.chainId, signed);
+    } finally {
+      this.#reserved.delete(signed.nonce);
+      this.reread();
+    }
+    this.#outbid.delete(signed.nonce);
+    const { hash, nonce, purpose, calls } = version;
+    this.options.emit({ type: 'submitted', hash, nonce, purpose, calls });
+    await this.send(version);
+    return version;
+  }
+
+  async #doubt(seq: number, origin: ChainCall): Promise<void> {
+    const head = this.#head;
+    if (!head) return;
+    const before = this.#doubts.get(seq);
+    const heads = before?.head === head.hash ? before.heads : (before?.heads ?? 0) + 1;
+    this.#doubts.set(seq, { head: head.hash, heads });
+    if (heads < 2 || head.number - origin.blockNumber < BigInt(this.options.finality)) return;
+    this.#doubts.delete(seq);
+    await this.options.ledger.recordOrphaned(seq, `its log is not in block ${origin.blockNumber} ${origin.blockHash} any more`);
+    this.options.emit({ type: 'orphaned', seq });
+  }
+
+  #capped(fees: Fees | undefined, estimate: FeeEstimate, what: 'first' | 'bump'): Fees | undefined {
+    if (fees) this.#stalls.delete(`TX_FEE_CAPPED ${what}`);
+    else {
+      const cap = this.options.fees.maxFeePerGasCap;
+      const message = `the chain asks ${estimate.baseFeePerGas + estimate.maxPriorityFeePerGas} wei per gas; ${what === 'bump' ? 'a replacement would have to offer more than' : 'that is above'} the cap of ${cap}`;
+      this.#stall(`TX_FEE_CAPPED ${what}`, new RunnerError('TX_FEE_CAPPED', message, { details: { cap: cap.toString() } }));
+    }
+    return fees;
+  }
+
+  #stall(key: string, error: RunnerError): void {
+    if (this.#stalls.has(key)) return;
+    this.#stalls.set(key, error);
+    this.options.emit({ type: 'stalled', error });
+  }
+}

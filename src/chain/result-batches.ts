@@ -1,0 +1,239 @@
+/**
+ * Executed calls into signed transactions.
+ *
+ * One turn: plan batches, simulate them (and find what the contract would refuse), then ask the canonical chain for the log of every
+ * call concerned, and only then sign. The check comes last because everything before it takes time in which a reorg can give a
+ * call id other inputs; and no verdict of the contract is written down for a call that is not on the chain.
+ */
+
+import { RunnerError } from '../errors.ts';
+import type { BlockRef, PendingResult } from '../ledger/ledger.ts';
+import type { Sifted, Verdict } from './batch.ts';
+import { planBatches, siftBatch } from './batch.ts';
+import type { TransactionRequest } from './chain.ts';
+import type { Fees } from './fees.ts';
+import type { LaneEvent, NonceLane } from './nonce-lane.ts';
+
+export type ResultEvent =
+  /** The contract will never take this result. */
+  | { readonly type: 'rejected'; readonly seq: number; readonly code: 'RESULT_REJECTED' | 'PAYLOAD_TOO_LARGE'; readonly reason: string }
+  /** The contract needs no result of ours any more. */
+  | { readonly type: 'closed'; readonly seq: number; readonly reason: string }
+  /** What would have been signed and sent. */
+  | { readonly type: 'dry-run'; readonly serviceId: bigint; readonly calls: readonly number[]; readonly gas: bigint }
+  | { readonly type: 'stalled'; readonly error: RunnerError };
+
+export interface ResultBatchesOptions {
+  readonly confirmations: number;
+  readonly batchMax: number;
+  readonly gasMax: bigint;
+  readonly withGasMargin: (gas: bigint) => bigint;
+  readonly bytesMax: number;
+  readonly bytesHardMax: number;
+  readonly retryMs: number;
+  readonly dryRun: boolean;
+  readonly emit: (event: ResultEvent) => void;
+}
+
+export interface TurnEnd {
+  /** More can be done: now, when a nonce becomes free, or nothing is left. */
+  readonly next: 'now' | 'slot' | 'nothing';
+  /** Something was put off for this long. */
+  readonly retryInMs?: number;
+}
+
+interface Batch {
+  readonly serviceId: bigint;
+  readonly calls: readonly PendingResult[];
+  readonly gas: bigint;
+}
+
+/** Batches that are simulated and signed in one turn: bounds memory and the time between looks at the chain. */
+const TURN_BATCHES = 8;
+const SIMULATE_PARALLEL = 8;
+/** A call whose transactions reverted this often although they had been simulated with success goes alone, and at last not any more. */
+const REVERTS_ALONE = 2;
+const REVERTS_MAX = 5;
+const DEFER_MAX_MS = 60_000;
+const DEFERRED_MAX = 10_000;
+const PAUSE_MS = 5_000;
+
+export class ResultBatches {
+  readonly #lane: NonceLane;
+  readonly #options: ResultBatchesOptions;
+  /** Results per transaction that a service takes well: halved by a revert, growing with successes. */
+  readonly #callsMax = new Map<bigint, number>();
+  readonly #reverts = new Map<number, number>();
+  readonly #deferred = new Map<number, { readonly untilMs: number; readonly tries: number }>();
+  #paused = false;
+
+  constructor(lane: NonceLane, options: ResultBatchesOptions) {
+    this.#lane = lane;
+    this.#options = options;
+  }
+
+  /** Failures of the chain and the ledger reject; what was not signed stays executed. */
+  async settle(): Promise<TurnEnd> {
+    const { ledger } = this.#lane.options;
+    const { head } = this.#lane;
+    const slots = this.#options.dryRun ? TURN_BATCHES : Math.min(this.#lane.slots(), TURN_BATCHES);
+    if (!head || slots === 0) return { next: 'slot' };
+    const window = slots * this.#options.batchMax + this.#deferred.size;
+    const executed = ledger.settleable(head.number - BigInt(this.#options.confirmations), window);
+    const ready = this.#withoutDeferred(executed);
+    if (ready.length === 0) return this.#end('nothing');
+    const fees = this.#options.dryRun ? undefined : await this.#lane.firstFees();
+    if (!fees && !this.#options.dryRun) return { next: 'nothing', retryInMs: PAUSE_MS };
+
+    const verdicts = new Map<PendingResult, Verdict>();
+    const plan = this.#plan(ready, verdicts);
+    const taken = plan.slice(0, slots);
+    const sifted = await Promise.all(taken.map((calls) => this.#sift(calls)));
+    if (this.#sayPaused(sifted)) return { next: 'nothing', retryInMs: PAUSE_MS };
+    for (const { verdicts: found } of sifted) for (const [call, verdict] of found) verdicts.set(call, verdict);
+    const batches = sifted.flatMap(({ good }) => (good ? [this.#batch(good)] : []));
+    const fitting = batches.filter((batch) => this.#fits(batch));
+
+    const confirmed = await this.#lane.confirm([...fitting.flatMap((batch) => batch.calls), ...verdicts.keys()]);
+    const signed = fees ? await this.#sign(fitting, confirmed, fees) : this.#show(fitting, confirmed);
+    if (!this.#options.dryRun) await this.#record(verdicts, confirmed, head);
+    const more = plan.length > taken.length || executed.length === window || fitting.length < batches.length || !signed;
+    return this.#end(more ? 'now' : 'nothing');
+  }
+
+  observe(event: LaneEvent): void {
+    if (event.type !== 'mined' || event.purpose !== 'results') return;
+    const [first] = event.calls;
+    const serviceId = first === undefined ? undefined : this.#lane.options.ledger.get(first)?.call.origin?.serviceId;
+    if (serviceId === undefined) return;
+    const callsMax = this.#callsMax.get(serviceId) ?? this.#options.batchMax;
+    if (event.receipt.success) {
+      for (const seq of event.calls) this.#reverts.delete(seq);
+      const grown = callsMax + Math.max(1, callsMax >> 2);
+      if (grown >= this.#options.batchMax) this.#callsMax.delete(serviceId);
+      else this.#callsMax.set(serviceId, grown);
+      return;
+    }
+    for (const seq of event.calls) this.#reverts.set(seq, (this.#reverts.get(seq) ?? 0) + 1);
+    this.#callsMax.set(serviceId, Math.max(1, Math.min(callsMax, event.calls.length) >> 1));
+  }
+
+  #plan(ready: readonly PendingResult[], verdicts: Map<PendingResult, Verdict>): readonly (readonly PendingResult[])[] {
+    const { batchMax, bytesMax, bytesHardMax } = this.#options;
+    const worn = ready.filter((call) => (this.#reverts.get(call.seq) ?? 0) >= REVERTS_MAX);
+    for (const call of worn) verdicts.set(call, { kind: 'rejected', reason: `its transactions reverted ${REVERTS_MAX} times although they were simulated with success` });
+    const { batches, tooLarge } = planBatches(ready.filter((call) => !verdicts.has(call)), {
+      callsMax: (serviceId) => this.#callsMax.get(serviceId) ?? batchMax,
+      bytesMax,
+      bytesHardMax,
+      alone: (seq) => (this.#reverts.get(seq) ?? 0) >= REVERTS_ALONE,
+    });
+    for (const call of tooLarge) verdicts.set(call, { kind: 'too-large', reason: `the result has ${call.output.length} bytes; a transaction may have ${bytesHardMax}` });
+    return batches;
+  }
+
+  #sift(calls: readonly PendingResult[]): Promise<Sifted> {
+    const { chain } = this.#lane.options;
+    return siftBatch(calls, { simulate: (part) => chain.simulate(this.#lane.address, this.#request(part)), parallel: SIMULATE_PARALLEL });
+  }
+
+  #request(calls: readonly PendingResult[]): TransactionRequest {
+    const serviceId = calls[0]?.origin.serviceId ?? 0n;
+    return this.#lane.options.chain.encodeResults({ serviceId, callIds: calls.map((call) => call.origin.callId), results: calls.map((call) => call.output) });
+  }
+
+  #batch(good: { readonly calls: readonly PendingResult[]; readonly gas: bigint }): Batch {
+    return { serviceId: good.calls[0]?.origin.serviceId ?? 0n, calls: good.calls, gas: this.#options.withGasMargin(good.gas) };
+  }
+
+  /** A batch that needs too much gas is planned again with fewer calls. */
+  #fits({ serviceId, calls, gas }: Batch): boolean {
+    const { gasMax } = this.#options;
+    if (gas <= gasMax || calls.length === 1) return true;
+    this.#callsMax.set(serviceId, Math.max(1, Math.min(calls.length - 1, Number((BigInt(calls.length) * gasMax) / gas))));
+    return false;
+  }
+
+  /** False when a batch was not signed because a call of it changed meanwhile: the others of it are planned again. */
+  async #sign(batches: readonly Batch[], confirmed: ReadonlySet<number>, fees: Fees): Promise<boolean> {
+    const sends: Promise<unknown>[] = [];
+    let complete = true;
+    for (const { calls, gas } of batches) {
+      const sure = calls.filter((call) => confirmed.has(call.seq));
+      for (const call of calls) if (!confirmed.has(call.seq)) this.#defer(call.seq);
+      if (sure.length === 0) continue;
+      // Fewer calls than were simulated need less gas.
+      const issued = await this.#lane.issue({ purpose: 'results', request: this.#request(sure), gas, calls: sure.map((call) => call.seq) }, fees);
+      if (issued) sends.push(issued.sent);
+      else complete = false;
+      for (const call of sure) this.#deferred.delete(call.seq);
+    }
+    const failed = (await Promise.allSettled(sends)).find((outcome) => outcome.status === 'rejected');
+    if (failed) throw failed.reason;
+    return complete;
+  }
+
+  #show(batches: readonly Batch[], confirmed: ReadonlySet<number>): true {
+    for (const { serviceId, calls, gas } of batches) {
+      const sure = calls.filter((call) => confirmed.has(call.seq)).map((call) => call.seq);
+      if (sure.length > 0) this.#options.emit({ type: 'dry-run', serviceId, calls: sure, gas });
+      for (const seq of sure) this.#deferred.set(seq, { untilMs: Number.POSITIVE_INFINITY, tries: 0 });
+    }
+    return true;
+  }
+
+  async #record(verdicts: ReadonlyMap<PendingResult, Verdict>, confirmed: ReadonlySet<number>, head: BlockRef): Promise<void> {
+    const { finality, ledger } = this.#lane.options;
+    await Promise.all(
+      [...verdicts].map(async ([{ seq, origin }, { kind, reason }]) => {
+        const deep = head.number - origin.blockNumber >= BigInt(finality);
+        if (!confirmed.has(seq) || kind === 'later' || (kind === 'unknown-call' && !deep)) {
+          this.#defer(seq);
+          return;
+        }
+        this.#deferred.delete(seq);
+        this.#reverts.delete(seq);
+        // The chain may have left the call while it was judged.
+        if (ledger.get(seq)?.state !== 'executed') return;
+        if (kind === 'closed') {
+          await ledger.recordClosed(seq, reason);
+          this.#options.emit({ type: 'closed', seq, reason });
+          return;
+        }
+        const code = kind === 'too-large' ? 'PAYLOAD_TOO_LARGE' : 'RESULT_REJECTED';
+        await ledger.recordRejected(seq, { code, message: reason });
+        this.#options.emit({ type: 'rejected', seq, code, reason });
+      }),
+    );
+  }
+
+  #sayPaused(sifted: readonly Sifted[]): boolean {
+    const reason = sifted.find((part) => part.paused !== undefined)?.paused;
+    if (reason !== undefined && !this.#paused) {
+      this.#options.emit({ type: 'stalled', error: new RunnerError('RESULT_REJECTED', `the contract takes no results for now: ${reason}`, { retry: 'safe' }) });
+    }
+    this.#paused = reason !== undefined;
+    return this.#paused;
+  }
+
+  #defer(seq: number): void {
+    if (this.#deferred.size >= DEFERRED_MAX) this.#deferred.clear();
+    const tries = (this.#deferred.get(seq)?.tries ?? 0) + 1;
+    const untilMs = this.#lane.options.clock.monotonic() + Math.min(DEFER_MAX_MS, this.#options.retryMs * 2 ** (tries - 1));
+    this.#deferred.set(seq, { untilMs, tries });
+  }
+
+  /** Also forgets what was put off and is not executed any more. */
+  #withoutDeferred(executed: readonly PendingResult[]): PendingResult[] {
+    const nowMs = this.#lane.options.clock.monotonic();
+    const seen = new Set(executed.map((call) => call.seq));
+    for (const seq of this.#deferred.keys()) if (!seen.has(seq)) this.#deferred.delete(seq);
+    return executed.filter((call) => (this.#deferred.get(call.seq)?.untilMs ?? 0) <= nowMs);
+  }
+
+  #end(next: TurnEnd['next']): TurnEnd {
+    const nowMs = this.#lane.options.clock.monotonic();
+    const dueMs = [...this.#deferred.values()].reduce((least, { untilMs }) => Math.min(least, untilMs), Number.POSITIVE_INFINITY);
+    return dueMs === Number.POSITIVE_INFINITY ? { next } : { next, retryInMs: Math.max(1, dueMs - nowMs) };
+  }
+}
