@@ -2,18 +2,23 @@
 
 import type { JobCall, JobResult } from '../job/call.ts';
 
-/** What a platform can take. The registry refuses a call above them before it is sent, with `PAYLOAD_TOO_LARGE`. */
+/**
+ * What a platform can take, counted in bytes of arguments and of results before any encoding. The registry refuses a call above
+ * them before it is sent, with `PAYLOAD_TOO_LARGE`.
+ */
 export interface ExecutorLimits {
   readonly requestBytesMax: number;
   readonly responseBytesMax: number;
   /** The longest that one call may run. */
   readonly timeoutMsMax: number;
+  /** Calls that the platform takes at the same time, over all jobs. Absent: it does not say. */
+  readonly concurrencyMax?: number;
 }
 
 export interface InvokeOptions {
   /** Milliseconds since the epoch; the executor rejects with `EXECUTOR_TIMEOUT` when it passes. */
   readonly deadline: number;
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /** From 1. */
   readonly attempt: number;
 }
@@ -35,7 +40,7 @@ export interface Execution {
    * The first one answers the call; more come from `always` routes. Empty: the job has no result, nothing is settled.
    */
   readonly results: readonly JobResult[];
-  readonly report?: ExecutionReport;
+  readonly report?: ExecutionReport | undefined;
 }
 
 /**
@@ -52,9 +57,9 @@ export interface FaasExecutor {
   /** The result as it is written; the same guarantees as `invoke`. */
   invokeStream?(call: JobCall, options: InvokeOptions): AsyncIterable<Uint8Array>;
   /** Makes instances ready. */
-  warm?(jobId: bigint, options?: { readonly signal?: AbortSignal }): Promise<void>;
+  warm?(jobId: bigint, options?: { readonly signal?: AbortSignal | undefined }): Promise<void>;
   /** Resolves when the platform is ready for this job; rejects with the reason when it is not. */
-  health?(jobId: bigint, options?: { readonly signal?: AbortSignal }): Promise<void>;
+  health?(jobId: bigint, options?: { readonly signal?: AbortSignal | undefined }): Promise<void>;
   /** Graceful and idempotent: running calls end, new ones are refused with `EXECUTOR_CLOSED`. */
   close?(): Promise<void>;
 }
