@@ -122,7 +122,10 @@ export class FakeClock implements Clock {
       await new Promise<void>((resolve) => setImmediate(resolve));
       if (!process.getActiveResourcesInfo().includes('Immediate')) return;
     }
-    throw new RunnerError('STATE_INVALID', `something still goes on after ${SETTLE_TURNS_MAX} turns of the event loop without using the clock`);
+    throw new RunnerError(
+      'STATE_INVALID',
+      `something still goes on after ${SETTLE_TURNS_MAX} turns of the event loop without using the clock`,
+    );
   }
 
   async #exclusively(move: () => Promise<void>): Promise<void> {
