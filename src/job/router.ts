@@ -1,0 +1,162 @@
+/** The router: from a job id to the author's function, the same in the runner and in a deployed handler. */
+
+import { RunnerError, toRunnerError } from '../errors.ts';
+import { toJobId } from './call.ts';
+import type { JobCall, JobIdLike, JobResult } from './call.ts';
+import type { Job, JobInfo, Outcome } from './job.ts';
+import type { Middleware, Next } from './middleware.ts';
+
+export interface RouterCallOptions {
+  /** Fires when nobody waits for the result any more; handlers see it as `signal`. */
+  readonly signal?: AbortSignal;
+}
+
+/** Hears of an `always` job that failed while another job answered the call. */
+export type ObserverErrorListener = (error: RunnerError, job: JobInfo, call: JobCall) => void;
+
+/**
+ * Routes calls to jobs.
+ *
+ * - `route`: the job runs for calls of its id.
+ * - `always`: the job runs for every call, in addition to the matching route. Adding one removes the fallback.
+ * - `fallback`: the job runs when no route matches and there is no `always` job. A second fallback replaces the first.
+ * - `layer`: wraps all that was added before it, and nothing that is added later; the last layer is the outermost.
+ * - No match: the call is nobody's, `call` gives undefined.
+ *
+ * A router whose `Context` is not void lacks something: `withContext` gives it, and only then it can be called or handed on.
+ *
+ * @example
+ * const router = new JobRouter().route(0, square).layer(timeout(5_000));
+ * const results = await router.call({ id: '1', jobId: 0n, body, metadata: new Metadata() });
+ */
+export class JobRouter<in Context = void> {
+  /** Only a type: a router that lacks its context is not assignable to one that does not. */
+  declare readonly lacks?: (context: Context) => void;
+  readonly #routes = new Map<bigint, Route<Context>>();
+  #always: Route<Context>[] = [];
+  #fallback: Route<Context> | undefined;
+  #listener: ObserverErrorListener = printObserverError;
+
+  /** Throws `JOB_DUPLICATE`, `JOB_ID_INVALID`. */
+  route(id: JobIdLike, job: Job<Context>): this {
+    const jobId = toJobId(id);
+    const present = this.#routes.get(jobId);
+    if (present) {
+      throw new RunnerError('JOB_DUPLICATE', `job id ${jobId} is routed to ${present.job.info.name} already; it cannot be routed to ${job.info.name} too`, {
+        details: { jobId: jobId.toString(), present: present.job.info.name, added: job.info.name },
+      });
+    }
+    this.#routes.set(jobId, unlayered(job));
+    return this;
+  }
+
+  always(job: Job<Context>): this {
+    this.#fallback = undefined;
+    this.#always.push(unlayered(job));
+    return this;
+  }
+
+  fallback(job: Job<Context>): this {
+    this.#fallback = unlayered(job);
+    return this;
+  }
+
+  layer(middleware: Middleware): this {
+    const wrap = (route: Route<Context>): Route<Context> => ({ ...route, layers: [...route.layers, middleware], next: middleware(route.next, route.job.info) });
+    for (const [id, route] of this.#routes) this.#routes.set(id, wrap(route));
+    this.#always = this.#always.map(wrap);
+    if (this.#fallback) this.#fallback = wrap(this.#fallback);
+    return this;
+  }
+
+  /** A router with the same jobs, all of which get this context. Jobs that need none can be added to it. */
+  withContext(context: Context): JobRouter {
+    const bound = new JobRouter();
+    for (const [id, route] of this.#routes) bound.#routes.set(id, bind(route, context));
+    bound.#always = this.#always.map((route) => bind(route, context));
+    if (this.#fallback) bound.#fallback = bind(this.#fallback, context);
+    bound.#listener = this.#listener;
+    return bound;
+  }
+
+  /** Replaces the listener; the first one writes to the console. */
+  onObserverError(listener: ObserverErrorListener): this {
+    this.#listener = listener;
+    return this;
+  }
+
+  /** Whether an id is routed; `always` and `fallback` do not count. */
+  get hasRoutes(): boolean {
+    return this.#routes.size > 0;
+  }
+
+  /** The routed ids in the order they were added. */
+  jobIds(): bigint[] {
+    return [...this.#routes.keys()];
+  }
+
+  /** What the job behind an id is; undefined when the id is not routed. */
+  definition(id: JobIdLike): JobInfo | undefined {
+    return this.#routes.get(toJobId(id))?.job.info;
+  }
+
+  /**
+   * Runs the jobs that take the call, side by side. Undefined when nobody takes it; else the results, that of the matching route first.
+   * A job without a result adds nothing.
+   *
+   * Rejects with the error of the matching route (or fallback). An `always` job that fails does not spoil the answer of another: its
+   * error goes to `onObserverError`; when there is no other result and no matching route, the call rejects with it.
+   */
+  async call(this: JobRouter, call: JobCall, options?: RouterCallOptions): Promise<JobResult[] | undefined> {
+    const route = this.#routes.get(call.jobId);
+    if (this.#always.length > 0) return this.#callAll(route, call, options?.signal);
+    const target = route ?? this.#fallback;
+    if (target === undefined) return undefined;
+    const outcome = target.next(call, options?.signal);
+    const result = outcome instanceof Promise ? await outcome : outcome;
+    return result === undefined ? [] : [result];
+  }
+
+  async #callAll(route: Route<Context> | undefined, call: JobCall, signal: AbortSignal | undefined): Promise<JobResult[]> {
+    const targets = route ? [route, ...this.#always] : this.#always;
+    const outcomes = await Promise.allSettled(targets.map(async (target) => target.next(call, signal)));
+    const results: JobResult[] = [];
+    const failures: (readonly [unknown, JobInfo])[] = [];
+    for (const [index, outcome] of outcomes.entries()) {
+      const { info } = (targets[index] as Route<Context>).job;
+      if (outcome.status === 'rejected') failures.push([outcome.reason, info]);
+      else if (outcome.value !== undefined) results.push(outcome.value);
+    }
+    const answer = route ? outcomes[0] : undefined;
+    const fatal = answer?.status === 'rejected' ? failures[0] : !route && results.length === 0 ? failures[0] : undefined;
+    for (const failure of failures) {
+      if (failure !== fatal) this.#listener(toRunnerError(failure[0], 'JOB_FAILED'), failure[1], call);
+    }
+    if (fatal) throw fatal[0];
+    return results;
+  }
+}
+
+interface Route<in Context> {
+  readonly job: Job<Context>;
+  readonly layers: readonly Middleware[];
+  /** The job inside of its layers. */
+  readonly next: Next;
+}
+
+function unlayered<Context>(job: Job<Context>): Route<Context> {
+  // A router without context is the only one that can be called, so what is passed here is `undefined` for jobs that expect nothing.
+  return { job, layers: [], next: (call, signal) => job.run(call, undefined as Context, signal) };
+}
+
+function bind<Context>(route: Route<Context>, context: Context): Route<void> {
+  const { job, layers } = route;
+  const run = (call: JobCall, _: void, signal: AbortSignal | undefined): Outcome => job.run(call, context, signal);
+  let next: Next = (call, signal) => job.run(call, context, signal);
+  for (const layer of layers) next = layer(next, job.info);
+  return { job: { info: job.info, run }, layers, next };
+}
+
+const printObserverError: ObserverErrorListener = (error, job, call) => {
+  console.error(`job ${job.name}, which watches every call, failed on call ${call.id}: ${error.message}`);
+};

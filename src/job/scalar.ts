@@ -1,0 +1,108 @@
+/** Single values of both codecs, read from and written into buffers. They throw plain errors; the codecs add where it happened. */
+
+import type { Hex } from './call.ts';
+import type { IntegerType } from './solidity.ts';
+
+const UTF8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+const NUMBER_BITS_MAX = 48;
+
+/** A Buffer over the same memory. */
+export function bufferOver(bytes: Uint8Array): Buffer {
+  return Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+/** The big-endian integer in the `bits / 8` bytes at `at`: a number up to 48 bits, else a bigint. */
+export function readInteger(buffer: Buffer, at: number, type: IntegerType): number | bigint {
+  const size = type.bits >> 3;
+  if (type.bits <= NUMBER_BITS_MAX) return type.kind === 'uint' ? buffer.readUIntBE(at, size) : buffer.readIntBE(at, size);
+  const head = size & 7;
+  let value = head === 0 ? 0n : readPart(buffer, at, head);
+  for (let offset = head; offset < size; offset += 8) {
+    const part = buffer.readBigUInt64BE(at + offset);
+    value = value === 0n ? part : (value << 64n) | part;
+  }
+  return type.kind === 'uint' ? value : BigInt.asIntN(type.bits, value);
+}
+
+/** Writes an integer big-endian into the `bits / 8` bytes at `at`. Any width takes a safe number or a bigint. */
+export function writeInteger(buffer: Buffer, at: number, integer: { readonly type: IntegerType; readonly value: unknown }): void {
+  const { type, value } = integer;
+  const size = type.bits >> 3;
+  if (typeof value === 'number' && size <= 6) {
+    if (!Number.isInteger(value) || value < Number(type.min) || value > Number(type.max)) throw outOfRange(type, value);
+    if (type.kind === 'uint') buffer.writeUIntBE(value, at, size);
+    else buffer.writeIntBE(value, at, size);
+    return;
+  }
+  const exact = typeof value === 'number' && Number.isSafeInteger(value) ? BigInt(value) : value;
+  if (typeof exact !== 'bigint' || exact < type.min || exact > type.max) throw outOfRange(type, value);
+  const unsigned = exact < 0n ? BigInt.asUintN(type.bits, exact) : exact;
+  if (size === 8) buffer.writeBigUInt64BE(unsigned, at);
+  else writeParts(buffer, at, { size, unsigned });
+}
+
+export function readText(buffer: Buffer, start: number, end: number): string {
+  try {
+    return UTF8.decode(buffer.subarray(start, end));
+  } catch {
+    throw new RangeError('the text is not UTF-8');
+  }
+}
+
+export function readHex(buffer: Buffer, start: number, end: number): Hex {
+  return `0x${buffer.toString('hex', start, end)}`;
+}
+
+export function asBoolean(value: unknown): boolean {
+  if (typeof value !== 'boolean') throw new TypeError(`${shown(value)} is not a boolean`);
+  return value;
+}
+
+export function asText(value: unknown): string {
+  if (typeof value !== 'string') throw new TypeError(`${shown(value)} is not a string`);
+  if (!value.isWellFormed()) throw new RangeError('the string holds a lone surrogate');
+  return value;
+}
+
+/** The digits of a 0x string; `size` bytes when given. */
+export function asHexDigits(value: unknown, size?: number): string {
+  if (typeof value !== 'string' || !/^0x(?:[0-9a-fA-F]{2})*$/.test(value)) throw new TypeError(`${shown(value)} is not a 0x string of whole bytes`);
+  if (size !== undefined && value.length !== 2 + 2 * size) throw new RangeError(`${shown(value)} has ${(value.length - 2) / 2} bytes, not ${size}`);
+  return value.slice(2);
+}
+
+export function asArray(value: unknown, length?: number): readonly unknown[] {
+  if (!Array.isArray(value)) throw new TypeError(`${shown(value)} is not an array`);
+  if (length !== undefined && value.length !== length) throw new RangeError(`the array has ${value.length} items, not ${length}`);
+  return value;
+}
+
+/** A value as a message shows it, at most 80 characters. */
+export function shown(value: unknown): string {
+  if (value === null || value === undefined || typeof value === 'number' || typeof value === 'boolean') return String(value);
+  if (typeof value === 'bigint') return value < 2n ** 256n && value > -(2n ** 256n) ? `${value}n` : 'an integer of more than 256 bits';
+  if (typeof value === 'string') return JSON.stringify(value.length > 72 ? `${value.slice(0, 69)}...` : value);
+  return Array.isArray(value) ? `an array of ${value.length}` : `a value of type ${typeof value}`;
+}
+
+function readPart(buffer: Buffer, at: number, size: number): bigint {
+  if (size <= 6) return BigInt(buffer.readUIntBE(at, size));
+  return (BigInt(buffer.readUInt8(at)) << 48n) | BigInt(buffer.readUIntBE(at + 1, 6));
+}
+
+function writeParts(buffer: Buffer, at: number, { size, unsigned }: { readonly size: number; readonly unsigned: bigint }): void {
+  let rest = unsigned;
+  let end = size;
+  for (; end >= 8; end -= 8) {
+    buffer.writeBigUInt64BE(rest & 0xffff_ffff_ffff_ffffn, at + end - 8);
+    rest >>= 64n;
+  }
+  for (; end > 0; end -= 1) {
+    buffer[at + end - 1] = Number(rest & 0xffn);
+    rest >>= 8n;
+  }
+}
+
+function outOfRange(type: IntegerType, value: unknown): RangeError {
+  return new RangeError(`${shown(value)} is not an integer from ${type.min} to ${type.max} (${type.kind}${type.bits})`);
+}
