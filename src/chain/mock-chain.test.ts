@@ -151,7 +151,7 @@ describe('results', () => {
     });
   });
 
-  test.each([
+  const refusals: readonly (readonly [string, bigint, (chain: MockChain) => void])[] = [
     ['JobCallNotFound', 9n, () => undefined],
     [
       'JobAlreadyCompleted',
@@ -166,8 +166,9 @@ describe('results', () => {
       0n,
       (chain: MockChain) => chain.refuseResults((result) => (result.inputs[0] === 7 ? 'AggregationRequired' : undefined)),
     ],
-    ['', 0n, (chain: MockChain) => chain.refuseResults(() => 'silent')],
-  ] as const)('the contract says %s', (error, callId, arrange) => {
+    ['Reverted', 0n, (chain: MockChain) => chain.refuseResults(() => 'silent')],
+  ];
+  test.each(refusals)('the contract says %s', (error, callId, arrange) => {
     const { chain, results, submit } = setUp();
     submit(7);
     chain.mine();

@@ -5,7 +5,10 @@ import type { Clock } from '../clock.ts';
 import { RunnerError } from '../errors.ts';
 import type { Address, ChainCall, Hex } from '../job/call.ts';
 import type { BlockRef } from '../ledger/ledger.ts';
+import type { BlockSite, MockBlock, MockResult } from './mock-block.ts';
+import { BlockBuilder } from './mock-block.ts';
 import type { Receipt, SendOutcome, Simulation, TransactionRequest } from './chain.ts';
+import { decodeRevert } from './contracts.ts';
 import type { JobSubmission, MockService, RefuseResult, ResultSubmission } from './mock-contract.ts';
 import { encodeRevert, UndoLog } from './mock-contract.ts';
 import { MockMachine } from './mock-machine.ts';
@@ -24,22 +27,6 @@ export interface MockChainOptions {
   readonly blockGasLimit?: bigint;
   /** What every account owns at the start, wei. Default 10000 ether. */
   readonly balance?: bigint;
-}
-
-export interface MockBlock extends BlockRef {
-  readonly parentHash: Hex;
-  /** Seconds since the epoch. */
-  readonly timestamp: bigint;
-  readonly calls: readonly ChainCall[];
-  readonly results: readonly MockResult[];
-}
-
-/** A result that the contract took. */
-export interface MockResult extends ResultSubmission {
-  /** The call that it answers. */
-  readonly call: ChainCall;
-  readonly transactionHash: Hex;
-  readonly block: BlockRef;
 }
 
 export type MockChainEvent =
@@ -67,8 +54,6 @@ interface Sealed {
 const NO_HASH: Hex = `0x${'0'.repeat(64)}`;
 const CONTRACT: Address = '0x6d6f636b00000000000000000000000000000001';
 const CALLER: Address = '0x6d6f636b000000000000000000000000000ca11e';
-/** Of a scripted transaction. */
-const SCRIPT_GAS = 172_000n;
 
 /**
  * A deterministic chain with the job contract on it. It is moved by its script alone: nothing is mined unless `mine` is called.
@@ -255,13 +240,9 @@ export class MockChain {
     this.#undo.rewind(mark);
     const { revert, gas } = executed;
     if (!revert) return { outcome: 'ok', gas };
-    return {
-      outcome: 'revert',
-      error: revert.error,
-      args: revert.args,
-      data: encodeRevert(revert),
-      ...(revert.callId !== undefined && { callId: revert.callId }),
-    };
+    const data = encodeRevert(revert);
+    const { error, args, callId } = decodeRevert(data);
+    return { outcome: 'revert', error, args, data, ...(callId !== undefined && { callId }) };
   }
 
   /** Takes a raw transaction into the pool, by the rules of a node. Rejects with `RPC_ERROR` when it is none of this chain. */
@@ -286,84 +267,39 @@ export class MockChain {
   #seal(candidates: readonly PoolTransaction[]): void {
     const undoMark = this.#undo.mark();
     const number = BigInt(this.#sealed.length);
-    const parent = this.#sealed.at(-1)?.block;
+    const parentHash = this.#sealed.at(-1)?.block.hash ?? NO_HASH;
     const timestamp = this.#now();
     this.#sealCount += 1;
-    const hash: Hex = `0x${digest('sha256', `${this.chainId}/${parent?.hash ?? NO_HASH}/${number}/${timestamp}/${this.#sealCount}`)}`;
-    const building = { number, hash, calls: [] as ChainCall[], results: [] as MockResult[], logs: 0, gas: 0n, timestamp };
+    const hash: Hex = `0x${digest('sha256', `${this.chainId}/${parentHash}/${number}/${timestamp}/${this.#sealCount}`)}`;
+    const fees = { baseFeePerGas: this.#baseFeePerGas, gasLimit: this.#blockGasLimit };
+    const builder = new BlockBuilder({ number, hash, parentHash, timestamp, ...fees }, this.#site());
     const included: PoolTransaction[] = [];
     let waiting = [...candidates];
     // A transaction can make way for one that arrived before it: the nonces of an account need not arrive in order.
     for (let before = -1; before !== included.length;) {
       before = included.length;
       waiting = waiting.filter((transaction) => {
-        if (!this.#mineable(transaction) || building.gas + gasLimitOf(transaction) > this.#blockGasLimit) return true;
-        this.#include(transaction, building);
+        if (!builder.takes(transaction)) return true;
+        this.#undo.set(this.#receipts, transaction.hash, builder.include(transaction));
         included.push(transaction);
         return false;
       });
     }
     this.#pool.remove(included, (account) => this.nonce(account, 'latest'));
-    const block: MockBlock = {
-      number,
-      hash,
-      parentHash: parent?.hash ?? NO_HASH,
-      timestamp,
-      calls: building.calls,
-      results: building.results,
-    };
+    const block = builder.build();
     this.#sealed.push({ block, undoMark, transactions: included });
     this.#byHash.set(hash, block);
     this.#emit({ type: 'block', block });
   }
 
-  #mineable(transaction: PoolTransaction): boolean {
-    if (transaction.kind === 'script') return true;
-    const affordable = this.#machine.balance(transaction.from) >= transaction.gas * transaction.maxFeePerGas + transaction.value;
-    return transaction.nonce === this.nonce(transaction.from, 'latest') && transaction.maxFeePerGas >= this.#baseFeePerGas && affordable;
-  }
-
-  #include(transaction: PoolTransaction, building: Building): void {
-    const { executed, effectiveGasPrice } = this.#machine.run(transaction, { now: building.timestamp, baseFeePerGas: this.#baseFeePerGas });
-    const block: BlockRef = { number: building.number, hash: building.hash };
-    building.gas += executed.gas;
-    this.#undo.set(this.#receipts, transaction.hash, {
-      transactionHash: transaction.hash,
-      block,
-      success: !executed.revert,
-      gasUsed: executed.gas,
-      effectiveGasPrice,
-    });
-    for (const submitted of executed.calls) {
-      const { serviceId, callId, jobIndex, caller, inputs, quotedOperators } = submitted;
-      const at = {
-        blockNumber: block.number,
-        blockHash: block.hash,
-        transactionHash: transaction.hash,
-        logIndex: building.logs,
-        timestamp: building.timestamp,
-      };
-      const call: ChainCall = {
-        chainId: this.chainId,
-        contract: this.contract,
-        serviceId,
-        callId,
-        jobIndex,
-        caller,
-        inputs,
-        ...at,
-        ...(quotedOperators && { quotedOperators }),
-      };
-      this.#undo.set(this.#callByKey, `${serviceId}/${callId}`, call);
-      building.calls.push(call);
-      building.logs += 1;
-    }
-    for (const result of executed.results) {
-      const call = this.#callByKey.get(`${result.serviceId}/${result.callId}`);
-      if (!call) throw new RunnerError('INTERNAL', `the mock contract took a result for call ${result.callId}, which it does not have`);
-      building.results.push({ ...result, call, transactionHash: transaction.hash, block });
-      building.logs += 1;
-    }
+  #site(): BlockSite {
+    return {
+      chainId: this.chainId,
+      contract: this.contract,
+      machine: this.#machine,
+      callAt: (serviceId, callId) => this.#callByKey.get(`${serviceId}/${callId}`),
+      onCall: (call) => this.#undo.set(this.#callByKey, `${call.serviceId}/${call.callId}`, call),
+    };
   }
 
   #unwind(depth: number, drop: NonNullable<ReorgOptions['dropTransactions']>): BlockRef {
@@ -408,18 +344,6 @@ export class MockChain {
   #emit(event: MockChainEvent): void {
     for (const listener of this.#listeners) listener(event);
   }
-}
-
-interface Building extends BlockRef {
-  readonly timestamp: bigint;
-  readonly calls: ChainCall[];
-  readonly results: MockResult[];
-  logs: number;
-  gas: bigint;
-}
-
-function gasLimitOf(transaction: PoolTransaction): bigint {
-  return transaction.kind === 'script' ? SCRIPT_GAS : transaction.gas;
 }
 
 function lower(address: Address): Address {

@@ -3,32 +3,17 @@
  * the mock chain simulates, reverts and reorganises.
  */
 
+import type { Abi } from 'viem';
 import { decodeFunctionData, encodeErrorResult, encodeFunctionData, parseAbi } from 'viem/utils';
 import type { Address, Hex } from '../job/call.ts';
 import type { ResultBatch } from './chain.ts';
+import { CONTRACT_ERRORS } from './contracts.ts';
 
 const FUNCTIONS = parseAbi([
   'function submitResult(uint64 serviceId, uint64 callId, bytes result)',
   'function submitResults(uint64 serviceId, uint64[] callIds, bytes[] results)',
   'function registerOperator(uint64 blueprintId, bytes ecdsaPublicKey, string rpcAddress)',
   'function registerOperator(uint64 blueprintId, bytes ecdsaPublicKey, string rpcAddress, bytes registrationInputs)',
-]);
-
-const ERRORS = parseAbi([
-  'error ServiceNotFound(uint64 serviceId)',
-  'error ServiceNotActive(uint64 serviceId)',
-  'error ServiceExpired(uint64 serviceId)',
-  'error NotPermittedCaller(uint64 serviceId, address caller)',
-  'error OperatorNotInService(uint64 serviceId, address operator)',
-  'error JobCallNotFound(uint64 serviceId, uint64 callId)',
-  'error JobAlreadyCompleted(uint64 serviceId, uint64 callId)',
-  'error ResultAlreadySubmitted(uint64 serviceId, uint64 callId, address operator)',
-  'error NotQuotedOperator(uint64 serviceId, uint64 callId)',
-  'error SchemaValidationFailed(uint8 target, uint64 refId, uint64 auxId, uint256 path)',
-  'error AggregationRequired(uint64 serviceId, uint8 jobIndex)',
-  'error OperatorAlreadyRegistered(uint64 blueprintId, address operator)',
-  'error LengthMismatch()',
-  'error EnforcedPause()',
 ]);
 
 /** Measured on the real contract. */
@@ -84,7 +69,6 @@ export interface ContractRevert {
   /** Empty: it reverted without a reason. */
   readonly error: string;
   readonly args: readonly unknown[];
-  readonly callId?: bigint;
 }
 
 export interface Executed {
@@ -245,13 +229,11 @@ export class MockContract {
     const key = `${serviceId}/${callId}`;
     const call = this.#calls.get(key);
     const service = this.#services.get(serviceId);
-    if (!call || !service) return { error: 'JobCallNotFound', args: [serviceId, callId], callId };
-    if (call.answeredBy.length >= Math.max(1, service.requiredResults))
-      return { error: 'JobAlreadyCompleted', args: [serviceId, callId], callId };
+    if (!call || !service) return { error: 'JobCallNotFound', args: [serviceId, callId] };
+    if (call.answeredBy.length >= Math.max(1, service.requiredResults)) return { error: 'JobAlreadyCompleted', args: [serviceId, callId] };
     if (!includes(service.operators, operator)) return { error: 'OperatorNotInService', args: [serviceId, operator] };
-    if (call.quotedOperators && !call.quotedOperators.includes(operator))
-      return { error: 'NotQuotedOperator', args: [serviceId, callId], callId };
-    if (call.answeredBy.includes(operator)) return { error: 'ResultAlreadySubmitted', args: [serviceId, callId, operator], callId };
+    if (call.quotedOperators && !call.quotedOperators.includes(operator)) return { error: 'NotQuotedOperator', args: [serviceId, callId] };
+    if (call.answeredBy.includes(operator)) return { error: 'ResultAlreadySubmitted', args: [serviceId, callId, operator] };
     const refusal = this.refuse?.({ ...submission, operator, output, jobIndex: call.jobIndex, inputs: call.inputs });
     if (refusal) return refused(refusal, call, service.blueprintId);
     this.#log.set(this.#calls, key, { ...call, answeredBy: [...call.answeredBy, operator] });
@@ -286,10 +268,10 @@ export function encodeSubmission(batch: ResultBatch): Hex {
 
 /** The bytes with which the contract reverts. */
 export function encodeRevert(revert: ContractRevert): Hex {
-  const known = ERRORS.some((error) => error.name === revert.error);
-  if (!known) return '0x';
-  // The name is one of the list and its arguments were made beside it.
-  return encodeErrorResult({ abi: ERRORS, errorName: revert.error, args: revert.args } as Parameters<typeof encodeErrorResult>[0]);
+  const signature = Object.values(CONTRACT_ERRORS).find((known) => known.startsWith(`${revert.error}(`));
+  if (revert.error === '' || !signature) return '0x';
+  const abi: Abi = parseAbi([`error ${signature}`]);
+  return encodeErrorResult({ abi, errorName: revert.error, args: revert.args });
 }
 
 function refused(refusal: Refusal, call: SubmittedCall, blueprintId: bigint): ContractRevert {
@@ -300,7 +282,7 @@ function refused(refusal: Refusal, call: SubmittedCall, blueprintId: bigint): Co
     case 'AggregationRequired':
       return { error: refusal, args: [serviceId, jobIndex] };
     case 'NotQuotedOperator':
-      return { error: refusal, args: [serviceId, callId], callId };
+      return { error: refusal, args: [serviceId, callId] };
     case 'silent':
       return { error: '', args: [] };
   }

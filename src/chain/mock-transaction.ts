@@ -45,24 +45,14 @@ export interface DecodedTransaction {
 /** Reads a raw transaction of `mockSigner` or of a real account. Rejects with `RPC_ERROR`, as a node does. */
 export async function decodeTransaction(raw: Hex): Promise<DecodedTransaction> {
   try {
-    const { r, s, v: _v, yParity = 0, ...unsigned } = parseTransaction(raw);
-    if (unsigned.type !== 'eip1559' || !r || !s || !unsigned.to) throw new Error('not a signed EIP-1559 transaction to an address');
+    const { r, s, yParity = 0, type, chainId, nonce = 0, to, data = '0x', value = 0n, gas = 0n, ...rest } = parseTransaction(raw);
+    if (type !== 'eip1559' || !r || !s || !to) throw new Error('not a signed EIP-1559 transaction to an address');
+    const { maxFeePerGas = 0n, maxPriorityFeePerGas = 0n, accessList = [] } = rest;
+    const fields = { chainId, nonce, data, value, gas, maxFeePerGas, maxPriorityFeePerGas };
+    const unsigned = (): Hex => serializeTransaction({ ...fields, type, to, accessList });
     const from =
-      s === NO_SIGNATURE
-        ? `0x${r.slice(-40)}`
-        : await recoverAddress({ hash: keccak256(serializeTransaction(unsigned)), signature: { r, s, yParity } });
-    return {
-      hash: keccak256(raw),
-      from: lower(from),
-      chainId: unsigned.chainId,
-      nonce: unsigned.nonce ?? 0,
-      to: lower(unsigned.to),
-      data: unsigned.data ?? '0x',
-      value: unsigned.value ?? 0n,
-      gas: unsigned.gas ?? 0n,
-      maxFeePerGas: unsigned.maxFeePerGas ?? 0n,
-      maxPriorityFeePerGas: unsigned.maxPriorityFeePerGas ?? 0n,
-    };
+      s === NO_SIGNATURE ? `0x${r.slice(-40)}` : await recoverAddress({ hash: keccak256(unsigned()), signature: { r, s, yParity } });
+    return { hash: keccak256(raw), from: lower(from), to: lower(to), ...fields };
   } catch (cause) {
     throw new RunnerError('RPC_ERROR', 'failed to decode the signed transaction', { cause });
   }

@@ -19,7 +19,8 @@ import type {
   Simulation,
   TransactionRequest,
 } from './chain.ts';
-import type { MockBlock, MockChain } from './mock-chain.ts';
+import type { MockBlock } from './mock-block.ts';
+import type { MockChain } from './mock-chain.ts';
 import { encodeSubmission } from './mock-contract.ts';
 
 export type MockMethod =
@@ -304,7 +305,9 @@ class Changes {
   }
 
   async wait(): Promise<void> {
-    if (!this.#changed) await new Promise<void>((resolve) => (this.#wake = resolve));
+    const woken = Promise.withResolvers<void>();
+    this.#wake = woken.resolve;
+    if (!this.#changed) await woken.promise;
     this.#changed = false;
     this.#wake = undefined;
   }

@@ -1,5 +1,6 @@
 /** Virtual time and seeded chance: what a test passes where production passes the system clock and real randomness. */
 
+import { setImmediate as turnOfEventLoop } from 'node:timers/promises';
 import type { CancelTimer, Clock } from '../clock.ts';
 import { RunnerError } from '../errors.ts';
 
@@ -119,7 +120,7 @@ export class FakeClock implements Clock {
   /** Lets everything go on that needs no time. */
   async settle(): Promise<void> {
     for (let turn = 0; turn < SETTLE_TURNS_MAX; turn += 1) {
-      await new Promise<void>((resolve) => setImmediate(resolve));
+      await turnOfEventLoop();
       if (!process.getActiveResourcesInfo().includes('Immediate')) return;
     }
     throw new RunnerError(
