@@ -104,13 +104,17 @@ export function withMetadata<Value>(value: Value, entries: Readonly<Record<strin
  * @example
  * export const square = defineJob({ name: 'square', params: 'uint64 x', result: 'uint64' }, ([x]) => x * x);
  */
+export function defineJob<
+  P extends string = '',
+  R extends string = '',
+  Context = unknown,
+  X extends Extractors = {},
+  // A parameter of its own, so that an array literal is read as the tuple it must be.
+  const V extends Answer<JobValue<R>> = Answer<JobValue<R>>,
+>(options: JobOptions<P, R, X>, handler: (args: JobArgs<P>, extras: JobExtras<Context> & Extracted<X>) => MaybePromise<V>): Job<Context>;
 export function defineJob<Context = unknown, X extends Extractors = {}>(
   options: RawJobOptions<X>,
   handler: (body: Uint8Array, extras: JobExtras<Context> & Extracted<X>) => MaybePromise<Answer<RawValue>>,
-): Job<Context>;
-export function defineJob<P extends string = '', R extends string = '', Context = unknown, X extends Extractors = {}>(
-  options: JobOptions<P, R, X>,
-  handler: (args: JobArgs<P>, extras: JobExtras<Context> & Extracted<X>) => MaybePromise<Answer<JobValue<R>>>,
 ): Job<Context>;
 export function defineJob(options: RawJobOptions<Extractors> | JobOptions<string, string, Extractors>, handler: Handler): Job {
   return new DefinedJob(options, handler);

@@ -53,7 +53,8 @@ test('a result must be of its type', () => {
   defineJob({ params: 'uint64 x' }, ([x]) => ({ x }));
   defineJob({ params: 'uint64 x', result: 'uint64' }, ([x]) => (x > 5n ? NO_RESULT : withMetadata(x, { 'x-note': 'small' })));
   defineJob({ params: 'uint64 x' }, () => {});
-  defineJob({ result: 'uint8, string' }, () => [1, 'one']);
+  defineJob({ params: 'uint8 x', result: 'uint8, string' }, ([x]) => [x, 'one']);
+  defineJob({ result: 'uint8, string' }, async () => [1, 'one']);
 });
 
 interface Database {
