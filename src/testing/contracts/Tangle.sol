@@ -58,7 +58,6 @@ struct OperatorState { uint256 lastHeartbeat; uint64 consecutiveBeats; uint8 mis
 interface IJobManager {
     function getRequiredResultCount(uint64 serviceId, uint8 jobIndex) external view returns (uint32 required);
     function requiresAggregation(uint64 serviceId, uint8 jobIndex) external view returns (bool required);
-    function onJobCall(uint64 serviceId, uint8 jobIndex, uint64 callId, bytes calldata inputs) external payable;
 }
 
 /// Recovers the signer of a 65-byte signature; the zero address when it is malformed.
@@ -361,7 +360,6 @@ contract Tangle {
     error NoQuotes();
     error InvalidMsgValue(uint256 expected, uint256 sent);
     error PaymentTooSmall(uint256 amount, uint256 minimumRequired);
-    error ManagerReverted(address manager, bytes reason);
     error AggregationRequired(uint64 serviceId, uint8 jobIndex);
     error EnforcedPause();
 
@@ -675,7 +673,6 @@ contract Tangle {
         checkInputs(service.blueprintId, jobIndex, inputs);
         callId = createCall(serviceId, jobIndex, payment, false);
         emit JobSubmitted(serviceId, callId, jobIndex, msg.sender, inputs);
-        notifyManager(service.blueprintId, serviceId, jobIndex, callId, inputs);
     }
 
     function submitJobFromQuote(uint64 serviceId, uint8 jobIndex, bytes calldata inputs, SignedJobQuote[] calldata quotes)
@@ -699,7 +696,6 @@ contract Tangle {
         if (msg.value != price) revert InvalidMsgValue(price, msg.value);
         createCall(serviceId, jobIndex, price, true);
         emit JobSubmittedFromQuote(serviceId, callId, jobIndex, msg.sender, quoted[serviceId][callId], price, inputs);
-        notifyManager(blueprintId, serviceId, jobIndex, callId, inputs);
     }
 
     function useQuote(uint64 serviceId, uint8 jobIndex, bytes32 inputsHash, SignedJobQuote calldata quote) private {
@@ -735,13 +731,6 @@ contract Tangle {
         if (schema.length == 0) return;
         (bool valid, uint256 cursor) = CompactSchema.check(schema, data);
         if (!valid) revert SchemaValidationFailed(target, blueprintId, jobIndex, cursor);
-    }
-
-    function notifyManager(uint64 blueprintId, uint64 serviceId, uint8 jobIndex, uint64 callId, bytes calldata inputs) private {
-        address manager = blueprints[blueprintId].manager;
-        if (manager == address(0)) return;
-        (bool ok, bytes memory reason) = manager.call(abi.encodeCall(IJobManager.onJobCall, (serviceId, jobIndex, callId, inputs)));
-        if (!ok) revert ManagerReverted(manager, reason);
     }
 
     // Results
@@ -808,21 +797,14 @@ contract Tangle {
     }
 }
 
-/// A blueprint manager: how many results each job needs, which jobs ask for aggregation (and so refuse plain results), and inputs it rejects.
+/// A blueprint manager: how many results each job needs, which jobs ask for aggregation (and so refuse plain results).
 contract JobManager is IJobManager {
-    error InputsRejected();
-
     uint32[] private required;
     bool[] private aggregation;
-    bytes32 private rejectedHash;
 
     constructor(uint32[] memory requiredResults, bool[] memory requiresAggregationOf) {
         required = requiredResults;
         aggregation = requiresAggregationOf;
-    }
-
-    function reject(bytes calldata inputs) external {
-        rejectedHash = keccak256(inputs);
     }
 
     function getRequiredResultCount(uint64, uint8 jobIndex) external view returns (uint32) {
@@ -832,10 +814,6 @@ contract JobManager is IJobManager {
     function requiresAggregation(uint64, uint8 jobIndex) external view returns (bool) {
         return jobIndex < aggregation.length && aggregation[jobIndex];
     }
-
-    function onJobCall(uint64, uint8, uint64, bytes calldata inputs) external payable {
-        if (rejectedHash != 0 && keccak256(inputs) == rejectedHash) revert InputsRejected();
-    }
 }
 
 /// A permitted caller that submits many calls in one transaction.
@@ -843,10 +821,5 @@ contract JobSpammer {
     /// One call for each pair.
     function submit(Tangle tangle, uint64 serviceId, uint8[] calldata jobIndexes, bytes[] calldata inputs) external {
         for (uint256 i = 0; i < jobIndexes.length; i++) tangle.submitJob(serviceId, jobIndexes[i], inputs[i]);
-    }
-
-    /// `count` calls with the inputs abi.encode(uint256(first + i)).
-    function submitRange(Tangle tangle, uint64 serviceId, uint8 jobIndex, uint256 first, uint256 count) external {
-        for (uint256 i = 0; i < count; i++) tangle.submitJob(serviceId, jobIndex, abi.encode(first + i));
     }
 }
