@@ -4,7 +4,8 @@ import { describe, expect, test } from 'vitest';
 
 import { isRunnerError } from '../errors.ts';
 import type { Address, Hex } from '../job/call.ts';
-import { TOPIC, decodeCompletedCall, decodeJobCall, decodeSubmittedResult } from './decode.ts';
+import { TOPIC } from './contracts.ts';
+import { decodeCompletedCall, decodeJobCall, decodeSubmittedResult } from './decode.ts';
 
 const EMITTED = parseAbi([
   'event JobSubmitted(uint64 indexed serviceId, uint64 indexed callId, uint8 jobIndex, address caller, bytes inputs)',

@@ -11,14 +11,7 @@
 
 import { RunnerError } from '../errors.ts';
 import type { Address, ChainCall, Hex } from '../job/call.ts';
-
-/** First topic of each event: the hash of its signature. */
-export const TOPIC = {
-  jobSubmitted: '0xde37cc48d21778e1c9a075c4e41c5aff6918c3ea6151221f0af3ce8121a29db5',
-  jobSubmittedFromQuote: '0xb707259a8a1604adca251fecf84eb283329cd45175690dcb8ff1cf52a6252422',
-  jobResultSubmitted: '0x8a04f99fe23284e874e8dd017345248279cc59701695e73bcdbeb6241bcd2ac6',
-  jobCompleted: '0x60a7649f6e93e7a3ce1dc9729c20e3d95dce28c6a6bd957cde09d8a1cb37c19f',
-} as const satisfies Record<string, Hex>;
+import { TOPIC } from './contracts.ts';
 
 /** Where the logs come from: what every call carries. */
 export interface LogOrigin {

@@ -1,0 +1,335 @@
+/** One JSON-RPC endpoint over HTTP: keep-alive pool, deadline, size limit, and every failure as one of the `RPC_*` codes. */
+
+import { Pool } from 'undici';
+import type { Dispatcher } from 'undici';
+import type { CancelTimer, Clock } from '../clock.ts';
+import { RunnerError } from '../errors.ts';
+
+export interface RpcCall {
+  readonly method: string;
+  readonly params: readonly unknown[];
+}
+
+export interface RpcEndpointOptions {
+  readonly url: string;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly connections: number;
+  readonly responseBytesMax: number;
+  readonly deadlines: Deadlines;
+}
+
+/** What went wrong below the protocol; in `details.reason`. */
+export type RpcFailure = 'timeout' | 'too-large' | 'connection' | 'status' | 'malformed' | 'batch-refused' | 'stale' | 'closed';
+
+export class RpcEndpoint {
+  /** Scheme, host and port: a path or query often is an API key and is never shown. */
+  readonly label: string;
+  readonly #options: RpcEndpointOptions;
+  readonly #pool: Pool;
+  readonly #path: string;
+  readonly #headers: Record<string, string>;
+  readonly #secrets: readonly string[];
+  #batches = true;
+
+  constructor(options: RpcEndpointOptions) {
+    const url = parseUrl(options.url);
+    this.#options = options;
+    this.label = url.origin;
+    this.#path = `${url.pathname}${url.search}`;
+    this.#secrets = secretsOf(url, options.headers);
+    this.#headers = { 'content-type': 'application/json', accept: 'application/json', ...options.headers };
+    if (url.username !== '' || url.password !== '') {
+      const credentials = `${decodeURIComponent(url.username)}:${decodeURIComponent(url.password)}`;
+      this.#headers['authorization'] = `Basic ${Buffer.from(credentials).toString('base64')}`;
+    }
+    this.#pool = new Pool(url.origin, {
+      connections: options.connections,
+      pipelining: 1,
+      // The deadline covers the whole exchange; two more timers per request would only cost.
+      headersTimeout: 0,
+      bodyTimeout: 0,
+      connect: { timeout: options.deadlines.timeoutMs },
+      keepAliveTimeout: 30_000,
+      allowH2: false,
+    });
+  }
+
+  async call(method: string, params: readonly unknown[]): Promise<unknown> {
+    const reply = await this.#post(envelope(method, params, 1), method);
+    return this.#unwrap(reply, { method, id: 1 });
+  }
+
+  /**
+   * Several calls in one round trip; a call that fails alone gives its error in its place. An endpoint that refuses batches is asked
+   * one by one from then on.
+   */
+  async batch(calls: readonly RpcCall[]): Promise<unknown[]> {
+    if (calls.length === 1 || !this.#batches) return Promise.all(calls.map((call) => this.call(call.method, call.params).catch(itself)));
+    const body = `[${calls.map((call, index) => envelope(call.method, call.params, index)).join(',')}]`;
+    const reply = await this.#post(body, `a batch of ${calls.length}`);
+    if (!Array.isArray(reply)) {
+      const error = this.#refusal(reply);
+      if (error.code === 'RPC_RATE_LIMITED') throw error;
+      this.#batches = false;
+      return this.batch(calls);
+    }
+    const byId = new Map(reply.map((item: unknown) => [isObject(item) ? item['id'] : undefined, item]));
+    return calls.map(({ method }, id) => {
+      try {
+        return this.#unwrap(byId.get(id), { method, id });
+      } catch (error) {
+        return error;
+      }
+    });
+  }
+
+  /** Ends at once: what is under way rejects. */
+  async close(): Promise<void> {
+    await this.#pool.destroy(this.#failure('RPC_UNREACHABLE', 'the client was closed', { reason: 'closed' }));
+  }
+
+  async #post(body: string, what: string): Promise<unknown> {
+    const exchange = (): Promise<Exchange> =>
+      new Promise((resolve, reject) => {
+        const handler = new Exchange(this.#options.responseBytesMax, resolve, reject);
+        this.#options.deadlines.add(handler);
+        this.#pool.dispatch({ path: this.#path, method: 'POST', headers: this.#headers, body }, handler);
+      });
+    let done: Exchange;
+    try {
+      // A kept connection can be closed by the server in the moment it is used. Every JSON-RPC request may be repeated.
+      done = await exchange().catch((error: unknown) => (isConnectionLoss(error) ? exchange() : Promise.reject(error)));
+    } catch (cause) {
+      throw this.#connectionError(cause, what);
+    }
+    return this.#parse(done, what);
+  }
+
+  #connectionError(cause: unknown, what: string): RunnerError {
+    if (cause instanceof DeadlinePassed) {
+      return this.#failure('RPC_UNREACHABLE', `${what}: no answer within ${this.#options.deadlines.timeoutMs} ms`, { reason: 'timeout' });
+    }
+    if (cause instanceof TooLarge) {
+      return this.#failure('RPC_RESPONSE_INVALID', `${what}: the answer is larger than ${this.#options.responseBytesMax} bytes`, { reason: 'too-large' });
+    }
+    const message = cause instanceof Error ? cause.message : String(cause);
+    return this.#failure('RPC_UNREACHABLE', `${what}: ${this.#redact(message)}`, { reason: 'connection', cause });
+  }
+
+  #parse(done: Exchange, what: string): unknown {
+    const { status } = done;
+    if (status === 429) {
+      const retryAfterS = Number(done.header('retry-after') ?? Number.NaN);
+      const wait = retryAfterS > 0 ? { retryAfterMs: retryAfterS * 1000 } : {};
+      throw this.#failure('RPC_RATE_LIMITED', `${what}: HTTP 429`, { reason: 'status', status, ...wait });
+    }
+    const text = done.text();
+    let body: unknown;
+    try {
+      body = JSON.parse(text);
+    } catch (cause) {
+      if (status === 200) throw this.#failure('RPC_RESPONSE_INVALID', `${what}: the answer is not JSON: ${this.#excerpt(text)}`, { reason: 'malformed', cause });
+    }
+    // Nodes and gateways put JSON-RPC errors behind all kinds of status.
+    if (status === 200 || (isObject(body) && isObject(body['error']))) return body;
+    const tooLarge = status === 413;
+    const code = status >= 500 || status === 401 || status === 403 ? 'RPC_UNREACHABLE' : 'RPC_RESPONSE_INVALID';
+    throw this.#failure(code, `${what}: HTTP ${status} ${this.#excerpt(text)}`, { reason: tooLarge ? 'too-large' : 'status', status });
+  }
+
+  #unwrap(reply: unknown, { method, id }: { readonly method: string; readonly id: number }): unknown {
+    if (isObject(reply)) {
+      if (reply['error'] != null) throw this.#rpcError(reply['error'], method);
+      if (reply['id'] === id && reply['result'] !== undefined) return reply['result'];
+    }
+    throw this.#failure('RPC_RESPONSE_INVALID', `${method}: the answer is not JSON-RPC: ${this.#excerpt(JSON.stringify(reply) ?? 'nothing')}`, { reason: 'malformed', method });
+  }
+
+  #refusal(reply: unknown): RunnerError {
+    if (isObject(reply) && reply['error'] != null) return this.#rpcError(reply['error'], 'a batch');
+    return this.#failure('RPC_RESPONSE_INVALID', 'a batch was not answered with a list', { reason: 'batch-refused' });
+  }
+
+  #rpcError(raw: unknown, method: string): RunnerError {
+    const error = isObject(raw) ? raw : { message: raw };
+    const rpcCode = Number(error['code']);
+    const rpcMessage = this.#redact(String(error['message'] ?? 'no message'));
+    const code = isRateLimit(rpcCode, rpcMessage) ? 'RPC_RATE_LIMITED' : 'RPC_ERROR';
+    return this.#failure(code, `${method}: ${rpcMessage.slice(0, 500)} (${rpcCode})`, { method, rpcCode, rpcMessage, data: error['data'] });
+  }
+
+  #failure(code: 'RPC_UNREACHABLE' | 'RPC_RATE_LIMITED' | 'RPC_ERROR' | 'RPC_RESPONSE_INVALID', message: string, facts: FailureFacts): RunnerError {
+    const { cause, ...details } = facts;
+    return new RunnerError(code, `${this.label}: ${message}`, { ...(cause !== undefined && { cause }), details: { endpoint: this.label, ...details } });
+  }
+
+  #excerpt(text: string): string {
+    return this.#redact(text.replace(/\s+/g, ' ').trim().slice(0, 120));
+  }
+
+  #redact(text: string): string {
+    return this.#secrets.reduce((shown, secret) => shown.replaceAll(secret, '***'), text);
+  }
+}
+
+interface FailureFacts {
+  readonly reason?: RpcFailure;
+  readonly status?: number;
+  readonly retryAfterMs?: number;
+  readonly method?: string;
+  readonly rpcCode?: number;
+  readonly rpcMessage?: string;
+  readonly data?: unknown;
+  readonly cause?: unknown;
+}
+
+/**
+ * The deadlines of all requests of one transport behind one timer: all last equally long, so they pass in the order in which they
+ * were added.
+ */
+export class Deadlines {
+  readonly timeoutMs: number;
+  readonly #clock: Clock;
+  readonly #waiting = new Set<Exchange>();
+  #cancel: CancelTimer | undefined;
+
+  constructor(clock: Clock, timeoutMs: number) {
+    this.#clock = clock;
+    this.timeoutMs = timeoutMs;
+  }
+
+  add(exchange: Exchange): void {
+    exchange.dueMs = this.#clock.monotonic() + this.timeoutMs;
+    exchange.onSettled = () => this.#waiting.delete(exchange);
+    this.#waiting.add(exchange);
+    this.#cancel ??= this.#clock.after(this.timeoutMs, this.#pass);
+  }
+
+  close(): void {
+    this.#cancel?.();
+    this.#cancel = undefined;
+  }
+
+  readonly #pass = (): void => {
+    const now = this.#clock.monotonic();
+    this.#cancel = undefined;
+    for (const exchange of this.#waiting) {
+      // A timer may fire a fraction of a millisecond early.
+      if (exchange.dueMs > now + 1) {
+        this.#cancel = this.#clock.after(exchange.dueMs - now, this.#pass);
+        return;
+      }
+      exchange.expire();
+    }
+  };
+}
+
+class DeadlinePassed extends Error {}
+class TooLarge extends Error {}
+
+/** One HTTP exchange. The body is kept as it came: nearly every answer is one chunk. */
+class Exchange implements Dispatcher.DispatchHandler {
+  dueMs = 0;
+  onSettled: (() => void) | undefined;
+  status = 0;
+  readonly #bytesMax: number;
+  readonly #resolve: (done: Exchange) => void;
+  readonly #reject: (error: Error) => void;
+  #controller: Dispatcher.DispatchController | undefined;
+  #headers: Record<string, string | string[] | undefined> = {};
+  #failed: Error | undefined;
+  readonly #chunks: Buffer[] = [];
+  #bytes = 0;
+
+  constructor(bytesMax: number, resolve: (done: Exchange) => void, reject: (error: Error) => void) {
+    this.#bytesMax = bytesMax;
+    this.#resolve = resolve;
+    this.#reject = reject;
+  }
+
+  header(name: string): string | undefined {
+    return this.#headers[name]?.toString();
+  }
+
+  text(): string {
+    const [only] = this.#chunks;
+    return (this.#chunks.length === 1 && only ? only : Buffer.concat(this.#chunks)).toString('utf8');
+  }
+
+  expire(): void {
+    this.#fail(new DeadlinePassed());
+  }
+
+  onRequestStart(controller: Dispatcher.DispatchController): void {
+    this.#controller = controller;
+    // It waited for a connection for too long.
+    if (this.#failed) controller.abort(this.#failed);
+  }
+
+  onResponseStart(_: Dispatcher.DispatchController, status: number, headers: Record<string, string | string[] | undefined>): void {
+    this.status = status;
+    this.#headers = headers;
+  }
+
+  onResponseData(_: Dispatcher.DispatchController, chunk: Buffer): void {
+    this.#bytes += chunk.length;
+    if (this.#bytes > this.#bytesMax) this.#fail(new TooLarge());
+    else this.#chunks.push(chunk);
+  }
+
+  onResponseEnd(): void {
+    this.onSettled?.();
+    this.#resolve(this);
+  }
+
+  onResponseError(_: Dispatcher.DispatchController, error: Error): void {
+    this.onSettled?.();
+    this.#reject(error);
+  }
+
+  #fail(error: Error): void {
+    this.#failed = error;
+    this.onSettled?.();
+    this.#reject(error);
+    this.#controller?.abort(error);
+  }
+}
+
+function envelope(method: string, params: readonly unknown[], id: number): string {
+  return `{"jsonrpc":"2.0","id":${id},"method":${JSON.stringify(method)},"params":${JSON.stringify(params)}}`;
+}
+
+function parseUrl(text: string): URL {
+  const url = URL.parse(text);
+  if (url && (url.protocol === 'http:' || url.protocol === 'https:')) return url;
+  // The text itself may hold a key.
+  const shown = url ? url.protocol : 'a text that is not a URL';
+  throw new RunnerError('CONFIG_INVALID', `an RPC endpoint must be an http: or https: URL, not ${shown}`);
+}
+
+/** Parts of the address that must not show up in a message, even when the server echoes them. */
+function secretsOf(url: URL, headers: Readonly<Record<string, string>>): string[] {
+  const parts = [...url.pathname.split('/'), ...url.searchParams.values(), url.username, url.password, ...Object.values(headers)];
+  return parts.filter((part) => part.length >= 6).flatMap((part) => [part, encodeURIComponent(part)]);
+}
+
+const itself = (error: unknown): unknown => error;
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+const LOST = new Set(['UND_ERR_SOCKET', 'ECONNRESET', 'EPIPE']);
+
+function isConnectionLoss(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && LOST.has(String(error.code));
+}
+
+const RATE_CODES = new Set([429, -32005, -32016, -32029, -32090, -32097]);
+const RATE_TEXT = /rate.?limit|too many requests|request limit|requests per|compute units|throughput|credits|quota/i;
+/** -32005 is also what a too large eth_getLogs gets. */
+const RANGE_TEXT = /results|range|logs|response size/i;
+
+function isRateLimit(rpcCode: number, message: string): boolean {
+  return RATE_TEXT.test(message) || (RATE_CODES.has(rpcCode) && !RANGE_TEXT.test(message));
+}
