@@ -1,0 +1,267 @@
+/** HTTP/1.1 over undici's connection pool. The only file that touches undici. */
+
+import { readFile } from 'node:fs/promises';
+import type { Dispatcher, Pool } from 'undici';
+import { Deadlines, Expiring, RunnerError, importPeer } from '../../src/plugin.ts';
+import type { Clock } from '../../src/plugin.ts';
+
+export interface HttpClientOptions {
+  readonly clock: Clock;
+  /** A unix socket to connect to; the origin then only names the host. */
+  readonly socketPath?: string | undefined;
+  /** Paths of PEM files; read when the first connection is opened. */
+  readonly tls?: TlsFiles | undefined;
+  /** Connections to the origin at the same time. */
+  readonly connectionsMax: number;
+}
+
+export interface TlsFiles {
+  /** Certificate of the client, for mutual TLS. */
+  readonly certFile?: string | undefined;
+  readonly keyFile?: string | undefined;
+  /** Trusted instead of the authorities that node trusts. */
+  readonly caFile?: string | undefined;
+}
+
+export interface HttpRequest {
+  readonly method: 'GET' | 'POST' | 'PUT' | 'DELETE' | 'HEAD';
+  /** Path and query. */
+  readonly path: string;
+  /** Names and values in turn. */
+  readonly headers: string[];
+  readonly body?: Uint8Array | undefined;
+  /** Milliseconds since the epoch. */
+  readonly deadline: number;
+  readonly signal?: AbortSignal | undefined;
+  readonly responseBytesMax: number;
+}
+
+export interface HttpResponse {
+  readonly status: number;
+  /** Names in lower case. */
+  readonly headers: Readonly<Record<string, string | string[] | undefined>>;
+  readonly body: Uint8Array;
+}
+
+/**
+ * A pool of keep-alive connections to one origin.
+ *
+ * `send` makes one attempt. It rejects with
+ * - `EXECUTOR_UNREACHABLE`: no connection, nothing was written (name, refused, TLS handshake)
+ * - `EXECUTOR_CONNECTION_LOST`: the connection broke after the request was handed to it. A kept-alive connection that the server
+ *   closed at that moment looks the same whether or not the server had read the request, so this is never called safe
+ * - `EXECUTOR_TIMEOUT`, `ABORTED`: `retry` is `safe` when the request was still waiting for a connection
+ * - `EXECUTOR_RESPONSE_INVALID`, `PAYLOAD_TOO_LARGE`, `EXECUTOR_UNAUTHORIZED` (client certificate), `EXECUTOR_CLOSED`
+ */
+export class HttpClient {
+  readonly origin: string;
+  readonly #options: HttpClientOptions;
+  readonly #deadlines: Deadlines;
+  #pool: Pool | undefined;
+  #opening: Promise<Pool> | undefined;
+  #closed = false;
+  #closing: Promise<void> | undefined;
+
+  constructor(origin: string, options: HttpClientOptions) {
+    this.origin = origin;
+    this.#options = options;
+    this.#deadlines = new Deadlines(options.clock);
+  }
+
+  send(request: HttpRequest): Promise<HttpResponse> {
+    const pool = this.#pool;
+    return pool && !this.#closed ? this.#dispatch(pool, request) : this.#openAndDispatch(request);
+  }
+
+  /** Graceful and idempotent: running requests end, new ones are refused. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    this.#closed = true;
+    const pool = this.#pool ?? (await this.#opening?.catch(() => undefined));
+    await pool?.close();
+  }
+
+  async #openAndDispatch(request: HttpRequest): Promise<HttpResponse> {
+    this.#refuseIfClosed();
+    this.#opening ??= this.#open().finally(() => (this.#opening = undefined));
+    this.#pool ??= await this.#opening;
+    this.#refuseIfClosed();
+    return this.#dispatch(this.#pool, request);
+  }
+
+  #refuseIfClosed(): void {
+    if (this.#closed) throw new RunnerError('EXECUTOR_CLOSED', `the connection to ${this.origin} was closed by this program`);
+  }
+
+  async #open(): Promise<Pool> {
+    const undici = await importPeer('http', 'undici', () => import('undici'));
+    const { socketPath, tls, connectionsMax } = this.#options;
+    const [cert, key, ca] = await Promise.all([tls?.certFile, tls?.keyFile, tls?.caFile].map(readPem));
+    return new undici.Pool(this.origin, {
+      connections: connectionsMax,
+      // The deadline of a call covers all of it: undici's own timers would only add work.
+      headersTimeout: 0,
+      bodyTimeout: 0,
+      // On HTTP/2 a client cannot tell as well what the server has seen.
+      allowH2: false,
+      connect: { ...(socketPath && { socketPath }), ...(cert && { cert }), ...(key && { key }), ...(ca && { ca }) },
+    });
+  }
+
+  #dispatch(pool: Pool, request: HttpRequest): Promise<HttpResponse> {
+    if (request.signal?.aborted) {
+      const cause = request.signal.reason;
+      return Promise.reject(new RunnerError('ABORTED', `the request to ${this.origin} was cancelled before it was sent`, { cause, retry: 'safe' }));
+    }
+    return new Promise((resolve, reject) => {
+      const exchange = new Exchange(this.origin, request, { resolve, reject, deadlines: this.#deadlines });
+      this.#deadlines.add(exchange);
+      pool.dispatch(exchange.options, exchange);
+    });
+  }
+}
+
+async function readPem(file: string | undefined): Promise<string | undefined> {
+  if (file === undefined) return undefined;
+  try {
+    return await readFile(file, 'utf8');
+  } catch (cause) {
+    throw new RunnerError('CONFIG_INVALID', `the TLS file ${file} cannot be read`, { cause, details: { file } });
+  }
+}
+
+interface Settle {
+  readonly resolve: (response: HttpResponse) => void;
+  readonly reject: (error: RunnerError) => void;
+  readonly deadlines: Deadlines;
+}
+
+/** One request and its response: undici's handler, written by hand so that nothing is allocated that is not needed. */
+class Exchange extends Expiring implements Dispatcher.DispatchHandler {
+  readonly options: Dispatcher.DispatchOptions;
+  readonly #origin: string;
+  readonly #request: HttpRequest;
+  readonly #settle: Settle;
+  readonly #abort: (() => void) | undefined;
+  #controller: Dispatcher.DispatchController | undefined;
+  #settled = false;
+  #status = 0;
+  #headers: HttpResponse['headers'] = {};
+  #first: Buffer | undefined;
+  #rest: Buffer[] | undefined;
+  #received = 0;
+
+  constructor(origin: string, request: HttpRequest, settle: Settle) {
+    super(request.deadline);
+    this.#origin = origin;
+    this.#request = request;
+    this.#settle = settle;
+    const { method, path, headers, body, signal } = request;
+    this.options = { method, path, headers, body: body ?? null, idempotent: false };
+    if (!signal) return;
+    this.#abort = () => this.#cancel(this.#error('ABORTED', 'was cancelled', { cause: signal.reason, retry: this.#unsent ? 'safe' : 'idempotent' }));
+    signal.addEventListener('abort', this.#abort, { once: true });
+  }
+
+  /** Until undici says that it starts to write, nothing has left this process. */
+  get #unsent(): boolean {
+    return this.#controller === undefined;
+  }
+
+  expire(): void {
+    const what = this.#unsent ? 'was not sent before its deadline' : 'was not answered before its deadline';
+    this.#cancel(this.#error('EXECUTOR_TIMEOUT', what, { retry: this.#unsent ? 'safe' : 'idempotent' }));
+  }
+
+  onRequestStart(controller: Dispatcher.DispatchController): void {
+    // What is thrown here keeps undici from writing the request: it was given up, or it would be written a second time.
+    if (this.#settled) throw new Error('given up before it was sent');
+    if (this.#controller) {
+      this.#fail(this.#error('EXECUTOR_CONNECTION_LOST', 'lost its connection'));
+      throw new Error('sent before');
+    }
+    this.#controller = controller;
+  }
+
+  onResponseStart(controller: Dispatcher.DispatchController, status: number, headers: HttpResponse['headers']): void {
+    if (status < 200) return;
+    this.#status = status;
+    this.#headers = headers;
+    if (Number(headers['content-length']) > this.#request.responseBytesMax && this.#request.method !== 'HEAD') {
+      this.#tooLarge(controller, Number(headers['content-length']));
+    }
+  }
+
+  onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
+    this.#received += chunk.length;
+    if (this.#received > this.#request.responseBytesMax) this.#tooLarge(controller, this.#received);
+    else if (this.#first === undefined) this.#first = chunk;
+    else (this.#rest ??= []).push(chunk);
+  }
+
+  onResponseEnd(): void {
+    if (this.#settled) return;
+    this.#end();
+    const first = this.#first ?? EMPTY;
+    const body = this.#rest ? Buffer.concat([first, ...this.#rest], this.#received) : first;
+    this.#settle.resolve({ status: this.#status, headers: this.#headers, body });
+  }
+
+  onResponseError(_: Dispatcher.DispatchController, thrown: Error): void {
+    if (!this.#settled) this.#fail(this.#classify(thrown));
+  }
+
+  #classify(cause: Error): RunnerError {
+    const code = 'code' in cause ? String(cause.code) : '';
+    const details = { cause: code || cause.message };
+    if (code === 'UND_ERR_CLOSED' || code === 'UND_ERR_DESTROYED') return this.#error('EXECUTOR_CLOSED', 'was refused: the executor was closed', { cause });
+    if (code === 'UND_ERR_INVALID_ARG') return this.#error('INTERNAL', `is malformed: ${cause.message}`, { cause });
+    if (this.#unsent) return this.#error('EXECUTOR_UNREACHABLE', `was not sent: ${cause.message}`, { cause, details });
+    if (TLS_REFUSED.test(code)) return this.#error('EXECUTOR_UNAUTHORIZED', `was refused: the server does not take the client certificate (${code})`, { cause, details });
+    if (cause.name === 'HTTPParserError') return this.#error('EXECUTOR_RESPONSE_INVALID', `got an answer that is not HTTP: ${cause.message}`, { cause, details });
+    if (code === 'UND_ERR_HEADERS_OVERFLOW') return this.#error('EXECUTOR_RESPONSE_INVALID', 'got headers above every limit', { cause, details });
+    const when = this.#status === 0 ? 'before an answer came' : `after ${this.#received} bytes of the answer`;
+    return this.#error('EXECUTOR_CONNECTION_LOST', `lost its connection ${when}: ${cause.message}`, { cause, details });
+  }
+
+  #tooLarge(controller: Dispatcher.DispatchController, size: number): void {
+    if (this.#settled) return;
+    const limit = this.#request.responseBytesMax;
+    const details = { size, limit, limitName: 'responseBytesMax' };
+    this.#fail(this.#error('PAYLOAD_TOO_LARGE', `got an answer of ${size} bytes or more; responseBytesMax is ${limit}`, { details }));
+    controller.abort(GIVEN_UP);
+  }
+
+  #cancel(error: RunnerError): void {
+    if (this.#settled) return;
+    this.#fail(error);
+    this.#controller?.abort(GIVEN_UP);
+  }
+
+  #fail(error: RunnerError): void {
+    this.#end();
+    this.#settle.reject(error);
+  }
+
+  #end(): void {
+    this.#settled = true;
+    this.#settle.deadlines.remove(this);
+    if (this.#abort) this.#request.signal?.removeEventListener('abort', this.#abort);
+  }
+
+  #error(code: ConstructorParameters<typeof RunnerError>[0], what: string, options?: ConstructorParameters<typeof RunnerError>[2]): RunnerError {
+    // A query can carry a key: it is not printed.
+    const [path] = this.#request.path.split('?', 1);
+    return new RunnerError(code, `${this.#request.method} ${this.#origin}${path} ${what}`, options);
+  }
+}
+
+const EMPTY = Buffer.alloc(0);
+const GIVEN_UP = new Error('given up');
+
+/** Alerts of a server that does not take the client's certificate; under TLS 1.3 they come after the request was written. */
+const TLS_REFUSED = /^ERR_SSL_.*ALERT_(CERTIFICATE|BAD_CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED|UNSUPPORTED_CERTIFICATE|NO_CERTIFICATE)/;

@@ -1,0 +1,24 @@
+/** Entry `blueprint-runner/plugin`: everything that an author of a plugin needs. */
+
+export { systemClock } from './clock.ts';
+export type { CancelTimer, Clock } from './clock.ts';
+export { RunnerError, isErrorCode, isRunnerError, toRunnerError } from './errors.ts';
+export type { ErrorCode, ErrorDetails, Retry, RunnerErrorOptions } from './errors.ts';
+export { Deadlines, Expiring } from './executor/deadline.ts';
+export type {
+  Execution,
+  ExecutionReport,
+  ExecutorLimits,
+  FaasDeployer,
+  FaasExecutor,
+  FunctionConfig,
+  FunctionDeployment,
+  FunctionPackage,
+  InvokeOptions,
+} from './executor/executor.ts';
+export { BLUEPRINT, Metadata, TANGLE, toJobId } from './job/call.ts';
+export type { ChainCall, Hex, JobCall, JobIdLike, JobResult } from './job/call.ts';
+export { importPeer } from './plugin/peer.ts';
+export type { DeployerFactory, ExecutorFactory, Peer, Plugin, PluginContext, PluginRegistration } from './plugin/plugin.ts';
+export type { Logger, Telemetry } from './telemetry/telemetry.ts';
+export { silentTelemetry } from './telemetry/telemetry.ts';

@@ -1,0 +1,7 @@
+/** The built-in plugins: name -> import on first use. The only place under src/ that reaches into plugins/. */
+
+import type { Plugin } from './plugin.ts';
+
+export const BUILT_IN_PLUGINS: ReadonlyMap<string, () => Promise<Plugin>> = new Map([
+  ['http', async () => (await import('../../plugins/http/index.ts')).httpPlugin],
+]);
