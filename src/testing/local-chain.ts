@@ -53,7 +53,7 @@ export interface LocalChain {
   mine(blocks?: number): Promise<void>;
   /** Replaces the last `depth` blocks by as many others; their transactions are gone. The node announces no removed logs. */
   reorg(depth: number, transactions?: readonly ReorgTransaction[]): Promise<void>;
-  /** Off: transactions wait in the pool until `mine`. */
+  /** Off: transactions wait in the pool until `mine`. With a `blockTimeMs` it stops and resumes the interval, which must be whole seconds. */
   setAutomine(on: boolean): Promise<void>;
   /** Ends the node and resolves when its process is gone. Idempotent. */
   stop(): Promise<void>;
@@ -117,9 +117,10 @@ export async function startLocalChain(options: LocalChainOptions = {}): Promise<
     reorg: async (depth, transactions = []) =>
       void (await request('anvil_reorg', [depth, transactions.map(({ transaction, block }) => [transaction, block])])),
     setAutomine: async (on) => {
-      await request('evm_setAutomine', [on]);
-      // Turning automine on ends interval mining for good.
-      if (on && options.blockTimeMs !== undefined) await request('anvil_setIntervalMining', [options.blockTimeMs / 1000]);
+      const seconds = (options.blockTimeMs ?? 0) / 1000;
+      if (seconds === 0) await request('evm_setAutomine', [on]);
+      else if (Number.isInteger(seconds)) await request('anvil_setIntervalMining', [on ? seconds : 0]);
+      else throw new RunnerError('STATE_INVALID', `blockTimeMs is ${options.blockTimeMs}: the node can stop and resume whole seconds only`);
     },
     stop: () => (stopped ??= stop()),
   };

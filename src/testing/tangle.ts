@@ -66,7 +66,7 @@ export interface QuoteOptions {
   readonly requester?: LocalAccount;
   /** Seconds; default: the time of the latest block. */
   readonly timestamp?: bigint;
-  /** Seconds; default: an hour after `timestamp`. */
+  /** Seconds; default: an hour or more after `timestamp`, another one for each quote. */
   readonly expiry?: bigint;
 }
 
@@ -143,6 +143,8 @@ class Driver implements LocalTangle {
   readonly masterManager: Address;
   readonly statusRegistry: Address;
   readonly #node: ContractNode;
+  /** Makes equal quotes differ: each can be used once. */
+  #quotes = 0n;
 
   constructor(node: ContractNode, addresses: TangleAddresses & Pick<LocalTangle, 'masterManager' | 'statusRegistry'>) {
     this.#node = node;
@@ -213,7 +215,7 @@ class Driver implements LocalTangle {
       jobIndex: job.jobIndex,
       price,
       timestamp,
-      expiry: quote.expiry ?? timestamp + 3600n,
+      expiry: quote.expiry ?? timestamp + 3600n + this.#quotes++,
       confidentiality: 0,
       inputsHash: keccak256(inputs),
     };

@@ -409,7 +409,7 @@ contract Tangle {
     mapping(uint64 => mapping(uint64 => mapping(address => bool))) private answered;
     mapping(uint64 => mapping(uint64 => address[])) private quoted;
     mapping(uint64 => mapping(uint64 => mapping(address => uint256))) public getJobQuotedPrice;
-    mapping(bytes32 => bool) private quotesUsed;
+    mapping(address => mapping(bytes32 => bool)) private quotesUsed;
 
     modifier whenNotPaused() {
         if (paused) revert EnforcedPause();
@@ -712,8 +712,8 @@ contract Tangle {
         bytes32 domain = domainSeparator("TangleQuote", address(this));
         bytes32 digest = keccak256(abi.encodePacked("\x19\x01", domain, keccak256(abi.encode(QUOTE_TYPE, details))));
         if (signerOf(digest, quote.signature) != operator) revert InvalidQuoteSignature(operator);
-        if (quotesUsed[digest]) revert QuoteAlreadyUsed(operator);
-        quotesUsed[digest] = true;
+        if (quotesUsed[operator][digest]) revert QuoteAlreadyUsed(operator);
+        quotesUsed[operator][digest] = true;
         emit QuoteUsed(operator, digest);
     }
 
