@@ -11,6 +11,9 @@ export interface RouterCallOptions {
   readonly signal?: AbortSignal;
 }
 
+/** A routed job as plain data. */
+export type JobDescription = Omit<JobInfo, 'paramsSchema' | 'resultSchema'> & { readonly id: string };
+
 /** Hears of an `always` job that failed while another job answered the call. */
 export type ObserverErrorListener = (error: RunnerError, job: JobInfo, call: JobCall) => void;
 
@@ -98,6 +101,14 @@ export class JobRouter<in Context = void> {
   /** What the job behind an id is; undefined when the id is not routed. */
   definition(id: JobIdLike): JobInfo | undefined {
     return this.#routes.get(toJobId(id))?.job.info;
+  }
+
+  /** All routed jobs as plain data, for listings. */
+  describe(): JobDescription[] {
+    return Array.from(this.#routes, ([id, { job }]) => {
+      const { name, params, result, raw, idempotent, timeoutMs } = job.info;
+      return { id: id.toString(), name, params, result, raw, idempotent, ...(timeoutMs !== undefined && { timeoutMs }) };
+    });
   }
 
   /**
