@@ -193,25 +193,21 @@ export class MockContract {
 
   /** A transaction to the contract as an account sends it. Functions that the mock does not know succeed and change nothing. */
   execute(from: Address, data: Hex, now: bigint): Executed {
-    const decoded = decode(data);
-    switch (decoded?.functionName) {
-      case 'submitResult': {
-        const [serviceId, callId, result] = decoded.args;
-        return this.submitResults([{ serviceId, callId, operator: from, output: bytesOf(result) }], now);
-      }
-      case 'submitResults': {
-        const [serviceId, callIds, results] = decoded.args;
-        if (callIds.length !== results.length) return reverted({ error: 'LengthMismatch', args: [] });
-        return this.submitResults(
-          callIds.map((callId, index) => ({ serviceId, callId, operator: from, output: bytesOf(results[index] ?? '0x') })),
-          now,
-        );
-      }
-      case 'registerOperator':
-        return this.#registerOperator(from, decoded.args[0], decoded.args[2]);
-      case undefined:
-        return { gas: 50_000n, calls: [], results: [] };
+    const batch = decodeSubmission(data);
+    if (batch) {
+      const { serviceId, callIds, results } = batch;
+      if (callIds.length !== results.length) return reverted({ error: 'LengthMismatch', args: [] });
+      const submissions = callIds.map((callId, index) => ({
+        serviceId,
+        callId,
+        operator: from,
+        output: results[index] ?? new Uint8Array(),
+      }));
+      return this.submitResults(submissions, now);
     }
+    const decoded = decode(data);
+    if (decoded?.functionName === 'registerOperator') return this.#registerOperator(from, decoded.args[0], decoded.args[2]);
+    return { gas: 50_000n, calls: [], results: [] };
   }
 
   #registerOperator(operator: Address, blueprintId: bigint, rpcAddress: string): Executed {
@@ -264,6 +260,20 @@ export function encodeSubmission(batch: ResultBatch): Hex {
     return encodeFunctionData({ abi: FUNCTIONS, functionName: 'submitResult', args: [batch.serviceId, callId, result] });
   }
   return encodeFunctionData({ abi: FUNCTIONS, functionName: 'submitResults', args: [batch.serviceId, batch.callIds, results] });
+}
+
+/** The results that such data carries; undefined when it is something else. */
+export function decodeSubmission(data: Hex): ResultBatch | undefined {
+  const decoded = decode(data);
+  switch (decoded?.functionName) {
+    case 'submitResult':
+      return { serviceId: decoded.args[0], callIds: [decoded.args[1]], results: [bytesOf(decoded.args[2])] };
+    case 'submitResults':
+      return { serviceId: decoded.args[0], callIds: decoded.args[1], results: decoded.args[2].map(bytesOf) };
+    case 'registerOperator':
+    case undefined:
+      return undefined;
+  }
 }
 
 /** The bytes with which the contract reverts. */

@@ -1,0 +1,173 @@
+/** What must hold in every simulated history, and the history itself. */
+
+import { createHash, hash as digest } from 'node:crypto';
+import type { Clock } from '../clock.ts';
+import type { MockBlock } from '../chain/mock-block.ts';
+import type { MockChain } from '../chain/mock-chain.ts';
+import type { Address, ChainCall, Hex } from '../job/call.ts';
+import type { Random } from './fake-clock.ts';
+
+export type Rule =
+  /** Every result on chain is the one that belongs to the inputs of its call. */
+  | 'own-inputs'
+  /** Every call that can be answered is answered. */
+  | 'answered'
+  /** No transaction carries a result that the contract has from us already. */
+  | 'once'
+  /** Nothing is executed after its output was journaled. */
+  | 'no-rerun'
+  /** At the end no nonce is a gap, and nothing waits in the pool. */
+  | 'nonces'
+  | 'bounded'
+  | 'start'
+  | 'stop';
+
+export interface Violation {
+  readonly rule: Rule;
+  readonly message: string;
+  readonly atMs: number;
+}
+
+/** The first byte of inputs says what becomes of the call. */
+const KIND = { plain: 0, jobFails: 1, contractRefuses: 2 } as const;
+
+const TAIL_MAX = 200;
+const VIOLATIONS_MAX = 50;
+
+/** Inputs that no other call has: most can be answered, some make the job fail, some results the contract refuses. */
+export function inputsFor(count: number, random: Random): Uint8Array {
+  const kinds = [
+    KIND.plain,
+    KIND.plain,
+    KIND.plain,
+    KIND.plain,
+    KIND.plain,
+    KIND.plain,
+    KIND.plain,
+    KIND.plain,
+    KIND.jobFails,
+    KIND.contractRefuses,
+  ];
+  const inputs = new Uint8Array(random.int(5, 70));
+  inputs[0] = random.pick(kinds);
+  new DataView(inputs.buffer).setUint32(1, count);
+  return inputs;
+}
+
+/** False when the contract refuses what we answer. */
+export function isAnswerable(inputs: Uint8Array): boolean {
+  return inputs[0] === KIND.plain;
+}
+
+/** The job of the simulation; undefined: it throws. */
+export function resultFor(jobIndex: number, inputs: Uint8Array): Uint8Array | undefined {
+  if (inputs[0] === KIND.jobFails) return undefined;
+  return new Uint8Array(Buffer.from(digest('sha256', Buffer.concat([Uint8Array.of(jobIndex), inputs])), 'hex'));
+}
+
+export class Checker {
+  readonly violations: Violation[] = [];
+  /** The last events. */
+  readonly tail: string[] = [];
+  readonly #clock: Clock;
+  readonly #chain: MockChain;
+  readonly #operator: Address;
+  readonly #history = createHash('sha256');
+  readonly #journaled = new Set<string>();
+  /** Transactions of ours that were sent, with the calls they carry. */
+  readonly #sent = new Map<Hex, readonly string[]>();
+
+  constructor(options: { readonly clock: Clock; readonly chain: MockChain; readonly operator: Address }) {
+    this.#clock = options.clock;
+    this.#chain = options.chain;
+    this.#operator = options.operator;
+    this.#chain.onChange((event) => {
+      if (event.type === 'block') this.#checkBlock(event.block);
+    });
+  }
+
+  /** One line of the history. */
+  note(event: string, detail: Readonly<Record<string, unknown>>): void {
+    const line = `${this.#clock.monotonic()} ${event} ${JSON.stringify(detail, (_, value: unknown) => (typeof value === 'bigint' ? value.toString() : value))}`;
+    this.#history.update(line);
+    this.tail.push(line);
+    if (this.tail.length > TAIL_MAX) this.tail.shift();
+  }
+
+  readonly historyHash = (): string => this.#history.copy().digest('hex');
+
+  violate(rule: Rule, message: string): void {
+    if (this.violations.length >= VIOLATIONS_MAX) return;
+    this.note('violation', { rule, message });
+    this.violations.push({ rule, message, atMs: this.#clock.monotonic() });
+  }
+
+  journaled(callKey: string): void {
+    this.note('journaled', { callKey });
+    this.#journaled.add(callKey);
+  }
+
+  executing(callKey: string, attempt: number): void {
+    this.note('execute', { callKey, attempt });
+    if (this.#journaled.has(callKey)) this.violate('no-rerun', `call ${callKey} is executed although its output is journaled`);
+  }
+
+  /** A transaction of ours is about to be sent, with these calls. */
+  sending(hash: Hex, calls: readonly string[]): void {
+    this.note('send', { hash, calls });
+    this.#sent.set(hash, calls);
+  }
+
+  /** Whether everything that can be answered is, and nothing of ours waits. */
+  nothingOpen(): boolean {
+    return this.#unanswered().length === 0 && this.#chain.pooled(this.#operator).length === 0;
+  }
+
+  checkEnd(): void {
+    for (const call of this.#unanswered()) this.violate('answered', `${nameOf(call)} in block ${call.blockNumber} has no result`);
+    for (const { nonce, hash } of this.#chain.pooled(this.#operator)) {
+      const next = this.#chain.nonce(this.#operator, 'latest');
+      this.violate('nonces', `transaction ${hash} waits with nonce ${nonce}; the next one is ${next}`);
+    }
+    this.note('end', { head: this.#chain.head.hash, results: this.#chain.results().length });
+  }
+
+  #unanswered(): ChainCall[] {
+    const answered = new Set(this.#chain.results().map((result) => `${result.serviceId}/${result.callId}`));
+    return this.#chain.calls().filter((call) => isAnswerable(call.inputs) && !answered.has(`${call.serviceId}/${call.callId}`));
+  }
+
+  #checkBlock(block: MockBlock): void {
+    this.note('block', { number: block.number, hash: block.hash, calls: block.calls.length, results: block.results.length });
+    for (const result of block.results) {
+      if (result.operator !== this.#operator) continue;
+      const expected = resultFor(result.call.jobIndex, result.call.inputs);
+      const isOwn = expected !== undefined && Buffer.compare(expected, result.output) === 0;
+      if (!isOwn) this.violate('own-inputs', `the result of ${nameOf(result.call)} in block ${block.number} does not belong to its inputs`);
+    }
+    this.#checkReverts(block);
+  }
+
+  #checkReverts(block: MockBlock): void {
+    const failed = [...this.#sent].filter(([hash]) => {
+      const receipt = this.#chain.receipt(hash);
+      return receipt?.block.hash === block.hash && !receipt.success;
+    });
+    if (failed.length === 0) return;
+    const ours = new Map(
+      this.#chain
+        .results()
+        .filter((result) => result.operator === this.#operator)
+        .map((result) => [`${result.serviceId}/${result.callId}`, result.transactionHash]),
+    );
+    for (const [hash, calls] of failed) {
+      this.note('reverted', { hash, calls });
+      const twice = calls.filter((call) => ours.has(call) && ours.get(call) !== hash);
+      if (twice.length > 0) this.violate('once', `transaction ${hash} reverted: it carries ${twice.join(', ')}, answered by us before`);
+    }
+  }
+}
+
+function nameOf(call: ChainCall): string {
+  return `call ${call.serviceId}/${call.callId}`;
+}
