@@ -1,0 +1,197 @@
+/**
+ * The handler behind a port or a unix socket.
+ *
+ * Environment: `HOST` (default 127.0.0.1), `PORT` (default 8080, 0 takes a free one), `BLUEPRINT_SOCKET` (a path, instead of host and
+ * port), `BLUEPRINT_ALLOW_INSECURE`, `BLUEPRINT_CONCURRENCY_MAX` (default 1,000).
+ */
+
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import { RunnerError } from '../../src/errors.ts';
+import { RunningCalls } from '../calls.ts';
+import { numberOf } from '../detect.ts';
+import { readBody } from '../index.ts';
+import type { HandlerResponse, JobHandler, RequestHead, RunningAdapter } from '../index.ts';
+
+export interface HttpConfig {
+  readonly host: string;
+  readonly port: number;
+  /** Listens here instead of host and port. */
+  readonly socketPath?: string;
+  /** Calls that run at the same time; more are refused with `EXECUTOR_THROTTLED`. */
+  readonly concurrencyMax: number;
+}
+
+const HEADERS_TIMEOUT_MS = 10_000;
+const REQUEST_TIMEOUT_MS = 60_000;
+const TIMEOUT_CHECK_MS = 5_000;
+/** Longer than what clients and load balancers keep (600 s at most), so that the closing side is never this one. */
+const KEEP_ALIVE_TIMEOUT_MS = 620_000;
+const CONNECTIONS_MAX = 10_000;
+/** How long the rest of a refused request is read and thrown away. */
+const DISCARD_TIMEOUT_MS = 1_000;
+
+const isLoopback = (host: string): boolean => host === 'localhost' || host === '::1' || /^127\.\d+\.\d+\.\d+$/.test(host);
+
+/**
+ * Where to listen. Throws `CONFIG_INVALID`, also for an address that others reach when no token guards it: a platform that guards
+ * the port itself is told apart by `BLUEPRINT_ALLOW_INSECURE=1`.
+ */
+export function httpConfig(env: NodeJS.ProcessEnv): HttpConfig {
+  const host = env.HOST ?? '127.0.0.1';
+  const socketPath = env.BLUEPRINT_SOCKET;
+  const hasToken = env.BLUEPRINT_TOKEN !== undefined || env.BLUEPRINT_TOKEN_FILE !== undefined;
+  if (socketPath === undefined && !isLoopback(host) && !hasToken && env.BLUEPRINT_ALLOW_INSECURE !== '1') {
+    throw new RunnerError(
+      'CONFIG_INVALID',
+      `HOST is ${host} and there is no token: everybody who reaches the port could run jobs. Set BLUEPRINT_TOKEN or BLUEPRINT_TOKEN_FILE, or BLUEPRINT_ALLOW_INSECURE=1 when the platform guards the port`,
+    );
+  }
+  return {
+    host,
+    port: numberOf(env, 'PORT', { fallback: 8080, min: 0, max: 65_535 }),
+    concurrencyMax: numberOf(env, 'BLUEPRINT_CONCURRENCY_MAX', { fallback: 1_000, min: 1 }),
+    ...(socketPath !== undefined && { socketPath }),
+  };
+}
+
+/** Starts the server; resolves when it listens. Rejects with `CONFIG_INVALID` when it cannot. */
+export async function startHttp(handler: JobHandler, config: HttpConfig): Promise<RunningAdapter> {
+  const { createServer } = await import('node:http');
+  const service = new HttpService(handler, config.concurrencyMax);
+  const server = createServer({
+    headersTimeout: HEADERS_TIMEOUT_MS,
+    requestTimeout: REQUEST_TIMEOUT_MS,
+    connectionsCheckingInterval: TIMEOUT_CHECK_MS,
+    keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
+  });
+  server.maxConnections = CONNECTIONS_MAX;
+  const take = (request: IncomingMessage, response: ServerResponse): void => void service.take(request, response);
+  server.on('request', take);
+  // A client that asks first learns of a refusal without sending megabytes.
+  server.on('checkContinue', take);
+  const address = await listen(server, config);
+  return { address, close: (signal) => service.close(server, signal) };
+}
+
+async function listen(server: Server, { host, port, socketPath }: HttpConfig): Promise<string> {
+  const attempt = (): Promise<void> =>
+    new Promise((resolve, reject) => {
+      server.once('error', reject);
+      server.once('listening', () => {
+        server.off('error', reject);
+        resolve();
+      });
+      if (socketPath === undefined) server.listen(port, host);
+      else server.listen(socketPath);
+    });
+  const shown = socketPath ?? `${host}:${port}`;
+  await attempt()
+    .catch(async (error: NodeJS.ErrnoException) => {
+      if (socketPath === undefined || error.code !== 'EADDRINUSE' || !(await isStaleSocket(socketPath))) throw error;
+      const { rm } = await import('node:fs/promises');
+      await rm(socketPath, { force: true });
+      await attempt();
+    })
+    .catch((cause: NodeJS.ErrnoException) => {
+      throw new RunnerError('CONFIG_INVALID', `cannot listen on ${shown}: ${cause.message}`, { cause });
+    });
+  const bound = server.address();
+  if (bound === null || typeof bound === 'string') return `unix:${socketPath}`;
+  return `http://${bound.family === 'IPv6' ? `[${bound.address}]` : bound.address}:${bound.port}`;
+}
+
+/** A process that was killed leaves its socket file behind; nobody answers there. */
+async function isStaleSocket(path: string): Promise<boolean> {
+  const { connect } = await import('node:net');
+  return new Promise((resolve) => {
+    const probe = connect(path, () => {
+      probe.destroy();
+      resolve(false);
+    });
+    probe.once('error', (error: NodeJS.ErrnoException) => resolve(error.code === 'ECONNREFUSED'));
+  });
+}
+
+class HttpService {
+  readonly #handler: JobHandler;
+  readonly #concurrencyMax: number;
+  readonly #running = new RunningCalls();
+  #isStopping = false;
+
+  constructor(handler: JobHandler, concurrencyMax: number) {
+    this.#handler = handler;
+    this.#concurrencyMax = concurrencyMax;
+  }
+
+  async take(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const admission = this.#admit(request);
+    if (!('status' in admission)) await this.#call(request, response, admission.jobId);
+    else if (bodyBytes(request) <= this.#handler.requestBytesMax) this.#send(response, admission);
+    else sendAndClose(request, response, admission);
+  }
+
+  async close(server: Server, signal: AbortSignal): Promise<number> {
+    this.#isStopping = true;
+    const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+    const cancelled = await this.#running.drain(signal);
+    server.closeAllConnections();
+    await closed;
+    return cancelled;
+  }
+
+  #admit({ method = '', url = '/', headers }: IncomingMessage): ReturnType<JobHandler['admit']> {
+    const head: RequestHead = { method, path: url.split('?', 1)[0] ?? '/', headers };
+    const admission = this.#handler.admit(head);
+    if ('status' in admission) return this.#isStopping && admission.status === 200 ? { ...admission, status: 503 } : admission;
+    if (this.#isStopping) return this.#handler.refuse(new RunnerError('EXECUTOR_UNAVAILABLE', 'the handler is stopping'));
+    if (this.#running.count < this.#concurrencyMax) return admission;
+    return this.#handler.refuse(new RunnerError('EXECUTOR_THROTTLED', `${this.#concurrencyMax} calls run already`));
+  }
+
+  async #call(request: IncomingMessage, response: ServerResponse, jobId: string | undefined): Promise<void> {
+    const call = this.#running.begin();
+    response.once('close', () => {
+      if (!response.writableFinished) call.abort(new RunnerError('ABORTED', 'the caller went away'));
+      this.#running.end(call);
+    });
+    const { headers } = request;
+    const limit = this.#handler.requestBytesMax;
+    const isWorthReading = headers['transfer-encoding'] !== undefined || bodyBytes(request) <= limit;
+    if (isWorthReading && headers.expect !== undefined) response.writeContinue();
+    const body = isWorthReading ? await readBody(request, limit) : 'too-large';
+    // The request broke off in the middle: nobody is there to answer.
+    if (body === 'broken') return;
+    const answer = await this.#handler.handle({ headers, body, signal: call.signal, ...(jobId !== undefined && { jobId }) });
+    if (response.destroyed) return;
+    if (body === 'too-large') sendAndClose(request, response, answer);
+    else this.#send(response, answer);
+  }
+
+  #send(response: ServerResponse, { status, headers, body }: HandlerResponse): void {
+    response.writeHead(status, { ...headers, ...(status !== 204 && { 'content-length': body.length }), ...(this.#isStopping && { connection: 'close' }) });
+    response.end(body);
+  }
+}
+
+/** What the head of a request announces. */
+function bodyBytes({ headers }: IncomingMessage): number {
+  return headers['transfer-encoding'] === undefined ? Number(headers['content-length'] ?? 0) : Infinity;
+}
+
+/** The whole answer at once; the connection ends when the rest of the request was read, so that the client sees the answer instead of a reset. */
+function sendAndClose(request: IncomingMessage, response: ServerResponse, { status, headers, body }: HandlerResponse): void {
+  response.writeHead(status, { ...headers, 'content-length': body.length, connection: 'close' });
+  if (request.headers.expect !== undefined || request.readableEnded) {
+    response.end(body);
+    return;
+  }
+  response.write(body);
+  const end = (): void => {
+    clearTimeout(timer);
+    response.end();
+  };
+  const timer = setTimeout(end, DISCARD_TIMEOUT_MS);
+  request.once('close', end);
+  request.once('end', end);
+  request.resume();
+}

@@ -1,0 +1,196 @@
+/**
+ * The deployed side of a blueprint: bytes of a request in, bytes of a response out, on every platform the same.
+ *
+ * All that is decided about a call is decided here; an adapter only moves bytes. Whatever goes wrong is a response.
+ */
+
+import type { Readable } from 'node:stream';
+import { RunnerError, toRunnerError } from '../src/errors.ts';
+import { BLUEPRINT } from '../src/job/call.ts';
+import type { JobCall, JobResult } from '../src/job/call.ts';
+import type { JobRouter } from '../src/job/router.ts';
+import { JSON_TYPE, decodeRequest, encodeError, encodeResponse } from '../src/job/wire.ts';
+import type { Headers, WireResponse } from '../src/job/wire.ts';
+import { callScope } from './calls.ts';
+
+/** The bytes of a request; `too-large` when an adapter stopped to read them. */
+export type HandlerBody = Uint8Array | 'too-large';
+
+export interface HandlerRequest {
+  readonly headers: Headers;
+  readonly body: HandlerBody;
+  /** The job id of the path, when it names one. */
+  readonly jobId?: string;
+  /** The platform gives up: the caller went away, or the process stops. */
+  readonly signal?: AbortSignal;
+  /** When the platform ends the call; milliseconds since the epoch. */
+  readonly deadline?: number;
+}
+
+/** The status is that of HTTP; what a platform does not carry of it, the body says too. */
+export type HandlerResponse = WireResponse;
+
+export interface HandlerOptions {
+  /** The largest request. Default: 6 MiB, which is what Lambda takes, and 64 KiB. */
+  readonly requestBytesMax?: number;
+  /** What callers over HTTP must present as `Authorization: Bearer`. Default: nothing. */
+  readonly token?: string;
+  /** Told of every call that failed. */
+  readonly onError?: (error: RunnerError, call: JobCall | undefined) => void;
+}
+
+/** The head of a request over HTTP. */
+export interface RequestHead {
+  readonly method: string;
+  /** Without the query. */
+  readonly path: string;
+  readonly headers: Headers;
+}
+
+/** A running adapter. */
+export interface RunningAdapter {
+  /** Where calls come from, for people and for the process that started this one. */
+  readonly address: string;
+  /** Settles when the adapter ends by itself: its input ended, or its platform is gone. */
+  readonly done?: Promise<void>;
+  /**
+   * Takes no new calls and waits for those that run; ends them when `signal` fires. Resolves with how many it had to end.
+   */
+  close(signal: AbortSignal): Promise<number>;
+  /** The process is about to end because of this error: tells those who wait, where the platform has a way to. */
+  crash?(error: RunnerError): Promise<void>;
+}
+
+export interface JobHandler {
+  readonly requestBytesMax: number;
+  /**
+   * Runs the call in the request. Never rejects: a failure is a response with the status of its code and the body
+   * `{ error, code, details }`.
+   */
+  handle(request: HandlerRequest): Promise<HandlerResponse>;
+  /**
+   * Decides by the head of a request over HTTP, before its body is read: the response of a health check or a refusal, else the
+   * job id that the path names, if any. `POST /job/{id}`, `POST /` and `POST /invoke` are calls; `GET /health`, `GET /healthz`
+   * and every `HEAD` are health checks.
+   */
+  admit(head: RequestHead): HandlerResponse | { readonly jobId?: string };
+  /** The response that says this error. */
+  refuse(error: RunnerError): HandlerResponse;
+}
+
+/** The largest request by default, in bytes: what Lambda takes, and some slack for the envelope. */
+export const REQUEST_BYTES_MAX = 6 * 1024 * 1024 + 64 * 1024;
+
+/** Reads a body up to the limit; `broken` when the stream ends before its time. */
+export async function readBody(stream: Readable, bytesMax: number): Promise<HandlerBody | 'broken'> {
+  return new Promise((resolve) => {
+    const chunks: Buffer[] = [];
+    let bytes = 0;
+    let isComplete = false;
+    stream.on('data', (chunk: Buffer) => {
+      bytes += chunk.length;
+      if (bytes <= bytesMax) chunks.push(chunk);
+      else resolve('too-large');
+    });
+    stream.once('end', () => {
+      isComplete = true;
+      resolve(chunks.length === 1 && chunks[0] ? chunks[0] : Buffer.concat(chunks));
+    });
+    stream.once('error', () => resolve('broken'));
+    stream.once('close', () => {
+      if (!isComplete) resolve('broken');
+    });
+  });
+}
+
+/** The handler of a router. Throws nothing; what is wrong with a call is in its response. */
+export function createHandler(router: JobRouter, options: HandlerOptions = {}): JobHandler {
+  return new RouterHandler(router, options);
+}
+
+class RouterHandler implements JobHandler {
+  readonly requestBytesMax: number;
+  readonly #router: JobRouter;
+  readonly #token: string | undefined;
+  readonly #onError: NonNullable<HandlerOptions['onError']>;
+
+  constructor(router: JobRouter, { requestBytesMax = REQUEST_BYTES_MAX, token, onError = () => {} }: HandlerOptions) {
+    this.#router = router;
+    this.#token = token;
+    this.#onError = onError;
+    this.requestBytesMax = requestBytesMax;
+  }
+
+  admit({ method, path, headers }: RequestHead): HandlerResponse | { readonly jobId?: string } {
+    if (method === 'HEAD' || (method === 'GET' && (path === '/health' || path === '/healthz'))) return this.#health();
+    const jobId = path.startsWith('/job/') ? path.slice('/job/'.length) : undefined;
+    if (method !== 'POST' || (jobId === undefined && path !== '/' && path !== '/invoke')) {
+      return this.refuse(new RunnerError('NOT_FOUND', `there is no ${method} ${path} here; a call is POST /job/{id}`));
+    }
+    if (!this.#isAuthorized(headers.authorization)) return this.refuse(new RunnerError('EXECUTOR_UNAUTHORIZED', 'the bearer token is missing or wrong'));
+    return jobId === undefined ? {} : { jobId };
+  }
+
+  async handle(request: HandlerRequest): Promise<HandlerResponse> {
+    let call: JobCall | undefined;
+    try {
+      if (request.body === 'too-large' || request.body.length > this.requestBytesMax) {
+        const details = { requestBytesMax: this.requestBytesMax };
+        throw new RunnerError('PAYLOAD_TOO_LARGE', `the request is larger than ${this.requestBytesMax} bytes`, { details });
+      }
+      const { jobId } = request;
+      const decoded = decodeRequest(request.headers, request.body, jobId === undefined ? undefined : { jobId });
+      call = decoded.call;
+      return answer(encodeResponse(decoded.format, await this.#run(call, request)));
+    } catch (thrown) {
+      const error = toRunnerError(thrown);
+      this.#onError(error, call);
+      return this.refuse(error);
+    }
+  }
+
+  refuse(error: RunnerError): HandlerResponse {
+    const response = answer(encodeError(error));
+    // Nothing of the call has run: whoever called may come again.
+    return error.retry === 'safe' ? { ...response, headers: { ...response.headers, 'retry-after': '1' } } : response;
+  }
+
+  async #run(call: JobCall, { signal, deadline = Infinity }: HandlerRequest): Promise<readonly JobResult[]> {
+    const waitMs = timeoutOf(call);
+    const scope = callScope(signal, Math.min(deadline, Date.now() + waitMs), `the deadline of call ${call.id} passed before job ${call.jobId} was done`);
+    try {
+      scope.signal.throwIfAborted();
+      const results = await Promise.race([this.#router.call(call, { signal: scope.signal }), scope.aborted]);
+      if (results) return results;
+    } finally {
+      scope.end();
+    }
+    const known = this.#router.jobIds().join(', ');
+    throw new RunnerError('JOB_UNKNOWN', `no route takes job ${call.jobId}; the handler has ${known}`, { details: { jobId: call.jobId, known } });
+  }
+
+  #health(): HandlerResponse {
+    const jobs = this.#router.jobIds().map(String);
+    return answer({ status: 200, headers: { 'content-type': JSON_TYPE }, body: Buffer.from(JSON.stringify({ status: 'ok', jobs })) });
+  }
+
+  /** Takes the same time for every wrong token. */
+  #isAuthorized(header: Headers[string]): boolean {
+    if (this.#token === undefined) return true;
+    const { createHash, timingSafeEqual } = process.getBuiltinModule('node:crypto');
+    const digest = (text: string): Buffer => createHash('sha256').update(text).digest();
+    return timingSafeEqual(digest(typeof header === 'string' ? header : ''), digest(`Bearer ${this.#token}`));
+  }
+}
+
+/** Every response tells the executor that it may use the formats without JSON from now on. */
+function answer(response: WireResponse): HandlerResponse {
+  return { ...response, headers: { ...response.headers, 'x-blueprint-wire': 'v1,v2' } };
+}
+
+function timeoutOf({ metadata }: JobCall): number {
+  const text = metadata.get(BLUEPRINT.timeoutMs);
+  if (text === undefined) return Infinity;
+  if (/^\d{1,15}$/.test(text)) return Number(text);
+  throw new RunnerError('WIRE_MALFORMED', `${BLUEPRINT.timeoutMs} is ${JSON.stringify(text.slice(0, 32))}; it must be whole milliseconds`);
+}

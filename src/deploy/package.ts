@@ -1,0 +1,282 @@
+/**
+ * Packaging: from the module that exports a job router to one file that runs on every platform, and the zip that is deployed.
+ */
+
+import { execFile } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync, readFileSync } from 'node:fs';
+import { mkdir, rename, writeFile } from 'node:fs/promises';
+import { basename, dirname, join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { gzipSync } from 'node:zlib';
+import type { BuildFailure, BuildResult, Message, Metafile, Plugin } from 'esbuild';
+import { RunnerError } from '../errors.ts';
+import { importPeer } from '../plugin/peer.ts';
+
+export interface BuildHandlerOptions {
+  /** The module that exports a `JobRouter`, as default or named `router`. */
+  readonly entry: string;
+  /** Gets `handler.mjs` and `{name}.zip`; made when it does not exist. */
+  readonly outDir: string;
+  /** Default true. Function names go with it: name jobs by their `name` option. */
+  readonly minify?: boolean;
+  /** Default `node20`: the oldest runtime that the platforms offer. */
+  readonly target?: string;
+  /** Writes `handler.mjs.map` too; it is not packed. Default false. */
+  readonly sourcemap?: boolean;
+  /** Of the zip. Default `handler`. */
+  readonly name?: string;
+  /** What the module sees when the build loads it to learn its jobs. Default: the environment of this process. */
+  readonly env?: Readonly<Record<string, string | undefined>>;
+}
+
+/** A job of the bundle; without what the definition leaves out. */
+export interface PackagedJob {
+  /** Decimal. */
+  readonly id: string;
+  readonly name: string;
+  /** Solidity parameter lists; empty for a raw job. */
+  readonly params: string;
+  readonly result: string;
+  readonly raw: boolean;
+  readonly idempotent: boolean;
+  readonly timeoutMs?: number;
+}
+
+export interface BuiltHandler {
+  /** The absolute path of `handler.mjs`. */
+  readonly file: string;
+  readonly fileBytes: number;
+  readonly gzipBytes: number;
+  /** Of `handler.mjs`, hex. */
+  readonly fileSha256: string;
+  /** The absolute path of the zip: `bootstrap` (executable), `handler.json` (what it holds) and `handler.mjs`. */
+  readonly zipFile: string;
+  readonly zipBytes: number;
+  /** Of the zip, hex. */
+  readonly sha256: string;
+  readonly jobs: readonly PackagedJob[];
+  /** What went into `handler.mjs`, largest first. */
+  readonly inputs: readonly BundleInput[];
+  readonly warnings: readonly string[];
+}
+
+export interface BundleInput {
+  /** Relative to the package of the entry. */
+  readonly path: string;
+  /** In the bundle, after minification. */
+  readonly bytes: number;
+}
+
+const PACKAGE_NAME = 'blueprint-runner';
+const DESCRIBE_TIMEOUT_MS = 20_000;
+const DESCRIBE_BYTES_MAX = 16 * 1024 * 1024;
+/** Above it the start of a function visibly takes longer. */
+const BUNDLE_BYTES_ADVISED = 512 * 1024;
+
+/** Starts the bundle where a platform starts an executable: Lambda's custom runtime, Custom FaaS platforms. */
+const BOOTSTRAP = `#!/bin/sh
+case $0 in
+  */*) here=\${0%/*} ;;
+  *) here=. ;;
+esac
+exec "\${BLUEPRINT_NODE:-node}" "$here/handler.mjs"
+`;
+
+/**
+ * Bundles the jobs that `entry` exports with the adapters of all platforms into one `handler.mjs`, and packs it.
+ *
+ * The same sources give the same bytes, on any machine and in any directory. Throws `BUILD_FAILED` with the messages of the
+ * bundler, or with what is wrong with the module; `PEER_MISSING` without esbuild.
+ *
+ * @example
+ * const { zipFile, sha256 } = await buildHandler({ entry: 'src/jobs.ts', outDir: 'build' });
+ */
+export async function buildHandler(options: BuildHandlerOptions): Promise<BuiltHandler> {
+  const outDir = resolve(options.outDir);
+  const { code, map, inputs, warnings } = await bundle(options);
+  const file = join(outDir, 'handler.mjs');
+  await mkdir(outDir, { recursive: true });
+  await replaceFile(file, code);
+  if (map) await replaceFile(`${file}.map`, map);
+  const jobs = await describe(file, options);
+  const fileSha256 = sha256Of(code);
+  const zip = await pack({
+    bootstrap: { data: Buffer.from(BOOTSTRAP), mode: 0o755 },
+    'handler.json': { data: Buffer.from(`${JSON.stringify({ handler: 'handler.mjs', sha256: fileSha256, jobs }, null, 2)}\n`), mode: 0o644 },
+    'handler.mjs': { data: code, mode: 0o644 },
+  });
+  const zipFile = join(outDir, `${options.name ?? 'handler'}.zip`);
+  await replaceFile(zipFile, zip);
+  return {
+    file,
+    fileBytes: code.length,
+    gzipBytes: gzipSync(code, { level: 9 }).length,
+    fileSha256,
+    zipFile,
+    zipBytes: zip.length,
+    sha256: sha256Of(zip),
+    jobs,
+    inputs,
+    warnings: [...warnings, ...sizeWarning(code.length, inputs)],
+  };
+}
+
+interface Bundle {
+  readonly code: Uint8Array;
+  readonly map: Uint8Array | undefined;
+  readonly inputs: readonly BundleInput[];
+  readonly warnings: readonly string[];
+}
+
+async function bundle(options: BuildHandlerOptions): Promise<Bundle> {
+  const entry = resolve(options.entry);
+  if (!existsSync(entry)) throw new RunnerError('BUILD_FAILED', `there is no ${options.entry}`, { details: { entry } });
+  const esbuild = await importPeer('build', 'esbuild', () => import('esbuild'));
+  const result = await esbuild
+    .build({
+      stdin: { contents: entrySource(entry), resolveDir: dirname(entry), sourcefile: 'handler-entry.mjs', loader: 'js' },
+      absWorkingDir: packageRootOf(entry) ?? dirname(entry),
+      outfile: 'handler.mjs',
+      bundle: true,
+      write: false,
+      metafile: true,
+      platform: 'node',
+      format: 'esm',
+      target: options.target ?? 'node20',
+      mainFields: ['module', 'main'],
+      minify: options.minify ?? true,
+      sourcemap: options.sourcemap === true ? 'external' : false,
+      charset: 'utf8',
+      logLevel: 'silent',
+      plugins: [ownPackage],
+    })
+    .catch((failure: BuildFailure) => {
+      const reasons = failure.errors?.map(explain) ?? [failure.message];
+      throw new RunnerError('BUILD_FAILED', `${options.entry} cannot be bundled:\n${reasons.join('\n')}`, { cause: failure, details: { entry } });
+    });
+  return readBundle(result);
+}
+
+function readBundle({ outputFiles = [], metafile, warnings }: BuildResult<{ write: false; metafile: true }>): Bundle {
+  const output = outputFiles.find(({ path }) => path.endsWith('.mjs'));
+  if (!output) throw new RunnerError('INTERNAL', 'the bundler gave no output');
+  // Packages in the older module format ask for built-in modules at run time; a module has no `require` of its own.
+  const needsRequire = output.text.includes('Dynamic require of ');
+  const code = needsRequire ? Buffer.concat([Buffer.from("import{createRequire as __cr}from'node:module';const require=__cr(import.meta.url);"), output.contents]) : output.contents;
+  return { code, map: outputFiles.find(({ path }) => path.endsWith('.map'))?.contents, inputs: inputsOf(metafile), warnings: warnings.map(explain) };
+}
+
+/** The jobs are loaded by the handler, so that it can report a failure to the platform and keep their output off stdout. */
+function entrySource(entry: string): string {
+  return [
+    `import { serve } from '${PACKAGE_NAME}/handler/main';`,
+    `export const handler = await serve(() => import(${JSON.stringify(`./${basename(entry)}`)}), { meta: import.meta });`,
+  ].join('\n');
+}
+
+/** The bundle holds this copy of the package, whatever copy the entry would find. From source it has no `dist`. */
+const ownPackage: Plugin = {
+  name: PACKAGE_NAME,
+  setup(build) {
+    const here = fileURLToPath(import.meta.url);
+    const root = packageRootOf(here) ?? dirname(here);
+    const { exports } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { exports: Record<string, { default?: string } | string> };
+    build.onResolve({ filter: /^blueprint-runner(?:\/|$)/ }, ({ path }) => {
+      const entry = exports[`.${path.slice(PACKAGE_NAME.length)}`];
+      const target = typeof entry === 'string' ? entry : entry?.default;
+      if (target === undefined) return undefined;
+      const file = here.endsWith('.ts') ? target.replace('./dist/', './').replace(/\.js$/, '.ts') : target;
+      return { path: join(root, file), sideEffects: false };
+    });
+  },
+};
+
+function packageRootOf(file: string): string | undefined {
+  for (let directory = dirname(file); ; directory = dirname(directory)) {
+    if (existsSync(join(directory, 'package.json'))) return directory;
+    if (directory === dirname(directory)) return undefined;
+  }
+}
+
+function explain({ text, location }: Message): string {
+  const where = location ? ` (${location.file}:${location.line}:${location.column})` : '';
+  return `${text}${where}${hintOf(text)}`;
+}
+
+function hintOf(text: string): string {
+  if (text.includes('".node" files')) return '; a native addon cannot be in a bundle that runs on every platform: use a package without one';
+  return text.startsWith('Could not resolve') ? '; install the package or correct the path' : '';
+}
+
+function inputsOf({ outputs }: Metafile): BundleInput[] {
+  const inputs = Object.values(outputs).flatMap((output) => Object.entries(output.inputs));
+  return inputs.map(([path, { bytesInOutput }]) => ({ path, bytes: bytesInOutput })).toSorted((a, b) => b.bytes - a.bytes || (a.path < b.path ? -1 : 1));
+}
+
+function sizeWarning(bytes: number, inputs: readonly BundleInput[]): string[] {
+  if (bytes <= BUNDLE_BYTES_ADVISED) return [];
+  const largest = inputs.slice(0, 3).map((input) => `${input.path} (${Math.round(input.bytes / 1024)} KiB)`);
+  return [`the bundle has ${Math.round(bytes / 1024)} KiB, which makes the first call slow; the largest parts are ${largest.join(', ')}`];
+}
+
+/** Asks the bundle itself, in a process of its own: that also proves that it loads. */
+async function describe(file: string, { entry, env = process.env }: BuildHandlerOptions): Promise<readonly PackagedJob[]> {
+  const { NODE_OPTIONS: _options, NODE_EXTRA_CA_CERTS: _certificates, ...environment } = env;
+  const { error, stdout, stderr } = await run(file, environment);
+  if (error) {
+    const reason = error.killed === true ? `it did not load within ${DESCRIBE_TIMEOUT_MS / 1000} s` : (loggedReason(stderr) ?? `${error.message}\n${stderr}`);
+    throw new RunnerError('BUILD_FAILED', `${entry} was bundled, but ${reason}`, { cause: error, details: { entry } });
+  }
+  const jobs = JSON.parse(stdout) as readonly PackagedJob[];
+  if (jobs.length > 0) return jobs;
+  throw new RunnerError('BUILD_FAILED', `${entry} exports a router without routes: add one with route(id, job)`, { details: { entry } });
+}
+
+interface Finished {
+  readonly error: (Error & { readonly killed?: boolean }) | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+function run(file: string, env: NodeJS.ProcessEnv): Promise<Finished> {
+  const limits = { timeout: DESCRIBE_TIMEOUT_MS, killSignal: 'SIGKILL', maxBuffer: DESCRIBE_BYTES_MAX } as const;
+  return new Promise((settle) => {
+    const child = execFile(process.execPath, [file, '--describe'], { ...limits, env }, (error, stdout, stderr) => settle({ error, stdout, stderr }));
+    child.stdin?.end();
+  });
+}
+
+/** What the handler wrote to its log before it gave up. */
+function loggedReason(stderr: string): string | undefined {
+  for (const line of stderr.trimEnd().split('\n').toReversed()) {
+    if (!line.startsWith('{')) continue;
+    const { reason, cause } = JSON.parse(line) as { reason?: string; cause?: string };
+    return cause ?? reason;
+  }
+  return undefined;
+}
+
+interface PackedFile {
+  readonly data: Uint8Array;
+  readonly mode: number;
+}
+
+async function pack(files: Readonly<Record<string, PackedFile>>): Promise<Uint8Array> {
+  const { zipSync } = await import('fflate');
+  // The oldest date that the format knows; it stores local time.
+  const mtime = new Date(1980, 0, 1);
+  const UNIX = 3;
+  const REGULAR_FILE = 0o100_000;
+  const sorted = Object.entries(files).toSorted(([a], [b]) => (a < b ? -1 : 1));
+  return zipSync(Object.fromEntries(sorted.map(([name, { data, mode }]) => [name, [data, { mtime, level: 9, os: UNIX, attrs: (REGULAR_FILE | mode) << 16 }]])));
+}
+
+/** Whoever reads the file meanwhile sees the old one or the new one. */
+async function replaceFile(path: string, data: Uint8Array): Promise<void> {
+  const temporary = `${path}.${process.pid}.tmp`;
+  await writeFile(temporary, data);
+  await rename(temporary, path);
+}
+
+const sha256Of = (data: Uint8Array): string => createHash('sha256').update(data).digest('hex');
