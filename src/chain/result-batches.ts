@@ -7,9 +7,10 @@
  */
 
 import { RunnerError } from '../errors.ts';
+import type { Hex } from '../job/call.ts';
 import type { BlockRef, PendingResult } from '../ledger/ledger.ts';
-import type { Sifted, Verdict } from './batch.ts';
-import { planBatches, siftBatch } from './batch.ts';
+import type { BatchLimits, Sifted, Verdict } from './batch.ts';
+import { mapLimited, planBatches, siftBatch } from './batch.ts';
 import type { TransactionRequest } from './chain.ts';
 import type { Fees } from './fees.ts';
 import type { LaneEvent, NonceLane } from './nonce-lane.ts';
@@ -48,6 +49,12 @@ interface Batch {
   readonly gas: bigint;
 }
 
+interface Deferral {
+  readonly untilMs: number;
+  readonly untilHead: bigint;
+  readonly tries: number;
+}
+
 /** Batches that are simulated and signed in one turn: bounds memory and the time between looks at the chain. */
 const TURN_BATCHES = 8;
 const SIMULATE_PARALLEL = 8;
@@ -64,7 +71,9 @@ export class ResultBatches {
   /** Results per transaction that a service takes well: halved by a revert, growing with successes. */
   readonly #callsMax = new Map<bigint, number>();
   readonly #reverts = new Map<number, number>();
-  readonly #deferred = new Map<number, { readonly untilMs: number; readonly tries: number }>();
+  readonly #deferred = new Map<number, Deferral>();
+  /** What the contract said of a call, and the head then: it counts when it still says so some blocks later. */
+  readonly #judged = new Map<number, { readonly kind: Verdict['kind']; readonly head: BlockRef }>();
   #paused = false;
 
   constructor(lane: NonceLane, options: ResultBatchesOptions) {
@@ -80,7 +89,7 @@ export class ResultBatches {
     if (!head || slots === 0) return { next: 'slot' };
     const window = slots * this.#options.batchMax + this.#deferred.size;
     const executed = ledger.settleable(head.number - BigInt(this.#options.confirmations), window);
-    const ready = this.#withoutDeferred(executed);
+    const ready = this.#withoutDeferred(executed, head);
     if (ready.length === 0) return this.#end('nothing');
     const fees = this.#options.dryRun ? undefined : await this.#lane.firstFees();
     if (!fees && !this.#options.dryRun) return { next: 'nothing', retryInMs: PAUSE_MS };
@@ -96,7 +105,7 @@ export class ResultBatches {
 
     const confirmed = await this.#lane.confirm([...fitting.flatMap((batch) => batch.calls), ...verdicts.keys()]);
     const signed = fees ? await this.#sign(fitting, confirmed, fees) : this.#show(fitting, confirmed);
-    if (!this.#options.dryRun) await this.#record(verdicts, confirmed, head);
+    if (!this.#options.dryRun && verdicts.size > 0) await this.#record(verdicts, confirmed);
     const more = plan.length > taken.length || executed.length === window || fitting.length < batches.length || !signed;
     return this.#end(more ? 'now' : 'nothing');
   }
@@ -122,14 +131,18 @@ export class ResultBatches {
     const { batchMax, bytesMax, bytesHardMax } = this.#options;
     const worn = ready.filter((call) => (this.#reverts.get(call.seq) ?? 0) >= REVERTS_MAX);
     for (const call of worn) verdicts.set(call, { kind: 'rejected', reason: `its transactions reverted ${REVERTS_MAX} times although they were simulated with success` });
-    const { batches, tooLarge } = planBatches(ready.filter((call) => !verdicts.has(call)), {
+    const limits: BatchLimits = {
       callsMax: (serviceId) => this.#callsMax.get(serviceId) ?? batchMax,
       bytesMax,
       bytesHardMax,
       alone: (seq) => (this.#reverts.get(seq) ?? 0) >= REVERTS_ALONE,
-    });
-    for (const call of tooLarge) verdicts.set(call, { kind: 'too-large', reason: `the result has ${call.output.length} bytes; a transaction may have ${bytesHardMax}` });
-    return batches;
+    };
+    const open = ready.filter((call) => !verdicts.has(call));
+    // What was refused before is looked at apart from the others: they must not be sifted for it again.
+    const fresh = planBatches(open.filter((call) => !this.#judged.has(call.seq)), limits);
+    const refused = planBatches(open.filter((call) => this.#judged.has(call.seq)), limits);
+    for (const call of fresh.tooLarge) verdicts.set(call, { kind: 'too-large', reason: `the result has ${call.output.length} bytes; a transaction may have ${bytesHardMax}` });
+    return [...fresh.batches, ...refused.batches];
   }
 
   #sift(calls: readonly PendingResult[]): Promise<Sifted> {
@@ -177,13 +190,16 @@ export class ResultBatches {
     for (const { serviceId, calls, gas } of batches) {
       const sure = calls.filter((call) => confirmed.has(call.seq)).map((call) => call.seq);
       if (sure.length > 0) this.#options.emit({ type: 'dry-run', serviceId, calls: sure, gas });
-      for (const seq of sure) this.#deferred.set(seq, { untilMs: Number.POSITIVE_INFINITY, tries: 0 });
+      for (const seq of sure) this.#deferred.set(seq, { untilMs: Number.POSITIVE_INFINITY, untilHead: 0n, tries: 0 });
     }
     return true;
   }
 
-  async #record(verdicts: ReadonlyMap<PendingResult, Verdict>, confirmed: ReadonlySet<number>, head: BlockRef): Promise<void> {
-    const { finality, ledger } = this.#lane.options;
+  async #record(verdicts: ReadonlyMap<PendingResult, Verdict>, confirmed: ReadonlySet<number>): Promise<void> {
+    const { chain, finality, ledger } = this.#lane.options;
+    // Read after the simulations: what they saw is in this head or below it.
+    const head = await chain.head();
+    const canonical = await this.#canonical(verdicts, head);
     await Promise.all(
       [...verdicts].map(async ([{ seq, origin }, { kind, reason }]) => {
         const deep = head.number - origin.blockNumber >= BigInt(finality);
@@ -191,7 +207,9 @@ export class ResultBatches {
           this.#defer(seq);
           return;
         }
+        if (!this.#counts(seq, kind, head, canonical)) return;
         this.#deferred.delete(seq);
+        this.#judged.delete(seq);
         this.#reverts.delete(seq);
         // The chain may have left the call while it was judged.
         if (ledger.get(seq)?.state !== 'executed') return;
@@ -207,6 +225,38 @@ export class ResultBatches {
     );
   }
 
+  /** The heads of earlier verdicts that are on the chain still. */
+  async #canonical(verdicts: ReadonlyMap<PendingResult, Verdict>, head: BlockRef): Promise<ReadonlySet<Hex>> {
+    const { chain } = this.#lane.options;
+    const heads = new Map<Hex, bigint>();
+    for (const { seq } of verdicts.keys()) {
+      const before = this.#judged.get(seq)?.head;
+      if (before && this.#isDeep(before, head)) heads.set(before.hash, before.number);
+    }
+    const hashes = await mapLimited([...heads.values()], SIMULATE_PARALLEL, (number) => chain.blockHash(number));
+    return new Set(hashes.filter((hash) => hash !== undefined && heads.has(hash)) as Hex[]); // undefined is filtered
+  }
+
+  #isDeep(block: BlockRef, head: BlockRef): boolean {
+    return head.number - block.number >= BigInt(this.#options.confirmations);
+  }
+
+  /**
+   * What the contract says can leave the chain with a block, the result of another operator for one. It counts when it was said as many
+   * blocks ago as an event needs; until then the call is put off.
+   */
+  #counts(seq: number, kind: Verdict['kind'], head: BlockRef, canonical: ReadonlySet<Hex>): boolean {
+    if (this.#options.confirmations === 0 || kind === 'too-large') return true;
+    const before = this.#judged.get(seq);
+    const same = before?.kind === kind;
+    if (same && this.#isDeep(before.head, head) && canonical.has(before.head.hash)) return true;
+    const since = same && !this.#isDeep(before.head, head) ? before.head : head;
+    if (this.#judged.size >= DEFERRED_MAX) this.#judged.clear();
+    this.#judged.set(seq, { kind, head: since });
+    this.#defer(seq, since.number + BigInt(this.#options.confirmations));
+    return false;
+  }
+
   #sayPaused(sifted: readonly Sifted[]): boolean {
     const reason = sifted.find((part) => part.paused !== undefined)?.paused;
     if (reason !== undefined && !this.#paused) {
@@ -216,24 +266,28 @@ export class ResultBatches {
     return this.#paused;
   }
 
-  #defer(seq: number): void {
+  #defer(seq: number, untilHead = 0n): void {
     if (this.#deferred.size >= DEFERRED_MAX) this.#deferred.clear();
     const tries = (this.#deferred.get(seq)?.tries ?? 0) + 1;
     const untilMs = this.#lane.options.clock.monotonic() + Math.min(DEFER_MAX_MS, this.#options.retryMs * 2 ** (tries - 1));
-    this.#deferred.set(seq, { untilMs, tries });
+    this.#deferred.set(seq, { untilMs: untilHead > 0n ? 0 : untilMs, untilHead, tries });
   }
 
   /** Also forgets what was put off and is not executed any more. */
-  #withoutDeferred(executed: readonly PendingResult[]): PendingResult[] {
+  #withoutDeferred(executed: readonly PendingResult[], head: BlockRef): PendingResult[] {
     const nowMs = this.#lane.options.clock.monotonic();
     const seen = new Set(executed.map((call) => call.seq));
     for (const seq of this.#deferred.keys()) if (!seen.has(seq)) this.#deferred.delete(seq);
-    return executed.filter((call) => (this.#deferred.get(call.seq)?.untilMs ?? 0) <= nowMs);
+    return executed.filter((call) => {
+      const deferral = this.#deferred.get(call.seq);
+      return !deferral || (deferral.untilMs <= nowMs && deferral.untilHead <= head.number);
+    });
   }
 
   #end(next: TurnEnd['next']): TurnEnd {
     const nowMs = this.#lane.options.clock.monotonic();
     const dueMs = [...this.#deferred.values()].reduce((least, { untilMs }) => Math.min(least, untilMs), Number.POSITIVE_INFINITY);
-    return dueMs === Number.POSITIVE_INFINITY ? { next } : { next, retryInMs: Math.max(1, dueMs - nowMs) };
+    // What waits for a head looks for it as often as anything else is looked for.
+    return dueMs === Number.POSITIVE_INFINITY ? { next } : { next, retryInMs: Math.max(this.#options.retryMs, dueMs - nowMs) };
   }
 }
