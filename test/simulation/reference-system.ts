@@ -71,6 +71,7 @@ class Life implements SystemUnderTest {
   readonly #end = new AbortController();
   readonly #running = new Set<string>();
   readonly #hoard: unknown[] = [];
+  readonly #refusals = new Map<string, bigint>();
   #head: BlockRef | undefined;
   #loops: Promise<unknown> | undefined;
 
@@ -126,6 +127,7 @@ class Life implements SystemUnderTest {
         this.#head = update.block;
         return;
       case 'reorg':
+        this.#refusals.clear();
         await this.#write(() => {
           this.#disk.cursor = update.cursor;
           if (this.#fault === 'skip-inputs-check') return;
@@ -213,11 +215,18 @@ class Life implements SystemUnderTest {
       const [isThere] = this.#fault === 'skip-inputs-check' ? [true] : await chain.confirm([entry.origin]);
       if (!isThere) continue;
       if (simulation.outcome === 'revert') {
-        if (simulation.error !== 'JobCallNotFound') await this.#write(() => (entry.ended = true));
+        if (simulation.error !== 'JobCallNotFound') await this.#refused(entry, this.#head);
         continue;
       }
       await this.#send(entry, request);
     }
+  }
+
+  /** What the contract refuses because of another's result can be wanted again after a reorg: only a lasting refusal counts. */
+  async #refused(entry: Entry, head: BlockRef): Promise<void> {
+    const since = this.#refusals.get(entry.key) ?? head.number;
+    this.#refusals.set(entry.key, since);
+    if (head.number - since >= BigInt(this.#world.confirmations)) await this.#write(() => (entry.ended = true));
   }
 
   async #send(entry: Entry, request: { readonly to: Hex; readonly data: Hex }): Promise<void> {
