@@ -31,7 +31,8 @@ export function toJobId(value: JobIdLike): bigint {
  */
 export class Metadata {
   readonly #values = new Map<string, string>();
-  readonly #sensitive = new Set<string>();
+  /** Most have none: a set for each would be half of the cost. */
+  #sensitive: Set<string> | undefined;
 
   constructor(entries: Iterable<readonly [string, string]> = []) {
     for (const [name, value] of entries) this.set(name, value);
@@ -52,18 +53,18 @@ export class Metadata {
   set(name: string, value: string, options?: { readonly sensitive?: boolean }): this {
     const key = name.toLowerCase();
     this.#values.set(key, value);
-    if (options?.sensitive) this.#sensitive.add(key);
+    if (options?.sensitive) (this.#sensitive ??= new Set()).add(key);
     return this;
   }
 
   delete(name: string): boolean {
     const key = name.toLowerCase();
-    this.#sensitive.delete(key);
+    this.#sensitive?.delete(key);
     return this.#values.delete(key);
   }
 
   isSensitive(name: string): boolean {
-    return this.#sensitive.has(name.toLowerCase());
+    return this.#sensitive?.has(name.toLowerCase()) ?? false;
   }
 
   [Symbol.iterator](): IterableIterator<[string, string]> {
@@ -73,7 +74,7 @@ export class Metadata {
   /** For logs: sensitive values are replaced. */
   toJSON(): Record<string, string> {
     const shown: Record<string, string> = {};
-    for (const [name, value] of this.#values) shown[name] = this.#sensitive.has(name) ? '[redacted]' : value;
+    for (const [name, value] of this.#values) shown[name] = this.#sensitive?.has(name) ? '[redacted]' : value;
     return shown;
   }
 }

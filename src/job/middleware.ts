@@ -43,10 +43,11 @@ export function timeout(timeoutMs: number, clock: MiddlewareClock = realClock): 
   requirePositive('timeoutMs', timeoutMs);
   return (next, job) => (call, outer) => {
     const controller = new AbortController();
+    const forward = (): void => controller.abort(outer?.reason);
+    if (outer?.aborted) forward();
     const outcome = next(call, controller.signal);
     if (!(outcome instanceof Promise)) return outcome;
     return new Promise((resolve, reject) => {
-      const forward = (): void => controller.abort(outer?.reason);
       const cancel = clock.after(timeoutMs, () => {
         const error = new RunnerError('EXECUTOR_TIMEOUT', `job ${job.name} took longer than ${timeoutMs} ms for call ${call.id}`, {
           details: { job: job.name, timeoutMs, call: call.id },
@@ -58,8 +59,7 @@ export function timeout(timeoutMs: number, clock: MiddlewareClock = realClock): 
         cancel();
         outer?.removeEventListener('abort', forward);
       };
-      if (outer?.aborted) forward();
-      else outer?.addEventListener('abort', forward, { once: true });
+      outer?.addEventListener('abort', forward, { once: true });
       outcome.finally(end).then(resolve, reject);
     });
   };
