@@ -1,0 +1,383 @@
+/**
+ * What every executor must do, as data: each case gets an executor whose platform runs the jobs of `conformanceRouter`.
+ *
+ * The suite needs no test framework: `checkExecutor` runs it and reports, `runExecutorConformance` registers it with the `describe` and
+ * `it` that it is given.
+ */
+
+import assert from 'node:assert/strict';
+import { appendFile, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { RunnerError, isRunnerError } from '../errors.ts';
+import type { ErrorCode, Retry } from '../errors.ts';
+import type { Execution, FaasExecutor, InvokeOptions } from '../executor/executor.ts';
+import { ExecutorRegistry } from '../executor/registry.ts';
+import { Metadata, TANGLE } from '../job/call.ts';
+import type { JobCall } from '../job/call.ts';
+import { defineJob } from '../job/job.ts';
+import { JobRouter } from '../job/router.ts';
+
+/** The jobs that the suite calls. */
+export const CONFORMANCE_JOBS = { echo: 0n, fail: 1n, reject: 2n, wait: 3n, nothing: 4n, mark: 5n, metadata: 6n } as const;
+
+/**
+ * The router to run behind the executor under test. `mark` writes to the file that its arguments name, so it needs the file system of
+ * the test.
+ */
+export function conformanceRouter(): JobRouter {
+  const text = (body: Uint8Array): string => Buffer.from(body).toString('utf8');
+  return new JobRouter()
+    .route(CONFORMANCE_JOBS.echo, defineJob({ raw: true, name: 'echo' }, (body) => body))
+    .route(
+      CONFORMANCE_JOBS.fail,
+      defineJob({ raw: true, name: 'fail' }, (body) => {
+        throw new Error(text(body));
+      }),
+    )
+    .route(
+      CONFORMANCE_JOBS.reject,
+      defineJob({ raw: true, name: 'reject' }, (body) => {
+        throw new RunnerError('JOB_ARGS_INVALID', text(body), { details: { given: text(body) } });
+      }),
+    )
+    .route(
+      CONFORMANCE_JOBS.wait,
+      defineJob({ raw: true, name: 'wait' }, async (body, { signal }) => {
+        await new Promise<void>((resolve) => {
+          const timer = setTimeout(resolve, Number(text(body)));
+          signal.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true });
+        });
+        return body;
+      }),
+    )
+    .route(CONFORMANCE_JOBS.nothing, defineJob({ raw: true, name: 'nothing' }, () => undefined))
+    .route(
+      CONFORMANCE_JOBS.mark,
+      defineJob({ raw: true, name: 'mark' }, async (body) => {
+        await appendFile(text(body), 'x');
+        throw new Error('marked');
+      }),
+    )
+    .route(
+      CONFORMANCE_JOBS.metadata,
+      defineJob({ raw: true, name: 'metadata' }, (_, { call }) => JSON.stringify({ caller: call.metadata.get(TANGLE.caller), callId: call.metadata.get(TANGLE.callId) })),
+    );
+}
+
+export interface ExecutorCase {
+  readonly name: string;
+  run(executor: FaasExecutor): Promise<void>;
+}
+
+/** Time for a call that is expected to end soon; generous, because machines are slow at times. */
+const TIMEOUT_MS = 20_000;
+/** A timeout may come this much late. */
+const LATE_MS_MAX = 3_000;
+/** The largest call that the suite makes; limits above it are not tried out. */
+const TRIED_BYTES_MAX = 32 * 1024 * 1024;
+
+let calls = 0;
+
+function callOf(jobId: bigint, body: Uint8Array | string): JobCall {
+  calls += 1;
+  const metadata = new Metadata([
+    [TANGLE.callId, String(calls)],
+    [TANGLE.serviceId, '3'],
+    [TANGLE.caller, '0x00000000000000000000000000000000000000aa'],
+  ]);
+  return { id: `conformance-${process.pid}-${calls}`, jobId, body: typeof body === 'string' ? Buffer.from(body) : body, metadata };
+}
+
+function invoke(executor: FaasExecutor, call: JobCall, options: Partial<InvokeOptions> = {}): Promise<Execution> {
+  return executor.invoke(call, { deadline: Date.now() + TIMEOUT_MS, attempt: 1, ...options });
+}
+
+function bodyOf(execution: Execution): Buffer {
+  const [result] = execution.results;
+  assert.ok(result, 'the execution has no result');
+  return Buffer.from(result.body);
+}
+
+async function rejection(promise: Promise<unknown>): Promise<RunnerError> {
+  const thrown: unknown = await promise.then(
+    (value) => assert.fail(`expected a rejection, got ${JSON.stringify(value)?.slice(0, 200)}`),
+    (error: unknown) => error,
+  );
+  if (!isRunnerError(thrown)) assert.fail(`expected a RunnerError, got ${String(thrown)}`);
+  return thrown;
+}
+
+async function rejects(promise: Promise<unknown>, code: ErrorCode, retry?: Retry): Promise<RunnerError> {
+  const error = await rejection(promise);
+  assert.equal(error.code, code, `code of: ${error.message}`);
+  if (retry !== undefined) assert.equal(error.retry, retry, `retry of: ${error.message}`);
+  return error;
+}
+
+/** Bytes that show a shift, a swap or a text conversion. */
+function pattern(size: number): Buffer {
+  const bytes = Buffer.allocUnsafe(size);
+  for (let index = 0; index < size; index += 1) bytes[index] = (index * 31 + (index >>> 8) * 7) & 255;
+  return bytes;
+}
+
+async function echoes(executor: FaasExecutor, body: Buffer): Promise<void> {
+  const answer = bodyOf(await invoke(executor, callOf(CONFORMANCE_JOBS.echo, body)));
+  assert.ok(answer.equals(body), `${body.length} bytes came back as ${answer.length} others`);
+}
+
+function throughRegistry(executor: FaasExecutor, call: JobCall): Promise<unknown> {
+  return new ExecutorRegistry({ jobs: [[call.jobId, { executor, policy: { attemptsMax: 1 } }]] }).execute(call);
+}
+
+const echoCases = [0, 1, 64 * 1024, 1024 * 1024].map((size) => ({
+  name: `echoes ${size} bytes`,
+  run: (executor: FaasExecutor) => echoes(executor, pattern(size)),
+}));
+
+export const executorCases: readonly ExecutorCase[] = [
+  {
+    name: 'has a name and limits',
+    async run({ name, limits }) {
+      assert.ok(name.length > 0);
+      for (const limit of [limits.requestBytesMax, limits.responseBytesMax, limits.timeoutMsMax]) assert.ok(Number.isSafeInteger(limit) && limit > 0);
+    },
+  },
+  ...echoCases,
+  {
+    name: 'echoes every byte value',
+    run: (executor) => echoes(executor, Buffer.from(Array.from({ length: 256 }, (_, byte) => byte))),
+  },
+  {
+    name: 'echoes text outside of ASCII',
+    run: (executor) => echoes(executor, Buffer.from('Žluťoučký kůň 🐎 \u0000 \ufffd 你好 "quoted" \\ \r\n')),
+  },
+  {
+    name: 'takes a call of exactly its limit',
+    async run(executor) {
+      const size = executor.limits.requestBytesMax;
+      assert.ok(size <= TRIED_BYTES_MAX, `the limit of ${size} bytes is too large to be tried; skip this case and say so`);
+      await throughRegistry(executor, callOf(CONFORMANCE_JOBS.nothing, pattern(size)));
+    },
+  },
+  {
+    name: 'refuses a call above its limit before it is sent',
+    async run(executor) {
+      const size = executor.limits.requestBytesMax + 1;
+      assert.ok(size <= TRIED_BYTES_MAX, `the limit of ${size - 1} bytes is too large to be tried; skip this case and say so`);
+      const error = await rejects(throughRegistry(executor, callOf(CONFORMANCE_JOBS.echo, Buffer.alloc(size))), 'PAYLOAD_TOO_LARGE', 'never');
+      assert.equal(error.details['size'], size);
+      assert.equal(error.details['executor'], executor.name);
+    },
+  },
+  {
+    name: 'a job without a result gives none',
+    async run(executor) {
+      assert.deepEqual((await invoke(executor, callOf(CONFORMANCE_JOBS.nothing, 'x'))).results, []);
+    },
+  },
+  {
+    name: 'the result carries the call id and the service id of its call',
+    async run(executor) {
+      const call = callOf(CONFORMANCE_JOBS.echo, 'x');
+      const [result] = (await invoke(executor, call)).results;
+      assert.equal(result?.metadata.get(TANGLE.callId), call.metadata.get(TANGLE.callId));
+      assert.equal(result?.metadata.get(TANGLE.serviceId), '3');
+    },
+  },
+  {
+    name: 'the job sees the metadata of its call',
+    async run(executor) {
+      const call = callOf(CONFORMANCE_JOBS.metadata, '');
+      const seen: unknown = JSON.parse(bodyOf(await invoke(executor, call)).toString('utf8'));
+      assert.deepEqual(seen, { caller: call.metadata.get(TANGLE.caller), callId: call.metadata.get(TANGLE.callId) });
+    },
+  },
+  {
+    name: 'a job that throws is JOB_FAILED with its message',
+    async run(executor) {
+      const error = await rejects(invoke(executor, callOf(CONFORMANCE_JOBS.fail, 'the oven is cold')), 'JOB_FAILED', 'never');
+      assert.match(error.message, /the oven is cold/);
+    },
+  },
+  {
+    name: 'the code and the message of the error of a job arrive',
+    async run(executor) {
+      const error = await rejects(invoke(executor, callOf(CONFORMANCE_JOBS.reject, 'no such thing')), 'JOB_ARGS_INVALID', 'never');
+      assert.match(error.message, /no such thing/);
+    },
+  },
+  {
+    name: 'a job that nobody has is JOB_UNKNOWN or EXECUTOR_NOT_FOUND',
+    async run(executor) {
+      const { code } = await rejection(invoke(executor, callOf(4_000_000n, 'x')));
+      assert.ok(code === 'JOB_UNKNOWN' || code === 'EXECUTOR_NOT_FOUND', `the code is ${code}`);
+    },
+  },
+  {
+    name: 'runs a failing job once',
+    async run(executor) {
+      const directory = await mkdtemp(join(tmpdir(), 'conformance-'));
+      const file = join(directory, 'marks');
+      try {
+        await rejects(invoke(executor, callOf(CONFORMANCE_JOBS.mark, file)), 'JOB_FAILED');
+        assert.equal(await readFile(file, 'utf8'), 'x', 'the job ran more than once');
+      } finally {
+        await rm(directory, { recursive: true, force: true });
+      }
+    },
+  },
+  {
+    name: 'a call that is not done at its deadline is EXECUTOR_TIMEOUT, and the next one works',
+    async run(executor) {
+      await echoes(executor, pattern(10));
+      const started = performance.now();
+      await rejects(invoke(executor, callOf(CONFORMANCE_JOBS.wait, '60000'), { deadline: Date.now() + 300 }), 'EXECUTOR_TIMEOUT', 'idempotent');
+      const tookMs = performance.now() - started;
+      assert.ok(tookMs > 250 && tookMs < 300 + LATE_MS_MAX, `it took ${tookMs} ms`);
+      await echoes(executor, pattern(10));
+    },
+  },
+  {
+    name: 'an abort ends the call with ABORTED, and the next one works',
+    async run(executor) {
+      await echoes(executor, pattern(10));
+      const controller = new AbortController();
+      const running = invoke(executor, callOf(CONFORMANCE_JOBS.wait, '60000'), { signal: controller.signal });
+      setTimeout(() => controller.abort(new Error('enough')), 200);
+      const started = performance.now();
+      await rejects(running, 'ABORTED');
+      assert.ok(performance.now() - started < 200 + LATE_MS_MAX);
+      await echoes(executor, pattern(10));
+    },
+  },
+  {
+    name: 'a call that was aborted before is not run',
+    async run(executor) {
+      const directory = await mkdtemp(join(tmpdir(), 'conformance-'));
+      const file = join(directory, 'marks');
+      try {
+        await rejects(invoke(executor, callOf(CONFORMANCE_JOBS.mark, file), { signal: AbortSignal.abort() }), 'ABORTED', 'safe');
+        await echoes(executor, pattern(10));
+        await assert.rejects(readFile(file), { code: 'ENOENT' });
+      } finally {
+        await rm(directory, { recursive: true, force: true });
+      }
+    },
+  },
+  {
+    name: 'calls at the same time keep their identity',
+    async run(executor) {
+      const limit = Math.min(32, executor.limits.concurrencyMax ?? 32);
+      await Promise.all(
+        Array.from({ length: limit }, async (_, index) => {
+          const call = callOf(CONFORMANCE_JOBS.echo, Buffer.concat([Buffer.from(`call ${index} `), pattern(index * 97)]));
+          const execution = await invoke(executor, call);
+          assert.ok(bodyOf(execution).equals(call.body), `call ${index} got the answer of another`);
+          assert.equal(execution.results[0]?.metadata.get(TANGLE.callId), call.metadata.get(TANGLE.callId));
+        }),
+      );
+    },
+  },
+  {
+    name: 'a failing call does not disturb those beside it',
+    async run(executor) {
+      const outcomes = await Promise.allSettled(
+        Array.from({ length: 8 }, (_, index) => invoke(executor, callOf(index % 2 === 0 ? CONFORMANCE_JOBS.echo : CONFORMANCE_JOBS.fail, `${index}`))),
+      );
+      assert.deepEqual(outcomes.map(({ status }) => status), Array.from({ length: 8 }, (_, index) => (index % 2 === 0 ? 'fulfilled' : 'rejected')));
+    },
+  },
+  {
+    name: 'health and warm succeed when the platform is there',
+    async run(executor) {
+      await executor.health?.(CONFORMANCE_JOBS.echo);
+      await executor.warm?.(CONFORMANCE_JOBS.echo);
+      await echoes(executor, pattern(10));
+    },
+  },
+  {
+    name: 'close lets running calls end, refuses new ones, and can be repeated',
+    async run(executor) {
+      assert.ok(executor.close, 'the executor has no close');
+      await echoes(executor, pattern(10));
+      const running = invoke(executor, callOf(CONFORMANCE_JOBS.wait, '400'));
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      const closing = executor.close();
+      await rejects(invoke(executor, callOf(CONFORMANCE_JOBS.echo, 'x')), 'EXECUTOR_CLOSED', 'safe');
+      assert.equal(bodyOf(await running).toString('utf8'), '400');
+      await closing;
+      await executor.close();
+    },
+  },
+];
+
+export interface ExecutorUnderTest {
+  readonly name: string;
+  /** Makes a new executor for each case. Its platform runs `conformanceRouter`. */
+  create(): FaasExecutor | Promise<FaasExecutor>;
+  /** Cases that cannot be passed, each with the reason, for people. */
+  readonly skip?: Readonly<Record<string, string>>;
+}
+
+export interface CaseOutcome {
+  readonly name: string;
+  readonly outcome: 'passed' | 'failed' | 'skipped';
+  /** Of a failure. */
+  readonly error?: unknown;
+  /** Of a skip. */
+  readonly reason?: string;
+}
+
+/** Runs the suite; a failure is an outcome, it is not thrown. Throws `CONFIG_INVALID` when a skip names no case. */
+export async function checkExecutor(subject: ExecutorUnderTest): Promise<CaseOutcome[]> {
+  checkSkips(subject);
+  const outcomes: CaseOutcome[] = [];
+  for (const { name, ...rest } of executorCases) {
+    const reason = subject.skip?.[name];
+    if (reason !== undefined) outcomes.push({ name, outcome: 'skipped', reason });
+    else outcomes.push(await runCase({ name, ...rest }, subject).then(() => ({ name, outcome: 'passed' as const }), (error: unknown) => ({ name, outcome: 'failed' as const, error })));
+  }
+  return outcomes;
+}
+
+/** The parts of a test framework that the suite uses; those of vitest, jest, mocha and node:test fit. */
+export interface TestFramework {
+  describe(name: string, body: () => void): unknown;
+  readonly it: ((name: string, body: () => Promise<void>) => unknown) & { readonly skip: (name: string, body: () => Promise<void>) => unknown };
+}
+
+/**
+ * Registers the suite. A skipped case shows its reason in its name.
+ *
+ * @example
+ * import { describe, it } from 'vitest';
+ * runExecutorConformance({ describe, it }, { name: 'my-cloud', create: () => new MyExecutor(url) });
+ */
+export function runExecutorConformance(framework: TestFramework, subject: ExecutorUnderTest): void {
+  checkSkips(subject);
+  framework.describe(`executor ${subject.name}`, () => {
+    for (const each of executorCases) {
+      const reason = subject.skip?.[each.name];
+      if (reason === undefined) framework.it(each.name, () => runCase(each, subject));
+      else framework.it.skip(`${each.name} [skipped: ${reason}]`, () => runCase(each, subject));
+    }
+  });
+}
+
+async function runCase(each: ExecutorCase, subject: ExecutorUnderTest): Promise<void> {
+  const executor = await subject.create();
+  try {
+    await each.run(executor);
+  } finally {
+    await executor.close?.();
+  }
+}
+
+function checkSkips(subject: ExecutorUnderTest): void {
+  for (const [name, reason] of Object.entries(subject.skip ?? {})) {
+    if (!executorCases.some((each) => each.name === name)) throw new RunnerError('CONFIG_INVALID', `there is no conformance case ${JSON.stringify(name)} to skip`);
+    if (reason.trim() === '') throw new RunnerError('CONFIG_INVALID', `the case ${JSON.stringify(name)} is skipped without a reason`);
+  }
+}
