@@ -27,12 +27,22 @@ function result(seq: number, options: { serviceId?: bigint; jobIndex?: number; b
 }
 
 const results = (count: number): PendingResult[] => Array.from({ length: count }, (_, index) => result(index));
-const revert = (error: string, args: readonly unknown[] = [], callId?: bigint): Simulation => ({ outcome: 'revert', error, args, data: '0x', ...(callId !== undefined && { callId }) });
+const revert = (error: string, args: readonly unknown[] = [], callId?: bigint): Simulation => ({
+  outcome: 'revert',
+  error,
+  args,
+  data: '0x',
+  ...(callId !== undefined && { callId }),
+});
 const ok = (calls: readonly PendingResult[]): Simulation => ({ outcome: 'ok', gas: BigInt(calls.length) * 100n });
 const seqs = (calls: readonly PendingResult[] | undefined): number[] => (calls ?? []).map((call) => call.seq);
 
 /** Counts what it is asked. */
-function simulator(answer: (calls: readonly PendingResult[]) => Simulation): { simulate: (calls: readonly PendingResult[]) => Promise<Simulation>; parallel: number; asked: number[] } {
+function simulator(answer: (calls: readonly PendingResult[]) => Simulation): {
+  simulate: (calls: readonly PendingResult[]) => Promise<Simulation>;
+  parallel: number;
+  asked: number[];
+} {
   const asked: number[] = [];
   return {
     asked,
@@ -93,11 +103,14 @@ describe('sifting a batch', () => {
     await fc.assert(
       fc.asyncProperty(fc.integer({ min: 1, max: 128 }), fc.array(fc.nat(127), { maxLength: 12 }), async (count, picks) => {
         const poison = new Set(picks.filter((seq) => seq < count));
-        const simulation = simulator((calls) => (calls.some((call) => poison.has(call.seq)) ? revert('SchemaValidationFailed', [3, 0n, 0n, 1n]) : ok(calls)));
+        const simulation = simulator((calls) =>
+          calls.some((call) => poison.has(call.seq)) ? revert('SchemaValidationFailed', [3, 0n, 0n, 1n]) : ok(calls),
+        );
         const { good, verdicts } = await siftBatch(results(count), simulation);
         expect(seqs(good?.calls)).toEqual(seqs(results(count)).filter((seq) => !poison.has(seq)));
         expect([...verdicts.keys()].map((call) => call.seq).toSorted((a, b) => a - b)).toEqual([...poison].toSorted((a, b) => a - b));
-        for (const verdict of verdicts.values()) expect(verdict).toEqual({ kind: 'rejected', reason: 'SchemaValidationFailed(3, 0, 0, 1)' });
+        for (const verdict of verdicts.values())
+          expect(verdict).toEqual({ kind: 'rejected', reason: 'SchemaValidationFailed(3, 0, 0, 1)' });
         const depth = Math.ceil(Math.log2(count));
         expect(simulation.asked.length).toBeLessThanOrEqual(2 + 2 * poison.size * Math.max(1, depth));
       }),
@@ -116,25 +129,31 @@ describe('sifting a batch', () => {
         const { good, verdicts } = await siftBatch(results(count), simulation);
         expect(seqs(good?.calls)).toEqual(seqs(results(count)).filter((seq) => !done.has(seq)));
         expect(new Set([...verdicts.keys()].map((call) => call.seq))).toEqual(done);
-        for (const [call, verdict] of verdicts) expect(verdict).toEqual({ kind: 'closed', reason: `JobAlreadyCompleted(0, ${call.origin.callId})` });
+        for (const [call, verdict] of verdicts)
+          expect(verdict).toEqual({ kind: 'closed', reason: `JobAlreadyCompleted(0, ${call.origin.callId})` });
         expect(simulation.asked.length).toBeLessThanOrEqual(2 + 2 * done.size);
       }),
       { numRuns: 200 },
     );
   });
 
-  it.each(['ServiceNotActive', 'ServiceExpired', 'OperatorNotInService', 'OperatorNotActive', 'ServiceNotFound'])('rejects a whole service for %s without looking for a culprit', async (error) => {
-    const simulation = simulator(() => revert(error, [0n]));
-    const { good, verdicts } = await siftBatch(results(50), simulation);
-    expect(good).toBeUndefined();
-    expect(verdicts.size).toBe(50);
-    expect(new Set([...verdicts.values()].map((verdict) => verdict.kind))).toEqual(new Set(['rejected']));
-    expect(simulation.asked).toEqual([50]);
-  });
+  it.each(['ServiceNotActive', 'ServiceExpired', 'OperatorNotInService', 'OperatorNotActive', 'ServiceNotFound'])(
+    'rejects a whole service for %s without looking for a culprit',
+    async (error) => {
+      const simulation = simulator(() => revert(error, [0n]));
+      const { good, verdicts } = await siftBatch(results(50), simulation);
+      expect(good).toBeUndefined();
+      expect(verdicts.size).toBe(50);
+      expect(new Set([...verdicts.values()].map((verdict) => verdict.kind))).toEqual(new Set(['rejected']));
+      expect(simulation.asked).toEqual([50]);
+    },
+  );
 
   it('rejects the calls of a job that wants aggregation and keeps the others', async () => {
     const list = [0, 1, 2, 3, 4].map((seq) => result(seq, { jobIndex: seq % 2 }));
-    const simulation = simulator((calls) => (calls.some((call) => call.origin.jobIndex === 1) ? revert('AggregationRequired', [0n, 1]) : ok(calls)));
+    const simulation = simulator((calls) =>
+      calls.some((call) => call.origin.jobIndex === 1) ? revert('AggregationRequired', [0n, 1]) : ok(calls),
+    );
     const { good, verdicts } = await siftBatch(list, simulation);
     expect(seqs(good?.calls)).toEqual([0, 2, 4]);
     expect([...verdicts.keys()].map((call) => call.seq)).toEqual([1, 3]);
@@ -192,7 +211,10 @@ describe('sifting a batch', () => {
   });
 
   it('explains a revert without a name', async () => {
-    const { verdicts } = await siftBatch([result(0)], simulator(() => revert('')));
+    const { verdicts } = await siftBatch(
+      [result(0)],
+      simulator(() => revert('')),
+    );
     expect([...verdicts.values()]).toEqual([{ kind: 'rejected', reason: 'reverted without a reason' }]);
   });
 });

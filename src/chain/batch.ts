@@ -86,7 +86,9 @@ export function planBatches(results: readonly PendingResult[], limits: BatchLimi
 }
 
 /** What an error of the contract says about whom. Errors that are not listed are about one call that the contract does not name. */
-const CONTRACT_ERRORS: Readonly<Record<string, { readonly about: 'call' | 'job' | 'service' | 'contract'; readonly kind: Verdict['kind'] }>> = {
+const CONTRACT_ERRORS: Readonly<
+  Record<string, { readonly about: 'call' | 'job' | 'service' | 'contract'; readonly kind: Verdict['kind'] }>
+> = {
   JobAlreadyCompleted: { about: 'call', kind: 'closed' },
   ResultAlreadySubmitted: { about: 'call', kind: 'closed' },
   JobCallNotFound: { about: 'call', kind: 'unknown-call' },
@@ -161,7 +163,10 @@ async function siftOnce(
 }
 
 /** An endpoint that refuses this one request (too large, out of gas) must not hold up the calls that it does not refuse. */
-async function simulateOrNothing(calls: readonly PendingResult[], options: SiftOptions): Promise<Simulation | { readonly outcome: 'refused'; readonly error: string }> {
+async function simulateOrNothing(
+  calls: readonly PendingResult[],
+  options: SiftOptions,
+): Promise<Simulation | { readonly outcome: 'refused'; readonly error: string }> {
   try {
     return await options.simulate(calls);
   } catch (error) {
@@ -171,7 +176,10 @@ async function simulateOrNothing(calls: readonly PendingResult[], options: SiftO
   }
 }
 
-function judge(calls: readonly PendingResult[], simulation: Simulation | { readonly outcome: 'refused'; readonly error: string }): Judgement {
+function judge(
+  calls: readonly PendingResult[],
+  simulation: Simulation | { readonly outcome: 'refused'; readonly error: string },
+): Judgement {
   if (simulation.outcome === 'ok') return { fine: calls, gas: simulation.gas, verdicts: [], open: [] };
   if (simulation.outcome === 'refused') return blameUnnamed(calls, { kind: 'later', reason: simulation.error });
   const rule = CONTRACT_ERRORS[simulation.error] ?? { about: 'call', kind: 'rejected' };
@@ -213,7 +221,8 @@ function parted<T>(list: readonly T[], test: (item: T) => boolean): [T[], T[]] {
 }
 
 function describe(simulation: Extract<Simulation, { outcome: 'revert' }>): string {
-  if (simulation.error === '') return simulation.data === '0x' ? 'reverted without a reason' : `reverted with ${simulation.data.slice(0, 74)}`;
+  if (simulation.error === '')
+    return simulation.data === '0x' ? 'reverted without a reason' : `reverted with ${simulation.data.slice(0, 74)}`;
   return `${simulation.error}(${simulation.args.map(String).join(', ')})`;
 }
 

@@ -10,12 +10,18 @@ describe('fees', () => {
   });
 
   it('offers the cap when double the base fee is above it', () => {
-    expect(firstFees({ baseFeePerGas: 900n, maxPriorityFeePerGas: 5n }, policy)).toEqual({ maxFeePerGas: 1_000n, maxPriorityFeePerGas: 5n });
+    expect(firstFees({ baseFeePerGas: 900n, maxPriorityFeePerGas: 5n }, policy)).toEqual({
+      maxFeePerGas: 1_000n,
+      maxPriorityFeePerGas: 5n,
+    });
   });
 
   it('offers nothing when the present fee is above the cap', () => {
     expect(firstFees({ baseFeePerGas: 996n, maxPriorityFeePerGas: 5n }, policy)).toBeUndefined();
-    expect(firstFees({ baseFeePerGas: 995n, maxPriorityFeePerGas: 5n }, policy)).toEqual({ maxFeePerGas: 1_000n, maxPriorityFeePerGas: 5n });
+    expect(firstFees({ baseFeePerGas: 995n, maxPriorityFeePerGas: 5n }, policy)).toEqual({
+      maxFeePerGas: 1_000n,
+      maxPriorityFeePerGas: 5n,
+    });
   });
 
   it('refuses a policy that nodes would not follow', () => {

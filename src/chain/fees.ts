@@ -21,7 +21,10 @@ const BUMP_PERCENT_MIN = 12.5;
 /** Throws `CONFIG_INVALID`. */
 export function checkFeePolicy(policy: FeePolicy): FeePolicy {
   if (!(policy.bumpPercent >= BUMP_PERCENT_MIN)) {
-    throw new RunnerError('CONFIG_INVALID', `feeBumpPercent is ${policy.bumpPercent}; it must be at least ${BUMP_PERCENT_MIN}, or nodes refuse the replacement`);
+    throw new RunnerError(
+      'CONFIG_INVALID',
+      `feeBumpPercent is ${policy.bumpPercent}; it must be at least ${BUMP_PERCENT_MIN}, or nodes refuse the replacement`,
+    );
   }
   if (policy.maxFeePerGasCap <= 0n) {
     throw new RunnerError('CONFIG_INVALID', `maxFeePerGasCap is ${policy.maxFeePerGasCap}; it must be above 0`);

@@ -21,7 +21,7 @@ interface View {
 }
 
 interface Repair {
-  readonly how: 'resend' | 'bump' | 'replace';
+  readonly how: 'resend' | 'bump' | 'replace' | 'give-up';
   readonly newest: LedgerTransaction;
   /** The calls that still want this transaction. */
   readonly keep: readonly number[];
@@ -56,7 +56,11 @@ export class LaneKeeper {
     const { address } = this.#lane;
     const inFlight = this.#lane.pending().length > 0;
     // Nonces are read before receipts: a nonce that is used has its receipt then, when one of ours used it.
-    const [head, latest, known] = await Promise.all([chain.head(), chain.nonce(address, 'latest'), inFlight ? chain.nonce(address, 'pending') : 0]);
+    const [head, latest, known] = await Promise.all([
+      chain.head(),
+      chain.nonce(address, 'latest'),
+      inFlight ? chain.nonce(address, 'pending') : 0,
+    ]);
     const moved = head.hash !== this.#view?.head.hash;
     const reorganised = moved && (await this.#checkMined(head));
     this.#lane.observe(head, latest, reorganised);
@@ -145,7 +149,9 @@ export class LaneKeeper {
     // A version that another one had replaced may be the one that a reorg brought back.
     const flying = new Set(versions.map((version) => version.id));
     const seqs = new Set(versions.flatMap((version) => version.calls));
-    const others = [...seqs].flatMap((seq) => ledger.transactionsOf(seq)).filter((version) => version.nonce === nonce && version.account === versions[0]?.account && !flying.has(version.id));
+    const others = [...seqs]
+      .flatMap((seq) => ledger.transactionsOf(seq))
+      .filter((version) => version.nonce === nonce && version.account === versions[0]?.account && !flying.has(version.id));
     const unique = [...new Map(others.map((version) => [version.id, version])).values()];
     if (unique.length > 0 && (await this.#recordMined(unique, await chain.receipts(unique.map((version) => version.hash))))) return;
     await Promise.all(versions.map((version) => ledger.recordDropped(version.id, `nonce ${nonce} was used by another transaction`)));
@@ -158,9 +164,11 @@ export class LaneKeeper {
     const sent = this.#lane.sentAt(newest);
     const unknown = sent === undefined || (newest.nonce >= view.known && clock.monotonic() - sent.atMs >= this.#lane.resendAfterMs());
     const bump = !this.#lane.underfunded && (this.#lane.isOutbid(newest.nonce) || this.#isStuck(newest, view));
-    if (!view.moved && !unknown && !bump) return undefined;
+    const refused = newest.purpose !== 'cancel' && this.#lane.isRefused(newest);
+    if (!view.moved && !unknown && !bump && !refused) return undefined;
     const keep = newest.calls.filter((seq) => !claimed.has(seq) && ledger.get(seq)?.state === 'submitted');
     for (const seq of newest.calls) claimed.add(seq);
+    if (refused) return { how: 'give-up', newest, keep: [], unknown };
     if (keep.length < newest.calls.length) return { how: 'replace', newest, keep, unknown };
     if (bump) return { how: 'bump', newest, keep, unknown };
     return unknown ? { how: 'resend', newest, keep, unknown } : undefined;
@@ -199,6 +207,11 @@ export class LaneKeeper {
   async #performOne({ how, newest, keep, unknown }: Repair, confirmed: ReadonlySet<number>): Promise<void> {
     const { emit } = this.#lane.options;
     const sure = keep.filter((seq) => confirmed.has(seq));
+    if (how === 'give-up') {
+      const { nonce, calls } = newest;
+      if (await this.#reissue(newest, await this.#cancel())) emit({ type: 'healed', how: 'refused', nonce, calls });
+      return;
+    }
     if (how === 'replace') {
       await this.#reissue(newest, sure.length > 0 ? this.#resultsAgain(newest, sure) : await this.#cancel());
       return;
@@ -229,7 +242,8 @@ export class LaneKeeper {
     const batch: { serviceId: bigint; callIds: bigint[]; results: Uint8Array[] } = { serviceId: 0n, callIds: [], results: [] };
     for (const seq of calls) {
       const record = ledger.get(seq);
-      if (!record?.call.origin || !record.output) throw new RunnerError('INTERNAL', `call ${seq} is submitted without a result in the ledger`);
+      if (!record?.call.origin || !record.output)
+        throw new RunnerError('INTERNAL', `call ${seq} is submitted without a result in the ledger`);
       batch.serviceId = record.call.origin.serviceId;
       batch.callIds.push(record.call.origin.callId);
       batch.results.push(record.output);
@@ -254,7 +268,9 @@ export class LaneKeeper {
       if (used.has(nonce) || !this.#isSure(this.#gapSince, nonce)) continue;
       const fees = await this.#lane.firstFees();
       if (!fees) return;
-      await (await this.#lane.issue(await this.#cancel(), fees, nonce))?.sent;
+      await (
+        await this.#lane.issue(await this.#cancel(), fees, nonce)
+      )?.sent;
       this.#lane.options.emit({ type: 'healed', how: 'filled', nonce, calls: [] });
     }
   }

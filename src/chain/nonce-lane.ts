@@ -17,7 +17,13 @@ import type { FeePolicy, Fees } from './fees.ts';
 import { bumpedFees, firstFees } from './fees.ts';
 
 export type LaneEvent =
-  | { readonly type: 'submitted'; readonly hash: Hex; readonly nonce: number; readonly purpose: LedgerTransaction['purpose']; readonly calls: readonly number[] }
+  | {
+      readonly type: 'submitted';
+      readonly hash: Hex;
+      readonly nonce: number;
+      readonly purpose: LedgerTransaction['purpose'];
+      readonly calls: readonly number[];
+    }
   | {
       readonly type: 'mined';
       readonly hash: Hex;
@@ -31,14 +37,26 @@ export type LaneEvent =
     }
   | { readonly type: 'final'; readonly calls: readonly number[]; readonly throughBlock: bigint }
   /** A new version of the same nonce, that offers more or carries other calls. */
-  | { readonly type: 'bumped'; readonly hash: Hex; readonly nonce: number; readonly calls: readonly number[]; readonly maxFeePerGas: bigint }
+  | {
+      readonly type: 'bumped';
+      readonly hash: Hex;
+      readonly nonce: number;
+      readonly calls: readonly number[];
+      readonly maxFeePerGas: bigint;
+    }
   /**
    * - `resent`: a node did not know the transaction any more
    * - `filled`: a nonce that nothing used was filled
    * - `dropped`: something else used the nonce; the calls wait for another transaction
    * - `unmined`: the block of the transaction left the chain
+   * - `refused`: nodes will not take the transaction; its nonce is used for nothing, and the calls wait for another one
    */
-  | { readonly type: 'healed'; readonly how: 'resent' | 'filled' | 'dropped' | 'unmined'; readonly nonce: number; readonly calls: readonly number[] }
+  | {
+      readonly type: 'healed';
+      readonly how: 'resent' | 'filled' | 'dropped' | 'unmined' | 'refused';
+      readonly nonce: number;
+      readonly calls: readonly number[];
+    }
   /** A call turned out not to be on the chain any more. */
   | { readonly type: 'orphaned'; readonly seq: number }
   /** Nothing goes on until somebody acts; said once per change. */
@@ -79,6 +97,8 @@ export interface Sighting {
 
 const UNDERFUNDED_RETRY_MS = 30_000;
 const DOUBTS_MAX = 10_000;
+/** How often nodes may answer a transaction with an error, one time after the other, before it is given up. */
+const REFUSALS_MAX = 8;
 
 export class NonceLane {
   readonly options: LaneOptions;
@@ -87,6 +107,7 @@ export class NonceLane {
   readonly #reserved = new Set<number>();
   readonly #sent = new Map<number, Sighting>();
   readonly #outbid = new Set<number>();
+  readonly #refusals = new Map<number, number>();
   readonly #doubts = new Map<number, { readonly head: Hex; readonly heads: number }>();
   /** Why nothing goes on. */
   readonly #stalls = new Map<string, RunnerError>();
@@ -100,7 +121,6 @@ export class NonceLane {
     this.options = options;
     this.address = options.signer.address.toLowerCase() as Address; // still the 0x form
   }
-
 
   get head(): BlockRef | undefined {
     return this.#head;
@@ -116,7 +136,9 @@ export class NonceLane {
 
   /** All versions of all nonces in flight, in nonce order, oldest version first. */
   pending(): readonly LedgerTransaction[] {
-    this.#pending ??= this.options.ledger.pendingTransactions(this.options.chain.chainId, this.address).toSorted((a, b) => a.nonce - b.nonce || a.id - b.id);
+    this.#pending ??= this.options.ledger
+      .pendingTransactions(this.options.chain.chainId, this.address)
+      .toSorted((a, b) => a.nonce - b.nonce || a.id - b.id);
     return this.#pending;
   }
 
@@ -185,7 +207,11 @@ export class NonceLane {
    * Signs with the next free nonce, or a given one, and journals. `sent` resolves when it is sent, or could not be sent and stays in the journal for
    * the keeper; it rejects when the journal refuses. Undefined: a call of it is not executed any more (the chain left it meanwhile).
    */
-  async issue(draft: Draft, fees: Fees, nonce = this.nextNonce()): Promise<{ readonly nonce: number; readonly sent: Promise<LedgerTransaction> } | undefined> {
+  async issue(
+    draft: Draft,
+    fees: Fees,
+    nonce = this.nextNonce(),
+  ): Promise<{ readonly nonce: number; readonly sent: Promise<LedgerTransaction> } | undefined> {
     const signed = await this.#sign(draft, nonce, fees);
     if (!this.#callsAre('executed', draft.calls)) return undefined;
     const sent = this.#journalAndSend(signed);
@@ -208,9 +234,12 @@ export class NonceLane {
     try {
       outcome = await chain.send(version.raw);
     } catch (thrown) {
-      this.note(toRunnerError(thrown, 'RPC_ERROR'));
+      const error = toRunnerError(thrown, 'RPC_ERROR');
+      if (error.code === 'RPC_ERROR') this.#refusals.set(version.id, (this.#refusals.get(version.id) ?? 0) + 1);
+      this.note(error);
       return;
     }
+    this.#refusals.delete(version.id);
     log.debug('transaction sent', { hash: version.hash, nonce: version.nonce, outcome });
     switch (outcome) {
       case 'sent':
@@ -224,7 +253,14 @@ export class NonceLane {
         this.#outbid.add(version.nonce);
         return;
       case 'underfunded':
-        this.#stall('TX_UNDERFUNDED', new RunnerError('TX_UNDERFUNDED', `account ${this.address} cannot pay for transaction ${version.hash} (gas ${version.gas} at up to ${version.maxFeePerGas} wei)`, { details: { account: this.address, nonce: version.nonce } }));
+        this.#stall(
+          'TX_UNDERFUNDED',
+          new RunnerError(
+            'TX_UNDERFUNDED',
+            `account ${this.address} cannot pay for transaction ${version.hash} (gas ${version.gas} at up to ${version.maxFeePerGas} wei)`,
+            { details: { account: this.address, nonce: version.nonce } },
+          ),
+        );
         return;
     }
   }
@@ -244,11 +280,16 @@ export class NonceLane {
     return this.#outbid.has(nonce);
   }
 
+  /** Nodes answer this version with an error again and again. */
+  isRefused(version: LedgerTransaction): boolean {
+    return (this.#refusals.get(version.id) ?? 0) >= REFUSALS_MAX;
+  }
+
   /** Drops what is remembered of transactions that are no longer in flight. */
   forget(): void {
     const ids = new Set(this.pending().map((version) => version.id));
     const nonces = new Set(this.pending().map((version) => version.nonce));
-    for (const id of this.#sent.keys()) if (!ids.has(id)) this.#sent.delete(id);
+    for (const remembered of [this.#sent, this.#refusals]) for (const id of remembered.keys()) if (!ids.has(id)) remembered.delete(id);
     for (const nonce of this.#outbid) if (!nonces.has(nonce)) this.#outbid.delete(nonce);
     if (this.#doubts.size > DOUBTS_MAX) this.#doubts.clear();
   }

@@ -22,7 +22,10 @@ export class OwnTransactions implements TransactionSender {
   readonly #signed = new Map<number, Waiting>();
   #closed = false;
 
-  constructor(address: Address, options: { readonly chain: SettlementChain; readonly wake: () => void; readonly withGasMargin: (gas: bigint) => bigint }) {
+  constructor(
+    address: Address,
+    options: { readonly chain: SettlementChain; readonly wake: () => void; readonly withGasMargin: (gas: bigint) => bigint },
+  ) {
     this.address = address;
     this.#chain = options.chain;
     this.#wake = options.wake;
@@ -38,13 +41,22 @@ export class OwnTransactions implements TransactionSender {
     const { signal } = options;
     if (this.#closed) throw new RunnerError('STATE_INVALID', 'settlement is closed: nothing is sent any more');
     if (signal?.aborted) throw new RunnerError('ABORTED', 'the transaction was cancelled before it was signed', { cause: signal.reason });
-    if (this.#queue.length >= QUEUE_MAX) throw new RunnerError('QUEUE_FULL', `${QUEUE_MAX} transactions of ${this.address} wait to be signed`);
+    if (this.#queue.length >= QUEUE_MAX)
+      throw new RunnerError('QUEUE_FULL', `${QUEUE_MAX} transactions of ${this.address} wait to be signed`);
     const { promise, resolve, reject } = Promise.withResolvers<Receipt>();
     const item: Waiting = { request, resolve, reject };
     const onAbort = (): void => {
       const index = this.#queue.indexOf(item);
       if (index >= 0) this.#queue.splice(index, 1);
-      reject(new RunnerError('ABORTED', index >= 0 ? 'the transaction was cancelled before it was signed' : 'nobody waits for the transaction any more; it stays in flight', { cause: signal?.reason }));
+      reject(
+        new RunnerError(
+          'ABORTED',
+          index >= 0
+            ? 'the transaction was cancelled before it was signed'
+            : 'nobody waits for the transaction any more; it stays in flight',
+          { cause: signal?.reason },
+        ),
+      );
     };
     signal?.addEventListener('abort', onAbort, { once: true });
     this.#queue.push(item);
@@ -61,12 +73,21 @@ export class OwnTransactions implements TransactionSender {
       if (!simulation) continue;
       if (simulation.outcome === 'revert') {
         this.#take(item);
-        item.reject(new RunnerError('RESULT_REJECTED', `the contract refuses the transaction: ${simulation.error}(${simulation.args.map(String).join(', ')})`, { details: { error: simulation.error } }));
+        item.reject(
+          new RunnerError(
+            'RESULT_REJECTED',
+            `the contract refuses the transaction: ${simulation.error}(${simulation.args.map(String).join(', ')})`,
+            { details: { error: simulation.error } },
+          ),
+        );
         continue;
       }
       const fees = await lane.firstFees();
       if (!fees || !this.#queue.includes(item)) return;
-      const issued = await lane.issue({ purpose: 'other', request: item.request, gas: this.#withGasMargin(simulation.gas), calls: [] }, fees);
+      const issued = await lane.issue(
+        { purpose: 'other', request: item.request, gas: this.#withGasMargin(simulation.gas), calls: [] },
+        fees,
+      );
       if (!issued) return;
       this.#take(item);
       this.#signed.set(issued.nonce, item);
@@ -87,18 +108,25 @@ export class OwnTransactions implements TransactionSender {
       if (!item) return;
       if (event.purpose !== 'other') this.#queue.unshift(item);
       else if (event.receipt.success) item.resolve(event.receipt);
-      else item.reject(new RunnerError('RESULT_REJECTED', `transaction ${event.hash} reverted in block ${event.receipt.block.number}`, { details: { hash: event.hash } }));
-    } else if (event.type === 'healed' && event.how === 'dropped') {
+      else
+        item.reject(
+          new RunnerError('RESULT_REJECTED', `transaction ${event.hash} reverted in block ${event.receipt.block.number}`, {
+            details: { hash: event.hash },
+          }),
+        );
+    } else if (event.type === 'healed' && (event.how === 'dropped' || event.how === 'refused')) {
       const item = this.#signed.get(event.nonce);
       this.#signed.delete(event.nonce);
-      if (item) this.#queue.unshift(item);
+      if (event.how === 'dropped' && item) this.#queue.unshift(item);
+      else item?.reject(new RunnerError('RPC_ERROR', 'every node refuses the transaction'));
     }
   }
 
   /** Nobody gets an answer any more; what is signed stays in the journal. */
   close(): void {
     this.#closed = true;
-    for (const item of [...this.#queue.splice(0), ...this.#signed.values()]) item.reject(new RunnerError('ABORTED', 'settlement was closed while the transaction was in flight'));
+    for (const item of [...this.#queue.splice(0), ...this.#signed.values()])
+      item.reject(new RunnerError('ABORTED', 'settlement was closed while the transaction was in flight'));
     this.#signed.clear();
   }
 

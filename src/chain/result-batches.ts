@@ -49,6 +49,12 @@ interface Batch {
   readonly gas: bigint;
 }
 
+interface Present {
+  readonly head: BlockRef;
+  /** Hashes of earlier heads that are on the chain still. */
+  readonly canonical: ReadonlySet<Hex>;
+}
+
 interface Deferral {
   readonly untilMs: number;
   readonly untilHead: bigint;
@@ -111,12 +117,13 @@ export class ResultBatches {
   }
 
   observe(event: LaneEvent): void {
-    if (event.type !== 'mined' || event.purpose !== 'results') return;
+    const refused = event.type === 'healed' && event.how === 'refused';
+    if (!refused && (event.type !== 'mined' || event.purpose !== 'results')) return;
     const [first] = event.calls;
     const serviceId = first === undefined ? undefined : this.#lane.options.ledger.get(first)?.call.origin?.serviceId;
     if (serviceId === undefined) return;
     const callsMax = this.#callsMax.get(serviceId) ?? this.#options.batchMax;
-    if (event.receipt.success) {
+    if (event.type === 'mined' && event.receipt.success) {
       for (const seq of event.calls) this.#reverts.delete(seq);
       const grown = callsMax + Math.max(1, callsMax >> 2);
       if (grown >= this.#options.batchMax) this.#callsMax.delete(serviceId);
@@ -130,7 +137,11 @@ export class ResultBatches {
   #plan(ready: readonly PendingResult[], verdicts: Map<PendingResult, Verdict>): readonly (readonly PendingResult[])[] {
     const { batchMax, bytesMax, bytesHardMax } = this.#options;
     const worn = ready.filter((call) => (this.#reverts.get(call.seq) ?? 0) >= REVERTS_MAX);
-    for (const call of worn) verdicts.set(call, { kind: 'rejected', reason: `its transactions reverted ${REVERTS_MAX} times although they were simulated with success` });
+    for (const call of worn)
+      verdicts.set(call, {
+        kind: 'rejected',
+        reason: `its transactions reverted or were refused ${REVERTS_MAX} times although they were simulated with success`,
+      });
     const limits: BatchLimits = {
       callsMax: (serviceId) => this.#callsMax.get(serviceId) ?? batchMax,
       bytesMax,
@@ -139,9 +150,19 @@ export class ResultBatches {
     };
     const open = ready.filter((call) => !verdicts.has(call));
     // What was refused before is looked at apart from the others: they must not be sifted for it again.
-    const fresh = planBatches(open.filter((call) => !this.#judged.has(call.seq)), limits);
-    const refused = planBatches(open.filter((call) => this.#judged.has(call.seq)), limits);
-    for (const call of fresh.tooLarge) verdicts.set(call, { kind: 'too-large', reason: `the result has ${call.output.length} bytes; a transaction may have ${bytesHardMax}` });
+    const fresh = planBatches(
+      open.filter((call) => !this.#judged.has(call.seq)),
+      limits,
+    );
+    const refused = planBatches(
+      open.filter((call) => this.#judged.has(call.seq)),
+      limits,
+    );
+    for (const call of fresh.tooLarge)
+      verdicts.set(call, {
+        kind: 'too-large',
+        reason: `the result has ${call.output.length} bytes; a transaction may have ${bytesHardMax}`,
+      });
     return [...fresh.batches, ...refused.batches];
   }
 
@@ -152,7 +173,11 @@ export class ResultBatches {
 
   #request(calls: readonly PendingResult[]): TransactionRequest {
     const serviceId = calls[0]?.origin.serviceId ?? 0n;
-    return this.#lane.options.chain.encodeResults({ serviceId, callIds: calls.map((call) => call.origin.callId), results: calls.map((call) => call.output) });
+    return this.#lane.options.chain.encodeResults({
+      serviceId,
+      callIds: calls.map((call) => call.origin.callId),
+      results: calls.map((call) => call.output),
+    });
   }
 
   #batch(good: { readonly calls: readonly PendingResult[]; readonly gas: bigint }): Batch {
@@ -176,7 +201,10 @@ export class ResultBatches {
       for (const call of calls) if (!confirmed.has(call.seq)) this.#defer(call.seq);
       if (sure.length === 0) continue;
       // Fewer calls than were simulated need less gas.
-      const issued = await this.#lane.issue({ purpose: 'results', request: this.#request(sure), gas, calls: sure.map((call) => call.seq) }, fees);
+      const issued = await this.#lane.issue(
+        { purpose: 'results', request: this.#request(sure), gas, calls: sure.map((call) => call.seq) },
+        fees,
+      );
       if (issued) sends.push(issued.sent);
       else complete = false;
       for (const call of sure) this.#deferred.delete(call.seq);
@@ -199,7 +227,7 @@ export class ResultBatches {
     const { chain, finality, ledger } = this.#lane.options;
     // Read after the simulations: what they saw is in this head or below it.
     const head = await chain.head();
-    const canonical = await this.#canonical(verdicts, head);
+    const present = { head, canonical: await this.#canonical(verdicts, head) };
     await Promise.all(
       [...verdicts].map(async ([{ seq, origin }, { kind, reason }]) => {
         const deep = head.number - origin.blockNumber >= BigInt(finality);
@@ -207,7 +235,7 @@ export class ResultBatches {
           this.#defer(seq);
           return;
         }
-        if (!this.#counts(seq, kind, head, canonical)) return;
+        if (!this.#counts(seq, kind, present)) return;
         this.#deferred.delete(seq);
         this.#judged.delete(seq);
         this.#reverts.delete(seq);
@@ -245,7 +273,7 @@ export class ResultBatches {
    * What the contract says can leave the chain with a block, the result of another operator for one. It counts when it was said as many
    * blocks ago as an event needs; until then the call is put off.
    */
-  #counts(seq: number, kind: Verdict['kind'], head: BlockRef, canonical: ReadonlySet<Hex>): boolean {
+  #counts(seq: number, kind: Verdict['kind'], { head, canonical }: Present): boolean {
     if (this.#options.confirmations === 0 || kind === 'too-large') return true;
     const before = this.#judged.get(seq);
     const same = before?.kind === kind;
@@ -260,7 +288,10 @@ export class ResultBatches {
   #sayPaused(sifted: readonly Sifted[]): boolean {
     const reason = sifted.find((part) => part.paused !== undefined)?.paused;
     if (reason !== undefined && !this.#paused) {
-      this.#options.emit({ type: 'stalled', error: new RunnerError('RESULT_REJECTED', `the contract takes no results for now: ${reason}`, { retry: 'safe' }) });
+      this.#options.emit({
+        type: 'stalled',
+        error: new RunnerError('RESULT_REJECTED', `the contract takes no results for now: ${reason}`, { retry: 'safe' }),
+      });
     }
     this.#paused = reason !== undefined;
     return this.#paused;

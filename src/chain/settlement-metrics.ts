@@ -5,8 +5,10 @@ import type { SettlementEvent } from './settlement.ts';
 
 /** A function that counts an event. */
 export function settlementMetrics(metrics: Metrics): (event: SettlementEvent) => void {
-  const counter = (name: string, help: string, labels?: Readonly<Record<string, string>>) => metrics.counter({ name: `blueprint_settlement_${name}`, help, ...(labels && { labels }) });
-  const transactions = (outcome: string) => counter('transactions_total', 'Transactions of the operator by what became of them.', { outcome });
+  const counter = (name: string, help: string, labels?: Readonly<Record<string, string>>) =>
+    metrics.counter({ name: `blueprint_settlement_${name}`, help, ...(labels && { labels }) });
+  const transactions = (outcome: string) =>
+    counter('transactions_total', 'Transactions of the operator by what became of them.', { outcome });
   const results = (outcome: string) => counter('results_total', 'Results by what became of them.', { outcome });
   const count = {
     submitted: transactions('submitted'),
@@ -21,8 +23,16 @@ export function settlementMetrics(metrics: Metrics): (event: SettlementEvent) =>
     orphaned: results('orphaned'),
   };
   const gas = counter('gas_used_total', 'Gas used by mined transactions of the operator.');
-  const batchSize = metrics.histogram({ name: 'blueprint_settlement_batch_results', help: 'Results per transaction.', buckets: [1, 2, 5, 10, 20, 50, 100, 200] });
-  const lag = metrics.histogram({ name: 'blueprint_settlement_mined_seconds', help: 'From the signature of a transaction to its receipt.', buckets: [0.1, 0.5, 1, 2, 5, 15, 30, 60, 300] });
+  const batchSize = metrics.histogram({
+    name: 'blueprint_settlement_batch_results',
+    help: 'Results per transaction.',
+    buckets: [1, 2, 5, 10, 20, 50, 100, 200],
+  });
+  const lag = metrics.histogram({
+    name: 'blueprint_settlement_mined_seconds',
+    help: 'From the signature of a transaction to its receipt.',
+    buckets: [0.1, 0.5, 1, 2, 5, 15, 30, 60, 300],
+  });
   return (event) => {
     switch (event.type) {
       case 'submitted':

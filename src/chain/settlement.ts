@@ -168,7 +168,8 @@ export class Settlement {
   /** A result was journaled. Results that come close together go together. */
   wake(): void {
     this.#wakes += 1;
-    const waitMs = this.#wakes >= this.#options.batchMax ? 0 : Math.min(WAIT_MAX_MS, this.#options.batchWaitMs * 2 ** this.#noncesInFlight());
+    const waitMs =
+      this.#wakes >= this.#options.batchMax ? 0 : Math.min(WAIT_MAX_MS, this.#options.batchWaitMs * 2 ** this.#noncesInFlight());
     const dueMs = this.#nowMs() + waitMs;
     if (dueMs >= this.#workDueMs) return;
     this.#workDueMs = dueMs;
@@ -190,7 +191,8 @@ export class Settlement {
       head: lane?.head?.number,
       nextNonce: lane?.head && lane.nextNonce(),
       pending: this.#noncesInFlight(),
-      oldestPendingMs: oldest === undefined || oldest === Number.POSITIVE_INFINITY ? undefined : Math.max(0, this.#options.clock.now() - oldest),
+      oldestPendingMs:
+        oldest === undefined || oldest === Number.POSITIVE_INFINITY ? undefined : Math.max(0, this.#options.clock.now() - oldest),
       lastError: lane?.lastError,
     };
   }
@@ -230,7 +232,20 @@ export class Settlement {
     const emit = (event: SettlementEvent): void => this.#emit(event);
     const fees = checkFeePolicy({ bumpPercent: rest.feeBumpPercent, maxFeePerGasCap: rest.maxFeePerGas });
     const log = telemetry.log.child({ room: 'settlement' });
-    const lane = new NonceLane({ chain, ledger, signer, clock, log, fees, finality, inFlightMax, resendAfterMs, bumpAfterMs: rest.resubmitAfterMs, bumpAfterBlocks: rest.resubmitAfterBlocks, emit });
+    const lane = new NonceLane({
+      chain,
+      ledger,
+      signer,
+      clock,
+      log,
+      fees,
+      finality,
+      inFlightMax,
+      resendAfterMs,
+      bumpAfterMs: rest.resubmitAfterMs,
+      bumpAfterBlocks: rest.resubmitAfterBlocks,
+      emit,
+    });
     const results = new ResultBatches(lane, {
       confirmations: rest.confirmations,
       batchMax: rest.batchMax,
@@ -337,7 +352,8 @@ export class Settlement {
       this.#workDueMs = Math.min(this.#workDueMs, this.#nowMs() + inMs);
     }
     if (failure) throw failure;
-    if (!dryRun && (own.waiting || lane.pending().length > 0 || lane.mined().length > 0)) this.#pollDueMs = Math.min(this.#pollDueMs, this.#polledAtMs + pollMs);
+    if (!dryRun && (own.waiting || lane.pending().length > 0 || lane.mined().length > 0))
+      this.#pollDueMs = Math.min(this.#pollDueMs, this.#polledAtMs + pollMs);
     if (lane.lastError === errorBefore) lane.note(undefined);
   }
 
@@ -366,7 +382,15 @@ function checkOptions<T extends SettlementOptions & typeof DEFAULTS>(options: T)
   for (const name of ['batchMax', 'inFlightMax', 'pollMs', 'transactionBytesMax', 'transactionBytesHardMax'] as const) {
     if (!(options[name] >= 1)) throw new RunnerError('CONFIG_INVALID', `${name} is ${options[name]}; it must be at least 1`);
   }
-  for (const name of ['confirmations', 'finality', 'batchWaitMs', 'resendAfterMs', 'resubmitAfterMs', 'resubmitAfterBlocks', 'gasMarginPercent'] as const) {
+  for (const name of [
+    'confirmations',
+    'finality',
+    'batchWaitMs',
+    'resendAfterMs',
+    'resubmitAfterMs',
+    'resubmitAfterBlocks',
+    'gasMarginPercent',
+  ] as const) {
     if (!(options[name] >= 0)) throw new RunnerError('CONFIG_INVALID', `${name} is ${options[name]}; it must be at least 0`);
   }
   return options;
