@@ -132,6 +132,5 @@ function withoutStack(value: Plain): Plain {
 
 /** Without control characters: a field cannot forge lines or steer the terminal. */
 function plainText(text: string): string {
-  // oxlint-disable-next-line no-control-regex -- they are what is looked for
   return text.replace(/[\u0000-\u001f\u007f-\u009f]/g, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`);
 }
