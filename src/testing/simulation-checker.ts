@@ -65,6 +65,13 @@ export function resultFor(jobIndex: number, inputs: Uint8Array): Uint8Array | un
   return new Uint8Array(Buffer.from(digest('sha256', Buffer.concat([Uint8Array.of(jobIndex), inputs])), 'hex'));
 }
 
+/** A transaction of ours. */
+export interface Sent {
+  readonly nonce: number;
+  /** As `service/call`. */
+  readonly calls: readonly string[];
+}
+
 export class Checker {
   readonly violations: Violation[] = [];
   /** The last events. */
@@ -74,8 +81,7 @@ export class Checker {
   readonly #operator: Address;
   readonly #history = createHash('sha256');
   readonly #journaled = new Set<string>();
-  /** Transactions of ours that were sent, with the calls they carry. */
-  readonly #sent = new Map<Hex, readonly string[]>();
+  readonly #sent = new Map<Hex, Sent>();
 
   constructor(options: { readonly clock: Clock; readonly chain: MockChain; readonly operator: Address }) {
     this.#clock = options.clock;
@@ -112,10 +118,10 @@ export class Checker {
     if (this.#journaled.has(callKey)) this.violate('no-rerun', `call ${callKey} is executed although its output is journaled`);
   }
 
-  /** A transaction of ours is about to be sent, with these calls. */
-  sending(hash: Hex, calls: readonly string[]): void {
-    this.note('send', { hash, calls });
-    this.#sent.set(hash, calls);
+  /** A transaction of ours is about to be sent. */
+  sending(hash: Hex, sent: Sent): void {
+    this.note('send', { hash, ...sent });
+    this.#sent.set(hash, sent);
   }
 
   /** Whether everything that can be answered is, and nothing of ours waits. */
@@ -148,21 +154,18 @@ export class Checker {
     this.#checkReverts(block);
   }
 
+  /** A nonce is used after all lower ones: only what those carried can have been there before. */
   #checkReverts(block: MockBlock): void {
-    const failed = [...this.#sent].filter(([hash]) => {
+    const answeredBy = new Map<string, Sent>();
+    for (const { operator, serviceId, callId, transactionHash } of this.#chain.results()) {
+      const sent = this.#sent.get(transactionHash);
+      if (operator === this.#operator && sent) answeredBy.set(`${serviceId}/${callId}`, sent);
+    }
+    for (const [hash, { nonce, calls }] of this.#sent) {
       const receipt = this.#chain.receipt(hash);
-      return receipt?.block.hash === block.hash && !receipt.success;
-    });
-    if (failed.length === 0) return;
-    const ours = new Map(
-      this.#chain
-        .results()
-        .filter((result) => result.operator === this.#operator)
-        .map((result) => [`${result.serviceId}/${result.callId}`, result.transactionHash]),
-    );
-    for (const [hash, calls] of failed) {
+      if (receipt?.block.hash !== block.hash || receipt.success) continue;
       this.note('reverted', { hash, calls });
-      const twice = calls.filter((call) => ours.has(call) && ours.get(call) !== hash);
+      const twice = calls.filter((call) => (answeredBy.get(call)?.nonce ?? nonce) < nonce);
       if (twice.length > 0) this.violate('once', `transaction ${hash} reverted: it carries ${twice.join(', ')}, answered by us before`);
     }
   }

@@ -197,9 +197,10 @@ export class Incarnation {
       follow: (options: FollowOptions) => this.#follow(client, options),
       encodeResults: client.encodeResults.bind(client),
       send: (raw: Hex) => {
-        const { data } = parseTransaction(raw);
+        const { data, nonce = 0 } = parseTransaction(raw);
         const batch = data && decodeSubmission(data);
-        this.#options.checker.sending(keccak256(raw), batch ? batch.callIds.map((callId) => `${batch.serviceId}/${callId}`) : []);
+        const calls = batch ? batch.callIds.map((callId) => `${batch.serviceId}/${callId}`) : [];
+        this.#options.checker.sending(keccak256(raw), { nonce, calls });
         return this.#cross('chain.send', () => client.send(raw));
       },
     });
