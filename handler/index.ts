@@ -82,24 +82,23 @@ export interface JobHandler {
 export const REQUEST_BYTES_MAX = 6 * 1024 * 1024 + 64 * 1024;
 
 /** Reads a body up to the limit; `broken` when the stream ends before its time. */
-export async function readBody(stream: Readable, bytesMax: number): Promise<HandlerBody | 'broken'> {
+export function readBody(stream: Readable, bytesMax: number): Promise<HandlerBody | 'broken'> {
   return new Promise((resolve) => {
-    const chunks: Buffer[] = [];
+    let chunks: Buffer[] = [];
     let bytes = 0;
-    let isComplete = false;
     stream.on('data', (chunk: Buffer) => {
       bytes += chunk.length;
-      if (bytes <= bytesMax) chunks.push(chunk);
-      else resolve('too-large');
+      if (bytes <= bytesMax) {
+        chunks.push(chunk);
+      } else {
+        chunks = [];
+        resolve('too-large');
+      }
     });
-    stream.once('end', () => {
-      isComplete = true;
-      resolve(chunks.length === 1 && chunks[0] ? chunks[0] : Buffer.concat(chunks));
-    });
+    stream.once('end', () => resolve(chunks.length === 1 && chunks[0] ? chunks[0] : Buffer.concat(chunks)));
     stream.once('error', () => resolve('broken'));
-    stream.once('close', () => {
-      if (!isComplete) resolve('broken');
-    });
+    // After the end, the promise is settled already.
+    stream.once('close', () => resolve('broken'));
   });
 }
 
