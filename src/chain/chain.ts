@@ -1,5 +1,6 @@
 /** What the runner needs of a chain. `rpc` is the real one, `mock` a scriptable one that never settles anything real. */
 
+import type { RunnerError } from '../errors.ts';
 import type { Address, ChainCall, Hex } from '../job/call.ts';
 import type { BlockRef, Cursor } from '../ledger/ledger.ts';
 
@@ -144,6 +145,8 @@ export interface BlueprintMetadata {
   readonly owner: Address;
   readonly jobs: readonly JobDefinition[];
   readonly confidentiality?: string;
+  /** What could not be read or verified; the rest is usable. Absent: nothing. */
+  readonly problems?: readonly RunnerError[];
 }
 
 export interface ServiceState {

@@ -5,7 +5,8 @@ import { describe, expect, test } from 'vitest';
 import { CONTRACT_ERRORS, SELECTOR, TOPIC, decodeRevert, masterManagerAbi, statusRegistryAbi, tangleAbi } from './contracts.ts';
 
 const abi = [...tangleAbi, ...masterManagerAbi, ...statusRegistryAbi];
-const entry = (type: 'function' | 'event', name: string) => abi.find((item) => item.type === type && item.name.toLowerCase() === name.toLowerCase());
+const entry = (type: 'function' | 'event', name: string) =>
+  abi.find((item) => item.type === type && item.name.toLowerCase() === name.toLowerCase());
 
 describe('the tables', () => {
   test.each(Object.entries(TOPIC))('the topic of %s is the hash of its event', (name, topic) => {
@@ -59,14 +60,21 @@ describe('decodeRevert', () => {
 
   test('reads addresses, fixed bytes and dynamic bytes', () => {
     const manager = `0x${'ab'.repeat(20)}`;
-    expect(decodeRevert(encode('ManagerReverted(address manager, bytes reason)', [manager, '0x010203'])).args).toEqual([manager, '0x010203']);
+    expect(decodeRevert(encode('ManagerReverted(address manager, bytes reason)', [manager, '0x010203'])).args).toEqual([
+      manager,
+      '0x010203',
+    ]);
     expect(decodeRevert(encode('UnknownSelector(bytes4 selector)', ['0xdeadbeef'])).args).toEqual(['0xdeadbeef']);
     const hash = `0x${'0f'.repeat(32)}`;
     expect(decodeRevert(encode('DuplicateOperatorKey(uint64 blueprintId, bytes32 keyHash)', [1n, hash])).args).toEqual([1n, hash]);
   });
 
   test('reads a plain revert reason and a panic', () => {
-    expect(decodeRevert(encode('Error(string message)', ['not today']))).toEqual({ error: 'Error', args: ['not today'], text: 'Error(message not today)' });
+    expect(decodeRevert(encode('Error(string message)', ['not today']))).toEqual({
+      error: 'Error',
+      args: ['not today'],
+      text: 'Error(message not today)',
+    });
     expect(decodeRevert(encode('Panic(uint256 code)', [17n])).text).toBe('Panic(code 17)');
   });
 

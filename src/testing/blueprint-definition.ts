@@ -35,25 +35,32 @@ export interface BlueprintSpec {
 }
 
 const deployAbi = [
-  { type: 'constructor', stateMutability: 'nonpayable', inputs: [{ name: 'requiredResults', type: 'uint32[]' }, { name: 'requiresAggregationOf', type: 'bool[]' }] },
+  {
+    type: 'constructor',
+    stateMutability: 'nonpayable',
+    inputs: [
+      { name: 'requiredResults', type: 'uint32[]' },
+      { name: 'requiresAggregationOf', type: 'bool[]' },
+    ],
+  },
 ] as const;
 
 /** `profilingData` as a blueprint carries it: JSON with the gzipped profiles inside. */
 export function encodeProfilingData(profiles: Readonly<Record<number, JobProfile>>, confidentiality = 'any'): string {
-  const jobs = Object.entries(profiles).map(([index, profile]) => [
-    index,
-    {
+  const jobs: Record<string, unknown> = {};
+  for (const [index, profile] of Object.entries(profiles)) {
+    jobs[index] = {
       avg_duration_ms: profile.avgDurationMs,
       ...(profile.p95DurationMs !== undefined && { p95_duration_ms: profile.p95DurationMs }),
       peak_memory_mb: profile.peakMemoryMb,
       stateful: profile.stateful,
       persistent_connections: profile.persistentConnections,
-    },
-  ]);
+    };
+  }
   return JSON.stringify({
     schema: 'tangle.blueprint.metadata.v1',
     execution_profile: { confidentiality, gpu: { policy: 'none', min_count: 0, min_vram_gb: 0 } },
-    job_profiles_b64_gzip: gzipSync(JSON.stringify({ jobs: Object.fromEntries(jobs) })).toString('base64'),
+    job_profiles_b64_gzip: gzipSync(JSON.stringify({ jobs })).toString('base64'),
   });
 }
 
@@ -77,7 +84,15 @@ export function definition(spec: BlueprintSpec, manager: Address): Definition {
     manager,
     masterManagerRevision: 0,
     hasConfig: true,
-    config: { membership: 1, pricing, minOperators: 1, maxOperators: 100, subscriptionRate: 0n, subscriptionInterval: 0n, eventRate: spec.eventRate ?? 0n },
+    config: {
+      membership: 1,
+      pricing,
+      minOperators: 1,
+      maxOperators: 100,
+      subscriptionRate: 0n,
+      subscriptionInterval: 0n,
+      eventRate: spec.eventRate ?? 0n,
+    },
     metadata: {
       name,
       description: `blueprint ${name}`,

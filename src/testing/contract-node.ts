@@ -1,8 +1,9 @@
 /** Calls and transactions on a local node, through the accounts that the node holds. */
 
-import type { Abi, ContractFunctionArgs, ContractFunctionName, ContractFunctionReturnType } from 'viem';
-import { decodeFunctionResult, encodeFunctionData } from 'viem/utils';
+import type { Abi, ContractFunctionName, ContractFunctionReturnType } from 'viem';
 import { decodeRevert } from '../chain/contracts.ts';
+import { readView } from '../chain/view.ts';
+import type { View } from '../chain/view.ts';
 import { systemClock } from '../clock.ts';
 import { RunnerError, isRunnerError } from '../errors.ts';
 import type { Address, Hex } from '../job/call.ts';
@@ -45,7 +46,10 @@ export class ContractNode {
   account(index: number): LocalAccount {
     const account = this.#chain.accounts[index];
     if (account) return account;
-    throw new RunnerError('NOT_FOUND', `the local chain has ${this.#chain.accounts.length} accounts, and number ${index} is asked for: start it with more`);
+    throw new RunnerError(
+      'NOT_FOUND',
+      `the local chain has ${this.#chain.accounts.length} accounts, and number ${index} is asked for: start it with more`,
+    );
   }
 
   async deploy(data: Hex): Promise<Address> {
@@ -53,15 +57,11 @@ export class ContractNode {
     return receipt.contractAddress;
   }
 
-  async read<const A extends Abi, const N extends ContractFunctionName<A, 'view'>>(
-    to: Address,
-    abi: A,
-    name: N,
-    args: ContractFunctionArgs<A, 'view', N>,
+  read<const A extends Abi, const N extends ContractFunctionName<A, 'view'>>(
+    contract: Address,
+    view: View<A, N>,
   ): Promise<ContractFunctionReturnType<A, 'view', N>> {
-    const data = await this.#orRevert(name, 'eth_call', [{ to, data: encode(abi, name, args) }, 'latest']);
-    // The types of viem do not follow a generic ABI; the decoded value is of the type that the ABI says.
-    return decodeFunctionResult({ abi: abi as Abi, functionName: name as string, data: data as Hex }) as ContractFunctionReturnType<A, 'view', N>;
+    return readView((method, params) => this.#orRevert(view.name, method, params), contract, view);
   }
 
   logs(address: Address, topics: readonly (Hex | readonly Hex[])[]): Promise<readonly unknown[]> {
@@ -126,11 +126,6 @@ interface RawReceipt {
   readonly status: Hex;
   readonly contractAddress: Address | null;
   readonly logs: readonly unknown[];
-}
-
-export function encode(abi: Abi, functionName: string, args: unknown): Hex {
-  // The arguments were checked against the ABI where they came in.
-  return encodeFunctionData({ abi, functionName, args: args as readonly unknown[] });
 }
 
 export function lower(address: string): Address {

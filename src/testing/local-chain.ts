@@ -86,7 +86,9 @@ export async function startLocalChain(options: LocalChainOptions = {}): Promise<
     env: { PATH: '/usr/bin:/bin', NO_COLOR: '1' },
     stdio: ['pipe', 'pipe', 'pipe'],
   });
-  const exited = new Promise<void>((resolve) => node.once('close', () => resolve()));
+  const exited = new Promise<void>((resolve) => {
+    node.once('close', () => resolve());
+  });
   const output = await readStart(node, timeoutMs);
   const { host, pid, accounts } = output;
   const pool = new Pool(`http://${host}`, { connections: 32, bodyTimeout: 0, headersTimeout: 0 });
@@ -145,10 +147,14 @@ function anvilPath(): string {
     // The project that uses the runner may have the package when the runner itself lies elsewhere.
     return createRequire(import.meta.url).resolve(file, { paths: [fileURLToPath(new URL('.', import.meta.url)), process.cwd()] });
   } catch (cause) {
-    throw new RunnerError('PEER_MISSING', `the local chain needs the package @foundry-rs/anvil (${system}): npm install --save-dev @foundry-rs/anvil`, {
-      cause,
-      details: { package: '@foundry-rs/anvil', system },
-    });
+    throw new RunnerError(
+      'PEER_MISSING',
+      `the local chain needs the package @foundry-rs/anvil (${system}): npm install --save-dev @foundry-rs/anvil`,
+      {
+        cause,
+        details: { package: '@foundry-rs/anvil', system },
+      },
+    );
   }
 }
 

@@ -6,10 +6,11 @@ import { encodeFunctionData, keccak256 } from 'viem/utils';
 import { TOPIC, statusRegistryAbi, tangleAbi } from '../chain/contracts.ts';
 import { decodeJobCall, decodeSubmittedResult } from '../chain/decode.ts';
 import type { SubmittedResult } from '../chain/decode.ts';
+import { encodeCall } from '../chain/view.ts';
 import type { Address, ChainCall, Hex } from '../job/call.ts';
 import { definition, deployManager } from './blueprint-definition.ts';
 import type { BlueprintSpec } from './blueprint-definition.ts';
-import { ContractNode, ZERO_ADDRESS, encode, lower } from './contract-node.ts';
+import { ContractNode, ZERO_ADDRESS, lower } from './contract-node.ts';
 import type { LocalReceipt, NodeChain } from './contract-node.ts';
 import { JOB_SPAMMER_BYTECODE, TANGLE_BYTECODE } from './contracts/tangle-artifact.ts';
 import type { LocalAccount } from './local-chain.ts';
@@ -22,7 +23,12 @@ const spammerAbi = [
     type: 'function',
     name: 'submit',
     stateMutability: 'nonpayable',
-    inputs: [{ name: 'tangle', type: 'address' }, { name: 'serviceId', type: 'uint64' }, { name: 'jobIndexes', type: 'uint8[]' }, { name: 'inputs', type: 'bytes[]' }],
+    inputs: [
+      { name: 'tangle', type: 'address' },
+      { name: 'serviceId', type: 'uint64' },
+      { name: 'jobIndexes', type: 'uint8[]' },
+      { name: 'inputs', type: 'bytes[]' },
+    ],
     outputs: [],
   },
 ] as const;
@@ -70,6 +76,15 @@ export interface QuoteOptions {
   readonly expiry?: bigint;
 }
 
+/** Names a call; a ChainCall does. */
+export interface CallName {
+  readonly serviceId: bigint;
+  readonly callId: bigint;
+}
+
+/** An account, and the wei that it sends along. */
+export type Payer = LocalAccount & { readonly value?: bigint };
+
 export interface TangleAddresses {
   readonly contract: Address;
   readonly spammer: Address;
@@ -89,24 +104,30 @@ export interface LocalTangle extends TangleAddresses {
   submitMany(serviceId: bigint, jobs: readonly JobInput[]): Promise<bigint[]>;
   /** A call that only the quoting operators may answer. */
   submitJobFromQuote(serviceId: bigint, job: JobInput, quote: QuoteOptions): Promise<ChainCall>;
-  submitResult(serviceId: bigint, callId: bigint, output: Hex | Uint8Array, operator: LocalAccount): Promise<LocalReceipt>;
+  submitResult(call: CallName, output: Hex | Uint8Array, operator: LocalAccount): Promise<LocalReceipt>;
   /** Every JobSubmitted and JobSubmittedFromQuote of a service, in order. */
   calls(serviceId: bigint): Promise<ChainCall[]>;
   /** Every JobResultSubmitted of a service, in order. */
   results(serviceId: bigint): Promise<SubmittedResult[]>;
   jobCall(serviceId: bigint, callId: bigint): Promise<ContractFunctionReturnType<TangleAbi, 'view', 'getJobCall'>>;
   /** A submitJob as the parameter of eth_sendTransaction or of `LocalChain.reorg`. */
-  jobTransaction(serviceId: bigint, job: JobInput, from?: LocalAccount): { readonly from: Address; readonly to: Address; readonly data: Hex; readonly gas: Hex };
+  jobTransaction(
+    serviceId: bigint,
+    job: JobInput,
+    from?: LocalAccount,
+  ): { readonly from: Address; readonly to: Address; readonly data: Hex; readonly gas: Hex };
   /** While it is paused every write reverts with EnforcedPause. */
   setPaused(paused: boolean): Promise<void>;
   /** Whether an operator is online, from the registry of heartbeats. */
   isOnline(serviceId: bigint, operator: Address): Promise<boolean>;
-  read<const N extends ViewName>(name: N, args: ContractFunctionArgs<TangleAbi, 'view', N>): Promise<ContractFunctionReturnType<TangleAbi, 'view', N>>;
+  read<const N extends ViewName>(
+    name: N,
+    args: ContractFunctionArgs<TangleAbi, 'view', N>,
+  ): Promise<ContractFunctionReturnType<TangleAbi, 'view', N>>;
   write<const N extends WriteName>(
-    from: LocalAccount,
+    from: Payer,
     name: N,
     args: ContractFunctionArgs<TangleAbi, 'nonpayable' | 'payable', N>,
-    value?: bigint,
   ): Promise<LocalReceipt>;
 }
 
@@ -132,8 +153,8 @@ export async function deployTangle(chain: NodeChain): Promise<LocalTangle> {
 /** Drives a contract that was deployed before, for instance one of a loaded state. */
 export async function attachTangle(chain: NodeChain, addresses: TangleAddresses): Promise<LocalTangle> {
   const node = new ContractNode(chain);
-  const masterManager = await node.read(addresses.contract, extraAbi, 'masterManager', []);
-  const statusRegistry = await node.read(addresses.contract, tangleAbi, 'operatorStatusRegistry', []);
+  const masterManager = await node.read(addresses.contract, { abi: extraAbi, name: 'masterManager', args: [] });
+  const statusRegistry = await node.read(addresses.contract, { abi: tangleAbi, name: 'operatorStatusRegistry', args: [] });
   return new Driver(node, { ...addresses, masterManager: lower(masterManager), statusRegistry: lower(statusRegistry) });
 }
 
@@ -170,10 +191,23 @@ class Driver implements LocalTangle {
     const callers = [this.spammer, ...(spec.permittedCallers ?? [])];
     const operators = spec.operators.map((operator) => operator.address);
     const request = await this.write(spec.requester ?? this.#node.account(0), 'requestService', [
-      spec.blueprintId, operators, '0x', callers, spec.ttlSeconds ?? 0n, ZERO_ADDRESS, 0n, 0,
+      spec.blueprintId,
+      operators,
+      '0x',
+      callers,
+      spec.ttlSeconds ?? 0n,
+      ZERO_ADDRESS,
+      0n,
+      0,
     ]);
     const requestId = BigInt(topicsOf(request, '0x')[1] ?? 0);
-    const params = { requestId, securityCommitments: [], blsPubkey: [0n, 0n, 0n, 0n], blsPopSignature: [0n, 0n], teeCommitments: [] } as const;
+    const params = {
+      requestId,
+      securityCommitments: [],
+      blsPubkey: [0n, 0n, 0n, 0n],
+      blsPopSignature: [0n, 0n],
+      teeCommitments: [],
+    } as const;
     const receipts = await Promise.all(spec.operators.map((operator) => this.write(operator, 'approveService', [params])));
     return BigInt(receipts.map((receipt) => topicsOf(receipt, TOPIC.serviceActivated)[1]).find((topic) => topic !== undefined) ?? 0);
   }
@@ -188,7 +222,7 @@ class Driver implements LocalTangle {
   async submitJob(serviceId: bigint, job: JobInput, from = this.#node.account(0)): Promise<ChainCall> {
     const { pricing, blueprintId } = await this.read('getService', [serviceId]);
     const value = pricing === 2 ? (await this.read('getBlueprintConfig', [blueprintId])).eventRate : 0n;
-    return this.#call(await this.write(from, 'submitJob', [serviceId, job.jobIndex, hexOf(job.inputs)], value));
+    return this.#call(await this.write({ ...from, value }, 'submitJob', [serviceId, job.jobIndex, hexOf(job.inputs)]));
   }
 
   async submitMany(serviceId: bigint, jobs: readonly JobInput[]): Promise<bigint[]> {
@@ -220,14 +254,23 @@ class Driver implements LocalTangle {
       inputsHash: keccak256(inputs),
     };
     const quotes = await Promise.all(
-      quote.operators.map(async (operator) => ({ details, operator: operator.address, signature: await signQuote(operator, details, this.#domain()) })),
+      quote.operators.map(async (operator) => ({
+        details,
+        operator: operator.address,
+        signature: await signQuote(operator, details, this.#domain()),
+      })),
     );
-    const receipt = await this.write(requester, 'submitJobFromQuote', [serviceId, job.jobIndex, inputs, quotes], price * BigInt(quotes.length));
+    const receipt = await this.write({ ...requester, value: price * BigInt(quotes.length) }, 'submitJobFromQuote', [
+      serviceId,
+      job.jobIndex,
+      inputs,
+      quotes,
+    ]);
     return this.#call(receipt);
   }
 
-  submitResult(serviceId: bigint, callId: bigint, output: Hex | Uint8Array, operator: LocalAccount): Promise<LocalReceipt> {
-    return this.write(operator, 'submitResult', [serviceId, callId, hexOf(output)]);
+  submitResult(call: CallName, output: Hex | Uint8Array, operator: LocalAccount): Promise<LocalReceipt> {
+    return this.write(operator, 'submitResult', [call.serviceId, call.callId, hexOf(output)]);
   }
 
   async calls(serviceId: bigint): Promise<ChainCall[]> {
@@ -255,20 +298,23 @@ class Driver implements LocalTangle {
   }
 
   isOnline(serviceId: bigint, operator: Address): Promise<boolean> {
-    return this.#node.read(this.statusRegistry, statusRegistryAbi, 'isOnline', [serviceId, operator]);
+    return this.#node.read(this.statusRegistry, { abi: statusRegistryAbi, name: 'isOnline', args: [serviceId, operator] });
   }
 
-  read<const N extends ViewName>(name: N, args: ContractFunctionArgs<TangleAbi, 'view', N>): Promise<ContractFunctionReturnType<TangleAbi, 'view', N>> {
-    return this.#node.read(this.contract, tangleAbi, name, args);
+  read<const N extends ViewName>(
+    name: N,
+    args: ContractFunctionArgs<TangleAbi, 'view', N>,
+  ): Promise<ContractFunctionReturnType<TangleAbi, 'view', N>> {
+    return this.#node.read(this.contract, { abi: tangleAbi, name, args });
   }
 
   write<const N extends WriteName>(
-    from: LocalAccount,
+    from: Payer,
     name: N,
     args: ContractFunctionArgs<TangleAbi, 'nonpayable' | 'payable', N>,
-    value = 0n,
   ): Promise<LocalReceipt> {
-    return this.#node.send(name, { from: from.address, to: this.contract, data: encode(tangleAbi, name, args), value });
+    const { address, value = 0n } = from;
+    return this.#node.send(name, { from: address, to: this.contract, data: encodeCall(tangleAbi, name, args), value });
   }
 
   #domain(): { name: string; version: string; chainId: number; verifyingContract: Address } {
@@ -299,7 +345,11 @@ const quoteFields = tangleAbi
   .flatMap((item) => (item.type === 'function' && item.name === 'submitJobFromQuote' ? item.inputs[3].components[0].components : []))
   .map(({ name, type }) => ({ name, type }));
 
-function signQuote(operator: LocalAccount, details: QuoteDetails, domain: { name: string; version: string; chainId: number; verifyingContract: Address }): Promise<Hex> {
+function signQuote(
+  operator: LocalAccount,
+  details: QuoteDetails,
+  domain: { name: string; version: string; chainId: number; verifyingContract: Address },
+): Promise<Hex> {
   const typed = { domain, types: { JobQuoteDetails: quoteFields }, primaryType: 'JobQuoteDetails' as const, message: { ...details } };
   return privateKeyToAccount(operator.privateKey).signTypedData(typed);
 }

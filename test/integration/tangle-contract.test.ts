@@ -39,7 +39,9 @@ const travel = async (seconds: number): Promise<void> => {
   await chain.mine();
 };
 const logsOf = (topics: readonly Hex[], address?: Hex) =>
-  chain.request('eth_getLogs', [{ fromBlock: '0x0', toBlock: 'latest', topics, ...(address && { address }) }]) as Promise<readonly RawLog[]>;
+  chain.request('eth_getLogs', [{ fromBlock: '0x0', toBlock: 'latest', topics, ...(address && { address }) }]) as Promise<
+    readonly RawLog[]
+  >;
 
 describe('blueprints', () => {
   test('ids count from 0 and BlueprintCreated tells them', async () => {
@@ -50,7 +52,10 @@ describe('blueprints', () => {
   });
 
   test('the view hides job names, most metadata and the sources, and keeps the schemas', async () => {
-    const id = await tangle.createBlueprint({ name: 'oracle', jobs: [{ name: 'price', paramsSchema: '0x0200010800000000016e', profile: PROFILE }, { name: 'sign' }] });
+    const id = await tangle.createBlueprint({
+      name: 'oracle',
+      jobs: [{ name: 'price', paramsSchema: '0x0200010800000000016e', profile: PROFILE }, { name: 'sign' }],
+    });
     const view = await tangle.read('getBlueprintDefinition', [id]);
     expect(view.jobs).toEqual([
       { name: '', description: '', metadataUri: '', paramsSchema: '0x0200010800000000016e', resultSchema: '0x' },
@@ -71,8 +76,11 @@ describe('blueprints', () => {
     expect(tangle.masterManager).not.toBe(tangle.contract);
     const [encoded] = decodeAbiParameters([{ type: 'bytes' }], logs[0]?.data ?? '0x');
     expect(await tangle.read('blueprintDefinitionHash', [id])).toBe(keccak256(encoded));
-    const create = tangleAbi.find((item) => item.type === 'function' && item.name === 'createBlueprint') ?? expect.fail('no createBlueprint');
-    const [definition] = decodeAbiParameters(create.inputs, encoded) as readonly [{ readonly jobs: readonly unknown[]; readonly sources: readonly unknown[] }];
+    const create =
+      tangleAbi.find((item) => item.type === 'function' && item.name === 'createBlueprint') ?? expect.fail('no createBlueprint');
+    const [definition] = decodeAbiParameters(create.inputs, encoded) as readonly [
+      { readonly jobs: readonly unknown[]; readonly sources: readonly unknown[] },
+    ];
     expect(definition.jobs).toEqual([{ name: 'square', description: 'squares', metadataUri: '', paramsSchema: '0x', resultSchema: '0x' }]);
     expect(definition.sources).toHaveLength(1);
   });
@@ -95,7 +103,10 @@ describe('operators', () => {
     await reverts(tangle.registerOperator(id, account(2), ''), 'OperatorRpcAddressRequired', []);
     await reverts(tangle.write(account(2), 'registerOperator', [id, '0x02', 'http://two']), 'InvalidOperatorKey', []);
     const { ecdsaPublicKey } = await tangle.read('getOperatorPreferences', [id, operator.address]);
-    await reverts(tangle.write(account(2), 'registerOperator', [id, ecdsaPublicKey, 'http://two']), 'DuplicateOperatorKey', [id, keccak256(ecdsaPublicKey)]);
+    await reverts(tangle.write(account(2), 'registerOperator', [id, ecdsaPublicKey, 'http://two']), 'DuplicateOperatorKey', [
+      id,
+      keccak256(ecdsaPublicKey),
+    ]);
   });
 
   test('the address is in the events alone', async () => {
@@ -117,7 +128,10 @@ describe('operators', () => {
 
   test('preferences of somebody who is not registered cannot be updated', async () => {
     const id = await tangle.createBlueprint({ jobs: [{ name: 'a' }] });
-    await reverts(tangle.write(account(1), 'updateOperatorPreferences', [id, '0x', 'http://two']), 'OperatorNotRegistered', [id, account(1).address]);
+    await reverts(tangle.write(account(1), 'updateOperatorPreferences', [id, '0x', 'http://two']), 'OperatorNotRegistered', [
+      id,
+      account(1).address,
+    ]);
   });
 });
 
@@ -134,7 +148,10 @@ describe('services', () => {
 
   test('need registered operators and a ttl of at least an hour', async () => {
     const blueprintId = await tangle.createBlueprint({ jobs: [{ name: 'a' }] });
-    await reverts(tangle.createService({ blueprintId, operators: [account(1)] }), 'OperatorNotRegistered', [blueprintId, account(1).address]);
+    await reverts(tangle.createService({ blueprintId, operators: [account(1)] }), 'OperatorNotRegistered', [
+      blueprintId,
+      account(1).address,
+    ]);
     await tangle.registerOperator(blueprintId, account(1));
     await reverts(tangle.createService({ blueprintId, operators: [] }), 'NoOperators', []);
     await reverts(tangle.createService({ blueprintId, operators: [account(1)], ttlSeconds: 3599n }), 'TTLBelowMinimum', [3599n, 3600n]);
@@ -155,7 +172,7 @@ describe('services', () => {
     expect(await tangle.read('isServiceActive', [serviceId])).toBe(true);
     expect(await tangle.read('getService', [serviceId])).toMatchObject({ status: 1, ttl: 3600n });
     await reverts(tangle.submitJob(serviceId, JOB), 'ServiceExpired', [serviceId]);
-    await reverts(tangle.submitResult(serviceId, 0n, '0x01', account(1)), 'ServiceExpired', [serviceId]);
+    await reverts(tangle.submitResult({ serviceId, callId: 0n }, '0x01', account(1)), 'ServiceExpired', [serviceId]);
   });
 
   test('a terminated one takes neither calls nor results', async () => {
@@ -165,13 +182,16 @@ describe('services', () => {
     await tangle.write(account(0), 'terminateService', [serviceId]);
     expect(await tangle.read('isServiceActive', [serviceId])).toBe(false);
     await reverts(tangle.submitJob(serviceId, JOB), 'ServiceNotActive', [serviceId]);
-    await reverts(tangle.submitResult(serviceId, 0n, '0x01', account(1)), 'ServiceNotActive', [serviceId]);
+    await reverts(tangle.submitResult({ serviceId, callId: 0n }, '0x01', account(1)), 'ServiceNotActive', [serviceId]);
   });
 
   test('only permitted callers may call', async () => {
     const { serviceId } = await tangle.startService({ jobs: [{ name: 'a' }] });
     await reverts(tangle.submitJob(serviceId, JOB, account(5)), 'NotPermittedCaller', [serviceId, account(5).address]);
-    await reverts(tangle.write(account(5), 'addPermittedCaller', [serviceId, account(5).address]), 'NotServiceOwner', [serviceId, account(5).address]);
+    await reverts(tangle.write(account(5), 'addPermittedCaller', [serviceId, account(5).address]), 'NotServiceOwner', [
+      serviceId,
+      account(5).address,
+    ]);
     await tangle.write(account(0), 'addPermittedCaller', [serviceId, account(5).address]);
     expect((await tangle.submitJob(serviceId, JOB, account(5))).caller).toBe(account(5).address);
     await tangle.write(account(0), 'removePermittedCaller', [serviceId, account(5).address]);
@@ -185,7 +205,13 @@ describe('calls', () => {
     const two = await tangle.startService({ jobs: [{ name: 'a' }] });
     await tangle.submitJob(one.serviceId, JOB);
     const call = await tangle.submitJob(one.serviceId, { jobIndex: 1, inputs: '0xbb' });
-    expect(call).toMatchObject({ serviceId: one.serviceId, callId: 1n, jobIndex: 1, caller: account(0).address, inputs: Uint8Array.of(0xbb) });
+    expect(call).toMatchObject({
+      serviceId: one.serviceId,
+      callId: 1n,
+      jobIndex: 1,
+      caller: account(0).address,
+      inputs: Uint8Array.of(0xbb),
+    });
     expect((await tangle.submitJob(two.serviceId, JOB)).callId).toBe(0n);
     const [log] = await logsOf([TOPIC.jobSubmitted, `0x${one.serviceId.toString(16).padStart(64, '0')}`], tangle.contract);
     expect(log?.topics).toHaveLength(3);
@@ -197,13 +223,18 @@ describe('calls', () => {
     const service = await tangle.startService({ jobs: [{ name: 'a' }] });
     await reverts(tangle.submitJob(service.serviceId, { jobIndex: 1, inputs: '0x' }), 'InvalidJobIndex', [1n]);
     expect(await tangle.jobCall(service.serviceId, 5n)).toMatchObject({ createdAt: 0n, jobIndex: 0, completed: false });
-    await reverts(tangle.submitResult(service.serviceId, 5n, '0x', operatorOf(service, 0)), 'JobCallNotFound', [service.serviceId, 5n]);
+    await reverts(tangle.submitResult({ serviceId: service.serviceId, callId: 5n }, '0x', operatorOf(service, 0)), 'JobCallNotFound', [
+      service.serviceId,
+      5n,
+    ]);
   });
 
   test('event-driven services take exactly the rate', async () => {
     const service = await tangle.startService({ jobs: [{ name: 'a' }], eventRate: 500n });
-    expect(await tangle.jobCall(service.serviceId, (await tangle.submitJob(service.serviceId, JOB)).callId)).toMatchObject({ payment: 500n });
-    await reverts(tangle.write(account(0), 'submitJob', [service.serviceId, 0, '0x'], 499n), 'InvalidMsgValue', [500n, 499n]);
+    expect(await tangle.jobCall(service.serviceId, (await tangle.submitJob(service.serviceId, JOB)).callId)).toMatchObject({
+      payment: 500n,
+    });
+    await reverts(tangle.write({ ...account(0), value: 499n }, 'submitJob', [service.serviceId, 0, '0x']), 'InvalidMsgValue', [500n, 499n]);
   });
 
   test('many calls in few transactions keep their order and their inputs', async () => {
@@ -223,11 +254,11 @@ describe('calls', () => {
     await tangle.setPaused(true);
     try {
       await reverts(tangle.submitJob(service.serviceId, JOB), 'EnforcedPause', []);
-      await reverts(tangle.submitResult(service.serviceId, 0n, '0x', operatorOf(service, 0)), 'EnforcedPause', []);
+      await reverts(tangle.submitResult({ serviceId: service.serviceId, callId: 0n }, '0x', operatorOf(service, 0)), 'EnforcedPause', []);
     } finally {
       await tangle.setPaused(false);
     }
-    await tangle.submitResult(service.serviceId, 0n, '0x', operatorOf(service, 0));
+    await tangle.submitResult({ serviceId: service.serviceId, callId: 0n }, '0x', operatorOf(service, 0));
   });
 });
 
@@ -236,30 +267,43 @@ describe('results', () => {
     const service = await tangle.startService({ jobs: [{ name: 'a' }], operatorCount: 2 });
     const { serviceId } = service;
     await tangle.submitJob(serviceId, JOB);
-    const receipt = await tangle.submitResult(serviceId, 0n, '0x19', operatorOf(service, 0));
+    const receipt = await tangle.submitResult({ serviceId, callId: 0n }, '0x19', operatorOf(service, 0));
     expect((receipt.logs as RawLog[]).map((log) => log.topics[0])).toEqual([TOPIC.jobResultSubmitted, TOPIC.jobCompleted]);
     expect(await tangle.jobCall(serviceId, 0n)).toMatchObject({ completed: true, resultCount: 1 });
-    await reverts(tangle.submitResult(serviceId, 0n, '0x19', operatorOf(service, 1)), 'JobAlreadyCompleted', [serviceId, 0n]);
-    await reverts(tangle.submitResult(serviceId, 0n, '0x19', operatorOf(service, 0)), 'JobAlreadyCompleted', [serviceId, 0n]);
-    expect(await tangle.results(serviceId)).toMatchObject([{ callId: 0n, operator: operatorOf(service, 0).address, output: Uint8Array.of(0x19), transactionHash: receipt.transactionHash }]);
+    await reverts(tangle.submitResult({ serviceId, callId: 0n }, '0x19', operatorOf(service, 1)), 'JobAlreadyCompleted', [serviceId, 0n]);
+    await reverts(tangle.submitResult({ serviceId, callId: 0n }, '0x19', operatorOf(service, 0)), 'JobAlreadyCompleted', [serviceId, 0n]);
+    expect(await tangle.results(serviceId)).toMatchObject([
+      { callId: 0n, operator: operatorOf(service, 0).address, output: Uint8Array.of(0x19), transactionHash: receipt.transactionHash },
+    ]);
   });
 
   test('a job can need several results, whose outputs are not compared; an operator answers once', async () => {
-    const service = await tangle.startService({ jobs: [{ name: 'a', requiredResults: 1 }, { name: 'b', requiredResults: 2 }, { name: 'c', requiredResults: 3 }], operatorCount: 3 });
+    const service = await tangle.startService({
+      jobs: [
+        { name: 'a', requiredResults: 1 },
+        { name: 'b', requiredResults: 2 },
+        { name: 'c', requiredResults: 3 },
+      ],
+      operatorCount: 3,
+    });
     const { serviceId } = service;
     await tangle.submitJob(serviceId, { jobIndex: 2, inputs: '0x01' });
-    await tangle.submitResult(serviceId, 0n, '0xaa', operatorOf(service, 0));
-    await reverts(tangle.submitResult(serviceId, 0n, '0xaa', operatorOf(service, 0)), 'ResultAlreadySubmitted', [serviceId, 0n, operatorOf(service, 0).address]);
-    await tangle.submitResult(serviceId, 0n, '0xbb', operatorOf(service, 1));
+    await tangle.submitResult({ serviceId, callId: 0n }, '0xaa', operatorOf(service, 0));
+    await reverts(tangle.submitResult({ serviceId, callId: 0n }, '0xaa', operatorOf(service, 0)), 'ResultAlreadySubmitted', [
+      serviceId,
+      0n,
+      operatorOf(service, 0).address,
+    ]);
+    await tangle.submitResult({ serviceId, callId: 0n }, '0xbb', operatorOf(service, 1));
     expect(await tangle.jobCall(serviceId, 0n)).toMatchObject({ completed: false, resultCount: 2 });
-    await tangle.submitResult(serviceId, 0n, '0xcc', operatorOf(service, 2));
+    await tangle.submitResult({ serviceId, callId: 0n }, '0xcc', operatorOf(service, 2));
     expect(await tangle.jobCall(serviceId, 0n)).toMatchObject({ completed: true, resultCount: 3 });
   });
 
   test('no required results means that the first one completes', async () => {
     const service = await tangle.startService({ jobs: [{ name: 'a', requiredResults: 0 }], operatorCount: 2 });
     await tangle.submitJob(service.serviceId, JOB);
-    await tangle.submitResult(service.serviceId, 0n, '0x', operatorOf(service, 0));
+    await tangle.submitResult({ serviceId: service.serviceId, callId: 0n }, '0x', operatorOf(service, 0));
     expect(await tangle.jobCall(service.serviceId, 0n)).toMatchObject({ completed: true });
   });
 
@@ -268,12 +312,19 @@ describe('results', () => {
     const { serviceId } = service;
     const operator = operatorOf(service, 0);
     await tangle.submitMany(serviceId, [JOB, JOB, JOB]);
-    await tangle.submitResult(serviceId, 1n, '0x01', operator);
-    await reverts(tangle.write(operator, 'submitResults', [serviceId, [0n, 1n, 2n], ['0x00', '0x01', '0x02']]), 'JobAlreadyCompleted', [serviceId, 1n]);
+    await tangle.submitResult({ serviceId, callId: 1n }, '0x01', operator);
+    await reverts(tangle.write(operator, 'submitResults', [serviceId, [0n, 1n, 2n], ['0x00', '0x01', '0x02']]), 'JobAlreadyCompleted', [
+      serviceId,
+      1n,
+    ]);
     expect(await tangle.results(serviceId)).toHaveLength(1);
     await reverts(tangle.write(operator, 'submitResults', [serviceId, [0n, 2n], ['0x00']]), 'LengthMismatch', []);
     const receipt = await tangle.write(operator, 'submitResults', [serviceId, [0n, 2n], ['0x00', '0x02']]);
-    expect((await tangle.results(serviceId)).filter((result) => result.transactionHash === receipt.transactionHash).map((result) => result.callId)).toEqual([0n, 2n]);
+    expect(
+      (await tangle.results(serviceId))
+        .filter((result) => result.transactionHash === receipt.transactionHash)
+        .map((result) => result.callId),
+    ).toEqual([0n, 2n]);
   });
 
   test('a batch is cheaper for each result than single submissions, by more than a fifth', async () => {
@@ -281,7 +332,7 @@ describe('results', () => {
     const jobs = Array.from({ length: 21 }, () => JOB);
     await tangle.submitMany(service.serviceId, jobs);
     const operator = operatorOf(service, 0);
-    const single = await tangle.submitResult(service.serviceId, 20n, `0x${'11'.repeat(32)}`, operator);
+    const single = await tangle.submitResult({ serviceId: service.serviceId, callId: 20n }, `0x${'11'.repeat(32)}`, operator);
     const ids = jobs.slice(1).map((_, index) => BigInt(index));
     const batch = await tangle.write(operator, 'submitResults', [service.serviceId, ids, ids.map((): Hex => `0x${'11'.repeat(32)}`)]);
     expect(Number(batch.gasUsed) / ids.length).toBeLessThan(0.8 * Number(single.gasUsed));
@@ -291,19 +342,33 @@ describe('results', () => {
     const service = await tangle.startService({ jobs: [{ name: 'a' }], operatorCount: 2 });
     const { serviceId } = service;
     await tangle.submitJob(serviceId, JOB);
-    await reverts(tangle.submitResult(serviceId, 0n, '0x', account(7)), 'OperatorNotInService', [serviceId, account(7).address]);
+    await reverts(tangle.submitResult({ serviceId, callId: 0n }, '0x', account(7)), 'OperatorNotInService', [
+      serviceId,
+      account(7).address,
+    ]);
     await tangle.write(operatorOf(service, 1), 'leaveService', [serviceId]);
-    await reverts(tangle.submitResult(serviceId, 0n, '0x', operatorOf(service, 1)), 'OperatorNotInService', [serviceId, operatorOf(service, 1).address]);
-    expect((await tangle.read('getServiceOperators', [serviceId])).map((address) => address.toLowerCase())).toEqual([operatorOf(service, 0).address]);
+    await reverts(tangle.submitResult({ serviceId, callId: 0n }, '0x', operatorOf(service, 1)), 'OperatorNotInService', [
+      serviceId,
+      operatorOf(service, 1).address,
+    ]);
+    expect((await tangle.read('getServiceOperators', [serviceId])).map((address) => address.toLowerCase())).toEqual([
+      operatorOf(service, 0).address,
+    ]);
     await tangle.write(operatorOf(service, 1), 'joinService', [serviceId, 10_000]);
-    await tangle.submitResult(serviceId, 0n, '0x', operatorOf(service, 1));
+    await tangle.submitResult({ serviceId, callId: 0n }, '0x', operatorOf(service, 1));
   });
 
   test('a job that asks for aggregation refuses plain results, before anything else is looked at', async () => {
     const service = await tangle.startService({ jobs: [{ name: 'a', requiresAggregation: true }] });
     await tangle.submitJob(service.serviceId, JOB);
-    await reverts(tangle.submitResult(service.serviceId, 0n, '0x', operatorOf(service, 0)), 'AggregationRequired', [service.serviceId, 0n]);
-    await reverts(tangle.submitResult(service.serviceId, 0n, '0x', account(7)), 'AggregationRequired', [service.serviceId, 0n]);
+    await reverts(tangle.submitResult({ serviceId: service.serviceId, callId: 0n }, '0x', operatorOf(service, 0)), 'AggregationRequired', [
+      service.serviceId,
+      0n,
+    ]);
+    await reverts(tangle.submitResult({ serviceId: service.serviceId, callId: 0n }, '0x', account(7)), 'AggregationRequired', [
+      service.serviceId,
+      0n,
+    ]);
   });
 
   test('a reorg gives a call id other inputs, and a result of the old ones is accepted', async () => {
@@ -315,7 +380,7 @@ describe('results', () => {
     expect(others).toEqual([]);
     expect(after).toMatchObject({ callId: before.callId, jobIndex: 1, inputs: Uint8Array.of(0xbb, 0xbb), blockNumber: before.blockNumber });
     expect(after?.blockHash).not.toBe(before.blockHash);
-    await tangle.submitResult(serviceId, 0n, '0x19', operatorOf(service, 0));
+    await tangle.submitResult({ serviceId, callId: 0n }, '0x19', operatorOf(service, 0));
     expect(await tangle.jobCall(serviceId, 0n)).toMatchObject({ completed: true, jobIndex: 1 });
   });
 });
@@ -329,16 +394,36 @@ describe('schemas', () => {
   const text = (length: number, prefix: string): Hex => `0x${prefix}${'61'.repeat(length)}`;
 
   const cases: readonly (readonly [what: string, schema: Hex, accepted: readonly Hex[], refused: readonly Hex[]])[] = [
-    ['a number and a text', NUMBER_AND_TEXT, ['0x0000000000000007026869'], ['0x', '0x0000000000000007', '0x000000000000000702686900', '0x00000000000000070368']],
+    [
+      'a number and a text',
+      NUMBER_AND_TEXT,
+      ['0x0000000000000007026869'],
+      ['0x', '0x0000000000000007', '0x000000000000000702686900', '0x00000000000000070368'],
+    ],
     ['a bool, whose value is not looked at', schema(one(1)), ['0x00', '0x01', '0x07'], ['0x', '0x0001']],
-    ['integers by width', schema(one(2), one(5), one(6), one(9), one(10), one(13)), [`0x${'00'.repeat(1 + 2 + 4 + 8 + 16 + 32)}`], [`0x${'00'.repeat(62)}`, `0x${'00'.repeat(64)}`]],
+    [
+      'integers by width',
+      schema(one(2), one(5), one(6), one(9), one(10), one(13)),
+      [`0x${'00'.repeat(1 + 2 + 4 + 8 + 16 + 32)}`],
+      [`0x${'00'.repeat(62)}`, `0x${'00'.repeat(64)}`],
+    ],
     ['an address, 32 bytes and 5 bytes', schema(one(14), one(15), one(16, 5)), [`0x${'00'.repeat(57)}`], [`0x${'00'.repeat(56)}`]],
-    ['an optional: absent, or its length and value', schema(one(19, 0, [one(4)])), ['0x00', '0x020102'], ['0x01', '0x0101', '0x03010203', '0x0201']],
+    [
+      'an optional: absent, or its length and value',
+      schema(one(19, 0, [one(4)])),
+      ['0x00', '0x020102'],
+      ['0x01', '0x0101', '0x03010203', '0x0201'],
+    ],
     ['an array of three', schema(one(20, 3, [one(2)])), ['0x010203'], ['0x0102', '0x01020304']],
     ['a list', schema(one(21, 0, [one(4)])), ['0x00', '0x020001ffff'], ['0x0200', '0x']],
     ['a list of texts', schema(one(21, 0, [one(17)])), ['0x02026869016a'], ['0x02026869']],
     ['a struct with its field count', schema(one(22, 0, [one(2), one(17)])), ['0x0207016a'], ['0x07016a', '0x0307016a']],
-    ['a list of structs, then a number', schema(one(21, 0, [one(22, 0, [one(2), one(2)])]), one(2)), ['0x00ff', '0x02020102020304ff'], ['0x0202010202ff']],
+    [
+      'a list of structs, then a number',
+      schema(one(21, 0, [one(22, 0, [one(2), one(2)])]), one(2)),
+      ['0x00ff', '0x02020102020304ff'],
+      ['0x0202010202ff'],
+    ],
     ['nothing', schema(one(0)), ['0x'], ['0x00']],
   ];
 
@@ -347,17 +432,34 @@ describe('schemas', () => {
     for (const inputs of accepted) await tangle.submitJob(serviceId, { jobIndex: 0, inputs });
     expect((await tangle.calls(serviceId)).map((call) => `0x${Buffer.from(call.inputs).toString('hex')}`)).toEqual(accepted);
     for (const inputs of refused) {
-      await reverts(tangle.submitJob(serviceId, { jobIndex: 0, inputs }), 'SchemaValidationFailed', [2n, blueprintId, 0n, expect.any(BigInt)]);
+      await reverts(tangle.submitJob(serviceId, { jobIndex: 0, inputs }), 'SchemaValidationFailed', [
+        2n,
+        blueprintId,
+        0n,
+        expect.any(BigInt),
+      ]);
     }
   });
 
   test('lengths of payloads: one byte, two bytes, or a count and that many bytes', async () => {
     const { serviceId, blueprintId } = await tangle.startService({ jobs: [{ name: 'a', paramsSchema: schema(one(17)) }] });
-    const accepted = [text(127, '7f'), text(128, '8080'), text(16_383, 'bfff'), text(16_384, 'c24000'), text(70_000, 'c3011170'), text(5, 'c105')];
+    const accepted = [
+      text(127, '7f'),
+      text(128, '8080'),
+      text(16_383, 'bfff'),
+      text(16_384, 'c24000'),
+      text(70_000, 'c3011170'),
+      text(5, 'c105'),
+    ];
     for (const inputs of accepted) await tangle.write(account(0), 'submitJob', [serviceId, 0, inputs]);
     expect(await tangle.calls(serviceId)).toHaveLength(accepted.length);
     for (const inputs of [text(16_384, 'c04000'), text(70_000, 'c11170')]) {
-      await reverts(tangle.submitJob(serviceId, { jobIndex: 0, inputs }), 'SchemaValidationFailed', [2n, blueprintId, 0n, expect.any(BigInt)]);
+      await reverts(tangle.submitJob(serviceId, { jobIndex: 0, inputs }), 'SchemaValidationFailed', [
+        2n,
+        blueprintId,
+        0n,
+        expect.any(BigInt),
+      ]);
     }
   });
 
@@ -365,8 +467,13 @@ describe('schemas', () => {
     const service = await tangle.startService({ jobs: [{ name: 'a', resultSchema: schema(one(12)) }] });
     const { serviceId, blueprintId } = service;
     await tangle.submitJob(serviceId, JOB);
-    await reverts(tangle.submitResult(serviceId, 0n, '0x01', operatorOf(service, 0)), 'SchemaValidationFailed', [3n, blueprintId, 0n, 0n]);
-    await tangle.submitResult(serviceId, 0n, `0x${'00'.repeat(31)}19`, operatorOf(service, 0));
+    await reverts(tangle.submitResult({ serviceId, callId: 0n }, '0x01', operatorOf(service, 0)), 'SchemaValidationFailed', [
+      3n,
+      blueprintId,
+      0n,
+      0n,
+    ]);
+    await tangle.submitResult({ serviceId, callId: 0n }, `0x${'00'.repeat(31)}19`, operatorOf(service, 0));
   });
 });
 
@@ -376,11 +483,16 @@ describe('quotes', () => {
     const { serviceId } = service;
     const quoted = [operatorOf(service, 0), operatorOf(service, 2)];
     const call = await tangle.submitJobFromQuote(serviceId, JOB, { operators: quoted, price: 100n });
-    expect(call).toMatchObject({ callId: 0n, jobIndex: 0, inputs: Uint8Array.of(0xaa, 0xaa), quotedOperators: quoted.map((operator) => operator.address) });
+    expect(call).toMatchObject({
+      callId: 0n,
+      jobIndex: 0,
+      inputs: Uint8Array.of(0xaa, 0xaa),
+      quotedOperators: quoted.map((operator) => operator.address),
+    });
     expect(await logsOf([TOPIC.jobSubmitted, `0x${serviceId.toString(16).padStart(64, '0')}`], tangle.contract)).toEqual([]);
     expect(await tangle.jobCall(serviceId, 0n)).toMatchObject({ isRFQ: true, payment: 200n });
-    await reverts(tangle.submitResult(serviceId, 0n, '0x', operatorOf(service, 1)), 'NotQuotedOperator', [serviceId, 0n]);
-    await tangle.submitResult(serviceId, 0n, '0x', operatorOf(service, 2));
+    await reverts(tangle.submitResult({ serviceId, callId: 0n }, '0x', operatorOf(service, 1)), 'NotQuotedOperator', [serviceId, 0n]);
+    await tangle.submitResult({ serviceId, callId: 0n }, '0x', operatorOf(service, 2));
   });
 
   test('are bound to their requester, inputs, time and price, and used once', async () => {
@@ -389,11 +501,18 @@ describe('quotes', () => {
     const operators = [operatorOf(service, 0)];
     const operator = operatorOf(service, 0).address;
     await tangle.submitJobFromQuote(serviceId, JOB, { operators });
-    await reverts(tangle.submitJobFromQuote(serviceId, JOB, { operators, timestamp: (await now()) - 3700n, expiry: (await now()) + 60n }), 'QuoteTimestampTooOld', [operator, expect.any(BigInt), 3600n]);
+    await reverts(
+      tangle.submitJobFromQuote(serviceId, JOB, { operators, timestamp: (await now()) - 3700n, expiry: (await now()) + 60n }),
+      'QuoteTimestampTooOld',
+      [operator, expect.any(BigInt), 3600n],
+    );
     const past = (await now()) - 10n;
     await reverts(tangle.submitJobFromQuote(serviceId, JOB, { operators, expiry: past }), 'QuoteExpired', [operator, past]);
     await reverts(tangle.submitJobFromQuote(serviceId, JOB, { operators, price: 99n }), 'PaymentTooSmall', [99n, 100n]);
-    await reverts(tangle.submitJobFromQuote(serviceId, JOB, { operators: [account(7)] }), 'OperatorNotInService', [serviceId, account(7).address]);
+    await reverts(tangle.submitJobFromQuote(serviceId, JOB, { operators: [account(7)] }), 'OperatorNotInService', [
+      serviceId,
+      account(7).address,
+    ]);
     await reverts(tangle.submitJobFromQuote(serviceId, JOB, { operators: [] }), 'NoQuotes', []);
     const timestamp = await now();
     const same = { operators, timestamp, expiry: timestamp + 60n };
@@ -408,7 +527,8 @@ describe('quotes', () => {
     await tangle.write(account(0), 'addPermittedCaller', [serviceId, account(5).address]);
     const call = await tangle.submitJobFromQuote(serviceId, JOB, { operators: [operator], price: 100n });
     const sent = (await chain.request('eth_getTransactionByHash', [call.transactionHash])) as { readonly input: Hex };
-    const submit = tangleAbi.find((item) => item.type === 'function' && item.name === 'submitJobFromQuote') ?? expect.fail('no submitJobFromQuote');
+    const submit =
+      tangleAbi.find((item) => item.type === 'function' && item.name === 'submitJobFromQuote') ?? expect.fail('no submitJobFromQuote');
     const [, , , quotes] = decodeAbiParameters(submit.inputs, `0x${sent.input.slice(10)}`) as unknown as readonly [
       bigint,
       number,
@@ -418,11 +538,21 @@ describe('quotes', () => {
     const quote = quotes[0];
     // The decoded arguments go back in as they came out.
     const use = (from: LocalAccount, inputs: Hex, list: readonly unknown[], value: bigint) =>
-      tangle.write(from, 'submitJobFromQuote', [serviceId, 0, inputs, list] as never, value);
+      tangle.write({ ...from, value }, 'submitJobFromQuote', [serviceId, 0, inputs, list] as never);
     await reverts(use(account(0), '0xaaaa', [quote], 100n), 'QuoteAlreadyUsed', [operator.address]);
-    await reverts(use(account(5), '0xaaaa', [quote], 100n), 'JobQuoteRequesterMismatch', [operator.address, account(5).address, account(0).address]);
-    await reverts(use(account(0), '0xbb', [quote], 100n), 'JobQuoteInputsMismatch', [operator.address, keccak256('0xbb'), keccak256('0xaaaa')]);
-    await reverts(use(account(0), '0xaaaa', [{ ...quote, details: { ...quote.details, price: 200n } }], 200n), 'InvalidQuoteSignature', [operator.address]);
+    await reverts(use(account(5), '0xaaaa', [quote], 100n), 'JobQuoteRequesterMismatch', [
+      operator.address,
+      account(5).address,
+      account(0).address,
+    ]);
+    await reverts(use(account(0), '0xbb', [quote], 100n), 'JobQuoteInputsMismatch', [
+      operator.address,
+      keccak256('0xbb'),
+      keccak256('0xaaaa'),
+    ]);
+    await reverts(use(account(0), '0xaaaa', [{ ...quote, details: { ...quote.details, price: 200n } }], 200n), 'InvalidQuoteSignature', [
+      operator.address,
+    ]);
     await reverts(use(account(0), '0xaaaa', [{ ...quote, signature: '0x00' }], 100n), 'InvalidQuoteSignature', [operator.address]);
   });
 });

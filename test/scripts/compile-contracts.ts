@@ -6,7 +6,9 @@ import { createRequire } from 'node:module';
 
 interface CompilerOutput {
   readonly errors?: readonly { readonly severity: string; readonly formattedMessage: string }[];
-  readonly contracts?: Readonly<Record<string, Readonly<Record<string, { readonly evm: { readonly bytecode: { readonly object: string } } }>>>>;
+  readonly contracts?: Readonly<
+    Record<string, Readonly<Record<string, { readonly evm: { readonly bytecode: { readonly object: string } } }>>>
+  >;
 }
 
 const SOURCE = new URL('../../src/testing/contracts/Tangle.sol', import.meta.url);
@@ -42,7 +44,7 @@ const lines = [
   `export const COMPILER = '${solc.version()}';`,
 ];
 for (const [name, bytecode] of compile(source)) {
-  lines.push(`export const ${name.replaceAll(/(?<=[a-z])(?=[A-Z])/g, '_').toUpperCase()}_BYTECODE = '0x${bytecode}';`);
+  lines.push(`export const ${name.replaceAll(/(?<=[a-z])(?=[A-Z])/g, '_').toUpperCase()}_BYTECODE =\n  '0x${bytecode}';`);
   console.log(`${name}: ${bytecode.length / 2} bytes`);
 }
 writeFileSync(ARTIFACT, `${lines.join('\n')}\n`);
