@@ -126,7 +126,7 @@ export class RpcProxy {
       response.end(fault.body);
       return;
     }
-    const replies = await Promise.all(calls.map(async (call) => ({ jsonrpc: '2.0', id: call.id, ...(await this.#answer(call)) })));
+    const replies = await Promise.all(calls.map(async (call) => ({ ...(await this.#answer(call)), jsonrpc: '2.0', id: call.id })));
     if (this.#options.reverseBatches) replies.reverse();
     response.writeHead(200, { 'content-type': 'application/json' });
     response.end(JSON.stringify(Array.isArray(body) ? replies : replies[0]));
