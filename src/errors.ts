@@ -105,6 +105,7 @@ export const ERROR_CODES = {
   // Runner
   STATE_INVALID: entry('user', 'never', 'The operation is not possible in the present state.', 'See the state that the message names.'),
   DRAIN_TIMEOUT: entry('system', 'never', 'Calls were still running when the drain time ended.', 'Nothing is lost: they are taken up again at the next start.'),
+  UNAUTHORIZED: entry('user', 'never', 'A request to a server of ours carries no credentials, or wrong ones.', 'Send the token that the server was started with.'),
   NOT_FOUND: entry('user', 'never', 'There is no such thing.', 'Check the name or id.'),
   INTERNAL: entry('system', 'never', 'An assumption of the program does not hold.', 'Report it with the details.'),
 } as const satisfies Record<string, ErrorCodeEntry>;

@@ -1,11 +1,8 @@
 /** Spans through OpenTelemetry, when the operator has installed and started it. */
 
-import type { Span as OtelSpan } from '@opentelemetry/api';
+import type * as OpenTelemetry from '@opentelemetry/api';
 import { redactText } from './redact.ts';
 import type { Span, SpanOptions, Telemetry } from './telemetry.ts';
-
-/** The package as it is loaded; tests pass another one. */
-type LoadApi = () => Promise<typeof import('@opentelemetry/api')>;
 
 /**
  * The `startSpan` of `Telemetry`. Undefined when the optional package `@opentelemetry/api` is not installed, or when no tracer
@@ -16,17 +13,18 @@ type LoadApi = () => Promise<typeof import('@opentelemetry/api')>;
  * const event = telemetry.startSpan?.('job call', { attributes: { 'job.id': '1' } });
  * const execution = telemetry.startSpan?.('execute', event && { parent: event });
  */
-export async function createStartSpan(load: LoadApi = () => import('@opentelemetry/api')): Promise<Telemetry['startSpan']> {
-  const api = await load().catch((error: unknown) => {
+export async function createStartSpan(load: () => Promise<object> = () => import('@opentelemetry/api')): Promise<Telemetry['startSpan']> {
+  const loaded = await load().catch((error: unknown) => {
     if (isMissing(error)) return undefined;
     throw error;
   });
-  if (api === undefined) return undefined;
-  const { trace, context, ROOT_CONTEXT, SpanStatusCode, ProxyTracerProvider } = api;
+  if (loaded === undefined) return undefined;
+  // The signature does not name the types of an optional package: who has not installed it could not compile.
+  const { trace, context, ROOT_CONTEXT, SpanStatusCode, ProxyTracerProvider } = loaded as typeof OpenTelemetry;
   const provider = trace.getTracerProvider();
   if (provider instanceof ProxyTracerProvider && provider.getDelegateTracer('blueprint-runner') === undefined) return undefined;
   const tracer = trace.getTracer('blueprint-runner');
-  const spans = new WeakMap<Span, OtelSpan>();
+  const spans = new WeakMap<Span, OpenTelemetry.Span>();
 
   return (name: string, options: SpanOptions = {}): Span => {
     const parent = options.parent && spans.get(options.parent);

@@ -3,9 +3,10 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { createServer } from 'node:http';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 import { BlockList, isIP } from 'node:net';
 import { RunnerError, toRunnerError } from '../errors.ts';
+import type { ErrorCode } from '../errors.ts';
 import { METRICS_CONTENT_TYPE } from './prometheus.ts';
 import { createRedactor } from './redact.ts';
 import { silentTelemetry } from './telemetry.ts';
@@ -85,9 +86,10 @@ export async function startTelemetryServer(options: TelemetryServerOptions): Pro
     { requestTimeout: 10_000, headersTimeout: 5_000, keepAliveTimeout: 5_000, maxHeaderSize: 16_384 },
     (request, response) => {
       // A timeout of the answer is part of `answer`, so this promise always settles and never rejects.
-      void answer(request, options).then((reply) => send({ request, response, reply, closing: !server.listening }));
+      void answer(request, options).then((reply) => send({ request, response, reply }));
     },
   );
+  const close = closer(server);
   server.maxConnections = CONNECTIONS_MAX;
   server.setTimeout(30_000);
   await listen(server, host, options.port ?? 0);
@@ -96,12 +98,12 @@ export async function startTelemetryServer(options: TelemetryServerOptions): Pro
   const name = family === 'IPv6' ? `[${(server.address() as AddressInfo).address}]` : (server.address() as AddressInfo).address;
   log.info('telemetry server listens', { host, port });
   let closed: Promise<void> | undefined;
-  return { url: `http://${name}:${port}`, port, close: () => (closed ??= close(server)) };
+  return { url: `http://${name}:${port}`, port, close: () => (closed ??= close()) };
 }
 
 async function answer(request: IncomingMessage, options: TelemetryServerOptions): Promise<Reply> {
   if (options.token !== undefined && !authorized(request, options.token)) {
-    return { ...failure(401, 'EXECUTOR_UNAUTHORIZED', 'this server needs its token'), headers: { 'www-authenticate': 'Bearer' } };
+    return { ...failure(401, 'UNAUTHORIZED', 'this server needs its token'), headers: { 'www-authenticate': 'Bearer' } };
   }
   if (request.method !== 'GET' && request.method !== 'HEAD') {
     return { ...failure(405, 'NOT_FOUND', `${request.method ?? 'the method'} is not answered here`), headers: { allow: 'GET, HEAD' } };
@@ -130,11 +132,11 @@ function report({ ok, checks }: HealthReport): Reply {
   return { status: ok ? 200 : 503, body: JSON.stringify(redact({ ok, checks })) };
 }
 
-function failure(status: number, code: string, message: string): Reply {
+function failure(status: number, code: ErrorCode, message: string): Reply {
   return { status, body: JSON.stringify(redact({ ok: false, error: { code, message } })) };
 }
 
-/** Rejects with `EXECUTOR_TIMEOUT`'s sibling for waits of our own when the callback takes too long. */
+/** What the callback gives; rejects when it takes too long. */
 async function inTime<T>(value: Promise<T> | T, { timeoutMs = 5000 }: TelemetryServerOptions): Promise<T> {
   const signal = AbortSignal.timeout(timeoutMs);
   const late = Promise.withResolvers<never>();
@@ -151,18 +153,15 @@ interface Exchange {
   readonly request: IncomingMessage;
   readonly response: ServerResponse;
   readonly reply: Reply;
-  /** The connection is not kept when the server closes. */
-  readonly closing: boolean;
 }
 
-function send({ request, response, reply, closing }: Exchange): void {
+function send({ request, response, reply }: Exchange): void {
   const { status, body, contentType = JSON_TYPE, headers = {} } = reply;
   const bytes = Buffer.from(body);
   response.writeHead(status, {
     'content-type': contentType,
     'content-length': bytes.length,
     'cache-control': 'no-store',
-    ...(closing && { connection: 'close' }),
     ...headers,
   });
   response.end(request.method === 'HEAD' ? undefined : bytes);
@@ -201,9 +200,23 @@ function listen(server: Server, host: string, port: number): Promise<void> {
   });
 }
 
-function close(server: Server): Promise<void> {
-  return new Promise((resolve) => {
-    server.close(() => resolve());
-    server.closeIdleConnections();
+/** Node itself waits for connections that never sent a request: here every socket without a running request ends at once. */
+function closer(server: Server): () => Promise<void> {
+  const waiting = new Set<Socket>();
+  server.on('connection', (socket) => {
+    waiting.add(socket);
+    socket.once('close', () => waiting.delete(socket));
   });
+  server.on('request', ({ socket }, response) => {
+    waiting.delete(socket);
+    response.once('close', () => {
+      if (!server.listening) socket.destroySoon();
+      else if (!socket.destroyed) waiting.add(socket);
+    });
+  });
+  return () =>
+    new Promise((resolve) => {
+      server.close(() => resolve());
+      for (const socket of waiting) socket.destroy();
+    });
 }
