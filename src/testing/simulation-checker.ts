@@ -72,6 +72,13 @@ export interface Sent {
   readonly calls: readonly string[];
 }
 
+export interface CheckerOptions {
+  readonly clock: Clock;
+  readonly chain: MockChain;
+  readonly operator: Address;
+  readonly onEvent?: (line: string) => void;
+}
+
 export class Checker {
   readonly violations: Violation[] = [];
   /** The last events. */
@@ -79,14 +86,16 @@ export class Checker {
   readonly #clock: Clock;
   readonly #chain: MockChain;
   readonly #operator: Address;
+  readonly #onEvent: ((line: string) => void) | undefined;
   readonly #history = createHash('sha256');
   readonly #journaled = new Set<string>();
   readonly #sent = new Map<Hex, Sent>();
 
-  constructor(options: { readonly clock: Clock; readonly chain: MockChain; readonly operator: Address }) {
+  constructor(options: CheckerOptions) {
     this.#clock = options.clock;
     this.#chain = options.chain;
     this.#operator = options.operator;
+    this.#onEvent = options.onEvent;
     this.#chain.onChange((event) => {
       if (event.type === 'block') this.#checkBlock(event.block);
     });
@@ -96,6 +105,7 @@ export class Checker {
   note(event: string, detail: Readonly<Record<string, unknown>>): void {
     const line = `${this.#clock.monotonic()} ${event} ${JSON.stringify(detail, (_, value: unknown) => (typeof value === 'bigint' ? value.toString() : value))}`;
     this.#history.update(line);
+    this.#onEvent?.(line);
     this.tail.push(line);
     if (this.tail.length > TAIL_MAX) this.tail.shift();
   }
@@ -121,6 +131,8 @@ export class Checker {
   /** A transaction of ours is about to be sent. */
   sending(hash: Hex, sent: Sent): void {
     this.note('send', { hash, ...sent });
+    // The last one sent stands last.
+    this.#sent.delete(hash);
     this.#sent.set(hash, sent);
   }
 
@@ -165,7 +177,9 @@ export class Checker {
       const receipt = this.#chain.receipt(hash);
       if (receipt?.block.hash !== block.hash || receipt.success) continue;
       this.note('reverted', { hash, calls });
-      const twice = calls.filter((call) => (answeredBy.get(call)?.nonce ?? nonce) < nonce);
+      // A version that was to be replaced by one without the call may be mined all the same.
+      const wanted = new Set([...this.#sent.values()].findLast((sent) => sent.nonce === nonce)?.calls);
+      const twice = calls.filter((call) => wanted.has(call) && (answeredBy.get(call)?.nonce ?? nonce) < nonce);
       if (twice.length > 0) this.violate('once', `transaction ${hash} reverted: it carries ${twice.join(', ')}, answered by us before`);
     }
   }

@@ -9,7 +9,7 @@ import { MockChainClient } from '../chain/mock.ts';
 import type { CancelTimer, Clock } from '../clock.ts';
 import { RunnerError } from '../errors.ts';
 import type { Execution, FaasExecutor, InvokeOptions } from '../executor/executor.ts';
-import type { Hex, JobCall } from '../job/call.ts';
+import type { ChainCall, Hex, JobCall } from '../job/call.ts';
 import { Metadata } from '../job/call.ts';
 import type { Ledger } from '../ledger/ledger.ts';
 import type { Random } from './fake-clock.ts';
@@ -20,6 +20,8 @@ import { resultFor } from './simulation-checker.ts';
 export interface FaultRates {
   /** Per request: the endpoint does not answer. */
   readonly rpcError: number;
+  /** Per request: the endpoint that answers is up to three blocks behind. */
+  readonly lag: number;
   /** Per block: no endpoint answers for a while. */
   readonly outage: number;
   /** Per raw transaction: dropped, delayed, doubled, refused, or its reply lost. */
@@ -36,10 +38,13 @@ export interface FaultRates {
   readonly rival: number;
   /** Per block: the base fee changes, up to twentyfold. */
   readonly feeSpike: number;
+  /** Per block: the wall clock is set, by up to ten minutes in either direction. */
+  readonly clockJump: number;
 }
 
 export const STORM: FaultRates = {
   rpcError: 0.05,
+  lag: 0.03,
   outage: 0.04,
   send: 0.33,
   reorg: 0.15,
@@ -48,6 +53,7 @@ export const STORM: FaultRates = {
   crash: 0.006,
   rival: 0.08,
   feeSpike: 0.1,
+  clockJump: 0.03,
 };
 
 /** What one life of the system, from start to crash, is given. After the crash none of it does anything any more. */
@@ -87,6 +93,7 @@ export interface IncarnationOptions {
 }
 
 const LATENCY_MS_MAX = 120;
+const LAG_BLOCKS_MAX = 3;
 const SEND_DELAY_MS_MAX = 15_000;
 const RUN_MS_MAX = 3_000;
 const SLOW_RUN_MS_MAX = 15_000;
@@ -192,18 +199,32 @@ export class Incarnation {
   }
 
   #chain(): ChainClient {
-    const client = new MockChainClient({ chain: this.#options.chain, clock: this.#clock, faults: this.#chainFaults() });
+    const { checker, chain } = this.#options;
+    const client = new MockChainClient({ chain, clock: this.#clock, faults: this.#chainFaults() });
+    const lagging = new LaggingReads(client, { chain, blocks: this.#lag() });
     return this.#fence('chain', client, {
       follow: (options: FollowOptions) => this.#follow(client, options),
       encodeResults: client.encodeResults.bind(client),
+      head: () => this.#cross('chain.head', () => lagging.head()),
+      confirm: (calls: readonly ChainCall[]) => this.#cross('chain.confirm', () => lagging.confirm(calls)),
+      receipts: (hashes: readonly Hex[]) => this.#cross('chain.receipts', () => lagging.receipts(hashes)),
+      blockHash: (number: bigint) => this.#cross('chain.blockHash', () => lagging.blockHash(number)),
       send: (raw: Hex) => {
         const { data, nonce = 0 } = parseTransaction(raw);
         const batch = data && decodeSubmission(data);
         const calls = batch ? batch.callIds.map((callId) => `${batch.serviceId}/${callId}`) : [];
-        this.#options.checker.sending(keccak256(raw), { nonce, calls });
+        checker.sending(keccak256(raw), { nonce, calls });
         return this.#cross('chain.send', () => client.send(raw));
       },
     });
+  }
+
+  #lag(): () => bigint {
+    const random = this.#options.random.fork('lag');
+    return () => {
+      const blocks = random.int(1, LAG_BLOCKS_MAX);
+      return random.chance(this.#options.rates()?.lag ?? 0) ? BigInt(blocks) : 0n;
+    };
   }
 
   async *#follow(client: MockChainClient, options: FollowOptions): AsyncIterable<ChainUpdate> {
@@ -216,9 +237,8 @@ export class Incarnation {
   }
 
   #chainFaults(): MockFaults {
-    const { random, rates, isOutage } = this.#options;
-    const rpc = random.fork('rpc');
-    const send = random.fork('send');
+    const { rates, isOutage } = this.#options;
+    const [rpc, send] = [this.#options.random.fork('rpc'), this.#options.random.fork('send')];
     return {
       latencyMs: () => rpc.int(0, LATENCY_MS_MAX),
       rpc: (method) => {
@@ -275,6 +295,46 @@ export class Incarnation {
           this.#cross(`${room}.${String(key)}`, async (): Promise<unknown> => Reflect.apply(value, target, args));
       },
     });
+  }
+}
+
+/** Reads of an endpoint that is some blocks behind, for one request each. */
+class LaggingReads {
+  readonly #client: MockChainClient;
+  readonly #chain: MockChain;
+  readonly #blocks: () => bigint;
+
+  constructor(client: MockChainClient, options: { readonly chain: MockChain; readonly blocks: () => bigint }) {
+    this.#client = client;
+    this.#chain = options.chain;
+    this.#blocks = options.blocks;
+  }
+
+  async head(): ReturnType<ChainClient['head']> {
+    const head = await this.#client.head();
+    const { number, hash, timestamp } = this.#chain.block(head.number - this.#blocks()) ?? head;
+    return { number, hash, timestamp };
+  }
+
+  async confirm(calls: readonly ChainCall[]): Promise<boolean[]> {
+    const answers = await this.#client.confirm(calls);
+    const last = this.#last();
+    return answers.map((isThere, index) => isThere && (calls[index]?.blockNumber ?? 0n) <= last);
+  }
+
+  async receipts(hashes: readonly Hex[]): ReturnType<ChainClient['receipts']> {
+    const receipts = await this.#client.receipts(hashes);
+    const last = this.#last();
+    return receipts.map((receipt) => (receipt && receipt.block.number <= last ? receipt : undefined));
+  }
+
+  async blockHash(number: bigint): Promise<Hex | undefined> {
+    const hash = await this.#client.blockHash(number);
+    return number <= this.#last() ? hash : undefined;
+  }
+
+  #last(): bigint {
+    return this.#chain.head.number - this.#blocks();
   }
 }
 

@@ -29,6 +29,8 @@ export interface SimulationOptions {
   readonly faults?: Partial<FaultRates>;
   /** The system may crash this often. Default 6. */
   readonly crashesMax?: number;
+  /** Hears every line of the history. */
+  readonly onEvent?: (line: string) => void;
 }
 
 export interface SystemUnderTest {
@@ -68,6 +70,7 @@ const SERVICES = 2;
 const CALM_BLOCKS_MAX = 400;
 const STOP_LIMIT_MS = 120_000;
 const RESTART_MS_MAX = 8_000;
+const JUMP_MS_MAX = 600_000;
 const GWEI = 1_000_000_000n;
 
 /**
@@ -107,7 +110,7 @@ export async function simulateSeeds(
 
 class SimulationRun {
   readonly #system: SimulatedSystem;
-  readonly #options: Required<Omit<SimulationOptions, 'faults'>>;
+  readonly #options: Required<Omit<SimulationOptions, 'faults' | 'onEvent'>>;
   readonly #rates: FaultRates;
   readonly #random: Random;
   readonly #clock = new FakeClock();
@@ -125,7 +128,7 @@ class SimulationRun {
   constructor(system: SimulatedSystem, options: SimulationOptions) {
     this.#system = system;
     const defaults = { calls: 24, blocks: 40, blockMs: 2_000, confirmations: 3, finality: 8, crashesMax: 6 };
-    const { faults, ...given } = options;
+    const { faults, onEvent, ...given } = options;
     this.#options = { ...defaults, ...given };
     this.#rates = { ...STORM, ...faults };
     this.#random = new Random(options.seed);
@@ -134,7 +137,7 @@ class SimulationRun {
     this.#chain.refuseResults(({ operator, inputs }) =>
       operator === OPERATOR && !isAnswerable(inputs) ? 'SchemaValidationFailed' : undefined,
     );
-    this.#checker = new Checker({ clock: this.#clock, chain: this.#chain, operator: OPERATOR });
+    this.#checker = new Checker({ clock: this.#clock, chain: this.#chain, operator: OPERATOR, ...(onEvent && { onEvent }) });
   }
 
   async run(): Promise<SimulationReport> {
@@ -183,6 +186,8 @@ class SimulationRun {
     if (script.chance(this.#rates.diskFull)) this.#diskFullUntilMs = nowMs + lastsMs;
     const gwei = script.int(1, 20);
     if (script.chance(this.#rates.feeSpike)) this.#chain.setBaseFee(BigInt(gwei) * GWEI);
+    const jumpMs = script.int(-JUMP_MS_MAX, JUMP_MS_MAX);
+    if (script.chance(this.#rates.clockJump)) this.#clock.jump(jumpMs);
     if (script.chance(this.#rates.reorg)) this.#reorg(script.fork(`reorg ${nowMs}`));
   }
 

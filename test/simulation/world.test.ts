@@ -3,7 +3,7 @@ import { simulate, simulateSeeds } from '../../src/testing/simulation.ts';
 import type { PlantedFault } from './reference-system.ts';
 import { referenceSystem } from './reference-system.ts';
 
-const CALM = { rpcError: 0, outage: 0, send: 0, reorg: 0, executor: 0, diskFull: 0, crash: 0, rival: 0, feeSpike: 0 };
+const CALM = { rpcError: 0, lag: 0, clockJump: 0, outage: 0, send: 0, reorg: 0, executor: 0, diskFull: 0, crash: 0, rival: 0, feeSpike: 0 };
 
 test('a world without faults answers everything', async () => {
   const report = await simulate(referenceSystem(), { seed: 1, faults: CALM });
