@@ -49,9 +49,10 @@ export interface HttpResponse {
  * `send` makes one attempt. It rejects with
  * - `EXECUTOR_UNREACHABLE`: no connection, nothing was written (name, refused, TLS handshake)
  * - `EXECUTOR_CONNECTION_LOST`: the connection broke after the request was handed to it. A kept-alive connection that the server
- *   closed at that moment looks the same whether or not the server had read the request, so this is never called safe
+ *   closed at that moment looks the same whether or not the server had read the request, so this is never called safe. So does a
+ *   server that does not take the client certificate: under TLS 1.3 it says so after the request was written
  * - `EXECUTOR_TIMEOUT`, `ABORTED`: `retry` is `safe` when the request was still waiting for a connection
- * - `EXECUTOR_RESPONSE_INVALID`, `PAYLOAD_TOO_LARGE`, `EXECUTOR_UNAUTHORIZED` (client certificate), `EXECUTOR_CLOSED`
+ * - `EXECUTOR_RESPONSE_INVALID`, `PAYLOAD_TOO_LARGE`, `EXECUTOR_CLOSED`
  */
 export class HttpClient {
   readonly origin: string;
@@ -221,7 +222,6 @@ class Exchange extends Expiring implements Dispatcher.DispatchHandler {
     if (code === 'UND_ERR_CLOSED' || code === 'UND_ERR_DESTROYED') return this.#error('EXECUTOR_CLOSED', 'was refused: the executor was closed', { cause });
     if (code === 'UND_ERR_INVALID_ARG') return this.#error('INTERNAL', `is malformed: ${cause.message}`, { cause });
     if (this.#unsent) return this.#error('EXECUTOR_UNREACHABLE', `was not sent: ${cause.message}`, { cause, details });
-    if (TLS_REFUSED.test(code)) return this.#error('EXECUTOR_UNAUTHORIZED', `was refused: the server does not take the client certificate (${code})`, { cause, details });
     if (cause.name === 'HTTPParserError') return this.#error('EXECUTOR_RESPONSE_INVALID', `got an answer that is not HTTP: ${cause.message}`, { cause, details });
     if (code === 'UND_ERR_HEADERS_OVERFLOW') return this.#error('EXECUTOR_RESPONSE_INVALID', 'got headers above every limit', { cause, details });
     const when = this.#status === 0 ? 'before an answer came' : `after ${this.#received} bytes of the answer`;
@@ -262,6 +262,3 @@ class Exchange extends Expiring implements Dispatcher.DispatchHandler {
 
 const EMPTY = Buffer.alloc(0);
 const GIVEN_UP = new Error('given up');
-
-/** Alerts of a server that does not take the client's certificate; under TLS 1.3 they come after the request was written. */
-const TLS_REFUSED = /^ERR_SSL_.*ALERT_(CERTIFICATE|BAD_CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED|UNSUPPORTED_CERTIFICATE|NO_CERTIFICATE)/;

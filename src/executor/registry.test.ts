@@ -158,6 +158,16 @@ describe('attempts', () => {
     ]);
   });
 
+  test('waits as long as the platform asks, but not longer than the back-off may', async () => {
+    const asking = (retryAfterMs: number): RunnerError => new RunnerError('EXECUTOR_THROTTLED', 'busy', { details: { retryAfterMs } });
+    const executor = new Scripted('remote', [asking(3_000), asking(99_000), answer('third')]);
+    const { registry, clock } = setUp({ executor, policy: { backoff: { baseMs: 100, maxMs: 5_000, jitter: 0 } } });
+    const start = clock.now();
+    const waits: unknown[] = [];
+    await settled(clock, registry.execute(call(), { onAttemptFailed: (_, __, nextAt) => void waits.push((nextAt ?? 0) - start) }));
+    expect(waits).toEqual([3_000, 8_000]);
+  });
+
   test('an attempt that cannot be journaled is not made', async () => {
     const executor = new Scripted('remote', [answer('x')], { concurrencyMax: 1 });
     const { registry } = setUp({ executor });

@@ -216,7 +216,7 @@ export class ExecutorRegistry {
     run.lastError = error;
     const { policy } = run.route;
     const again = run.tries < policy.attemptsMax && mayRepeat(error, policy.idempotent) && !this.#closing.signal.aborted;
-    const waitMs = again ? backoffMs(policy.backoff, run.tries, this.#random) : 0;
+    const waitMs = again ? Math.max(backoffMs(policy.backoff, run.tries, this.#random), Math.min(askedToWaitMs(error), policy.backoff.maxMs)) : 0;
     const attempt = run.attempt;
     const goesOn = again || this.#fallBack(run, error);
     const failedHook = run.options.onAttemptFailed?.(attempt, error, goesOn ? this.#clock.now() + waitMs : undefined);
@@ -317,6 +317,12 @@ class Guard extends Expiring {
     const { call, target } = this.#run;
     this.#reject(new RunnerError('EXECUTOR_TIMEOUT', `executor ${target.host.executor.name} ignored the deadline of call ${call.id}`));
   }
+}
+
+/** What the platform said with Retry-After. */
+function askedToWaitMs(error: RunnerError): number {
+  const { retryAfterMs } = error.details;
+  return typeof retryAfterMs === 'number' && retryAfterMs > 0 ? retryAfterMs : 0;
 }
 
 function leave(run: Run): void {

@@ -30,9 +30,10 @@ function isNotFound(error: unknown): boolean {
   return error instanceof Error && 'code' in error && (error.code === 'ERR_MODULE_NOT_FOUND' || error.code === 'MODULE_NOT_FOUND');
 }
 
-/** The version of an installed package as seen from `from`, without loading it; undefined when it is not installed. */
-export function installedVersion(packageName: string, from: string): string | undefined {
-  for (const directory of createRequire(from).resolve.paths(packageName) ?? []) {
+/** The version of a package as this package or the program sees it, without loading it; undefined when it is not installed. */
+export function installedVersion(packageName: string): string | undefined {
+  const places = [import.meta.url, join(process.cwd(), 'package.json')].flatMap((from) => createRequire(from).resolve.paths(packageName) ?? []);
+  for (const directory of places) {
     const file = join(directory, packageName, 'package.json');
     if (!existsSync(file)) continue;
     const manifest: unknown = JSON.parse(readFileSync(file, 'utf8'));

@@ -112,7 +112,7 @@ class ContainerRegistry implements PluginRegistry {
           (error: unknown) => (error instanceof Error ? error.message : String(error)),
         );
         const { plugin, kinds } = this.#loaded.get(name) ?? { plugin: undefined, kinds: [] };
-        const peers = (plugin?.peers ?? []).map((peer) => ({ ...peer, installed: installedVersion(peer.name, import.meta.url) }));
+        const peers = (plugin?.peers ?? []).map((peer) => ({ ...peer, installed: installedVersion(peer.name) }));
         return { name, source: this.#builtIn.has(name) ? 'built-in' : 'added', kinds, peers, problem } as const;
       }),
     );

@@ -1,0 +1,167 @@
+/**
+ * The HTTP executor against bare undici and against `fetch`, with the server in a second process.
+ *
+ * Goals: at least 0.80 of `Pool.dispatch` for 64 bytes with 1, 16 and 128 calls in flight; at least 5 times an executor on `fetch`;
+ * at least 0.85 of `Pool.request` for 256 KiB and 6 MiB; over a unix socket at least 1.2 times our own TCP.
+ */
+
+import { spawn } from 'node:child_process';
+import { createServer } from 'node:http';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { once } from 'node:events';
+import { Pool } from 'undici';
+import type { Dispatcher } from 'undici';
+import { HttpFaasExecutor } from '../../plugins/http/index.ts';
+import { Metadata } from '../../src/plugin.ts';
+
+const HEADERS = { 'content-type': 'application/octet-stream', 'x-blueprint-wire': 'v1,v2' };
+
+if (process.argv[2] === 'serve') {
+  const server = createServer((request, response) => {
+    const chunks: Buffer[] = [];
+    request.on('data', (chunk: Buffer) => chunks.push(chunk));
+    request.on('end', () => {
+      const body = chunks.length === 1 ? chunks[0] : Buffer.concat(chunks);
+      response.writeHead(200, { ...HEADERS, 'content-length': body?.length ?? 0 });
+      response.end(body);
+    });
+  });
+  server.listen(process.argv[3] || 0, () => {
+    const address = server.address();
+    console.log(typeof address === 'object' && address ? address.port : 'listening');
+  });
+  process.once('disconnect', () => process.exit());
+}
+
+type Call = (body: Buffer) => Promise<number>;
+
+/** What a bare user of `Pool.dispatch` writes: the body collected by hand. */
+function dispatchWith(pool: Pool): Call {
+  return (body) =>
+    new Promise((resolve, reject) => {
+      let size = 0;
+      let first: Buffer | undefined;
+      let rest: Buffer[] | undefined;
+      const handler: Dispatcher.DispatchHandler = {
+        onRequestStart() {},
+        onResponseStart() {},
+        onResponseData(_, chunk) {
+          size += chunk.length;
+          if (!first) first = chunk;
+          else (rest ??= []).push(chunk);
+        },
+        onResponseEnd() {
+          resolve((rest ? Buffer.concat([first as Buffer, ...rest], size) : (first ?? Buffer.alloc(0))).length);
+        },
+        onResponseError: (_, error) => reject(error),
+      };
+      pool.dispatch({ method: 'POST', path: '/job/1', headers: ['content-type', 'application/octet-stream'], body }, handler);
+    });
+}
+
+function requestWith(pool: Pool): Call {
+  return async (body) => {
+    const response = await pool.request({ method: 'POST', path: '/job/1', headers: { 'content-type': 'application/octet-stream' }, body });
+    return (await response.body.arrayBuffer()).byteLength;
+  };
+}
+
+function fetchWith(url: string): Call {
+  return async (body) => {
+    const response = await fetch(`${url}/job/1`, { method: 'POST', headers: { 'content-type': 'application/octet-stream' }, body: new Uint8Array(body) });
+    return (await response.arrayBuffer()).byteLength;
+  };
+}
+
+function invokeWith(executor: HttpFaasExecutor): Call {
+  let count = 0;
+  return async (body) => {
+    const call = { id: `bench-${(count += 1)}`, jobId: 1n, body, metadata: new Metadata() };
+    const { results } = await executor.invoke(call, { deadline: Date.now() + 60_000, attempt: 1 });
+    return results[0]?.body.length ?? 0;
+  };
+}
+
+/** Calls per second of `call` with so many in flight, over about `durationMs`. */
+async function rate(call: Call, body: Buffer, { inFlight, durationMs }: { readonly inFlight: number; readonly durationMs: number }): Promise<number> {
+  const started = performance.now();
+  let done = 0;
+  const lane = async (): Promise<void> => {
+    do {
+      if ((await call(body)) !== body.length) throw new Error('the answer has another size');
+      done += 1;
+    } while (performance.now() - started < durationMs);
+  };
+  await Promise.all(Array.from({ length: inFlight }, lane));
+  return (done / (performance.now() - started)) * 1_000;
+}
+
+const median = (values: readonly number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1] ?? 0;
+
+interface Comparison {
+  readonly title: string;
+  readonly subject: Call;
+  readonly peer: Call;
+  readonly bytes: number;
+  readonly inFlight: number;
+  /** The least ratio. */
+  readonly goal: number;
+}
+
+const ROUNDS = 9;
+
+/** Runs subject and peer in turn; the ratio is the median over the rounds. */
+async function compare({ title, subject, peer, bytes, inFlight, goal }: Comparison): Promise<boolean> {
+  const body = Buffer.alloc(bytes, 7);
+  const options = { inFlight, durationMs: bytes > 100_000 ? 800 : 400 };
+  for (const call of [subject, peer]) await rate(call, body, { ...options, durationMs: 700 });
+  const ratios: number[] = [];
+  const rates: number[] = [];
+  for (let round = 0; round < ROUNDS; round += 1) {
+    const order = round % 2 === 0 ? [subject, peer] : [peer, subject];
+    const measured = new Map<Call, number>();
+    for (const call of order) measured.set(call, await rate(call, body, options));
+    ratios.push((measured.get(subject) ?? 0) / (measured.get(peer) ?? 1));
+    rates.push(measured.get(subject) ?? 0);
+  }
+  const ratio = median(ratios);
+  const spread = `${Math.min(...ratios).toFixed(2)}-${Math.max(...ratios).toFixed(2)}`;
+  const reached = ratio >= goal;
+  console.log(`${reached ? 'ok  ' : 'MISS'} ${title.padEnd(58)} ${ratio.toFixed(2)} (${spread}; goal ${goal.toFixed(2)}; ${median(rates).toFixed(0)}/s)`);
+  return reached;
+}
+
+async function startServer(listenOn: string): Promise<{ port: string; stop: () => Promise<unknown> }> {
+  const child = spawn(process.execPath, [import.meta.filename, 'serve', listenOn], { stdio: ['ignore', 'pipe', 'inherit', 'ipc'], env: {} });
+  const [output] = (await once(child.stdout as NodeJS.ReadableStream, 'data')) as [Buffer];
+  return { port: output.toString().trim(), stop: async () => (child.kill(), once(child, 'exit')) };
+}
+
+async function main(): Promise<void> {
+  const directory = await mkdtemp(join(tmpdir(), 'http-bench-'));
+  const socketPath = join(directory, 'socket');
+  const tcp = await startServer('0');
+  const unix = await startServer(socketPath);
+  const url = `http://127.0.0.1:${tcp.port}`;
+  const pool = new Pool(url);
+  const executor = new HttpFaasExecutor(url, { wire: 'binary' });
+  const overSocket = new HttpFaasExecutor(`unix:${socketPath}`, { wire: 'binary' });
+  const subject = invokeWith(executor);
+  const comparisons: Comparison[] = [
+    ...[1, 16, 128].map((inFlight) => ({ title: `executor / Pool.dispatch, 64 B, ${inFlight} in flight`, subject, peer: dispatchWith(pool), bytes: 64, inFlight, goal: 0.8 })),
+    { title: 'executor / executor on fetch, 64 B, 16 in flight', subject, peer: fetchWith(url), bytes: 64, inFlight: 16, goal: 5 },
+    { title: 'executor / Pool.request, 256 KiB, 16 in flight', subject, peer: requestWith(pool), bytes: 256 * 1024, inFlight: 16, goal: 0.85 },
+    { title: 'executor / Pool.request, 6 MiB, 4 in flight', subject, peer: requestWith(pool), bytes: 6 * 1024 * 1024, inFlight: 4, goal: 0.85 },
+    { title: 'executor on unix socket / on TCP, 64 B, 16 in flight', subject: invokeWith(overSocket), peer: subject, bytes: 64, inFlight: 16, goal: 1.2 },
+  ];
+  let missed = 0;
+  for (const comparison of comparisons) if (!(await compare(comparison))) missed += 1;
+  await Promise.all([pool.close(), executor.close(), overSocket.close()]);
+  await Promise.all([tcp.stop(), unix.stop()]);
+  await rm(directory, { recursive: true });
+  process.exitCode = missed === 0 ? 0 : 1;
+}
+
+if (process.argv[2] !== 'serve') await main();
