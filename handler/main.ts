@@ -161,6 +161,7 @@ class Service {
   }
 
   async #crash(adapter: RunningAdapter, thrown: unknown): Promise<void> {
+    this.#isStopping = true;
     this.logError('error', 'an exception was not caught', thrown);
     await adapter.crash?.(toRunnerError(thrown));
     this.#host.exit(1);

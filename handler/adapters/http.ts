@@ -19,11 +19,13 @@ export interface HttpConfig {
   readonly socketPath?: string;
   /** Calls that run at the same time; more are refused with `EXECUTOR_THROTTLED`. */
   readonly concurrencyMax: number;
+  /** How long the head of a request may take. Default: 10 s. */
+  readonly headersTimeoutMs?: number;
+  /** How long a whole request may take. Default: 60 s. */
+  readonly requestTimeoutMs?: number;
 }
 
-const HEADERS_TIMEOUT_MS = 10_000;
-const REQUEST_TIMEOUT_MS = 60_000;
-const TIMEOUT_CHECK_MS = 5_000;
+const TIMEOUT_CHECK_MS_MAX = 5_000;
 /** Longer than what clients and load balancers keep (600 s at most), so that the closing side is never this one. */
 const KEEP_ALIVE_TIMEOUT_MS = 620_000;
 const CONNECTIONS_MAX = 10_000;
@@ -58,10 +60,11 @@ export function httpConfig(env: NodeJS.ProcessEnv): HttpConfig {
 export async function startHttp(handler: JobHandler, config: HttpConfig): Promise<RunningAdapter> {
   const { createServer } = await import('node:http');
   const service = new HttpService(handler, config.concurrencyMax);
+  const { headersTimeoutMs = 10_000, requestTimeoutMs = 60_000 } = config;
   const server = createServer({
-    headersTimeout: HEADERS_TIMEOUT_MS,
-    requestTimeout: REQUEST_TIMEOUT_MS,
-    connectionsCheckingInterval: TIMEOUT_CHECK_MS,
+    headersTimeout: headersTimeoutMs,
+    requestTimeout: requestTimeoutMs,
+    connectionsCheckingInterval: Math.min(TIMEOUT_CHECK_MS_MAX, headersTimeoutMs, requestTimeoutMs),
     keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
   });
   server.maxConnections = CONNECTIONS_MAX;
