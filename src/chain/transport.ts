@@ -25,7 +25,7 @@ export interface RpcTransportOptions {
   readonly batchMax?: number;
   /** Connections per endpoint. Default 16. */
   readonly connections?: number;
-  /** An endpoint of another chain is not used. Default: not checked. */
+  /** An endpoint of another chain is not used. Default: the chain of the endpoint that answers first. */
   readonly chainId?: number;
   /** How often the heads of several endpoints are compared. Default 15,000. */
   readonly healthCheckMs?: number;
@@ -74,7 +74,7 @@ interface EndpointState {
 
 class FailoverTransport implements RpcTransport {
   readonly #states: EndpointState[];
-  readonly #chainId: number | undefined;
+  #chainId: number | undefined;
   readonly #batchMax: number;
   readonly #healthCheckMs: number;
   readonly #staleBlocks: number;
@@ -102,7 +102,7 @@ class FailoverTransport implements RpcTransport {
       endpoint: new RpcEndpoint({ url, headers, connections, responseBytesMax, deadlines: this.#deadlines }),
       aside: false,
       failures: 0,
-      chainChecked: this.#chainId === undefined,
+      chainChecked: this.#chainId === undefined && options.urls.length === 1,
       cancelProbe: undefined,
     }));
     const { metrics } = this.#telemetry;
@@ -166,6 +166,7 @@ class FailoverTransport implements RpcTransport {
 
   async #checkChain(state: EndpointState): Promise<void> {
     const served = Number(await state.endpoint.call('eth_chainId', []));
+    this.#chainId ??= served;
     if (served !== this.#chainId) {
       const message = `${state.endpoint.label} serves chain ${served}, not chain ${this.#chainId}`;
       throw new RunnerError('CHAIN_MISMATCH', message, { details: { endpoint: state.endpoint.label, served, expected: this.#chainId } });

@@ -1,0 +1,83 @@
+/** What nodes answer, as values. Nodes agree on results, but each has its own words for why a transaction fails. Pure. */
+
+import { RunnerError } from '../errors.ts';
+import type { Hex } from '../job/call.ts';
+import type { Receipt, SendOutcome } from './chain.ts';
+
+/** In this order; geth, erigon, nethermind, besu, reth, anvil and OpenEthereum's words. */
+const SEND_OUTCOMES: readonly (readonly [SendOutcome, RegExp])[] = [
+  ['known', /already known|known transaction|already imported|alreadyknown|already exists|already in (the )?(mem)?pool/i],
+  ['nonce-too-low', /nonce( is)? too low|oldnonce|nonce_too_low|nonce has already been used|nonce .*(lower|less) than|account .* has nonce .* tx has nonce/i],
+  ['underfunded', /insufficient (funds|balance)|insufficientfunds|upfront.cost.*(exceed|balance)|enough funds|overshot/i],
+  ['underpriced', /underpriced|too low to (replace|compete)|feetoolowtocompete|replacement.*(not ?allowed|too low)|gas price supplied is too low/i],
+  ['fee-too-low', /less than block base fee|(fee|gas price)( cap)?( is)? (too low|below|less than)|feetoolow|below (the )?(current |configured )?(base ?fee|minimum)|gas_price_below/i],
+];
+
+/** What an error of eth_sendRawTransaction means; undefined when it is none of these. */
+export function sendOutcome(error: RunnerError): SendOutcome | undefined {
+  const said = `${String(error.details['rpcMessage'] ?? error.message)} ${typeof error.details['data'] === 'string' ? error.details['data'] : ''}`;
+  return SEND_OUTCOMES.find(([, words]) => words.test(said))?.[0];
+}
+
+/** Whether eth_estimateGas or eth_call failed because the contract reverted. */
+export function isRevert(error: RunnerError): boolean {
+  const { rpcCode, rpcMessage } = error.details;
+  return rpcCode === 3 || rpcCode === -32015 || /revert/i.test(String(rpcMessage));
+}
+
+/** The bytes that the contract reverted with, wherever the node put them. */
+export function revertData(error: RunnerError): Hex | undefined {
+  return findHex(error.details['data'], 0);
+}
+
+function findHex(value: unknown, depth: number): Hex | undefined {
+  if (typeof value === 'string') {
+    const bytes = /^(?:Reverted )?(0x(?:[0-9a-fA-F]{2}){4,})$/.exec(value)?.[1];
+    return bytes?.toLowerCase() as Hex | undefined; // as: matched above
+  }
+  if (typeof value !== 'object' || value === null || depth > 3) return undefined;
+  const { data, result, originalError } = value as Readonly<Record<string, unknown>>; // as: each field is checked by the recursion
+  return findHex(data, depth + 1) ?? findHex(result, depth + 1) ?? findHex(originalError, depth + 1);
+}
+
+const isQuantity = (value: unknown): value is Hex => typeof value === 'string' && /^0x[0-9a-fA-F]{1,64}$/.test(value);
+const isHash = (value: unknown): value is Hex => typeof value === 'string' && /^0x[0-9a-fA-F]{64}$/.test(value);
+
+/** Undefined for null: not mined. Throws `RPC_RESPONSE_INVALID`. */
+export function parseReceipt(raw: unknown): Receipt | undefined {
+  if (raw === null) return undefined;
+  const receipt = raw as Readonly<Record<string, unknown>>; // as: each field is checked below
+  const { transactionHash, blockHash, blockNumber, status, gasUsed, effectiveGasPrice } = receipt;
+  // Some nodes give receipts of transactions that only wait.
+  if (blockHash === null || blockNumber === null) return undefined;
+  if (!isHash(transactionHash) || !isHash(blockHash) || !isQuantity(blockNumber) || !isQuantity(status) || !isQuantity(gasUsed)) {
+    throw new RunnerError('RPC_RESPONSE_INVALID', `a receipt of transaction ${String(transactionHash)} is malformed`);
+  }
+  return {
+    transactionHash: transactionHash.toLowerCase() as Hex, // as: a hash
+    block: { number: BigInt(blockNumber), hash: blockHash.toLowerCase() as Hex }, // as: a hash
+    success: BigInt(status) === 1n,
+    gasUsed: BigInt(gasUsed),
+    effectiveGasPrice: isQuantity(effectiveGasPrice) ? BigInt(effectiveGasPrice) : 0n,
+  };
+}
+
+/**
+ * The base fee of the next block and the middle of what blocks with transactions paid on top lately; no tip when there were none.
+ * Throws `RPC_RESPONSE_INVALID`.
+ *
+ * @param history the answer of eth_feeHistory for one percentile
+ */
+export function priorityFee(history: unknown): { baseFeePerGas: bigint; tip: bigint | undefined } {
+  const { baseFeePerGas, gasUsedRatio, reward } = (history ?? {}) as Readonly<Record<string, unknown>>; // as: each field is checked below
+  const next: unknown = Array.isArray(baseFeePerGas) ? baseFeePerGas.at(-1) : undefined;
+  if (!isQuantity(next)) throw new RunnerError('RPC_RESPONSE_INVALID', 'eth_feeHistory did not answer with base fees');
+  const ratios: readonly unknown[] = Array.isArray(gasUsedRatio) ? gasUsedRatio : [];
+  const rewards: readonly unknown[] = Array.isArray(reward) ? reward : [];
+  const tips = rewards
+    .map((block: unknown): unknown => (Array.isArray(block) ? block[0] : undefined))
+    .filter((value, index): value is Hex => isQuantity(value) && ratios[index] !== 0)
+    .map((value) => BigInt(value))
+    .sort((a, b) => (a < b ? -1 : 1));
+  return { baseFeePerGas: BigInt(next), tip: tips[tips.length >> 1] };
+}
