@@ -4,8 +4,8 @@ import type { Address, Hex } from '../job/call.ts';
 import { FakeClock } from '../testing/fake-clock.ts';
 import type { Simulation } from './chain.ts';
 import { MockChain } from './mock-chain.ts';
-import { encodeSubmission } from './mock-contract.ts';
 import { mockSigner } from './mock-transaction.ts';
+import { encodeResults } from './results-encoding.ts';
 
 const OPERATOR: Address = '0x00000000000000000000000000000000000000a1';
 const OTHER: Address = '0x00000000000000000000000000000000000000b2';
@@ -43,7 +43,7 @@ function setUp(options: { readonly requiredResults?: number; readonly ttl?: bigi
     });
   const send = async (offer: Offer) => chain.accept(await raw(offer));
   const results = (callIds: readonly bigint[], output = bytes(9)): Hex =>
-    encodeSubmission({ serviceId, callIds, results: callIds.map(() => output) });
+    encodeResults({ serviceId, callIds, results: callIds.map(() => output) });
   const submit = (...inputs: number[]): Hex => chain.submitJob({ serviceId, jobIndex: 1, inputs: bytes(...inputs) });
   return { clock, chain, serviceId, raw, send, results, submit };
 }

@@ -178,6 +178,11 @@ export class MockChain {
     return this.#at(this.#sealed.length - 1).block;
   }
 
+  /** The block before everything; it holds nothing. */
+  get first(): MockBlock {
+    return this.#at(0).block;
+  }
+
   get baseFeePerGas(): bigint {
     return this.#baseFeePerGas;
   }

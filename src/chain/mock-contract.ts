@@ -4,7 +4,7 @@
  */
 
 import type { Abi } from 'viem';
-import { decodeFunctionData, encodeErrorResult, encodeFunctionData, parseAbi } from 'viem/utils';
+import { decodeFunctionData, encodeErrorResult, parseAbi } from 'viem/utils';
 import type { Address, Hex } from '../job/call.ts';
 import type { ResultBatch } from './chain.ts';
 import { CONTRACT_ERRORS } from './contracts.ts';
@@ -251,18 +251,7 @@ export class MockContract {
   }
 }
 
-/** The transaction data of results, as the real contract takes it: submitResult for one, submitResults for several. */
-export function encodeSubmission(batch: ResultBatch): Hex {
-  const results = batch.results.map((result): Hex => `0x${Buffer.from(result).toString('hex')}`);
-  const [callId] = batch.callIds;
-  const [result] = results;
-  if (batch.callIds.length === 1 && callId !== undefined && result !== undefined) {
-    return encodeFunctionData({ abi: FUNCTIONS, functionName: 'submitResult', args: [batch.serviceId, callId, result] });
-  }
-  return encodeFunctionData({ abi: FUNCTIONS, functionName: 'submitResults', args: [batch.serviceId, batch.callIds, results] });
-}
-
-/** The results that such data carries; undefined when it is something else. */
+/** The results that transaction data carries; undefined when it is something else. */
 export function decodeSubmission(data: Hex): ResultBatch | undefined {
   const decoded = decode(data);
   switch (decoded?.functionName) {

@@ -70,6 +70,7 @@ describe('follow', () => {
     chain.mine();
     await clock.settle();
     expect(updates.map(short)).toEqual([
+      ['calls', [], 0n],
       ['calls', [1, 2, 3], 3n],
       ['head', 3n],
       ['calls', [4], 4n],
@@ -79,7 +80,7 @@ describe('follow', () => {
     expect(await ended).toBe('ended');
   });
 
-  test('without a cursor begins at the head; with one, after it', async () => {
+  test('without a cursor begins after the head, and says so at once; with one, after it', async () => {
     const { clock, chain, client, submit } = setUp();
     submit(1);
     chain.mine();
@@ -90,7 +91,7 @@ describe('follow', () => {
     const resumed = watch(client, { cursor: { chainId: client.chainId, contract: client.contract, block: { number, hash } } });
     await clock.settle();
     expect(fresh.updates.map(short)).toEqual([
-      ['calls', [2], 2n],
+      ['calls', [], 2n],
       ['head', 2n],
     ]);
     expect(resumed.updates.map(short)).toEqual([
@@ -110,6 +111,7 @@ describe('follow', () => {
     chain.mine();
     await clock.settle();
     expect(updates.map(short)).toEqual([
+      ['calls', [], 1n],
       ['calls', [2], 2n],
       ['head', 2n],
     ]);
@@ -126,12 +128,12 @@ describe('follow', () => {
     await clock.settle();
     const ancestor = chain.reorg(2, { dropTransactions: true, replaceWith: [{ serviceId, jobIndex: 0, inputs: bytes(7) }] });
     await clock.settle();
-    expect(updates.slice(2).map(short)).toEqual([
+    expect(updates.slice(3).map(short)).toEqual([
       ['reorg', 1n, 2],
       ['calls', [7], 3n],
       ['head', 3n],
     ]);
-    expect(updates[2]).toMatchObject({ cursor: { block: ancestor } });
+    expect(updates[3]).toMatchObject({ cursor: { block: ancestor } });
     stop();
   });
 
@@ -161,6 +163,7 @@ describe('follow', () => {
     const { updates, stop } = watch(client, { fromBlock: 0n, serviceIds: [other.serviceId] });
     await clock.settle();
     expect(updates.map(short)).toEqual([
+      ['calls', [], 0n],
       ['calls', [2], 1n],
       ['head', 1n],
     ]);
@@ -177,6 +180,7 @@ describe('follow', () => {
     const { updates, stop } = watch(client, { fromBlock: 0n });
     await clock.settle();
     expect(updates.map(short)).toEqual([
+      ['calls', [], 0n],
       ['calls', [0, 1, 2, 3], 2n],
       ['calls', [4, 5, 6, 7], 4n],
       ['head', 4n],
@@ -196,6 +200,7 @@ describe('follow', () => {
     expect(updates).toEqual([]);
     await clock.advance(1_000);
     expect(updates.map(short)).toEqual([
+      ['calls', [], 0n],
       ['calls', [1], 1n],
       ['head', 1n],
     ]);

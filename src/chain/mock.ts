@@ -21,7 +21,7 @@ import type {
 } from './chain.ts';
 import type { MockBlock } from './mock-block.ts';
 import type { MockChain } from './mock-chain.ts';
-import { encodeSubmission } from './mock-contract.ts';
+import { encodeResults } from './results-encoding.ts';
 
 export type MockMethod =
   | 'head'
@@ -68,7 +68,6 @@ export interface MockChainClientOptions {
 const FOLLOW_RETRY_MS = 250;
 const DELAY_MS = 5_000;
 const ZERO_ADDRESS: Address = '0x0000000000000000000000000000000000000000';
-const BEFORE_FIRST: BlockRef = { number: -1n, hash: `0x${'0'.repeat(64)}` };
 
 export class MockChainClient implements ChainClient {
   readonly source = 'mock';
@@ -118,7 +117,7 @@ export class MockChainClient implements ChainClient {
   }
 
   encodeResults(batch: ResultBatch): TransactionRequest {
-    return { to: this.contract, data: encodeSubmission(batch) };
+    return { to: this.contract, data: encodeResults(batch) };
   }
 
   async simulate(from: Address, request: TransactionRequest): Promise<Simulation> {
@@ -225,64 +224,72 @@ class View {
   readonly #chain: MockChain;
   readonly #callsPerUpdate: number;
   readonly #serviceIds: ReadonlySet<bigint>;
-  /** All calls up to here were told. */
-  #position: BlockRef;
+  readonly #startsAfter: bigint;
+  /** All calls up to here were told. Undefined: the block after which it starts is still to come. */
+  #position: BlockRef | undefined;
   #head: BlockRef | undefined;
 
   constructor(client: MockChainClientOptions, options: FollowOptions) {
     this.#chain = client.chain;
     this.#callsPerUpdate = client.callsPerUpdate ?? 500;
     this.#serviceIds = new Set(options.serviceIds);
-    const before = (options.fromBlock ?? this.#chain.head.number) - 1n;
-    this.#position = options.cursor?.block ?? this.#chain.block(before) ?? { ...BEFORE_FIRST, number: before };
+    const { fromBlock, cursor } = options;
+    // The first block holds nothing.
+    this.#startsAfter = fromBlock === undefined ? this.#chain.head.number : fromBlock > 0n ? fromBlock - 1n : 0n;
+    this.#position = cursor?.block;
   }
 
   next(): ChainUpdate | undefined {
-    const ancestor = this.#ancestor();
-    if (ancestor.number < this.#position.number) {
+    if (!this.#position) return this.#begin();
+    const ancestor = this.#ancestor(this.#position);
+    if (ancestor.hash !== this.#position.hash) {
       const depth = Number(this.#position.number - ancestor.number);
       this.#position = ancestor;
       this.#head = undefined;
-      return { type: 'reorg', cursor: this.#cursor(), depth };
+      return { type: 'reorg', cursor: this.#cursor(ancestor), depth };
     }
     const head = this.#chain.head;
-    if (this.#position.number < head.number) return { type: 'calls', calls: this.#read(head), cursor: this.#cursor() };
-    if (this.#head?.hash === head.hash || this.#position.number !== head.number) return undefined;
+    if (this.#position.number < head.number) return this.#read(this.#position, head);
+    if (this.#head?.hash === head.hash) return undefined;
     this.#head = head;
-    return { type: 'head', block: { number: head.number, hash: head.hash }, timestamp: head.timestamp };
+    return { type: 'head', block: refOf(head), timestamp: head.timestamp };
   }
 
-  /** The last block of what was told that is still on the chain. */
-  #ancestor(): BlockRef {
-    // Before the first block of interest nothing was told, so nothing can leave.
-    if (this.#position.hash === BEFORE_FIRST.hash) return this.#position;
-    let block: BlockRef & { readonly parentHash?: Hex } = this.#position;
-    while (!this.#chain.isCanonical(block)) {
-      const known: MockBlock | undefined = this.#chain.blockByHash(block.hash);
-      const parent = known && this.#chain.blockByHash(known.parentHash);
-      // A cursor of another chain: nothing it says is known here.
-      if (!parent) return BEFORE_FIRST;
-      block = parent;
-    }
-    return { number: block.number, hash: block.hash };
+  /** Says at once where it starts: a follower that is gone before the first call must not start at a later head. */
+  #begin(): ChainUpdate | undefined {
+    const block = this.#chain.block(this.#startsAfter);
+    if (!block) return undefined;
+    this.#position = refOf(block);
+    return { type: 'calls', calls: [], cursor: this.#cursor(this.#position) };
   }
 
-  #read(head: BlockRef): ChainCall[] {
+  /** The last block of what was told that is still on the chain; the first one for a cursor of another chain. */
+  #ancestor(position: BlockRef): BlockRef {
+    let block: MockBlock | undefined = this.#chain.blockByHash(position.hash);
+    while (block && !this.#chain.isCanonical(block)) block = this.#chain.blockByHash(block.parentHash);
+    return refOf(block ?? this.#chain.first);
+  }
+
+  #read(position: BlockRef, head: BlockRef): ChainUpdate {
     const calls: ChainCall[] = [];
-    let number = this.#position.number;
-    while (number < head.number && calls.length < this.#callsPerUpdate) {
-      number += 1n;
-      const block = this.#chain.block(number);
-      if (!block) continue;
-      this.#position = { number, hash: block.hash };
+    let last = position;
+    while (last.number < head.number && calls.length < this.#callsPerUpdate) {
+      const block = this.#chain.block(last.number + 1n);
+      if (!block) break;
+      last = refOf(block);
       for (const call of block.calls) if (this.#serviceIds.size === 0 || this.#serviceIds.has(call.serviceId)) calls.push(call);
     }
-    return calls;
+    this.#position = last;
+    return { type: 'calls', calls, cursor: this.#cursor(last) };
   }
 
-  #cursor(): Cursor {
-    return { chainId: this.#chain.chainId, contract: this.#chain.contract, block: this.#position };
+  #cursor(block: BlockRef): Cursor {
+    return { chainId: this.#chain.chainId, contract: this.#chain.contract, block };
   }
+}
+
+function refOf({ number, hash }: BlockRef): BlockRef {
+  return { number, hash };
 }
 
 /** Wakes a follower when something happened since it last looked. */

@@ -2,9 +2,10 @@
 
 import assert from 'node:assert/strict';
 import { keccak256 } from 'viem/utils';
-import type { ChainClient, ChainUpdate, FollowOptions, Signer, TransactionRequest } from '../chain/chain.ts';
+import type { ChainClient, ChainUpdate, Signer, TransactionRequest } from '../chain/chain.ts';
 import type { ChainCall, Hex } from '../job/call.ts';
 import type { Cursor } from '../ledger/ledger.ts';
+import { callsOf, follow, isReorg, lastCursor, reachedHead, shown } from './chain-updates.ts';
 
 /** One job call to put on the chain. */
 export interface ConformanceCall {
@@ -35,7 +36,6 @@ export interface ChainCase {
   run(subject: ChainSubject): Promise<void>;
 }
 
-const WAIT_MS = 20_000;
 const GWEI = 1_000_000_000n;
 const SELECTORS = { submitResult: '0x2d07e655', submitResults: '0xaacdba9f', JobCallNotFound: '0x96c6ebfc' } as const;
 
@@ -67,6 +67,18 @@ export const chainCases: readonly ChainCase[] = [
         contract: subject.client.contract,
         block: { number: head.number, hash: head.hash },
       });
+    },
+  },
+  {
+    name: 'follow without a cursor begins after the head, and says where at once',
+    async run(subject) {
+      const [serviceId] = subject.serviceIds;
+      await subject.submit([call(serviceId, 0, 1)]);
+      const head = await subject.client.head();
+      const updates = await follow(subject.client, {}, reachedHead(head.number));
+      assert.deepEqual(callsOf(updates), []);
+      assert.equal(updates[0]?.type, 'calls');
+      assert.deepEqual(updates[0].cursor.block, { number: head.number, hash: head.hash });
     },
   },
   {
@@ -145,7 +157,8 @@ export const chainCases: readonly ChainCase[] = [
       await subject.mine(1);
       const head = await subject.client.head();
       const updates = await follow(subject.client, { cursor: cursorAt(subject.client, block) }, reachedHead(head.number));
-      assert.equal(updates[0]?.type, 'reorg', 'the reorg must come before anything else');
+      const first = updates.find((update) => update.type !== 'calls' || update.calls.length > 0);
+      assert.equal(first?.type, 'reorg', 'the reorg must come before anything new');
       checkReorg(updates, shared.number);
       assert.deepEqual(callsOf(updates).map(shown), [[serviceId, 0n, 1, [9]]]);
     },
@@ -155,13 +168,14 @@ export const chainCases: readonly ChainCase[] = [
     async run(subject) {
       const [serviceId] = subject.serviceIds;
       const { operator, client } = subject;
+      const before = await client.head();
       const [real] = await submitted(subject, [call(serviceId, 0, 1)]);
       const others: ChainCall[] = [
         { ...real, inputs: Uint8Array.of(2) },
         { ...real, caller: operator.address.toLowerCase() as Hex },
         { ...real, callId: real.callId + 1n },
         { ...real, jobIndex: 1 },
-        { ...real, blockNumber: real.blockNumber - 1n },
+        { ...real, blockNumber: before.number, blockHash: before.hash },
       ];
       assert.deepEqual(await client.confirm([real, ...others, real]), [true, false, false, false, false, false, true]);
       assert.deepEqual(await client.confirm([]), []);
@@ -261,8 +275,8 @@ export const chainCases: readonly ChainCase[] = [
       const first = await signed(subject, request, { nonce });
       assert.equal(await client.send(first), 'sent');
       assert.equal(await client.send(first), 'known');
-      const little = await signed(subject, request, { nonce, percent: 105n });
-      assert.equal(await client.send(little), 'underpriced');
+      const noMore = await signed(subject, { ...request, to: client.contract }, { nonce });
+      assert.equal(await client.send(noMore), 'underpriced');
       const enough = await signed(subject, request, { nonce, percent: 125n });
       assert.equal(await client.send(enough), 'sent');
       await subject.mine(1);
@@ -309,10 +323,6 @@ function call(serviceId: bigint, jobIndex: number, input: number): ConformanceCa
   return { serviceId, jobIndex, inputs: Uint8Array.of(input) };
 }
 
-function shown({ serviceId, callId, jobIndex, inputs }: ChainCall): unknown {
-  return [serviceId, callId, jobIndex, [...inputs]];
-}
-
 /** Submits and reads back what the chain made of it. */
 async function submitted(subject: ChainSubject, calls: readonly ConformanceCall[]): Promise<[ChainCall, ...ChainCall[]]> {
   const before = await subject.client.head();
@@ -321,43 +331,6 @@ async function submitted(subject: ChainSubject, calls: readonly ConformanceCall[
   const [first, ...others] = callsOf(await follow(subject.client, { fromBlock: before.number + 1n }, reachedHead(head.number)));
   assert.ok(first, 'the submitted calls are not on the chain');
   return [first, ...others];
-}
-
-/** Follows until `isEnough`, then fires the signal and waits for the end. Rejects when that takes longer than 20 s. */
-async function follow(
-  client: ChainClient,
-  options: Omit<FollowOptions, 'signal'>,
-  isEnough: (seen: readonly ChainUpdate[]) => boolean | Promise<boolean>,
-): Promise<ChainUpdate[]> {
-  const enough = new AbortController();
-  const tooLate = AbortSignal.timeout(WAIT_MS);
-  const seen: ChainUpdate[] = [];
-  for await (const update of client.follow({ ...options, signal: AbortSignal.any([enough.signal, tooLate]) })) {
-    seen.push(update);
-    if (await isEnough(seen)) enough.abort();
-  }
-  assert.ok(enough.signal.aborted, `after ${WAIT_MS} ms follow has told only ${JSON.stringify(seen.map(({ type }) => type))}`);
-  return seen;
-}
-
-const reachedHead =
-  (number: bigint) =>
-  (seen: readonly ChainUpdate[]): boolean => {
-    const last = seen.findLast((update) => update.type === 'head');
-    return last?.type === 'head' && last.block.number >= number && (lastCursor(seen)?.block.number ?? -1n) >= number;
-  };
-
-function callsOf(updates: readonly ChainUpdate[]): ChainCall[] {
-  return updates.flatMap((update) => (update.type === 'calls' ? update.calls : []));
-}
-
-function lastCursor(updates: readonly ChainUpdate[]): Cursor | undefined {
-  const last = updates.findLast((update) => update.type !== 'head');
-  return last?.type === 'calls' || last?.type === 'reorg' ? last.cursor : undefined;
-}
-
-function isReorg(update: ChainUpdate): boolean {
-  return update.type === 'reorg';
 }
 
 /** A client may go back further than it must: what it tells again is known by then. */
