@@ -19,7 +19,7 @@ import { REQUEST_BYTES_MAX, createHandler } from './index.ts';
 import type { JobHandler, RunningAdapter } from './index.ts';
 
 /** A router, or what loads the module that exports it (as `default` or `router`). */
-export type RouterSource = JobRouter | (() => Promise<unknown>);
+export type RouterSource = JobRouter | (() => Promise<object>);
 
 export interface ServeOptions {
   /** `import.meta` of the module that calls: tells whether it was started or imported. */
@@ -204,10 +204,11 @@ async function tokenOf(env: NodeJS.ProcessEnv): Promise<string | undefined> {
 }
 
 /** The router among the exports of a module. The bundle may carry another copy of the class, so it is known by what it can do. */
-function routerOf(exports: unknown): JobRouter {
-  const { default: byDefault, router } = exports as { default?: unknown; router?: unknown };
+function routerOf(exports: object): JobRouter {
+  const { default: byDefault, router }: { default?: unknown; router?: unknown } = exports;
   for (const candidate of [byDefault, router]) if (isRouter(candidate)) return candidate;
-  throw new RunnerError('CONFIG_INVALID', 'the module of the jobs exports no JobRouter: export one as default, or named router');
+  const names = Object.keys(exports).join(', ') || 'nothing';
+  throw new RunnerError('CONFIG_INVALID', `the module of the jobs exports no JobRouter: export one as default, or named router (it exports ${names})`);
 }
 
 function isRouter(value: unknown): value is JobRouter {

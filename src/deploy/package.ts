@@ -225,7 +225,8 @@ async function describe(file: string, { entry, env = process.env }: BuildHandler
   const { NODE_OPTIONS: _options, NODE_EXTRA_CA_CERTS: _certificates, ...environment } = env;
   const { error, stdout, stderr } = await run(file, environment);
   if (error) {
-    const reason = error.killed === true ? `it did not load within ${DESCRIBE_TIMEOUT_MS / 1000} s` : (loggedReason(stderr) ?? `${error.message}\n${stderr}`);
+    const ending = error.killed === true ? `it did not load within ${DESCRIBE_TIMEOUT_MS / 1000} s` : `it ended with status ${error.code}`;
+    const reason = loggedReason(stderr) ?? `${ending}\n${stderr}`.trimEnd();
     throw new RunnerError('BUILD_FAILED', `${entry} was bundled, but ${reason}`, { cause: error, details: { entry } });
   }
   const jobs = JSON.parse(stdout) as readonly PackagedJob[];
@@ -234,7 +235,7 @@ async function describe(file: string, { entry, env = process.env }: BuildHandler
 }
 
 interface Finished {
-  readonly error: (Error & { readonly killed?: boolean }) | null;
+  readonly error: (Error & { readonly killed?: boolean; readonly code?: number | string | null }) | null;
   readonly stdout: string;
   readonly stderr: string;
 }
