@@ -48,6 +48,7 @@ export interface LocalChain {
   readonly accounts: readonly LocalAccount[];
   /** Process id of the node. */
   readonly pid: number;
+  /** `eth_sendTransaction` requests are passed on one after the other, so that each gets its own nonce. */
   readonly request: RpcRequest;
   /** Mines empty blocks, or what waits in the pool. */
   mine(blocks?: number): Promise<void>;
@@ -63,6 +64,9 @@ interface RpcReply {
   readonly result?: unknown;
   readonly error?: { readonly code: number; readonly message: string; readonly data?: unknown };
 }
+
+/** Mining a thousand blocks takes six seconds. */
+const REQUEST_TIMEOUT_MS = 60_000;
 
 /**
  * The node ends when its standard input is closed: by `stop`, or because this process is gone. Its own output is left to the
@@ -91,14 +95,22 @@ export async function startLocalChain(options: LocalChainOptions = {}): Promise<
   });
   const output = await readStart(node, timeoutMs);
   const { host, pid, accounts } = output;
-  const pool = new Pool(`http://${host}`, { connections: 32, bodyTimeout: 0, headersTimeout: 0 });
+  const pool = new Pool(`http://${host}`, { connections: 32, bodyTimeout: REQUEST_TIMEOUT_MS, headersTimeout: REQUEST_TIMEOUT_MS });
   let requests = 0;
-  const request: RpcRequest = async (method, params) => {
+  const ask: RpcRequest = async (method, params) => {
     const body = JSON.stringify({ jsonrpc: '2.0', id: ++requests, method, params });
     const reply = await post(pool, method, body);
     if (reply.error === undefined) return reply.result;
     const { code, message, data } = reply.error;
     throw new RunnerError('RPC_ERROR', `${method}: ${message}`, { details: { method, rpcCode: code, data } });
+  };
+  // The node gives two transactions that come at once the same nonce.
+  let sending: Promise<unknown> = Promise.resolve();
+  const request: RpcRequest = (method, params) => {
+    if (method !== 'eth_sendTransaction') return ask(method, params);
+    const sent = sending.then(() => ask(method, params));
+    sending = sent.catch(() => undefined);
+    return sent;
   };
   let stopped: Promise<void> | undefined;
   const stop = async (): Promise<void> => {

@@ -288,9 +288,7 @@ describe('heartbeat', () => {
       address: operator.address,
       signTypedData: (data: Parameters<typeof other.signTypedData>[0]) => other.signTypedData(data),
     };
-    expect(
-      await beatOnce({ serviceId, blueprintId, sender: new NodeSender(operator), signer: signer as HeartbeatOptions['signer'] & object }),
-    ).toMatchObject({
+    expect(await beatOnce({ serviceId, blueprintId, sender: new NodeSender(operator), signer })).toMatchObject({
       ok: false,
       error: { details: { error: 'InvalidSignature' } },
     });

@@ -248,6 +248,13 @@ describe('calls', () => {
     expect(new Set(calls.map((call) => call.caller))).toEqual(new Set([tangle.spammer]));
   });
 
+  test('calls that are submitted at once all get through, also when they are equal', async () => {
+    const { serviceId } = await tangle.startService({ jobs: [{ name: 'a' }] });
+    const calls = await Promise.all(Array.from({ length: 50 }, () => tangle.submitJob(serviceId, JOB)));
+    expect(new Set(calls.map((call) => call.callId)).size).toBe(50);
+    expect(await tangle.calls(serviceId)).toHaveLength(50);
+  });
+
   test('nothing can be written while the contract is paused', async () => {
     const service = await tangle.startService({ jobs: [{ name: 'a' }] });
     await tangle.submitJob(service.serviceId, JOB);
