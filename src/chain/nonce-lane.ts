@@ -253,7 +253,7 @@ export class NonceLane {
         this.#outbid.add(version.nonce);
         return;
       case 'underfunded':
-        this.#stall(
+        this.stall(
           'TX_UNDERFUNDED',
           new RunnerError(
             'TX_UNDERFUNDED',
@@ -292,6 +292,17 @@ export class NonceLane {
     for (const remembered of [this.#sent, this.#refusals]) for (const id of remembered.keys()) if (!ids.has(id)) remembered.delete(id);
     for (const nonce of this.#outbid) if (!nonces.has(nonce)) this.#outbid.delete(nonce);
     if (this.#doubts.size > DOUBTS_MAX) this.#doubts.clear();
+  }
+
+  /** Says once why nothing goes on, until `unstall` takes it back. */
+  stall(key: string, error: RunnerError): void {
+    if (this.#stalls.has(key)) return;
+    this.#stalls.set(key, error);
+    this.options.emit({ type: 'stalled', error });
+  }
+
+  unstall(key: string): void {
+    this.#stalls.delete(key);
   }
 
   note(error: RunnerError | undefined): void {
@@ -345,14 +356,8 @@ export class NonceLane {
     else {
       const cap = this.options.fees.maxFeePerGasCap;
       const message = `the chain asks ${estimate.baseFeePerGas + estimate.maxPriorityFeePerGas} wei per gas; ${what === 'bump' ? 'a replacement would have to offer more than' : 'that is above'} the cap of ${cap}`;
-      this.#stall(`TX_FEE_CAPPED ${what}`, new RunnerError('TX_FEE_CAPPED', message, { details: { cap: cap.toString() } }));
+      this.stall(`TX_FEE_CAPPED ${what}`, new RunnerError('TX_FEE_CAPPED', message, { details: { cap: cap.toString() } }));
     }
     return fees;
-  }
-
-  #stall(key: string, error: RunnerError): void {
-    if (this.#stalls.has(key)) return;
-    this.#stalls.set(key, error);
-    this.options.emit({ type: 'stalled', error });
   }
 }

@@ -10,7 +10,7 @@ import { RunnerError } from '../errors.ts';
 import type { Hex } from '../job/call.ts';
 import type { BlockRef, PendingResult } from '../ledger/ledger.ts';
 import type { BatchLimits, Sifted, Verdict } from './batch.ts';
-import { mapLimited, planBatches, siftBatch } from './batch.ts';
+import { mapLimited, planBatches, resultBytes, siftBatch } from './batch.ts';
 import type { TransactionRequest } from './chain.ts';
 import type { Fees } from './fees.ts';
 import type { LaneEvent, NonceLane } from './nonce-lane.ts';
@@ -62,7 +62,7 @@ interface Deferral {
 }
 
 /** Batches that are simulated and signed in one turn: bounds memory and the time between looks at the chain. */
-const TURN_BATCHES = 8;
+const TURN_BATCHES = 16;
 const SIMULATE_PARALLEL = 8;
 /** A call whose transactions reverted this often although they had been simulated with success goes alone, and at last not any more. */
 const REVERTS_ALONE = 2;
@@ -81,6 +81,7 @@ export class ResultBatches {
   /** What the contract said of a call, and the head then: it counts when it still says so some blocks later. */
   readonly #judged = new Map<number, { readonly kind: Verdict['kind']; readonly head: BlockRef }>();
   #paused = false;
+  #bytesPerResult = 4_096;
 
   constructor(lane: NonceLane, options: ResultBatchesOptions) {
     this.#lane = lane;
@@ -93,8 +94,9 @@ export class ResultBatches {
     const { head } = this.#lane;
     const slots = this.#options.dryRun ? TURN_BATCHES : Math.min(this.#lane.slots(), TURN_BATCHES);
     if (!head || slots === 0) return { next: 'slot' };
-    const window = slots * this.#options.batchMax + this.#deferred.size;
+    const window = this.#window(slots) + this.#deferred.size;
     const executed = ledger.settleable(head.number - BigInt(this.#options.confirmations), window);
+    this.#noteBytes(executed);
     const ready = this.#withoutDeferred(executed, head);
     if (ready.length === 0) return this.#end('nothing');
     const fees = this.#options.dryRun ? undefined : await this.#lane.firstFees();
@@ -132,6 +134,17 @@ export class ResultBatches {
     }
     for (const seq of event.calls) this.#reverts.set(seq, (this.#reverts.get(seq) ?? 0) + 1);
     this.#callsMax.set(serviceId, Math.max(1, Math.min(callsMax, event.calls.length) >> 1));
+  }
+
+  /** How many results to read: as many as go into these transactions, by number and by what the last ones weighed. */
+  #window(slots: number): number {
+    const { batchMax, bytesMax } = this.#options;
+    return slots * Math.min(batchMax, Math.max(1, Math.ceil(bytesMax / this.#bytesPerResult)));
+  }
+
+  #noteBytes(executed: readonly PendingResult[]): void {
+    if (executed.length === 0) return;
+    this.#bytesPerResult = executed.reduce((sum, call) => sum + resultBytes(call.output), 0) / executed.length;
   }
 
   #plan(ready: readonly PendingResult[], verdicts: Map<PendingResult, Verdict>): readonly (readonly PendingResult[])[] {

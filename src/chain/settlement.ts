@@ -96,6 +96,7 @@ const DEFAULTS = {
 const BACKOFF_MS = 250;
 const BACKOFF_MAX_MS = 10_000;
 const WAIT_MAX_MS = 5_000;
+const CANNOT_PAY = 'TX_UNDERFUNDED before signing';
 const ANY_BLOCK = (1n << 63n) - 1n;
 
 /** What works for one account. */
@@ -315,9 +316,12 @@ export class Settlement {
       if (this.#desk) await this.#work(this.#desk, workIsDue);
       else this.#sayWithoutSigner();
       this.#failures = 0;
+      this.#desk?.lane.unstall(CANNOT_PAY);
     } catch (thrown) {
       const error = toRunnerError(thrown);
       this.#desk?.lane.note(error);
+      // Some nodes find out when they simulate.
+      if (error.code === 'TX_UNDERFUNDED') this.#desk?.lane.stall(CANNOT_PAY, error);
       const waitMs = Math.min(BACKOFF_MAX_MS, BACKOFF_MS * 2 ** Math.min(this.#failures, 10));
       this.#failures += 1;
       this.#notBeforeMs = this.#nowMs() + waitMs;
@@ -340,7 +344,11 @@ export class Settlement {
       this.#pollDueMs = Number.POSITIVE_INFINITY;
       await (dryRun ? keeper.look() : keeper.poll());
       this.#polledAtMs = this.#nowMs();
-      if (!dryRun) failure = await failureOf(keeper.tend());
+      if (!dryRun)
+        failure = await keeper.tend().then(
+          () => undefined,
+          (thrown: unknown) => toRunnerError(thrown),
+        );
       mayWork ||= this.#waitsForSlot;
     }
     if (own.waiting) await own.submit(lane);
@@ -362,15 +370,6 @@ export class Settlement {
     if (this.#saidSignerMissing || this.#options.ledger.settleable(ANY_BLOCK, 1).length === 0) return;
     this.#saidSignerMissing = true;
     this.#emit({ type: 'stalled', error: signerMissing() });
-  }
-}
-
-async function failureOf(work: Promise<void>): Promise<RunnerError | undefined> {
-  try {
-    await work;
-    return undefined;
-  } catch (thrown) {
-    return toRunnerError(thrown);
   }
 }
 
