@@ -18,7 +18,16 @@ export type {
 } from './executor/executor.ts';
 export { BLUEPRINT, Metadata, TANGLE, toJobId } from './job/call.ts';
 export type { ChainCall, Hex, JobCall, JobIdLike, JobResult } from './job/call.ts';
-export { OCTETS_TYPE, decodeRequest, decodeResponse, encodeError, encodeRequest, encodeResponse, errorFromResponse, statusOf } from './job/wire.ts';
+export {
+  OCTETS_TYPE,
+  decodeRequest,
+  decodeResponse,
+  encodeError,
+  encodeRequest,
+  encodeResponse,
+  errorFromResponse,
+  statusOf,
+} from './job/wire.ts';
 export type { DecodedRequest, DecodedResponse, WireFormat, WireRequest, WireResponse } from './job/wire.ts';
 export { importPeer } from './plugin/peer.ts';
 export type { DeployerFactory, ExecutorFactory, Peer, Plugin, PluginContext, PluginRegistration } from './plugin/plugin.ts';

@@ -115,8 +115,10 @@ export class HttpClient {
 
   #dispatch(pool: Pool, request: HttpRequest): Promise<HttpResponse> {
     if (request.signal?.aborted) {
-      const cause = request.signal.reason;
-      return Promise.reject(new RunnerError('ABORTED', `the request to ${this.origin} was cancelled before it was sent`, { cause, retry: 'safe' }));
+      const cause: unknown = request.signal.reason;
+      return Promise.reject(
+        new RunnerError('ABORTED', `the request to ${this.origin} was cancelled before it was sent`, { cause, retry: 'safe' }),
+      );
     }
     return new Promise((resolve, reject) => {
       const exchange = new Exchange(this.origin, request, { resolve, reject, deadlines: this.#deadlines });
@@ -164,7 +166,8 @@ class Exchange extends Expiring implements Dispatcher.DispatchHandler {
     const { method, path, headers, body, signal } = request;
     this.options = { method, path, headers, body: body ?? null, idempotent: false };
     if (!signal) return;
-    this.#abort = () => this.#cancel(this.#error('ABORTED', 'was cancelled', { cause: signal.reason, retry: this.#unsent ? 'safe' : 'idempotent' }));
+    this.#abort = () =>
+      this.#cancel(this.#error('ABORTED', 'was cancelled', { cause: signal.reason, retry: this.#unsent ? 'safe' : 'idempotent' }));
     signal.addEventListener('abort', this.#abort, { once: true });
   }
 
@@ -219,11 +222,14 @@ class Exchange extends Expiring implements Dispatcher.DispatchHandler {
   #classify(cause: Error): RunnerError {
     const code = 'code' in cause ? String(cause.code) : '';
     const details = { cause: code || cause.message };
-    if (code === 'UND_ERR_CLOSED' || code === 'UND_ERR_DESTROYED') return this.#error('EXECUTOR_CLOSED', 'was refused: the executor was closed', { cause });
+    if (code === 'UND_ERR_CLOSED' || code === 'UND_ERR_DESTROYED')
+      return this.#error('EXECUTOR_CLOSED', 'was refused: the executor was closed', { cause });
     if (code === 'UND_ERR_INVALID_ARG') return this.#error('INTERNAL', `is malformed: ${cause.message}`, { cause });
     if (this.#unsent) return this.#error('EXECUTOR_UNREACHABLE', `was not sent: ${cause.message}`, { cause, details });
-    if (cause.name === 'HTTPParserError') return this.#error('EXECUTOR_RESPONSE_INVALID', `got an answer that is not HTTP: ${cause.message}`, { cause, details });
-    if (code === 'UND_ERR_HEADERS_OVERFLOW') return this.#error('EXECUTOR_RESPONSE_INVALID', 'got headers above every limit', { cause, details });
+    if (cause.name === 'HTTPParserError')
+      return this.#error('EXECUTOR_RESPONSE_INVALID', `got an answer that is not HTTP: ${cause.message}`, { cause, details });
+    if (code === 'UND_ERR_HEADERS_OVERFLOW')
+      return this.#error('EXECUTOR_RESPONSE_INVALID', 'got headers above every limit', { cause, details });
     const when = this.#status === 0 ? 'before an answer came' : `after ${this.#received} bytes of the answer`;
     return this.#error('EXECUTOR_CONNECTION_LOST', `lost its connection ${when}: ${cause.message}`, { cause, details });
   }
@@ -253,7 +259,11 @@ class Exchange extends Expiring implements Dispatcher.DispatchHandler {
     if (this.#abort) this.#request.signal?.removeEventListener('abort', this.#abort);
   }
 
-  #error(code: ConstructorParameters<typeof RunnerError>[0], what: string, options?: ConstructorParameters<typeof RunnerError>[2]): RunnerError {
+  #error(
+    code: ConstructorParameters<typeof RunnerError>[0],
+    what: string,
+    options?: ConstructorParameters<typeof RunnerError>[2],
+  ): RunnerError {
     // A query can carry a key: it is not printed.
     const [path] = this.#request.path.split('?', 1);
     return new RunnerError(code, `${this.#request.method} ${this.#origin}${path} ${what}`, options);

@@ -34,7 +34,10 @@ export function parseTarget(url: string): Target {
     throw new RunnerError('CONFIG_INVALID', `${JSON.stringify(url)} is not an address; write http://host, https://host or unix:/path`);
   }
   if (parsed.username || parsed.password) {
-    throw new RunnerError('CONFIG_INVALID', `the address of ${parsed.host} holds a password; give it by reference, as bearer or in headers`);
+    throw new RunnerError(
+      'CONFIG_INVALID',
+      `the address of ${parsed.host} holds a password; give it by reference, as bearer or in headers`,
+    );
   }
   return { origin: parsed.origin, socketPath: undefined, path: parsed.pathname.replace(/\/+$/, '') };
 }
@@ -55,7 +58,8 @@ export class Connections {
   }
 
   addHeader(name: string, reference: SecretReference): void {
-    if (!/^[A-Za-z0-9!#$%&'*+.^_`|~-]+$/.test(name)) throw new RunnerError('CONFIG_INVALID', `${JSON.stringify(name)} is not the name of a header`);
+    if (!/^[A-Za-z0-9!#$%&'*+.^_`|~-]+$/.test(name))
+      throw new RunnerError('CONFIG_INVALID', `${JSON.stringify(name)} is not the name of a header`);
     this.#credentials.push([name.toLowerCase(), new Secret(reference), '']);
   }
 
@@ -64,14 +68,7 @@ export class Connections {
     if (this.#closing) return Promise.reject(new RunnerError('EXECUTOR_CLOSED', `the connections to ${target.origin} are closed`));
     const client = this.#clientOf(target);
     if (this.#credentials.length === 0) return client.send(request);
-    let values: (string | Promise<string>)[];
-    try {
-      values = this.#credentials.map(([, secret]) => secret.read());
-    } catch (error) {
-      return Promise.reject(error);
-    }
-    if (values.every((value) => typeof value === 'string')) return client.send(this.#withCredentials(request, values));
-    return Promise.all(values).then((known) => client.send(this.#withCredentials(request, known)));
+    return this.#sendWithCredentials(client, request);
   }
 
   close(): Promise<void> {
@@ -91,14 +88,16 @@ export class Connections {
     return client;
   }
 
-  #withCredentials(request: HttpRequest, values: readonly string[]): HttpRequest {
+  async #sendWithCredentials(client: HttpClient, request: HttpRequest): Promise<HttpResponse> {
     const headers = [...request.headers];
-    for (const [index, [name, secret, prefix]] of this.#credentials.entries()) {
-      const value = values[index] ?? '';
+    for (const [name, secret, prefix] of this.#credentials) {
+      const given = secret.read();
+      const value = typeof given === 'string' ? given : await given;
       // The value itself is not repeated: it is a secret.
-      if (!/^[\x20-\x7e]+$/.test(value)) throw new RunnerError('CONFIG_INVALID', `the secret from ${secret.source} cannot be sent in a header`);
+      if (!/^[\x20-\x7e]+$/.test(value))
+        throw new RunnerError('CONFIG_INVALID', `the secret from ${secret.source} cannot be sent in a header`);
       headers.push(name, prefix + value);
     }
-    return { ...request, headers };
+    return client.send({ ...request, headers });
   }
 }

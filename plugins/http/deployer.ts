@@ -54,7 +54,9 @@ export class HttpFaasDeployer implements FaasDeployer {
     const present = await this.#info(functionId);
     if (present && isSame(present, code, config)) return present;
     if (this.#options.whenExists === 'refuse') {
-      throw new RunnerError('FUNCTION_EXISTS', `the platform has another function ${functionId}`, { details: { functionId, sha256: present?.sha256 } });
+      throw new RunnerError('FUNCTION_EXISTS', `the platform has another function ${functionId}`, {
+        details: { functionId, sha256: present?.sha256 },
+      });
     }
     await this.remove(functionId);
     return this.#deployed(functionId, await this.#put(functionId, code, config));
@@ -109,16 +111,31 @@ export class HttpFaasDeployer implements FaasDeployer {
 /** Whether the platform says that it runs this package with this configuration. */
 function isSame(present: FunctionInfo, code: FunctionPackage, config: FunctionConfig): boolean {
   const agrees = (wanted: number | undefined, has: number | undefined): boolean => wanted === undefined || wanted === has;
-  return present.status === 'deployed' && present.sha256 === code.sha256 && agrees(config.memoryMb, present.memoryMb) && agrees(config.timeoutMs, present.timeoutMs);
+  return (
+    present.status === 'deployed' &&
+    present.sha256 === code.sha256 &&
+    agrees(config.memoryMb, present.memoryMb) &&
+    agrees(config.timeoutMs, present.timeoutMs)
+  );
 }
 
 /** Codes that say more about a deployment than `DEPLOY_FAILED`. */
-const TELLING: ReadonlySet<string> = new Set(['EXECUTOR_UNAUTHORIZED', 'PAYLOAD_TOO_LARGE', 'EXECUTOR_THROTTLED', 'EXECUTOR_UNAVAILABLE', 'FUNCTION_EXISTS']);
+const TELLING: ReadonlySet<string> = new Set([
+  'EXECUTOR_UNAUTHORIZED',
+  'PAYLOAD_TOO_LARGE',
+  'EXECUTOR_THROTTLED',
+  'EXECUTOR_UNAVAILABLE',
+  'FUNCTION_EXISTS',
+]);
 
 function failure(what: string, { status, body, headers }: HttpResponse): RunnerError {
   const cause = errorFromResponse(status, body, headers);
   const code = TELLING.has(cause.code) ? cause.code : 'DEPLOY_FAILED';
-  return new RunnerError(code, `cannot ${what}: ${cause.message}`, { cause, details: cause.details, retry: code === 'DEPLOY_FAILED' && status < 500 ? 'never' : cause.retry });
+  return new RunnerError(code, `cannot ${what}: ${cause.message}`, {
+    cause,
+    details: cause.details,
+    retry: code === 'DEPLOY_FAILED' && status < 500 ? 'never' : cause.retry,
+  });
 }
 
 function parseInfo(functionId: string, response: HttpResponse): FunctionInfo {
@@ -126,12 +143,15 @@ function parseInfo(functionId: string, response: HttpResponse): FunctionInfo {
   try {
     info = JSON.parse(Buffer.from(response.body).toString('utf8'));
   } catch (cause) {
-    throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `the platform describes function ${functionId} in something that is not JSON`, { cause });
+    throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `the platform describes function ${functionId} in something that is not JSON`, {
+      cause,
+    });
   }
   // A JSON object has text keys and unknown values.
   const fields = (typeof info === 'object' && info !== null ? info : {}) as Record<string, unknown>;
   const endpoint = text(fields['endpoint']);
-  if (endpoint === undefined) throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `the platform describes function ${functionId} without its endpoint`);
+  if (endpoint === undefined)
+    throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `the platform describes function ${functionId} without its endpoint`);
   const timeoutSecs = number(fields['timeout_secs']);
   return dropUndefined({
     functionId: text(fields['function_id']) ?? functionId,

@@ -1,7 +1,16 @@
 /** Runs jobs behind HTTP: a deployed handler, or a platform of the Custom FaaS Platform Specification. */
 
 import { BLUEPRINT, RunnerError, decodeResponse, encodeRequest, errorFromResponse, systemClock, toJobId } from '../../src/plugin.ts';
-import type { Clock, Execution, ExecutorLimits, FaasExecutor, InvokeOptions, JobCall, JobIdLike, SecretReference } from '../../src/plugin.ts';
+import type {
+  Clock,
+  Execution,
+  ExecutorLimits,
+  FaasExecutor,
+  InvokeOptions,
+  JobCall,
+  JobIdLike,
+  SecretReference,
+} from '../../src/plugin.ts';
 import type { HttpRequest, HttpResponse } from './client.ts';
 import { Connections, parseTarget } from './connection.ts';
 import type { ConnectionOptions, Target } from './connection.ts';
@@ -96,7 +105,12 @@ export class HttpFaasExecutor implements FaasExecutor {
     const { responseBytesMax } = this.limits;
     const flat: string[] = [];
     for (const name in headers) flat.push(name, headers[name] as string);
-    flat.push(BLUEPRINT.attempt, String(options.attempt), BLUEPRINT.timeoutMs, String(Math.max(0, Math.ceil(options.deadline - this.#clock.now()))));
+    flat.push(
+      BLUEPRINT.attempt,
+      String(options.attempt),
+      BLUEPRINT.timeoutMs,
+      String(Math.max(0, Math.ceil(options.deadline - this.#clock.now()))),
+    );
     const response = await this.#connections.send(endpoint.target, {
       method: 'POST',
       path: this.#isPlatform ? `${this.#functionPath(call.jobId, endpoint)}/invoke` : this.#jobPath(call.jobId, endpoint),
@@ -104,7 +118,8 @@ export class HttpFaasExecutor implements FaasExecutor {
       body,
       deadline: options.deadline,
       signal: options.signal,
-      responseBytesMax: format === 'octets' ? Math.max(responseBytesMax, ENVELOPE_BYTES_MAX) : responseBytesMax * JSON_BYTES_PER_BYTE + ENVELOPE_BYTES_MAX,
+      responseBytesMax:
+        format === 'octets' ? Math.max(responseBytesMax, ENVELOPE_BYTES_MAX) : responseBytesMax * JSON_BYTES_PER_BYTE + ENVELOPE_BYTES_MAX,
     });
     this.#learn(endpoint, response);
     return decodeResponse(response, call);
@@ -164,7 +179,11 @@ export class HttpFaasExecutor implements FaasExecutor {
     else if (endpoint.format === 'octets' && (response.status === 415 || response.status === 400)) {
       // An older handler took the place of the one that was there: it did not understand, so the job did not run.
       endpoint.format = 'json';
-      throw new RunnerError('WIRE_MALFORMED', `the handler at ${endpoint.target.origin} no longer takes binary calls; the next one is sent as JSON`, { retry: 'safe' });
+      throw new RunnerError(
+        'WIRE_MALFORMED',
+        `the handler at ${endpoint.target.origin} no longer takes binary calls; the next one is sent as JSON`,
+        { retry: 'safe' },
+      );
     }
   }
 

@@ -62,11 +62,14 @@ const EXECUTOR_OPTIONS: Readonly<Record<string, Check>> = {
 const DEPLOYER_OPTIONS: Readonly<Record<string, Check>> = { ...CONNECTION_OPTIONS, whenExists: 'whenExists', timeoutMs: 'count' };
 
 function parseOptions<Options>(options: unknown, known: Readonly<Record<string, Check>>): Options & { readonly url: string } {
-  if (typeof options !== 'object' || options === null) throw new RunnerError('CONFIG_INVALID', 'plugin http takes an object of options with a url');
+  if (typeof options !== 'object' || options === null)
+    throw new RunnerError('CONFIG_INVALID', 'plugin http takes an object of options with a url');
   for (const [name, value] of Object.entries(options)) {
     const check = known[name];
-    if (check === undefined) throw new RunnerError('CONFIG_INVALID', `plugin http has no option ${name}; it has ${Object.keys(known).join(', ')}`);
-    if (value !== undefined && !CHECKS[check](value)) throw new RunnerError('CONFIG_INVALID', `the option ${name} of plugin http is not a ${check}`);
+    if (check === undefined)
+      throw new RunnerError('CONFIG_INVALID', `plugin http has no option ${name}; it has ${Object.keys(known).join(', ')}`);
+    if (value !== undefined && !CHECKS[check](value))
+      throw new RunnerError('CONFIG_INVALID', `the option ${name} of plugin http is not a ${check}`);
   }
   if (!('url' in options)) throw new RunnerError('CONFIG_INVALID', 'plugin http needs the option url');
   // Every field was checked above.

@@ -6,7 +6,7 @@
  */
 
 import assert from 'node:assert/strict';
-import { appendFile, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { RunnerError, isRunnerError } from '../errors.ts';
@@ -15,55 +15,7 @@ import type { Execution, FaasExecutor, InvokeOptions } from '../executor/executo
 import { ExecutorRegistry } from '../executor/registry.ts';
 import { Metadata, TANGLE } from '../job/call.ts';
 import type { JobCall } from '../job/call.ts';
-import { defineJob } from '../job/job.ts';
-import { JobRouter } from '../job/router.ts';
-
-/** The jobs that the suite calls. */
-export const CONFORMANCE_JOBS = { echo: 0n, fail: 1n, reject: 2n, wait: 3n, nothing: 4n, mark: 5n, metadata: 6n } as const;
-
-/**
- * The router to run behind the executor under test. `mark` writes to the file that its arguments name, so it needs the file system of
- * the test.
- */
-export function conformanceRouter(): JobRouter {
-  const text = (body: Uint8Array): string => Buffer.from(body).toString('utf8');
-  return new JobRouter()
-    .route(CONFORMANCE_JOBS.echo, defineJob({ raw: true, name: 'echo' }, (body) => body))
-    .route(
-      CONFORMANCE_JOBS.fail,
-      defineJob({ raw: true, name: 'fail' }, (body) => {
-        throw new Error(text(body));
-      }),
-    )
-    .route(
-      CONFORMANCE_JOBS.reject,
-      defineJob({ raw: true, name: 'reject' }, (body) => {
-        throw new RunnerError('JOB_ARGS_INVALID', text(body), { details: { given: text(body) } });
-      }),
-    )
-    .route(
-      CONFORMANCE_JOBS.wait,
-      defineJob({ raw: true, name: 'wait' }, async (body, { signal }) => {
-        await new Promise<void>((resolve) => {
-          const timer = setTimeout(resolve, Number(text(body)));
-          signal.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true });
-        });
-        return body;
-      }),
-    )
-    .route(CONFORMANCE_JOBS.nothing, defineJob({ raw: true, name: 'nothing' }, () => undefined))
-    .route(
-      CONFORMANCE_JOBS.mark,
-      defineJob({ raw: true, name: 'mark' }, async (body) => {
-        await appendFile(text(body), 'x');
-        throw new Error('marked');
-      }),
-    )
-    .route(
-      CONFORMANCE_JOBS.metadata,
-      defineJob({ raw: true, name: 'metadata' }, (_, { call }) => JSON.stringify({ caller: call.metadata.get(TANGLE.caller), callId: call.metadata.get(TANGLE.callId) })),
-    );
-}
+import { CONFORMANCE_JOBS } from './jobs.ts';
 
 export interface ExecutorCase {
   readonly name: string;
@@ -141,7 +93,8 @@ export const executorCases: readonly ExecutorCase[] = [
     name: 'has a name and limits',
     async run({ name, limits }) {
       assert.ok(name.length > 0);
-      for (const limit of [limits.requestBytesMax, limits.responseBytesMax, limits.timeoutMsMax]) assert.ok(Number.isSafeInteger(limit) && limit > 0);
+      for (const limit of [limits.requestBytesMax, limits.responseBytesMax, limits.timeoutMsMax])
+        assert.ok(Number.isSafeInteger(limit) && limit > 0);
     },
   },
   ...echoCases,
@@ -166,7 +119,11 @@ export const executorCases: readonly ExecutorCase[] = [
     async run(executor) {
       const size = executor.limits.requestBytesMax + 1;
       assert.ok(size <= TRIED_BYTES_MAX, `the limit of ${size - 1} bytes is too large to be tried; skip this case and say so`);
-      const error = await rejects(throughRegistry(executor, callOf(CONFORMANCE_JOBS.echo, Buffer.alloc(size))), 'PAYLOAD_TOO_LARGE', 'never');
+      const error = await rejects(
+        throughRegistry(executor, callOf(CONFORMANCE_JOBS.echo, Buffer.alloc(size))),
+        'PAYLOAD_TOO_LARGE',
+        'never',
+      );
       assert.equal(error.details['size'], size);
       assert.equal(error.details['executor'], executor.name);
     },
@@ -233,7 +190,11 @@ export const executorCases: readonly ExecutorCase[] = [
     async run(executor) {
       await echoes(executor, pattern(10));
       const started = performance.now();
-      await rejects(invoke(executor, callOf(CONFORMANCE_JOBS.wait, '60000'), { deadline: Date.now() + 300 }), 'EXECUTOR_TIMEOUT', 'idempotent');
+      await rejects(
+        invoke(executor, callOf(CONFORMANCE_JOBS.wait, '60000'), { deadline: Date.now() + 300 }),
+        'EXECUTOR_TIMEOUT',
+        'idempotent',
+      );
       const tookMs = performance.now() - started;
       assert.ok(tookMs > 250 && tookMs < 300 + LATE_MS_MAX, `it took ${tookMs} ms`);
       await echoes(executor, pattern(10));
@@ -284,9 +245,14 @@ export const executorCases: readonly ExecutorCase[] = [
     name: 'a failing call does not disturb those beside it',
     async run(executor) {
       const outcomes = await Promise.allSettled(
-        Array.from({ length: 8 }, (_, index) => invoke(executor, callOf(index % 2 === 0 ? CONFORMANCE_JOBS.echo : CONFORMANCE_JOBS.fail, `${index}`))),
+        Array.from({ length: 8 }, (_, index) =>
+          invoke(executor, callOf(index % 2 === 0 ? CONFORMANCE_JOBS.echo : CONFORMANCE_JOBS.fail, `${index}`)),
+        ),
       );
-      assert.deepEqual(outcomes.map(({ status }) => status), Array.from({ length: 8 }, (_, index) => (index % 2 === 0 ? 'fulfilled' : 'rejected')));
+      assert.deepEqual(
+        outcomes.map(({ status }) => status),
+        Array.from({ length: 8 }, (_, index) => (index % 2 === 0 ? 'fulfilled' : 'rejected')),
+      );
     },
   },
   {
@@ -303,7 +269,6 @@ export const executorCases: readonly ExecutorCase[] = [
       assert.ok(executor.close, 'the executor has no close');
       await echoes(executor, pattern(10));
       const running = invoke(executor, callOf(CONFORMANCE_JOBS.wait, '400'));
-      await new Promise((resolve) => setTimeout(resolve, 100));
       const closing = executor.close();
       await rejects(invoke(executor, callOf(CONFORMANCE_JOBS.echo, 'x')), 'EXECUTOR_CLOSED', 'safe');
       assert.equal(bodyOf(await running).toString('utf8'), '400');
@@ -337,7 +302,13 @@ export async function checkExecutor(subject: ExecutorUnderTest): Promise<CaseOut
   for (const { name, ...rest } of executorCases) {
     const reason = subject.skip?.[name];
     if (reason !== undefined) outcomes.push({ name, outcome: 'skipped', reason });
-    else outcomes.push(await runCase({ name, ...rest }, subject).then(() => ({ name, outcome: 'passed' as const }), (error: unknown) => ({ name, outcome: 'failed' as const, error })));
+    else
+      outcomes.push(
+        await runCase({ name, ...rest }, subject).then(
+          () => ({ name, outcome: 'passed' as const }),
+          (error: unknown) => ({ name, outcome: 'failed' as const, error }),
+        ),
+      );
   }
   return outcomes;
 }
@@ -345,7 +316,9 @@ export async function checkExecutor(subject: ExecutorUnderTest): Promise<CaseOut
 /** The parts of a test framework that the suite uses; those of vitest, jest, mocha and node:test fit. */
 export interface TestFramework {
   describe(name: string, body: () => void): unknown;
-  readonly it: ((name: string, body: () => Promise<void>) => unknown) & { readonly skip: (name: string, body: () => Promise<void>) => unknown };
+  readonly it: ((name: string, body: () => Promise<void>) => unknown) & {
+    readonly skip: (name: string, body: () => Promise<void>) => unknown;
+  };
 }
 
 /**
@@ -377,7 +350,8 @@ async function runCase(each: ExecutorCase, subject: ExecutorUnderTest): Promise<
 
 function checkSkips(subject: ExecutorUnderTest): void {
   for (const [name, reason] of Object.entries(subject.skip ?? {})) {
-    if (!executorCases.some((each) => each.name === name)) throw new RunnerError('CONFIG_INVALID', `there is no conformance case ${JSON.stringify(name)} to skip`);
+    if (!executorCases.some((each) => each.name === name))
+      throw new RunnerError('CONFIG_INVALID', `there is no conformance case ${JSON.stringify(name)} to skip`);
     if (reason.trim() === '') throw new RunnerError('CONFIG_INVALID', `the case ${JSON.stringify(name)} is skipped without a reason`);
   }
 }

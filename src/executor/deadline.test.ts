@@ -20,7 +20,8 @@ test('each entry expires once, never early and within 5 ms', async () => {
   const deadlines = new Deadlines(clock);
   const start = clock.now();
   const expired: [number, number][] = [];
-  for (const dueMs of [700, 20, 300, 20, 21, 299, 5_000]) deadlines.add(new Entry(start + dueMs, () => expired.push([dueMs, clock.now() - start])));
+  for (const dueMs of [700, 20, 300, 20, 21, 299, 5_000])
+    deadlines.add(new Entry(start + dueMs, () => expired.push([dueMs, clock.now() - start])));
   await clock.advance(6_000);
   expect(expired.map(([due]) => due).toSorted((a, b) => a - b)).toEqual([20, 20, 21, 299, 300, 700, 5_000]);
   for (const [due, at] of expired) {

@@ -31,7 +31,10 @@ test('errors of the router pass unchanged; anything else becomes JOB_FAILED', as
   const first = executorOf(() => Promise.reject(mine));
   await expect(first.executor.invoke(call, { deadline: first.deadline, attempt: 1 })).rejects.toBe(mine);
   const other = executorOf(() => Promise.reject(new TypeError('oops')));
-  await expect(other.executor.invoke(call, { deadline: other.deadline, attempt: 1 })).rejects.toMatchObject({ code: 'JOB_FAILED', message: 'oops' });
+  await expect(other.executor.invoke(call, { deadline: other.deadline, attempt: 1 })).rejects.toMatchObject({
+    code: 'JOB_FAILED',
+    message: 'oops',
+  });
 });
 
 test('the deadline rejects the call and fires the signal of the job, whenever the job asks for it', async () => {
@@ -42,7 +45,10 @@ test('the deadline rejects the call and fires the signal of the job, whenever th
     signals.push(options.signal);
     return [result];
   });
-  const outcome = expect(executor.invoke(call, { deadline, attempt: 1 })).rejects.toMatchObject({ code: 'EXECUTOR_TIMEOUT', retry: 'idempotent' });
+  const outcome = expect(executor.invoke(call, { deadline, attempt: 1 })).rejects.toMatchObject({
+    code: 'EXECUTOR_TIMEOUT',
+    retry: 'idempotent',
+  });
   await clock.advance(300);
   await outcome;
   expect(signals.map((signal) => signal.aborted)).toEqual([true, true]);
@@ -56,11 +62,17 @@ test('an abort rejects the call and fires the signal of the job', async () => {
     return new Promise(() => {});
   });
   const controller = new AbortController();
-  const outcome = expect(executor.invoke(call, { deadline, attempt: 1, signal: controller.signal })).rejects.toMatchObject({ code: 'ABORTED', retry: 'idempotent' });
+  const outcome = expect(executor.invoke(call, { deadline, attempt: 1, signal: controller.signal })).rejects.toMatchObject({
+    code: 'ABORTED',
+    retry: 'idempotent',
+  });
   controller.abort();
   await outcome;
   expect(inner?.aborted).toBe(true);
-  await expect(executor.invoke(call, { deadline, attempt: 1, signal: controller.signal })).rejects.toMatchObject({ code: 'ABORTED', retry: 'safe' });
+  await expect(executor.invoke(call, { deadline, attempt: 1, signal: controller.signal })).rejects.toMatchObject({
+    code: 'ABORTED',
+    retry: 'safe',
+  });
 });
 
 test('close waits for running calls and refuses new ones', async () => {

@@ -44,9 +44,10 @@ export class LocalExecutor implements FaasExecutor {
   }
 
   invoke(call: JobCall, options: InvokeOptions): Promise<Execution> {
-    if (this.#closed) return Promise.reject(new RunnerError('EXECUTOR_CLOSED', `executor ${this.name} is closed; call ${call.id} was not started`));
+    if (this.#closed)
+      return Promise.reject(new RunnerError('EXECUTOR_CLOSED', `executor ${this.name} is closed; call ${call.id} was not started`));
     if (options.signal?.aborted) {
-      const cause = options.signal.reason;
+      const cause: unknown = options.signal.reason;
       return Promise.reject(new RunnerError('ABORTED', `call ${call.id} was cancelled before it started`, { cause, retry: 'safe' }));
     }
     this.#running += 1;
@@ -62,7 +63,10 @@ export class LocalExecutor implements FaasExecutor {
 
   close(): Promise<void> {
     this.#closed = true;
-    this.#closing ??= this.#running === 0 ? Promise.resolve() : new Promise((resolve) => (this.#drained = resolve));
+    this.#closing ??= new Promise((resolve) => {
+      if (this.#running === 0) resolve();
+      else this.#drained = resolve;
+    });
     return this.#closing;
   }
 

@@ -43,7 +43,11 @@ export class TargetMetrics {
     this.#metrics = metrics;
     this.#labels = labels;
     this.#succeeded = this.#attempts('OK');
-    this.#coldStarts = metrics.counter({ name: 'blueprint_executor_cold_starts_total', help: 'Attempts that the platform reported as cold starts.', labels });
+    this.#coldStarts = metrics.counter({
+      name: 'blueprint_executor_cold_starts_total',
+      help: 'Attempts that the platform reported as cold starts.',
+      labels,
+    });
     this.#inFlight = metrics.gauge({ name: 'blueprint_executor_in_flight', help: 'Attempts that run now.', labels });
     this.#duration = metrics.histogram({ name: 'blueprint_executor_attempt_duration_seconds', help: 'Time of one attempt.', labels });
   }

@@ -33,7 +33,11 @@ class Scripted implements FaasExecutor {
   readonly #script: ((options: InvokeOptions) => Promise<Execution>)[];
   closed = 0;
 
-  constructor(name: string, script: (ErrorCode | RunnerError | Execution | ((options: InvokeOptions) => Promise<Execution>))[], limits = {}) {
+  constructor(
+    name: string,
+    script: (ErrorCode | RunnerError | Execution | ((options: InvokeOptions) => Promise<Execution>))[],
+    limits = {},
+  ) {
     this.name = name;
     this.limits = { ...LIMITS, ...limits };
     this.#script = script.map((step) => {
@@ -54,7 +58,10 @@ class Scripted implements FaasExecutor {
   }
 }
 
-function setUp(route: JobRoute, more: Partial<ExecutorRegistryOptions> = {}): { registry: ExecutorRegistry; clock: FakeClock; events: ExecutorEvent[] } {
+function setUp(
+  route: JobRoute,
+  more: Partial<ExecutorRegistryOptions> = {},
+): { registry: ExecutorRegistry; clock: FakeClock; events: ExecutorEvent[] } {
   const clock = new FakeClock();
   const events: ExecutorEvent[] = [];
   const registry = new ExecutorRegistry({ jobs: [[1, route]], clock, random: () => 0, onEvent: (event) => events.push(event), ...more });
@@ -103,7 +110,14 @@ describe('routing', () => {
       { local, traits: (jobId) => (jobId === 1n ? { name: 'square', idempotent: true } : undefined) },
     );
     expect(registry.describe()).toMatchObject([
-      { jobId: 1n, job: 'square', executor: 'remote', fallback: 'in-process', circuit: 'closed', policy: { attemptsMax: 2, idempotent: true } },
+      {
+        jobId: 1n,
+        job: 'square',
+        executor: 'remote',
+        fallback: 'in-process',
+        circuit: 'closed',
+        policy: { attemptsMax: 2, idempotent: true },
+      },
       { jobId: undefined, executor: 'in-process', fallback: undefined, circuit: undefined },
     ]);
   });
@@ -122,12 +136,15 @@ describe('attempts', () => {
     { retry: 'idempotent', idempotent: true, attempts: 3 },
     { retry: 'idempotent', idempotent: false, attempts: 1 },
     { retry: 'never', idempotent: true, attempts: 1 },
-  ])('a failure that is retry $retry of a job with idempotent $idempotent gives $attempts attempts', async ({ retry, idempotent, attempts }) => {
-    const executor = new Scripted('remote', [new RunnerError('EXECUTOR_CONNECTION_LOST', 'gone', { retry })]);
-    const { registry, clock } = setUp({ executor, policy: { idempotent, ...NO_BREAKER } });
-    await expect(settled(clock, registry.execute(call()))).rejects.toMatchObject({ code: 'EXECUTOR_CONNECTION_LOST' });
-    expect(executor.seen.map((options) => options.attempt)).toEqual(Array.from({ length: attempts }, (_, index) => index + 1));
-  });
+  ])(
+    'a failure that is retry $retry of a job with idempotent $idempotent gives $attempts attempts',
+    async ({ retry, idempotent, attempts }) => {
+      const executor = new Scripted('remote', [new RunnerError('EXECUTOR_CONNECTION_LOST', 'gone', { retry })]);
+      const { registry, clock } = setUp({ executor, policy: { idempotent, ...NO_BREAKER } });
+      await expect(settled(clock, registry.execute(call()))).rejects.toMatchObject({ code: 'EXECUTOR_CONNECTION_LOST' });
+      expect(executor.seen.map((options) => options.attempt)).toEqual(Array.from({ length: attempts }, (_, index) => index + 1));
+    },
+  );
 
   test('the job definition decides about idempotence when the policy says nothing', async () => {
     const executor = new Scripted('remote', ['EXECUTOR_CONNECTION_LOST', answer('second')]);
@@ -266,9 +283,16 @@ describe('fallback and circuit', () => {
     const executor = new Scripted('cloud', ['EXECUTOR_UNREACHABLE']);
     const { registry, clock, events } = setUp({ executor, fallback: local(), policy: { attemptsMax: 2 } });
     const log: string[] = [];
-    const executed = await settled(clock, registry.execute(call(), { onAttempt: (attempt, name, reason) => void log.push(`${attempt} ${name}: ${reason}`) }));
+    const executed = await settled(
+      clock,
+      registry.execute(call(), { onAttempt: (attempt, name, reason) => void log.push(`${attempt} ${name}: ${reason}`) }),
+    );
     expect(executed).toMatchObject({ executor: 'vm', attempt: 3 });
-    expect(log).toEqual(['1 cloud: configured executor', '2 cloud: attempt 2 after EXECUTOR_UNREACHABLE', '3 vm: fallback from cloud: EXECUTOR_UNREACHABLE']);
+    expect(log).toEqual([
+      '1 cloud: configured executor',
+      '2 cloud: attempt 2 after EXECUTOR_UNREACHABLE',
+      '3 vm: fallback from cloud: EXECUTOR_UNREACHABLE',
+    ]);
     expect(events).toEqual([{ type: 'fallback', callId: 'call-1', jobId: 1n, from: 'cloud', to: 'vm', code: 'EXECUTOR_UNREACHABLE' }]);
   });
 

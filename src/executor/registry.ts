@@ -21,7 +21,14 @@ import type { JobRoute, Route, RouteDescription, Target } from './routes.ts';
 
 export type ExecutorEvent =
   | { readonly type: 'circuit'; readonly executor: string; readonly state: CircuitState }
-  | { readonly type: 'fallback'; readonly callId: string; readonly jobId: bigint; readonly from: string; readonly to: string; readonly code: ErrorCode };
+  | {
+      readonly type: 'fallback';
+      readonly callId: string;
+      readonly jobId: bigint;
+      readonly from: string;
+      readonly to: string;
+      readonly code: ErrorCode;
+    };
 
 export interface ExecutorRegistryOptions {
   /** Runs every job that has no executor of its own. */
@@ -139,7 +146,10 @@ export class ExecutorRegistry {
   #begin(run: Run): Promise<void> | undefined {
     if (this.#closing.signal.aborted) throw this.#closing.signal.reason;
     if (run.options.signal?.aborted) {
-      throw new RunnerError('ABORTED', `call ${run.call.id} was cancelled before it started`, { cause: run.options.signal.reason, retry: 'safe' });
+      throw new RunnerError('ABORTED', `call ${run.call.id} was cancelled before it started`, {
+        cause: run.options.signal.reason,
+        retry: 'safe',
+      });
     }
     const { host } = run.target;
     const tooLarge = requestTooLarge(host.executor, run.call);
@@ -175,10 +185,14 @@ export class ExecutorRegistry {
       run.admission = breaker?.admit() ?? 'pass';
       if (run.admission !== 'refused') return;
       slots?.release();
-      const refusal = new RunnerError('EXECUTOR_CIRCUIT_OPEN', `the circuit of executor ${executor.name} is open; call ${run.call.id} was not sent`, {
-        cause: run.lastError,
-        details: { executor: executor.name, probeAt: breaker?.probeAt },
-      });
+      const refusal = new RunnerError(
+        'EXECUTOR_CIRCUIT_OPEN',
+        `the circuit of executor ${executor.name} is open; call ${run.call.id} was not sent`,
+        {
+          cause: run.lastError,
+          details: { executor: executor.name, probeAt: breaker?.probeAt },
+        },
+      );
       if (!this.#fallBack(run, refusal)) throw refusal;
     }
   }
@@ -187,7 +201,9 @@ export class ExecutorRegistry {
     const { call, target, attempt, options } = run;
     const { executor } = target.host;
     if (this.#telemetry.startSpan) {
-      run.span = this.#telemetry.startSpan('job.execute', { attributes: { executor: executor.name, job: run.route.job, call: call.id, attempt } });
+      run.span = this.#telemetry.startSpan('job.execute', {
+        attributes: { executor: executor.name, job: run.route.job, call: call.id, attempt },
+      });
     }
     run.startedAt = this.#clock.monotonic();
     target.metrics.started();
@@ -216,7 +232,9 @@ export class ExecutorRegistry {
     run.lastError = error;
     const { policy } = run.route;
     const again = run.tries < policy.attemptsMax && mayRepeat(error, policy.idempotent) && !this.#closing.signal.aborted;
-    const waitMs = again ? Math.max(backoffMs(policy.backoff, run.tries, this.#random), Math.min(askedToWaitMs(error), policy.backoff.maxMs)) : 0;
+    const waitMs = again
+      ? Math.max(backoffMs(policy.backoff, run.tries, this.#random), Math.min(askedToWaitMs(error), policy.backoff.maxMs))
+      : 0;
     const attempt = run.attempt;
     const goesOn = again || this.#fallBack(run, error);
     const failedHook = run.options.onAttemptFailed?.(attempt, error, goesOn ? this.#clock.now() + waitMs : undefined);
@@ -233,7 +251,8 @@ export class ExecutorRegistry {
   #recordFailure(run: Run, error: RunnerError): void {
     const { host, metrics } = run.target;
     if (isPlatformFailure(error.code)) host.breaker?.failed(run.admission);
-    else if (error.code === 'ABORTED' || error.code === 'QUEUE_FULL' || error.code === 'EXECUTOR_CLOSED') host.breaker?.withdrawn(run.admission);
+    else if (error.code === 'ABORTED' || error.code === 'QUEUE_FULL' || error.code === 'EXECUTOR_CLOSED')
+      host.breaker?.withdrawn(run.admission);
     else host.breaker?.succeeded(run.admission);
     leave(run);
     metrics.failed(this.#clock.monotonic() - run.startedAt, error.code);
@@ -264,7 +283,11 @@ export class ExecutorRegistry {
     try {
       await this.#clock.sleep(waitMs, either);
     } catch (cause) {
-      if (signal?.aborted) throw new RunnerError('ABORTED', `call ${run.call.id} was cancelled between two attempts`, { cause, retry: run.lastError?.retry ?? 'safe' });
+      if (signal?.aborted)
+        throw new RunnerError('ABORTED', `call ${run.call.id} was cancelled between two attempts`, {
+          cause,
+          retry: run.lastError?.retry ?? 'safe',
+        });
       throw run.lastError ?? cause;
     }
   }
@@ -343,7 +366,11 @@ function checkResponseSize(executor: FaasExecutor, execution: Execution): void {
   }
 }
 
-function payloadTooLarge(executor: string, name: string, details: { readonly size: number; readonly limit: number; readonly callId?: string }): RunnerError {
+function payloadTooLarge(
+  executor: string,
+  name: string,
+  details: { readonly size: number; readonly limit: number; readonly callId?: string },
+): RunnerError {
   const message = `${details.size} bytes are more than ${name} of executor ${executor}, ${details.limit} bytes`;
   return new RunnerError('PAYLOAD_TOO_LARGE', message, { details: { executor, limitName: name, ...details } });
 }

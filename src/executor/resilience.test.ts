@@ -107,7 +107,11 @@ describe('semaphore', () => {
     const semaphore = new Semaphore('executor slow', 1, 2);
     await semaphore.acquire();
     const waits = [semaphore.acquire(), semaphore.acquire()];
-    await expect(semaphore.acquire()).rejects.toMatchObject({ code: 'QUEUE_FULL', retry: 'safe', details: { name: 'executor slow', queueMax: 2 } });
+    await expect(semaphore.acquire()).rejects.toMatchObject({
+      code: 'QUEUE_FULL',
+      retry: 'safe',
+      details: { name: 'executor slow', queueMax: 2 },
+    });
     semaphore.release();
     semaphore.release();
     await Promise.all(waits);
@@ -186,7 +190,10 @@ describe('policy', () => {
 
   test('the job definition stands behind the policy', () => {
     expect(resolvePolicy({}, { idempotent: true, timeoutMs: 5 })).toMatchObject({ idempotent: true, timeoutMs: 5 });
-    expect(resolvePolicy({ idempotent: false, timeoutMs: 7 }, { idempotent: true, timeoutMs: 5 })).toMatchObject({ idempotent: false, timeoutMs: 7 });
+    expect(resolvePolicy({ idempotent: false, timeoutMs: 7 }, { idempotent: true, timeoutMs: 5 })).toMatchObject({
+      idempotent: false,
+      timeoutMs: 7,
+    });
   });
 
   test.each([
@@ -197,7 +204,9 @@ describe('policy', () => {
     ['backoff.jitter', { backoff: { jitter: 2 } }],
     ['breaker.failures', { breaker: { failures: 0 } }],
   ])('refuses %s out of range', (name, policy) => {
-    expect(() => resolvePolicy(policy)).toThrow(expect.objectContaining({ code: 'CONFIG_INVALID', message: expect.stringContaining(name) as string }));
+    expect(() => resolvePolicy(policy)).toThrow(
+      expect.objectContaining({ code: 'CONFIG_INVALID', message: expect.stringContaining(name) as string }),
+    );
   });
 
   test('back-off doubles up to its limit, and jitter only shortens it', () => {

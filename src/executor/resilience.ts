@@ -57,9 +57,14 @@ export interface JobTraits {
   readonly timeoutMs?: number | undefined;
 }
 
-function atLeast(minimum: number, name: string, value: number, integer = true): number {
-  if (value >= minimum && (!integer || Number.isInteger(value))) return value;
-  throw new RunnerError('CONFIG_INVALID', `${name} is ${value}; it must be ${integer ? 'an integer' : 'a number'} of at least ${minimum}`, {
+function numberFrom(minimum: number, name: string, value: number): number {
+  if (value >= minimum) return value;
+  throw new RunnerError('CONFIG_INVALID', `${name} is ${value}; it must be at least ${minimum}`, { details: { name, value } });
+}
+
+function integerFrom(minimum: number, name: string, value: number): number {
+  if (Number.isInteger(value)) return numberFrom(minimum, name, value);
+  throw new RunnerError('CONFIG_INVALID', `${name} is ${value}; it must be an integer of at least ${minimum}`, {
     details: { name, value },
   });
 }
@@ -70,20 +75,20 @@ export function resolvePolicy(policy: ExecutionPolicy, traits: JobTraits = {}): 
   const jitter = backoff.jitter ?? 1;
   if (!(jitter >= 0 && jitter <= 1)) throw new RunnerError('CONFIG_INVALID', `backoff.jitter is ${jitter}; it must lie between 0 and 1`);
   return {
-    timeoutMs: atLeast(1, 'timeoutMs', policy.timeoutMs ?? traits.timeoutMs ?? 60_000),
-    concurrencyMax: policy.concurrencyMax === undefined ? undefined : atLeast(1, 'concurrencyMax', policy.concurrencyMax),
-    queueMax: atLeast(0, 'queueMax', policy.queueMax ?? 10_000),
+    timeoutMs: numberFrom(1, 'timeoutMs', policy.timeoutMs ?? traits.timeoutMs ?? 60_000),
+    concurrencyMax: policy.concurrencyMax === undefined ? undefined : integerFrom(1, 'concurrencyMax', policy.concurrencyMax),
+    queueMax: integerFrom(0, 'queueMax', policy.queueMax ?? 10_000),
     idempotent: policy.idempotent ?? traits.idempotent ?? false,
-    attemptsMax: atLeast(1, 'attemptsMax', policy.attemptsMax ?? 3),
+    attemptsMax: integerFrom(1, 'attemptsMax', policy.attemptsMax ?? 3),
     backoff: {
-      baseMs: atLeast(0, 'backoff.baseMs', backoff.baseMs ?? 100, false),
-      maxMs: atLeast(0, 'backoff.maxMs', backoff.maxMs ?? 10_000, false),
+      baseMs: integerFrom(0, 'backoff.baseMs', backoff.baseMs ?? 100),
+      maxMs: numberFrom(0, 'backoff.maxMs', backoff.maxMs ?? 10_000),
       jitter,
     },
     breaker: breaker !== false && {
-      failures: atLeast(1, 'breaker.failures', breaker.failures ?? 5),
-      windowMs: atLeast(1, 'breaker.windowMs', breaker.windowMs ?? 30_000, false),
-      coolDownMs: atLeast(0, 'breaker.coolDownMs', breaker.coolDownMs ?? 10_000, false),
+      failures: numberFrom(1, 'breaker.failures', breaker.failures ?? 5),
+      windowMs: integerFrom(1, 'breaker.windowMs', breaker.windowMs ?? 30_000),
+      coolDownMs: numberFrom(0, 'breaker.coolDownMs', breaker.coolDownMs ?? 10_000),
     },
   };
 }
@@ -95,7 +100,12 @@ export function backoffMs(policy: BackoffPolicy, failed: number, random: () => n
 }
 
 /** The executor refused before the job's code: it would refuse again, another executor may not. */
-const REFUSED: ReadonlySet<ErrorCode> = new Set(['EXECUTOR_UNAUTHORIZED', 'EXECUTOR_NOT_FOUND', 'EXECUTOR_CLOSED', 'EXECUTOR_CIRCUIT_OPEN']);
+const REFUSED: ReadonlySet<ErrorCode> = new Set([
+  'EXECUTOR_UNAUTHORIZED',
+  'EXECUTOR_NOT_FOUND',
+  'EXECUTOR_CLOSED',
+  'EXECUTOR_CIRCUIT_OPEN',
+]);
 
 /** Whether another attempt on the same executor is allowed: the job did not run, or running it twice does no harm. */
 export function mayRepeat(error: RunnerError, idempotent: boolean): boolean {
@@ -259,7 +269,9 @@ export class Semaphore {
       );
     }
     if (signal) return this.#acquireUnlessAborted(signal);
-    return new Promise((grant) => this.#push({ grant, waiting: true }));
+    return new Promise((grant) => {
+      this.#push({ grant, waiting: true });
+    });
   }
 
   release(): void {
@@ -304,7 +316,9 @@ export class Semaphore {
 
   /** Makes room: cancelled waiters go, and when that is not enough the ring doubles. */
   #grow(): void {
-    const waiters = this.#ring.map((_, index) => this.#ring[(this.#head + index) & (this.#ring.length - 1)]).filter((waiter) => waiter?.waiting);
+    const waiters = this.#ring
+      .map((_, index) => this.#ring[(this.#head + index) & (this.#ring.length - 1)])
+      .filter((waiter) => waiter?.waiting);
     const size = waiters.length > this.#ring.length / 2 ? this.#ring.length * 2 : this.#ring.length;
     this.#places = waiters.length;
     this.#ring = [...waiters, ...new Array<undefined>(size - waiters.length).fill(undefined)];

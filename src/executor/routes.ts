@@ -85,7 +85,9 @@ export class RouteTable {
     const known = this.#routes.get(call.jobId);
     if (known) return known;
     if (!this.#otherJobs) {
-      throw new RunnerError('JOB_UNKNOWN', `no executor takes job ${call.jobId}`, { details: { jobId: String(call.jobId), callId: call.id } });
+      throw new RunnerError('JOB_UNKNOWN', `no executor takes job ${call.jobId}`, {
+        details: { jobId: String(call.jobId), callId: call.id },
+      });
     }
     // A job that nobody defined gets no entry: a stranger could fill the table and the metrics with job ids.
     if (!this.#options.traits?.(call.jobId)) return this.#otherJobs;
@@ -138,11 +140,15 @@ export class RouteTable {
     const known = this.#hosts.get(executor);
     if (known) {
       if (known.breakerPolicy === breakerPolicy) return known;
-      throw new RunnerError('CONFIG_INVALID', `two jobs give executor ${executor.name} different circuit breakers; it has one for all its jobs`);
+      throw new RunnerError(
+        'CONFIG_INVALID',
+        `two jobs give executor ${executor.name} different circuit breakers; it has one for all its jobs`,
+      );
     }
     const { name, limits } = executor;
     const { clock, onCircuit, local } = this.#options;
-    const breaker = policy.breaker && executor !== local ? new CircuitBreaker(policy.breaker, clock, (state) => onCircuit(name, state)) : undefined;
+    const breaker =
+      policy.breaker && executor !== local ? new CircuitBreaker(policy.breaker, clock, (state) => onCircuit(name, state)) : undefined;
     const host = {
       executor,
       breaker,

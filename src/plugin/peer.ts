@@ -32,7 +32,9 @@ function isNotFound(error: unknown): boolean {
 
 /** The version of a package as this package or the program sees it, without loading it; undefined when it is not installed. */
 export function installedVersion(packageName: string): string | undefined {
-  const places = [import.meta.url, join(process.cwd(), 'package.json')].flatMap((from) => createRequire(from).resolve.paths(packageName) ?? []);
+  const places = [import.meta.url, join(process.cwd(), 'package.json')].flatMap(
+    (from) => createRequire(from).resolve.paths(packageName) ?? [],
+  );
   for (const directory of places) {
     const file = join(directory, packageName, 'package.json');
     if (!existsSync(file)) continue;

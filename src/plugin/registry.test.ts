@@ -1,3 +1,4 @@
+import { inspect } from 'node:util';
 import { describe, expect, test } from 'vitest';
 import { systemClock } from '../clock.ts';
 import type { FaasDeployer, FaasExecutor } from '../executor/executor.ts';
@@ -10,8 +11,16 @@ import { Secret } from './secret.ts';
 
 const limits = { requestBytesMax: 1, responseBytesMax: 1, timeoutMsMax: 1 };
 const executor: FaasExecutor = { name: 'x', limits, invoke: async () => ({ results: [] }) };
-const deployer: FaasDeployer = { deploy: () => Promise.reject(new Error('unused')), describe: async () => undefined, remove: async () => {} };
-const plugin = (name: string, more: Partial<Plugin> = {}): Plugin => ({ name, register: (registry) => registry.executor(() => executor), ...more });
+const deployer: FaasDeployer = {
+  deploy: () => Promise.reject(new Error('unused')),
+  describe: async () => undefined,
+  remove: async () => {},
+};
+const plugin = (name: string, more: Partial<Plugin> = {}): Plugin => ({
+  name,
+  register: (registry) => registry.executor(() => executor),
+  ...more,
+});
 
 function registryOf(builtIn: Record<string, () => Promise<Plugin>> = {}): PluginRegistry {
   return createPluginRegistry({ clock: systemClock, telemetry: silentTelemetry, builtIn: new Map(Object.entries(builtIn)) });
@@ -53,13 +62,22 @@ describe('built-in plugins', () => {
   test('the http plugin is one, refuses options that it does not know, and makes executors without connecting', async () => {
     const registry = createPluginRegistry({ clock: systemClock, telemetry: silentTelemetry });
     expect((await registry.executor('http', { url: 'http://127.0.0.1:1', mode: 'platform' })).name).toBe('http:127.0.0.1:1');
-    await expect(registry.executor('http', { url: 'http://h', tiemout: 1 })).rejects.toMatchObject({ code: 'CONFIG_INVALID', message: expect.stringContaining('tiemout') as string });
+    await expect(registry.executor('http', { url: 'http://h', tiemout: 1 })).rejects.toMatchObject({
+      code: 'CONFIG_INVALID',
+      message: expect.stringContaining('tiemout') as string,
+    });
     await expect(registry.executor('http', { url: 5 })).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
     await expect(registry.executor('http', {})).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
     await expect(registry.executor('http', undefined)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
     await expect(registry.deployer('http', { url: 'ftp://h' })).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
     expect(await registry.describe()).toEqual([
-      { name: 'http', source: 'built-in', kinds: ['executor', 'deployer'], peers: [{ name: 'undici', range: '^8.12.0', installed: expect.stringMatching(/^8\./) as string }], problem: undefined },
+      {
+        name: 'http',
+        source: 'built-in',
+        kinds: ['executor', 'deployer'],
+        peers: [{ name: 'undici', range: '^8.12.0', installed: expect.stringMatching(/^8\./) as string }],
+        problem: undefined,
+      },
     ]);
   });
 });
@@ -68,7 +86,10 @@ describe('mistakes', () => {
   test('an unknown name lists the known ones', async () => {
     const registry = registryOf({ http: async () => plugin('http') });
     registry.use(plugin('mine'));
-    await expect(registry.executor('htpp', {})).rejects.toMatchObject({ code: 'PLUGIN_UNKNOWN', message: 'there is no plugin htpp; known are: http, mine' });
+    await expect(registry.executor('htpp', {})).rejects.toMatchObject({
+      code: 'PLUGIN_UNKNOWN',
+      message: 'there is no plugin htpp; known are: http, mine',
+    });
   });
 
   test('a plugin without a deployer says so', async () => {
@@ -91,14 +112,19 @@ describe('mistakes', () => {
     ['no register', { name: 'mine' }],
     ['a peer without a range', { name: 'mine', peers: [{ name: 'x' }], register() {} }],
     ['nothing registered', { name: 'mine', register() {} }],
-    ['something registered that is no function', { name: 'mine', register: (registration: { executor(value: unknown): void }) => registration.executor('x') }],
+    [
+      'something registered that is no function',
+      { name: 'mine', register: (registration: { executor(value: unknown): void }) => registration.executor('x') },
+    ],
   ])('a plugin with %s is refused when it is added', (_, malformed) => {
     expect(() => registryOf().use(malformed as Plugin)).toThrow(expect.objectContaining({ code: 'CONFIG_INVALID' }));
   });
 
   test('a plugin that registers twice, or fails while it registers, adds nothing', async () => {
     const registry = registryOf();
-    const twice = plugin('mine', { register: (registration) => (registration.executor(() => executor), registration.executor(() => executor)) });
+    const twice = plugin('mine', {
+      register: (registration) => (registration.executor(() => executor), registration.executor(() => executor)),
+    });
     expect(() => registry.use(twice)).toThrow(expect.objectContaining({ code: 'PLUGIN_CONFLICT' }));
     await expect(registry.executor('mine', {})).rejects.toMatchObject({ code: 'PLUGIN_UNKNOWN' });
     registry.use(plugin('mine'));
@@ -112,13 +138,19 @@ describe('mistakes', () => {
 
 describe('peers', () => {
   test('a missing one is PEER_MISSING with the command that helps', async () => {
-    const missing = importPeer('mine', 'no-such-package-anywhere', () => import('no-such-package-anywhere' as string));
-    await expect(missing).rejects.toMatchObject({ code: 'PEER_MISSING', message: expect.stringContaining('npm install no-such-package-anywhere') as string });
+    const missing = importPeer('mine', 'no-such-package-anywhere', () => import(String('no-such-package-anywhere')));
+    await expect(missing).rejects.toMatchObject({
+      code: 'PEER_MISSING',
+      message: expect.stringContaining('npm install no-such-package-anywhere') as string,
+    });
   });
 
   test('one that is installed but broken says what is wrong', async () => {
     const broken = importPeer('mine', 'some-sdk', () => Promise.reject(new Error('needs a newer node')));
-    await expect(broken).rejects.toMatchObject({ code: 'PEER_MISSING', message: expect.stringContaining('cannot be loaded: needs a newer node') as string });
+    await expect(broken).rejects.toMatchObject({
+      code: 'PEER_MISSING',
+      message: expect.stringContaining('cannot be loaded: needs a newer node') as string,
+    });
   });
 
   test('is described as not installed without being loaded', async () => {
@@ -131,6 +163,6 @@ describe('peers', () => {
 test('a secret does not print itself', async () => {
   const secret = new Secret('env:TOKEN', { TOKEN: 'hunter2' });
   expect(secret.read()).toBe('hunter2');
-  expect(JSON.stringify({ secret }) + String(secret)).not.toContain('hunter2');
+  expect(JSON.stringify({ secret }) + inspect(secret)).not.toContain('hunter2');
   expect(secret.source).toBe('env:TOKEN');
 });

@@ -147,7 +147,8 @@ class ContainerRegistry implements PluginRegistry {
     const factories = new Map<Kind, Kinds[Kind]>();
     const add = (kind: Kind, factory: Kinds[Kind]): void => {
       if (factories.has(kind)) throw new RunnerError('PLUGIN_CONFLICT', `plugin ${plugin.name} registers two factories of kind ${kind}`);
-      if (typeof factory !== 'function') throw new RunnerError('CONFIG_INVALID', `plugin ${plugin.name} registers a ${kind} that is not a function`);
+      if (typeof factory !== 'function')
+        throw new RunnerError('CONFIG_INVALID', `plugin ${plugin.name} registers a ${kind} that is not a function`);
       factories.set(kind, factory);
     };
     plugin.register({ executor: (factory) => add('executor', factory), deployer: (factory) => add('deployer', factory) });
@@ -161,9 +162,11 @@ const PLUGIN_NAME = /^[a-z][a-z0-9-]*$/;
 
 /** Plugins come from other packages: what the type promises is checked. */
 function checkPlugin(plugin: Plugin): Plugin {
-  const invalid = (what: string): RunnerError => new RunnerError('CONFIG_INVALID', `a plugin is malformed: ${what}`, { details: { plugin: String(plugin?.name) } });
+  const invalid = (what: string): RunnerError =>
+    new RunnerError('CONFIG_INVALID', `a plugin is malformed: ${what}`, { details: { plugin: String(plugin?.name) } });
   if (typeof plugin !== 'object' || plugin === null) throw invalid('it is not an object');
-  if (typeof plugin.name !== 'string' || !PLUGIN_NAME.test(plugin.name)) throw invalid(`its name ${JSON.stringify(plugin.name)} must match ${PLUGIN_NAME.source}`);
+  if (typeof plugin.name !== 'string' || !PLUGIN_NAME.test(plugin.name))
+    throw invalid(`its name ${JSON.stringify(plugin.name)} must match ${PLUGIN_NAME.source}`);
   if (typeof plugin.register !== 'function') throw invalid(`${plugin.name} has no function register`);
   for (const peer of plugin.peers ?? []) {
     if (typeof peer?.name !== 'string' || typeof peer.range !== 'string') throw invalid(`a peer of ${plugin.name} needs name and range`);

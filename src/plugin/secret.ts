@@ -38,7 +38,10 @@ export class Secret {
 
   #readVariable(name: string): string {
     const value = this.#environment[name];
-    if (!value) throw new RunnerError('CONFIG_INVALID', `the environment variable ${name}, which should hold a secret, is not set`, { details: { name } });
+    if (!value)
+      throw new RunnerError('CONFIG_INVALID', `the environment variable ${name}, which should hold a secret, is not set`, {
+        details: { name },
+      });
     return value;
   }
 
@@ -50,7 +53,8 @@ export class Secret {
     } catch (cause) {
       throw new RunnerError('CONFIG_INVALID', `the file ${file}, which should hold a secret, cannot be read`, { cause, details: { file } });
     }
-    if (!this.#fromFile) throw new RunnerError('CONFIG_INVALID', `the file ${file}, which should hold a secret, is empty`, { details: { file } });
+    if (!this.#fromFile)
+      throw new RunnerError('CONFIG_INVALID', `the file ${file}, which should hold a secret, is empty`, { details: { file } });
     this.#readAt = now;
     return this.#fromFile;
   }

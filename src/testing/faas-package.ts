@@ -99,5 +99,7 @@ function checkName(name: string): void {
 }
 
 function tooLarge(size: number, limit: number): RunnerError {
-  return new RunnerError('PAYLOAD_TOO_LARGE', `the zip unpacks to ${size} bytes or more; the limit is ${limit}`, { details: { size, limit } });
+  return new RunnerError('PAYLOAD_TOO_LARGE', `the zip unpacks to ${size} bytes or more; the limit is ${limit}`, {
+    details: { size, limit },
+  });
 }

@@ -57,7 +57,10 @@ export class BootstrapFunction {
     const { concurrencyMax, timeoutMs } = this.#options.config;
     if (this.#closed) throw new RunnerError('EXECUTOR_UNAVAILABLE', 'the function is being removed');
     if (this.#running.size - this.#warm.length >= concurrencyMax) {
-      throw new RunnerError('QUEUE_FULL', `the function runs ${concurrencyMax} invocations at the same time already; max_concurrency is ${concurrencyMax}`);
+      throw new RunnerError(
+        'QUEUE_FULL',
+        `the function runs ${concurrencyMax} invocations at the same time already; max_concurrency is ${concurrencyMax}`,
+      );
     }
     const started = performance.now();
     this.invocations += 1;

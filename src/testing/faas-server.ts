@@ -75,7 +75,9 @@ function listen(server: Server, port: number): Promise<void> {
 }
 
 async function shutDown(server: Server, platform: Platform): Promise<void> {
-  const closed = new Promise((resolve) => server.close(resolve));
+  const closed = new Promise<void>((resolve) => {
+    server.close(() => resolve());
+  });
   await platform.close();
   server.closeAllConnections();
   await closed;
@@ -248,8 +250,8 @@ async function warm(deployed: Deployed): Promise<Answer> {
   return { status: 200, body: { function_id: deployed.id, status: 'warm', instances_warmed: await deployed.process.warm() } };
 }
 
-function problem(status: number, code: string, error: string, details: Readonly<Record<string, unknown>> = {}): Answer {
-  return { status, body: { error, code, details } };
+function problem(status: number, code: string, error: string): Answer {
+  return { status, body: { error, code, details: {} } };
 }
 
 const STATUS_OF_CODE: Readonly<Record<string, number>> = {
@@ -265,8 +267,12 @@ const SPECIFIED_CODE: Readonly<Record<string, string>> = { EXECUTOR_TIMEOUT: 'TI
 
 function failure(thrown: unknown): Answer {
   if (!isRunnerError(thrown)) return problem(500, 'INTERNAL', thrown instanceof Error ? thrown.message : String(thrown));
-  const answer = problem(STATUS_OF_CODE[thrown.code] ?? 500, SPECIFIED_CODE[thrown.code] ?? thrown.code, thrown.message, thrown.details);
-  return thrown.retry === 'safe' ? { ...answer, headers: { 'retry-after': '1' } } : answer;
+  const { code, message, details, retry } = thrown;
+  return {
+    status: STATUS_OF_CODE[code] ?? 500,
+    body: { error: message, code: SPECIFIED_CODE[code] ?? code, details },
+    ...(retry === 'safe' && { headers: { 'retry-after': '1' } }),
+  };
 }
 
 function decode(text: string): string {
@@ -289,7 +295,9 @@ function parseObject(bytes: Uint8Array): Readonly<Record<string, unknown>> | und
 
 async function readBody(request: IncomingMessage, bytesMax: number): Promise<Buffer> {
   const tooLarge = (size: number): RunnerError =>
-    new RunnerError('PAYLOAD_TOO_LARGE', `the body has ${size} bytes or more; the limit is ${bytesMax}`, { details: { size, limit: bytesMax } });
+    new RunnerError('PAYLOAD_TOO_LARGE', `the body has ${size} bytes or more; the limit is ${bytesMax}`, {
+      details: { size, limit: bytesMax },
+    });
   const announced = Number(request.headers['content-length']);
   if (announced > bytesMax) throw tooLarge(announced);
   const chunks: Buffer[] = [];

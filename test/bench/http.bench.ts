@@ -14,7 +14,8 @@ import { once } from 'node:events';
 import { Pool } from 'undici';
 import type { Dispatcher } from 'undici';
 import { HttpFaasExecutor } from '../../plugins/http/index.ts';
-import { Metadata } from '../../src/plugin.ts';
+import { BLUEPRINT, Metadata, decodeResponse, encodeRequest } from '../../src/plugin.ts';
+import type { JobCall } from '../../src/plugin.ts';
 
 const HEADERS = { 'content-type': 'application/octet-stream', 'x-blueprint-wire': 'v1,v2' };
 
@@ -68,24 +69,38 @@ function requestWith(pool: Pool): Call {
   };
 }
 
+/** The executor that one writes first: the same wire format and the same duties, over `fetch`. */
 function fetchWith(url: string): Call {
+  let count = 0;
   return async (body) => {
-    const response = await fetch(`${url}/job/1`, { method: 'POST', headers: { 'content-type': 'application/octet-stream' }, body: new Uint8Array(body) });
-    return (await response.arrayBuffer()).byteLength;
+    const call = callOf((count += 1), body);
+    const request = encodeRequest('octets', call);
+    const headers = { ...request.headers, [BLUEPRINT.attempt]: '1', [BLUEPRINT.timeoutMs]: '60000' };
+    const init = { method: 'POST', headers, body: new Uint8Array(request.body), signal: AbortSignal.timeout(60_000) };
+    const response = await fetch(`${url}/job/1`, init);
+    const answer = { status: response.status, headers: Object.fromEntries(response.headers), body: await response.bytes() };
+    return decodeResponse(answer, call).results[0]?.body.length ?? 0;
   };
+}
+
+function callOf(count: number, body: Buffer): JobCall {
+  return { id: `bench-${count}`, jobId: 1n, body, metadata: new Metadata() };
 }
 
 function invokeWith(executor: HttpFaasExecutor): Call {
   let count = 0;
   return async (body) => {
-    const call = { id: `bench-${(count += 1)}`, jobId: 1n, body, metadata: new Metadata() };
-    const { results } = await executor.invoke(call, { deadline: Date.now() + 60_000, attempt: 1 });
+    const { results } = await executor.invoke(callOf((count += 1), body), { deadline: Date.now() + 60_000, attempt: 1 });
     return results[0]?.body.length ?? 0;
   };
 }
 
 /** Calls per second of `call` with so many in flight, over about `durationMs`. */
-async function rate(call: Call, body: Buffer, { inFlight, durationMs }: { readonly inFlight: number; readonly durationMs: number }): Promise<number> {
+async function rate(
+  call: Call,
+  body: Buffer,
+  { inFlight, durationMs }: { readonly inFlight: number; readonly durationMs: number },
+): Promise<number> {
   const started = performance.now();
   let done = 0;
   const lane = async (): Promise<void> => {
@@ -129,12 +144,17 @@ async function compare({ title, subject, peer, bytes, inFlight, goal }: Comparis
   const ratio = median(ratios);
   const spread = `${Math.min(...ratios).toFixed(2)}-${Math.max(...ratios).toFixed(2)}`;
   const reached = ratio >= goal;
-  console.log(`${reached ? 'ok  ' : 'MISS'} ${title.padEnd(58)} ${ratio.toFixed(2)} (${spread}; goal ${goal.toFixed(2)}; ${median(rates).toFixed(0)}/s)`);
+  console.log(
+    `${reached ? 'ok  ' : 'MISS'} ${title.padEnd(58)} ${ratio.toFixed(2)} (${spread}; goal ${goal.toFixed(2)}; ${median(rates).toFixed(0)}/s)`,
+  );
   return reached;
 }
 
 async function startServer(listenOn: string): Promise<{ port: string; stop: () => Promise<unknown> }> {
-  const child = spawn(process.execPath, [import.meta.filename, 'serve', listenOn], { stdio: ['ignore', 'pipe', 'inherit', 'ipc'], env: {} });
+  const child = spawn(process.execPath, [import.meta.filename, 'serve', listenOn], {
+    stdio: ['ignore', 'pipe', 'inherit', 'ipc'],
+    env: {},
+  });
   const [output] = (await once(child.stdout as NodeJS.ReadableStream, 'data')) as [Buffer];
   return { port: output.toString().trim(), stop: async () => (child.kill(), once(child, 'exit')) };
 }
@@ -150,11 +170,39 @@ async function main(): Promise<void> {
   const overSocket = new HttpFaasExecutor(`unix:${socketPath}`, { wire: 'binary' });
   const subject = invokeWith(executor);
   const comparisons: Comparison[] = [
-    ...[1, 16, 128].map((inFlight) => ({ title: `executor / Pool.dispatch, 64 B, ${inFlight} in flight`, subject, peer: dispatchWith(pool), bytes: 64, inFlight, goal: 0.8 })),
+    ...[1, 16, 128].map((inFlight) => ({
+      title: `executor / Pool.dispatch, 64 B, ${inFlight} in flight`,
+      subject,
+      peer: dispatchWith(pool),
+      bytes: 64,
+      inFlight,
+      goal: 0.8,
+    })),
     { title: 'executor / executor on fetch, 64 B, 16 in flight', subject, peer: fetchWith(url), bytes: 64, inFlight: 16, goal: 5 },
-    { title: 'executor / Pool.request, 256 KiB, 16 in flight', subject, peer: requestWith(pool), bytes: 256 * 1024, inFlight: 16, goal: 0.85 },
-    { title: 'executor / Pool.request, 6 MiB, 4 in flight', subject, peer: requestWith(pool), bytes: 6 * 1024 * 1024, inFlight: 4, goal: 0.85 },
-    { title: 'executor on unix socket / on TCP, 64 B, 16 in flight', subject: invokeWith(overSocket), peer: subject, bytes: 64, inFlight: 16, goal: 1.2 },
+    {
+      title: 'executor / Pool.request, 256 KiB, 16 in flight',
+      subject,
+      peer: requestWith(pool),
+      bytes: 256 * 1024,
+      inFlight: 16,
+      goal: 0.85,
+    },
+    {
+      title: 'executor / Pool.request, 6 MiB, 4 in flight',
+      subject,
+      peer: requestWith(pool),
+      bytes: 6 * 1024 * 1024,
+      inFlight: 4,
+      goal: 0.85,
+    },
+    {
+      title: 'executor on unix socket / on TCP, 64 B, 16 in flight',
+      subject: invokeWith(overSocket),
+      peer: subject,
+      bytes: 64,
+      inFlight: 16,
+      goal: 1.2,
+    },
   ];
   let missed = 0;
   for (const comparison of comparisons) if (!(await compare(comparison))) missed += 1;

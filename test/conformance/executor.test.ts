@@ -15,11 +15,14 @@ import { RunnerError } from '../../src/errors.ts';
 
 const NO_LIMIT = 'a call in the same process has no limit';
 
-runExecutorConformance({ describe, it }, {
-  name: 'in-process',
-  create: () => new LocalExecutor(conformanceRouter()),
-  skip: { 'takes a call of exactly its limit': NO_LIMIT, 'refuses a call above its limit before it is sent': NO_LIMIT },
-});
+runExecutorConformance(
+  { describe, it },
+  {
+    name: 'in-process',
+    create: () => new LocalExecutor(conformanceRouter()),
+    skip: { 'takes a call of exactly its limit': NO_LIMIT, 'refuses a call above its limit before it is sent': NO_LIMIT },
+  },
+);
 
 /** A handler as small as it can be: it takes what the wire formats say; `v1` one that knows only JSON. */
 async function serveHandler(v1: boolean): Promise<{ url: string; formats: string[]; close: () => Promise<unknown> }> {
@@ -41,10 +44,16 @@ async function serveHandler(v1: boolean): Promise<{ url: string; formats: string
     response.once('close', () => gone.abort());
     void answer(request, gone.signal)
       .catch(encodeError)
-      .then(({ status, headers, body }) => response.writeHead(status, { ...headers, ...(!v1 && { 'x-blueprint-wire': 'v1,v2' }) }).end(body));
+      .then(({ status, headers, body }) =>
+        response.writeHead(status, { ...headers, ...(!v1 && { 'x-blueprint-wire': 'v1,v2' }) }).end(body),
+      );
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, formats, close: () => new Promise((resolve) => (server.closeAllConnections(), server.close(resolve))) };
+  return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    formats,
+    close: () => new Promise((resolve) => (server.closeAllConnections(), server.close(resolve))),
+  };
 }
 
 describe('http, plain', () => {
@@ -56,7 +65,10 @@ describe('http, plain', () => {
   });
   afterAll(() => Promise.all([upstream.close(), current.close()]));
 
-  runExecutorConformance({ describe, it }, { name: 'http, a handler that knows only JSON', create: () => new HttpFaasExecutor(upstream.url) });
+  runExecutorConformance(
+    { describe, it },
+    { name: 'http, a handler that knows only JSON', create: () => new HttpFaasExecutor(upstream.url) },
+  );
   runExecutorConformance({ describe, it }, { name: 'http, a handler that knows both', create: () => new HttpFaasExecutor(current.url) });
   runExecutorConformance({ describe, it }, { name: 'http, binary', create: () => new HttpFaasExecutor(current.url, { wire: 'binary' }) });
 
@@ -91,47 +103,80 @@ Promise.all([import(${source('conformance/conformance.ts')}), import(${source('j
 `;
     const zip = zipSync({ bootstrap: strToU8(bootstrap) });
     const deployer = new HttpFaasDeployer(platform.url, { bearer: () => 'key' });
-    await Promise.all(Object.values(CONFORMANCE_JOBS).map((jobId) => deployer.deploy(functionId(jobId), { zip, sha256: '' }, { timeoutMs: 60_000, concurrencyMax: 40 })));
+    await Promise.all(
+      Object.values(CONFORMANCE_JOBS).map((jobId) =>
+        deployer.deploy(functionId(jobId), { zip, sha256: '' }, { timeoutMs: 60_000, concurrencyMax: 40 }),
+      ),
+    );
     await deployer.close();
   });
   afterAll(() => platform.close());
 
-  runExecutorConformance({ describe, it }, {
-    name: 'http, platform',
-    create: executor,
-    skip: {
-      'the job sees the metadata of its call': 'the specification hands a function only job_id and args',
+  runExecutorConformance(
+    { describe, it },
+    {
+      name: 'http, platform',
+      create: executor,
+      skip: {
+        'the job sees the metadata of its call': 'the specification hands a function only job_id and args',
+      },
     },
-  });
+  );
 });
 
 describe('the suite itself', () => {
   const broken = (change: (executor: FaasExecutor) => Partial<FaasExecutor>): FaasExecutor => {
     const inner = new LocalExecutor(conformanceRouter());
-    return { name: 'broken', limits: { ...inner.limits, requestBytesMax: 1_000, responseBytesMax: 2_000_000 }, invoke: (call, options) => inner.invoke(call, options), close: () => inner.close(), ...change(inner) };
+    return {
+      name: 'broken',
+      limits: { ...inner.limits, requestBytesMax: 1_000, responseBytesMax: 2_000_000 },
+      invoke: (call, options) => inner.invoke(call, options),
+      close: () => inner.close(),
+      ...change(inner),
+    };
   };
   const failures = async (change: (executor: FaasExecutor) => Partial<FaasExecutor>): Promise<string[]> =>
-    (await checkExecutor({ name: 'broken', create: () => broken(change) })).filter(({ outcome }) => outcome === 'failed').map(({ name }) => name);
+    (await checkExecutor({ name: 'broken', create: () => broken(change) }))
+      .filter(({ outcome }) => outcome === 'failed')
+      .map(({ name }) => name);
 
   it('finds nothing wrong with a good executor', async () => {
     expect(await failures(() => ({}))).toEqual([]);
   });
 
   it('finds an executor that tries again by itself', async () => {
-    expect(await failures((inner) => ({ invoke: (call, options) => inner.invoke(call, options).catch((error: unknown) => (call.jobId === CONFORMANCE_JOBS.mark ? inner.invoke(call, options) : Promise.reject(error))) }))).toEqual(['runs a failing job once']);
+    expect(
+      await failures((inner) => ({
+        invoke: (call, options) =>
+          inner.invoke(call, options).catch((error: unknown) => {
+            if (call.jobId === CONFORMANCE_JOBS.mark) return inner.invoke(call, options);
+            throw error;
+          }),
+      })),
+    ).toEqual(['runs a failing job once']);
   });
 
   it('finds an executor that loses the metadata of a result', async () => {
     const { Metadata } = await import('../../src/job/call.ts');
-    expect(await failures((inner) => ({ invoke: async (call, options) => ({ results: (await inner.invoke(call, options)).results.map(({ body }) => ({ body, metadata: new Metadata() })) }) }))).toEqual([
-      'the result carries the call id and the service id of its call',
-      'calls at the same time keep their identity',
-    ]);
+    expect(
+      await failures((inner) => ({
+        invoke: async (call, options) => ({
+          results: (await inner.invoke(call, options)).results.map(({ body }) => ({ body, metadata: new Metadata() })),
+        }),
+      })),
+    ).toEqual(['the result carries the call id and the service id of its call', 'calls at the same time keep their identity']);
   });
 
   it('finds an executor that ignores deadline and signal', async () => {
     const deadline = Number.MAX_SAFE_INTEGER;
-    const found = await failures((inner) => ({ invoke: (call, options) => inner.invoke(call.jobId === CONFORMANCE_JOBS.wait ? { ...call, body: Buffer.from('500') } : call, { ...options, deadline, signal: undefined }) }));
+    const found = await failures((inner) => ({
+      invoke: (call, options) =>
+        inner.invoke(call.jobId === CONFORMANCE_JOBS.wait ? { ...call, body: Buffer.from('500') } : call, {
+          ...options,
+          deadline,
+          signal: undefined,
+        }),
+    }));
     expect(found).toEqual([
       'a call that is not done at its deadline is EXECUTOR_TIMEOUT, and the next one works',
       'an abort ends the call with ABORTED, and the next one works',

@@ -46,17 +46,30 @@ function clientOf(origin: string, options: Partial<HttpClientOptions> = {}): Htt
 }
 
 function request(more: Partial<HttpRequest> = {}): HttpRequest {
-  return { method: 'POST', path: '/job/1', headers: [], body: Buffer.from('hello'), deadline: Date.now() + 5_000, responseBytesMax: 1_000, ...more };
+  return {
+    method: 'POST',
+    path: '/job/1',
+    headers: [],
+    body: Buffer.from('hello'),
+    deadline: Date.now() + 5_000,
+    responseBytesMax: 1_000,
+    ...more,
+  };
 }
 
 /** Answers each connection's first request with these bytes. */
-const answering = (bytes: string, end = true) => (socket: Socket): void => void socket.once('data', () => (end ? socket.end(bytes) : socket.write(bytes)));
+const answering =
+  (bytes: string, end = true) =>
+  (socket: Socket): void =>
+    void socket.once('data', () => (end ? socket.end(bytes) : socket.write(bytes)));
 
 test('sends method, path, headers and body, and gives status, headers and body back', async () => {
   const origin = await serve((incoming, response) => {
     const chunks: Buffer[] = [];
     incoming.on('data', (chunk: Buffer) => chunks.push(chunk));
-    incoming.on('end', () => response.writeHead(201, { 'X-Seen': `${incoming.method} ${incoming.url} ${incoming.headers['x-a']}` }).end(Buffer.concat(chunks)));
+    incoming.on('end', () =>
+      response.writeHead(201, { 'X-Seen': `${incoming.method} ${incoming.url} ${incoming.headers['x-a']}` }).end(Buffer.concat(chunks)),
+    );
   });
   const response = await clientOf(origin).send(request({ headers: ['x-a', 'b'], path: '/job/1?x=y' }));
   expect(response.status).toBe(201);
@@ -77,20 +90,33 @@ describe('what was provably not sent is safe to repeat', () => {
   test('nobody listens', async () => {
     const origin = await serve(() => {});
     await cleanUps.pop()?.();
-    await expect(clientOf(origin).send(request())).rejects.toMatchObject({ code: 'EXECUTOR_UNREACHABLE', retry: 'safe', details: { cause: 'ECONNREFUSED' } });
+    await expect(clientOf(origin).send(request())).rejects.toMatchObject({
+      code: 'EXECUTOR_UNREACHABLE',
+      retry: 'safe',
+      details: { cause: 'ECONNREFUSED' },
+    });
   });
 
   test('no such name', async () => {
-    await expect(clientOf('http://no-such-host.invalid').send(request())).rejects.toMatchObject({ code: 'EXECUTOR_UNREACHABLE', retry: 'safe' });
+    await expect(clientOf('http://no-such-host.invalid').send(request())).rejects.toMatchObject({
+      code: 'EXECUTOR_UNREACHABLE',
+      retry: 'safe',
+    });
   });
 
   test('no such unix socket', async () => {
-    await expect(clientOf('http://localhost', { socketPath: '/nonexistent/socket' }).send(request())).rejects.toMatchObject({ code: 'EXECUTOR_UNREACHABLE', details: { cause: 'ENOENT' } });
+    await expect(clientOf('http://localhost', { socketPath: '/nonexistent/socket' }).send(request())).rejects.toMatchObject({
+      code: 'EXECUTOR_UNREACHABLE',
+      details: { cause: 'ENOENT' },
+    });
   });
 
   test('the TLS handshake fails', async () => {
     const origin = await serveRaw((socket) => socket.once('data', () => socket.end('this is not TLS')));
-    await expect(clientOf(origin.replace('http:', 'https:')).send(request())).rejects.toMatchObject({ code: 'EXECUTOR_UNREACHABLE', retry: 'safe' });
+    await expect(clientOf(origin.replace('http:', 'https:')).send(request())).rejects.toMatchObject({
+      code: 'EXECUTOR_UNREACHABLE',
+      retry: 'safe',
+    });
   });
 
   test('the deadline passes while the request waits for a connection, and it is not sent later', async () => {
@@ -140,7 +166,11 @@ describe('what was sent may have run', () => {
 
   test('the answer ends early', async () => {
     const origin = await serveRaw(answering('HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nonly this'));
-    await expect(clientOf(origin).send(request())).rejects.toMatchObject({ code: 'EXECUTOR_CONNECTION_LOST', retry: 'idempotent', message: expect.stringContaining('after 9 bytes of the answer') as string });
+    await expect(clientOf(origin).send(request())).rejects.toMatchObject({
+      code: 'EXECUTOR_CONNECTION_LOST',
+      retry: 'idempotent',
+      message: expect.stringContaining('after 9 bytes of the answer') as string,
+    });
   });
 
   test('a chunked answer ends early', async () => {
@@ -169,7 +199,10 @@ describe('what was sent may have run', () => {
       behaviour(socket);
     });
     const started = Date.now();
-    await expect(clientOf(origin).send(request({ deadline: started + 50 }))).rejects.toMatchObject({ code: 'EXECUTOR_TIMEOUT', retry: 'idempotent' });
+    await expect(clientOf(origin).send(request({ deadline: started + 50 }))).rejects.toMatchObject({
+      code: 'EXECUTOR_TIMEOUT',
+      retry: 'idempotent',
+    });
     expect(Date.now() - started).toBeGreaterThanOrEqual(50);
     await Promise.all(closed);
   });
@@ -190,7 +223,10 @@ describe('what was sent may have run', () => {
       closed = new Promise((resolve) => socket.once('close', resolve));
       socket.once('data', () => controller.abort(new Error('enough')));
     });
-    await expect(clientOf(origin).send(request({ signal: controller.signal }))).rejects.toMatchObject({ code: 'ABORTED', retry: 'idempotent' });
+    await expect(clientOf(origin).send(request({ signal: controller.signal }))).rejects.toMatchObject({
+      code: 'ABORTED',
+      retry: 'idempotent',
+    });
     await closed;
   });
 });
@@ -201,7 +237,10 @@ describe('answers above the limit', () => {
     ['chunked', `HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n${'1f4\r\n'.concat('x'.repeat(500), '\r\n').repeat(3)}`],
   ])('%s', async (_, bytes) => {
     const origin = await serveRaw(answering(bytes, false));
-    await expect(clientOf(origin).send(request())).rejects.toMatchObject({ code: 'PAYLOAD_TOO_LARGE', details: { limit: 1_000, limitName: 'responseBytesMax' } });
+    await expect(clientOf(origin).send(request())).rejects.toMatchObject({
+      code: 'PAYLOAD_TOO_LARGE',
+      details: { limit: 1_000, limitName: 'responseBytesMax' },
+    });
   });
 
   test('an answer of exactly the limit passes', async () => {

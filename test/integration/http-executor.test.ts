@@ -61,7 +61,8 @@ function call(jobId = 1n): JobCall {
   return { id: '1:0xabc:3:7', jobId, body: new Uint8Array([1, 2, 255]), metadata: new Metadata([[TANGLE.callId, '7']]) };
 }
 
-const invoke = (executor: HttpFaasExecutor, one = call()): ReturnType<HttpFaasExecutor['invoke']> => executor.invoke(one, { deadline: Date.now() + 5_000, attempt: 2 });
+const invoke = (executor: HttpFaasExecutor, one = call()): ReturnType<HttpFaasExecutor['invoke']> =>
+  executor.invoke(one, { deadline: Date.now() + 5_000, attempt: 2 });
 const V1_REPLY: Reply = { headers: { 'content-type': 'application/json' }, body: '{"result":[9,8]}' };
 
 describe('plain mode', () => {
@@ -97,7 +98,8 @@ describe('plain mode', () => {
     let modern = true;
     const { url, seen } = await serve(({ headers, body }) => {
       if (!modern && headers['content-type'] === 'application/octet-stream') return { status: 415 };
-      if (headers['content-type'] === 'application/octet-stream') return { headers: { 'content-type': 'application/octet-stream', 'x-blueprint-wire': 'v1,v2' }, body };
+      if (headers['content-type'] === 'application/octet-stream')
+        return { headers: { 'content-type': 'application/octet-stream', 'x-blueprint-wire': 'v1,v2' }, body };
       return { ...V1_REPLY, headers: { ...V1_REPLY.headers, ...(modern && { 'x-blueprint-wire': 'v1,v2' }) } };
     });
     const executor = executorOf(url);
@@ -106,11 +108,19 @@ describe('plain mode', () => {
     modern = false;
     await expect(invoke(executor)).rejects.toMatchObject({ code: 'WIRE_MALFORMED', retry: 'safe' });
     await invoke(executor);
-    expect(seen.map(({ headers }) => headers['content-type'])).toEqual(['application/json', 'application/octet-stream', 'application/octet-stream', 'application/json']);
+    expect(seen.map(({ headers }) => headers['content-type'])).toEqual([
+      'application/json',
+      'application/octet-stream',
+      'application/octet-stream',
+      'application/json',
+    ]);
   });
 
   test('learns the format from a health check', async () => {
-    const { url, seen } = await serve(({ method, body }) => ({ headers: { 'content-type': 'application/octet-stream', 'x-blueprint-wire': 'v1,v2' }, body: method === 'HEAD' ? '' : body }));
+    const { url, seen } = await serve(({ method, body }) => ({
+      headers: { 'content-type': 'application/octet-stream', 'x-blueprint-wire': 'v1,v2' },
+      body: method === 'HEAD' ? '' : body,
+    }));
     const executor = executorOf(url);
     await executor.health(1n);
     await invoke(executor);
@@ -149,7 +159,12 @@ describe('plain mode', () => {
 describe('answers that are no results', () => {
   const json = { 'content-type': 'application/json' };
   test.each<[string, Reply, string, string]>([
-    ['an error with a code of ours', { status: 400, headers: json, body: '{"error":"no","code":"JOB_ARGS_INVALID","details":{}}' }, 'JOB_ARGS_INVALID', 'never'],
+    [
+      'an error with a code of ours',
+      { status: 400, headers: json, body: '{"error":"no","code":"JOB_ARGS_INVALID","details":{}}' },
+      'JOB_ARGS_INVALID',
+      'never',
+    ],
     ['throttling', { status: 429 }, 'EXECUTOR_THROTTLED', 'safe'],
     ['unavailable for a time', { status: 503, headers: { 'retry-after': '2' } }, 'EXECUTOR_UNAVAILABLE', 'safe'],
     ['unavailable, who knows', { status: 503 }, 'EXECUTOR_UNAVAILABLE', 'idempotent'],
@@ -179,7 +194,10 @@ describe('credentials', () => {
     const directory = await mkdtemp(join(tmpdir(), 'http-executor-'));
     cleanUps.push(() => rm(directory, { recursive: true }));
     const file = join(directory, 'key');
-    const executor = executorOf(url, { bearer: 'env:HTTP_EXECUTOR_TEST', headers: { 'X-Key': `file:${file}` } }).withAuthHeader('x-late', async () => 'promised');
+    const executor = executorOf(url, { bearer: 'env:HTTP_EXECUTOR_TEST', headers: { 'X-Key': `file:${file}` } }).withAuthHeader(
+      'x-late',
+      async () => 'promised',
+    );
     process.env['HTTP_EXECUTOR_TEST'] = 'token';
     cleanUps.push(() => delete process.env['HTTP_EXECUTOR_TEST']);
     await writeFile(file, 'from-file\n');
@@ -202,7 +220,10 @@ describe('credentials', () => {
   });
 
   test('given as text, or in the address, are refused without being repeated', () => {
-    for (const make of [() => new HttpFaasExecutor('http://h', { bearer: 'hunter2' }), () => new HttpFaasExecutor('http://user:hunter2@h')]) {
+    for (const make of [
+      () => new HttpFaasExecutor('http://h', { bearer: 'hunter2' }),
+      () => new HttpFaasExecutor('http://user:hunter2@h'),
+    ]) {
       let thrown: unknown;
       try {
         make();
@@ -227,14 +248,27 @@ describe('mutual TLS', () => {
   beforeEach(async () => {
     requests = 0;
     directory = await mkdtemp(join(tmpdir(), 'http-tls-'));
-    for (const [name, content] of Object.entries({ ca: authority.cert, cert: client.cert, key: client.key, otherCert: stranger.cert, otherKey: stranger.key })) await writeFile(join(directory, name), content);
-    const https = createTlsServer({ cert: server.cert, key: server.key, ca: authority.cert, requestCert: true, rejectUnauthorized: true }, (_, response) => {
-      requests += 1;
-      response.writeHead(200, { 'content-type': 'application/json' }).end('{"result":[1]}');
-    });
+    for (const [name, content] of Object.entries({
+      ca: authority.cert,
+      cert: client.cert,
+      key: client.key,
+      otherCert: stranger.cert,
+      otherKey: stranger.key,
+    }))
+      await writeFile(join(directory, name), content);
+    const https = createTlsServer(
+      { cert: server.cert, key: server.key, ca: authority.cert, requestCert: true, rejectUnauthorized: true },
+      (_, response) => {
+        requests += 1;
+        response.writeHead(200, { 'content-type': 'application/json' }).end('{"result":[1]}');
+      },
+    );
     await new Promise<void>((resolve) => https.listen(0, '127.0.0.1', resolve));
     url = `https://127.0.0.1:${(https.address() as AddressInfo).port}`;
-    cleanUps.push(() => (https.closeAllConnections(), new Promise((resolve) => https.close(resolve))), () => rm(directory, { recursive: true }));
+    cleanUps.push(
+      () => (https.closeAllConnections(), new Promise((resolve) => https.close(resolve))),
+      () => rm(directory, { recursive: true }),
+    );
   });
   const file = (name: string): string => join(directory, name);
 
@@ -244,8 +278,13 @@ describe('mutual TLS', () => {
   });
 
   test('without a certificate, or with that of a stranger, the handler sees nothing', async () => {
-    await expect(invoke(executorOf(url, { tls: { caFile: file('ca') } }))).rejects.toMatchObject({ code: 'EXECUTOR_CONNECTION_LOST', retry: 'idempotent' });
-    await expect(invoke(executorOf(url, { tls: { caFile: file('ca'), certFile: file('otherCert'), keyFile: file('otherKey') } }))).rejects.toMatchObject({ code: 'EXECUTOR_CONNECTION_LOST', retry: 'idempotent' });
+    await expect(invoke(executorOf(url, { tls: { caFile: file('ca') } }))).rejects.toMatchObject({
+      code: 'EXECUTOR_CONNECTION_LOST',
+      retry: 'idempotent',
+    });
+    await expect(
+      invoke(executorOf(url, { tls: { caFile: file('ca'), certFile: file('otherCert'), keyFile: file('otherKey') } })),
+    ).rejects.toMatchObject({ code: 'EXECUTOR_CONNECTION_LOST', retry: 'idempotent' });
     expect(requests).toBe(0);
   });
 
@@ -263,7 +302,10 @@ describe('mutual TLS', () => {
 
 describe('platform mode and deployer', () => {
   const script = (answer: string): Uint8Array => zipSync({ bootstrap: strToU8(`#!/bin/sh\ncat > /dev/null\n${answer}\n`) });
-  const packageOf = (zip: Uint8Array): { zip: Uint8Array; sha256: string } => ({ zip, sha256: createHash('sha256').update(zip).digest('hex') });
+  const packageOf = (zip: Uint8Array): { zip: Uint8Array; sha256: string } => ({
+    zip,
+    sha256: createHash('sha256').update(zip).digest('hex'),
+  });
   const good = packageOf(script(`echo '{"job_id":1,"result":[5],"success":true}'`));
   const other = packageOf(script(`echo '{"job_id":1,"result":[6],"success":true}'`));
 
@@ -314,7 +356,11 @@ describe('platform mode and deployer', () => {
     const platform = await startFaasServer({ apiKey: 'k', packageBytesMax: 1_000 });
     cleanUps.push(() => platform.close());
     const deployer = new HttpFaasDeployer(platform.url, { bearer: () => 'k' });
-    await expect(deployer.deploy('job1', packageOf(strToU8('no zip')), {})).rejects.toMatchObject({ code: 'DEPLOY_FAILED', retry: 'never', message: expect.stringContaining('not a zip') as string });
+    await expect(deployer.deploy('job1', packageOf(strToU8('no zip')), {})).rejects.toMatchObject({
+      code: 'DEPLOY_FAILED',
+      retry: 'never',
+      message: expect.stringContaining('not a zip') as string,
+    });
     await expect(deployer.deploy('job1', packageOf(new Uint8Array(2_000)), {})).rejects.toMatchObject({ code: 'PAYLOAD_TOO_LARGE' });
     const wrong = new HttpFaasDeployer(platform.url, { bearer: () => 'x' });
     await expect(wrong.deploy('job1', good, {})).rejects.toMatchObject({ code: 'EXECUTOR_UNAUTHORIZED' });

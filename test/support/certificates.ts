@@ -28,7 +28,8 @@ export interface Certificate {
 export function makeCertificate(name: string, issuer?: Certificate): Certificate {
   const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
   const day = 86_400_000;
-  const extension = (id: string, value: Uint8Array, critical = false): Buffer => sequence(oid(id), ...(critical ? [der(0x01, Buffer.from([255]))] : []), der(0x04, value));
+  const extension = (id: string, value: Uint8Array, critical = false): Buffer =>
+    sequence(oid(id), ...(critical ? [der(0x01, Buffer.from([255]))] : []), der(0x04, value));
   const basicConstraints = extension('551d13', issuer ? sequence() : sequence(der(0x01, Buffer.from([255]))), true);
   const alternativeNames = extension('551d11', sequence(der(0x87, Buffer.from([127, 0, 0, 1])), der(0x82, Buffer.from('localhost'))));
   const body = sequence(
