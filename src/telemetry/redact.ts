@@ -4,7 +4,7 @@
 
 import { isRunnerError } from '../errors.ts';
 
-export const REDACTED = '[redacted]';
+const REDACTED = '[redacted]';
 
 const TEXT_CHARS_MAX = 2048;
 const SCAN_CHARS_MAX = 16_384;
