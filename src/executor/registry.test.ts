@@ -329,6 +329,16 @@ describe('fallback and circuit', () => {
     expect(events.filter((event) => event.type === 'circuit').map((event) => event.state)).toEqual(['open', 'half-open', 'closed']);
   });
 
+  test('a listener that throws changes nothing', async () => {
+    const executor = new Scripted('cloud', ['EXECUTOR_UNREACHABLE'], { concurrencyMax: 1 });
+    const onEvent = (): void => {
+      throw new Error('listener');
+    };
+    const { registry } = setUp({ executor, fallback: local(), policy: { attemptsMax: 1, breaker: { failures: 1 } } }, { onEvent });
+    expect(textOf(await registry.execute(call()))).toBe('fallback');
+    expect(textOf(await registry.execute(call()))).toBe('fallback');
+  });
+
   test('an open circuit without a fallback refuses with EXECUTOR_CIRCUIT_OPEN, and says when it probes', async () => {
     const executor = new Scripted('cloud', ['EXECUTOR_UNREACHABLE']);
     const { registry, clock } = setUp({ executor, policy: { attemptsMax: 1, breaker: { failures: 1, coolDownMs: 700 } } });

@@ -160,7 +160,7 @@ export class ExecutorRegistry {
 
   async #beginSlowly(run: Run): Promise<void> {
     const { route, options } = run;
-    await route.slots?.acquire(options.signal);
+    if (route.slots && !route.slots.tryAcquire()) await route.slots.acquire(options.signal);
     try {
       await this.#enter(run);
     } catch (error) {
@@ -181,7 +181,7 @@ export class ExecutorRegistry {
   async #enter(run: Run): Promise<void> {
     for (;;) {
       const { executor, breaker, slots } = run.target.host;
-      await slots?.acquire(run.options.signal);
+      if (slots && !slots.tryAcquire()) await slots.acquire(run.options.signal);
       run.admission = breaker?.admit() ?? 'pass';
       if (run.admission !== 'refused') return;
       slots?.release();
@@ -273,7 +273,7 @@ export class ExecutorRegistry {
     run.reason = `fallback from ${from}: ${error.code}`;
     this.#metrics.fellBack(from, run.route.job);
     this.#telemetry.log.warn('call goes to the fallback executor', { callId: run.call.id, from, to, code: error.code });
-    this.#options.onEvent?.({ type: 'fallback', callId: run.call.id, jobId: run.call.jobId, from, to, code: error.code });
+    this.#emit({ type: 'fallback', callId: run.call.id, jobId: run.call.jobId, from, to, code: error.code });
     return true;
   }
 
@@ -292,10 +292,19 @@ export class ExecutorRegistry {
     }
   }
 
+  /** A listener that throws must not change what happens to the call. */
+  #emit(event: ExecutorEvent): void {
+    try {
+      this.#options.onEvent?.(event);
+    } catch (error) {
+      this.#telemetry.log.error('a listener of executor events failed', { error, event: event.type });
+    }
+  }
+
   #circuitChanged(executor: string, state: CircuitState): void {
     this.#metrics.circuit(executor, state);
     this.#telemetry.log[state === 'open' ? 'warn' : 'info'](`circuit is ${state}`, { executor });
-    this.#options.onEvent?.({ type: 'circuit', executor, state });
+    this.#emit({ type: 'circuit', executor, state });
   }
 }
 

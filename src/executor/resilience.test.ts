@@ -133,6 +133,12 @@ describe('semaphore', () => {
     expect(semaphore.tryAcquire()).toBe(false);
   });
 
+  test('a wait that was cancelled before it began takes no place', async () => {
+    const semaphore = new Semaphore('x', 1, 1);
+    await expect(semaphore.acquire(AbortSignal.abort())).rejects.toMatchObject({ code: 'ABORTED', retry: 'safe' });
+    expect(semaphore.tryAcquire()).toBe(true);
+  });
+
   test('never lets more run than allowed, and loses no waiter, whatever the order of events', async () => {
     const event = fc.oneof(fc.constant('acquire' as const), fc.constant('release' as const), fc.constant('abort' as const));
     await fc.assert(

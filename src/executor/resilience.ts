@@ -224,10 +224,14 @@ export class CircuitBreaker {
   }
 }
 
-interface Waiter {
+/** Who can be cancelled while waiting. */
+interface CancellableWaiter {
   readonly grant: () => void;
   waiting: boolean;
 }
+
+/** Who cannot is only the function that lets it go on. */
+type Waiter = CancellableWaiter | (() => void);
 
 /** A first-in first-out limit on what runs at the same time, with a bounded queue. */
 export class Semaphore {
@@ -260,6 +264,7 @@ export class Semaphore {
 
   /** Waits for a place. Rejects with `QUEUE_FULL`, and with `ABORTED` when the signal fires first. */
   acquire(signal?: AbortSignal): Promise<void> {
+    if (signal?.aborted) return Promise.reject(this.#cancelled(signal));
     if (this.tryAcquire()) return Promise.resolve();
     if (this.#waiting >= this.#queueMax) {
       return Promise.reject(
@@ -270,7 +275,7 @@ export class Semaphore {
     }
     if (signal) return this.#acquireUnlessAborted(signal);
     return new Promise((grant) => {
-      this.#push({ grant, waiting: true });
+      this.#push(grant);
     });
   }
 
@@ -280,9 +285,10 @@ export class Semaphore {
       this.#ring[this.#head] = undefined;
       this.#head = (this.#head + 1) & (this.#ring.length - 1);
       this.#places -= 1;
-      if (!waiter?.waiting) continue;
+      if (waiter === undefined || !stillWaits(waiter)) continue;
       this.#waiting -= 1;
-      waiter.grant();
+      if (typeof waiter === 'function') waiter();
+      else waiter.grant();
       return;
     }
     this.#free += 1;
@@ -293,9 +299,9 @@ export class Semaphore {
       const aborted = (): void => {
         waiter.waiting = false;
         this.#waiting -= 1;
-        reject(new RunnerError('ABORTED', `the wait for ${this.#name} was cancelled`, { cause: signal.reason, retry: 'safe' }));
+        reject(this.#cancelled(signal));
       };
-      const waiter: Waiter = {
+      const waiter: CancellableWaiter = {
         waiting: true,
         grant: () => {
           signal.removeEventListener('abort', aborted);
@@ -305,6 +311,10 @@ export class Semaphore {
       signal.addEventListener('abort', aborted, { once: true });
       this.#push(waiter);
     });
+  }
+
+  #cancelled(signal: AbortSignal): RunnerError {
+    return new RunnerError('ABORTED', `the wait for ${this.#name} was cancelled`, { cause: signal.reason, retry: 'safe' });
   }
 
   #push(waiter: Waiter): void {
@@ -318,10 +328,14 @@ export class Semaphore {
   #grow(): void {
     const waiters = this.#ring
       .map((_, index) => this.#ring[(this.#head + index) & (this.#ring.length - 1)])
-      .filter((waiter) => waiter?.waiting);
+      .filter((waiter) => waiter !== undefined && stillWaits(waiter));
     const size = waiters.length > this.#ring.length / 2 ? this.#ring.length * 2 : this.#ring.length;
     this.#places = waiters.length;
     this.#ring = [...waiters, ...new Array<undefined>(size - waiters.length).fill(undefined)];
     this.#head = 0;
   }
+}
+
+function stillWaits(waiter: Waiter): boolean {
+  return typeof waiter === 'function' || waiter.waiting;
 }
