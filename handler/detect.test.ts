@@ -12,17 +12,37 @@ describe('the first row that fits decides', () => {
     { name: 'flag --stdio=lines', seen: { args: ['--stdio=lines'] }, adapter: 'stdio-lines' },
     { name: 'flag --lambda-runtime', seen: { args: ['--lambda-runtime'] }, adapter: 'lambda-runtime' },
     { name: 'a flag before BLUEPRINT_ADAPTER', seen: { args: ['--stdio'], env: { BLUEPRINT_ADAPTER: 'http' } }, adapter: 'stdio' },
-    { name: 'BLUEPRINT_ADAPTER=http before a Runtime API', seen: { env: { BLUEPRINT_ADAPTER: 'http', AWS_LAMBDA_RUNTIME_API: 'x:1' } }, adapter: 'http' },
+    {
+      name: 'BLUEPRINT_ADAPTER=http before a Runtime API',
+      seen: { env: { BLUEPRINT_ADAPTER: 'http', AWS_LAMBDA_RUNTIME_API: 'x:1' } },
+      adapter: 'http',
+    },
     { name: 'BLUEPRINT_ADAPTER=stdio before PORT', seen: { env: { BLUEPRINT_ADAPTER: 'stdio', PORT: '80' } }, adapter: 'stdio' },
     { name: 'BLUEPRINT_ADAPTER=stdio-lines', seen: { env: { BLUEPRINT_ADAPTER: 'stdio-lines' } }, adapter: 'stdio-lines' },
     { name: 'BLUEPRINT_ADAPTER=lambda', seen: { env: { BLUEPRINT_ADAPTER: 'lambda' } }, adapter: 'lambda' },
     { name: 'BLUEPRINT_ADAPTER=lambda-runtime', seen: { env: { BLUEPRINT_ADAPTER: 'lambda-runtime' } }, adapter: 'lambda-runtime' },
     { name: 'BLUEPRINT_ADAPTER of an importing program', seen: { isMain: false, env: { BLUEPRINT_ADAPTER: 'http' } }, adapter: 'http' },
-    { name: 'imported by a managed Lambda runtime', seen: { isMain: false, env: { AWS_LAMBDA_RUNTIME_API: 'x:1', _HANDLER: 'handler.handler' } }, adapter: 'lambda' },
-    { name: 'imported by a program with flags, PORT and a piped stdin', seen: { isMain: false, args: ['--http'], env: { PORT: '80' }, isStdinPiped: () => true }, adapter: 'lambda' },
-    { name: 'started beside a Runtime API', seen: { env: { AWS_LAMBDA_RUNTIME_API: 'x:1', _HANDLER: 'handler.handler', PORT: '80' } }, adapter: 'lambda-runtime' },
+    {
+      name: 'imported by a managed Lambda runtime',
+      seen: { isMain: false, env: { AWS_LAMBDA_RUNTIME_API: 'x:1', _HANDLER: 'handler.handler' } },
+      adapter: 'lambda',
+    },
+    {
+      name: 'imported by a program with flags, PORT and a piped stdin',
+      seen: { isMain: false, args: ['--http'], env: { PORT: '80' }, isStdinPiped: () => true },
+      adapter: 'lambda',
+    },
+    {
+      name: 'started beside a Runtime API',
+      seen: { env: { AWS_LAMBDA_RUNTIME_API: 'x:1', _HANDLER: 'handler.handler', PORT: '80' } },
+      adapter: 'lambda-runtime',
+    },
     { name: 'PORT before a piped stdin', seen: { env: { PORT: '80' }, isStdinPiped: () => true }, adapter: 'http' },
-    { name: 'BLUEPRINT_SOCKET before a piped stdin', seen: { env: { BLUEPRINT_SOCKET: '/run/s' }, isStdinPiped: () => true }, adapter: 'http' },
+    {
+      name: 'BLUEPRINT_SOCKET before a piped stdin',
+      seen: { env: { BLUEPRINT_SOCKET: '/run/s' }, isStdinPiped: () => true },
+      adapter: 'http',
+    },
     { name: 'a piped stdin', seen: { isStdinPiped: () => true }, adapter: 'stdio' },
     { name: 'nothing', seen: {}, adapter: 'http' },
   ];
@@ -34,7 +54,9 @@ describe('the first row that fits decides', () => {
     ['flag', { args: ['--htpp'] }, /the flag is --htpp; it must be one of --describe, --http/],
     ['BLUEPRINT_ADAPTER', { env: { BLUEPRINT_ADAPTER: 'toString' } }, /BLUEPRINT_ADAPTER is toString; it must be one of http, stdio/],
   ])('an unknown %s is refused with the choices', (_, seen, message) => {
-    expect(() => detectAdapter({ ...bare, ...seen })).toThrow(expect.objectContaining({ code: 'CONFIG_INVALID', message: expect.stringMatching(message) }));
+    expect(() => detectAdapter({ ...bare, ...seen })).toThrow(
+      expect.objectContaining({ code: 'CONFIG_INVALID', message: expect.stringMatching(message) }),
+    );
   });
 });
 
@@ -46,6 +68,8 @@ describe('numbers from the environment', () => {
   });
 
   test.each(['0', '11', '-1', '1.5', '', ' 5', '0x5', '1e1', 'five'])('%j is refused', (text) => {
-    expect(() => numberOf({ N: text }, 'N', range)).toThrow(expect.objectContaining({ code: 'CONFIG_INVALID', message: `N is ${JSON.stringify(text)}; it must be a whole number from 1 to 10` }));
+    expect(() => numberOf({ N: text }, 'N', range)).toThrow(
+      expect.objectContaining({ code: 'CONFIG_INVALID', message: `N is ${JSON.stringify(text)}; it must be a whole number from 1 to 10` }),
+    );
   });
 });

@@ -22,7 +22,10 @@ const octets = (jobId: string, headers: Readonly<Record<string, string>> = {}) =
   headers: { 'content-type': 'application/octet-stream', ...headers },
   body: new Uint8Array(),
 });
-const outcome = ({ status, body }: HandlerResponse): unknown => [status, (JSON.parse(Buffer.from(body).toString()) as { code?: unknown }).code];
+const outcome = ({ status, body }: HandlerResponse): unknown => [
+  status,
+  (JSON.parse(Buffer.from(body).toString()) as { code?: unknown }).code,
+];
 
 /** Waits until its signal fires and tells why. */
 function watcher(): { readonly router: JobRouter; readonly started: Promise<void>; readonly reason: Promise<unknown> } {
@@ -42,7 +45,10 @@ describe('deadlines and cancellation', () => {
     ['of the caller', '30', 600_000],
   ])('the earlier deadline counts: that %s', async (_, timeoutMs, deadlineMs) => {
     const { router, reason } = watcher();
-    const response = await createHandler(router).handle({ ...octets('0', { 'x-blueprint-timeout-ms': timeoutMs }), deadline: Date.now() + deadlineMs });
+    const response = await createHandler(router).handle({
+      ...octets('0', { 'x-blueprint-timeout-ms': timeoutMs }),
+      deadline: Date.now() + deadlineMs,
+    });
     expect(outcome(response)).toEqual([504, 'EXECUTOR_TIMEOUT']);
     expect(await reason).toMatchObject({ code: 'EXECUTOR_TIMEOUT' });
   });
@@ -83,7 +89,11 @@ describe('deadlines and cancellation', () => {
 
 describe('what is told besides the answer', () => {
   test('every answer names the wire formats', async () => {
-    const responses = [await handler.handle(octets('2')), await handler.handle(octets('77')), handler.refuse(new RunnerError('INTERNAL', 'x'))];
+    const responses = [
+      await handler.handle(octets('2')),
+      await handler.handle(octets('77')),
+      handler.refuse(new RunnerError('INTERNAL', 'x')),
+    ];
     expect(responses.map(({ headers }) => headers['x-blueprint-wire'])).toEqual(['v1,v2', 'v1,v2', 'v1,v2']);
   });
 
@@ -92,7 +102,12 @@ describe('what is told besides the answer', () => {
     const watched = createHandler(conformanceJobs, { onError });
     await watched.handle(octets('2'));
     await watched.handle(octets('3', { 'x-blueprint-call-key': 'k' }));
-    expect(onError.mock.calls).toEqual([[expect.objectContaining({ code: 'JOB_FAILED', cause: new Error('the oven is cold') }), expect.objectContaining({ id: 'k', jobId: 3n })]]);
+    expect(onError.mock.calls).toEqual([
+      [
+        expect.objectContaining({ code: 'JOB_FAILED', cause: new Error('the oven is cold') }),
+        expect.objectContaining({ id: 'k', jobId: 3n }),
+      ],
+    ]);
   });
 
   test('an unknown job is told with the known ones; the answer never holds a stack', async () => {
@@ -124,7 +139,10 @@ describe('routes over HTTP', () => {
     for (const each of [handler, guarded]) {
       const answer = each.admit({ method, path, headers: {} });
       expect(answer).toMatchObject({ status: 200 });
-      expect('body' in answer && JSON.parse(Buffer.from(answer.body).toString())).toMatchObject({ status: 'ok', jobs: expect.arrayContaining(['0', '10']) });
+      expect('body' in answer && JSON.parse(Buffer.from(answer.body).toString())).toMatchObject({
+        status: 'ok',
+        jobs: expect.arrayContaining(['0', '10']),
+      });
     }
   });
 
@@ -138,9 +156,15 @@ describe('routes over HTTP', () => {
     expect(outcome(admit(method, path) as HandlerResponse)).toEqual([404, 'NOT_FOUND']);
   });
 
-  test.each([undefined, '', 'Bearer', 'Bearer secret-2', 'bearer secret-1', 'Basic secret-1', 'secret-1', 'Bearer secret-1 '])('the authorization %j is refused', (authorization) => {
-    expect(outcome(guarded.admit({ method: 'POST', path: '/job/7', headers: { authorization } }) as HandlerResponse)).toEqual([401, 'EXECUTOR_UNAUTHORIZED']);
-  });
+  test.each([undefined, '', 'Bearer', 'Bearer secret-2', 'bearer secret-1', 'Basic secret-1', 'secret-1', 'Bearer secret-1 '])(
+    'the authorization %j is refused',
+    (authorization) => {
+      expect(outcome(guarded.admit({ method: 'POST', path: '/job/7', headers: { authorization } }) as HandlerResponse)).toEqual([
+        401,
+        'EXECUTOR_UNAUTHORIZED',
+      ]);
+    },
+  );
 
   test('the right token is let through', () => {
     expect(guarded.admit({ method: 'POST', path: '/job/7', headers: { authorization: 'Bearer secret-1' } })).toEqual({ jobId: '7' });
@@ -155,7 +179,12 @@ describe('reading a body', () => {
       stream.end();
       return readBody(stream, 4);
     };
-    expect([await read(['ab', 'cd']), await read(['abcd']), await read([]), await read(['ab', 'cde'])]).toEqual([Buffer.from('abcd'), Buffer.from('abcd'), Buffer.alloc(0), 'too-large']);
+    expect([await read(['ab', 'cd']), await read(['abcd']), await read([]), await read(['ab', 'cde'])]).toEqual([
+      Buffer.from('abcd'),
+      Buffer.from('abcd'),
+      Buffer.alloc(0),
+      'too-large',
+    ]);
   });
 
   test('too large is told before the stream ends', async () => {

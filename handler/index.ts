@@ -126,7 +126,8 @@ class RouterHandler implements JobHandler {
     if (method !== 'POST' || (jobId === undefined && path !== '/' && path !== '/invoke')) {
       return this.refuse(new RunnerError('NOT_FOUND', `there is no ${method} ${path} here; a call is POST /job/{id}`));
     }
-    if (!this.#isAuthorized(headers.authorization)) return this.refuse(new RunnerError('EXECUTOR_UNAUTHORIZED', 'the bearer token is missing or wrong'));
+    if (!this.#isAuthorized(headers.authorization))
+      return this.refuse(new RunnerError('EXECUTOR_UNAUTHORIZED', 'the bearer token is missing or wrong'));
     return jobId === undefined ? {} : { jobId };
   }
 
@@ -156,7 +157,11 @@ class RouterHandler implements JobHandler {
 
   async #run(call: JobCall, { signal, deadline = Infinity }: HandlerRequest): Promise<readonly JobResult[]> {
     const waitMs = timeoutOf(call);
-    const scope = callScope(signal, Math.min(deadline, Date.now() + waitMs), `the deadline of call ${call.id} passed before job ${call.jobId} was done`);
+    const scope = callScope(
+      signal,
+      Math.min(deadline, Date.now() + waitMs),
+      `the deadline of call ${call.id} passed before job ${call.jobId} was done`,
+    );
     try {
       scope.signal.throwIfAborted();
       const results = await Promise.race([this.#router.call(call, { signal: scope.signal }), scope.aborted]);
@@ -165,7 +170,9 @@ class RouterHandler implements JobHandler {
       scope.end();
     }
     const known = this.#router.jobIds().join(', ');
-    throw new RunnerError('JOB_UNKNOWN', `no route takes job ${call.jobId}; the handler has ${known}`, { details: { jobId: call.jobId, known } });
+    throw new RunnerError('JOB_UNKNOWN', `no route takes job ${call.jobId}; the handler has ${known}`, {
+      details: { jobId: call.jobId, known },
+    });
   }
 
   #health(): HandlerResponse {

@@ -28,7 +28,6 @@ export interface ServeOptions {
   readonly process?: NodeJS.Process;
 }
 
-type Level = 'info' | 'warn' | 'error';
 type Fields = Readonly<Record<string, unknown>>;
 
 const DRAIN_MS = 10_000;
@@ -54,7 +53,7 @@ export async function serve(source: RouterSource, { meta, process: host = proces
     else await service.start(name);
     return undefined;
   } catch (error) {
-    service.logError('error', 'the handler cannot start', error);
+    service.logError('the handler cannot start', error);
     // Who imported the bundle decides what becomes of it.
     if (!isMain) throw error;
     return host.exit(1);
@@ -78,7 +77,7 @@ class Service {
     return createHandler(await this.#router(), {
       requestBytesMax,
       ...(token !== undefined && { token }),
-      onError: (error, call) => this.logError(error.retry === 'never' ? 'warn' : 'error', 'a call failed', error, { job: call?.jobId.toString(), call: call?.id }),
+      onError: (error, call) => this.logError('a call failed', error, { job: call?.jobId.toString(), call: call?.id }),
     });
   }
 
@@ -94,25 +93,25 @@ class Service {
     for (const signal of ['SIGTERM', 'SIGINT'] as const) this.#host.on(signal, () => void this.#stop(adapter, { signal, drainMs }));
     this.#host.on('uncaughtException', (error) => void this.#crash(adapter, error));
     // A promise that nobody waits for belongs to no call: the others go on.
-    this.#host.on('unhandledRejection', (reason) => this.logError('error', 'a promise was rejected and nobody handles it', reason));
-    this.log('info', 'the handler takes calls', { adapter: name, address: adapter.address });
+    this.#host.on('unhandledRejection', (reason) => this.logError('a promise was rejected and nobody handles it', reason));
+    this.#log('info', 'the handler takes calls', { adapter: name, address: adapter.address });
     adapter.done?.then(
       () => this.#isStopping || this.#host.exit(0),
       (error: unknown) => {
-        this.logError('error', 'the platform is gone', error);
+        this.logError('the platform is gone', error);
         this.#host.exit(1);
       },
     );
   }
 
-  log(level: Level, message: string, fields: Fields = {}): void {
-    this.#host.stderr.write(`${JSON.stringify({ time: new Date().toISOString(), level, message, ...fields })}\n`);
+  /** Says what failed, without the arguments of the call. */
+  logError(message: string, thrown: unknown, fields: Fields = {}): void {
+    const { code, message: reason, cause } = toRunnerError(thrown);
+    this.#log('error', message, { ...fields, code, reason, cause: cause instanceof Error ? cause.stack : undefined });
   }
 
-  logError(level: Level, message: string, thrown: unknown, fields: Fields = {}): void {
-    const error = toRunnerError(thrown);
-    const cause = error.cause instanceof Error ? error.cause.stack : undefined;
-    this.log(level, message, { ...fields, code: error.code, reason: error.message, cause });
+  #log(level: 'info' | 'error', message: string, fields: Fields): void {
+    this.#host.stderr.write(`${JSON.stringify({ time: new Date().toISOString(), level, message, ...fields })}\n`);
   }
 
   async #router(): Promise<JobRouter> {
@@ -147,22 +146,24 @@ class Service {
     // Who asks twice does not want to wait.
     if (this.#isStopping) this.#host.exit(1);
     this.#isStopping = true;
-    this.log('info', 'the handler stops', { signal, drainMs });
+    this.#log('info', 'the handler stops', { signal, drainMs });
     const drain = new AbortController();
     setTimeout(() => drain.abort(), drainMs);
     const unfinished = await Promise.race([adapter.close(drain.signal), this.#afterGrace(drain.signal)]);
-    if (unfinished > 0) this.log('error', 'calls were cut off', { code: 'DRAIN_TIMEOUT', unfinished });
+    if (unfinished > 0) this.#log('error', 'calls were cut off', { code: 'DRAIN_TIMEOUT', unfinished });
     this.#host.exit(unfinished === 0 ? 0 : 1);
   }
 
   /** Cancelled calls still get their answers out, when the other side reads them. */
   #afterGrace(drained: AbortSignal): Promise<number> {
-    return new Promise((resolve) => drained.addEventListener('abort', () => setTimeout(resolve, GRACE_MS, 1), { once: true }));
+    return new Promise((resolve) => {
+      drained.addEventListener('abort', () => setTimeout(resolve, GRACE_MS, 1), { once: true });
+    });
   }
 
   async #crash(adapter: RunningAdapter, thrown: unknown): Promise<void> {
     this.#isStopping = true;
-    this.logError('error', 'an exception was not caught', thrown);
+    this.logError('an exception was not caught', thrown);
     await adapter.crash?.(toRunnerError(thrown));
     this.#host.exit(1);
   }
@@ -208,7 +209,10 @@ function routerOf(exports: object): JobRouter {
   const { default: byDefault, router }: { default?: unknown; router?: unknown } = exports;
   for (const candidate of [byDefault, router]) if (isRouter(candidate)) return candidate;
   const names = Object.keys(exports).join(', ') || 'nothing';
-  throw new RunnerError('CONFIG_INVALID', `the module of the jobs exports no JobRouter: export one as default, or named router (it exports ${names})`);
+  throw new RunnerError(
+    'CONFIG_INVALID',
+    `the module of the jobs exports no JobRouter: export one as default, or named router (it exports ${names})`,
+  );
 }
 
 function isRouter(value: unknown): value is JobRouter {

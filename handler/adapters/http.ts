@@ -135,7 +135,9 @@ class HttpService {
 
   async close(server: Server, signal: AbortSignal): Promise<number> {
     this.#isStopping = true;
-    const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+    const closed = new Promise<void>((resolve) => {
+      server.close(() => resolve());
+    });
     const cancelled = await this.#running.drain(signal);
     server.closeAllConnections();
     await closed;
@@ -171,7 +173,11 @@ class HttpService {
   }
 
   #send(response: ServerResponse, { status, headers, body }: HandlerResponse): void {
-    response.writeHead(status, { ...headers, ...(status !== 204 && { 'content-length': body.length }), ...(this.#isStopping && { connection: 'close' }) });
+    response.writeHead(status, {
+      ...headers,
+      ...(status !== 204 && { 'content-length': body.length }),
+      ...(this.#isStopping && { connection: 'close' }),
+    });
     response.end(body);
   }
 }

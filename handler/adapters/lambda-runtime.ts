@@ -6,9 +6,11 @@
  * size, an exception that nobody caught, and a start that failed.
  */
 
-import type { Agent, ClientRequest, IncomingHttpHeaders, IncomingMessage, RequestOptions } from 'node:http';
+import type { ClientRequest, IncomingMessage, RequestOptions } from 'node:http';
 import { RunnerError, toRunnerError } from '../../src/errors.ts';
+import { JSON_TYPE } from '../../src/job/wire.ts';
 import { RunningCalls, callScope } from '../calls.ts';
+import type { CallScope } from '../calls.ts';
 import { numberOf } from '../detect.ts';
 import { readBody } from '../index.ts';
 import type { HandlerResponse, JobHandler, RunningAdapter } from '../index.ts';
@@ -26,17 +28,19 @@ export interface LambdaRuntimeConfig {
   readonly setTraceId: (traceId: string | undefined) => void;
 }
 
-const BASE = '/2018-06-01/runtime';
 const CONCURRENCY_MAX = 1_024;
 const STREAM_CHUNK_BYTES = 64 * 1024;
 /** Between the head of a streamed HTTP response and its body. */
 const PRELUDE_END = Buffer.alloc(8);
+const ERROR_TYPE = 'Lambda-Runtime-Function-Error-Type';
+const ERROR_BODY = 'Lambda-Runtime-Function-Error-Body';
 
 /** Reads `AWS_LAMBDA_RUNTIME_API`, `AWS_LAMBDA_MAX_CONCURRENCY`, `BLUEPRINT_RESPONSE_MODE`; later sets `_X_AMZN_TRACE_ID`. */
 export function lambdaRuntimeConfig(env: NodeJS.ProcessEnv): LambdaRuntimeConfig {
   const address = env.AWS_LAMBDA_RUNTIME_API ?? '';
   const [, hostname, port] = /^(?:http:\/\/)?([^:/]+)(?::(\d+))?$/.exec(address) ?? [];
-  if (hostname === undefined) throw new RunnerError('CONFIG_INVALID', `AWS_LAMBDA_RUNTIME_API is ${JSON.stringify(address)}; it must be host:port`);
+  if (hostname === undefined)
+    throw new RunnerError('CONFIG_INVALID', `AWS_LAMBDA_RUNTIME_API is ${JSON.stringify(address)}; it must be host:port`);
   const concurrency = numberOf(env, 'AWS_LAMBDA_MAX_CONCURRENCY', { fallback: 1, min: 1, max: CONCURRENCY_MAX });
   const responseMode = env.BLUEPRINT_RESPONSE_MODE ?? 'buffered';
   if (responseMode !== 'buffered' && responseMode !== 'streaming') {
@@ -52,21 +56,66 @@ export function lambdaRuntimeConfig(env: NodeJS.ProcessEnv): LambdaRuntimeConfig
 
 /** Starts to poll. `done` rejects when the Runtime API breaks its protocol or is gone: then the process is to end. */
 export async function startLambdaRuntime(handler: JobHandler, config: LambdaRuntimeConfig): Promise<RunningAdapter> {
-  const loop = new RuntimeLoop(handler, config, await RuntimeClient.open(config));
-  const done = loop.run();
+  const runtime = new LambdaRuntime(handler, config, await runtimeApi(config));
+  const done = runtime.run();
   return {
     address: `http://${config.hostname}:${config.port}`,
     done,
-    close: (signal) => loop.close(signal, done),
-    crash: (error) => loop.crash(error),
+    close: (signal) => runtime.close(signal, done),
+    crash: (error) => runtime.crash(error),
   };
 }
 
 /** Tells the Runtime API that the start failed; the platform then ends the environment. */
 export async function postInitError(config: LambdaRuntimeConfig, error: RunnerError): Promise<void> {
-  const client = await RuntimeClient.open(config);
-  await client.postError('/init/error', error);
-  client.close();
+  await postError(await runtimeApi(config), 'init/error', error);
+}
+
+interface Exchange {
+  readonly request: ClientRequest;
+  readonly response: Promise<IncomingMessage>;
+}
+
+/** Opens a request to a path below `runtime/`. */
+type RuntimeApi = (method: 'GET' | 'POST', path: string, options: Pick<RequestOptions, 'headers' | 'signal'>) => Exchange;
+
+/** One keep-alive connection per event that is worked on, and never a timeout, because the environment may be frozen. */
+async function runtimeApi({ hostname, port }: LambdaRuntimeConfig): Promise<RuntimeApi> {
+  const http = await import('node:http');
+  const agent = new http.Agent({ keepAlive: true, maxFreeSockets: CONCURRENCY_MAX });
+  return (method, path, options) => {
+    const request = http.request({ ...options, method, path: `/2018-06-01/runtime/${path}`, hostname, port, agent });
+    const response = new Promise<IncomingMessage>((resolve, reject) => {
+      request.once('response', resolve);
+      request.once('error', (cause) =>
+        reject(new RunnerError('EXECUTOR_CONNECTION_LOST', `the Runtime API is gone: ${cause.message}`, { cause })),
+      );
+    });
+    return { request, response };
+  };
+}
+
+/** Sends the whole body; resolves with the status. */
+async function post({ request, response }: Exchange, body: Uint8Array | string): Promise<number> {
+  request.end(body);
+  return statusOf(await response);
+}
+
+function statusOf(response: IncomingMessage): number {
+  response.resume();
+  return response.statusCode ?? 0;
+}
+
+async function postError(api: RuntimeApi, path: string, error: RunnerError): Promise<void> {
+  const status = await post(
+    api('POST', path, { headers: { 'content-type': JSON_TYPE, [ERROR_TYPE]: errorType(error) } }),
+    errorBody(error),
+  );
+  expectAccepted(status, path);
+}
+
+function expectAccepted(status: number, path: string): void {
+  if (status >= 300) throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `the Runtime API answered ${status} to ${path}`);
 }
 
 /** The platform keeps only types of this form. */
@@ -76,136 +125,30 @@ function errorType({ code }: RunnerError): string {
 }
 
 function errorBody(error: RunnerError): string {
-  return JSON.stringify({ errorType: errorType(error), errorMessage: error.message, stackTrace: error.stack?.split('\n').slice(1) ?? [], code: error.code });
-}
-
-/** The HTTP side: one keep-alive connection per event that is worked on, never a timeout, because the environment may be frozen. */
-class RuntimeClient {
-  readonly #request: (options: RequestOptions) => ClientRequest;
-  readonly #agent: Agent;
-
-  private constructor(request: (options: RequestOptions) => ClientRequest, agent: Agent) {
-    this.#request = request;
-    this.#agent = agent;
-  }
-
-  static async open({ hostname, port }: LambdaRuntimeConfig): Promise<RuntimeClient> {
-    const { Agent, request } = await import('node:http');
-    const agent = new Agent({ keepAlive: true, maxSockets: Infinity, maxFreeSockets: CONCURRENCY_MAX });
-    return new RuntimeClient((options) => request({ ...options, hostname, port, agent }), agent);
-  }
-
-  /** Waits for the next event; `signal` gives up. */
-  async next(signal: AbortSignal): Promise<IncomingMessage> {
-    const request = this.#request({ method: 'GET', path: `${BASE}/invocation/next`, signal });
-    request.end();
-    const response = await responseOf(request);
-    if (response.statusCode === 200 && response.headers['lambda-runtime-aws-request-id'] !== undefined) return response;
-    response.destroy();
-    throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `the Runtime API answered ${response.statusCode} to a poll, or named no request id`);
-  }
-
-  /** Posts the whole body; resolves with the status. */
-  async post(path: string, headers: Readonly<Record<string, string>>, body: Uint8Array | string): Promise<number> {
-    const request = this.#request({ method: 'POST', path: BASE + path, headers: { ...headers, 'content-length': Buffer.byteLength(body) } });
-    request.end(body);
-    return statusOf(request);
-  }
-
-  async postError(path: string, error: RunnerError): Promise<void> {
-    const status = await this.post(path, { 'content-type': 'application/json', 'Lambda-Runtime-Function-Error-Type': errorType(error) }, errorBody(error));
-    if (status >= 300) throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `the Runtime API answered ${status} to ${path}`, { cause: error });
-  }
-
-  /** Posts piece by piece; when the signal fires in the middle, the reason follows as trailers. Resolves with the status. */
-  async stream(path: string, contentType: string, body: StreamBody): Promise<number> {
-    const request = this.#request({
-      method: 'POST',
-      path: BASE + path,
-      headers: {
-        'content-type': contentType,
-        'transfer-encoding': 'chunked',
-        'Lambda-Runtime-Function-Response-Mode': 'streaming',
-        trailer: 'Lambda-Runtime-Function-Error-Type, Lambda-Runtime-Function-Error-Body',
-      },
-    });
-    const status = statusOf(request);
-    const written = this.#write(request, body).catch((error: unknown) => {
-      const fault = toRunnerError(error);
-      const encoded = Buffer.from(errorBody(fault)).toString('base64');
-      request.addTrailers({ 'Lambda-Runtime-Function-Error-Type': errorType(fault), 'Lambda-Runtime-Function-Error-Body': encoded });
-      request.end();
-    });
-    await Promise.race([written, status]);
-    return status;
-  }
-
-  async #write(request: ClientRequest, { parts, signal }: StreamBody): Promise<void> {
-    for (const part of parts) {
-      for (let start = 0; start < part.length; start += STREAM_CHUNK_BYTES) {
-        signal.throwIfAborted();
-        if (!request.write(part.subarray(start, start + STREAM_CHUNK_BYTES))) await drained(request, signal);
-      }
-    }
-    request.end();
-  }
-
-  close(): void {
-    this.#agent.destroy();
-  }
-}
-
-interface StreamBody {
-  readonly parts: readonly Uint8Array[];
-  readonly signal: AbortSignal;
-}
-
-function responseOf(request: ClientRequest): Promise<IncomingMessage> {
-  return new Promise((resolve, reject) => {
-    request.once('response', resolve);
-    request.once('error', (cause) => reject(new RunnerError('EXECUTOR_CONNECTION_LOST', `the Runtime API is gone: ${cause.message}`, { cause })));
+  return JSON.stringify({
+    errorType: errorType(error),
+    errorMessage: error.message,
+    stackTrace: error.stack?.split('\n').slice(1) ?? [],
+    code: error.code,
   });
 }
 
-async function statusOf(request: ClientRequest): Promise<number> {
-  const response = await responseOf(request);
-  response.resume();
-  return response.statusCode ?? 0;
-}
-
-function drained(request: ClientRequest, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const settle = (action: () => void) => (): void => {
-      request.off('drain', onDrain);
-      request.off('close', onDrain);
-      signal.removeEventListener('abort', onAbort);
-      action();
-    };
-    const onDrain = settle(resolve);
-    const onAbort = settle(() => reject(signal.reason));
-    request.once('drain', onDrain);
-    request.once('close', onDrain);
-    signal.addEventListener('abort', onAbort, { once: true });
-  });
-}
-
-class RuntimeLoop {
+class LambdaRuntime {
   readonly #handler: JobHandler;
   readonly #config: LambdaRuntimeConfig;
-  readonly #client: RuntimeClient;
+  readonly #api: RuntimeApi;
   readonly #stopPolling = new AbortController();
   /** By request id. */
   readonly #running = new RunningCalls();
 
-  constructor(handler: JobHandler, config: LambdaRuntimeConfig, client: RuntimeClient) {
+  constructor(handler: JobHandler, config: LambdaRuntimeConfig, api: RuntimeApi) {
     this.#handler = handler;
     this.#config = config;
-    this.#client = client;
+    this.#api = api;
   }
 
   async run(): Promise<void> {
     await Promise.all(Array.from({ length: this.#config.concurrency }, () => this.#pollUntilStopped()));
-    this.#client.close();
   }
 
   async close(signal: AbortSignal, done: Promise<void>): Promise<number> {
@@ -217,55 +160,90 @@ class RuntimeLoop {
 
   async crash(error: RunnerError): Promise<void> {
     this.#stopPolling.abort();
-    await Promise.all(this.#running.names.map((id) => this.#client.postError(`/invocation/${id}/error`, error)));
+    await Promise.all(this.#running.names.map((id) => postError(this.#api, `invocation/${id}/error`, error)));
   }
 
   async #pollUntilStopped(): Promise<void> {
     const { signal } = this.#stopPolling;
     while (!signal.aborted) {
-      const message = await this.#client.next(signal).catch((error: unknown) => {
-        if (signal.aborted) return undefined;
-        throw error;
+      const poll = this.#api('GET', 'invocation/next', { signal });
+      poll.request.end();
+      const event = await poll.response.catch((error: unknown) => {
+        if (!signal.aborted) throw error;
       });
-      if (message) await this.#answer(message);
+      if (event) await this.#answer(event);
     }
   }
 
-  async #answer(message: IncomingMessage): Promise<void> {
-    const id = header(message.headers, 'lambda-runtime-aws-request-id') ?? '';
-    const deadline = Number(header(message.headers, 'lambda-runtime-deadline-ms') ?? Infinity);
-    this.#config.setTraceId(header(message.headers, 'lambda-runtime-trace-id'));
+  async #answer(event: IncomingMessage): Promise<void> {
+    const {
+      'lambda-runtime-aws-request-id': id,
+      'lambda-runtime-deadline-ms': deadlineMs,
+      'lambda-runtime-trace-id': traceId,
+    } = event.headers;
+    if (event.statusCode !== 200 || typeof id !== 'string') {
+      throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `the Runtime API answered ${event.statusCode} to a poll, or named no request id`);
+    }
+    this.#config.setTraceId(traceId?.toString());
     const call = this.#running.begin(id);
     try {
       // An event of HTTP wraps the body in base64: the handler checks the limit of the body itself.
-      const event = await readBody(message, 2 * this.#handler.requestBytesMax);
-      if (event === 'broken') throw new RunnerError('EXECUTOR_CONNECTION_LOST', `the Runtime API broke off in the middle of event ${id}`);
-      const limits = { signal: call.signal, deadline };
-      const httpEvent = event === 'too-large' ? undefined : httpEventOfBytes(event);
-      const response = await (httpEvent ? answerHttpEvent(this.#handler, httpEvent, limits) : answerEvent(this.#handler, event, limits));
-      await this.#post(`/invocation/${id}`, httpEvent ? httpAnswer(response, this.#config.responseMode) : plainAnswer(response), limits);
+      const body = await readBody(event, 2 * this.#handler.requestBytesMax);
+      if (body === 'broken') throw new RunnerError('EXECUTOR_CONNECTION_LOST', `the Runtime API broke off in the middle of event ${id}`);
+      const limits = { signal: call.signal, deadline: Number(deadlineMs ?? Infinity) };
+      const httpEvent = body === 'too-large' ? undefined : httpEventOfBytes(body);
+      const response = await (httpEvent ? answerHttpEvent(this.#handler, httpEvent, limits) : answerEvent(this.#handler, body, limits));
+      await this.#send(`invocation/${id}`, httpEvent ? httpAnswer(response, this.#config.responseMode) : plainAnswer(response), limits);
     } finally {
       this.#running.end(call);
     }
   }
 
-  async #post(path: string, { contentType, parts }: Answer, { signal, deadline }: Required<EventLimits>): Promise<void> {
-    const status =
-      this.#config.responseMode === 'streaming'
-        ? await this.#stream(`${path}/response`, contentType, { parts, signal, deadline })
-        : await this.#client.post(`${path}/response`, { 'content-type': contentType }, Buffer.concat(parts));
-    if (status === 413) await this.#client.postError(`${path}/error`, new RunnerError('PAYLOAD_TOO_LARGE', 'the response is larger than Lambda takes'));
-    else if (status >= 300) throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `the Runtime API answered ${status} to a response`);
-  }
-
-  async #stream(path: string, contentType: string, body: StreamBody & { readonly deadline: number }): Promise<number> {
-    const scope = callScope(body.signal, body.deadline, 'the deadline passed while the response was sent');
-    try {
-      return await this.#client.stream(path, contentType, { parts: body.parts, signal: scope.signal });
-    } finally {
+  async #send(path: string, { contentType, parts }: Answer, { signal, deadline }: Required<EventLimits>): Promise<void> {
+    const headers = { 'content-type': contentType };
+    let status: number;
+    if (this.#config.responseMode === 'buffered') {
+      status = await post(this.#api('POST', `${path}/response`, { headers }), Buffer.concat(parts));
+    } else {
+      const scope = callScope(signal, deadline, 'the deadline passed while the response was sent');
+      const streaming = {
+        ...headers,
+        'transfer-encoding': 'chunked',
+        'Lambda-Runtime-Function-Response-Mode': 'streaming',
+        trailer: `${ERROR_TYPE}, ${ERROR_BODY}`,
+      };
+      status = await stream(this.#api('POST', `${path}/response`, { headers: streaming }), parts, scope);
       scope.end();
     }
+    if (status === 413)
+      await postError(this.#api, `${path}/error`, new RunnerError('PAYLOAD_TOO_LARGE', 'the response is larger than Lambda takes'));
+    else expectAccepted(status, path);
   }
+}
+
+/** Sends piece by piece; when the scope ends in the middle, the reason follows as trailers. Resolves with the status. */
+async function stream({ request, response }: Exchange, parts: readonly Uint8Array[], scope: CallScope): Promise<number> {
+  const answered = response.then(statusOf);
+  // An early answer means that nobody reads the rest.
+  const isOver = Promise.race([scope.aborted, answered]);
+  // Told by what is awaited below.
+  isOver.catch(() => {});
+  try {
+    for (const part of parts) {
+      for (let start = 0; start < part.length; start += STREAM_CHUNK_BYTES) {
+        scope.signal.throwIfAborted();
+        if (request.write(part.subarray(start, start + STREAM_CHUNK_BYTES))) continue;
+        const status = await Promise.race([isOver, new Promise<undefined>((resolve) => void request.once('drain', resolve))]);
+        if (status !== undefined) return status;
+      }
+    }
+  } catch (thrown) {
+    if (!scope.signal.aborted) throw thrown;
+    const error = toRunnerError(thrown);
+    request.addTrailers({ [ERROR_TYPE]: errorType(error), [ERROR_BODY]: Buffer.from(errorBody(error)).toString('base64') });
+  }
+  request.end();
+  return answered;
 }
 
 interface Answer {
@@ -273,15 +251,10 @@ interface Answer {
   readonly parts: readonly Uint8Array[];
 }
 
-const plainAnswer = ({ headers, body }: HandlerResponse): Answer => ({ contentType: headers['content-type'] ?? 'application/json', parts: [body] });
+const plainAnswer = ({ headers, body }: HandlerResponse): Answer => ({ contentType: headers['content-type'] ?? JSON_TYPE, parts: [body] });
 
 function httpAnswer(response: HandlerResponse, mode: LambdaRuntimeConfig['responseMode']): Answer {
-  if (mode === 'buffered') return { contentType: 'application/json', parts: [Buffer.from(JSON.stringify(httpEventResult(response)))] };
+  if (mode === 'buffered') return { contentType: JSON_TYPE, parts: [Buffer.from(JSON.stringify(httpEventResult(response)))] };
   const prelude = JSON.stringify({ statusCode: response.status, headers: response.headers });
   return { contentType: 'application/vnd.awslambda.http-integration-response', parts: [Buffer.from(prelude), PRELUDE_END, response.body] };
-}
-
-function header(headers: IncomingHttpHeaders, name: string): string | undefined {
-  const value = headers[name];
-  return typeof value === 'string' ? value : undefined;
 }

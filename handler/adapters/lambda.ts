@@ -7,6 +7,7 @@
  * would repeat a failed asynchronous invocation, and a job is not to run twice.
  */
 
+import { JSON_TYPE } from '../../src/job/wire.ts';
 import type { HandlerBody, HandlerResponse, JobHandler } from '../index.ts';
 
 /** The part of the context that is used. */
@@ -43,8 +44,6 @@ export interface EventLimits {
   readonly deadline?: number;
 }
 
-const JSON_HEADERS = { 'content-type': 'application/json' };
-
 const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value);
 const textOr = (value: unknown, fallback: string): string => (typeof value === 'string' ? value : fallback);
 
@@ -79,12 +78,14 @@ export function httpEventOfBytes(event: Uint8Array): HttpEvent | undefined {
 /** Answers what came over HTTP: the same routes and the same token as the HTTP server. */
 export async function answerHttpEvent(handler: JobHandler, event: HttpEvent, limits: EventLimits): Promise<HandlerResponse> {
   const admission = handler.admit(event);
-  return 'status' in admission ? admission : handler.handle({ headers: event.headers, body: event.body, ...admission, ...withMargin(limits) });
+  return 'status' in admission
+    ? admission
+    : handler.handle({ headers: event.headers, body: event.body, ...admission, ...withMargin(limits) });
 }
 
 /** Answers an event that is a request itself. */
 export function answerEvent(handler: JobHandler, body: HandlerBody, limits: EventLimits): Promise<HandlerResponse> {
-  return handler.handle({ headers: JSON_HEADERS, body, ...withMargin(limits) });
+  return handler.handle({ headers: { 'content-type': JSON_TYPE }, body, ...withMargin(limits) });
 }
 
 const withMargin = ({ signal, deadline }: EventLimits): EventLimits => ({
@@ -94,7 +95,7 @@ const withMargin = ({ signal, deadline }: EventLimits): EventLimits => ({
 
 /** JSON stays text; other bodies are encoded. */
 export function httpEventResult({ status, headers, body }: HandlerResponse): HttpEventResult {
-  const isText = headers['content-type']?.startsWith('application/json') === true;
+  const isText = headers['content-type']?.startsWith(JSON_TYPE) === true;
   return { statusCode: status, headers, body: Buffer.from(body).toString(isText ? 'utf8' : 'base64'), isBase64Encoded: !isText };
 }
 
@@ -106,6 +107,7 @@ export function lambdaFunction(handler: JobHandler): LambdaFunction {
     const httpEvent = httpEventOf(event);
     if (httpEvent) return httpEventResult(await answerHttpEvent(handler, httpEvent, limits));
     const response = await answerEvent(handler, Buffer.from(JSON.stringify(event) ?? ''), limits);
-    return JSON.parse(Buffer.from(response.body).toString('utf8'));
+    const result: unknown = JSON.parse(Buffer.from(response.body).toString('utf8'));
+    return result;
   };
 }

@@ -7,6 +7,7 @@
  */
 
 import type { Readable } from 'node:stream';
+import { JSON_TYPE } from '../../src/job/wire.ts';
 import { RunningCalls } from '../calls.ts';
 import { readBody } from '../index.ts';
 import type { HandlerBody, JobHandler, RunningAdapter } from '../index.ts';
@@ -28,7 +29,10 @@ export function takeStdout({ stdin, stdout, stderr }: NodeJS.Process): StdioStre
   stdout.write = stderr.write.bind(stderr);
   return {
     input: stdin,
-    write: (bytes) => new Promise((resolve, reject) => write(bytes, (error) => (error ? reject(error) : resolve()))),
+    write: (bytes) =>
+      new Promise((resolve, reject) => {
+        write(bytes, (error) => (error ? reject(error) : resolve()));
+      }),
   };
 }
 
@@ -60,7 +64,7 @@ class StdioSession {
 
   async answerLines(): Promise<void> {
     try {
-      for await (const chunk of this.#streams.input) await this.#takeChunk(chunk);
+      for await (const chunk of this.#streams.input as AsyncIterable<Buffer>) await this.#takeChunk(chunk);
     } catch (error) {
       if (!this.#isClosing) throw error;
     }
@@ -100,7 +104,7 @@ class StdioSession {
 
   async #answer(body: HandlerBody): Promise<void> {
     const call = this.#running.begin();
-    const response = await this.#handler.handle({ headers: { 'content-type': 'application/json' }, body, signal: call.signal });
+    const response = await this.#handler.handle({ headers: { 'content-type': JSON_TYPE }, body, signal: call.signal });
     await this.#streams.write(Buffer.concat([response.body, Buffer.of(NEWLINE)]));
     this.#running.end(call);
   }

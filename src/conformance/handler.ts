@@ -53,15 +53,21 @@ const echo = defineJob({ name: 'echo', raw: true }, (body) => body);
 const fail = defineJob({ name: 'fail', raw: true }, () => {
   throw new Error('the oven is cold');
 });
-const failLater = defineJob({ name: 'failLater', raw: true }, () => Promise.reject(new RunnerError('JOB_REJECTED', 'not today', { details: { day: 'monday' } })));
+const failLater = defineJob({ name: 'failLater', raw: true }, () =>
+  Promise.reject(new RunnerError('JOB_REJECTED', 'not today', { details: { day: 'monday' } })),
+);
 const hang = defineJob({ name: 'hang', raw: true }, () => new Promise<Uint8Array>(() => {}));
 const silent = defineJob({ name: 'silent', raw: true }, () => null);
 const wrong = defineJob({ name: 'wrong', result: 'uint8' }, () => 256);
 const needy = defineJob({ name: 'needy', raw: true, extract: { caller: Caller } }, (_, { caller }) => caller);
 /** Gives as many bytes as its argument says. */
-const fill = defineJob({ name: 'fill', params: 'uint32 count', result: 'bytes' }, ([count]) => `0x${patterned(Number(count)).toString('hex')}` as const);
+const fill = defineJob(
+  { name: 'fill', params: 'uint32 count', result: 'bytes' },
+  ([count]) => `0x${patterned(Number(count)).toString('hex')}` as const,
+);
 /** Prints: on platforms that answer on stdout, too, that must not get into the answer. */
 const noisy = defineJob({ name: 'noisy', raw: true }, (body) => {
+  // oxlint-disable-next-line no-console -- what the case is about
   console.log('{"result":[6,6,6]}');
   process.stdout.write('noise\n');
   return body;
@@ -103,21 +109,31 @@ function v1(jobId: number, args: Uint8Array): () => HandlerCaseRequest {
 }
 
 function base64(jobId: number | string, args: Uint8Array, metadata: Readonly<Record<string, string>> = {}): () => HandlerCaseRequest {
-  return () => ({ headers: JSON_HEADERS, body: json({ job_id: jobId, call_id: ID, args_base64: Buffer.from(args).toString('base64'), metadata }) });
+  return () => ({
+    headers: JSON_HEADERS,
+    body: json({ job_id: jobId, call_id: ID, args_base64: Buffer.from(args).toString('base64'), metadata }),
+  });
 }
 
 function octets(jobId: string, args: Uint8Array, headers: Readonly<Record<string, string>> = {}): () => HandlerCaseRequest {
   return () => ({ jobId, headers: { 'content-type': 'application/octet-stream', 'x-blueprint-call-key': ID, ...headers }, body: args });
 }
 
-const text = (body: string): (() => HandlerCaseRequest) => () => ({ headers: JSON_HEADERS, body: utf8(body) });
+const text =
+  (body: string): (() => HandlerCaseRequest) =>
+  () => ({ headers: JSON_HEADERS, body: utf8(body) });
 
 function v1Result(name: string, request: () => HandlerCaseRequest, result: Uint8Array | null): HandlerCase {
   return { name: `v1: ${name}`, needs: [], request, expected: { status: 200, body: () => json({ result: result && [...result] }) } };
 }
 
 function base64Result(name: string, request: () => HandlerCaseRequest, result: Uint8Array): HandlerCase {
-  return { name: `base64: ${name}`, needs: [], request, expected: { status: 200, body: () => json({ result_base64: Buffer.from(result).toString('base64'), metadata: {} }) } };
+  return {
+    name: `base64: ${name}`,
+    needs: [],
+    request,
+    expected: { status: 200, body: () => json({ result_base64: Buffer.from(result).toString('base64'), metadata: {} }) },
+  };
 }
 
 function octetsResult(name: string, request: () => HandlerCaseRequest, result: Uint8Array): HandlerCase {
@@ -125,11 +141,12 @@ function octetsResult(name: string, request: () => HandlerCaseRequest, result: U
 }
 
 interface Failure {
+  readonly code: ErrorCode;
   readonly status: number;
   readonly needs?: readonly HandlerNeed[];
 }
 
-function failure(name: string, request: () => HandlerCaseRequest, code: ErrorCode, { status, needs = [] }: Failure): HandlerCase {
+function failure(name: string, request: () => HandlerCaseRequest, { code, status, needs = [] }: Failure): HandlerCase {
   return { name: `${code}: ${name}`, needs, request, expected: { status, code } };
 }
 
@@ -150,41 +167,77 @@ const results: readonly HandlerCase[] = [
   base64Result('the largest job id', base64(((1n << 256n) - 1n).toString(), everyByte), everyByte),
   base64Result('a result of 1 MiB', base64(9, word(MEGABYTE)), dynamic(patterned(MEGABYTE))),
   base64Result('3 MiB both ways', base64(2, patterned(3 * MEGABYTE)), patterned(3 * MEGABYTE)),
-  base64Result('metadata for an extractor', base64(8, new Uint8Array(), { 'x-tangle-caller': `0x${'ab'.repeat(20)}` }), utf8(`0x${'ab'.repeat(20)}`)),
+  base64Result(
+    'metadata for an extractor',
+    base64(8, new Uint8Array(), { 'x-tangle-caller': `0x${'ab'.repeat(20)}` }),
+    utf8(`0x${'ab'.repeat(20)}`),
+  ),
   octetsResult('typed arguments and result', octets('0', word(5)), word(25)),
   octetsResult('every byte', octets('2', everyByte), everyByte),
   { ...octetsResult('6 MiB', octets('2', patterned(6 * MEGABYTE)), patterned(6 * MEGABYTE)), needs: ['http', 'large'] },
-  octetsResult('the job id in a header', () => ({ headers: { 'content-type': 'application/octet-stream', 'x-blueprint-job-id': '2' }, body: everyByte }), everyByte),
-  { name: 'v2: no result', needs: ['http'], request: octets('6', new Uint8Array()), expected: { status: 204, body: () => new Uint8Array() } },
-  { name: 'v1: the job id in the path', needs: ['http'], request: () => ({ headers: JSON_HEADERS, jobId: '2', body: json({ args: [1, 2] }) }), expected: { status: 200, body: () => json({ result: [1, 2] }) } },
+  octetsResult(
+    'the job id in a header',
+    () => ({ headers: { 'content-type': 'application/octet-stream', 'x-blueprint-job-id': '2' }, body: everyByte }),
+    everyByte,
+  ),
+  {
+    name: 'v2: no result',
+    needs: ['http'],
+    request: octets('6', new Uint8Array()),
+    expected: { status: 204, body: () => new Uint8Array() },
+  },
+  {
+    name: 'v1: the job id in the path',
+    needs: ['http'],
+    request: () => ({ headers: JSON_HEADERS, jobId: '2', body: json({ args: [1, 2] }) }),
+    expected: { status: 200, body: () => json({ result: [1, 2] }) },
+  },
 ];
 
 const failures: readonly HandlerCase[] = [
-  failure('no route', base64(77, new Uint8Array()), 'JOB_UNKNOWN', { status: 404 }),
-  failure('a negative id', text('{"job_id":-1,"args":[]}'), 'JOB_ID_INVALID', { status: 400 }),
-  failure('too few bytes', base64(0, new Uint8Array(31)), 'JOB_ARGS_INVALID', { status: 400 }),
-  failure('the job throws', base64(3, new Uint8Array()), 'JOB_FAILED', { status: 500 }),
-  failure('the job throws, v1', v1(3, new Uint8Array()), 'JOB_FAILED', { status: 500 }),
-  failure('the job rejects with an error of its own', base64(4, new Uint8Array()), 'JOB_REJECTED', { status: 422 }),
-  failure('metadata that an extractor needs is missing', base64(8, new Uint8Array()), 'JOB_REJECTED', { status: 422 }),
-  failure('the result does not fit its type', base64(7, new Uint8Array()), 'JOB_RESULT_INVALID', { status: 500 }),
-  failure('the job never ends', base64(5, new Uint8Array(), { 'x-blueprint-timeout-ms': '40' }), 'EXECUTOR_TIMEOUT', { status: 504 }),
-  failure('the deadline is over', base64(2, new Uint8Array(), { 'x-blueprint-timeout-ms': '0' }), 'EXECUTOR_TIMEOUT', { status: 504 }),
-  failure('the timeout is no number', base64(2, new Uint8Array(), { 'x-blueprint-timeout-ms': 'soon' }), 'WIRE_MALFORMED', { status: 400 }),
-  failure('no job id', text('{"args":[]}'), 'WIRE_MALFORMED', { status: 400 }),
-  failure('no arguments', text('{"job_id":0}'), 'WIRE_MALFORMED', { status: 400 }),
-  failure('a byte of 256', text('{"job_id":2,"args":[256]}'), 'WIRE_MALFORMED', { status: 400 }),
-  failure('not base64', text('{"job_id":2,"args_base64":"a"}'), 'WIRE_MALFORMED', { status: 400 }),
-  failure('an array', text('[1,2]'), 'WIRE_MALFORMED', { status: 400 }),
-  failure('null', text('null'), 'WIRE_MALFORMED', { status: 400 }),
-  failure('no JSON', text('job 2, please'), 'WIRE_MALFORMED', { status: 400, needs: ['text'] }),
-  failure('JSON that breaks off', text('{"job_id":2,"args":[1,'), 'WIRE_MALFORMED', { status: 400, needs: ['text'] }),
-  failure('a request beyond the limit', base64(2, patterned(5 * MEGABYTE)), 'PAYLOAD_TOO_LARGE', { status: 413 }),
-  failure('octets beyond the limit', octets('2', patterned(7 * MEGABYTE)), 'PAYLOAD_TOO_LARGE', { status: 413, needs: ['http'] }),
-  failure('the path names no id', octets('two', everyByte), 'JOB_ID_INVALID', { status: 400, needs: ['http'] }),
-  failure('path and body disagree', () => ({ headers: JSON_HEADERS, jobId: '1', body: json({ job_id: 2, args: [] }) }), 'WIRE_MALFORMED', { status: 400, needs: ['http'] }),
-  failure('another content type', octets('2', everyByte, { 'content-type': 'text/html' }), 'WIRE_MALFORMED', { status: 400, needs: ['http'] }),
-  failure('the timeout in a header', octets('5', everyByte, { 'x-blueprint-timeout-ms': '40' }), 'EXECUTOR_TIMEOUT', { status: 504, needs: ['http'] }),
+  failure('no route', base64(77, new Uint8Array()), { code: 'JOB_UNKNOWN', status: 404 }),
+  failure('a negative id', text('{"job_id":-1,"args":[]}'), { code: 'JOB_ID_INVALID', status: 400 }),
+  failure('too few bytes', base64(0, new Uint8Array(31)), { code: 'JOB_ARGS_INVALID', status: 400 }),
+  failure('the job throws', base64(3, new Uint8Array()), { code: 'JOB_FAILED', status: 500 }),
+  failure('the job throws, v1', v1(3, new Uint8Array()), { code: 'JOB_FAILED', status: 500 }),
+  failure('the job rejects with an error of its own', base64(4, new Uint8Array()), { code: 'JOB_REJECTED', status: 422 }),
+  failure('metadata that an extractor needs is missing', base64(8, new Uint8Array()), { code: 'JOB_REJECTED', status: 422 }),
+  failure('the result does not fit its type', base64(7, new Uint8Array()), { code: 'JOB_RESULT_INVALID', status: 500 }),
+  failure('the job never ends', base64(5, new Uint8Array(), { 'x-blueprint-timeout-ms': '40' }), { code: 'EXECUTOR_TIMEOUT', status: 504 }),
+  failure('the deadline is over', base64(2, new Uint8Array(), { 'x-blueprint-timeout-ms': '0' }), {
+    code: 'EXECUTOR_TIMEOUT',
+    status: 504,
+  }),
+  failure('the timeout is no number', base64(2, new Uint8Array(), { 'x-blueprint-timeout-ms': 'soon' }), {
+    code: 'WIRE_MALFORMED',
+    status: 400,
+  }),
+  failure('no job id', text('{"args":[]}'), { code: 'WIRE_MALFORMED', status: 400 }),
+  failure('no arguments', text('{"job_id":0}'), { code: 'WIRE_MALFORMED', status: 400 }),
+  failure('a byte of 256', text('{"job_id":2,"args":[256]}'), { code: 'WIRE_MALFORMED', status: 400 }),
+  failure('not base64', text('{"job_id":2,"args_base64":"a"}'), { code: 'WIRE_MALFORMED', status: 400 }),
+  failure('an array', text('[1,2]'), { code: 'WIRE_MALFORMED', status: 400 }),
+  failure('null', text('null'), { code: 'WIRE_MALFORMED', status: 400 }),
+  failure('no JSON', text('job 2, please'), { code: 'WIRE_MALFORMED', status: 400, needs: ['text'] }),
+  failure('JSON that breaks off', text('{"job_id":2,"args":[1,'), { code: 'WIRE_MALFORMED', status: 400, needs: ['text'] }),
+  failure('a request beyond the limit', base64(2, patterned(5 * MEGABYTE)), { code: 'PAYLOAD_TOO_LARGE', status: 413 }),
+  failure('octets beyond the limit', octets('2', patterned(7 * MEGABYTE)), { code: 'PAYLOAD_TOO_LARGE', status: 413, needs: ['http'] }),
+  failure('the path names no id', octets('two', everyByte), { code: 'JOB_ID_INVALID', status: 400, needs: ['http'] }),
+  failure('path and body disagree', () => ({ headers: JSON_HEADERS, jobId: '1', body: json({ job_id: 2, args: [] }) }), {
+    code: 'WIRE_MALFORMED',
+    status: 400,
+    needs: ['http'],
+  }),
+  failure('another content type', octets('2', everyByte, { 'content-type': 'text/html' }), {
+    code: 'WIRE_MALFORMED',
+    status: 400,
+    needs: ['http'],
+  }),
+  failure('the timeout in a header', octets('5', everyByte, { 'x-blueprint-timeout-ms': '40' }), {
+    code: 'EXECUTOR_TIMEOUT',
+    status: 504,
+    needs: ['http'],
+  }),
 ];
 
 export const handlerCases: readonly HandlerCase[] = [...results, ...failures];
@@ -207,6 +260,9 @@ export async function checkHandlerCase({ request, expected }: HandlerCase, platf
   }
   const body: unknown = JSON.parse(Buffer.from(answer.body).toString('utf8'));
   const { error, code, details } = body as Readonly<Record<string, unknown>>;
-  deepStrictEqual({ code, error: typeof error, details: typeof details, members: Object.keys(body as object) }, { code: expected.code, error: 'string', details: 'object', members: ['error', 'code', 'details'] });
+  deepStrictEqual(
+    { code, error: typeof error, details: typeof details, members: Object.keys(body as object) },
+    { code: expected.code, error: 'string', details: 'object', members: ['error', 'code', 'details'] },
+  );
   return answer;
 }

@@ -103,7 +103,10 @@ export async function buildHandler(options: BuildHandlerOptions): Promise<BuiltH
   const fileSha256 = sha256Of(code);
   const zip = await pack({
     bootstrap: { data: Buffer.from(BOOTSTRAP), mode: 0o755 },
-    'handler.json': { data: Buffer.from(`${JSON.stringify({ handler: 'handler.mjs', sha256: fileSha256, jobs }, null, 2)}\n`), mode: 0o644 },
+    'handler.json': {
+      data: Buffer.from(`${JSON.stringify({ handler: 'handler.mjs', sha256: fileSha256, jobs }, null, 2)}\n`),
+      mode: 0o644,
+    },
     'handler.mjs': { data: code, mode: 0o644 },
   });
   const zipFile = join(outDir, `${options.name ?? 'handler'}.zip`);
@@ -153,18 +156,28 @@ async function bundle(options: BuildHandlerOptions): Promise<Bundle> {
     })
     .catch((failure: BuildFailure) => {
       const reasons = failure.errors?.map(explain) ?? [failure.message];
-      throw new RunnerError('BUILD_FAILED', `${options.entry} cannot be bundled:\n${reasons.join('\n')}`, { cause: failure, details: { entry } });
+      throw new RunnerError('BUILD_FAILED', `${options.entry} cannot be bundled:\n${reasons.join('\n')}`, {
+        cause: failure,
+        details: { entry },
+      });
     });
   return readBundle(result);
 }
 
-function readBundle({ outputFiles = [], metafile, warnings }: BuildResult<{ write: false; metafile: true }>): Bundle {
+function readBundle({ outputFiles, metafile, warnings }: BuildResult<{ write: false; metafile: true }>): Bundle {
   const output = outputFiles.find(({ path }) => path.endsWith('.mjs'));
   if (!output) throw new RunnerError('INTERNAL', 'the bundler gave no output');
   // Packages in the older module format ask for built-in modules at run time; a module has no `require` of its own.
   const needsRequire = output.text.includes('Dynamic require of ');
-  const code = needsRequire ? Buffer.concat([Buffer.from("import{createRequire as __cr}from'node:module';const require=__cr(import.meta.url);"), output.contents]) : output.contents;
-  return { code, map: outputFiles.find(({ path }) => path.endsWith('.map'))?.contents, inputs: inputsOf(metafile), warnings: warnings.map(explain) };
+  const code = needsRequire
+    ? Buffer.concat([Buffer.from("import{createRequire as __cr}from'node:module';const require=__cr(import.meta.url);"), output.contents])
+    : output.contents;
+  return {
+    code,
+    map: outputFiles.find(({ path }) => path.endsWith('.map'))?.contents,
+    inputs: inputsOf(metafile),
+    warnings: warnings.map(explain),
+  };
 }
 
 /** The jobs are loaded by the handler, so that it can report a failure to the platform and keep their output off stdout. */
@@ -181,7 +194,9 @@ const ownPackage: Plugin = {
   setup(build) {
     const here = fileURLToPath(import.meta.url);
     const root = packageRootOf(here) ?? dirname(here);
-    const { exports } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { exports: Record<string, { default?: string } | string> };
+    const { exports } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
+      exports: Record<string, { default?: string } | string>;
+    };
     build.onResolve({ filter: /^blueprint-runner(?:\/|$)/ }, ({ path }) => {
       const entry = exports[`.${path.slice(PACKAGE_NAME.length)}`];
       const target = typeof entry === 'string' ? entry : entry?.default;
@@ -205,13 +220,16 @@ function explain({ text, location }: Message): string {
 }
 
 function hintOf(text: string): string {
-  if (text.includes('".node" files')) return '; a native addon cannot be in a bundle that runs on every platform: use a package without one';
+  if (text.includes('".node" files'))
+    return '; a native addon cannot be in a bundle that runs on every platform: use a package without one';
   return text.startsWith('Could not resolve') ? '; install the package or correct the path' : '';
 }
 
 function inputsOf({ outputs }: Metafile): BundleInput[] {
   const inputs = Object.values(outputs).flatMap((output) => Object.entries(output.inputs));
-  return inputs.map(([path, { bytesInOutput }]) => ({ path, bytes: bytesInOutput })).toSorted((a, b) => b.bytes - a.bytes || (a.path < b.path ? -1 : 1));
+  return inputs
+    .map(([path, { bytesInOutput }]) => ({ path, bytes: bytesInOutput }))
+    .toSorted((a, b) => b.bytes - a.bytes || (a.path < b.path ? -1 : 1));
 }
 
 function sizeWarning(bytes: number, inputs: readonly BundleInput[]): string[] {
@@ -243,7 +261,9 @@ interface Finished {
 function run(file: string, env: NodeJS.ProcessEnv): Promise<Finished> {
   const limits = { timeout: DESCRIBE_TIMEOUT_MS, killSignal: 'SIGKILL', maxBuffer: DESCRIBE_BYTES_MAX } as const;
   return new Promise((settle) => {
-    const child = execFile(process.execPath, [file, '--describe'], { ...limits, env }, (error, stdout, stderr) => settle({ error, stdout, stderr }));
+    const child = execFile(process.execPath, [file, '--describe'], { ...limits, env }, (error, stdout, stderr) =>
+      settle({ error, stdout, stderr }),
+    );
     child.stdin?.end();
   });
 }
@@ -270,7 +290,11 @@ async function pack(files: Readonly<Record<string, PackedFile>>): Promise<Uint8A
   const UNIX = 3;
   const REGULAR_FILE = 0o100_000;
   const sorted = Object.entries(files).toSorted(([a], [b]) => (a < b ? -1 : 1));
-  return zipSync(Object.fromEntries(sorted.map(([name, { data, mode }]) => [name, [data, { mtime, level: 9, os: UNIX, attrs: (REGULAR_FILE | mode) << 16 }]])));
+  return zipSync(
+    Object.fromEntries(
+      sorted.map(([name, { data, mode }]) => [name, [data, { mtime, level: 9, os: UNIX, attrs: (REGULAR_FILE | mode) << 16 }]]),
+    ),
+  );
 }
 
 /** Whoever reads the file meanwhile sees the old one or the new one. */

@@ -57,6 +57,11 @@ export interface LambdaRuntimeApiOptions {
   readonly onStreamChunk?: (chunk: Buffer) => void | Promise<void>;
 }
 
+interface Refusal {
+  readonly status: number;
+  readonly errorType: string;
+}
+
 interface Invocation {
   readonly id: string;
   readonly event: Uint8Array | string;
@@ -72,7 +77,10 @@ const headerOf = (request: IncomingMessage, name: string): string => {
   return typeof value === 'string' ? value : '';
 };
 
-async function readAll(request: IncomingMessage, onChunk?: LambdaRuntimeApiOptions['onStreamChunk']): Promise<{ body: Buffer; chunks: number }> {
+async function readAll(
+  request: IncomingMessage,
+  onChunk?: LambdaRuntimeApiOptions['onStreamChunk'],
+): Promise<{ body: Buffer; chunks: number }> {
   const chunks: Buffer[] = [];
   for await (const chunk of request) {
     if (!Buffer.isBuffer(chunk)) throw new TypeError('the request has an encoding');
@@ -148,17 +156,18 @@ class RuntimeApi {
       return answer(response, 202, { status: 'OK' });
     }
     const [, id, kind] = /^\/2018-06-01\/runtime\/invocation\/([^/]+)\/(response|error)$/.exec(path) ?? [];
-    if (request.method !== 'POST' || id === undefined) return this.#refuse(request, response, 404, 'UnknownPath');
+    if (request.method !== 'POST' || id === undefined) return this.#refuse(request, response, { status: 404, errorType: 'UnknownPath' });
     const invocation = this.#invocations.get(id);
-    if (!invocation) return this.#refuse(request, response, 400, 'InvalidRequestID');
-    if (invocation.state !== 'running') return this.#refuse(request, response, 403, 'InvalidStateTransition');
+    if (!invocation) return this.#refuse(request, response, { status: 400, errorType: 'InvalidRequestID' });
+    if (invocation.state !== 'running') return this.#refuse(request, response, { status: 403, errorType: 'InvalidStateTransition' });
     return kind === 'error' ? this.#error(invocation, request, response) : this.#response(invocation, request, response);
   }
 
   close(): void {
     for (const poll of this.#polls) poll.destroy();
     for (const invocation of this.#invocations.values()) {
-      if (invocation.state !== 'answered') invocation.reject(new Error(`the Runtime API closed while ${invocation.id} was ${invocation.state}`));
+      if (invocation.state !== 'answered')
+        invocation.reject(new Error(`the Runtime API closed while ${invocation.id} was ${invocation.state}`));
     }
   }
 
@@ -197,11 +206,12 @@ class RuntimeApi {
     const mode = headerOf(request, 'lambda-runtime-function-response-mode');
     if (mode !== '' && mode !== 'streaming') {
       await readAll(request);
-      return this.#refuse(request, response, 400, 'Runtime.InvalidResponseModeHeader');
+      return this.#refuse(request, response, { status: 400, errorType: 'Runtime.InvalidResponseModeHeader' });
     }
     const streamed = mode === 'streaming';
     const { body, chunks } = await readAll(request, streamed ? this.#onStreamChunk : undefined);
-    if (body.length > (streamed ? STREAMED_BYTES_MAX : BUFFERED_BYTES_MAX)) return this.#refuse(request, response, 413, 'RequestEntityTooLarge');
+    if (body.length > (streamed ? STREAMED_BYTES_MAX : BUFFERED_BYTES_MAX))
+      return this.#refuse(request, response, { status: 413, errorType: 'RequestEntityTooLarge' });
     invocation.state = 'answered';
     answer(response, 202, { status: 'OK' });
     const contentType = headerOf(request, 'content-type');
@@ -216,7 +226,7 @@ class RuntimeApi {
     invocation.resolve({ kind: 'error', fault: faultOf(headerOf(request, 'lambda-runtime-function-error-type'), body.toString('utf8')) });
   }
 
-  #refuse(request: IncomingMessage, response: ServerResponse, status: number, errorType: string): void {
+  #refuse(request: IncomingMessage, response: ServerResponse, { status, errorType }: Refusal): void {
     this.refused.push(`${status} ${request.url ?? ''}`);
     answer(response, status, { errorType, errorMessage: `${request.method ?? ''} ${request.url ?? ''} is refused` });
   }
@@ -243,7 +253,9 @@ export async function startLambdaRuntimeApi(options: LambdaRuntimeApiOptions = {
     waitForPolls: (count) => api.waitForPolls(count),
     async close() {
       api.close();
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      const closed = new Promise<void>((resolve) => {
+        server.close(() => resolve());
+      });
       server.closeAllConnections();
       await closed;
     },

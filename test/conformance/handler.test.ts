@@ -19,21 +19,26 @@ type Open = (unpacked: UnpackedHandler) => Promise<OpenPlatform>;
 const LINE_END = 0x0a;
 const withoutLineEnd = (bytes: Buffer): Buffer => (bytes.at(-1) === LINE_END ? bytes.subarray(0, -1) : bytes);
 /** Calls that name no id get a random one; it may be part of a message. */
-const withoutRandomIds = (body: Uint8Array): string => Buffer.from(body).toString('latin1').replaceAll(/[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}/g, '<id>');
+const withoutRandomIds = (body: Uint8Array): string =>
+  Buffer.from(body)
+    .toString('latin1')
+    .replaceAll(/[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}/g, '<id>');
 
-const http = (env: () => Readonly<Record<string, string>>): Open => async ({ file }) => {
-  const server = start(file, { env: env() });
-  const address = await server.address;
-  const agent = keepAliveAgent();
-  return {
-    offers: ['http', 'text', 'large'],
-    send: ({ headers, jobId, body }) => call(address, { agent, headers, path: jobId === undefined ? '/invoke' : `/job/${jobId}` }, body),
-    async close() {
-      agent.destroy();
-      await server.stop();
-    },
+const http =
+  (env: () => Readonly<Record<string, string>>): Open =>
+  async ({ file }) => {
+    const server = start(file, { env: env() });
+    const address = await server.address;
+    const agent = keepAliveAgent();
+    return {
+      offers: ['http', 'text', 'large'],
+      send: ({ headers, jobId, body }) => call(address, { agent, headers, path: jobId === undefined ? '/invoke' : `/job/${jobId}` }, body),
+      async close() {
+        agent.destroy();
+        await server.stop();
+      },
+    };
   };
-};
 
 const stdioOnce: Open = async ({ bootstrap }) => ({
   offers: ['text'],
@@ -47,7 +52,16 @@ const stdioLines: Open = async ({ file }) => {
     offers: ['text'],
     async send({ body }) {
       // A line holds no line ends; JSON does not need them.
-      session.child.stdin.write(Buffer.concat([Buffer.from(Buffer.from(body).toString('utf8').replaceAll(/[\r\n]/g, ' ')), Buffer.of(LINE_END)]));
+      session.child.stdin.write(
+        Buffer.concat([
+          Buffer.from(
+            Buffer.from(body)
+              .toString('utf8')
+              .replaceAll(/[\r\n]/g, ' '),
+          ),
+          Buffer.of(LINE_END),
+        ]),
+      );
       return { body: Buffer.from(String((await session.lines.next()).value)) };
     },
     close: () => session.stop(),
@@ -73,25 +87,40 @@ interface HttpEventResult {
   readonly isBase64Encoded: boolean;
 }
 
-const fromHttpEventResult = ({ statusCode, body, isBase64Encoded }: HttpEventResult): HandlerCaseAnswer => ({ status: statusCode, body: Buffer.from(body, isBase64Encoded ? 'base64' : 'utf8') });
+const fromHttpEventResult = ({ statusCode, body, isBase64Encoded }: HttpEventResult): HandlerCaseAnswer => ({
+  status: statusCode,
+  body: Buffer.from(body, isBase64Encoded ? 'base64' : 'utf8'),
+});
 
 async function invokeManaged({ child, replies }: HandlerProcess, eventJson: string): Promise<string> {
   child.stdin.write(`{"remainingMs":60000,"event":${eventJson}}\n`);
   return String((await replies.next()).value);
 }
 
-const managed = (overHttp: boolean): Open => async ({ file }) => {
-  const runtime = start(managedRuntime, { args: [file] });
-  await runtime.address;
-  return {
-    offers: overHttp ? ['http', 'text'] : [],
-    async send(request) {
-      if (!overHttp) return { body: Buffer.from(await invokeManaged(runtime, Buffer.from(request.body).toString('utf8').replaceAll(/[\r\n]/g, ' '))) };
-      return fromHttpEventResult(JSON.parse(await invokeManaged(runtime, JSON.stringify(httpEvent(request)))) as HttpEventResult);
-    },
-    close: () => runtime.stop(),
+const managed =
+  (overHttp: boolean): Open =>
+  async ({ file }) => {
+    const runtime = start(managedRuntime, { args: [file] });
+    await runtime.address;
+    return {
+      offers: overHttp ? ['http', 'text'] : [],
+      async send(request) {
+        if (!overHttp)
+          return {
+            body: Buffer.from(
+              await invokeManaged(
+                runtime,
+                Buffer.from(request.body)
+                  .toString('utf8')
+                  .replaceAll(/[\r\n]/g, ' '),
+              ),
+            ),
+          };
+        return fromHttpEventResult(JSON.parse(await invokeManaged(runtime, JSON.stringify(httpEvent(request)))) as HttpEventResult);
+      },
+      close: () => runtime.stop(),
+    };
   };
-};
 
 const responseOf = (outcome: LambdaOutcome): Buffer => {
   if (outcome.kind !== 'response') throw new Error(`${outcome.fault.type}: ${outcome.fault.body}`);
@@ -104,22 +133,29 @@ function fromPrelude(stream: Buffer): HandlerCaseAnswer {
   return { status: statusCode, body: stream.subarray(end + 8) };
 }
 
-const customRuntime = (overHttp: boolean, responseMode: 'buffered' | 'streaming'): Open => async ({ bootstrap }) => {
-  const api = await startLambdaRuntimeApi();
-  const runtime = start(bootstrap, { executable: bootstrap, env: { AWS_LAMBDA_RUNTIME_API: api.address, _HANDLER: 'handler.handler', BLUEPRINT_RESPONSE_MODE: responseMode } });
-  return {
-    offers: overHttp ? ['http', 'text', ...(responseMode === 'streaming' ? (['large'] as const) : [])] : ['text'],
-    async send(request) {
-      if (!overHttp) return { body: responseOf(await api.invoke(request.body)) };
-      const response = responseOf(await api.invoke(JSON.stringify(httpEvent(request))));
-      return responseMode === 'streaming' ? fromPrelude(response) : fromHttpEventResult(JSON.parse(response.toString()) as HttpEventResult);
-    },
-    async close() {
-      await runtime.stop();
-      await api.close();
-    },
+const customRuntime =
+  (overHttp: boolean, responseMode: 'buffered' | 'streaming'): Open =>
+  async ({ bootstrap }) => {
+    const api = await startLambdaRuntimeApi();
+    const runtime = start(bootstrap, {
+      executable: bootstrap,
+      env: { AWS_LAMBDA_RUNTIME_API: api.address, _HANDLER: 'handler.handler', BLUEPRINT_RESPONSE_MODE: responseMode },
+    });
+    return {
+      offers: overHttp ? ['http', 'text', ...(responseMode === 'streaming' ? (['large'] as const) : [])] : ['text'],
+      async send(request) {
+        if (!overHttp) return { body: responseOf(await api.invoke(request.body)) };
+        const response = responseOf(await api.invoke(JSON.stringify(httpEvent(request))));
+        return responseMode === 'streaming'
+          ? fromPrelude(response)
+          : fromHttpEventResult(JSON.parse(response.toString()) as HttpEventResult);
+      },
+      async close() {
+        await runtime.stop();
+        await api.close();
+      },
+    };
   };
-};
 
 const platforms: Readonly<Record<string, Open>> = {
   'HTTP server on a port': http(() => ({ PORT: '0' })),

@@ -25,11 +25,17 @@ function serve(env: StartOptions['env'] = {}): HandlerProcess {
 }
 
 const OCTETS = { 'content-type': 'application/octet-stream' };
-const post = (address: string, jobId: number, body = ''): Promise<HttpAnswer> => call(address, { path: `/job/${jobId}`, headers: OCTETS }, Buffer.from(body));
+const post = (address: string, jobId: number, body = ''): Promise<HttpAnswer> =>
+  call(address, { path: `/job/${jobId}`, headers: OCTETS }, Buffer.from(body));
 const codeOf = ({ status, body }: HttpAnswer): unknown => [status, (JSON.parse(body.toString()) as { code: unknown }).code];
 
 /** A raw connection: what came back so far, and when it ended. */
-function rawConnection(address: string): { readonly socket: Socket; readonly received: () => string; readonly ended: Promise<void>; until(text: string): Promise<void> } {
+function rawConnection(address: string): {
+  readonly socket: Socket;
+  readonly received: () => string;
+  readonly ended: Promise<void>;
+  until(text: string): Promise<void>;
+} {
   const { hostname, port } = new URL(address);
   const socket = connect(Number(port), hostname);
   let received = '';
@@ -101,7 +107,10 @@ describe('the token', () => {
     writeFileSync(file, 'open-sesame\n');
     const address = await serve({ [variable]: variable === 'BLUEPRINT_TOKEN' ? 'open-sesame' : file }).address;
     expect(codeOf(await post(address, 2))).toEqual([401, 'EXECUTOR_UNAUTHORIZED']);
-    expect(codeOf(await call(address, { path: '/job/2', headers: { ...OCTETS, authorization: 'Bearer open' } }))).toEqual([401, 'EXECUTOR_UNAUTHORIZED']);
+    expect(codeOf(await call(address, { path: '/job/2', headers: { ...OCTETS, authorization: 'Bearer open' } }))).toEqual([
+      401,
+      'EXECUTOR_UNAUTHORIZED',
+    ]);
     expect((await call(address, { path: '/job/2', headers: { ...OCTETS, authorization: 'Bearer open-sesame' } })).status).toBe(200);
     expect((await call(address, { method: 'GET', path: '/health' })).status).toBe(200);
   });
@@ -114,7 +123,8 @@ describe('connections', () => {
     const ports = new Set<number | undefined>();
     agent.on('free', (socket: Socket) => ports.add(socket.localPort));
     const headers = [];
-    for (const text of ['a', 'b', 'c']) headers.push((await call(address, { agent, path: '/job/2', headers: OCTETS }, Buffer.from(text))).headers);
+    for (const text of ['a', 'b', 'c'])
+      headers.push((await call(address, { agent, path: '/job/2', headers: OCTETS }, Buffer.from(text))).headers);
     agent.destroy();
     expect(ports.size).toBe(1);
     expect(headers.map((each) => [each['keep-alive'], each['x-blueprint-wire']])).toEqual(Array(3).fill(['timeout=620', 'v1,v2']));
@@ -130,13 +140,22 @@ describe('connections', () => {
   });
 
   test('a request whose head or body never ends is cut off', async () => {
-    const adapter = await startHttp(createHandler(conformanceJobs), { host: '127.0.0.1', port: 0, concurrencyMax: 10, headersTimeoutMs: 60, requestTimeoutMs: 120 });
+    const adapter = await startHttp(createHandler(conformanceJobs), {
+      host: '127.0.0.1',
+      port: 0,
+      concurrencyMax: 10,
+      headersTimeoutMs: 60,
+      requestTimeoutMs: 120,
+    });
     const slowHead = rawConnection(adapter.address);
     slowHead.socket.write('POST /job/2 HTTP/1.1\r\nHost: x\r\nX-A: ');
     const slowBody = rawConnection(adapter.address);
     slowBody.socket.write('POST /job/2 HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc');
     await Promise.all([slowHead.ended, slowBody.ended]);
-    expect([slowHead.received(), slowBody.received()]).toEqual([expect.stringMatching(/^HTTP\/1\.1 408 /), expect.stringMatching(/^HTTP\/1\.1 408 /)]);
+    expect([slowHead.received(), slowBody.received()]).toEqual([
+      expect.stringMatching(/^HTTP\/1\.1 408 /),
+      expect.stringMatching(/^HTTP\/1\.1 408 /),
+    ]);
     expect(await adapter.close(AbortSignal.abort())).toBe(0);
   });
 });
@@ -162,7 +181,8 @@ describe('limits', () => {
 
   test('a client that asks first is told to send, or refused', async () => {
     const address = await serve({ BLUEPRINT_REQUEST_BYTES_MAX: '1000' }).address;
-    const head = (bytes: number): string => `POST /job/2 HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nExpect: 100-continue\r\nContent-Length: ${bytes}\r\n\r\n`;
+    const head = (bytes: number): string =>
+      `POST /job/2 HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nExpect: 100-continue\r\nContent-Length: ${bytes}\r\n\r\n`;
     const good = rawConnection(address);
     good.socket.write(head(5));
     await good.until('100 Continue');
@@ -177,7 +197,10 @@ describe('limits', () => {
 
   test('a client that goes on to send megabytes still sees the refusal', async () => {
     const address = await serve({ BLUEPRINT_REQUEST_BYTES_MAX: '1000' }).address;
-    expect(codeOf(await call(address, { path: '/job/2', headers: OCTETS }, Buffer.alloc(8 * 1024 * 1024)))).toEqual([413, 'PAYLOAD_TOO_LARGE']);
+    expect(codeOf(await call(address, { path: '/job/2', headers: OCTETS }, Buffer.alloc(8 * 1024 * 1024)))).toEqual([
+      413,
+      'PAYLOAD_TOO_LARGE',
+    ]);
   });
 
   test('more calls than may run at the same time are refused, with when to come again', async () => {
@@ -234,7 +257,12 @@ describe('faults of the jobs', () => {
     const server = serve();
     await post(await server.address, 3, 'top-secret');
     const line = await server.logged('a call failed');
-    expect(JSON.parse(line)).toMatchObject({ level: 'warn', code: 'JOB_FAILED', job: '3', cause: expect.stringMatching(/^Error: the oven is cold\n/) });
+    expect(JSON.parse(line)).toMatchObject({
+      level: 'error',
+      code: 'JOB_FAILED',
+      job: '3',
+      cause: expect.stringMatching(/^Error: the oven is cold\n/),
+    });
     expect(server.stderr()).not.toContain('top-secret');
   });
 });
@@ -253,7 +281,9 @@ describe('SIGTERM', () => {
     const server = serve();
     const address = await server.address;
     const open = rawConnection(address);
-    open.socket.write('GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\nPOST /job/102 HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: 3\r\n\r\n');
+    open.socket.write(
+      'GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\nPOST /job/102 HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: 3\r\n\r\n',
+    );
     const slow = post(address, 102, '400');
     await server.logged('slow job runs');
     server.child.kill('SIGTERM');

@@ -14,10 +14,16 @@ afterEach(async () => {
   for (const each of opened.splice(0).toReversed()) await each.close();
 });
 
-async function boot(env: Readonly<Record<string, string>> = {}, options: LambdaRuntimeApiOptions = {}): Promise<{ readonly api: LambdaRuntimeApi; readonly runtime: HandlerProcess }> {
+async function boot(
+  env: Readonly<Record<string, string>> = {},
+  options: LambdaRuntimeApiOptions = {},
+): Promise<{ readonly api: LambdaRuntimeApi; readonly runtime: HandlerProcess }> {
   const api = await startLambdaRuntimeApi(options);
   opened.push(api);
-  const runtime = start(unpacked.bootstrap, { executable: unpacked.bootstrap, env: { AWS_LAMBDA_RUNTIME_API: api.address, _HANDLER: 'handler.handler', ...env } });
+  const runtime = start(unpacked.bootstrap, {
+    executable: unpacked.bootstrap,
+    env: { AWS_LAMBDA_RUNTIME_API: api.address, _HANDLER: 'handler.handler', ...env },
+  });
   opened.push({ close: () => runtime.stop() });
   return { api, runtime };
 }
@@ -35,14 +41,20 @@ function said(outcome: LambdaOutcome): unknown {
 describe('custom runtime', () => {
   test('answers one event after the other', async () => {
     const { api } = await boot();
-    expect([said(await api.invoke(event(2, 'a'))), said(await api.invoke(event(3))), said(await api.invoke(event(2, 'b')))]).toEqual(['a', 'JOB_FAILED', 'b']);
+    expect([said(await api.invoke(event(2, 'a'))), said(await api.invoke(event(3))), said(await api.invoke(event(2, 'b')))]).toEqual([
+      'a',
+      'JOB_FAILED',
+      'b',
+    ]);
     expect(api.refused).toEqual([]);
   });
 
   test('puts the trace id of the event where the X-Ray SDK looks for it', async () => {
     const { api } = await boot();
     const trace = { traceId: 'Root=1-5759e988-bd862e3fe1be46a994272793;Sampled=1' };
-    expect([said(await api.invoke(event(103, '_X_AMZN_TRACE_ID'), trace)), said(await api.invoke(event(103, '_X_AMZN_TRACE_ID')))]).toEqual([trace.traceId, 'unset']);
+    expect([said(await api.invoke(event(103, '_X_AMZN_TRACE_ID'), trace)), said(await api.invoke(event(103, '_X_AMZN_TRACE_ID')))]).toEqual(
+      [trace.traceId, 'unset'],
+    );
   });
 
   test('works on as many events at the same time as it is told', async () => {
@@ -75,7 +87,12 @@ describe('custom runtime', () => {
     const { api, runtime } = await boot();
     const outcome = await api.invoke(event(100));
     expect(outcome).toMatchObject({ kind: 'error', fault: { type: 'Function.Internal' } });
-    if (outcome.kind === 'error') expect(JSON.parse(outcome.fault.body)).toMatchObject({ errorMessage: 'nobody catches this', errorType: 'Function.Internal', stackTrace: expect.any(Array) });
+    if (outcome.kind === 'error')
+      expect(JSON.parse(outcome.fault.body)).toMatchObject({
+        errorMessage: 'nobody catches this',
+        errorType: 'Function.Internal',
+        stackTrace: expect.any(Array),
+      });
     expect(await runtime.exit).toBe(1);
   });
 
@@ -96,8 +113,16 @@ describe('custom runtime', () => {
 
   test.each([
     ['an address that is none', { AWS_LAMBDA_RUNTIME_API: 'ftp://x' }, 'AWS_LAMBDA_RUNTIME_API is'],
-    ['a concurrency that is none', { AWS_LAMBDA_MAX_CONCURRENCY: '0' }, 'AWS_LAMBDA_MAX_CONCURRENCY is "0"; it must be a whole number from 1 to 1024'],
-    ['a response mode that is none', { BLUEPRINT_RESPONSE_MODE: 'chunky' }, 'BLUEPRINT_RESPONSE_MODE is chunky; it must be buffered or streaming'],
+    [
+      'a concurrency that is none',
+      { AWS_LAMBDA_MAX_CONCURRENCY: '0' },
+      'AWS_LAMBDA_MAX_CONCURRENCY is "0"; it must be a whole number from 1 to 1024',
+    ],
+    [
+      'a response mode that is none',
+      { BLUEPRINT_RESPONSE_MODE: 'chunky' },
+      'BLUEPRINT_RESPONSE_MODE is chunky; it must be buffered or streaming',
+    ],
   ])('%s: it says so and ends with 1', async (_, env, message) => {
     const { runtime } = await boot(env);
     expect(await runtime.exit).toBe(1);
@@ -152,17 +177,28 @@ describe('streamed responses', () => {
     const { api } = await boot(streaming);
     const outcome = await api.invoke(event(104, String(12 * 1024 * 1024)));
     expect(outcome).toMatchObject({ kind: 'response', streamed: true, contentType: 'application/json' });
-    if (outcome.kind === 'response') expect([said(outcome) === 'a'.repeat(12 * 1024 * 1024), outcome.chunks > 50, outcome.fault]).toEqual([true, true, undefined]);
+    if (outcome.kind === 'response')
+      expect([said(outcome) === 'a'.repeat(12 * 1024 * 1024), outcome.chunks > 50, outcome.fault]).toEqual([true, true, undefined]);
   });
 
   test('over HTTP begin with status and headers', async () => {
     const { api } = await boot(streaming);
-    const http = { version: '2.0', rawPath: '/job/2', headers: { 'Content-Type': 'application/octet-stream' }, requestContext: { http: { method: 'POST' } }, body: 'hello', isBase64Encoded: false };
+    const http = {
+      version: '2.0',
+      rawPath: '/job/2',
+      headers: { 'Content-Type': 'application/octet-stream' },
+      requestContext: { http: { method: 'POST' } },
+      body: 'hello',
+      isBase64Encoded: false,
+    };
     const outcome = await api.invoke(JSON.stringify(http));
     if (outcome.kind !== 'response') throw new Error(outcome.fault.body);
     const end = outcome.body.indexOf(Buffer.alloc(8));
     expect(outcome.contentType).toBe('application/vnd.awslambda.http-integration-response');
-    expect(JSON.parse(outcome.body.toString('utf8', 0, end))).toEqual({ statusCode: 200, headers: { 'content-type': 'application/octet-stream', 'x-blueprint-wire': 'v1,v2' } });
+    expect(JSON.parse(outcome.body.toString('utf8', 0, end))).toEqual({
+      statusCode: 200,
+      headers: { 'content-type': 'application/octet-stream', 'x-blueprint-wire': 'v1,v2' },
+    });
     expect(outcome.body.toString('utf8', end + 8)).toBe('hello');
   });
 
@@ -184,7 +220,9 @@ describe('streamed responses', () => {
 });
 
 describe('managed runtime', () => {
-  async function managed(env: Readonly<Record<string, string>> = {}): Promise<{ readonly runtime: HandlerProcess; invoke(eventJson: string, remainingMs?: number): Promise<unknown> }> {
+  async function managed(
+    env: Readonly<Record<string, string>> = {},
+  ): Promise<{ readonly runtime: HandlerProcess; invoke(eventJson: string, remainingMs?: number): Promise<unknown> }> {
     const runtime = start(managedRuntime, { args: [unpacked.file], env });
     opened.push({ close: () => runtime.stop() });
     return {
@@ -210,15 +248,32 @@ describe('managed runtime', () => {
 
   test('an HTTP event is answered with status, headers and text', async () => {
     const { invoke } = await managed();
-    const http = (method: string, rawPath: string): string => JSON.stringify({ rawPath, headers: { 'content-type': 'application/json' }, requestContext: { http: { method } }, body: '{"job_id":2,"args":[7]}' });
-    expect(await invoke(http('POST', '/'))).toEqual({ statusCode: 200, headers: { 'content-type': 'application/json', 'x-blueprint-wire': 'v1,v2' }, body: '{"result":[7]}', isBase64Encoded: false });
+    const http = (method: string, rawPath: string): string =>
+      JSON.stringify({
+        rawPath,
+        headers: { 'content-type': 'application/json' },
+        requestContext: { http: { method } },
+        body: '{"job_id":2,"args":[7]}',
+      });
+    expect(await invoke(http('POST', '/'))).toEqual({
+      statusCode: 200,
+      headers: { 'content-type': 'application/json', 'x-blueprint-wire': 'v1,v2' },
+      body: '{"result":[7]}',
+      isBase64Encoded: false,
+    });
     expect(await invoke(http('GET', '/healthz'))).toMatchObject({ statusCode: 200, body: expect.stringContaining('"status":"ok"') });
     expect(await invoke(http('GET', '/'))).toMatchObject({ statusCode: 404 });
   });
 
   test('the token is asked of HTTP events only: other events come through IAM', async () => {
     const { invoke } = await managed({ BLUEPRINT_TOKEN: 'open-sesame' });
-    const http = (authorization: string): string => JSON.stringify({ rawPath: '/', headers: { Authorization: authorization }, requestContext: { http: { method: 'POST' } }, body: '{"job_id":2,"args":[7]}' });
+    const http = (authorization: string): string =>
+      JSON.stringify({
+        rawPath: '/',
+        headers: { Authorization: authorization },
+        requestContext: { http: { method: 'POST' } },
+        body: '{"job_id":2,"args":[7]}',
+      });
     expect(await invoke(http('Bearer open'))).toMatchObject({ statusCode: 401 });
     expect(await invoke(http('Bearer open-sesame'))).toMatchObject({ statusCode: 200 });
     expect(await invoke('{"job_id":2,"args":[7]}')).toEqual({ result: [7] });
@@ -228,9 +283,12 @@ describe('managed runtime', () => {
     expect(await (await managed()).invoke(event(5), 300)).toMatchObject({ code: 'EXECUTOR_TIMEOUT' });
   });
 
-  test.each(['null', '"text"', '[]', '{}', '{"requestContext":null}', '{"requestContext":{"http":{}},"headers":7}'])('an event that is no request (%s) is answered', async (eventJson) => {
-    expect(JSON.stringify(await (await managed()).invoke(eventJson))).toContain('WIRE_MALFORMED');
-  });
+  test.each(['null', '"text"', '[]', '{}', '{"requestContext":null}', '{"requestContext":{"http":{}},"headers":7}'])(
+    'an event that is no request (%s) is answered',
+    async (eventJson) => {
+      expect(JSON.stringify(await (await managed()).invoke(eventJson))).toContain('WIRE_MALFORMED');
+    },
+  );
 
   test('a module that does not load fails the import, with its own error', async () => {
     const { runtime } = await managed({ FAIL_AT_LOAD: '1' });

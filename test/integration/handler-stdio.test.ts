@@ -41,7 +41,10 @@ describe('one request', () => {
 
   test('an error is an answer: status 0', async () => {
     const child = run();
-    expect(JSON.parse((await pipe(child, request(3))).toString())).toMatchObject({ code: 'JOB_FAILED', error: expect.stringContaining('the oven is cold') });
+    expect(JSON.parse((await pipe(child, request(3))).toString())).toMatchObject({
+      code: 'JOB_FAILED',
+      error: expect.stringContaining('the oven is cold'),
+    });
     expect(await child.exit).toBe(0);
   });
 
@@ -89,7 +92,10 @@ describe('line by line', () => {
     const input = ['a', 'b', 'c', 'd'].map((each) => request(2, each)).join('\n');
     for (const piece of input.match(/.{1,7}|\n/gs) ?? []) child.child.stdin.write(piece);
     child.child.stdin.end();
-    expect([await next(child), await next(child), await next(child), await next(child), await next(child)]).toEqual([...['a', 'b', 'c', 'd'].map(result), undefined]);
+    expect([await next(child), await next(child), await next(child), await next(child), await next(child)]).toEqual([
+      ...['a', 'b', 'c', 'd'].map(result),
+      undefined,
+    ]);
     expect(await child.exit).toBe(0);
   });
 
