@@ -11,6 +11,7 @@ const SCAN_CHARS_MAX = 16_384;
 const BYTES_SHOWN_MAX = 64;
 const DEPTH_MAX = 8;
 const ITEMS_MAX = 64;
+const NAMES_KEPT_MAX = 1000;
 
 /** What JSON can carry: the result of `redact`. */
 export type Plain = string | number | boolean | null | readonly Plain[] | { readonly [name: string]: Plain };
@@ -24,6 +25,12 @@ export type Redact = (value: unknown) => Plain;
 
 /** How secret a field is by its name: everything in it; text and bytes in it, alone or in lists; nothing. */
 type Secrecy = 'all' | 'text' | 'none';
+
+/** What is known of a field's name; the same few names come again with every line. */
+interface Name {
+  readonly shown: string;
+  readonly secrecy: Secrecy;
+}
 
 /** Words run together, so that `api_key`, `x-api-key`, `apiKey` and `APIKEY` are one. */
 const SECRET_PHRASE =
@@ -48,6 +55,8 @@ const SCHEME = /\b([Bb]earer|BEARER|[Bb]asic|BASIC|[Tt]oken)(\s{1,8})(?=[\w.~+/-
 const ASSIGNMENT =
   /\b([\w-]*(?:passw(?:or)?d|passphrase|secret|mnemonic|api[_-]?key|access[_-]?key|private[_-]?key|token))(\\?["']?\s{0,2}=\s{0,2}|\\?["']\s{0,2}:\s{0,2})(\\?["'][^"'\\]*|[^\s"'&,;}\\]+)/gi;
 const URL_TEXT = /\b[a-z][a-z0-9+.-]{1,20}:\/\/[^\s"'<>`\\]+/gi;
+/** One of these stands in every text that the forms above can match. */
+const SUSPICIOUS = /:\/\/|-----B|eyJ|=|["']\s{0,2}:|earer|EARER|asic|ASIC|oken/;
 const QUERY_SECRET = /^(?:key|sig|signature|code|auth|x-amz-(?:signature|credential|security-token))$/i;
 
 /**
@@ -59,8 +68,16 @@ const QUERY_SECRET = /^(?:key|sig|signature|code|auth|x-amz-(?:signature|credent
  */
 export function createRedactor(options: RedactOptions = {}): Redact {
   const extra = new Set((options.names ?? []).map(squash));
-  const secrecyOf = (name: string): Secrecy => (extra.has(squash(name)) ? 'all' : nameSecrecy(name));
-  return (value) => new Walk(secrecyOf).show(value, 'none');
+  const known = new Map<string, Name>();
+  const nameOf = (name: string): Name => {
+    let found = known.get(name);
+    if (found === undefined) {
+      found = { shown: redactText(name), secrecy: extra.has(squash(name)) ? 'all' : nameSecrecy(name) };
+      if (known.size < NAMES_KEPT_MAX) known.set(name, found);
+    }
+    return found;
+  };
+  return (value) => new Walk(nameOf).show(value, 'none');
 }
 
 /** Text without the secrets that can be told from its form: keys in URLs, credentials after `Bearer`, `password=...`, PEM blocks, JWTs. */
@@ -123,6 +140,7 @@ function looksLikeKey(segment: string): boolean {
 }
 
 function clean(text: string): string {
+  if (!SUSPICIOUS.test(text)) return text;
   // What is cut off must not leave the first half of a key behind.
   const scanned = text.length > SCAN_CHARS_MAX ? text.slice(0, SCAN_CHARS_MAX).replace(/\S*$/, '') : text;
   return scanned
@@ -144,11 +162,11 @@ function showBytes(bytes: Uint8Array): string {
 
 /** One walk through one value. */
 class Walk {
-  readonly #secrecyOf: (name: string) => Secrecy;
+  readonly #nameOf: (name: string) => Name;
   readonly #path: object[] = [];
 
-  constructor(secrecyOf: (name: string) => Secrecy) {
-    this.#secrecyOf = secrecyOf;
+  constructor(nameOf: (name: string) => Name) {
+    this.#nameOf = nameOf;
   }
 
   show(value: unknown, secrecy: Secrecy): Plain {
@@ -222,8 +240,8 @@ class Walk {
         break;
       }
       const name = typeof key === 'string' ? key : JSON.stringify(this.show(key, inherited));
-      const secrecy = inherited === 'text' && VALUE.has(name.toLowerCase()) ? 'text' : this.#secrecyOf(name);
-      shown.push([redactText(name), this.show(value, secrecy)]);
+      const { shown: shownName, secrecy } = this.#nameOf(name);
+      shown.push([shownName, this.show(value, inherited === 'text' && VALUE.has(name.toLowerCase()) ? 'text' : secrecy)]);
     }
     return Object.fromEntries(shown);
   }
