@@ -62,9 +62,27 @@ export type LaneEvent =
   /** Nothing goes on until somebody acts; said once per change. */
   | { readonly type: 'stalled'; readonly error: RunnerError };
 
+/** The part of the ledger that settlement uses. */
+export type SettlementLedger = Pick<
+  Ledger,
+  | 'settleable'
+  | 'recordTransaction'
+  | 'pendingTransactions'
+  | 'minedTransactions'
+  | 'recordMined'
+  | 'recordUnmined'
+  | 'recordDropped'
+  | 'recordFinal'
+  | 'recordOrphaned'
+  | 'recordRejected'
+  | 'recordClosed'
+  | 'get'
+  | 'transactionsOf'
+>;
+
 export interface LaneOptions {
   readonly chain: SettlementChain;
-  readonly ledger: Ledger;
+  readonly ledger: SettlementLedger;
   readonly signer: Signer;
   readonly clock: Clock;
   readonly log: Logger;

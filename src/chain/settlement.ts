@@ -10,12 +10,12 @@
 import type { Clock } from '../clock.ts';
 import { RunnerError, toRunnerError } from '../errors.ts';
 import type { Address } from '../job/call.ts';
-import type { BlockRef, Ledger } from '../ledger/ledger.ts';
+import type { BlockRef } from '../ledger/ledger.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
 import type { SettlementChain, Signer, TransactionSender } from './chain.ts';
 import { checkFeePolicy } from './fees.ts';
 import { LaneKeeper } from './lane-keeper.ts';
-import type { LaneEvent } from './nonce-lane.ts';
+import type { LaneEvent, SettlementLedger } from './nonce-lane.ts';
 import { NonceLane } from './nonce-lane.ts';
 import { OwnTransactions } from './own-transactions.ts';
 import type { ResultEvent } from './result-batches.ts';
@@ -26,7 +26,7 @@ export type SettlementEvent = LaneEvent | ResultEvent;
 
 export interface SettlementOptions {
   readonly chain: SettlementChain;
-  readonly ledger: Ledger;
+  readonly ledger: SettlementLedger;
   /** Without one, results stay executed and `SIGNER_MISSING` is reported once. */
   readonly signer?: Signer;
   readonly clock: Clock;
