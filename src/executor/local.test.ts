@@ -1,3 +1,4 @@
+import { getEventListeners } from 'node:events';
 import { expect, test } from 'vitest';
 import { RunnerError } from '../errors.ts';
 import { Metadata } from '../job/call.ts';
@@ -73,6 +74,13 @@ test('an abort rejects the call and fires the signal of the job', async () => {
     code: 'ABORTED',
     retry: 'safe',
   });
+});
+
+test('a call that ended leaves nothing on the signal of its caller', async () => {
+  const { executor, deadline } = executorOf(async () => [result]);
+  const { signal } = new AbortController();
+  await executor.invoke(call, { deadline, attempt: 1, signal });
+  expect(getEventListeners(signal, 'abort')).toEqual([]);
 });
 
 test('close waits for running calls and refuses new ones', async () => {

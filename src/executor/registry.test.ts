@@ -3,6 +3,8 @@ import { RunnerError } from '../errors.ts';
 import type { ErrorCode, Retry } from '../errors.ts';
 import { Metadata } from '../job/call.ts';
 import type { JobCall } from '../job/call.ts';
+import { silentTelemetry } from '../telemetry/telemetry.ts';
+import type { Counter, Gauge, Histogram, MetricOptions, Span, SpanOptions, Telemetry } from '../telemetry/telemetry.ts';
 import { FakeClock } from '../testing/fake-clock.ts';
 import type { Execution, FaasExecutor, InvokeOptions } from './executor.ts';
 import { LocalExecutor } from './local.ts';
@@ -120,6 +122,13 @@ describe('routing', () => {
       },
       { jobId: undefined, executor: 'in-process', fallback: undefined, circuit: undefined },
     ]);
+  });
+
+  test('a job that somebody defined gets a route of its own when it is first called, a stranger never', async () => {
+    const local = new LocalExecutor({ call: async () => [] });
+    const registry = new ExecutorRegistry({ local, traits: (jobId) => (jobId < 3n ? { name: `job ${jobId}` } : undefined) });
+    for (let jobId = 0n; jobId < 100n; jobId += 1n) await registry.execute(call(jobId));
+    expect(registry.describe().map(({ job }) => job)).toEqual(['job 0', 'job 1', 'job 2', 'other']);
   });
 
   test('the time of an attempt is the smaller of policy and platform limit', async () => {
@@ -312,6 +321,16 @@ describe('fallback and circuit', () => {
     expect(await idempotent.registry.execute(call())).toMatchObject({ executor: 'vm' });
   });
 
+  test('has attempts of its own, and nobody behind it', async () => {
+    const executor = new Scripted('cloud', ['EXECUTOR_UNREACHABLE']);
+    const fallback = new Scripted('vm', ['EXECUTOR_THROTTLED']);
+    const { registry, clock, events } = setUp({ executor, fallback, policy: { attemptsMax: 2 } });
+    await expect(settled(clock, registry.execute(call()))).rejects.toMatchObject({ code: 'EXECUTOR_THROTTLED' });
+    expect(executor.seen.map(({ attempt }) => attempt)).toEqual([1, 2]);
+    expect(fallback.seen.map(({ attempt }) => attempt)).toEqual([3, 4]);
+    expect(events).toHaveLength(1);
+  });
+
   test('does not take over a job that failed', async () => {
     const { registry } = setUp({ executor: new Scripted('cloud', ['JOB_FAILED']), fallback: local() });
     await expect(registry.execute(call())).rejects.toMatchObject({ code: 'JOB_FAILED' });
@@ -351,6 +370,30 @@ describe('fallback and circuit', () => {
     expect(executor.seen).toHaveLength(1);
   });
 
+  test('a call that an open circuit refuses gives its places back', async () => {
+    const executor = new Scripted('cloud', ['EXECUTOR_UNREACHABLE', answer('back')], { concurrencyMax: 1 });
+    const { registry, clock } = setUp({
+      executor,
+      policy: { attemptsMax: 1, concurrencyMax: 1, breaker: { failures: 1, coolDownMs: 700 } },
+    });
+    const codes = [];
+    for (let count = 0; count < 4; count += 1) codes.push(await registry.execute(call()).catch((error: RunnerError) => error.code));
+    expect(codes).toEqual(['EXECUTOR_UNREACHABLE', 'EXECUTOR_CIRCUIT_OPEN', 'EXECUTOR_CIRCUIT_OPEN', 'EXECUTOR_CIRCUIT_OPEN']);
+    await clock.advance(700);
+    expect(textOf(await registry.execute(call()))).toBe('back');
+  });
+
+  test('a probe that was cancelled says nothing about the platform', async () => {
+    const executor = new Scripted('cloud', ['EXECUTOR_UNREACHABLE', 'ABORTED', answer('back')]);
+    const { registry, clock } = setUp({ executor, policy: { attemptsMax: 1, breaker: { failures: 1, coolDownMs: 700 } } });
+    await expect(registry.execute(call())).rejects.toMatchObject({ code: 'EXECUTOR_UNREACHABLE' });
+    await clock.advance(700);
+    await expect(registry.execute(call())).rejects.toMatchObject({ code: 'ABORTED' });
+    expect(registry.describe()[0]?.circuit).toBe('half-open');
+    await registry.execute(call());
+    expect(registry.describe()[0]?.circuit).toBe('closed');
+  });
+
   test('jobs that fail do not open the circuit', async () => {
     const executor = new Scripted('cloud', ['JOB_FAILED']);
     const { registry } = setUp({ executor, policy: { breaker: { failures: 1 } } });
@@ -368,6 +411,60 @@ describe('fallback and circuit', () => {
     expect(() => new ExecutorRegistry({ jobs: jobs({ executor, policy: { breaker: { failures: 9 } } }) })).toThrow(
       expect.objectContaining({ code: 'CONFIG_INVALID' }),
     );
+  });
+});
+
+describe('telemetry', () => {
+  /** Remembers the sum of what was added to each metric, by name and labels. */
+  function recorder(): { telemetry: Telemetry; values: Record<string, number>; spans: string[] } {
+    const values: Record<string, number> = {};
+    const spans: string[] = [];
+    const metric = ({ name, labels = {} }: MetricOptions): Counter & Gauge & Histogram => {
+      const key = [name.replace('blueprint_executor_', ''), ...Object.values(labels)].join(' ');
+      const add = (amount = 1): void => void (values[key] = (values[key] ?? 0) + amount);
+      return { add, set: (value) => void (values[key] = value), record: () => add() };
+    };
+    const startSpan = (name: string, options?: SpanOptions): Span => {
+      spans.push(`${name} ${options?.attributes?.['executor']} ${options?.attributes?.['attempt']}`);
+      return {
+        setAttribute() {},
+        recordError: (error) => void spans.push(`error ${(error as RunnerError).code}`),
+        end: () => void spans.push('end'),
+      };
+    };
+    return { telemetry: { ...silentTelemetry, metrics: { counter: metric, gauge: metric, histogram: metric }, startSpan }, values, spans };
+  }
+
+  test('counts attempts by outcome, what is in flight, cold starts, fallbacks and the state of the circuit', async () => {
+    const { telemetry, values } = recorder();
+    const cold = { ...answer('x'), report: { coldStart: true } };
+    const executor = new Scripted('cloud', [cold, 'EXECUTOR_UNREACHABLE']);
+    const options = { telemetry, traits: () => ({ name: 'square' }) };
+    const { registry } = setUp(
+      { executor, fallback: new Scripted('vm', [answer('y')]), policy: { attemptsMax: 1, breaker: { failures: 1 } } },
+      options,
+    );
+    for (let count = 0; count < 3; count += 1) await registry.execute(call());
+    expect(values).toEqual({
+      'attempts_total cloud square OK': 1,
+      'attempts_total cloud square EXECUTOR_UNREACHABLE': 1,
+      'attempts_total vm square OK': 2,
+      'attempt_duration_seconds cloud square': 2,
+      'attempt_duration_seconds vm square': 2,
+      'in_flight cloud square': 0,
+      'in_flight vm square': 0,
+      'cold_starts_total cloud square': 1,
+      'fallbacks_total cloud square': 2,
+      'circuit_state cloud': 2,
+    });
+  });
+
+  test('opens one span for each attempt and ends it', async () => {
+    const { telemetry, spans } = recorder();
+    const executor = new Scripted('cloud', ['EXECUTOR_UNREACHABLE', answer('x')]);
+    const { registry, clock } = setUp({ executor }, { telemetry });
+    await settled(clock, registry.execute(call()));
+    expect(spans).toEqual(['job.execute cloud 1', 'error EXECUTOR_UNREACHABLE', 'end', 'job.execute cloud 2', 'end']);
   });
 });
 
