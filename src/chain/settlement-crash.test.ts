@@ -137,11 +137,7 @@ class World {
       else {
         await this.ledger.recordSeen(update.calls, update.cursor);
         for (const { seq, call } of this.ledger.find({ states: ['seen'], limit: 1_000 })) {
-          await this.ledger.recordExecuted(
-            seq,
-            { body: outputFor(call.body), metadata: new Metadata() },
-            { executor: 'test', durationMs: 1 },
-          );
+          await this.ledger.recordExecuted(seq, { body: outputFor(call.body), metadata: new Metadata() });
           this.settlement?.wake();
         }
       }
