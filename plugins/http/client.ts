@@ -87,15 +87,10 @@ export class HttpClient {
   }
 
   async #openAndDispatch(request: HttpRequest): Promise<HttpResponse> {
-    this.#refuseIfClosed();
+    if (this.#closed) throw new RunnerError('EXECUTOR_CLOSED', `the connection to ${this.origin} was closed by this program`);
     this.#opening ??= this.#open().finally(() => (this.#opening = undefined));
     this.#pool ??= await this.#opening;
-    this.#refuseIfClosed();
     return this.#dispatch(this.#pool, request);
-  }
-
-  #refuseIfClosed(): void {
-    if (this.#closed) throw new RunnerError('EXECUTOR_CLOSED', `the connection to ${this.origin} was closed by this program`);
   }
 
   async #open(): Promise<Pool> {

@@ -1,3 +1,6 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { inspect } from 'node:util';
 import { describe, expect, test } from 'vitest';
 import { systemClock } from '../clock.ts';
@@ -165,4 +168,15 @@ test('a secret does not print itself', async () => {
   expect(secret.read()).toBe('hunter2');
   expect(JSON.stringify({ secret }) + inspect(secret)).not.toContain('hunter2');
   expect(secret.source).toBe('env:TOKEN');
+});
+
+test('a secret in a file is not read anew for every call', async () => {
+  const directory = await mkdtemp(join(tmpdir(), 'secret-'));
+  const file = join(directory, 'key');
+  await writeFile(file, ' first \n');
+  const secret = new Secret(`file:${file}`);
+  expect(secret.read()).toBe('first');
+  await rm(directory, { recursive: true });
+  expect(secret.read()).toBe('first');
+  expect(() => new Secret(`file:${file}`).read()).toThrow(expect.objectContaining({ code: 'CONFIG_INVALID' }));
 });

@@ -173,6 +173,14 @@ describe('what was sent may have run', () => {
     });
   });
 
+  test('only an informational answer comes', async () => {
+    const origin = await serveRaw(answering('HTTP/1.1 102 Processing\r\n\r\n'));
+    await expect(clientOf(origin).send(request())).rejects.toMatchObject({
+      code: 'EXECUTOR_CONNECTION_LOST',
+      message: expect.stringContaining('before an answer came') as string,
+    });
+  });
+
   test('a chunked answer ends early', async () => {
     const origin = await serveRaw(answering('HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n'));
     await expect(clientOf(origin).send(request())).rejects.toMatchObject({ code: 'EXECUTOR_CONNECTION_LOST', retry: 'idempotent' });
@@ -250,6 +258,21 @@ describe('answers above the limit', () => {
 });
 
 describe('close', () => {
+  test('before the first request refuses it', async () => {
+    const client = clientOf('http://127.0.0.1:1');
+    await client.close();
+    await expect(client.send(request())).rejects.toMatchObject({ code: 'EXECUTOR_CLOSED', retry: 'safe' });
+  });
+
+  test('while the first connection is being opened lets that request end', async () => {
+    const origin = await serve((_, response) => response.end('x'));
+    const client = clientOf(origin);
+    const first = client.send(request());
+    await client.close();
+    expect(await first).toMatchObject({ status: 200 });
+    await expect(client.send(request())).rejects.toMatchObject({ code: 'EXECUTOR_CLOSED' });
+  });
+
   test('waits for the running request and refuses the next', async () => {
     const { promise: arrived, resolve: arrive } = Promise.withResolvers<() => void>();
     const client = clientOf(await serve((_, response) => arrive(() => response.end('done'))));

@@ -293,10 +293,12 @@ describe('mutual TLS', () => {
     expect(requests).toBe(0);
   });
 
-  test('a file that is missing is CONFIG_INVALID, also the second time', async () => {
-    const executor = executorOf(url, { tls: { caFile: file('nothing') } });
+  test('a file that is missing is CONFIG_INVALID until it is there', async () => {
+    const executor = executorOf(url, { tls: { caFile: file('late'), certFile: file('cert'), keyFile: file('key') } });
     await expect(invoke(executor)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
-    await expect(invoke(executor)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
+    await writeFile(file('late'), authority.cert);
+    await invoke(executor);
+    expect(requests).toBe(1);
   });
 });
 
@@ -334,6 +336,17 @@ describe('platform mode and deployer', () => {
     await deployer.remove('job1');
     expect(await deployer.describe('job1')).toBeUndefined();
     await deployer.close();
+  });
+
+  test('a platform always gets JSON, at the function that the caller names', async () => {
+    const { url, seen } = await serve(() => V1_REPLY);
+    const functionId = (jobId: bigint): string => `my/function-${jobId}`;
+    const executor = executorOf(`${url}/v1`, { mode: 'platform', wire: 'binary', functionId })
+      .withJobEndpoint(2n, `${url}/fn/two`)
+      .withJobEndpoint(3n, `${url}/fn/three/invoke`);
+    for (const jobId of [1n, 2n, 3n]) await invoke(executor, call(jobId));
+    expect(seen.map((one) => one.url)).toEqual(['/v1/api/functions/my%2Ffunction-1/invoke', '/fn/two/invoke', '/fn/three/invoke']);
+    expect(new Set(seen.map(({ headers }) => headers['content-type']))).toEqual(new Set(['application/json']));
   });
 
   test('deploying the same again changes nothing; another package takes its place, or is refused', async () => {
