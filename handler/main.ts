@@ -146,10 +146,11 @@ class Service {
     // Who asks twice does not want to wait.
     if (this.#isStopping) this.#host.exit(1);
     this.#isStopping = true;
-    this.#log('info', 'the handler stops', { signal, drainMs });
     const drain = new AbortController();
     setTimeout(() => drain.abort(), drainMs);
-    const unfinished = await Promise.race([adapter.close(drain.signal), this.#afterGrace(drain.signal)]);
+    const closed = adapter.close(drain.signal);
+    this.#log('info', 'the handler stops', { signal, drainMs });
+    const unfinished = await Promise.race([closed, this.#afterGrace(drain.signal)]);
     if (unfinished > 0) this.#log('error', 'calls were cut off', { code: 'DRAIN_TIMEOUT', unfinished });
     this.#host.exit(unfinished === 0 ? 0 : 1);
   }

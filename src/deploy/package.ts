@@ -247,9 +247,18 @@ async function describe(file: string, { entry, env = process.env }: BuildHandler
     const reason = loggedReason(stderr) ?? `${ending}\n${stderr}`.trimEnd();
     throw new RunnerError('BUILD_FAILED', `${entry} was bundled, but ${reason}`, { cause: error, details: { entry } });
   }
-  const jobs = JSON.parse(stdout) as readonly PackagedJob[];
+  const jobs = parseJobs(stdout, entry);
   if (jobs.length > 0) return jobs;
   throw new RunnerError('BUILD_FAILED', `${entry} exports a router without routes: add one with route(id, job)`, { details: { entry } });
+}
+
+function parseJobs(text: string, entry: string): readonly PackagedJob[] {
+  try {
+    return JSON.parse(text) as readonly PackagedJob[];
+  } catch (cause) {
+    const message = `${entry} was bundled, but what it writes to stdout while it loads is in the way of the handler: ${text.slice(0, 200)}`;
+    throw new RunnerError('BUILD_FAILED', message, { cause, details: { entry } });
+  }
 }
 
 interface Finished {
