@@ -42,7 +42,10 @@ export class CallReader {
     const topics = [[TOPIC.jobSubmitted, TOPIC.jobSubmittedFromQuote], ...(services.length > 0 ? [services] : [])];
     this.#filter = { address: options.contract, topics };
     this.#telemetry = options.telemetry;
-    this.#malformed = options.telemetry.metrics.counter({ name: 'blueprint_chain_logs_malformed_total', help: 'Logs that could not be decoded and were skipped.' });
+    this.#malformed = options.telemetry.metrics.counter({
+      name: 'blueprint_chain_logs_malformed_total',
+      help: 'Logs that could not be decoded and were skipped.',
+    });
   }
 
   /**
@@ -64,7 +67,10 @@ export class CallReader {
     const [first] = calls;
     const final = calls.at(-1);
     if (first && final && (first.blockNumber < from || final.blockNumber > to)) {
-      throw new RunnerError('RPC_RESPONSE_INVALID', `eth_getLogs of blocks ${from} to ${to} answered with logs of blocks ${first.blockNumber} to ${final.blockNumber}`);
+      throw new RunnerError(
+        'RPC_RESPONSE_INVALID',
+        `eth_getLogs of blocks ${from} to ${to} answered with logs of blocks ${first.blockNumber} to ${final.blockNumber}`,
+      );
     }
     return { calls, blocks: [end] };
   }
@@ -76,11 +82,17 @@ export class CallReader {
   async blocks(after: BlockRef, to: bigint, known?: BlockHeader): Promise<CallsRead | typeof MOVED> {
     const headers = await this.#headers(after, to, known);
     if (headers === MOVED) return MOVED;
-    const answers = await this.#transport.batch(headers.map(({ hash }) => ({ method: 'eth_getLogs', params: [{ ...this.#filter, blockHash: hash }] })));
+    const answers = await this.#transport.batch(
+      headers.map(({ hash }) => ({ method: 'eth_getLogs', params: [{ ...this.#filter, blockHash: hash }] })),
+    );
     const calls: ChainCall[] = [];
     for (const [index, header] of headers.entries()) {
       for (const call of this.#decode(valueOrThrow(answers[index]))) {
-        if (call.blockHash !== header.hash) throw new RunnerError('RPC_RESPONSE_INVALID', `eth_getLogs of block ${header.hash} answered with a log of block ${call.blockHash}`);
+        if (call.blockHash !== header.hash)
+          throw new RunnerError(
+            'RPC_RESPONSE_INVALID',
+            `eth_getLogs of block ${header.hash} answered with a log of block ${call.blockHash}`,
+          );
         calls.push(call.timestamp === undefined ? { ...call, timestamp: header.timestamp } : call);
       }
     }
@@ -155,7 +167,8 @@ function isBefore(a: ChainCall, b: ChainCall): boolean {
   return a.blockNumber < b.blockNumber || (a.blockNumber === b.blockNumber && a.logIndex < b.logIndex);
 }
 
-const REFUSED_RANGE = /block range|too (many|large|wide|big)|exceed|more than|max(imum)?\b.*\b(results|blocks|logs|range)|limited to|response size|time(d )?-?out/i;
+const REFUSED_RANGE =
+  /block range|too (many|large|wide|big)|exceed|more than|max(imum)?\b.*\b(results|blocks|logs|range)|limited to|response size|time(d )?-?out/i;
 
 /** Whether an eth_getLogs could succeed with fewer blocks. Providers have a dozen ways to say it. */
 export function isRangeRefusal(error: RunnerError): boolean {

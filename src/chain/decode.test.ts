@@ -13,7 +13,9 @@ const EMITTED = parseAbi([
   'event JobResultSubmitted(uint64 indexed serviceId, uint64 indexed callId, address indexed operator, bytes output)',
   'event JobCompleted(uint64 indexed serviceId, uint64 indexed callId)',
 ]);
-const PUBLISHED = parseAbi(['event JobSubmitted(uint64 indexed serviceId, uint64 indexed callId, uint8 indexed jobIndex, address caller, bytes inputs)']);
+const PUBLISHED = parseAbi([
+  'event JobSubmitted(uint64 indexed serviceId, uint64 indexed callId, uint8 indexed jobIndex, address caller, bytes inputs)',
+]);
 
 const origin = { chainId: 31337, contract: '0x00000000000000000000000000000000000000aa' } as const;
 const HASH_A: Hex = `0x${'ab'.repeat(32)}`;
@@ -39,16 +41,28 @@ const address = fc.uint8Array({ minLength: 20, maxLength: 20 }).map((bytes): Add
 const bytes = fc.uint8Array({ maxLength: 100 }).map((value): Hex => `0x${Buffer.from(value).toString('hex')}`);
 const jobIndex = fc.integer({ min: 0, max: 255 });
 
-const submitted: fc.Arbitrary<TestLog> = fc.record({ serviceId: uint64, callId: uint64, jobIndex, caller: address, inputs: bytes }).map((v) => ({
-  topics: [TOPIC.jobSubmitted, word(v.serviceId), word(v.callId)],
-  data: encodeAbiParameters([{ type: 'uint8' }, { type: 'address' }, { type: 'bytes' }], [v.jobIndex, v.caller, v.inputs]),
-}));
-const published: fc.Arbitrary<TestLog> = fc.record({ serviceId: uint64, callId: uint64, jobIndex, caller: address, inputs: bytes }).map((v) => ({
-  topics: [TOPIC.jobSubmitted, word(v.serviceId), word(v.callId), word(v.jobIndex)],
-  data: encodeAbiParameters([{ type: 'address' }, { type: 'bytes' }], [v.caller, v.inputs]),
-}));
+const submitted: fc.Arbitrary<TestLog> = fc
+  .record({ serviceId: uint64, callId: uint64, jobIndex, caller: address, inputs: bytes })
+  .map((v) => ({
+    topics: [TOPIC.jobSubmitted, word(v.serviceId), word(v.callId)],
+    data: encodeAbiParameters([{ type: 'uint8' }, { type: 'address' }, { type: 'bytes' }], [v.jobIndex, v.caller, v.inputs]),
+  }));
+const published: fc.Arbitrary<TestLog> = fc
+  .record({ serviceId: uint64, callId: uint64, jobIndex, caller: address, inputs: bytes })
+  .map((v) => ({
+    topics: [TOPIC.jobSubmitted, word(v.serviceId), word(v.callId), word(v.jobIndex)],
+    data: encodeAbiParameters([{ type: 'address' }, { type: 'bytes' }], [v.caller, v.inputs]),
+  }));
 const fromQuote: fc.Arbitrary<TestLog> = fc
-  .record({ serviceId: uint64, callId: uint64, jobIndex, caller: address, operators: fc.array(address, { maxLength: 4 }), price: fc.bigInt({ min: 0n, max: 2n ** 256n - 1n }), inputs: bytes })
+  .record({
+    serviceId: uint64,
+    callId: uint64,
+    jobIndex,
+    caller: address,
+    operators: fc.array(address, { maxLength: 4 }),
+    price: fc.bigInt({ min: 0n, max: 2n ** 256n - 1n }),
+    inputs: bytes,
+  })
   .map((v) => ({
     topics: [TOPIC.jobSubmittedFromQuote, word(v.serviceId), word(v.callId)],
     data: encodeAbiParameters(
@@ -71,12 +85,20 @@ const interestingWord = fc.oneof(
   fc.constantFrom(0n, 1n, 31n, 32n, 33n, 64n, 2n ** 32n, 2n ** 53n - 1n, 2n ** 53n, 2n ** 64n - 1n, 2n ** 255n, 2n ** 256n - 1n).map(word),
   fc.bigInt({ min: 0n, max: 2n ** 256n - 1n }).map(word),
 );
-type Corruption = { readonly at: number } & ({ readonly word: Hex } | { readonly cut: true } | { readonly byte: number } | { readonly grow: Hex });
+type Corruption = { readonly at: number } & (
+  | { readonly word: Hex }
+  | { readonly cut: true }
+  | { readonly byte: number }
+  | { readonly grow: Hex }
+);
 const corruption: fc.Arbitrary<Corruption> = fc.oneof(
   { weight: 4, arbitrary: fc.record({ at: fc.nat(12), word: interestingWord }) },
   fc.record({ at: fc.nat(500), cut: fc.constant(true as const) }),
   fc.record({ at: fc.nat(500), byte: fc.nat(255) }),
-  fc.record({ at: fc.nat(500), grow: fc.uint8Array({ minLength: 1, maxLength: 70 }).map((b): Hex => `0x${Buffer.from(b).toString('hex')}`) }),
+  fc.record({
+    at: fc.nat(500),
+    grow: fc.uint8Array({ minLength: 1, maxLength: 70 }).map((b): Hex => `0x${Buffer.from(b).toString('hex')}`),
+  }),
 );
 
 function corrupt(data: Hex, change: Corruption): Hex {
@@ -90,7 +112,9 @@ function corrupt(data: Hex, change: Corruption): Hex {
 }
 
 const logs = fc.oneof(submitted, published, fromQuote, answered, completed);
-const damagedLogs = fc.tuple(logs, fc.array(corruption, { minLength: 1, maxLength: 3 })).map(([log, changes]) => ({ topics: log.topics, data: changes.reduce(corrupt, log.data) }));
+const damagedLogs = fc
+  .tuple(logs, fc.array(corruption, { minLength: 1, maxLength: 3 }))
+  .map(([log, changes]) => ({ topics: log.topics, data: changes.reduce(corrupt, log.data) }));
 
 const hexOf = (value: Uint8Array): Hex => `0x${Buffer.from(value).toString('hex')}`;
 
@@ -109,7 +133,14 @@ function ours(log: TestLog): Record<string, unknown> | undefined {
       default: {
         const call = decodeJobCall(asLog(log), origin);
         const quote = call.quotedOperators && { quotedOperators: call.quotedOperators.map((operator) => getAddress(operator)) };
-        return { serviceId: call.serviceId, callId: call.callId, jobIndex: call.jobIndex, caller: getAddress(call.caller), ...quote, inputs: hexOf(call.inputs) };
+        return {
+          serviceId: call.serviceId,
+          callId: call.callId,
+          jobIndex: call.jobIndex,
+          caller: getAddress(call.caller),
+          ...quote,
+          inputs: hexOf(call.inputs),
+        };
       }
     }
   } catch (error) {
@@ -170,7 +201,10 @@ describe('differential against viem', () => {
 describe('decodeJobCall', () => {
   const good: TestLog = {
     topics: [TOPIC.jobSubmitted, word(7), word(2n ** 64n - 1n)],
-    data: encodeAbiParameters([{ type: 'uint8' }, { type: 'address' }, { type: 'bytes' }], [5, '0x000000000000000000000000000000000000bb00', '0x010203']),
+    data: encodeAbiParameters(
+      [{ type: 'uint8' }, { type: 'address' }, { type: 'bytes' }],
+      [5, '0x000000000000000000000000000000000000bb00', '0x010203'],
+    ),
   };
 
   test('gives a ChainCall with lower-case addresses and plain bytes', () => {
@@ -217,6 +251,8 @@ describe('decodeJobCall', () => {
   });
 
   test('the error says which log it is', () => {
-    expect(() => decodeJobCall({ ...asLog(good), data: '0x00' }, origin)).toThrow('log 0x3 of block 0x10 cannot be decoded: its data is cut off after 1 bytes');
+    expect(() => decodeJobCall({ ...asLog(good), data: '0x00' }, origin)).toThrow(
+      'log 0x3 of block 0x10 cannot be decoded: its data is cut off after 1 bytes',
+    );
   });
 });

@@ -70,7 +70,8 @@ export function decodeJobCall(log: unknown, origin: LogOrigin): ChainCall {
     transactionHash: hash32(at.transactionHash, 'transactionHash', at),
     logIndex: quantity(at.logIndex, 'logIndex', at),
   };
-  if (at.blockTimestamp != null) call.timestamp = BigInt(quantity(at.blockTimestamp, 'blockTimestamp', at));
+  if (at.blockTimestamp !== undefined && at.blockTimestamp !== null)
+    call.timestamp = BigInt(quantity(at.blockTimestamp, 'blockTimestamp', at));
   if (fromQuote) call.quotedOperators = addressArray(bytes, 64, at);
   return call;
 }
@@ -136,7 +137,7 @@ function place(at: LogFields): { blockNumber: bigint; blockHash: Hex; transactio
 
 /** Value of a hex digit by character code; 255: not a digit. */
 const DIGIT = new Uint8Array(128).fill(255);
-for (const [value, digit] of [...'0123456789abcdef'].entries()) {
+for (const [value, digit] of Array.from('0123456789abcdef').entries()) {
   DIGIT[digit.charCodeAt(0)] = value;
   DIGIT[digit.toUpperCase().charCodeAt(0)] = value;
 }
@@ -156,7 +157,8 @@ function hexNumber(text: string, start: number, end: number): number {
 const UINT64_PREFIX = `0x${'0'.repeat(48)}`;
 
 function topicUint64(topic: unknown, at: LogFields): bigint {
-  if (typeof topic !== 'string' || topic.length !== 66 || !topic.startsWith(UINT64_PREFIX)) throw malformed(`topic ${String(topic)} is not a uint64`, at);
+  if (typeof topic !== 'string' || topic.length !== 66 || !topic.startsWith(UINT64_PREFIX))
+    throw malformed(`topic ${String(topic)} is not a uint64`, at);
   const high = hexNumber(topic, 50, 58);
   const low = hexNumber(topic, 58, 66);
   if (Number.isNaN(high + low)) throw malformed(`topic ${topic} is not hex`, at);
@@ -204,12 +206,17 @@ function addressAt(bytes: Buffer, position: number): Address {
 }
 
 /** Follows the offset at `position` to a length word, and checks that `length * unitBytes` bytes follow it. */
-function tail(bytes: Buffer, position: number, options: { readonly unitBytes: number; readonly at: LogFields }): { start: number; length: number } {
+function tail(
+  bytes: Buffer,
+  position: number,
+  options: { readonly unitBytes: number; readonly at: LogFields },
+): { start: number; length: number } {
   const offset = safeUint(bytes, position, options.at);
   if (offset + 32 > bytes.length) throw malformed(`the offset ${offset} at byte ${position} points outside the data`, options.at);
   const length = safeUint(bytes, offset, options.at);
   const start = offset + 32;
-  if (length * options.unitBytes > bytes.length - start) throw malformed(`the length ${length} at byte ${offset} reaches outside the data`, options.at);
+  if (length * options.unitBytes > bytes.length - start)
+    throw malformed(`the length ${length} at byte ${offset} reaches outside the data`, options.at);
   return { start, length };
 }
 

@@ -10,12 +10,15 @@ export interface RpcCall {
   readonly params: readonly unknown[];
 }
 
-export interface RpcEndpointOptions {
+interface ExchangeLimits {
+  readonly responseBytesMax: number;
+  readonly deadlines: Deadlines;
+}
+
+export interface RpcEndpointOptions extends ExchangeLimits {
   readonly url: string;
   readonly headers: Readonly<Record<string, string>>;
   readonly connections: number;
-  readonly responseBytesMax: number;
-  readonly deadlines: Deadlines;
 }
 
 /** What went wrong below the protocol; in `details.reason`. */
@@ -37,7 +40,7 @@ export class RpcEndpoint {
     this.label = url.origin;
     this.#path = `${url.pathname}${url.search}`;
     this.#secrets = secretsOf(url, options.headers);
-    this.#headers = { 'content-type': 'application/json', accept: 'application/json', ...options.headers };
+    this.#headers = { 'content-type': 'application/json', ...options.headers };
     if (url.username !== '' || url.password !== '') {
       const credentials = `${decodeURIComponent(url.username)}:${decodeURIComponent(url.password)}`;
       this.#headers['authorization'] = `Basic ${Buffer.from(credentials).toString('base64')}`;
@@ -54,9 +57,8 @@ export class RpcEndpoint {
     });
   }
 
-  async call(method: string, params: readonly unknown[]): Promise<unknown> {
-    const reply = await this.#post(envelope(method, params, 1), method);
-    return this.#unwrap(reply, { method, id: 1 });
+  call(method: string, params: readonly unknown[]): Promise<unknown> {
+    return this.#post(envelope(method, params, 1), method, (reply) => this.#unwrap(reply, method, 1));
   }
 
   /**
@@ -66,7 +68,7 @@ export class RpcEndpoint {
   async batch(calls: readonly RpcCall[]): Promise<unknown[]> {
     if (calls.length === 1 || !this.#batches) return Promise.all(calls.map((call) => this.call(call.method, call.params).catch(itself)));
     const body = `[${calls.map((call, index) => envelope(call.method, call.params, index)).join(',')}]`;
-    const reply = await this.#post(body, `a batch of ${calls.length}`);
+    const reply = await this.#post(body, `a batch of ${calls.length}`, itself);
     if (!Array.isArray(reply)) {
       const error = this.#refusal(reply);
       if (error.code === 'RPC_RATE_LIMITED') throw error;
@@ -76,7 +78,7 @@ export class RpcEndpoint {
     const byId = new Map(reply.map((item: unknown) => [isObject(item) ? item['id'] : undefined, item]));
     return calls.map(({ method }, id) => {
       try {
-        return this.#unwrap(byId.get(id), { method, id });
+        return this.#unwrap(byId.get(id), method, id);
       } catch (error) {
         return error;
       }
@@ -88,21 +90,24 @@ export class RpcEndpoint {
     await this.#pool.destroy(this.#failure('RPC_UNREACHABLE', 'the client was closed', { reason: 'closed' }));
   }
 
-  async #post(body: string, what: string): Promise<unknown> {
-    const exchange = (): Promise<Exchange> =>
-      new Promise((resolve, reject) => {
-        const handler = new Exchange(this.#options.responseBytesMax, resolve, reject);
-        this.#options.deadlines.add(handler);
-        this.#pool.dispatch({ path: this.#path, method: 'POST', headers: this.#headers, body }, handler);
-      });
+  async #post<T>(body: string, what: string, read: (reply: unknown) => T): Promise<T> {
     let done: Exchange;
     try {
+      done = await this.#exchange(body);
+    } catch (error) {
       // A kept connection can be closed by the server in the moment it is used. Every JSON-RPC request may be repeated.
-      done = await exchange().catch((error: unknown) => (isConnectionLoss(error) ? exchange() : Promise.reject(error)));
-    } catch (cause) {
-      throw this.#connectionError(cause, what);
+      if (!isConnectionLoss(error)) throw this.#connectionError(error, what);
+      done = await this.#exchange(body).catch((cause: unknown) => Promise.reject(this.#connectionError(cause, what)));
     }
-    return this.#parse(done, what);
+    return read(this.#parse(done, what));
+  }
+
+  #exchange(body: string): Promise<Exchange> {
+    return new Promise((resolve, reject) => {
+      const exchange = new Exchange(this.#options, resolve, reject);
+      this.#options.deadlines.add(exchange);
+      this.#pool.dispatch({ path: this.#path, method: 'POST', headers: this.#headers, body }, exchange);
+    });
   }
 
   #connectionError(cause: unknown, what: string): RunnerError {
@@ -110,7 +115,9 @@ export class RpcEndpoint {
       return this.#failure('RPC_UNREACHABLE', `${what}: no answer within ${this.#options.deadlines.timeoutMs} ms`, { reason: 'timeout' });
     }
     if (cause instanceof TooLarge) {
-      return this.#failure('RPC_RESPONSE_INVALID', `${what}: the answer is larger than ${this.#options.responseBytesMax} bytes`, { reason: 'too-large' });
+      return this.#failure('RPC_RESPONSE_INVALID', `${what}: the answer is larger than ${this.#options.responseBytesMax} bytes`, {
+        reason: 'too-large',
+      });
     }
     const message = cause instanceof Error ? cause.message : String(cause);
     return this.#failure('RPC_UNREACHABLE', `${what}: ${this.#redact(message)}`, { reason: 'connection', cause });
@@ -128,7 +135,11 @@ export class RpcEndpoint {
     try {
       body = JSON.parse(text);
     } catch (cause) {
-      if (status === 200) throw this.#failure('RPC_RESPONSE_INVALID', `${what}: the answer is not JSON: ${this.#excerpt(text)}`, { reason: 'malformed', cause });
+      if (status === 200)
+        throw this.#failure('RPC_RESPONSE_INVALID', `${what}: the answer is not JSON: ${this.#excerpt(text)}`, {
+          reason: 'malformed',
+          cause,
+        });
     }
     // Nodes and gateways put JSON-RPC errors behind all kinds of status.
     if (status === 200 || (isObject(body) && isObject(body['error']))) return body;
@@ -137,30 +148,41 @@ export class RpcEndpoint {
     throw this.#failure(code, `${what}: HTTP ${status} ${this.#excerpt(text)}`, { reason: tooLarge ? 'too-large' : 'status', status });
   }
 
-  #unwrap(reply: unknown, { method, id }: { readonly method: string; readonly id: number }): unknown {
+  #unwrap(reply: unknown, method: string, id: number): unknown {
     if (isObject(reply)) {
-      if (reply['error'] != null) throw this.#rpcError(reply['error'], method);
+      if (isPresent(reply['error'])) throw this.#rpcError(reply['error'], method);
       if (reply['id'] === id && reply['result'] !== undefined) return reply['result'];
     }
-    throw this.#failure('RPC_RESPONSE_INVALID', `${method}: the answer is not JSON-RPC: ${this.#excerpt(JSON.stringify(reply) ?? 'nothing')}`, { reason: 'malformed', method });
+    throw this.#failure(
+      'RPC_RESPONSE_INVALID',
+      `${method}: the answer is not JSON-RPC: ${this.#excerpt(JSON.stringify(reply) ?? 'nothing')}`,
+      { reason: 'malformed', method },
+    );
   }
 
   #refusal(reply: unknown): RunnerError {
-    if (isObject(reply) && reply['error'] != null) return this.#rpcError(reply['error'], 'a batch');
+    if (isObject(reply) && isPresent(reply['error'])) return this.#rpcError(reply['error'], 'a batch');
     return this.#failure('RPC_RESPONSE_INVALID', 'a batch was not answered with a list', { reason: 'batch-refused' });
   }
 
   #rpcError(raw: unknown, method: string): RunnerError {
     const error = isObject(raw) ? raw : { message: raw };
     const rpcCode = Number(error['code']);
-    const rpcMessage = this.#redact(String(error['message'] ?? 'no message'));
+    const rpcMessage = this.#redact(typeof error['message'] === 'string' ? error['message'] : JSON.stringify(raw));
     const code = isRateLimit(rpcCode, rpcMessage) ? 'RPC_RATE_LIMITED' : 'RPC_ERROR';
     return this.#failure(code, `${method}: ${rpcMessage.slice(0, 500)} (${rpcCode})`, { method, rpcCode, rpcMessage, data: error['data'] });
   }
 
-  #failure(code: 'RPC_UNREACHABLE' | 'RPC_RATE_LIMITED' | 'RPC_ERROR' | 'RPC_RESPONSE_INVALID', message: string, facts: FailureFacts): RunnerError {
+  #failure(
+    code: 'RPC_UNREACHABLE' | 'RPC_RATE_LIMITED' | 'RPC_ERROR' | 'RPC_RESPONSE_INVALID',
+    message: string,
+    facts: FailureFacts,
+  ): RunnerError {
     const { cause, ...details } = facts;
-    return new RunnerError(code, `${this.label}: ${message}`, { ...(cause !== undefined && { cause }), details: { endpoint: this.label, ...details } });
+    return new RunnerError(code, `${this.label}: ${message}`, {
+      ...(cause !== undefined && { cause }),
+      details: { endpoint: this.label, ...details },
+    });
   }
 
   #excerpt(text: string): string {
@@ -200,9 +222,12 @@ export class Deadlines {
 
   add(exchange: Exchange): void {
     exchange.dueMs = this.#clock.monotonic() + this.timeoutMs;
-    exchange.onSettled = () => this.#waiting.delete(exchange);
     this.#waiting.add(exchange);
     this.#cancel ??= this.#clock.after(this.timeoutMs, this.#pass);
+  }
+
+  remove(exchange: Exchange): void {
+    this.#waiting.delete(exchange);
   }
 
   close(): void {
@@ -230,9 +255,8 @@ class TooLarge extends Error {}
 /** One HTTP exchange. The body is kept as it came: nearly every answer is one chunk. */
 class Exchange implements Dispatcher.DispatchHandler {
   dueMs = 0;
-  onSettled: (() => void) | undefined;
   status = 0;
-  readonly #bytesMax: number;
+  readonly #limits: ExchangeLimits;
   readonly #resolve: (done: Exchange) => void;
   readonly #reject: (error: Error) => void;
   #controller: Dispatcher.DispatchController | undefined;
@@ -241,8 +265,8 @@ class Exchange implements Dispatcher.DispatchHandler {
   readonly #chunks: Buffer[] = [];
   #bytes = 0;
 
-  constructor(bytesMax: number, resolve: (done: Exchange) => void, reject: (error: Error) => void) {
-    this.#bytesMax = bytesMax;
+  constructor(limits: ExchangeLimits, resolve: (done: Exchange) => void, reject: (error: Error) => void) {
+    this.#limits = limits;
     this.#resolve = resolve;
     this.#reject = reject;
   }
@@ -273,23 +297,23 @@ class Exchange implements Dispatcher.DispatchHandler {
 
   onResponseData(_: Dispatcher.DispatchController, chunk: Buffer): void {
     this.#bytes += chunk.length;
-    if (this.#bytes > this.#bytesMax) this.#fail(new TooLarge());
+    if (this.#bytes > this.#limits.responseBytesMax) this.#fail(new TooLarge());
     else this.#chunks.push(chunk);
   }
 
   onResponseEnd(): void {
-    this.onSettled?.();
+    this.#limits.deadlines.remove(this);
     this.#resolve(this);
   }
 
   onResponseError(_: Dispatcher.DispatchController, error: Error): void {
-    this.onSettled?.();
+    this.#limits.deadlines.remove(this);
     this.#reject(error);
   }
 
   #fail(error: Error): void {
     this.#failed = error;
-    this.onSettled?.();
+    this.#limits.deadlines.remove(this);
     this.#reject(error);
     this.#controller?.abort(error);
   }
@@ -313,7 +337,11 @@ function secretsOf(url: URL, headers: Readonly<Record<string, string>>): string[
   return parts.filter((part) => part.length >= 6).flatMap((part) => [part, encodeURIComponent(part)]);
 }
 
-const itself = (error: unknown): unknown => error;
+const itself = (value: unknown): unknown => value;
+
+function isPresent(value: unknown): boolean {
+  return value !== undefined && value !== null;
+}
 
 function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);

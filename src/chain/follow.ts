@@ -54,13 +54,18 @@ export function followChain(settings: FollowSettings, options: FollowOptions): A
 
 const BACKOFF_MS_MIN = 250;
 const BACKOFF_MS_MAX = 5000;
+/** A head below everything read is believed after so many looks, some two seconds: before, the endpoint may only lag. */
+const BEHIND_LOOKS = 4;
 /** Blocks per step near the head. */
 const NEAR_BLOCKS = 32n;
 
 class Stopped extends Error {}
 
 /** What one step gave; `done`: everything up to this head was read. */
-type Step = { readonly type: 'read'; readonly read: CallsRead } | { readonly type: 'reorg'; readonly ancestor: BlockRef } | { readonly type: 'done'; readonly head: BlockHeader };
+type Step =
+  | { readonly type: 'read'; readonly read: CallsRead }
+  | { readonly type: 'reorg'; readonly ancestor: BlockRef }
+  | { readonly type: 'done'; readonly head: BlockHeader };
 
 interface RangeRead {
   readonly after: BlockRef;
@@ -82,6 +87,8 @@ class Follower {
   #ahead: RangeRead | undefined;
   /** The head that was told last. */
   #reported: BlockHeader | undefined;
+  /** Looks in a row at a head below all blocks in memory. */
+  #behind = 0;
   #failing = false;
 
   constructor(settings: FollowSettings, options: FollowOptions) {
@@ -199,7 +206,10 @@ class Follower {
     } catch (thrown) {
       const error = toRunnerError(thrown);
       if (!isRangeRefusal(error) || !this.#range.refuse()) throw error;
-      this.#settings.telemetry.log.debug('a range of blocks was refused', { blocks: String(ahead.to - ahead.after.number), error: error.message });
+      this.#settings.telemetry.log.debug('a range of blocks was refused', {
+        blocks: String(ahead.to - ahead.after.number),
+        error: error.message,
+      });
       return this.#readRange(position, settled);
     }
   }
@@ -217,6 +227,9 @@ class Follower {
   async #findAncestor(head: BlockHeader): Promise<BlockRef> {
     const trail = this.#trail;
     const highest = trail.findLastIndex((block) => block.number <= head.number);
+    if (highest < 0 && ++this.#behind < BEHIND_LOOKS)
+      throw new Error(`the head is block ${head.number}, below everything that was read: the endpoint may lag`);
+    this.#behind = 0;
     const onChain = async (index: number): Promise<boolean> => {
       const block = trail[index];
       if (!block) return false;
@@ -245,7 +258,11 @@ class Follower {
     const base = head.number < position ? head.number : position;
     const back = base - depth > first && head.number + depth >= position ? base - depth : first;
     const block = await this.#block(back < head.number ? back : head.number);
-    this.#settings.telemetry.log.warn('no block in memory is on the chain: going back', { position: String(position), to: String(block.number), head: String(head.number) });
+    this.#settings.telemetry.log.warn('no block in memory is on the chain: going back', {
+      position: String(position),
+      to: String(block.number),
+      head: String(head.number),
+    });
     return { number: block.number, hash: block.hash };
   }
 
@@ -329,7 +346,7 @@ class Follower {
         },
         (error: unknown) => {
           done();
-          reject(signal.aborted ? new Stopped() : error);
+          reject(signal.aborted ? new Stopped() : toRunnerError(error));
         },
       );
     });

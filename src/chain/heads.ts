@@ -20,10 +20,14 @@ const QUANTITY = /^0x[0-9a-f]{1,16}$/i;
 /** A block or header of the protocol; undefined for null. Throws `RPC_RESPONSE_INVALID`. */
 export function parseHeader(raw: unknown): BlockHeader | undefined {
   if (raw === null) return undefined;
-  const { number, hash, parentHash, timestamp } = raw as Readonly<Record<string, unknown>>; // as: each field is checked below
+  const { number, hash, parentHash, timestamp } = (raw ?? {}) as Readonly<Record<string, unknown>>; // as: each field is checked below
   const quantities = [number, timestamp].every((value) => typeof value === 'string' && QUANTITY.test(value));
   const hashes = [hash, parentHash].every((value) => typeof value === 'string' && HASH.test(value));
-  if (!quantities || !hashes) throw new RunnerError('RPC_RESPONSE_INVALID', `a block header has number ${String(number)}, hash ${String(hash)}, parent ${String(parentHash)}, timestamp ${String(timestamp)}`);
+  if (!quantities || !hashes)
+    throw new RunnerError(
+      'RPC_RESPONSE_INVALID',
+      `a block header has number ${String(number)}, hash ${String(hash)}, parent ${String(parentHash)}, timestamp ${String(timestamp)}`,
+    );
   return {
     number: BigInt(String(number)),
     hash: String(hash).toLowerCase() as Hex, // as: matched by HASH

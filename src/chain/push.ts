@@ -51,13 +51,19 @@ export class HeadPush {
 
   start(): void {
     const { url, headers } = this.#options;
-    const socket = new WebSocket(url, { handshakeTimeout: HANDSHAKE_MS, maxPayload: MESSAGE_BYTES_MAX, perMessageDeflate: false, ...(headers && { headers }) });
+    const socket = new WebSocket(url, {
+      handshakeTimeout: HANDSHAKE_MS,
+      maxPayload: MESSAGE_BYTES_MAX,
+      perMessageDeflate: false,
+      ...(headers && { headers }),
+    });
     this.#socket = socket;
     socket.on('open', () => {
       socket.send(SUBSCRIBE);
       this.#ping(socket);
     });
-    socket.on('message', (data) => this.#receive(socket, String(data)));
+    // as: the binary type of the socket is the default one
+    socket.on('message', (data) => this.#receive(socket, (data as Buffer).toString('utf8')));
     socket.on('pong', () => (this.#heard = true));
     let reason: string | undefined;
     // The message of a handshake error names the status only, not the URL.
@@ -84,7 +90,12 @@ export class HeadPush {
   #receive(socket: WebSocket, text: string): void {
     if (socket !== this.#socket) return;
     this.#heard = true;
-    let message: { readonly id?: unknown; readonly error?: { readonly message?: unknown }; readonly method?: unknown; readonly params?: { readonly result?: unknown } };
+    let message: {
+      readonly id?: unknown;
+      readonly error?: { readonly message?: unknown };
+      readonly method?: unknown;
+      readonly params?: { readonly result?: unknown };
+    };
     try {
       message = JSON.parse(text) as typeof message; // as: every field is checked where it is used
     } catch (error) {

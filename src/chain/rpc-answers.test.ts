@@ -3,7 +3,8 @@ import { describe, expect, test } from 'vitest';
 import { RunnerError } from '../errors.ts';
 import { isRevert, parseReceipt, priorityFee, revertData, sendOutcome } from './rpc-answers.ts';
 
-const rpcError = (rpcMessage: string, rpcCode = -32000, data?: unknown) => new RunnerError('RPC_ERROR', rpcMessage, { details: { rpcMessage, rpcCode, data } });
+const rpcError = (rpcMessage: string, rpcCode = -32000, data?: unknown) =>
+  new RunnerError('RPC_ERROR', rpcMessage, { details: { rpcMessage, rpcCode, data } });
 
 describe('sendOutcome', () => {
   test.each([
@@ -80,7 +81,13 @@ describe('parseReceipt', () => {
   const good = { transactionHash: hash, blockHash: hash, blockNumber: '0x10', status: '0x1', gasUsed: '0x5208', effectiveGasPrice: '0x7' };
   test('mined', () => {
     const lower = hash.toLowerCase();
-    expect(parseReceipt(good)).toEqual({ transactionHash: lower, block: { number: 16n, hash: lower }, success: true, gasUsed: 21000n, effectiveGasPrice: 7n });
+    expect(parseReceipt(good)).toEqual({
+      transactionHash: lower,
+      block: { number: 16n, hash: lower },
+      success: true,
+      gasUsed: 21000n,
+      effectiveGasPrice: 7n,
+    });
     expect(parseReceipt({ ...good, status: '0x0' })?.success).toBe(false);
     expect(parseReceipt({ ...good, effectiveGasPrice: undefined })?.effectiveGasPrice).toBe(0n);
   });
@@ -95,11 +102,18 @@ describe('parseReceipt', () => {
 
 describe('priorityFee', () => {
   test('the middle tip of the blocks that had transactions', () => {
-    const history = { baseFeePerGas: ['0x5', '0x6', '0x7', '0x8', '0x9'], gasUsedRatio: [0.5, 0, 0.1, 0.9], reward: [['0x64'], ['0x0'], ['0xc8'], ['0x12c']] };
+    const history = {
+      baseFeePerGas: ['0x5', '0x6', '0x7', '0x8', '0x9'],
+      gasUsedRatio: [0.5, 0, 0.1, 0.9],
+      reward: [['0x64'], ['0x0'], ['0xc8'], ['0x12c']],
+    };
     expect(priorityFee(history)).toEqual({ baseFeePerGas: 9n, tip: 200n });
   });
   test('no transactions, no tip', () => {
-    expect(priorityFee({ baseFeePerGas: ['0x5', '0x4'], gasUsedRatio: [0], reward: [['0x0']] })).toEqual({ baseFeePerGas: 4n, tip: undefined });
+    expect(priorityFee({ baseFeePerGas: ['0x5', '0x4'], gasUsedRatio: [0], reward: [['0x0']] })).toEqual({
+      baseFeePerGas: 4n,
+      tip: undefined,
+    });
     expect(priorityFee({ baseFeePerGas: ['0x5', '0x4'], gasUsedRatio: [0.5] })).toEqual({ baseFeePerGas: 4n, tip: undefined });
   });
   test.each([null, {}, { baseFeePerGas: [] }, { baseFeePerGas: ['five'] }])('%s is malformed', (history) => {

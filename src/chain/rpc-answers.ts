@@ -7,15 +7,24 @@ import type { Receipt, SendOutcome } from './chain.ts';
 /** In this order; geth, erigon, nethermind, besu, reth, anvil and OpenEthereum's words. */
 const SEND_OUTCOMES: readonly (readonly [SendOutcome, RegExp])[] = [
   ['known', /already known|known transaction|already imported|alreadyknown|already exists|already in (the )?(mem)?pool/i],
-  ['nonce-too-low', /nonce( is)? too low|oldnonce|nonce_too_low|nonce has already been used|nonce .*(lower|less) than|account .* has nonce .* tx has nonce/i],
+  [
+    'nonce-too-low',
+    /nonce( is)? too low|oldnonce|nonce_too_low|nonce has already been used|nonce .*(lower|less) than|account .* has nonce .* tx has nonce/i,
+  ],
   ['underfunded', /insufficient (funds|balance)|insufficientfunds|upfront.cost.*(exceed|balance)|enough funds|overshot/i],
-  ['underpriced', /underpriced|too low to (replace|compete)|feetoolowtocompete|replacement.*(not ?allowed|too low)|gas price supplied is too low/i],
-  ['fee-too-low', /less than block base fee|(fee|gas price)( cap)?( is)? (too low|below|less than)|feetoolow|below (the )?(current |configured )?(base ?fee|minimum)|gas_price_below/i],
+  [
+    'underpriced',
+    /underpriced|too low to (replace|compete)|feetoolowtocompete|replacement.*(not ?allowed|too low)|gas price supplied is too low/i,
+  ],
+  [
+    'fee-too-low',
+    /less than block base fee|(fee|gas price)( cap)?( is)? (too low|below|less than)|feetoolow|below (the )?(current |configured )?(base ?fee|minimum)|gas_price_below/i,
+  ],
 ];
 
 /** What an error of eth_sendRawTransaction means; undefined when it is none of these. */
 export function sendOutcome(error: RunnerError): SendOutcome | undefined {
-  const said = `${String(error.details['rpcMessage'] ?? error.message)} ${typeof error.details['data'] === 'string' ? error.details['data'] : ''}`;
+  const said = [error.message, error.details['rpcMessage'], error.details['data']].filter((text) => typeof text === 'string').join(' ');
   return SEND_OUTCOMES.find(([, words]) => words.test(said))?.[0];
 }
 

@@ -34,9 +34,19 @@ import type { RpcTransport, RpcTransportOptions } from './transport.ts';
 
 type FollowTuning = Pick<
   FollowSettings,
-  'pollIntervalMs' | 'pushCheckMs' | 'rangeBlocks' | 'rangeBlocksMax' | 'unsettledDepth' | 'trailBlocks' | 'maxReorgDepth' | 'callsPerUpdate'
+  | 'pollIntervalMs'
+  | 'pushCheckMs'
+  | 'rangeBlocks'
+  | 'rangeBlocksMax'
+  | 'unsettledDepth'
+  | 'trailBlocks'
+  | 'maxReorgDepth'
+  | 'callsPerUpdate'
 >;
-type TransportTuning = Pick<RpcTransportOptions, 'timeoutMs' | 'responseBytesMax' | 'batchMax' | 'connections' | 'healthCheckMs' | 'staleBlocks' | 'asideMs'>;
+type TransportTuning = Pick<
+  RpcTransportOptions,
+  'timeoutMs' | 'responseBytesMax' | 'batchMax' | 'connections' | 'healthCheckMs' | 'staleBlocks' | 'asideMs'
+>;
 
 export interface RpcChainClientOptions extends FollowTuning, TransportTuning {
   /** http: or https:. Of several the first that works is used. */
@@ -74,7 +84,8 @@ export class RpcChainClient implements ChainClient {
   #connected: Promise<void> | undefined;
 
   constructor(options: RpcChainClientOptions) {
-    if (!/^0x[0-9a-fA-F]{40}$/.test(options.contract)) throw new RunnerError('CONFIG_INVALID', `${options.contract} is not the address of a contract`);
+    if (!/^0x[0-9a-fA-F]{40}$/.test(options.contract))
+      throw new RunnerError('CONFIG_INVALID', `${options.contract} is not the address of a contract`);
     this.#options = options;
     this.#clock = options.clock ?? systemClock;
     this.#telemetry = options.telemetry ?? silentTelemetry;
@@ -86,7 +97,8 @@ export class RpcChainClient implements ChainClient {
 
   /** Throws `STATE_INVALID` when no chain id was configured and none was read yet: `connect` reads it. */
   get chainId(): number {
-    if (this.#chainId === undefined) throw new RunnerError('STATE_INVALID', 'the chain id is not known yet: configure chainId, or wait for connect()');
+    if (this.#chainId === undefined)
+      throw new RunnerError('STATE_INVALID', 'the chain id is not known yet: configure chainId, or wait for connect()');
     return this.#chainId;
   }
 
@@ -107,10 +119,14 @@ export class RpcChainClient implements ChainClient {
     const [chainId, code] = answers.map(valueOrThrow);
     const served = Number(chainId);
     if (this.#chainId !== undefined && served !== this.#chainId) {
-      throw new RunnerError('CHAIN_MISMATCH', `the endpoint serves chain ${served}, not chain ${this.#chainId}`, { details: { served, expected: this.#chainId } });
+      throw new RunnerError('CHAIN_MISMATCH', `the endpoint serves chain ${served}, not chain ${this.#chainId}`, {
+        details: { served, expected: this.#chainId },
+      });
     }
     if (typeof code !== 'string' || code.length <= 2) {
-      throw new RunnerError('CONTRACT_MISSING', `there is no contract at ${this.contract} on chain ${served}`, { details: { contract: this.contract, chainId: served } });
+      throw new RunnerError('CONTRACT_MISSING', `there is no contract at ${this.contract} on chain ${served}`, {
+        details: { contract: this.contract, chainId: served },
+      });
     }
     this.#chainId = served;
   }
@@ -212,7 +228,10 @@ export class RpcChainClient implements ChainClient {
       const error = toRunnerError(thrown);
       if (error.code !== 'RPC_ERROR') throw error;
       const data = revertData(error) ?? (isRevert(error) ? await this.#revertOfCall(transaction) : undefined);
-      if (data === undefined) throw sendOutcome(error) === 'underfunded' ? new RunnerError('TX_UNDERFUNDED', `account ${from} cannot pay: ${error.message}`, { cause: error }) : error;
+      if (data === undefined)
+        throw sendOutcome(error) === 'underfunded'
+          ? new RunnerError('TX_UNDERFUNDED', `account ${from} cannot pay: ${error.message}`, { cause: error })
+          : error;
       const { error: name, args, callId } = decodeRevert(data);
       return { outcome: 'revert', error: name, args, data, ...(callId !== undefined && { callId }) };
     }
@@ -238,7 +257,12 @@ export class RpcChainClient implements ChainClient {
     const history = await this.#request('eth_feeHistory', ['0xa', 'latest', [50]]);
     const { baseFeePerGas, tip } = priorityFee(history);
     // No transaction lately from which to learn a price: the node has an opinion.
-    const suggested = tip ?? (await this.#request('eth_maxPriorityFeePerGas', []).then((value) => BigInt(String(value)), () => 0n));
+    const suggested =
+      tip ??
+      (await this.#request('eth_maxPriorityFeePerGas', []).then(
+        (value) => BigInt(String(value)),
+        () => 0n,
+      ));
     return { baseFeePerGas, maxPriorityFeePerGas: suggested > 0n ? suggested : 1n };
   }
 
@@ -320,5 +344,11 @@ function filterOf(contract: Address, plan: readonly ChainCall[]): object {
 const nameOf = ({ serviceId, callId }: ChainCall): string => `${serviceId}:${callId}`;
 
 function isSame(a: ChainCall, b: ChainCall): boolean {
-  return a.blockNumber === b.blockNumber && a.blockHash === b.blockHash && a.jobIndex === b.jobIndex && a.caller === b.caller && Buffer.compare(a.inputs, b.inputs) === 0;
+  return (
+    a.blockNumber === b.blockNumber &&
+    a.blockHash === b.blockHash &&
+    a.jobIndex === b.jobIndex &&
+    a.caller === b.caller &&
+    Buffer.compare(a.inputs, b.inputs) === 0
+  );
 }

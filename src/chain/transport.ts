@@ -138,7 +138,7 @@ class FailoverTransport implements RpcTransport {
     this.#used = true;
     this.#requests.add();
     if (this.#states.length > 1) this.#cancelCheck ??= this.#clock.after(this.#healthCheckMs, this.#startHealthCheck);
-    const errors: RunnerError[] = [];
+    let errors: RunnerError[] | undefined;
     for (const state of this.#order()) {
       try {
         if (!state.chainChecked) await this.#checkChain(state);
@@ -150,16 +150,15 @@ class FailoverTransport implements RpcTransport {
         const error = toRunnerError(thrown);
         if (!blamesEndpoint(error) || this.#closed) throw error;
         this.#putAside(state, error);
-        errors.push(error);
+        (errors ??= []).push(error);
       }
     }
-    throw allFailed(errors);
+    throw allFailed(errors ?? []);
   }
 
   /** The healthy ones; when there are none, all: better a likely failure than a sure one. */
   #order(): readonly EndpointState[] {
-    const [first] = this.#states;
-    if (this.#states.length === 1 && first) return this.#states;
+    if (this.#states.length === 1) return this.#states;
     const healthy = this.#states.filter((state) => !state.aside);
     return healthy.length > 0 ? healthy : this.#states;
   }
@@ -247,8 +246,8 @@ class FailoverTransport implements RpcTransport {
 /** A batch of which every part was refused because of the rate is refused as a whole: another endpoint may take it. */
 async function wholeBatch(endpoint: RpcEndpoint, calls: readonly RpcCall[]): Promise<unknown[]> {
   const results = await endpoint.batch(calls);
-  const blamed = results.find((result) => isRunnerError(result) && blamesEndpoint(result));
-  if (blamed !== undefined) throw blamed;
+  const blamed = results.find((result): result is RunnerError => isRunnerError(result) && blamesEndpoint(result));
+  if (blamed) throw blamed;
   return results;
 }
 
@@ -279,5 +278,7 @@ function allFailed(errors: readonly RunnerError[]): RunnerError {
 }
 
 function stale(state: EndpointState, behind: number): RunnerError {
-  return new RunnerError('RPC_UNREACHABLE', `${state.endpoint.label} is ${behind} blocks behind the others`, { details: { endpoint: state.endpoint.label, reason: 'stale' } });
+  return new RunnerError('RPC_UNREACHABLE', `${state.endpoint.label} is ${behind} blocks behind the others`, {
+    details: { endpoint: state.endpoint.label, reason: 'stale' },
+  });
 }

@@ -13,10 +13,15 @@ export interface ProxiedCall {
 }
 
 /** The `result` or `error` of a JSON-RPC answer. */
-export type ProxyReply = { readonly result: unknown } | { readonly error: { readonly code: number; readonly message: string; readonly data?: unknown } };
+export type ProxyReply =
+  | { readonly result: unknown }
+  | { readonly error: { readonly code: number; readonly message: string; readonly data?: unknown } };
 
 /** What becomes of a whole HTTP request. `drop`: the connection is cut; `hang`: no answer ever; otherwise this answer. */
-export type HttpFault = 'drop' | 'hang' | { readonly status: number; readonly body?: string; readonly headers?: Readonly<Record<string, string>> };
+export type HttpFault =
+  | 'drop'
+  | 'hang'
+  | { readonly status: number; readonly body?: string; readonly headers?: Readonly<Record<string, string>> };
 
 export interface RpcProxyOptions {
   /** The HTTP URL of the node behind; absent: `onCall` answers everything. */
@@ -148,14 +153,15 @@ export class RpcProxy {
     const node = new WebSocket(upstream);
     const early: string[] = [];
     client.on('message', (data) => {
-      if (node.readyState === WebSocket.OPEN) node.send(String(data));
-      else early.push(String(data));
+      const text = (data as Buffer).toString('utf8'); // as: the binary type is the default one
+      if (node.readyState === WebSocket.OPEN) node.send(text);
+      else early.push(text);
     });
     node.on('open', () => {
       for (const message of early) node.send(message);
     });
     node.on('message', (data) => {
-      if (!this.mute) client.send(String(data));
+      if (!this.mute) client.send((data as Buffer).toString('utf8')); // as: the binary type is the default one
     });
     client.on('close', () => node.terminate());
     node.on('close', () => client.terminate());

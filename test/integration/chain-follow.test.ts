@@ -55,7 +55,11 @@ class Observer {
   }
 
   async until(condition: () => boolean): Promise<void> {
-    while (!condition()) await Promise.race([this.ended.then(() => expect.fail('the follower ended')), new Promise<void>((resolve) => (this.#wake = resolve))]);
+    while (!condition())
+      await Promise.race([
+        this.ended.then(() => expect.fail('the follower ended')),
+        new Promise<void>((resolve) => (this.#wake = resolve)),
+      ]);
   }
 
   async stop(): Promise<void> {
@@ -102,7 +106,15 @@ function observe({ chain, tangle }: World, options: ObserveOptions = {}): Observ
   const { urls = [chain.rpcUrl], cursor, fromBlock, serviceIds, ...settings } = options;
   const transport = createRpcTransport({ urls, timeoutMs: 2000 });
   const observer = new Observer(
-    { transport, chainId: chain.chainId, contract: tangle.contract, pollIntervalMs: 10, clock: systemClock, telemetry: silentTelemetry, ...settings },
+    {
+      transport,
+      chainId: chain.chainId,
+      contract: tangle.contract,
+      pollIntervalMs: 10,
+      clock: systemClock,
+      telemetry: silentTelemetry,
+      ...settings,
+    },
     { ...(cursor && { cursor }), ...(fromBlock !== undefined && { fromBlock }), ...(serviceIds && { serviceIds }) },
   );
   cleanups.push(async () => {
@@ -112,7 +124,8 @@ function observe({ chain, tangle }: World, options: ObserveOptions = {}): Observ
   return observer;
 }
 
-const jobs = (count: number, from = 0): JobInput[] => Array.from({ length: count }, (_, index) => ({ jobIndex: index % 2, inputs: new Uint8Array([index + from, 7]) }));
+const jobs = (count: number, from = 0): JobInput[] =>
+  Array.from({ length: count }, (_, index) => ({ jobIndex: index % 2, inputs: new Uint8Array([index + from, 7]) }));
 
 /** What the chain itself says, in the order of the events. */
 const truth = async ({ tangle, serviceId }: World): Promise<ChainCall[]> => tangle.calls(serviceId);
@@ -235,10 +248,17 @@ describe('reorgs', () => {
     await observer.until(() => observer.calls.length === 2);
     await w.chain.reorg(1, [{ transaction: w.tangle.jobTransaction(w.serviceId, { jobIndex: 1, inputs: '0xcccc' }), block: 0 }]);
     await observer.until(() => observer.reorgs().length > 0 && observer.calls.length === 2);
-    expect(observer.reorgs()).toEqual([{ type: 'reorg', depth: 1, cursor: expect.objectContaining({ block: { number: kept.blockNumber, hash: kept.blockHash } }) }]);
+    expect(observer.reorgs()).toEqual([
+      { type: 'reorg', depth: 1, cursor: expect.objectContaining({ block: { number: kept.blockNumber, hash: kept.blockHash } }) },
+    ]);
     expect(observer.calls).toEqual(await truth(w));
     const replacement = observer.calls[1];
-    expect(replacement).toMatchObject({ callId: lost.callId, jobIndex: 1, inputs: new Uint8Array([0xcc, 0xcc]), blockNumber: lost.blockNumber });
+    expect(replacement).toMatchObject({
+      callId: lost.callId,
+      jobIndex: 1,
+      inputs: new Uint8Array([0xcc, 0xcc]),
+      blockNumber: lost.blockNumber,
+    });
   });
 
   test.each([2, 5, 17, 40])('%i blocks deep', async (depth) => {
@@ -317,6 +337,27 @@ describe('reorgs', () => {
     expect(second.calls).toEqual(await truth(fresh));
   });
 
+  test('an endpoint that lags behind the cursor is no reorg', async () => {
+    const w = await world();
+    const calls = [];
+    for (let index = 0; index < 4; index++)
+      calls.push(await w.tangle.submitJob(w.serviceId, { jobIndex: 0, inputs: new Uint8Array([index]) }));
+    const third = calls[2];
+    if (!third) throw new Error('no call');
+    let lagging = 2;
+    const proxy = await proxyOf(w.chain, {
+      onCall: async ({ method, params }, forward) => {
+        if (method !== 'eth_getBlockByNumber' || params[0] !== 'latest' || lagging-- <= 0) return forward();
+        return { result: await w.chain.request('eth_getBlockByNumber', ['0x3', false]) };
+      },
+    });
+    const cursor = { chainId: w.chain.chainId, contract: w.tangle.contract, block: { number: third.blockNumber, hash: third.blockHash } };
+    const observer = observe(w, { urls: [proxy.url], cursor });
+    await observer.until(() => observer.calls.length > 0);
+    expect(observer.reorgs()).toEqual([]);
+    expect(observer.calls).toEqual(calls.slice(3));
+  });
+
   test.each([
     ['in ranges', { unsettledDepth: 0, rangeBlocks: 4, rangeBlocksMax: 4 }],
     ['block by block', { unsettledDepth: 1000 }],
@@ -349,7 +390,9 @@ describe('reorgs', () => {
       await w.tangle.submitJob(w.serviceId, { jobIndex: 0, inputs: new Uint8Array([round]) });
       await w.tangle.submitJob(w.serviceId, { jobIndex: 0, inputs: new Uint8Array([round, 1]) });
       const depth = 1 + (round % 4);
-      await w.chain.reorg(depth, [{ transaction: w.tangle.jobTransaction(w.serviceId, { jobIndex: 1, inputs: `0x${(round + 16).toString(16)}` }), block: depth - 1 }]);
+      await w.chain.reorg(depth, [
+        { transaction: w.tangle.jobTransaction(w.serviceId, { jobIndex: 1, inputs: `0x${(round + 16).toString(16)}` }), block: depth - 1 },
+      ]);
     }
     await caughtUp(observer, w.chain);
     expect(observer.calls).toEqual(await truth(w));
@@ -401,7 +444,9 @@ describe('pushed heads', () => {
     proxy.mute = true;
     await w.tangle.submitJob(w.serviceId, { jobIndex: 0, inputs: '0x02' });
     await observer.until(() => observer.calls.length === 2);
-    await expect.poll(() => restarts).toContainEqual(expect.objectContaining({ reason: expect.stringContaining('did not announce block') }));
+    await expect
+      .poll(() => restarts)
+      .toContainEqual(expect.objectContaining({ reason: expect.stringContaining('did not announce block') }));
     proxy.mute = false;
     await w.tangle.submitJob(w.serviceId, { jobIndex: 0, inputs: '0x03' });
     await observer.until(() => observer.calls.length === 3);
@@ -434,7 +479,12 @@ describe('endpoints with limits and faults', () => {
 
   test.each([
     ['by blocks', -32602, 'query exceeds max block range 7', (blocks: number, _: number) => blocks > 7],
-    ['by blocks, said otherwise', -32600, 'You can make eth_getLogs requests with up to a 7 block range.', (blocks: number, _: number) => blocks > 7],
+    [
+      'by blocks, said otherwise',
+      -32600,
+      'You can make eth_getLogs requests with up to a 7 block range.',
+      (blocks: number, _: number) => blocks > 7,
+    ],
     ['by results', -32005, 'query returned more than 10000 results', (_: number, logs: number) => logs > 9],
     ['by size', -32000, 'log response size exceeded', (_: number, logs: number) => logs > 9],
   ])('ranges limited %s', async (_, code, message, refuses) => {
@@ -463,7 +513,9 @@ describe('endpoints with limits and faults', () => {
     const w = await world();
     await w.tangle.submitMany(w.serviceId, jobs(6));
     const counts = new Map<string, number>();
-    const counter = ({ name }: { name: string }): Counter => ({ add: (amount = 1) => void counts.set(name, (counts.get(name) ?? 0) + amount) });
+    const counter = ({ name }: { name: string }): Counter => ({
+      add: (amount = 1) => void counts.set(name, (counts.get(name) ?? 0) + amount),
+    });
     const telemetry: Telemetry = { ...silentTelemetry, metrics: { ...silentTelemetry.metrics, counter } };
     const proxy = await proxyOf(w.chain, {
       onCall: async ({ method }, forward) => {
@@ -487,7 +539,8 @@ describe('endpoints with limits and faults', () => {
     const proxy = await proxyOf(w.chain, {
       onCall: async ({ method }, forward) => {
         const reply = await forward();
-        if (method !== 'eth_getLogs' || !('result' in reply) || !Array.isArray(reply.result) || reply.result.length === 0 || lies-- <= 0) return reply;
+        if (method !== 'eth_getLogs' || !('result' in reply) || !Array.isArray(reply.result) || reply.result.length === 0 || lies-- <= 0)
+          return reply;
         return { result: reply.result.map((log: object) => ({ ...log, blockHash: `0x${'77'.repeat(32)}` })) };
       },
     });
@@ -540,7 +593,16 @@ describe('endpoints with limits and faults', () => {
     const before = performance.now();
     await observer.stop();
     expect(performance.now() - before).toBeLessThan(500);
-    const never = new Observer({ transport: createRpcTransport({ urls: [proxy.url] }), chainId: 1, contract: w.tangle.contract, clock: systemClock, telemetry: silentTelemetry }, {});
+    const never = new Observer(
+      {
+        transport: createRpcTransport({ urls: [proxy.url] }),
+        chainId: 1,
+        contract: w.tangle.contract,
+        clock: systemClock,
+        telemetry: silentTelemetry,
+      },
+      {},
+    );
     await never.stop();
     expect(never.updates).toEqual([]);
   });

@@ -33,7 +33,13 @@ afterEach(async () => {
 });
 
 function connect(options: Partial<RpcChainClientOptions> = {}): RpcChainClient {
-  const client = new RpcChainClient({ rpcUrl: chain.rpcUrl, contract: tangle.contract, chainId: chain.chainId, pollIntervalMs: 10, ...options });
+  const client = new RpcChainClient({
+    rpcUrl: chain.rpcUrl,
+    contract: tangle.contract,
+    chainId: chain.chainId,
+    pollIntervalMs: 10,
+    ...options,
+  });
   opened.push(client);
   return client;
 }
@@ -64,7 +70,10 @@ describe('the first use', () => {
 
   test('no contract is CONTRACT_MISSING', async () => {
     const contract: Address = `0x${'12'.repeat(20)}`;
-    await expect(connect({ contract }).confirm([await submit(1)])).rejects.toMatchObject({ code: 'CONTRACT_MISSING', details: { contract } });
+    await expect(connect({ contract }).confirm([await submit(1)])).rejects.toMatchObject({
+      code: 'CONTRACT_MISSING',
+      details: { contract },
+    });
   });
 
   test('an endpoint that is down is asked again by the next use', async () => {
@@ -99,7 +108,11 @@ describe('reading', () => {
 
   test('blueprint, service and operator', async () => {
     const client = connect();
-    expect(await client.blueprint(blueprintId)).toMatchObject({ source: 'chain', blueprintId, jobs: [{ name: 'square' }, { name: 'cube' }] });
+    expect(await client.blueprint(blueprintId)).toMatchObject({
+      source: 'chain',
+      blueprintId,
+      jobs: [{ name: 'square' }, { name: 'cube' }],
+    });
     expect(await client.service(serviceId)).toMatchObject({ serviceId, status: 'active', operators: [operator.address] });
     expect(await client.operator(blueprintId, operator.address)).toMatchObject({ registered: true });
     await expect(client.service(999n)).rejects.toMatchObject({ code: 'SERVICE_NOT_FOUND' });
@@ -109,7 +122,10 @@ describe('reading', () => {
     const fees = await connect().fees();
     expect(fees.baseFeePerGas).toBeGreaterThan(0n);
     expect(fees.maxPriorityFeePerGas).toBeGreaterThan(0n);
-    const quiet = await through({ onCall: ({ method }, forward) => (method === 'eth_feeHistory' ? { result: { baseFeePerGas: ['0x5', '0x7'], gasUsedRatio: [0] } } : forward()) });
+    const quiet = await through({
+      onCall: ({ method }, forward) =>
+        method === 'eth_feeHistory' ? { result: { baseFeePerGas: ['0x5', '0x7'], gasUsedRatio: [0] } } : forward(),
+    });
     const { maxPriorityFeePerGas } = await quiet.fees();
     expect(maxPriorityFeePerGas).toBe(BigInt(String(await chain.request('eth_maxPriorityFeePerGas', []))));
     const silent = await through({
@@ -203,7 +219,9 @@ describe('confirm', () => {
 
   test('a failure is not a no', async () => {
     const call = await submit(8);
-    const client = await through({ onCall: ({ method }, forward) => (method === 'eth_getLogs' ? { error: { code: -32000, message: 'header not found' } } : forward()) });
+    const client = await through({
+      onCall: ({ method }, forward) => (method === 'eth_getLogs' ? { error: { code: -32000, message: 'header not found' } } : forward()),
+    });
     await expect(client.confirm([call])).rejects.toMatchObject({ code: 'RPC_ERROR' });
   });
 });
@@ -227,7 +245,11 @@ describe('settling', () => {
   test('encode, simulate, send, receipt', async () => {
     const client = connect();
     const calls = [await submit(9), await submit(10)];
-    const request = client.encodeResults({ serviceId, callIds: calls.map((call) => call.callId), results: [new Uint8Array([81]), new Uint8Array([100])] });
+    const request = client.encodeResults({
+      serviceId,
+      callIds: calls.map((call) => call.callId),
+      results: [new Uint8Array([81]), new Uint8Array([100])],
+    });
     const simulation = await client.simulate(operator.address, request);
     expect(simulation).toEqual({ outcome: 'ok', gas: expect.any(BigInt) });
     const raw = await sign(client, { data: request.data });
@@ -242,7 +264,12 @@ describe('settling', () => {
     expect((await tangle.results(serviceId)).slice(-2).map((result) => [...result.output])).toEqual([[81], [100]]);
 
     const again = await client.simulate(operator.address, request);
-    expect(again).toMatchObject({ outcome: 'revert', error: 'JobAlreadyCompleted', args: [serviceId, calls[0]?.callId], callId: calls[0]?.callId });
+    expect(again).toMatchObject({
+      outcome: 'revert',
+      error: 'JobAlreadyCompleted',
+      args: [serviceId, calls[0]?.callId],
+      callId: calls[0]?.callId,
+    });
     const stranger = chain.accounts[5]?.address ?? operator.address;
     const single = client.encodeResults({ serviceId, callIds: [(await submit(1)).callId], results: [new Uint8Array()] });
     expect(await client.simulate(stranger, single)).toMatchObject({ outcome: 'revert', error: 'OperatorNotInService' });
@@ -251,21 +278,30 @@ describe('settling', () => {
   test('a node that gives revert data with eth_call only', async () => {
     const [done] = await tangle.results(serviceId);
     const client = await through({
-      onCall: ({ method }, forward) => (method === 'eth_estimateGas' ? { error: { code: -32000, message: 'execution reverted' } } : forward()),
+      onCall: ({ method }, forward) =>
+        method === 'eth_estimateGas' ? { error: { code: -32000, message: 'execution reverted' } } : forward(),
     });
     const request = client.encodeResults({ serviceId, callIds: [done?.callId ?? 0n], results: [new Uint8Array()] });
-    expect(await client.simulate(operator.address, request)).toMatchObject({ outcome: 'revert', error: 'JobAlreadyCompleted', callId: done?.callId });
+    expect(await client.simulate(operator.address, request)).toMatchObject({
+      outcome: 'revert',
+      error: 'JobAlreadyCompleted',
+      callId: done?.callId,
+    });
   });
 
   test('what is neither success nor revert rejects', async () => {
     const client = await through({
-      onCall: ({ method }, forward) => (method === 'eth_estimateGas' ? { error: { code: -32000, message: 'gas required exceeds allowance (1000)' } } : forward()),
+      onCall: ({ method }, forward) =>
+        method === 'eth_estimateGas' ? { error: { code: -32000, message: 'gas required exceeds allowance (1000)' } } : forward(),
     });
     await expect(client.simulate(operator.address, { to: tangle.contract, data: '0x' })).rejects.toMatchObject({ code: 'RPC_ERROR' });
     const poor = await through({
-      onCall: ({ method }, forward) => (method === 'eth_estimateGas' ? { error: { code: -32000, message: 'insufficient funds for transfer' } } : forward()),
+      onCall: ({ method }, forward) =>
+        method === 'eth_estimateGas' ? { error: { code: -32000, message: 'insufficient funds for transfer' } } : forward(),
     });
-    await expect(poor.simulate(operator.address, { to: operator.address, data: '0x', value: 10n })).rejects.toMatchObject({ code: 'TX_UNDERFUNDED' });
+    await expect(poor.simulate(operator.address, { to: operator.address, data: '0x', value: 10n })).rejects.toMatchObject({
+      code: 'TX_UNDERFUNDED',
+    });
   });
 
   test('the words of this node for every outcome', async () => {

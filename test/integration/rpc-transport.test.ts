@@ -94,9 +94,24 @@ describe('one endpoint', () => {
     ['a page', { status: 200, body: '<html>hello</html>' }, 'RPC_RESPONSE_INVALID', { reason: 'malformed' }],
     ['nothing', { status: 200, body: '' }, 'RPC_RESPONSE_INVALID', { reason: 'malformed' }],
     ['JSON that is not JSON-RPC', { status: 200, body: '{"hello":1}' }, 'RPC_RESPONSE_INVALID', { reason: 'malformed' }],
-    ['the answer to another request', { status: 200, body: '{"jsonrpc":"2.0","id":99,"result":1}' }, 'RPC_RESPONSE_INVALID', { reason: 'malformed' }],
-    ['an RPC error behind HTTP 400', { status: 400, body: '{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"invalid"}}' }, 'RPC_ERROR', { rpcCode: -32602 }],
-    ['a truncated answer', { status: 200, headers: { 'content-length': '100' }, body: '{"jsonrpc"' }, 'RPC_UNREACHABLE', { reason: 'timeout' }],
+    [
+      'the answer to another request',
+      { status: 200, body: '{"jsonrpc":"2.0","id":99,"result":1}' },
+      'RPC_RESPONSE_INVALID',
+      { reason: 'malformed' },
+    ],
+    [
+      'an RPC error behind HTTP 400',
+      { status: 400, body: '{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"invalid"}}' },
+      'RPC_ERROR',
+      { rpcCode: -32602 },
+    ],
+    [
+      'a truncated answer',
+      { status: 200, headers: { 'content-length': '100' }, body: '{"jsonrpc"' },
+      'RPC_UNREACHABLE',
+      { reason: 'timeout' },
+    ],
   ])('%s', async (_, fault, code, details) => {
     const { url } = await server({ onHttp: () => fault });
     const error = await failure(transport([url], { timeoutMs: 300 }).request('x', []));
@@ -135,9 +150,13 @@ describe('one endpoint', () => {
   });
 
   test('keys in the address and headers never show', async () => {
-    const proxy = await server({ onHttp: () => ({ status: 404, body: 'project SECRETPATH with token SECRETQUERY of SECRETUSER unknown, header SECRETHEADER' }) });
+    const proxy = await server({
+      onHttp: () => ({ status: 404, body: 'project SECRETPATH with token SECRETQUERY of SECRETUSER unknown, header SECRETHEADER' }),
+    });
     const { host } = new URL(proxy.url);
-    const rpc = transport([`http://SECRETUSER:SECRETPASS@${host}/v3/SECRETPATH?token=SECRETQUERY`], { headers: { 'x-key': 'SECRETHEADER' } });
+    const rpc = transport([`http://SECRETUSER:SECRETPASS@${host}/v3/SECRETPATH?token=SECRETQUERY`], {
+      headers: { 'x-key': 'SECRETHEADER' },
+    });
     const error = await failure(rpc.request('x', []));
     expect(`${error.message} ${JSON.stringify(error)}`).not.toContain('SECRET');
     expect(error.message).toContain('project *** with token ***');
@@ -173,7 +192,11 @@ describe('one endpoint', () => {
 });
 
 describe('batch', () => {
-  const calls = [{ method: 'echo', params: [1] }, { method: 'nonsense', params: [] }, { method: 'echo', params: [3] }];
+  const calls = [
+    { method: 'echo', params: [1] },
+    { method: 'nonsense', params: [] },
+    { method: 'echo', params: [3] },
+  ];
 
   test('results and errors stand in the order of the calls, whatever the order of the answer', async () => {
     const proxy = await server({ reverseBatches: true });
@@ -198,7 +221,10 @@ describe('batch', () => {
 
   test('an endpoint that refuses batches is asked one by one, from then on at once', async () => {
     const proxy = await server();
-    proxy.onHttp = (list) => (list.length > 1 ? { status: 200, body: '{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"batch not supported"}}' } : undefined);
+    proxy.onHttp = (list) =>
+      list.length > 1
+        ? { status: 200, body: '{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"batch not supported"}}' }
+        : undefined;
     const rpc = transport([proxy.url]);
     for (let round = 0; round < 2; round++) {
       const results = await rpc.batch(calls);
@@ -222,12 +248,20 @@ describe('several endpoints', () => {
     ['no answer', { onHttp: () => 'hang' }],
     ['pages', { onHttp: () => ({ status: 200, body: '<html>' }) }],
     ['rate limits', { onCall: () => ({ error: { code: -32016, message: 'over rate limit' } }) }],
-    ['rate limits in batches', { onCall: ({ method }) => (method === 'echo' ? { error: { code: -32005, message: 'limit exceeded' } } : { result: '0x7a69' }) }],
+    [
+      'rate limits in batches',
+      { onCall: ({ method }) => (method === 'echo' ? { error: { code: -32005, message: 'limit exceeded' } } : { result: '0x7a69' }) },
+    ],
   ])('%s: the other one answers', async (_, options) => {
     const [bad, good] = [await server(options), await server()];
     const rpc = transport([bad.url, good.url], { timeoutMs: 200, asideMs: 60_000 });
     expect(await rpc.request('echo', [1])).toEqual([1]);
-    expect(await rpc.batch([{ method: 'echo', params: [2] }, { method: 'echo', params: [3] }])).toEqual([[2], [3]]);
+    expect(
+      await rpc.batch([
+        { method: 'echo', params: [2] },
+        { method: 'echo', params: [3] },
+      ]),
+    ).toEqual([[2], [3]]);
     // The bad one was asked once (twice when the connection broke) and then left alone.
     expect(bad.httpRequests).toBeLessThanOrEqual(2);
     expect(good.calls.get('echo')).toBe(3);
@@ -245,15 +279,21 @@ describe('several endpoints', () => {
     let down = true;
     let probed: () => void = () => undefined;
     const readmitted = new Promise<void>((resolve) => (probed = resolve));
-    first.onHttp = () => (down ? { status: 500 } : void probed());
+    first.onHttp = () => {
+      if (down) return { status: 500 };
+      probed();
+      return undefined;
+    };
     const rpc = transport([first.url, second.url], { asideMs: 5 });
     await rpc.request('echo', []);
     down = false;
     await readmitted;
-    await expect.poll(async () => {
-      await rpc.request('echo', []);
-      return first.calls.get('echo');
-    }).toBeGreaterThan(1);
+    await expect
+      .poll(async () => {
+        await rpc.request('echo', []);
+        return first.calls.get('echo');
+      })
+      .toBeGreaterThan(1);
   });
 
   test('when all fail the error names each of them', async () => {
@@ -277,7 +317,10 @@ describe('several endpoints', () => {
   });
 
   test('an endpoint of another chain is never used', async () => {
-    const [other, right] = [await server({ onCall: (call) => (call.method === 'eth_chainId' ? { result: '0x1' } : { result: 'wrong' }) }), await server()];
+    const [other, right] = [
+      await server({ onCall: (call) => (call.method === 'eth_chainId' ? { result: '0x1' } : { result: 'wrong' }) }),
+      await server(),
+    ];
     const rpc = transport([other.url, right.url], { chainId: 31337 });
     expect(await rpc.request('echo', [1])).toEqual([1]);
     expect(other.calls.get('echo')).toBeUndefined();
@@ -286,7 +329,8 @@ describe('several endpoints', () => {
   });
 
   test('an endpoint whose head stays behind is put aside', async () => {
-    const at = (head: string, name: string) => server({ onCall: ({ method }) => ({ result: { eth_blockNumber: head, eth_chainId: '0x7a69' }[method] ?? name }) });
+    const at = (head: string, name: string) =>
+      server({ onCall: ({ method }) => ({ result: { eth_blockNumber: head, eth_chainId: '0x7a69' }[method] ?? name }) });
     const [lagging, good] = [await at('0x32', 'old'), await at('0x64', 'new')];
     const rpc = transport([lagging.url, good.url], { chainId: 31337, healthCheckMs: 10, asideMs: 60_000 });
     expect(await rpc.request('echo', [])).toBe('old');
@@ -303,7 +347,9 @@ describe('toViemTransport', () => {
   });
 
   test('viem sees the errors of the node', async () => {
-    const { url } = await server({ onCall: () => ({ error: { code: 3, message: 'execution reverted', data: `0x0a55512f${'00'.repeat(64)}` } }) });
+    const { url } = await server({
+      onCall: () => ({ error: { code: 3, message: 'execution reverted', data: `0x0a55512f${'00'.repeat(64)}` } }),
+    });
     const client = createPublicClient({ transport: toViemTransport(transport([url])) });
     const abi = parseAbi(['function f() view returns (uint256)', 'error JobAlreadyCompleted(uint64 serviceId, uint64 callId)']);
     const reading = client.readContract({ abi, functionName: 'f', address: `0x${'11'.repeat(20)}` });
