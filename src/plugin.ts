@@ -32,6 +32,6 @@ export type { DecodedRequest, DecodedResponse, WireFormat, WireRequest, WireResp
 export { importPeer } from './plugin/peer.ts';
 export type { DeployerFactory, ExecutorFactory, Peer, Plugin, PluginContext, PluginRegistration } from './plugin/plugin.ts';
 export { Secret } from './plugin/secret.ts';
-export type { SecretReference } from './plugin/secret.ts';
+export type { SecretOptions, SecretReference } from './plugin/secret.ts';
 export type { Logger, Telemetry } from './telemetry/telemetry.ts';
 export { silentTelemetry } from './telemetry/telemetry.ts';

@@ -53,14 +53,14 @@ export class Connections {
   constructor(options: ConnectionOptions, clock: Clock) {
     this.#options = options;
     this.#clock = clock;
-    if (options.bearer !== undefined) this.#credentials.push(['authorization', new Secret(options.bearer), 'Bearer ']);
+    if (options.bearer !== undefined) this.#credentials.push(['authorization', new Secret(options.bearer, { clock }), 'Bearer ']);
     for (const [name, reference] of Object.entries(options.headers ?? {})) this.addHeader(name, reference);
   }
 
   addHeader(name: string, reference: SecretReference): void {
     if (!/^[A-Za-z0-9!#$%&'*+.^_`|~-]+$/.test(name))
       throw new RunnerError('CONFIG_INVALID', `${JSON.stringify(name)} is not the name of a header`);
-    this.#credentials.push([name.toLowerCase(), new Secret(reference), '']);
+    this.#credentials.push([name.toLowerCase(), new Secret(reference, { clock: this.#clock }), '']);
   }
 
   /** Adds the credentials to the request and sends it; errors as of `HttpClient.send`. */

@@ -1,5 +1,6 @@
 /** The contract of everything that can run a job: in-process, a FaaS cloud, a container, a fleet of workers. */
 
+import { RunnerError } from '../errors.ts';
 import type { JobCall, JobResult } from '../job/call.ts';
 
 /**
@@ -96,4 +97,25 @@ export interface FaasDeployer {
   describe(functionId: string): Promise<FunctionDeployment | undefined>;
   /** Removing what is not there succeeds. */
   remove(functionId: string): Promise<void>;
+}
+
+/** `PAYLOAD_TOO_LARGE` for a call above the limits of an executor. Whoever sends calls to an executor asks this first. */
+export function requestTooLarge({ name, limits }: FaasExecutor, call: JobCall): RunnerError | undefined {
+  if (call.body.length <= limits.requestBytesMax) return undefined;
+  return payloadTooLarge(name, 'requestBytesMax', { size: call.body.length, limit: limits.requestBytesMax, callId: call.id });
+}
+
+/** `PAYLOAD_TOO_LARGE` for results above the limits of an executor. */
+export function responseTooLarge({ name, limits }: FaasExecutor, execution: Execution): RunnerError | undefined {
+  const result = execution.results.find(({ body }) => body.length > limits.responseBytesMax);
+  return result && payloadTooLarge(name, 'responseBytesMax', { size: result.body.length, limit: limits.responseBytesMax });
+}
+
+function payloadTooLarge(
+  executor: string,
+  limitName: string,
+  details: { readonly size: number; readonly limit: number; readonly callId?: string },
+): RunnerError {
+  const message = `${details.size} bytes are more than ${limitName} of executor ${executor}, ${details.limit} bytes`;
+  return new RunnerError('PAYLOAD_TOO_LARGE', message, { details: { executor, limitName, ...details } });
 }

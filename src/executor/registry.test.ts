@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { RunnerError } from '../errors.ts';
+import { RunnerError, isRunnerError } from '../errors.ts';
 import type { ErrorCode, Retry } from '../errors.ts';
 import { Metadata } from '../job/call.ts';
 import type { JobCall } from '../job/call.ts';
@@ -45,7 +45,7 @@ class Scripted implements FaasExecutor {
     this.#script = script.map((step) => {
       if (typeof step === 'function') return step;
       if (typeof step === 'string') return () => Promise.reject(new RunnerError(step, `${name} says ${step}`));
-      return () => (step instanceof RunnerError ? Promise.reject(step) : Promise.resolve(step));
+      return () => (isRunnerError(step) ? Promise.reject(step) : Promise.resolve(step));
     });
   }
 

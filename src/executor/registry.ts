@@ -12,6 +12,7 @@ import type { JobCall, JobIdLike, JobResult } from '../job/call.ts';
 import { silentTelemetry } from '../telemetry/telemetry.ts';
 import type { Span, Telemetry } from '../telemetry/telemetry.ts';
 import { Deadlines, Expiring } from './deadline.ts';
+import { requestTooLarge, responseTooLarge } from './executor.ts';
 import type { Execution, ExecutionReport, FaasExecutor } from './executor.ts';
 import { ExecutorMetrics } from './metrics.ts';
 import { backoffMs, isPlatformFailure, mayFallBack, mayRepeat } from './resilience.ts';
@@ -219,7 +220,8 @@ export class ExecutorRegistry {
 
   #succeeded(run: Run, execution: Execution): void {
     const { target } = run;
-    if (target.foreign) checkResponseSize(target.host.executor, execution);
+    const tooLarge = target.foreign && responseTooLarge(target.host.executor, execution);
+    if (tooLarge) throw tooLarge;
     target.host.breaker?.succeeded(run.admission);
     leave(run);
     target.metrics.ended(this.#clock.monotonic() - run.startedAt, execution.report);
@@ -360,26 +362,4 @@ function askedToWaitMs(error: RunnerError): number {
 function leave(run: Run): void {
   run.target.host.slots?.release();
   run.route.slots?.release();
-}
-
-function requestTooLarge(executor: FaasExecutor, call: JobCall): RunnerError | undefined {
-  const limit = executor.limits.requestBytesMax;
-  if (call.body.length <= limit) return undefined;
-  return payloadTooLarge(executor.name, 'requestBytesMax', { size: call.body.length, limit, callId: call.id });
-}
-
-function checkResponseSize(executor: FaasExecutor, execution: Execution): void {
-  const limit = executor.limits.responseBytesMax;
-  for (const { body } of execution.results) {
-    if (body.length > limit) throw payloadTooLarge(executor.name, 'responseBytesMax', { size: body.length, limit });
-  }
-}
-
-function payloadTooLarge(
-  executor: string,
-  name: string,
-  details: { readonly size: number; readonly limit: number; readonly callId?: string },
-): RunnerError {
-  const message = `${details.size} bytes are more than ${name} of executor ${executor}, ${details.limit} bytes`;
-  return new RunnerError('PAYLOAD_TOO_LARGE', message, { details: { executor, limitName: name, ...details } });
 }

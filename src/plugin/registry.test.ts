@@ -6,6 +6,7 @@ import { describe, expect, test } from 'vitest';
 import { systemClock } from '../clock.ts';
 import type { FaasDeployer, FaasExecutor } from '../executor/executor.ts';
 import { silentTelemetry } from '../telemetry/telemetry.ts';
+import { FakeClock } from '../testing/fake-clock.ts';
 import { importPeer } from './peer.ts';
 import type { Plugin } from './plugin.ts';
 import { createPluginRegistry } from './registry.ts';
@@ -164,19 +165,24 @@ describe('peers', () => {
 });
 
 test('a secret does not print itself', async () => {
-  const secret = new Secret('env:TOKEN', { TOKEN: 'hunter2' });
+  const secret = new Secret('env:TOKEN', { environment: { TOKEN: 'hunter2' } });
   expect(secret.read()).toBe('hunter2');
   expect(JSON.stringify({ secret }) + inspect(secret)).not.toContain('hunter2');
   expect(secret.source).toBe('env:TOKEN');
 });
 
-test('a secret in a file is not read anew for every call', async () => {
+test('a secret in a file is not read anew for every call, but within a second', async () => {
   const directory = await mkdtemp(join(tmpdir(), 'secret-'));
   const file = join(directory, 'key');
   await writeFile(file, ' first \n');
-  const secret = new Secret(`file:${file}`);
+  const clock = new FakeClock();
+  const secret = new Secret(`file:${file}`, { clock });
   expect(secret.read()).toBe('first');
+  await writeFile(file, 'second');
+  expect(secret.read()).toBe('first');
+  await clock.advance(1_000);
+  expect(secret.read()).toBe('second');
   await rm(directory, { recursive: true });
-  expect(secret.read()).toBe('first');
-  expect(() => new Secret(`file:${file}`).read()).toThrow(expect.objectContaining({ code: 'CONFIG_INVALID' }));
+  await clock.advance(1_000);
+  expect(() => secret.read()).toThrow(expect.objectContaining({ code: 'CONFIG_INVALID' }));
 });

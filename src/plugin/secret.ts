@@ -1,6 +1,8 @@
 /** Secrets by reference: configuration says where a secret is, never what it is. */
 
 import { readFileSync } from 'node:fs';
+import { systemClock } from '../clock.ts';
+import type { Clock } from '../clock.ts';
 import { RunnerError } from '../errors.ts';
 
 /** `env:NAME`, `file:/path`, or a function that gives the secret. */
@@ -9,19 +11,26 @@ export type SecretReference = string | (() => string | Promise<string>);
 /** How long what a file said is believed: a rotated secret is taken up within this time. */
 const FILE_AGE_MS_MAX = 1_000;
 
+export interface SecretOptions {
+  readonly environment?: NodeJS.ProcessEnv;
+  readonly clock?: Clock;
+}
+
 export class Secret {
   readonly #reference: SecretReference;
   readonly #environment: NodeJS.ProcessEnv;
+  readonly #clock: Clock;
   #fromFile = '';
   #readAt = Number.NEGATIVE_INFINITY;
 
   /** Reads nothing. Throws `CONFIG_INVALID` for text that is not a reference; the text is not repeated, it may be the secret. */
-  constructor(reference: SecretReference, environment: NodeJS.ProcessEnv = process.env) {
+  constructor(reference: SecretReference, { environment = process.env, clock = systemClock }: SecretOptions = {}) {
     if (typeof reference !== 'function' && !/^(env|file):./.test(reference)) {
       throw new RunnerError('CONFIG_INVALID', 'a secret is given as text; write env:NAME, file:/path, or pass a function');
     }
     this.#reference = reference;
     this.#environment = environment;
+    this.#clock = clock;
   }
 
   /** Where the secret comes from, for people. */
@@ -46,7 +55,7 @@ export class Secret {
   }
 
   #readFile(file: string): string {
-    const now = performance.now();
+    const now = this.#clock.monotonic();
     if (now - this.#readAt < FILE_AGE_MS_MAX) return this.#fromFile;
     try {
       this.#fromFile = readFileSync(file, 'utf8').trim();
