@@ -30,7 +30,7 @@ export interface HttpExecutorOptions extends ConnectionOptions {
   /**
    * - `json`: what every handler understands, 3.6 bytes on the wire for one
    * - `binary`: the bytes as they are; for handlers made with this package
-   * - `auto` (default): `json` until the handler says in a response that it takes the other
+   * - `auto` (default): `json` until the handler says in a response that it takes the other; before a large first call it is asked
    *
    * A platform always gets `json`.
    */
@@ -45,6 +45,8 @@ const LIMITS: ExecutorLimits = { requestBytesMax: 6 * MIB, responseBytesMax: 6 *
 const JSON_BYTES_PER_BYTE = 4;
 const ENVELOPE_BYTES_MAX = 64 * 1024;
 const HEALTH_TIMEOUT_MS = 10_000;
+/** In JSON this much would cost more than the question whether the handler takes bytes. */
+const LARGE_BYTES = 64 * 1024;
 /** In it a handler lists the formats that it takes: `v1` JSON, `v2` the bytes as they are. */
 const WIRE_HEADER = 'x-blueprint-wire';
 
@@ -52,6 +54,8 @@ const WIRE_HEADER = 'x-blueprint-wire';
 interface Endpoint {
   readonly target: Target;
   format: 'json' | 'octets';
+  /** Whether the handler has been heard, or asked, about the formats that it takes. */
+  isKnown: boolean;
 }
 
 /**
@@ -100,6 +104,7 @@ export class HttpFaasExecutor implements FaasExecutor {
 
   async invoke(call: JobCall, options: InvokeOptions): Promise<Execution> {
     const endpoint = this.#endpoints.get(call.jobId) ?? this.#base;
+    if (!endpoint.isKnown && call.body.length > LARGE_BYTES) await this.#ask(call.jobId, endpoint, options);
     const { format } = endpoint;
     const { headers, body } = encodeRequest(format, call);
     const { responseBytesMax } = this.limits;
@@ -157,7 +162,12 @@ export class HttpFaasExecutor implements FaasExecutor {
   }
 
   #endpoint(url: string): Endpoint {
-    return { target: parseTarget(url), format: this.#options.wire === 'binary' && !this.#isPlatform ? 'octets' : 'json' };
+    const { wire = 'auto' } = this.#options;
+    return {
+      target: parseTarget(url),
+      format: wire === 'binary' && !this.#isPlatform ? 'octets' : 'json',
+      isKnown: wire !== 'auto' || this.#isPlatform,
+    };
   }
 
   #jobPath(jobId: bigint, endpoint: Endpoint): string {
@@ -170,10 +180,19 @@ export class HttpFaasExecutor implements FaasExecutor {
     return `${endpoint.target.path}/api/functions/${encodeURIComponent(functionId)}`;
   }
 
+  /** Whatever comes of it: the call that follows finds out better. */
+  async #ask(jobId: bigint, endpoint: Endpoint, { signal, deadline }: InvokeOptions): Promise<void> {
+    const question = this.#short(endpoint, { method: 'HEAD', path: this.#jobPath(jobId, endpoint), signal, deadline });
+    const answer = await question.catch(() => undefined);
+    endpoint.isKnown = true;
+    if (answer) this.#learn(endpoint, answer);
+  }
+
   /** Under `auto`, what a handler says about itself decides how it is spoken to from then on. */
   #learn(endpoint: Endpoint, response: HttpResponse): void {
     const { wire = 'auto' } = this.#options;
     if (wire !== 'auto' || this.#isPlatform) return;
+    endpoint.isKnown = true;
     const says = response.headers[WIRE_HEADER];
     if (typeof says === 'string') endpoint.format = says.split(/[ ,]+/).includes('v2') ? 'octets' : 'json';
     else if (endpoint.format === 'octets' && (response.status === 415 || response.status === 400)) {
@@ -194,11 +213,14 @@ export class HttpFaasExecutor implements FaasExecutor {
     throw errorFromResponse(status, body, headers);
   }
 
-  #short(endpoint: Endpoint, request: Pick<HttpRequest, 'method' | 'path' | 'signal'>): Promise<HttpResponse> {
+  #short(
+    endpoint: Endpoint,
+    request: Pick<HttpRequest, 'method' | 'path' | 'signal'> & { readonly deadline?: number },
+  ): Promise<HttpResponse> {
     return this.#connections.send(endpoint.target, {
       ...request,
       headers: [],
-      deadline: this.#clock.now() + HEALTH_TIMEOUT_MS,
+      deadline: Math.min(this.#clock.now() + HEALTH_TIMEOUT_MS, request.deadline ?? Infinity),
       responseBytesMax: ENVELOPE_BYTES_MAX,
     });
   }

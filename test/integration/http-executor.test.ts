@@ -116,6 +116,25 @@ describe('plain mode', () => {
     ]);
   });
 
+  test('asks before it sends a large call as JSON, once, and also when nobody answers the question', async () => {
+    const large = { ...call(), body: new Uint8Array(100_000) };
+    const modern = await serve(({ method, body }) => ({
+      headers: { 'content-type': 'application/octet-stream', 'x-blueprint-wire': 'v1,v2' },
+      body: method === 'HEAD' ? '' : body,
+    }));
+    const executor = executorOf(modern.url);
+    for (let count = 0; count < 2; count += 1) expect((await invoke(executor, large)).results[0]?.body).toHaveLength(100_000);
+    expect(modern.seen.map(({ method, headers }) => `${method} ${headers['content-type']}`)).toEqual([
+      'HEAD undefined',
+      'POST application/octet-stream',
+      'POST application/octet-stream',
+    ]);
+    const old = await serve(({ method }) => (method === 'HEAD' ? { status: 500 } : V1_REPLY));
+    const other = executorOf(old.url);
+    for (let count = 0; count < 2; count += 1) await invoke(other, large);
+    expect(old.seen.map(({ method }) => method)).toEqual(['HEAD', 'POST', 'POST']);
+  });
+
   test('learns the format from a health check', async () => {
     const { url, seen } = await serve(({ method, body }) => ({
       headers: { 'content-type': 'application/octet-stream', 'x-blueprint-wire': 'v1,v2' },
