@@ -1,5 +1,9 @@
 /** Entry `blueprint-runner/conformance`: the suites that implementations of the contracts run. */
 
+export { chainCases } from './chain.ts';
+export type { ChainCase, ChainSubject, ConformanceCall } from './chain.ts';
 export { checkExecutor, executorCases, runExecutorConformance } from './executor.ts';
 export type { CaseOutcome, ExecutorCase, ExecutorUnderTest, TestFramework } from './executor.ts';
+export { canRunHandlerCase, checkHandlerCase, conformanceJobs, handlerCases } from './handler.ts';
+export type { HandlerCase, HandlerCaseAnswer, HandlerCaseRequest, HandlerNeed, HandlerPlatform } from './handler.ts';
 export { CONFORMANCE_JOBS, conformanceRouter } from './jobs.ts';

@@ -21,3 +21,5 @@ export type { SimulatedSystem, SimulationOptions, SimulationReport, SystemUnderT
 export { STORM } from './simulation-world.ts';
 export type { FaultRates, SimulationWorld } from './simulation-world.ts';
 export type { Rule, Violation } from './simulation-checker.ts';
+export { startFaasServer } from './faas-server.ts';
+export type { FaasServer, FaasServerOptions } from './faas-server.ts';
