@@ -29,7 +29,7 @@ export class MemoryLedger implements SettlementLedger, Pick<Ledger, 'recordSeen'
     this.#clock = clock;
   }
 
-  async recordSeen(calls: readonly ChainCall[], _cursor: Cursor): Promise<SeenOutcome[]> {
+  async recordSeen(calls: readonly ChainCall[], _cursor?: Cursor): Promise<SeenOutcome[]> {
     return calls.map((origin) => {
       const id = [origin.serviceId, origin.callId, origin.jobIndex, origin.caller, Buffer.from(origin.inputs).toString('hex')].join('/');
       const known = this.#calls.find((call) => call.call.id === id);
