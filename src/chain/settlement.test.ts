@@ -172,6 +172,17 @@ describe('the straight way', () => {
     await world.stop();
   });
 
+  it('finds out by itself that the chain goes on when nobody announces heads', async () => {
+    const world = new World({ confirmations: 2 });
+    world.settlement = world.newSettlement();
+    world.settlement.onHead = () => undefined;
+    await world.start();
+    world.submit('a');
+    await world.mine(5, 1_100);
+    expect(world.settled()).toEqual(['a']);
+    await world.stop();
+  });
+
   it('signs without any confirmation when it is told so', async () => {
     const world = await new World({ confirmations: 0 }).start();
     world.submit('a');

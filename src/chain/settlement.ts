@@ -340,6 +340,7 @@ export class Settlement {
     }
     let mayWork = workIsDue;
     let failure: RunnerError | undefined;
+    const headBefore = lane.head?.hash;
     if (this.#nowMs() >= this.#pollDueMs || this.#nowMs() - this.#polledAtMs >= pollMs) {
       this.#pollDueMs = Number.POSITIVE_INFINITY;
       await (dryRun ? keeper.look() : keeper.poll());
@@ -349,7 +350,7 @@ export class Settlement {
           () => undefined,
           (thrown: unknown) => toRunnerError(thrown),
         );
-      mayWork ||= this.#waitsForSlot;
+      mayWork ||= this.#waitsForSlot || lane.head?.hash !== headBefore;
     }
     if (own.waiting) await own.submit(lane);
     if (mayWork) {
@@ -360,8 +361,8 @@ export class Settlement {
       this.#workDueMs = Math.min(this.#workDueMs, this.#nowMs() + inMs);
     }
     if (failure) throw failure;
-    if (!dryRun && (own.waiting || lane.pending().length > 0 || lane.mined().length > 0))
-      this.#pollDueMs = Math.min(this.#pollDueMs, this.#polledAtMs + pollMs);
+    // Also without anybody who announces heads. What a dry run has shown stays executed for ever: there only heads count.
+    if (!dryRun) this.#pollDueMs = Math.min(this.#pollDueMs, this.#polledAtMs + pollMs);
     if (lane.lastError === errorBefore) lane.note(undefined);
   }
 
