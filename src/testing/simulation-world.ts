@@ -71,7 +71,7 @@ export interface SimulationWorld {
   readonly life: number;
   readonly random: Random;
   /** A ledger whose disk fills up and whose every write is a point where the process can be gone. */
-  ledger(ledger: Ledger): Ledger;
+  ledger<L extends Pick<Ledger, 'get'>>(ledger: L): L;
   /** For a system without a `Ledger`: a step at which the process can be gone; then it never resolves. */
   step(name: string): Promise<void>;
   /** For a system without a `Ledger`: the output of this call (its `JobCall.id`) is durable. */
@@ -253,7 +253,7 @@ export class Incarnation {
     };
   }
 
-  #ledger(ledger: Ledger): Ledger {
+  #ledger<L extends Pick<Ledger, 'get'>>(ledger: L): L {
     const write = <T>(name: string, change: () => Promise<T>): Promise<T> =>
       this.#cross(`ledger.${name}`, () => {
         if (this.#options.isDiskFull()) return Promise.reject(new RunnerError('LEDGER_FULL', 'the simulated disk is full'));
@@ -272,7 +272,7 @@ export class Incarnation {
     });
   }
 
-  async #noteExecuted(ledger: Ledger, seq: unknown, change: () => Promise<unknown>): Promise<unknown> {
+  async #noteExecuted(ledger: Pick<Ledger, 'get'>, seq: unknown, change: () => Promise<unknown>): Promise<unknown> {
     const changed = await change();
     const record = changed === true && typeof seq === 'number' ? ledger.get(seq) : undefined;
     if (record) this.#options.checker.journaled(record.call.id);
