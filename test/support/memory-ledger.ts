@@ -66,7 +66,7 @@ export class MemoryLedger implements SettlementLedger, Pick<Ledger, 'recordSeen'
     orphan(this.#call(seq));
   }
 
-  async recordExecuted(seq: number, result: JobResult | undefined): Promise<boolean> {
+  async recordExecuted(seq: number, result: JobResult | undefined, _detail?: Parameters<Ledger['recordExecuted']>[2]): Promise<boolean> {
     const call = this.#call(seq);
     if (call.state === 'orphaned' || !result) return false;
     call.state = 'executed';
