@@ -337,6 +337,27 @@ describe('reorgs', () => {
     expect(second.calls).toEqual(await truth(fresh));
   });
 
+  test('a head that falls back for a moment is no reorg', async () => {
+    const w = await world();
+    let lower = 0;
+    const { promise: shown, resolve } = Promise.withResolvers<void>();
+    const proxy = await proxyOf(w.chain, {
+      onCall: async ({ method, params }, forward) => {
+        if (lower <= 0 || method !== 'eth_getBlockByNumber' || params[0] !== 'latest') return forward();
+        if (--lower === 0) resolve();
+        return { result: await w.chain.request('eth_getBlockByNumber', ['0x3', false]) };
+      },
+    });
+    const observer = observe(w, { urls: [proxy.url], fromBlock: 0n });
+    await w.tangle.submitJob(w.serviceId, { jobIndex: 0, inputs: '0x01' });
+    await caughtUp(observer, w.chain);
+    lower = 2;
+    await shown;
+    await w.tangle.submitJob(w.serviceId, { jobIndex: 0, inputs: '0x02' });
+    await observer.until(() => observer.calls.length === 2);
+    expect(observer.reorgs()).toEqual([]);
+  });
+
   test('an endpoint that lags behind the cursor is no reorg', async () => {
     const w = await world();
     const calls = [];
@@ -381,6 +402,27 @@ describe('reorgs', () => {
     await caughtUp(observer, w.chain);
     expect(observer.calls).toEqual(await truth(w));
     expect(observer.calls).toHaveLength(7);
+  });
+
+  test('that is seen only by the parent of the next block', async () => {
+    const w = await world();
+    let frozen: unknown;
+    const proxy = await proxyOf(w.chain, {
+      onCall: async ({ method, params }, forward) => {
+        if (frozen !== undefined && method === 'eth_getBlockByNumber' && params[0] === 'latest') return { result: frozen };
+        return forward();
+      },
+    });
+    const observer = observe(w, { urls: [proxy.url], fromBlock: 0n });
+    const lost = await w.tangle.submitJob(w.serviceId, { jobIndex: 0, inputs: '0x01' });
+    await caughtUp(observer, w.chain);
+    frozen = await w.chain.request('eth_getBlockByNumber', ['latest', false]);
+    await w.chain.reorg(1, [{ transaction: w.tangle.jobTransaction(w.serviceId, { jobIndex: 1, inputs: '0x02' }), block: 0 }]);
+    await w.chain.mine();
+    frozen = undefined;
+    await caughtUp(observer, w.chain);
+    expect(observer.reorgs().map((update) => update.depth)).toEqual([1]);
+    expect(observer.calls.map((call) => [call.blockNumber, call.inputs[0]])).toEqual([[lost.blockNumber, 2]]);
   });
 
   test('many in a row leave exactly what is on the chain', async () => {

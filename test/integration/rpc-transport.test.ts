@@ -118,13 +118,15 @@ describe('one endpoint', () => {
     expect({ code: error.code, details: error.details }).toMatchObject({ code, details });
   });
 
-  test('no answer in time is RPC_UNREACHABLE with the reason', async () => {
-    const { url } = await server({ onHttp: () => 'hang' });
-    const rpc = transport([url], { timeoutMs: 60, connections: 1 });
+  test('no answer in time is RPC_UNREACHABLE with the reason, and what did not start yet never does', async () => {
+    const proxy = await server({ onHttp: ([call]) => (call?.method === 'echo' ? undefined : 'hang') });
+    const rpc = transport([proxy.url], { timeoutMs: 60, connections: 1 });
     // The second waits for the only connection, and its deadline counts all the same.
     const errors = await Promise.all([failure(rpc.request('a', [])), failure(rpc.request('b', []))]);
     expect(errors.map((error) => error.details['reason'])).toEqual(['timeout', 'timeout']);
     expect(errors[0]?.message).toContain('no answer within 60 ms');
+    expect(await rpc.request('echo', [1])).toEqual([1]);
+    expect(Array.from(proxy.calls.keys())).toEqual(['a', 'echo']);
   });
 
   test('an answer above the limit is refused before it is all there', async () => {
