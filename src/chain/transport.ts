@@ -133,27 +133,43 @@ class FailoverTransport implements RpcTransport {
     await Promise.all(this.#states.map(({ endpoint }) => endpoint.close()));
   }
 
-  async #attempt<T>(work: (endpoint: RpcEndpoint) => Promise<T>): Promise<T> {
-    if (this.#closed) throw new RunnerError('RPC_UNREACHABLE', 'the RPC transport was closed', { details: { reason: 'closed' } });
+  #attempt<T>(work: (endpoint: RpcEndpoint) => Promise<T>): Promise<T> {
     this.#used = true;
     this.#requests.add();
-    if (this.#states.length > 1) this.#cancelCheck ??= this.#clock.after(this.#healthCheckMs, this.#startHealthCheck);
-    let errors: RunnerError[] | undefined;
+    if (this.#states.length > 1 && !this.#closed) this.#cancelCheck ??= this.#clock.after(this.#healthCheckMs, this.#startHealthCheck);
+    const first = this.#states.find((state) => !state.aside);
+    // Nearly every request: no further promise than needed.
+    if (first?.chainChecked && !this.#closed)
+      return work(first.endpoint).catch((thrown: unknown) => this.#tryOthers(work, { state: first, thrown }));
+    return this.#tryOthers(work);
+  }
+
+  async #tryOthers<T>(
+    work: (endpoint: RpcEndpoint) => Promise<T>,
+    failed?: { readonly state: EndpointState; readonly thrown: unknown },
+  ): Promise<T> {
+    if (this.#closed) throw new RunnerError('RPC_UNREACHABLE', 'the RPC transport was closed', { details: { reason: 'closed' } });
+    const errors = failed ? [this.#blame(failed.state, failed.thrown)] : [];
     for (const state of this.#order()) {
+      if (state === failed?.state) continue;
       try {
         if (!state.chainChecked) await this.#checkChain(state);
         const result = await work(state.endpoint);
         if (state.aside) this.#readmit(state);
-        state.failures = 0;
         return result;
       } catch (thrown) {
-        const error = toRunnerError(thrown);
-        if (!blamesEndpoint(error) || this.#closed) throw error;
-        this.#putAside(state, error);
-        (errors ??= []).push(error);
+        errors.push(this.#blame(state, thrown));
       }
     }
-    throw allFailed(errors ?? []);
+    throw allFailed(errors);
+  }
+
+  /** Puts the endpoint aside for its failure; throws what is not its fault. */
+  #blame(state: EndpointState, thrown: unknown): RunnerError {
+    const error = toRunnerError(thrown);
+    if (!blamesEndpoint(error) || this.#closed) throw error;
+    this.#putAside(state, error);
+    return error;
   }
 
   /** The healthy ones; when there are none, all: better a likely failure than a sure one. */
