@@ -48,8 +48,14 @@ export interface JobExtras<Context = unknown> {
   readonly signal: AbortSignal;
 }
 
+const NOTHING: unique symbol = Symbol.for('blueprint-runner.no-result');
+
+export interface NoResult {
+  readonly [NOTHING]: true;
+}
+
 /** A handler returns it when this operator gives no result, for example because another one answers. */
-export const NO_RESULT: unique symbol = Symbol.for('blueprint-runner.no-result');
+export const NO_RESULT: NoResult = { [NOTHING]: true };
 
 /** A value with metadata for its result. Made by `withMetadata`. */
 export interface WithMetadata<Value> {
@@ -60,7 +66,7 @@ export interface WithMetadata<Value> {
 
 const ANNOTATED: unique symbol = Symbol.for('blueprint-runner.with-metadata');
 
-export type Answer<Value> = Value | WithMetadata<Value> | typeof NO_RESULT;
+export type Answer<Value> = Value | WithMetadata<Value> | NoResult;
 export type MaybePromise<T> = T | PromiseLike<T>;
 
 interface CommonOptions<X extends Extractors> {
@@ -202,10 +208,9 @@ class DefinedJob implements Job {
   }
 
   #outcome(answer: unknown, call: JobCall): JobResult | undefined {
-    if (answer === NO_RESULT) return undefined;
-    const annotated = isAnnotated(answer) ? answer : undefined;
+    const annotated = isBranded(answer, ANNOTATED) ? (answer as WithMetadata<unknown>) : undefined;
     const value = annotated ? annotated.value : answer;
-    if (value === NO_RESULT) return undefined;
+    if (isBranded(value, NOTHING)) return undefined;
     const body = this.info.raw ? this.#bytes(value, call) : this.#encoded(value, call);
     return body === undefined ? undefined : { body, metadata: resultMetadata(call.metadata, annotated?.metadata) };
   }
@@ -313,6 +318,7 @@ function isThenable(value: unknown): value is PromiseLike<unknown> {
   return typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function';
 }
 
-function isAnnotated(value: unknown): value is WithMetadata<unknown> {
-  return typeof value === 'object' && value !== null && ANNOTATED in value;
+/** Recognised by a symbol that all copies of the package share, as errors are. */
+function isBranded(value: unknown, brand: symbol): boolean {
+  return typeof value === 'object' && value !== null && brand in value;
 }
