@@ -103,6 +103,12 @@ describe('an always job', () => {
     expect(heard).toEqual([[expect.objectContaining({ code: 'JOB_FAILED' }), 'watcher', 'call-1']]);
   });
 
+  it('that fails without a listener is a warning of the process', async () => {
+    const warning = new Promise<Error>((resolve) => process.once('warning', resolve));
+    expect(await ask(new JobRouter().route(1, says('one')).always(fails('watcher')), 1n)).toEqual(['one']);
+    expect(await warning).toMatchObject({ name: 'ObserverError', code: 'JOB_FAILED', message: expect.stringContaining('job watcher, which watches every call, failed on call call-1') });
+  });
+
   it('that fails beside a route without result leaves the call without result', async () => {
     const heard: string[] = [];
     const router = new JobRouter()

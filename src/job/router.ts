@@ -38,7 +38,7 @@ export class JobRouter<in Context = void> {
   readonly #routes = new Map<bigint, Route<Context>>();
   #always: Route<Context>[] = [];
   #fallback: Route<Context> | undefined;
-  #listener: ObserverErrorListener = printObserverError;
+  #listener: ObserverErrorListener = warnOfObserverError;
 
   /** Throws `JOB_DUPLICATE`, `JOB_ID_INVALID`. */
   route(id: JobIdLike, job: Job<Context>): this {
@@ -82,7 +82,7 @@ export class JobRouter<in Context = void> {
     return bound;
   }
 
-  /** Replaces the listener; the first one writes to the console. */
+  /** Replaces the listener. The first one emits a warning of the process. */
   onObserverError(listener: ObserverErrorListener): this {
     this.#listener = listener;
     return this;
@@ -168,6 +168,6 @@ function bind<Context>(route: Route<Context>, context: Context): Route<void> {
   return { job: { info: job.info, run }, layers, next };
 }
 
-const printObserverError: ObserverErrorListener = (error, job, call) => {
-  console.error(`job ${job.name}, which watches every call, failed on call ${call.id}: ${error.message}`);
+const warnOfObserverError: ObserverErrorListener = (error, job, call) => {
+  process.emitWarning(`job ${job.name}, which watches every call, failed on call ${call.id}: ${error.message}`, { type: 'ObserverError', code: error.code });
 };
