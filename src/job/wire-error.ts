@@ -88,7 +88,7 @@ export function errorFromResponse(status: number, body: Uint8Array, headers: Hea
   const said = parseErrorBody(body);
   const retryAfterMs = retryAfter(headers['retry-after']);
   const details = { ...said.details, status, ...(retryAfterMs !== undefined && { retryAfterMs }) };
-  if (isErrorCode(said.code) && HANDLER_CODES.has(said.code)) return new RunnerError(said.code, said.error ?? ERROR_CODES[said.code].meaning, { details });
+  if (isErrorCode(said.code) && HANDLER_CODES.has(said.code)) return new RunnerError(said.code, said.error ?? `the handler answered with ${said.code}`, { details });
   const judged = judge(status, said, retryAfterMs !== undefined);
   const message = `the platform answered with status ${status}${said.error === undefined ? '' : `: ${said.error}`}`;
   return new RunnerError(judged.code, message, {

@@ -64,14 +64,14 @@ export interface DecodedResponse {
 export function encodeRequest(format: WireFormat, call: JobCall): WireRequest {
   switch (format) {
     case 'json':
-      return { headers: metadataHeaders(call.metadata, JSON_TYPE, call.id), body: encodeBytesJson(`{"job_id":${call.jobId},"args":`, call.body, '}') };
+      return { headers: metadataHeaders(call.metadata, JSON_TYPE, call.id), body: encodeBytesJson(`{"job_id":${jobIdJson(call.jobId)},"args":`, call.body, '}') };
     case 'octets': {
       const headers = metadataHeaders(call.metadata, OCTETS_TYPE, call.id);
       headers[JOB_ID_HEADER] = call.jobId.toString();
       return { headers, body: call.body };
     }
     case 'base64': {
-      const text = `{"job_id":${call.jobId},"args_base64":"${base64(call.body)}",${metadataJson(call.metadata, call.id)}}`;
+      const text = `{"job_id":${jobIdJson(call.jobId)},"args_base64":"${base64(call.body)}",${metadataJson(call.metadata, call.id)}}`;
       return { headers: { 'content-type': JSON_TYPE }, body: Buffer.from(text) };
     }
   }
@@ -142,7 +142,9 @@ function decodeJsonRequest(headers: Headers, body: Uint8Array, options: DecodeRe
 }
 
 function decodeJsonResponse({ status, headers, body }: { readonly status: number; readonly headers: Headers; readonly body: Uint8Array }, call: JobCall): DecodedResponse {
-  const fields: Readonly<Record<string, unknown>> = scanFlatJson(body) ?? parseObject(body, (reason) => invalid(`${reason} (content type ${contentType(headers) || 'missing'})`, call));
+  const flat = scanFlatJson(body);
+  const isUsual = flat !== undefined && (flat['result'] instanceof Uint8Array || flat['result'] === null);
+  const fields: Readonly<Record<string, unknown>> = isUsual ? flat : parseObject(body, (reason) => invalid(`${reason} (content type ${contentType(headers) || 'missing'})`, call));
   const fail = (reason: string): RunnerError => invalid(reason, call);
   if (fields['success'] === false) throw errorFromReply(fields['error'], status);
   const jobId = jobIdOf(fields['job_id'], fail);
@@ -191,6 +193,11 @@ function reportOf(fields: Readonly<Record<string, unknown>>): Pick<DecodedRespon
 function measure(value: unknown): number | undefined {
   const number = value instanceof IntegerText ? Number(value.digits) : value;
   return typeof number === 'number' && Number.isFinite(number) && number >= 0 ? number : undefined;
+}
+
+/** A number as long as every JSON reader keeps it exact, else text. */
+function jobIdJson(jobId: bigint): string {
+  return jobId <= Number.MAX_SAFE_INTEGER ? jobId.toString() : `"${jobId}"`;
 }
 
 function jobIdOf(value: unknown, fail: (reason: string) => RunnerError): string | undefined {
