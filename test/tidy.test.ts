@@ -19,6 +19,7 @@ const BASE = ['job', 'telemetry', 'clock', 'errors'];
 /** The import table. `index` and `plugin-entry` are the files that list what the package exports. */
 const TABLE: Readonly<Record<string, RoomRule>> = {
   errors: { rooms: [] },
+  'error-texts': { rooms: ['errors'] },
   clock: { rooms: ['errors'] },
   job: { rooms: ['errors'], packages: ['viem'] },
   telemetry: { rooms: ['errors'], packages: ['pino', 'prom-client', '@opentelemetry/api'] },

@@ -3,6 +3,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ERROR_CODES } from '../../src/errors.ts';
+import { ERROR_TEXTS } from '../../src/error-texts.ts';
 
 const ROOT = join(import.meta.dirname, '..', '..');
 export const ERRORS_FILE = join(ROOT, 'ERRORS.md');
@@ -15,8 +16,8 @@ export function errorsDocument(): string {
   const lines = [
     '# Error codes',
     '',
-    'Every operation rejects with a `RunnerError`; match on its `code`, never on its message. Written from `src/errors.ts` by',
-    '`npm run docs:errors`.',
+    'Every operation rejects with a `RunnerError`; match on its `code`, never on its message. Written from `src/errors.ts` and',
+    '`src/error-texts.ts` by `npm run docs:errors`.',
     '',
     '- **Whose**: `user` errors are for the caller, author or operator to correct; `system` errors come from the machinery.',
     '- **Again?**: `safe` when the failure provably happened before the code of the job was reached; `if idempotent` when the job may have',
@@ -25,7 +26,8 @@ export function errorsDocument(): string {
   for (const [group, codes] of groups) {
     lines.push('', `## ${group}`, '', '| Code | Whose | Again? | Meaning | What to do |', '| --- | --- | --- | --- | --- |');
     for (const code of codes) {
-      const { kind, retry, meaning, remedy } = ERROR_CODES[code];
+      const { kind, retry } = ERROR_CODES[code];
+      const [meaning, remedy] = ERROR_TEXTS[code];
       lines.push(`| \`${code}\` | ${kind} | ${RETRY[retry] ?? retry} | ${cell(meaning)} | ${cell(remedy)} |`);
     }
   }
