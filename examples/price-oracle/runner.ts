@@ -1,0 +1,17 @@
+/**
+ * `PRICE_SOURCE=http://... OPERATOR_PRIVATE_KEY=0x... HTTP_RPC_URL=... SERVICE_ID=0 TANGLE_CONTRACT=0x... node examples/price-oracle/runner.ts`
+ *
+ * The operator signs the prices with the key that it settles with.
+ */
+
+import { privateKeyToAccount } from 'viem/accounts';
+import { BlueprintRunner } from '../../src/index.ts';
+import type { Hex } from '../../src/job/call.ts';
+import { oracleRouter } from './jobs.ts';
+
+const { PRICE_SOURCE: source, OPERATOR_PRIVATE_KEY: key } = process.env;
+if (source === undefined || key === undefined) throw new Error('set PRICE_SOURCE and OPERATOR_PRIVATE_KEY');
+
+// viem checks that it is a key.
+const account = privateKeyToAccount(key as Hex);
+await BlueprintRunner.builder({}, process.env).router(oracleRouter({ source, account })).run();
