@@ -1,6 +1,6 @@
 /** `abi.encode` and `abi.decode` of a parameter list. */
 
-import { asArray, asBoolean, asHexDigits, asText, bufferOver, readHex, readInteger, readText, writeInteger } from './scalar.ts';
+import { asArray, asBoolean, asText, bufferOver, hexSize, readHex, readInteger, readText, writeHex, writeInteger } from './scalar.ts';
 import { headBytesOf, typeText } from './solidity.ts';
 import type { Parameter, SolidityType } from './solidity.ts';
 
@@ -142,7 +142,7 @@ class AbiWriter {
   #base = 0;
 
   constructor(headBytes: number) {
-    this.#buffer = Buffer.alloc(headBytes);
+    this.#buffer = zeroed(headBytes);
     this.#length = headBytes;
   }
 
@@ -178,15 +178,21 @@ class AbiWriter {
         this.#buffer[at + WORD - 1] = asBoolean(value) ? 1 : 0;
         return;
       case 'address':
-        this.#buffer.write(asHexDigits(value, 20), at + 12, 'hex');
-        return;
+        hexSize(value, 20);
+        return writeHex(this.#buffer, at + 12, value);
       case 'fixedBytes':
-        this.#buffer.write(asHexDigits(value, type.size), at, 'hex');
+        hexSize(value, type.size);
+        return writeHex(this.#buffer, at, value);
+      case 'string': {
+        const text = asText(value);
+        const start = this.#content(at, Buffer.byteLength(text));
+        this.#buffer.write(text, start);
         return;
-      case 'string':
-        return this.#content(asText(value), at, 'utf8');
-      case 'bytes':
-        return this.#content(asHexDigits(value), at, 'hex');
+      }
+      case 'bytes': {
+        const start = this.#content(at, hexSize(value));
+        return writeHex(this.#buffer, start, value);
+      }
       case 'tuple': {
         const values = type.named && !Array.isArray(value) ? unnamed(type.fields, value) : asArray(value, type.fields.length);
         return this.#fields(type.fields, values, type.dynamic ? this.#tail(at, headBytesOf(type.fields)) : at);
@@ -214,11 +220,11 @@ class AbiWriter {
     }
   }
 
-  #content(text: string, at: number, encoding: 'utf8' | 'hex'): void {
-    const length = encoding === 'hex' ? text.length / 2 : Buffer.byteLength(text);
+  /** Reserves room for so many bytes behind their length. */
+  #content(at: number, length: number): number {
     const start = this.#tail(at, WORD + Math.ceil(length / WORD) * WORD);
     this.#buffer.writeUIntBE(length, start + WORD - 6, 6);
-    this.#buffer.write(text, start + WORD, encoding);
+    return start + WORD;
   }
 
   /** Reserves zeroed bytes at the end and writes their offset into the head. */
@@ -226,13 +232,18 @@ class AbiWriter {
     const start = this.#length;
     this.#length += size;
     if (this.#length > this.#buffer.length) {
-      const larger = Buffer.alloc(Math.max(this.#length, this.#buffer.length * 2));
+      const larger = zeroed(Math.max(this.#length, this.#buffer.length * 2));
       this.#buffer.copy(larger, 0, 0, start);
       this.#buffer = larger;
     }
     this.#buffer.writeUIntBE(start - this.#base, at + WORD - 6, 6);
     return start;
   }
+}
+
+/** Small ones come from the pool of Node: a memory of its own for each result would be the larger part of the work. */
+function zeroed(size: number): Buffer {
+  return size <= 1_024 ? Buffer.allocUnsafe(size).fill(0) : Buffer.alloc(size);
 }
 
 /** The object of a tuple whose components are all named. */

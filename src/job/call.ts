@@ -34,8 +34,8 @@ export class Metadata {
   /** Most have none: a set for each would be half of the cost. */
   #sensitive: Set<string> | undefined;
 
-  constructor(entries: Iterable<readonly [string, string]> = []) {
-    for (const [name, value] of entries) this.set(name, value);
+  constructor(entries?: Iterable<readonly [string, string]>) {
+    if (entries) for (const [name, value] of entries) this.set(name, value);
   }
 
   get size(): number {

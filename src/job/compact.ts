@@ -4,7 +4,7 @@
  */
 
 import { named, unnamed } from './abi.ts';
-import { asArray, asBoolean, asHexDigits, asText, bufferOver, readHex, readInteger, readText, writeInteger } from './scalar.ts';
+import { asArray, asBoolean, asText, bufferOver, hexSize, readHex, readInteger, readText, writeHex, writeInteger } from './scalar.ts';
 import type { Parameter, SolidityType } from './solidity.ts';
 
 const LIST_LENGTH_MAX = 10_000;
@@ -146,7 +146,7 @@ export class CompactWriter {
     else if (length < 0x4000) this.integer(0x8000 | length, 2);
     else if (length < 0x20_0000) this.integer(0xc0_0000 | length, 3);
     else throw new RangeError(`a name has ${length} bytes`);
-    this.#text(name, length, 'utf8');
+    this.#text(name, length);
   }
 
   value(type: SolidityType, value: unknown): void {
@@ -161,19 +161,19 @@ export class CompactWriter {
       case 'bool':
         return this.integer(asBoolean(value) ? 1 : 0, 1);
       case 'address':
-        return this.#text(asHexDigits(value, 20), 20, 'hex');
+        return this.#hex(value, hexSize(value, 20));
       case 'fixedBytes':
-        return this.#text(asHexDigits(value, type.size), type.size, 'hex');
+        return this.#hex(value, hexSize(value, type.size));
       case 'string': {
         const text = asText(value);
         const length = Buffer.byteLength(text);
         this.#payloadLength(length);
-        return this.#text(text, length, 'utf8');
+        return this.#text(text, length);
       }
       case 'bytes': {
-        const digits = asHexDigits(value);
-        this.#payloadLength(digits.length / 2);
-        return this.#text(digits, digits.length / 2, 'hex');
+        const size = hexSize(value);
+        this.#payloadLength(size);
+        return this.#hex(value, size);
       }
       case 'array':
         for (const item of asArray(value, type.length)) this.value(type.item, item);
@@ -215,9 +215,14 @@ export class CompactWriter {
     this.integer(length, size);
   }
 
-  #text(text: string, size: number, encoding: 'utf8' | 'hex'): void {
+  #text(text: string, size: number): void {
     const at = this.#reserve(size);
-    this.#buffer.write(text, at, encoding);
+    this.#buffer.write(text, at);
+  }
+
+  #hex(value: unknown, size: number): void {
+    const at = this.#reserve(size);
+    writeHex(this.#buffer, at, value);
   }
 
   #reserve(size: number): number {

@@ -7,7 +7,6 @@ import type { JobCall, JobResult } from './call.ts';
 import { decodeCompact, encodeCompact } from './compact.ts';
 import { extractInto } from './extract.ts';
 import type { Extracted, Extractor, Extractors } from './extract.ts';
-import { schemaOf } from './schema.ts';
 import { shown } from './scalar.ts';
 import { parseParameters } from './solidity.ts';
 import type { JobArgs, JobValue, Parameter } from './solidity.ts';
@@ -24,9 +23,6 @@ export interface JobInfo {
   readonly idempotent: boolean;
   /** The longest that one execution may take; absent: the default of the runner. */
   readonly timeoutMs?: number;
-  /** What the compact schema on chain must look like; absent when the contract has no such types. Empty: no parameters. */
-  readonly paramsSchema?: Uint8Array;
-  readonly resultSchema?: Uint8Array;
 }
 
 /** What one job made of a call; undefined when it gives no result. */
@@ -147,8 +143,6 @@ class DefinedJob implements Job {
     this.#handler = handler as UntypedHandler;
     const name = options.name ?? (handler.name === '' ? 'job' : handler.name);
     checkOptions(name, options);
-    const paramsSchema = raw ? undefined : schemaIfPossible(this.#params);
-    const resultSchema = raw ? undefined : schemaIfPossible(this.#result);
     this.info = {
       name,
       params,
@@ -156,8 +150,6 @@ class DefinedJob implements Job {
       raw,
       idempotent: options.idempotent ?? false,
       ...(options.timeoutMs !== undefined && { timeoutMs: options.timeoutMs }),
-      ...(paramsSchema && { paramsSchema }),
-      ...(resultSchema && { resultSchema }),
     };
   }
 
@@ -282,15 +274,6 @@ function checkOptions(job: string, options: CommonOptions<Extractors>): void {
   }
   for (const name of Object.keys(options.extract ?? {})) {
     if (RESERVED.has(name)) throw new RunnerError('CONFIG_INVALID', `job ${job}: an extractor cannot be named ${name}: handlers get another value under it`, { details: { job, name } });
-  }
-}
-
-function schemaIfPossible(parameters: readonly Parameter[]): Uint8Array | undefined {
-  try {
-    return schemaOf(parameters);
-  } catch (error) {
-    if (isRunnerError(error) && error.code === 'SCHEMA_INVALID') return undefined;
-    throw error;
   }
 }
 

@@ -12,7 +12,7 @@ export interface RouterCallOptions {
 }
 
 /** A routed job as plain data. */
-export type JobDescription = Omit<JobInfo, 'paramsSchema' | 'resultSchema'> & { readonly id: string };
+export type JobDescription = JobInfo & { readonly id: string };
 
 /** Hears of an `always` job that failed while another job answered the call. */
 export type ObserverErrorListener = (error: RunnerError, job: JobInfo, call: JobCall) => void;

@@ -64,11 +64,18 @@ export function asText(value: unknown): string {
   return value;
 }
 
-/** The digits of a 0x string; `size` bytes when given. */
-export function asHexDigits(value: unknown, size?: number): string {
-  if (typeof value !== 'string' || !/^0x(?:[0-9a-fA-F]{2})*$/.test(value)) throw new TypeError(`${shown(value)} is not a 0x string of whole bytes`);
-  if (size !== undefined && value.length !== 2 + 2 * size) throw new RangeError(`${shown(value)} has ${(value.length - 2) / 2} bytes, not ${size}`);
-  return value.slice(2);
+/** How many bytes a 0x string says; their digits are checked when they are written. */
+export function hexSize(value: unknown, size?: number): number {
+  if (typeof value !== 'string' || !value.startsWith('0x') || value.length % 2 !== 0) throw notHex(value);
+  const bytes = value.length / 2 - 1;
+  if (size !== undefined && bytes !== size) throw new RangeError(`${shown(value)} has ${bytes} bytes, not ${size}`);
+  return bytes;
+}
+
+/** Writes a 0x string whose size `hexSize` told. */
+export function writeHex(buffer: Buffer, at: number, value: unknown): void {
+  const text = value as string;
+  if (buffer.write(text.slice(2), at, 'hex') !== text.length / 2 - 1) throw notHex(value);
 }
 
 export function asArray(value: unknown, length?: number): readonly unknown[] {
@@ -101,6 +108,10 @@ function writeParts(buffer: Buffer, at: number, { size, unsigned }: { readonly s
     buffer[at + end - 1] = Number(rest & 0xffn);
     rest >>= 8n;
   }
+}
+
+function notHex(value: unknown): TypeError {
+  return new TypeError(`${shown(value)} is not a 0x string of whole bytes`);
 }
 
 function outOfRange(type: IntegerType, value: unknown): RangeError {

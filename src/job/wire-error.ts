@@ -163,7 +163,7 @@ function parseErrorBody(body: Uint8Array): ErrorBody {
 function printable(details: object): ErrorDetails {
   const shown: Record<string, unknown> = {};
   let room = DETAILS_CHARACTERS_MAX;
-  for (const [name, value] of Object.entries(details)) {
+  for (const [name, value] of Object.entries<unknown>({ ...details })) {
     if (SECRET.test(name) || name === '__proto__') continue;
     const text = typeof value === 'bigint' ? value.toString() : value;
     const plain = typeof text === 'string' ? shorten(text) : typeof text === 'number' || typeof text === 'boolean' || text === null ? text : JSON.stringify(text, bigintAsText);

@@ -75,7 +75,7 @@ class Scanner {
   }
 
   object(): FlatJson | undefined {
-    const fields: Record<string, Uint8Array | IntegerText | string | boolean | null> = Object.create(null);
+    const fields = Object.create(null) as Record<string, Uint8Array | IntegerText | string | boolean | null>;
     if (!this.#take(OPEN_OBJECT)) return undefined;
     if (!this.#take(CLOSE_OBJECT)) {
       do {

@@ -49,7 +49,7 @@ export function metadataFromHeaders(headers: Headers): Metadata {
 
 /** The members `"metadata":{...}` and, when there are any, `"sensitive":[...]` of a JSON object. */
 export function metadataJson(metadata: Metadata, callId?: string): string {
-  const values: Record<string, string> = Object.create(null);
+  const values = Object.create(null) as Record<string, string>;
   const sensitive: string[] = [];
   for (const [name, value] of metadata) {
     values[name] = value;
@@ -73,8 +73,9 @@ export function metadataFromJson(fields: Readonly<Record<string, unknown>>, fail
 
 function markSensitive(metadata: Metadata, names: unknown): void {
   if (!Array.isArray(names)) return;
-  for (const name of names) {
-    const value = typeof name === 'string' ? metadata.get(name) : undefined;
+  for (const name of names as readonly unknown[]) {
+    if (typeof name !== 'string') continue;
+    const value = metadata.get(name);
     if (value !== undefined) metadata.set(name, value, { sensitive: true });
   }
 }

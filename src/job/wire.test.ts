@@ -297,7 +297,11 @@ describe('base64 JSON', () => {
 
   it.each([
     ['half a group', '{"job_id":0,"args_base64":"AQ="}'],
-    ['foreign letters', '{"job_id":0,"args_base64":"A_L-"}'],
+    ['foreign letters', '{"job_id":0,"args_base64":"AQ!="}'],
+    ['white space', '{"job_id":0,"args_base64":"AQ L/A=="}'],
+    ['padding in the middle', '{"job_id":0,"args_base64":"AQ==AQ=="}'],
+    ['nothing but padding', '{"job_id":0,"args_base64":"===="}'],
+    ['letters that are no ASCII', '{"job_id":0,"args_base64":"AQLé"}'],
     ['numbers', '{"job_id":0,"args_base64":[1]}'],
     ['metadata as a list', '{"job_id":0,"args_base64":"","metadata":[]}'],
     ['metadata of numbers', '{"job_id":0,"args_base64":"","metadata":{"a":1}}'],
@@ -340,6 +344,14 @@ describe('a request', () => {
 });
 
 describe('errors on the wire', () => {
+  it('are read from a body alone where a platform has no status', () => {
+    const { body } = encodeError(new RunnerError('JOB_ARGS_INVALID', 'bad arguments', { details: { job: 'square' } }));
+    for (const format of [body, Buffer.from('{"error":"bad arguments","code":"JOB_ARGS_INVALID","details":{"job":"square"}}')])
+      expect(() => decodeResponse({ status: 200, headers: { 'content-type': 'application/json' }, body: format }, CALL)).toThrow(
+        expect.objectContaining({ code: 'JOB_ARGS_INVALID', message: 'bad arguments', retry: 'never', details: { job: 'square', status: 200 } }),
+      );
+  });
+
   const handlerCodes = ['JOB_UNKNOWN', 'JOB_ARGS_INVALID', 'JOB_RESULT_INVALID', 'JOB_REJECTED', 'JOB_FAILED', 'JOB_ID_INVALID', 'WIRE_MALFORMED', 'PAYLOAD_TOO_LARGE', 'EXECUTOR_TIMEOUT', 'EXECUTOR_THROTTLED', 'EXECUTOR_UNAVAILABLE', 'QUEUE_FULL', 'ABORTED', 'EXECUTOR_UNAUTHORIZED'] as const;
 
   it.each(handlerCodes)('%s arrives as itself', (code) => {
