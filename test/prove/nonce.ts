@@ -24,7 +24,7 @@ import type { ProxyReply, RpcProxy } from '../../src/testing/rpc-proxy.ts';
 import { startRpcProxy } from '../../src/testing/rpc-proxy.ts';
 import type { LocalTangle } from '../../src/testing/tangle.ts';
 import { deployTangle } from '../../src/testing/tangle.ts';
-import type { ProofLedger } from '../support/open-ledger.ts';
+import type { SqliteLedger } from '../../src/ledger/sqlite.ts';
 import { openLedger } from '../support/open-ledger.ts';
 
 const RESULTS = 300;
@@ -65,7 +65,7 @@ function misbehave(proxy: RpcProxy): void {
 }
 
 /** Calls of two jobs on the chain and in the ledger, executed; the poison ones have a result that the contract refuses. */
-async function executeCalls(tangle: LocalTangle, ledger: ProofLedger, serviceId: bigint): Promise<void> {
+async function executeCalls(tangle: LocalTangle, ledger: SqliteLedger, serviceId: bigint): Promise<void> {
   const poisoned = new Set(random.shuffled(Array.from({ length: RESULTS }, (_, index) => index)).slice(0, POISON));
   const jobs = Array.from({ length: RESULTS }, (_, index) => ({ jobIndex: poisoned.has(index) ? 1 : 0, inputs: random.bytes(32) }));
   const from = (await tangle.calls(serviceId)).length;
@@ -99,14 +99,14 @@ async function measureSingles(tangle: LocalTangle, serviceId: bigint, operator: 
 interface Outcome {
   readonly seconds: number;
   readonly events: readonly SettlementEvent[];
-  readonly ledger: ProofLedger;
+  readonly ledger: SqliteLedger;
 }
 
 async function settleAll(
   chain: LocalChain,
   client: RpcChainClient,
   settlementOf: (onEvent: (event: SettlementEvent) => void) => Settlement,
-  ledger: ProofLedger,
+  ledger: SqliteLedger,
 ): Promise<Outcome> {
   const events: SettlementEvent[] = [];
   const settlement = settlementOf((event) => events.push(event));

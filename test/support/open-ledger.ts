@@ -1,13 +1,8 @@
 /** The ledger of the proofs and benchmarks. */
 
-import type { SettlementLedger } from '../../src/chain/nonce-lane.ts';
-import { systemClock } from '../../src/clock.ts';
-import type { Ledger } from '../../src/ledger/ledger.ts';
-import { MemoryLedger } from './memory-ledger.ts';
+import { join } from 'node:path';
+import { SqliteLedger } from '../../src/ledger/sqlite.ts';
 
-export type ProofLedger = SettlementLedger & Pick<Ledger, 'recordSeen' | 'recordExecuted' | 'find' | 'close'>;
-
-/** `folder` is where a ledger with a file keeps it. */
-export async function openLedger(_folder: string): Promise<ProofLedger> {
-  return new MemoryLedger(systemClock);
+export async function openLedger(folder: string): Promise<SqliteLedger> {
+  return SqliteLedger.open({ path: join(folder, 'ledger.db') });
 }

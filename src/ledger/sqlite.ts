@@ -1,0 +1,321 @@
+/** The ledger in one SQLite file (WAL, synchronous FULL, group commit). */
+
+import { statSync } from 'node:fs';
+import type { SQLInputValue, StatementSync } from 'node:sqlite';
+import { systemClock } from '../clock.ts';
+import type { Clock } from '../clock.ts';
+import { RunnerError } from '../errors.ts';
+import type { Address, ChainCall, Hex, JobCall, JobResult } from '../job/call.ts';
+import { silentTelemetry } from '../telemetry/telemetry.ts';
+import type { Telemetry } from '../telemetry/telemetry.ts';
+import { LedgerDatabase } from './database.ts';
+import type { CallRecord, CallState, Cursor, Ledger, LedgerEvent, LedgerStats, LedgerTransaction, NewTransaction, PendingResult, SeenOutcome } from './ledger.ts';
+import { INSERT_CALL, STATE, callKey, chainCallValues, originOf, recordOf, stateOf } from './rows.ts';
+import { eventsOf } from './story.ts';
+import { TransactionTable } from './transactions.ts';
+
+export interface SqliteLedgerOptions {
+  /** The file; its folder is made. `:memory:` for tests: nothing is durable. */
+  readonly path: string;
+  readonly clock?: Clock;
+  readonly telemetry?: Telemetry;
+  /** Reads beside the runner that owns the file. */
+  readonly readonly?: boolean;
+}
+
+interface Reason {
+  readonly code: string;
+  readonly message: string;
+}
+
+interface End {
+  readonly state: CallState;
+  readonly code?: string;
+  readonly message: string;
+  /** The states that may end so, as SQL. */
+  readonly from: string;
+}
+
+const { seen, executing, executed, final, failed, ignored, rejected, closed, orphaned } = STATE;
+const OPEN = `(${seen}, ${executing})`;
+const NOT_ORPHANED = `<> ${orphaned}`;
+const ENDED = `(${final}, ${failed}, ${ignored}, ${rejected}, ${closed}, ${orphaned})`;
+
+export class SqliteLedger implements Ledger {
+  readonly #database: LedgerDatabase;
+  readonly #clock: Clock;
+  readonly #transactions: TransactionTable;
+  readonly #statements = new Map<string, StatementSync>();
+  readonly #telemetry: Telemetry;
+
+  /** Throws `LEDGER_LOCKED`, `LEDGER_CORRUPT`, `LEDGER_VERSION` or `LEDGER_FULL`. */
+  static open(options: SqliteLedgerOptions): SqliteLedger {
+    return new SqliteLedger(options);
+  }
+
+  private constructor({ path, clock = systemClock, telemetry = silentTelemetry, readonly = false }: SqliteLedgerOptions) {
+    this.#database = new LedgerDatabase({ path, readonly });
+    this.#clock = clock;
+    this.#telemetry = telemetry;
+    this.#transactions = new TransactionTable(this.#database, clock);
+  }
+
+  cursor(chainId: number, contract: Address): Cursor | undefined {
+    const row = this.#get('SELECT number, hash FROM cursors WHERE chain_id = ? AND contract = ?', chainId, contract.toLowerCase());
+    return row && { chainId, contract, block: { number: BigInt(Number(row['number'])), hash: String(row['hash']) as Hex } };
+  }
+
+  recordSeen(calls: readonly ChainCall[], cursor: Cursor): Promise<SeenOutcome[]> {
+    return this.#database.write(() => {
+      this.#setCursor(cursor);
+      return calls.map((call) => this.#see(call));
+    });
+  }
+
+  recordProduced(call: JobCall): Promise<boolean> {
+    return this.#database.write(() => {
+      const now = this.#clock.now();
+      const sql = `INSERT INTO calls (id, job_id, body, metadata, state, seen_at, updated_at) VALUES (?, ?, ?, ?, ${seen}, ?, ?) ON CONFLICT (id) DO NOTHING`;
+      return this.#run(sql, call.id, String(call.jobId), call.body, JSON.stringify([...call.metadata]), now, now) === 1;
+    });
+  }
+
+  recordReorg(cursor: Cursor): Promise<number[]> {
+    return this.#database.write(() => {
+      this.#setCursor(cursor);
+      const sql = `SELECT seq FROM calls WHERE chain_id = ? AND contract = ? AND block_number > ? AND state NOT IN (${final}, ${orphaned})`;
+      const gone = this.#all(sql, cursor.chainId, cursor.contract.toLowerCase(), cursor.block.number).map((row) => Number(row['seq']));
+      for (const seq of gone) this.#orphan(seq, `the chain left the branch above block ${cursor.block.number}`);
+      return gone;
+    });
+  }
+
+  recordOrphaned(seq: number, reason: string): Promise<void> {
+    return this.#database.write(() => this.#orphan(seq, reason));
+  }
+
+  waiting(afterSeq: number, limit: number): CallRecord[] {
+    return this.#all(`SELECT * FROM calls WHERE state IN ${OPEN} AND seq > ? ORDER BY seq LIMIT ?`, afterSeq, limit).map(recordOf);
+  }
+
+  recordAttempt(seq: number, attempt: { readonly number: number; readonly executor: string; readonly reason?: string }): Promise<void> {
+    return this.#database.write(() => {
+      const now = this.#clock.now();
+      const sql = `UPDATE calls SET state = ${executing}, attempts = ?, executor = ?, started_at = ?, updated_at = ? WHERE seq = ? AND state IN ${OPEN}`;
+      this.#run(sql, attempt.number, attempt.executor, now, now, seq);
+      if (attempt.number > 1 || attempt.reason) this.#note(seq, 'attempt', attempt);
+    });
+  }
+
+  recordAttemptFailed(seq: number, attempt: { readonly number: number; readonly code: string; readonly message: string; readonly nextAt?: number }): Promise<void> {
+    return this.#database.write(() => this.#note(seq, 'attempt-failed', attempt));
+  }
+
+  recordExecuted(seq: number, result: JobResult | undefined, detail: { readonly executor: string; readonly durationMs: number }): Promise<boolean> {
+    return this.#database.write(() => {
+      const now = this.#clock.now();
+      // A call of a producer has nobody to settle with: it ends here.
+      const sql = `UPDATE calls SET state = CASE WHEN ?1 IS NULL THEN ${ignored} WHEN chain_id IS NULL THEN ${final} ELSE ${executed} END,
+        output = ?1, executor = ?2, duration_ms = ?3, executed_at = ?4, updated_at = ?4, error_code = NULL, error_message = NULL
+        WHERE seq = ?5 AND state IN ${OPEN}`;
+      return this.#run(sql, result?.body ?? null, detail.executor, detail.durationMs, now, seq) === 1;
+    });
+  }
+
+  recordFailed(seq: number, error: Reason): Promise<void> {
+    return this.#end(seq, { state: 'failed', ...error, from: `IN ${OPEN}` });
+  }
+
+  recordIgnored(seq: number, reason: string): Promise<void> {
+    return this.#end(seq, { state: 'ignored', message: reason, from: `IN ${OPEN}` });
+  }
+
+  recordRejected(seq: number, reason: Reason): Promise<void> {
+    return this.#end(seq, { state: 'rejected', ...reason, from: NOT_ORPHANED });
+  }
+
+  recordClosed(seq: number, reason: string): Promise<void> {
+    return this.#end(seq, { state: 'closed', message: reason, from: NOT_ORPHANED });
+  }
+
+  retry(seq: number): Promise<boolean> {
+    return this.#database.write(() => {
+      const sql = `UPDATE calls SET state = CASE state WHEN ${failed} THEN ${seen} ELSE ${executed} END, error_code = NULL, error_message = NULL, updated_at = ?
+        WHERE seq = ? AND state IN (${failed}, ${rejected})`;
+      const changed = this.#run(sql, this.#clock.now(), seq) === 1;
+      if (changed) this.#note(seq, 'retry', {});
+      return changed;
+    });
+  }
+
+  settleable(throughBlock: bigint, limit: number): PendingResult[] {
+    const sql = `SELECT * FROM calls WHERE state = ${executed} AND block_number <= ? ORDER BY seq LIMIT ?`;
+    return this.#all(sql, throughBlock, limit).flatMap((row) =>
+      row['output'] instanceof Uint8Array ? [{ seq: Number(row['seq']), origin: originOf(row), output: row['output'] }] : [],
+    );
+  }
+
+  recordTransaction(chainId: number, transaction: NewTransaction): Promise<LedgerTransaction> {
+    return this.#database.write(() => this.#transactions.record(chainId, transaction));
+  }
+
+  pendingTransactions(chainId: number, account: Address): LedgerTransaction[] {
+    return this.#database.read(() => this.#transactions.pending(chainId, account));
+  }
+
+  minedTransactions(chainId: number, account: Address): LedgerTransaction[] {
+    return this.#database.read(() => this.#transactions.mined(chainId, account));
+  }
+
+  transactionsOf(seq: number): LedgerTransaction[] {
+    return this.#database.read(() => this.#transactions.of(seq));
+  }
+
+  recordMined(id: number, outcome: Parameters<Ledger['recordMined']>[1]): Promise<void> {
+    return this.#database.write(() => this.#transactions.recordMined(id, outcome));
+  }
+
+  recordUnmined(id: number): Promise<void> {
+    return this.#database.write(() => this.#transactions.recordUnmined(id));
+  }
+
+  recordDropped(id: number, reason: string): Promise<void> {
+    return this.#database.write(() => {
+      for (const seq of this.#transactions.recordDropped(id)) this.#note(seq, 'dropped', { transaction: id, reason });
+    });
+  }
+
+  recordFinal(chainId: number, throughBlock: bigint): Promise<number> {
+    return this.#database.write(() => this.#transactions.recordFinal(chainId, throughBlock));
+  }
+
+  get(seq: number): CallRecord | undefined {
+    const row = this.#get('SELECT * FROM calls WHERE seq = ?', seq);
+    return row && this.#withTransaction(recordOf(row));
+  }
+
+  find(filter: Parameters<Ledger['find']>[0]): CallRecord[] {
+    const conditions: [string, string][] = [];
+    if (filter.callId !== undefined) conditions.push(['call_id = ?', String(filter.callId)]);
+    if (filter.serviceId !== undefined) conditions.push(['service_id = ?', String(filter.serviceId)]);
+    if (filter.id !== undefined) conditions.push(['id = ?', filter.id]);
+    const states = filter.states && `state IN (${filter.states.map((state) => STATE[state]).join(', ')})`;
+    const where = [...conditions.map(([sql]) => sql), ...(states ? [states] : [])].join(' AND ') || 'true';
+    const rows = this.#all(`SELECT * FROM calls WHERE ${where} ORDER BY seq LIMIT ?`, ...conditions.map(([, value]) => value), filter.limit ?? -1);
+    return rows.map((row) => this.#withTransaction(recordOf(row)));
+  }
+
+  events(seq: number): LedgerEvent[] {
+    const call = this.#get('SELECT * FROM calls WHERE seq = ?', seq);
+    if (!call) return [];
+    const notes = this.#all('SELECT at, kind, detail FROM notes WHERE seq = ? ORDER BY rowid', seq);
+    const sql = 'SELECT t.* FROM transaction_calls c JOIN transactions t ON t.id = c.transaction_id WHERE c.seq = ? ORDER BY t.id';
+    return eventsOf(call, notes, this.#all(sql, seq));
+  }
+
+  stats(): LedgerStats {
+    const byState = Object.fromEntries(Object.keys(STATE).map((state) => [state, 0])) as Record<CallState, number>;
+    for (const row of this.#all('SELECT state, count(*) AS count FROM calls GROUP BY state')) byState[stateOf(row['state'])] = Number(row['count']);
+    const pending = this.#get(`SELECT count(*) AS count FROM transactions WHERE state = 'pending'`);
+    return { byState, transactionsPending: Number(pending?.['count']), bytes: this.#bytes() };
+  }
+
+  getValue(name: string): string | undefined {
+    const value = this.#get('SELECT value FROM settings WHERE name = ?', name)?.['value'];
+    return value === undefined ? undefined : String(value);
+  }
+
+  setValue(name: string, value: string): Promise<void> {
+    return this.#database.write(() => {
+      this.#run('INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value', name, value);
+    });
+  }
+
+  async compact(olderThanMs: number): Promise<number> {
+    const old = `state IN ${ENDED} AND updated_at <= ?`;
+    const before = this.#clock.now() - olderThanMs;
+    const removed = await this.#database.write(() => {
+      this.#run(`DELETE FROM notes WHERE seq IN (SELECT seq FROM calls WHERE ${old})`, before);
+      this.#run(`DELETE FROM transaction_calls WHERE seq IN (SELECT seq FROM calls WHERE ${old})`, before);
+      const count = this.#run(`DELETE FROM calls WHERE ${old}`, before);
+      this.#run('DELETE FROM transactions WHERE final = 1 AND id NOT IN (SELECT transaction_id FROM transaction_calls)');
+      return count;
+    });
+    this.#database.shrink();
+    this.#telemetry.log.debug('ledger compacted', { removed });
+    return removed;
+  }
+
+  close(): Promise<void> {
+    return this.#database.close();
+  }
+
+  #see(call: ChainCall): SeenOutcome {
+    const id = callKey(call);
+    const now = this.#clock.now();
+    if (this.#run(INSERT_CALL, ...chainCallValues(call, id, now)) === 1) return 'new';
+    const known = this.#get('SELECT seq, state, block_hash FROM calls WHERE id = ?', id);
+    if (!known) throw new RunnerError('INTERNAL', `the ledger neither took nor has the call ${id}`);
+    const seq = Number(known['seq']);
+    const moved = 'UPDATE calls SET block_number = ?, block_hash = ?, transaction_hash = ?, log_index = ?, timestamp = ? WHERE seq = ?';
+    this.#run(moved, call.blockNumber, call.blockHash, call.transactionHash, call.logIndex, call.timestamp ?? null, seq);
+    if (stateOf(known['state']) !== 'orphaned') return 'known';
+    this.#run('UPDATE calls SET state = before, before = NULL, updated_at = ? WHERE seq = ?', now, seq);
+    this.#note(seq, 'restored', { blockNumber: String(call.blockNumber), blockHash: call.blockHash });
+    return 'restored';
+  }
+
+  /** What was being executed starts anew when the call comes back: its result will be refused. */
+  #orphan(seq: number, reason: string): void {
+    const sql = `UPDATE calls SET before = CASE state WHEN ${executing} THEN ${seen} ELSE state END, state = ${orphaned}, updated_at = ? WHERE seq = ? AND state NOT IN (${final}, ${orphaned})`;
+    if (this.#run(sql, this.#clock.now(), seq) === 1) this.#note(seq, 'orphaned', { reason });
+  }
+
+  #end(seq: number, { state, code, message, from }: End): Promise<void> {
+    return this.#database.write(() => {
+      const sql = `UPDATE calls SET state = ?, error_code = ?, error_message = ?, updated_at = ? WHERE seq = ? AND state ${from}`;
+      const changed = this.#run(sql, STATE[state], code ?? null, message, this.#clock.now(), seq);
+      if (changed === 1) this.#note(seq, state, { ...(code && { code }), message });
+    });
+  }
+
+  #note(seq: number, kind: string, detail: object): void {
+    this.#run('INSERT INTO notes (seq, at, kind, detail) VALUES (?, ?, ?, ?)', seq, this.#clock.now(), kind, JSON.stringify(detail));
+  }
+
+  #setCursor({ chainId, contract, block }: Cursor): void {
+    const sql = 'INSERT INTO cursors (chain_id, contract, number, hash) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET number = excluded.number, hash = excluded.hash';
+    this.#run(sql, chainId, contract.toLowerCase(), block.number, block.hash);
+  }
+
+  #withTransaction(record: CallRecord): CallRecord {
+    const sent = this.#transactions.of(record.seq).findLast((transaction) => transaction.state === 'mined' || transaction.state === 'pending');
+    return sent ? { ...record, transactionHash: sent.hash } : record;
+  }
+
+  #bytes(): number {
+    const size = (path: string): number => statSync(path, { throwIfNoEntry: false })?.size ?? 0;
+    return size(this.#database.path) + size(`${this.#database.path}-wal`);
+  }
+
+  #statement(sql: string): StatementSync {
+    let statement = this.#statements.get(sql);
+    if (!statement) {
+      statement = this.#database.prepare(sql);
+      this.#statements.set(sql, statement);
+    }
+    return statement;
+  }
+
+  #get(sql: string, ...values: SQLInputValue[]): ReturnType<StatementSync['get']> {
+    return this.#database.read(() => this.#statement(sql).get(...values));
+  }
+
+  #all(sql: string, ...values: SQLInputValue[]): ReturnType<StatementSync['all']> {
+    return this.#database.read(() => this.#statement(sql).all(...values));
+  }
+
+  #run(sql: string, ...values: SQLInputValue[]): number {
+    return Number(this.#statement(sql).run(...values).changes);
+  }
+}
