@@ -18,8 +18,15 @@ if (tooOld) {
   fail('Install a newer one from https://nodejs.org, or put one into your project: npm install --save-dev node@24, then npx bpr.');
 } else {
   if (nodeModule.enableCompileCache) nodeModule.enableCompileCache();
-  import('../dist/src/cli/main.js').catch(function (error) {
-    var unbuilt = error.code === 'ERR_MODULE_NOT_FOUND' && String(error.url).endsWith('cli/main.js');
-    fail(unbuilt ? 'blueprint-runner is not built: run npm run build first.' : String(error.stack || error));
-  });
+  import('../dist/src/cli/main.js')
+    .then(function (cli) {
+      return cli.main();
+    })
+    .then(function (status) {
+      process.exitCode = status;
+    })
+    .catch(function (error) {
+      var unbuilt = error.code === 'ERR_MODULE_NOT_FOUND' && String(error.url).endsWith('cli/main.js');
+      fail(unbuilt ? 'blueprint-runner is not built: run npm run build first.' : String(error.stack || error));
+    });
 }

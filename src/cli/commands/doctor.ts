@@ -1,0 +1,198 @@
+import { accessSync, constants, existsSync, statSync } from 'node:fs';
+import { dirname } from 'node:path';
+import type { Command } from 'commander';
+import { ERROR_TEXTS } from '../../error-texts.ts';
+import { toRunnerError } from '../../errors.ts';
+import { redactText, redactUrl } from '../../telemetry/redact.ts';
+import { chainIdOf, contractOf, dataDirOf, ledgerFileOf, rpcUrlOf } from '../environment.ts';
+import type { ChainFlags, DataFlags } from '../environment.ts';
+import { print, progress, table } from '../output.ts';
+import type { Cli, Io } from '../output.ts';
+
+interface DoctorFlags extends ChainFlags, DataFlags {
+  readonly json?: true;
+}
+
+type Status = 'ok' | 'warn' | 'fail';
+
+interface Check {
+  readonly name: string;
+  readonly status: Status;
+  readonly detail: string;
+  /** Of what is not ok. */
+  readonly remedy?: string;
+}
+
+/** Packages that some commands need, and what for. */
+const OPTIONAL_PEERS: Readonly<Record<string, string>> = {
+  esbuild: 'bpr build',
+  '@foundry-rs/anvil': 'a local chain (blueprint-runner/testing)',
+  '@opentelemetry/api': 'traces',
+};
+const NODE_NEEDED = [22, 19] as const;
+
+const EXAMPLES = `
+Examples:
+  bpr doctor                                check what is configured in the environment
+  bpr doctor --rpc-url http://127.0.0.1:8545 --contract 0x8299d60f373f3a4a8c4878e335cb9d840e6e3730
+  bpr doctor --json                         the checks as JSON; the exit status is 1 when one fails
+
+Environment: HTTP_RPC_URL or RPC_URL, TANGLE_CONTRACT, CHAIN_ID, BPR_DATA_DIR.`;
+
+/** `bpr doctor`: is everything there that a runner needs, and what to do when not. */
+export function addDoctor(program: Command, cli: Cli): void {
+  program
+    .command('doctor')
+    .description('check this machine: node, packages, plugins, chain, ledger')
+    .option('--rpc-url <url>', 'JSON-RPC endpoint of the chain')
+    .option('--contract <address>', 'address of the Tangle contract')
+    .option('--data-dir <dir>', 'where the runner keeps its data')
+    .option('--ledger <file>', 'the ledger, when it is not in the data directory')
+    .option('--json', 'print one JSON document')
+    .addHelpText('after', EXAMPLES)
+    .action(async (flags: DoctorFlags) => {
+      progress(cli.io, 'checking ...');
+      const checks = [
+        checkNode(process.versions.node),
+        ...(await checkPeers()),
+        ...(await checkPlugins()),
+        checkDataDir(dataDirOf(cli.io, flags)),
+        await checkLedger(ledgerFileOf(cli.io, flags)),
+        ...(await checkChain(cli.io, flags)),
+      ];
+      const ok = checks.every(({ status }) => status !== 'fail');
+      if (!ok) cli.exitCode = 1;
+      print(cli.io, flags.json, { document: { ok, checks }, text: explain(checks) });
+    });
+}
+
+function explain(checks: readonly Check[]): string {
+  const remedies = checks.flatMap(({ name, remedy }) => (remedy === undefined ? [] : [`${name}: ${remedy}`]));
+  const rows = checks.map(({ status, name, detail }) => [status, name, detail]);
+  return [table(rows), ...(remedies.length > 0 ? ['', ...remedies] : [])].join('\n');
+}
+
+/** Exported for its test: this process has only one version. */
+export function checkNode(version: string): Check {
+  const [major = 0, minor = 0] = version.split('.').map(Number);
+  const enough = major > NODE_NEEDED[0] || (major === NODE_NEEDED[0] && minor >= NODE_NEEDED[1]);
+  if (enough) return { name: 'node', status: 'ok', detail: version };
+  return { name: 'node', status: 'fail', detail: version, remedy: `install Node.js ${NODE_NEEDED.join('.')} or newer` };
+}
+
+async function checkPeers(): Promise<Check[]> {
+  const { installedVersion } = await import('../../plugin/peer.ts');
+  return Object.entries(OPTIONAL_PEERS).map(([name, use]) => {
+    const version = installedVersion(name);
+    if (version !== undefined) return { name: `package ${name}`, status: 'ok', detail: version };
+    return { name: `package ${name}`, status: 'warn', detail: 'not installed', remedy: `npm install ${name} when you use ${use}` };
+  });
+}
+
+async function checkPlugins(): Promise<Check[]> {
+  const [{ createPluginRegistry }, { systemClock }, { silentTelemetry }] = await Promise.all([
+    import('../../plugin/registry.ts'),
+    import('../../clock.ts'),
+    import('../../telemetry/telemetry.ts'),
+  ]);
+  const plugins = await createPluginRegistry({ clock: systemClock, telemetry: silentTelemetry }).describe();
+  return plugins.map(({ name: plugin, kinds, peers, problem }) => {
+    const name = `plugin ${plugin}`;
+    if (problem !== undefined) return { name, status: 'fail', detail: redactText(problem), remedy: 'install blueprint-runner again' };
+    const missing = peers.filter(({ installed }) => installed === undefined).map((peer) => peer.name);
+    if (missing.length === 0) return { name, status: 'ok', detail: kinds.join(', ') };
+    const remedy = `npm install ${missing.join(' ')} when you use the plugin`;
+    return { name, status: 'warn', detail: `${kinds.join(', ')}; not installed: ${missing.join(', ')}`, remedy };
+  });
+}
+
+/** A directory that is not there yet is made by the runner: its parent must allow that. */
+function checkDataDir(dataDir: string): Check {
+  let existing = dataDir;
+  while (!existsSync(existing)) existing = dirname(existing);
+  try {
+    accessSync(existing, constants.W_OK | constants.X_OK);
+    if (!statSync(existing).isDirectory()) throw new Error(`${existing} is not a directory`);
+  } catch (cause) {
+    const detail = cause instanceof Error ? cause.message : String(cause);
+    return {
+      name: 'data directory',
+      status: 'fail',
+      detail,
+      remedy: 'name a directory that can be written, with BPR_DATA_DIR or --data-dir',
+    };
+  }
+  return { name: 'data directory', status: 'ok', detail: existing === dataDir ? dataDir : `${dataDir} (will be made)` };
+}
+
+async function checkLedger(file: string): Promise<Check> {
+  const name = 'ledger';
+  if (!existsSync(file)) return { name, status: 'ok', detail: `${file} (will be made)` };
+  try {
+    const { SqliteLedger } = await import('../../ledger/sqlite.ts');
+    const ledger = SqliteLedger.open({ path: file, readonly: true });
+    try {
+      const { byState, transactionsPending } = ledger.stats();
+      const calls = Object.values(byState).reduce((sum, count) => sum + count, 0);
+      return { name, status: 'ok', detail: `${file}: ${calls} calls, ${transactionsPending} transactions pending` };
+    } finally {
+      await ledger.close();
+    }
+  } catch (thrown) {
+    return failed(name, thrown);
+  }
+}
+
+async function checkChain(io: Io, flags: DoctorFlags): Promise<Check[]> {
+  const url = rpcUrlOf(io, flags);
+  if (url === undefined) {
+    return [
+      { name: 'chain', status: 'warn', detail: 'not configured', remedy: 'set HTTP_RPC_URL and TANGLE_CONTRACT to settle on a chain' },
+    ];
+  }
+  const { createRpcTransport } = await import('../../chain/transport.ts');
+  const checks: Check[] = [];
+  try {
+    const contract = contractOf(io, flags);
+    const expected = chainIdOf(io);
+    const transport = createRpcTransport({ urls: [url] });
+    try {
+      const chainId = Number(await transport.request('eth_chainId', []));
+      checks.push(chainCheck({ url, chainId, expected }));
+      const code = contract && (await transport.request('eth_getCode', [contract, 'latest']));
+      checks.push(contractCheck(contract, code));
+    } finally {
+      await transport.close();
+    }
+  } catch (thrown) {
+    checks.push(failed('chain', thrown));
+  }
+  return checks;
+}
+
+function chainCheck({
+  url,
+  chainId,
+  expected,
+}: {
+  readonly url: string;
+  readonly chainId: number;
+  readonly expected: number | undefined;
+}): Check {
+  const detail = `chain ${chainId} at ${redactUrl(url)}`;
+  if (expected === undefined || expected === chainId) return { name: 'chain', status: 'ok', detail };
+  return { name: 'chain', status: 'fail', detail: `${detail}, but CHAIN_ID is ${expected}`, remedy: ERROR_TEXTS.CHAIN_MISMATCH.remedy };
+}
+
+function contractCheck(contract: string | undefined, code: unknown): Check {
+  const name = 'contract';
+  if (contract === undefined) return { name, status: 'warn', detail: 'not configured', remedy: 'set TANGLE_CONTRACT' };
+  if (typeof code === 'string' && code.length > 2)
+    return { name, status: 'ok', detail: `${contract}, ${code.length / 2 - 1} bytes of code` };
+  return { name, status: 'fail', detail: `there is no contract at ${contract}`, remedy: ERROR_TEXTS.CONTRACT_MISSING.remedy };
+}
+
+function failed(name: string, thrown: unknown): Check {
+  const { code, message } = toRunnerError(thrown);
+  return { name, status: 'fail', detail: `${code}: ${redactText(message)}`, remedy: ERROR_TEXTS[code].remedy };
+}

@@ -1,0 +1,85 @@
+/** The command line `bpr`. Commands import their rooms when they run, so that help is printed at once. */
+
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError } from 'commander';
+import { RunnerError } from '../errors.ts';
+import { addBuild } from './commands/build.ts';
+import { addDoctor } from './commands/doctor.ts';
+import { printError } from './output.ts';
+import type { Cli, Io } from './output.ts';
+
+const OK = 0;
+const FAILURE = 1;
+const USAGE = 2;
+
+function processIo(): Io {
+  return { stdout: process.stdout, stderr: process.stderr, env: process.env, cwd: process.cwd() };
+}
+
+/**
+ * Runs one command and resolves with the exit status: 0 done, 1 failed, 2 called in a wrong way. Never rejects.
+ *
+ * @example
+ * process.exitCode = await main(['build', 'jobs.ts']);
+ */
+export async function main(args: readonly string[] = process.argv.slice(2), io: Io = processIo()): Promise<number> {
+  const cli: Cli = { io, exitCode: OK };
+  const json = args.includes('--json');
+  try {
+    await createProgram(cli, json).parseAsync(args, { from: 'user' });
+    return cli.exitCode;
+  } catch (thrown) {
+    if (!(thrown instanceof CommanderError)) {
+      printError(io, json, thrown);
+      return FAILURE;
+    }
+    if (thrown.exitCode === 0) return OK;
+    if (json) printError(io, json, usageError(thrown));
+    return USAGE;
+  }
+}
+
+/** Commander has printed its own message when there is no document to print. */
+function usageError({ message }: CommanderError): RunnerError {
+  return new RunnerError('CONFIG_INVALID', message.replace(/^error: /, ''));
+}
+
+function createProgram(cli: Cli, json: boolean): Command {
+  const { io } = cli;
+  const program = new Command('bpr')
+    .description('Runs the jobs of Tangle blueprints: a chain event becomes exactly one result on chain.')
+    .version(version(), '-V, --version', 'print the version')
+    .helpOption('-h, --help', 'print help')
+    .helpCommand('help [command]', 'print the help of a command')
+    .showHelpAfterError('Run the command with --help to see how it is used.')
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => io.stdout.write(text),
+      writeErr: (text) => (json ? undefined : io.stderr.write(text)),
+      outputError: (text, write) => write(text.replace(/^error: /, 'CONFIG_INVALID: ')),
+      getOutHelpWidth: () => 100,
+      getErrHelpWidth: () => 100,
+      getOutHasColors: () => false,
+      getErrHasColors: () => false,
+    });
+  for (const add of [addBuild, addDoctor]) add(program, cli);
+  program.addHelpText('after', '\nExit status: 0 done, 1 failed, 2 called in a wrong way.');
+  return program;
+}
+
+function version(): string {
+  // The package file lies above src/cli and above dist/src/cli.
+  for (const path of ['../../package.json', '../../../package.json']) {
+    const manifest = readManifest(new URL(path, import.meta.url));
+    if (manifest?.name === 'blueprint-runner') return String(manifest.version);
+  }
+  return 'unknown';
+}
+
+function readManifest(file: URL): { readonly name?: unknown; readonly version?: unknown } | undefined {
+  try {
+    return JSON.parse(readFileSync(file, 'utf8')) as { readonly name?: unknown; readonly version?: unknown };
+  } catch {
+    return undefined;
+  }
+}

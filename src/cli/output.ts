@@ -1,0 +1,93 @@
+/** What the command line prints: results and errors, for people or as one JSON document. */
+
+import { ERROR_TEXTS } from '../error-texts.ts';
+import { toRunnerError } from '../errors.ts';
+import type { RunnerError } from '../errors.ts';
+import { createRedactor, redactText } from '../telemetry/redact.ts';
+
+export interface TextSink {
+  readonly isTTY?: boolean;
+  write(text: string): unknown;
+}
+
+/** The surroundings of the command line. */
+export interface Io {
+  readonly stdout: TextSink;
+  readonly stderr: TextSink;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly cwd: string;
+}
+
+/** One run of the command line. A command sets `exitCode` when it did its work and the news is bad. */
+export interface Cli {
+  readonly io: Io;
+  exitCode: number;
+}
+
+/** Bigints as decimal text, bytes as 0x hex: what JSON cannot carry. */
+export function toJson(value: unknown): string {
+  return JSON.stringify(
+    value,
+    (_name, item: unknown) => {
+      if (typeof item === 'bigint') return item.toString();
+      return item instanceof Uint8Array ? toHex(item) : item;
+    },
+    2,
+  );
+}
+
+export function toHex(bytes: Uint8Array): `0x${string}` {
+  return `0x${Buffer.from(bytes).toString('hex')}`;
+}
+
+/** The result of a command: the document with `--json`, the text without. */
+export function print(io: Io, json: boolean | undefined, result: { readonly document: unknown; readonly text: string }): void {
+  io.stdout.write(`${json ? toJson(result.document) : result.text}\n`);
+}
+
+/** News of long work, on a terminal only. */
+export function progress(io: Io, text: string): void {
+  if (io.stderr.isTTY) io.stderr.write(`${text}\n`);
+}
+
+/** Whatever was thrown: `CODE: message` and the remedy on stderr; with `--json` one document on stdout. Never a secret. */
+export function printError(io: Io, json: boolean, thrown: unknown): void {
+  const error = toRunnerError(thrown);
+  const { remedy } = ERROR_TEXTS[error.code];
+  if (json) {
+    const details = createRedactor()(error.details);
+    io.stdout.write(`${toJson({ error: { code: error.code, message: redactText(error.message), remedy, details } })}\n`);
+    return;
+  }
+  io.stderr.write(`${error.code}: ${redactText(error.message)}\n${remedy}\n${stackOf(error)}`);
+}
+
+/** An error nobody foresaw is reported with where it was thrown. */
+function stackOf(error: RunnerError): string {
+  const stack = error.code === 'INTERNAL' && error.cause instanceof Error ? error.cause.stack : undefined;
+  return stack === undefined ? '' : `${redactText(stack)}\n`;
+}
+
+/** Columns as wide as their widest cell; the first row is the head. */
+export function table(rows: readonly (readonly string[])[]): string {
+  const widths: number[] = [];
+  for (const row of rows) for (const [index, cell] of row.entries()) widths[index] = Math.max(widths[index] ?? 0, cell.length);
+  return rows
+    .map((row) =>
+      row
+        .map((cell, index) => cell.padEnd(widths[index] ?? 0))
+        .join('  ')
+        .trimEnd(),
+    )
+    .join('\n');
+}
+
+/** `1234567` as `1205.6 KiB`. */
+export function sizeText(bytes: number): string {
+  return bytes < 1024 ? `${bytes} B` : `${(bytes / 1024).toFixed(1)} KiB`;
+}
+
+/** UTC, to the millisecond. */
+export function timeText(epochMs: number): string {
+  return new Date(epochMs).toISOString();
+}
