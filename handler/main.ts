@@ -83,7 +83,7 @@ class Service {
 
   async describe(): Promise<void> {
     const { write } = takeStdout(this.#host);
-    await write(Buffer.from(`${JSON.stringify(describeJobs(await this.#router()))}\n`));
+    await write(Buffer.from(`${JSON.stringify((await this.#router()).describe())}\n`));
     this.#host.exit(0);
   }
 
@@ -168,14 +168,6 @@ class Service {
     await adapter.crash?.(toRunnerError(thrown));
     this.#host.exit(1);
   }
-}
-
-/** What the packaging room writes to `handler.json`. */
-function describeJobs(router: JobRouter): object[] {
-  return router.jobIds().map((id) => {
-    const { paramsSchema: _params, resultSchema: _result, ...info } = router.definition(id) ?? {};
-    return { id: id.toString(), ...info };
-  });
 }
 
 function isStartedDirectly(meta: ServeOptions['meta'], script: string | undefined): boolean {

@@ -21,84 +21,87 @@ interface ErrorCodeEntry {
   readonly retry: Retry;
 }
 
-const entry = (kind: ErrorKind, retry: Retry): ErrorCodeEntry => ({ kind, retry });
+const USER_NEVER: ErrorCodeEntry = { kind: 'user', retry: 'never' };
+const USER_SAFE: ErrorCodeEntry = { kind: 'user', retry: 'safe' };
+const SYSTEM_NEVER: ErrorCodeEntry = { kind: 'system', retry: 'never' };
+const SYSTEM_SAFE: ErrorCodeEntry = { kind: 'system', retry: 'safe' };
+const SYSTEM_IDEMPOTENT: ErrorCodeEntry = { kind: 'system', retry: 'idempotent' };
 
 /** Every code the project can raise. What each means and what to do about it is said in error-texts.ts and ERRORS.md. */
 export const ERROR_CODES = {
   // Configuration and plugins
-  CONFIG_INVALID: entry('user', 'never'),
-  PLUGIN_UNKNOWN: entry('user', 'never'),
-  PLUGIN_CONFLICT: entry('user', 'never'),
-  PEER_MISSING: entry('user', 'never'),
+  CONFIG_INVALID: USER_NEVER,
+  PLUGIN_UNKNOWN: USER_NEVER,
+  PLUGIN_CONFLICT: USER_NEVER,
+  PEER_MISSING: USER_NEVER,
 
   // Jobs: definition, arguments, results
-  JOB_UNKNOWN: entry('user', 'never'),
-  JOB_DUPLICATE: entry('user', 'never'),
-  JOB_ID_INVALID: entry('user', 'never'),
-  JOB_TYPE_INVALID: entry('user', 'never'),
-  JOB_SCHEMA_MISMATCH: entry('user', 'never'),
-  JOB_ARGS_INVALID: entry('user', 'never'),
-  JOB_RESULT_INVALID: entry('user', 'never'),
-  JOB_REJECTED: entry('user', 'never'),
-  JOB_FAILED: entry('user', 'never'),
-  SCHEMA_INVALID: entry('user', 'never'),
+  JOB_UNKNOWN: USER_NEVER,
+  JOB_DUPLICATE: USER_NEVER,
+  JOB_ID_INVALID: USER_NEVER,
+  JOB_TYPE_INVALID: USER_NEVER,
+  JOB_SCHEMA_MISMATCH: USER_NEVER,
+  JOB_ARGS_INVALID: USER_NEVER,
+  JOB_RESULT_INVALID: USER_NEVER,
+  JOB_REJECTED: USER_NEVER,
+  JOB_FAILED: USER_NEVER,
+  SCHEMA_INVALID: USER_NEVER,
 
   // Wire
-  WIRE_MALFORMED: entry('user', 'never'),
-  PAYLOAD_TOO_LARGE: entry('user', 'never'),
+  WIRE_MALFORMED: USER_NEVER,
+  PAYLOAD_TOO_LARGE: USER_NEVER,
 
   // Execution
-  EXECUTOR_UNREACHABLE: entry('system', 'safe'),
-  EXECUTOR_CONNECTION_LOST: entry('system', 'idempotent'),
-  EXECUTOR_TIMEOUT: entry('system', 'idempotent'),
-  EXECUTOR_THROTTLED: entry('system', 'safe'),
-  EXECUTOR_UNAVAILABLE: entry('system', 'safe'),
-  EXECUTOR_UNAUTHORIZED: entry('user', 'never'),
-  EXECUTOR_NOT_FOUND: entry('user', 'never'),
-  EXECUTOR_RESPONSE_INVALID: entry('system', 'idempotent'),
-  EXECUTOR_CIRCUIT_OPEN: entry('system', 'safe'),
-  EXECUTOR_CLOSED: entry('system', 'safe'),
-  QUEUE_FULL: entry('system', 'safe'),
-  ABORTED: entry('system', 'idempotent'),
+  EXECUTOR_UNREACHABLE: SYSTEM_SAFE,
+  EXECUTOR_CONNECTION_LOST: SYSTEM_IDEMPOTENT,
+  EXECUTOR_TIMEOUT: SYSTEM_IDEMPOTENT,
+  EXECUTOR_THROTTLED: SYSTEM_SAFE,
+  EXECUTOR_UNAVAILABLE: SYSTEM_SAFE,
+  EXECUTOR_UNAUTHORIZED: USER_NEVER,
+  EXECUTOR_NOT_FOUND: USER_NEVER,
+  EXECUTOR_RESPONSE_INVALID: SYSTEM_IDEMPOTENT,
+  EXECUTOR_CIRCUIT_OPEN: SYSTEM_SAFE,
+  EXECUTOR_CLOSED: SYSTEM_SAFE,
+  QUEUE_FULL: SYSTEM_SAFE,
+  ABORTED: SYSTEM_IDEMPOTENT,
 
   // Deployment of functions
-  FUNCTION_EXISTS: entry('user', 'never'),
-  DEPLOY_FAILED: entry('system', 'idempotent'),
-  BUILD_FAILED: entry('user', 'never'),
+  FUNCTION_EXISTS: USER_NEVER,
+  DEPLOY_FAILED: SYSTEM_IDEMPOTENT,
+  BUILD_FAILED: USER_NEVER,
 
   // Chain
-  RPC_UNREACHABLE: entry('system', 'safe'),
-  RPC_RATE_LIMITED: entry('system', 'safe'),
-  RPC_ERROR: entry('system', 'never'),
-  RPC_RESPONSE_INVALID: entry('system', 'safe'),
-  CHAIN_MISMATCH: entry('user', 'never'),
-  CONTRACT_MISSING: entry('user', 'never'),
-  LOG_MALFORMED: entry('system', 'never'),
-  BLUEPRINT_NOT_FOUND: entry('user', 'never'),
-  SERVICE_NOT_FOUND: entry('user', 'never'),
-  METADATA_INVALID: entry('user', 'never'),
-  REGISTRATION_FAILED: entry('system', 'never'),
-  HEARTBEAT_FAILED: entry('system', 'safe'),
+  RPC_UNREACHABLE: SYSTEM_SAFE,
+  RPC_RATE_LIMITED: SYSTEM_SAFE,
+  RPC_ERROR: SYSTEM_NEVER,
+  RPC_RESPONSE_INVALID: SYSTEM_SAFE,
+  CHAIN_MISMATCH: USER_NEVER,
+  CONTRACT_MISSING: USER_NEVER,
+  LOG_MALFORMED: SYSTEM_NEVER,
+  BLUEPRINT_NOT_FOUND: USER_NEVER,
+  SERVICE_NOT_FOUND: USER_NEVER,
+  METADATA_INVALID: USER_NEVER,
+  REGISTRATION_FAILED: SYSTEM_NEVER,
+  HEARTBEAT_FAILED: SYSTEM_SAFE,
 
   // Settlement
-  CALL_ORPHANED: entry('system', 'never'),
-  RESULT_REJECTED: entry('user', 'never'),
-  TX_UNDERFUNDED: entry('user', 'safe'),
-  TX_FEE_CAPPED: entry('user', 'safe'),
-  SIGNER_MISSING: entry('user', 'never'),
+  RESULT_REJECTED: USER_NEVER,
+  TX_UNDERFUNDED: USER_SAFE,
+  TX_FEE_CAPPED: USER_SAFE,
+  SIGNER_MISSING: USER_NEVER,
 
   // Ledger
-  LEDGER_CORRUPT: entry('system', 'never'),
-  LEDGER_FULL: entry('system', 'safe'),
-  LEDGER_LOCKED: entry('user', 'never'),
-  LEDGER_VERSION: entry('user', 'never'),
+  LEDGER_CORRUPT: SYSTEM_NEVER,
+  LEDGER_FULL: SYSTEM_SAFE,
+  LEDGER_LOCKED: USER_NEVER,
+  LEDGER_VERSION: USER_NEVER,
 
   // Runner
-  STATE_INVALID: entry('user', 'never'),
-  DRAIN_TIMEOUT: entry('system', 'never'),
-  UNAUTHORIZED: entry('user', 'never'),
-  NOT_FOUND: entry('user', 'never'),
-  INTERNAL: entry('system', 'never'),
+  STATE_INVALID: USER_NEVER,
+  DRAIN_TIMEOUT: SYSTEM_NEVER,
+  UNAUTHORIZED: USER_NEVER,
+  NOT_FOUND: USER_NEVER,
+  INTERNAL: SYSTEM_NEVER,
 } as const satisfies Record<string, ErrorCodeEntry>;
 
 export type ErrorCode = keyof typeof ERROR_CODES;

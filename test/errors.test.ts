@@ -17,11 +17,12 @@ describe('the table of codes', () => {
 
   it('has every code once, in capitals, with sentences', () => {
     const source = readFileSync(join(ROOT, 'src', 'errors.ts'), 'utf8');
-    const declared = [...source.matchAll(/^ {2}([A-Z_]+): entry\(/gm)].map(([, code]) => code);
+    const declared = [...source.matchAll(/^ {2}([A-Z_]+): [A-Z_]+,$/gm)].map(([, code]) => code);
     expect(declared).toEqual(codes);
     expect(new Set(declared).size).toBe(declared.length);
     expect(Object.keys(ERROR_TEXTS)).toEqual(codes);
-    for (const sentences of Object.values(ERROR_TEXTS)) for (const sentence of sentences) expect(sentence).toMatch(/^[A-Z].*\.$/);
+    for (const { meaning, remedy } of Object.values(ERROR_TEXTS))
+      for (const sentence of [meaning, remedy]) expect(sentence).toMatch(/^[A-Z].*\.$/);
   });
 
   it('has no code that nothing raises', () => {

@@ -48,7 +48,7 @@ const isRecord = (value: unknown): value is Record<string, unknown> => typeof va
 const textOr = (value: unknown, fallback: string): string => (typeof value === 'string' ? value : fallback);
 
 /** Undefined when the event is not one of payload format 2.0. */
-export function httpEventOf(event: unknown): HttpEvent | undefined {
+function httpEventOf(event: unknown): HttpEvent | undefined {
   if (!isRecord(event) || !isRecord(event.requestContext) || !isRecord(event.requestContext.http)) return undefined;
   const headers: Record<string, string> = {};
   for (const [name, value] of Object.entries(event.headers ?? {})) if (typeof value === 'string') headers[name.toLowerCase()] = value;

@@ -134,11 +134,11 @@ describe('values', () => {
 
   it('shows a RunnerError with code, retry, details and the chain of causes; the stack once', () => {
     const cause = new RunnerError('RPC_UNREACHABLE', 'no answer', { cause: new TypeError('fetch failed'), details: { attempts: 3n } });
-    const shown = redact({ error: new RunnerError('CALL_ORPHANED', 'gone', { cause }) });
+    const shown = redact({ error: new RunnerError('RESULT_REJECTED', 'gone', { cause }) });
     expect(shown).toMatchObject({
       error: {
         name: 'RunnerError',
-        code: 'CALL_ORPHANED',
+        code: 'RESULT_REJECTED',
         message: 'gone',
         retry: 'never',
         cause: {
