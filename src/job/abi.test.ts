@@ -9,7 +9,8 @@ import { parseParameters } from './solidity.ts';
 const word = (digits: string): string => digits.padStart(64, '0');
 const bytes = (...words: string[]): Uint8Array => Buffer.from(words.join(''), 'hex');
 const decode = (types: string, body: Uint8Array): unknown[] => decodeAbi(parseParameters(types), body);
-const encode = (types: string, values: readonly unknown[]): string => Buffer.from(encodeAbi(parseParameters(types), values)).toString('hex');
+const encode = (types: string, values: readonly unknown[]): string =>
+  Buffer.from(encodeAbi(parseParameters(types), values)).toString('hex');
 
 const EVERY_WIDTH = Array.from({ length: 32 }, (_, index) => (index + 1) * 8);
 
@@ -21,7 +22,8 @@ function viemParameters(types: string): readonly { readonly type: string }[] {
 function lowerCase(value: unknown): unknown {
   if (typeof value === 'string') return /^0x[0-9a-fA-F]{40}$/.test(value) ? value.toLowerCase() : value;
   if (Array.isArray(value)) return value.map(lowerCase);
-  if (typeof value === 'object' && value !== null) return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, lowerCase(item)]));
+  if (typeof value === 'object' && value !== null)
+    return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, lowerCase(item)]));
   return value;
 }
 
@@ -89,7 +91,14 @@ describe('decoding is strict', () => {
   });
 
   it('lets the tails come in any order', () => {
-    const swapped = bytes(word('80'), word('40'), word('1'), Buffer.from('b').toString('hex').padEnd(64, '0'), word('1'), Buffer.from('a').toString('hex').padEnd(64, '0'));
+    const swapped = bytes(
+      word('80'),
+      word('40'),
+      word('1'),
+      Buffer.from('b').toString('hex').padEnd(64, '0'),
+      word('1'),
+      Buffer.from('a').toString('hex').padEnd(64, '0'),
+    );
     expect(decode('string a, string b', swapped)).toEqual(['a', 'b']);
   });
 
@@ -97,7 +106,13 @@ describe('decoding is strict', () => {
     const types = 'uint64 x, (string s, uint8[] l)[] list, bytes[2] pair';
     const parameters = parseParameters(types);
     const small = fc.constantFrom(0, 0x20, 0x40, 0x60, 0x80, 1, 2);
-    const hostile = fc.array(fc.oneof(small.map((value) => word(value.toString(16))), fc.uint8Array({ minLength: 32, maxLength: 32 }).map((value) => Buffer.from(value).toString('hex'))), { maxLength: 40 });
+    const hostile = fc.array(
+      fc.oneof(
+        small.map((value) => word(value.toString(16))),
+        fc.uint8Array({ minLength: 32, maxLength: 32 }).map((value) => Buffer.from(value).toString('hex')),
+      ),
+      { maxLength: 40 },
+    );
     fc.assert(
       fc.property(hostile, (words) => {
         let values: unknown[];

@@ -1,7 +1,7 @@
 /** `abi.encode` and `abi.decode` of a parameter list. */
 
 import { asArray, asBoolean, asText, bufferOver, hexSize, readHex, readInteger, readText, writeHex, writeInteger } from './scalar.ts';
-import { headBytesOf, typeText } from './solidity.ts';
+import { headBytesOf } from './solidity.ts';
 import type { Parameter, SolidityType } from './solidity.ts';
 
 const WORD = 32;
@@ -89,12 +89,13 @@ class AbiReader {
       }
       case 'optional':
       case 'void':
-        throw new TypeError(`${typeText(type)} has no ABI encoding`);
+        throw new TypeError(`${type.kind} has no ABI encoding`);
     }
   }
 
   #items(item: SolidityType, base: number, length: number): unknown[] {
-    if (length * item.headBytes > this.#buffer.length - base) throw new RangeError(`${length} items do not fit into ${this.#buffer.length} bytes`);
+    if (length * item.headBytes > this.#buffer.length - base)
+      throw new RangeError(`${length} items do not fit into ${this.#buffer.length} bytes`);
     const values = new Array<unknown>(length);
     for (let index = 0; index < length; index += 1) values[index] = this.#value(item, base + index * item.headBytes, base);
     return values;
@@ -123,7 +124,8 @@ class AbiReader {
   }
 
   #take(at: number, size: number): void {
-    if (at + size > this.#buffer.length) throw new RangeError(`the data ends at byte ${this.#buffer.length}, but a value needs bytes ${at} to ${at + size}`);
+    if (at + size > this.#buffer.length)
+      throw new RangeError(`the data ends at byte ${this.#buffer.length}, but a value needs bytes ${at} to ${at + size}`);
     this.#used += size;
     if (this.#used > this.#buffer.length) throw new RangeError('two values share the same bytes');
   }
@@ -209,7 +211,7 @@ class AbiWriter {
       }
       case 'optional':
       case 'void':
-        throw new TypeError(`${typeText(type)} has no ABI encoding`);
+        throw new TypeError(`${type.kind} has no ABI encoding`);
     }
   }
 
@@ -255,6 +257,7 @@ export function named(fields: readonly Parameter[], values: readonly unknown[]):
 
 /** The values of an object in the order of its components. */
 export function unnamed(fields: readonly Parameter[], value: unknown): unknown[] {
-  if (typeof value !== 'object' || value === null) throw new TypeError(`a tuple is missing; it needs ${fields.map((field) => field.name).join(', ')}`);
+  if (typeof value !== 'object' || value === null)
+    throw new TypeError(`a tuple is missing; it needs ${fields.map((field) => field.name).join(', ')}`);
   return fields.map((field) => (value as Record<string, unknown>)[field.name]);
 }

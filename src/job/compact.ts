@@ -120,7 +120,8 @@ class CompactReader {
 
   #take(size: number): number {
     const start = this.#at;
-    if (start + size > this.#limit) throw new RangeError(`the data ends at byte ${this.#limit}, but a value needs bytes ${start} to ${start + size}`);
+    if (start + size > this.#limit)
+      throw new RangeError(`the data ends at byte ${this.#limit}, but a value needs bytes ${start} to ${start + size}`);
     this.#at += size;
     return start;
   }
@@ -180,7 +181,8 @@ export class CompactWriter {
         return;
       case 'list': {
         const items = asArray(value);
-        if (items.length > LIST_LENGTH_MAX) throw new RangeError(`the list has ${items.length} items; the contract takes ${LIST_LENGTH_MAX}`);
+        if (items.length > LIST_LENGTH_MAX)
+          throw new RangeError(`the list has ${items.length} items; the contract takes ${LIST_LENGTH_MAX}`);
         this.#payloadLength(items.length);
         for (const item of items) this.value(type.item, item);
         return;

@@ -50,7 +50,11 @@ export function optional<T>(extractor: Extractor<T>): Extractor<T | undefined> {
 }
 
 /** Runs the extractors of a job. Throws `JOB_REJECTED`. */
-export function extractInto(target: Record<string, unknown>, extractors: readonly (readonly [string, Extractor])[], from: { readonly call: JobCall; readonly job: string }): void {
+export function extractInto(
+  target: Record<string, unknown>,
+  extractors: readonly (readonly [string, Extractor])[],
+  from: { readonly call: JobCall; readonly job: string },
+): void {
   for (const [name, extractor] of extractors) {
     try {
       target[name] = extractor(from.call);

@@ -38,7 +38,10 @@ describe('a typed job', () => {
   });
 
   it('returns an array when it declares several types', async () => {
-    const job = defineJob({ params: 'uint8 x', result: 'uint8, (bool even, string text) info' }, ([x]) => [x, { even: x % 2 === 0, text: `${x}` }]);
+    const job = defineJob({ params: 'uint8 x', result: 'uint8, (bool even, string text) info' }, ([x]) => [
+      x,
+      { even: x % 2 === 0, text: `${x}` },
+    ]);
     expect(await bodyOf(job, call(abi('uint8', 4)))).toBe(hex(abi('uint8, (bool even, string text) info', 4, { even: true, text: '4' })));
   });
 
@@ -46,13 +49,25 @@ describe('a typed job', () => {
     const both = { [BLUEPRINT.paramsCodec]: 'compact', [BLUEPRINT.resultCodec]: 'compact' };
     const job = defineJob({ params: 'uint64 n, string greeting', result: 'string' }, ([n, greeting]) => greeting.repeat(Number(n)));
     expect(await bodyOf(job, call(compact('uint64 n, string greeting', 2n, 'hi'), both))).toBe(hex(compact('string', 'hihi')));
-    expect(await bodyOf(job, call(compact('uint64 n, string greeting', 2n, 'hi'), { [BLUEPRINT.paramsCodec]: 'compact' }))).toBe(hex(abi('string', 'hihi')));
-    expect(await bodyOf(job, call(abi('uint64 n, string greeting', 2n, 'hi'), { [BLUEPRINT.paramsCodec]: 'abi', [BLUEPRINT.resultCodec]: 'compact' }))).toBe(hex(compact('string', 'hihi')));
+    expect(await bodyOf(job, call(compact('uint64 n, string greeting', 2n, 'hi'), { [BLUEPRINT.paramsCodec]: 'compact' }))).toBe(
+      hex(abi('string', 'hihi')),
+    );
+    expect(
+      await bodyOf(
+        job,
+        call(abi('uint64 n, string greeting', 2n, 'hi'), { [BLUEPRINT.paramsCodec]: 'abi', [BLUEPRINT.resultCodec]: 'compact' }),
+      ),
+    ).toBe(hex(compact('string', 'hihi')));
   });
 
   it('refuses a codec that it does not know', async () => {
-    await expect(run(square, call(abi('uint64', 5n), { [BLUEPRINT.paramsCodec]: 'scale' }))).rejects.toMatchObject({ code: 'JOB_ARGS_INVALID', message: expect.stringContaining('"scale" is not a codec') });
-    await expect(run(square, call(abi('uint64', 5n), { [BLUEPRINT.resultCodec]: 'scale' }))).rejects.toMatchObject({ code: 'JOB_RESULT_INVALID' });
+    await expect(run(square, call(abi('uint64', 5n), { [BLUEPRINT.paramsCodec]: 'scale' }))).rejects.toMatchObject({
+      code: 'JOB_ARGS_INVALID',
+      message: expect.stringContaining('"scale" is not a codec'),
+    });
+    await expect(run(square, call(abi('uint64', 5n), { [BLUEPRINT.resultCodec]: 'scale' }))).rejects.toMatchObject({
+      code: 'JOB_RESULT_INVALID',
+    });
   });
 
   it.each([
@@ -69,7 +84,10 @@ describe('a typed job', () => {
 
   it('refuses arguments when it declares none', async () => {
     const job = defineJob({ name: 'tick' }, () => {});
-    await expect(run(job, call(abi('uint64', 1n)))).rejects.toMatchObject({ code: 'JOB_ARGS_INVALID', message: expect.stringContaining('the job takes no arguments') });
+    await expect(run(job, call(abi('uint64', 1n)))).rejects.toMatchObject({
+      code: 'JOB_ARGS_INVALID',
+      message: expect.stringContaining('the job takes no arguments'),
+    });
   });
 
   it.each([
@@ -78,12 +96,19 @@ describe('a typed job', () => {
     ['nothing', () => {}, 'return NO_RESULT to give none'],
   ])('fails when it returns %s', async (_, handler, reason) => {
     const job = defineJob({ name: 'wrong', result: 'uint64' }, handler as () => bigint);
-    await expect(run(job)).rejects.toMatchObject({ code: 'JOB_RESULT_INVALID', message: expect.stringContaining(reason), details: { job: 'wrong', types: 'uint64', call: 'call-1' } });
+    await expect(run(job)).rejects.toMatchObject({
+      code: 'JOB_RESULT_INVALID',
+      message: expect.stringContaining(reason),
+      details: { job: 'wrong', types: 'uint64', call: 'call-1' },
+    });
   });
 
   it('fails when it declares several types and returns something else', async () => {
     const job = defineJob({ result: 'uint8, uint8' }, (() => [1]) as unknown as () => readonly [number, number]);
-    await expect(run(job)).rejects.toMatchObject({ code: 'JOB_RESULT_INVALID', message: expect.stringContaining('an array of 1 is not an array of 2 values') });
+    await expect(run(job)).rejects.toMatchObject({
+      code: 'JOB_RESULT_INVALID',
+      message: expect.stringContaining('an array of 1 is not an array of 2 values'),
+    });
   });
 
   it('gives no result when it returns NO_RESULT', async () => {
@@ -97,7 +122,10 @@ describe('a typed job', () => {
   });
 
   it('fails when it declares no result and returns a value', async () => {
-    await expect(run(defineJob({}, (() => 5) as unknown as () => void))).rejects.toMatchObject({ code: 'JOB_RESULT_INVALID', message: expect.stringContaining('declares no result types') });
+    await expect(run(defineJob({}, (() => 5) as unknown as () => void))).rejects.toMatchObject({
+      code: 'JOB_RESULT_INVALID',
+      message: expect.stringContaining('declares no result types'),
+    });
   });
 });
 
@@ -121,13 +149,19 @@ describe('a raw job', () => {
 
   it('fails when it returns anything else', async () => {
     const job = defineJob({ raw: true, name: 'raw' }, (() => 5) as unknown as () => string);
-    await expect(run(job)).rejects.toMatchObject({ code: 'JOB_RESULT_INVALID', message: expect.stringContaining('5 is neither bytes nor text nor nothing') });
+    await expect(run(job)).rejects.toMatchObject({
+      code: 'JOB_RESULT_INVALID',
+      message: expect.stringContaining('5 is neither bytes nor text nor nothing'),
+    });
   });
 });
 
 describe('a result', () => {
   it('carries the call id and the service id of its call, and nothing else of it', async () => {
-    const result = await run(square, call(abi('uint64', 2n), { [TANGLE.callId]: '7', [TANGLE.serviceId]: '9', [TANGLE.caller]: '0x01', other: 'x' }));
+    const result = await run(
+      square,
+      call(abi('uint64', 2n), { [TANGLE.callId]: '7', [TANGLE.serviceId]: '9', [TANGLE.caller]: '0x01', other: 'x' }),
+    );
     expect([...(result?.metadata ?? [])]).toEqual([
       [TANGLE.callId, '7'],
       [TANGLE.serviceId, '9'],
@@ -155,25 +189,53 @@ describe('a result', () => {
 
 describe('a failure', () => {
   it.each([
-    ['throws', () => { throw new Error('disk on fire'); }],
+    [
+      'throws',
+      () => {
+        throw new Error('disk on fire');
+      },
+    ],
     ['rejects', () => Promise.reject(new Error('disk on fire'))],
   ])('of a handler that %s is JOB_FAILED with the cause', async (_, handler) => {
     const error: unknown = await run(defineJob({ name: 'burn', result: 'uint8' }, handler)).catch((thrown: unknown) => thrown);
-    expect(error).toMatchObject({ code: 'JOB_FAILED', message: 'job burn failed on call call-1: disk on fire', details: { job: 'burn', call: 'call-1' } });
+    expect(error).toMatchObject({
+      code: 'JOB_FAILED',
+      message: 'job burn failed on call call-1: disk on fire',
+      details: { job: 'burn', call: 'call-1' },
+    });
     expect((error as RunnerError).cause).toMatchObject({ message: 'disk on fire' });
   });
 
   it('passes as it is when it is a RunnerError', async () => {
     const mine = new RunnerError('EXECUTOR_UNAVAILABLE', 'later');
-    await expect(run(defineJob({}, () => { throw mine; }))).rejects.toBe(mine);
-    await expect(run(defineJob({}, async () => { throw mine; }))).rejects.toBe(mine);
+    await expect(
+      run(
+        defineJob({}, () => {
+          throw mine;
+        }),
+      ),
+    ).rejects.toBe(mine);
+    await expect(
+      run(
+        defineJob({}, async () => {
+          throw mine;
+        }),
+      ),
+    ).rejects.toBe(mine);
   });
 
-  it('may be anything that was thrown', async () => {
-    // oxlint-disable-next-line typescript/only-throw-error -- authors' libraries do
-    await expect(run(defineJob({ name: 'odd' }, () => { throw 'text'; }))).rejects.toMatchObject({ code: 'JOB_FAILED', message: 'job odd failed on call call-1: "text"', cause: 'text' });
-    // oxlint-disable-next-line typescript/only-throw-error -- authors' libraries do
-    await expect(run(defineJob({}, () => { throw undefined; }))).rejects.toMatchObject({ code: 'JOB_FAILED' });
+  it.each<[string, unknown, string]>([
+    ['a text', 'text', '"text"'],
+    ['undefined', undefined, 'undefined'],
+    ['an object', { a: 1 }, 'a value of type object'],
+  ])('may be %s that was thrown', async (_, thrown, shown) => {
+    const job = defineJob({ name: 'odd' }, () => {
+      // oxlint-disable-next-line typescript/only-throw-error -- authors' libraries do
+      throw thrown;
+    });
+    const error: unknown = await run(job).catch((caught: unknown) => caught);
+    expect(error).toMatchObject({ code: 'JOB_FAILED', message: `job odd failed on call call-1: ${shown}` });
+    expect((error as RunnerError).cause).toBe(thrown);
   });
 });
 
@@ -215,7 +277,19 @@ describe('extractors', () => {
     const job = defineJob(
       {
         raw: true,
-        extract: { CallId, ServiceId, BlockNumber, BlockHash, Timestamp, Caller, JobId, Body, note: metadata('x-note'), all: metadata(), own: (of: JobCall) => of.id.length },
+        extract: {
+          CallId,
+          ServiceId,
+          BlockNumber,
+          BlockHash,
+          Timestamp,
+          Caller,
+          JobId,
+          Body,
+          note: metadata('x-note'),
+          all: metadata(),
+          own: (of: JobCall) => of.id.length,
+        },
       },
       (_, extras) => {
         seen = { ...extras };
@@ -249,15 +323,30 @@ describe('extractors', () => {
   ])('reject a call that lacks %s, naming extractor and job', async (name, extractor, key, malformed) => {
     const job = defineJob({ name: 'picky', extract: { [name]: extractor } }, () => {});
     const lacking = run(job);
-    await expect(lacking).rejects.toMatchObject({ code: 'JOB_REJECTED', message: expect.stringContaining(`job picky cannot extract ${name} from call call-1: the call carries no ${key}`) });
+    await expect(lacking).rejects.toMatchObject({
+      code: 'JOB_REJECTED',
+      message: expect.stringContaining(`job picky cannot extract ${name} from call call-1: the call carries no ${key}`),
+    });
     await expect(lacking).rejects.toMatchObject({ details: { job: 'picky', extractor: name, call: 'call-1' } });
     if (malformed === undefined) return;
-    await expect(run(job, call(undefined, { [key]: malformed }))).rejects.toMatchObject({ code: 'JOB_REJECTED', message: expect.stringContaining(`${key} is not`) });
+    await expect(run(job, call(undefined, { [key]: malformed }))).rejects.toMatchObject({
+      code: 'JOB_REJECTED',
+      message: expect.stringContaining(`${key} is not`),
+    });
   });
 
   it('reject with the cause when a function of the author throws', async () => {
     const cause = new Error('no');
-    const job = defineJob({ extract: { own: () => { throw cause; } } }, () => {});
+    const job = defineJob(
+      {
+        extract: {
+          own: () => {
+            throw cause;
+          },
+        },
+      },
+      () => {},
+    );
     await expect(run(job)).rejects.toMatchObject({ code: 'JOB_REJECTED', cause });
   });
 
@@ -282,8 +371,18 @@ describe('extractors', () => {
 
 describe('what is known of a job', () => {
   it('is its name, types and options', () => {
-    const job = defineJob({ name: 'greet', params: 'uint64 n, string greeting', result: 'uint24', idempotent: true, timeoutMs: 500 }, () => 1);
-    expect(job.info).toMatchObject({ name: 'greet', params: 'uint64 n, string greeting', result: 'uint24', raw: false, idempotent: true, timeoutMs: 500 });
+    const job = defineJob(
+      { name: 'greet', params: 'uint64 n, string greeting', result: 'uint24', idempotent: true, timeoutMs: 500 },
+      () => 1,
+    );
+    expect(job.info).toMatchObject({
+      name: 'greet',
+      params: 'uint64 n, string greeting',
+      result: 'uint24',
+      raw: false,
+      idempotent: true,
+      timeoutMs: 500,
+    });
   });
 
   it('has defaults', () => {

@@ -156,7 +156,8 @@ class DefinedJob implements Job {
   readonly run = (call: JobCall, context: unknown, signal: AbortSignal | undefined): Outcome => {
     const input = this.info.raw ? call.body : this.#arguments(call);
     const extras = new Extras(call, context, signal);
-    if (this.#extractors.length > 0) extractInto(extras as unknown as Record<string, unknown>, this.#extractors, { call, job: this.info.name });
+    if (this.#extractors.length > 0)
+      extractInto(extras as unknown as Record<string, unknown>, this.#extractors, { call, job: this.info.name });
     let answer: unknown;
     try {
       answer = this.#handler(input, extras);
@@ -196,7 +197,9 @@ class DefinedJob implements Job {
     if (this.#params.length === 0) return 'the job takes no arguments: send an empty body, or declare params';
     if (size === 0) return 'the body is empty';
     if (codec === 'compact') return "encode them as the job's schema on chain says";
-    return size % 32 === 0 ? 'compare the types with those the caller encodes' : 'abi.encode gives whole words of 32 bytes; abi.encodePacked is not understood';
+    return size % 32 === 0
+      ? 'compare the types with those the caller encodes'
+      : 'abi.encode gives whole words of 32 bytes; abi.encodePacked is not understood';
   }
 
   #outcome(answer: unknown, call: JobCall): JobResult | undefined {
@@ -232,10 +235,14 @@ class DefinedJob implements Job {
     const { name, result, raw } = this.info;
     const reason = cause instanceof Error ? cause.message : String(cause);
     const hint = value === undefined && !raw ? '; return NO_RESULT to give none' : '';
-    return new RunnerError('JOB_RESULT_INVALID', `job ${name}: what it returned for call ${call.id} is not ${raw ? 'a raw result' : `(${result})`}: ${reason}${hint}`, {
-      cause,
-      details: { job: name, types: result, value: shown(value), call: call.id },
-    });
+    return new RunnerError(
+      'JOB_RESULT_INVALID',
+      `job ${name}: what it returned for call ${call.id} is not ${raw ? 'a raw result' : `(${result})`}: ${reason}${hint}`,
+      {
+        cause,
+        details: { job: name, types: result, value: shown(value), call: call.id },
+      },
+    );
   }
 
   #failure(error: unknown, call: JobCall): RunnerError {
@@ -273,7 +280,10 @@ function checkOptions(job: string, options: CommonOptions<Extractors>): void {
     throw new RunnerError('CONFIG_INVALID', `job ${job}: timeoutMs is ${timeoutMs}; it must be above 0`, { details: { job, timeoutMs } });
   }
   for (const name of Object.keys(options.extract ?? {})) {
-    if (RESERVED.has(name)) throw new RunnerError('CONFIG_INVALID', `job ${job}: an extractor cannot be named ${name}: handlers get another value under it`, { details: { job, name } });
+    if (RESERVED.has(name))
+      throw new RunnerError('CONFIG_INVALID', `job ${job}: an extractor cannot be named ${name}: handlers get another value under it`, {
+        details: { job, name },
+      });
   }
 }
 

@@ -11,10 +11,14 @@ import type { Middleware } from './middleware.ts';
 import { JobRouter } from './router.ts';
 
 const call = (id: string, jobId = 0n): JobCall => ({ id, jobId, body: new Uint8Array(), metadata: new Metadata() });
-const router = (job: Job, ...layers: readonly Middleware[]): JobRouter => layers.reduce((all, layer) => all.layer(layer), new JobRouter().route(0, job).route(1, job));
+const router = (job: Job, ...layers: readonly Middleware[]): JobRouter =>
+  layers.reduce((all, layer) => all.layer(layer), new JobRouter().route(0, job).route(1, job));
 const instant = defineJob({ raw: true, name: 'instant' }, (_, { call: of }) => of.id);
 /** A job whose calls end when the test says so. */
-function held(): { readonly job: Job; readonly running: Map<string, { readonly signal: AbortSignal; resolve(text: string): void; reject(error: Error): void }> } {
+function held(): {
+  readonly job: Job;
+  readonly running: Map<string, { readonly signal: AbortSignal; resolve(text: string): void; reject(error: Error): void }>;
+} {
   const running = new Map<string, { readonly signal: AbortSignal; resolve(text: string): void; reject(error: Error): void }>();
   const job = defineJob({ raw: true, name: 'held' }, (_, { call: of, signal }) => {
     const { promise, resolve, reject } = Promise.withResolvers<string>();
@@ -108,7 +112,11 @@ describe('concurrency', () => {
     const jobs = router(job, concurrency(1, { waitingMax: 1 }));
     const first = jobs.call(call('a'));
     const second = jobs.call(call('b'));
-    await expect(jobs.call(call('c'))).rejects.toMatchObject({ code: 'QUEUE_FULL', retry: 'safe', details: { job: 'held', max: 1, waitingMax: 1 } });
+    await expect(jobs.call(call('c'))).rejects.toMatchObject({
+      code: 'QUEUE_FULL',
+      retry: 'safe',
+      details: { job: 'held', max: 1, waitingMax: 1 },
+    });
     running.get('a')?.resolve('');
     await first;
     await turn();
@@ -166,7 +174,11 @@ describe('rate', () => {
     const clock = new FakeClock();
     const jobs = router(instant, rate(1, { burst: 1, waitMsMax: 500, clock }));
     await jobs.call(call('a'));
-    await expect(jobs.call(call('b'))).rejects.toMatchObject({ code: 'EXECUTOR_THROTTLED', retry: 'safe', details: { retryAfterMs: 1_000 } });
+    await expect(jobs.call(call('b'))).rejects.toMatchObject({
+      code: 'EXECUTOR_THROTTLED',
+      retry: 'safe',
+      details: { retryAfterMs: 1_000 },
+    });
     await clock.advance(600);
     const waited = jobs.call(call('c'));
     await clock.advance(400);
@@ -211,8 +223,14 @@ describe('trace', () => {
 
 describe('validate', () => {
   it('refuses a call with the reason that the check gives', async () => {
-    const jobs = router(instant, validate((of, job) => (of.id === 'bad' ? `${job.name} dislikes it` : undefined)));
+    const jobs = router(
+      instant,
+      validate((of, job) => (of.id === 'bad' ? `${job.name} dislikes it` : undefined)),
+    );
     expect((await jobs.call(call('good')))?.length).toBe(1);
-    await expect(jobs.call(call('bad'))).rejects.toMatchObject({ code: 'JOB_REJECTED', message: 'job instant refuses call bad: instant dislikes it' });
+    await expect(jobs.call(call('bad'))).rejects.toMatchObject({
+      code: 'JOB_REJECTED',
+      message: 'job instant refuses call bad: instant dislikes it',
+    });
   });
 });

@@ -83,7 +83,13 @@ export function concurrency(max: number, { waitingMax = 1_024 }: { readonly wait
   };
   const enter = (call: JobCall, job: JobInfo, signal: AbortSignal | undefined): Promise<void> => {
     if (waiting.size >= waitingMax) {
-      return Promise.reject(new RunnerError('QUEUE_FULL', `job ${job.name} runs ${max} calls and ${waiting.size} wait; call ${call.id} is refused (waitingMax ${waitingMax})`, { details: { job: job.name, max, waitingMax } }));
+      return Promise.reject(
+        new RunnerError(
+          'QUEUE_FULL',
+          `job ${job.name} runs ${max} calls and ${waiting.size} wait; call ${call.id} is refused (waitingMax ${waitingMax})`,
+          { details: { job: job.name, max, waitingMax } },
+        ),
+      );
     }
     return waitForTurn(waiting, signal, () => {
       running += 1;
@@ -104,7 +110,10 @@ export function concurrency(max: number, { waitingMax = 1_024 }: { readonly wait
  * Lets at most `perSecond` calls start, over all jobs that the layer wraps, and `burst` at once after a pause (default: `perSecond`,
  * at least 1). A call that would have to wait longer than `waitMsMax` (default 10 s) fails with `EXECUTOR_THROTTLED`.
  */
-export function rate(perSecond: number, options: { readonly burst?: number; readonly waitMsMax?: number; readonly clock?: MiddlewareClock } = {}): Middleware {
+export function rate(
+  perSecond: number,
+  options: { readonly burst?: number; readonly waitMsMax?: number; readonly clock?: MiddlewareClock } = {},
+): Middleware {
   const { burst = Math.max(1, perSecond), waitMsMax = 10_000, clock = realClock } = options;
   requirePositive('perSecond', perSecond);
   requirePositive('burst', burst);
@@ -123,9 +132,13 @@ export function rate(perSecond: number, options: { readonly burst?: number; read
     const waitMs = takeToken();
     if (waitMs === 0) return next(call, signal);
     if (waitMs > waitMsMax) {
-      throw new RunnerError('EXECUTOR_THROTTLED', `job ${job.name} takes ${perSecond} calls a second; call ${call.id} would wait ${Math.ceil(waitMs)} ms`, {
-        details: { job: job.name, perSecond, retryAfterMs: Math.ceil(waitMs) },
-      });
+      throw new RunnerError(
+        'EXECUTOR_THROTTLED',
+        `job ${job.name} takes ${perSecond} calls a second; call ${call.id} would wait ${Math.ceil(waitMs)} ms`,
+        {
+          details: { job: job.name, perSecond, retryAfterMs: Math.ceil(waitMs) },
+        },
+      );
     }
     const waiting = new Set<() => void>();
     const turn = waitForTurn(waiting, signal, () => {});
@@ -148,7 +161,9 @@ export type StartSpan = (name: string, options: { readonly attributes: Readonly<
 export function trace(startSpan: StartSpan | undefined): Middleware {
   if (!startSpan) return (next) => next;
   return (next, job) => async (call, signal) => {
-    const span = startSpan(`job ${job.name}`, { attributes: { 'job.id': call.jobId.toString(), 'job.name': job.name, 'call.id': call.id, 'call.bytes': call.body.length } });
+    const span = startSpan(`job ${job.name}`, {
+      attributes: { 'job.id': call.jobId.toString(), 'job.name': job.name, 'call.id': call.id, 'call.bytes': call.body.length },
+    });
     try {
       return await next(call, signal);
     } catch (error) {
@@ -165,7 +180,9 @@ export function validate(check: (call: JobCall, job: JobInfo) => string | undefi
   return (next, job) => (call, signal) => {
     const reason = check(call, job);
     if (reason === undefined) return next(call, signal);
-    throw new RunnerError('JOB_REJECTED', `job ${job.name} refuses call ${call.id}: ${reason}`, { details: { job: job.name, call: call.id, reason } });
+    throw new RunnerError('JOB_REJECTED', `job ${job.name} refuses call ${call.id}: ${reason}`, {
+      details: { job: job.name, call: call.id, reason },
+    });
   };
 }
 
@@ -174,7 +191,12 @@ function waitForTurn(waiting: Set<() => void>, signal: AbortSignal | undefined, 
   return new Promise((resolve, reject) => {
     const refuse = (): void => {
       waiting.delete(go);
-      reject(new RunnerError('ABORTED', 'the call was cancelled while it waited for its turn; it did not run', { cause: signal?.reason, retry: 'safe' }));
+      reject(
+        new RunnerError('ABORTED', 'the call was cancelled while it waited for its turn; it did not run', {
+          cause: signal?.reason,
+          retry: 'safe',
+        }),
+      );
     };
     const go = (): void => {
       signal?.removeEventListener('abort', refuse);
@@ -191,5 +213,6 @@ function waitForTurn(waiting: Set<() => void>, signal: AbortSignal | undefined, 
 }
 
 function requirePositive(name: string, value: number): void {
-  if (!(Number.isFinite(value) && value > 0)) throw new RunnerError('CONFIG_INVALID', `${name} is ${value}; it must be above 0`, { details: { [name]: value } });
+  if (!(Number.isFinite(value) && value > 0))
+    throw new RunnerError('CONFIG_INVALID', `${name} is ${value}; it must be above 0`, { details: { [name]: value } });
 }

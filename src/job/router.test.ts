@@ -15,7 +15,8 @@ const fails = (text: string): Job =>
     throw new Error(text);
   });
 const silent = defineJob({ raw: true, name: 'silent' }, () => {});
-const texts = (results: readonly JobResult[] | undefined): string[] | undefined => results?.map((result) => Buffer.from(result.body).toString());
+const texts = (results: readonly JobResult[] | undefined): string[] | undefined =>
+  results?.map((result) => Buffer.from(result.body).toString());
 const ask = async (router: JobRouter, jobId: bigint): Promise<string[] | undefined> => texts(await router.call(call(jobId)));
 
 /** Wraps every result in the mark. */
@@ -45,7 +46,9 @@ describe('a route', () => {
 
   it('cannot be added twice for one id', () => {
     const router = new JobRouter().route(1, says('one'));
-    expect(() => router.route('1', says('other'))).toThrow(expect.objectContaining({ code: 'JOB_DUPLICATE', message: 'job id 1 is routed to one already; it cannot be routed to other too' }));
+    expect(() => router.route('1', says('other'))).toThrow(
+      expect.objectContaining({ code: 'JOB_DUPLICATE', message: 'job id 1 is routed to one already; it cannot be routed to other too' }),
+    );
   });
 
   it('that gives no result takes the call all the same', async () => {
@@ -53,7 +56,10 @@ describe('a route', () => {
   });
 
   it('that fails rejects the call', async () => {
-    await expect(new JobRouter().route(1, fails('broken')).call(call(1n))).rejects.toMatchObject({ code: 'JOB_FAILED', message: 'job broken failed on call call-1: broken' });
+    await expect(new JobRouter().route(1, fails('broken')).call(call(1n))).rejects.toMatchObject({
+      code: 'JOB_FAILED',
+      message: 'job broken failed on call call-1: broken',
+    });
   });
 });
 
@@ -106,7 +112,11 @@ describe('an always job', () => {
   it('that fails without a listener is a warning of the process', async () => {
     const warning = new Promise<Error>((resolve) => process.once('warning', resolve));
     expect(await ask(new JobRouter().route(1, says('one')).always(fails('watcher')), 1n)).toEqual(['one']);
-    expect(await warning).toMatchObject({ name: 'ObserverError', code: 'JOB_FAILED', message: expect.stringContaining('job watcher, which watches every call, failed on call call-1') });
+    expect(await warning).toMatchObject({
+      name: 'ObserverError',
+      code: 'JOB_FAILED',
+      message: expect.stringContaining('job watcher, which watches every call, failed on call call-1'),
+    });
   });
 
   it('that fails beside a route without result leaves the call without result', async () => {
@@ -197,10 +207,18 @@ describe('a layer', () => {
       return 'x';
     });
     const { signal } = new AbortController();
-    await new JobRouter().route(1, job).layer((next) => (of) => next({ ...of, id: 'other' }, signal)).call(call(1n));
+    await new JobRouter()
+      .route(1, job)
+      .layer((next) => (of) => next({ ...of, id: 'other' }, signal))
+      .call(call(1n));
     expect(seen[0]).toBe('other');
     expect(seen[1]).toBe(signal);
-    expect(await ask(new JobRouter().route(1, job).layer(() => () => undefined), 1n)).toEqual([]);
+    expect(
+      await ask(
+        new JobRouter().route(1, job).layer(() => () => undefined),
+        1n,
+      ),
+    ).toEqual([]);
     const thrower: Middleware = () => () => {
       throw new Error('refused');
     };
@@ -252,10 +270,15 @@ describe('the router tells', () => {
   });
 
   it('what a job is', () => {
-    const router = new JobRouter().route(5, defineJob({ name: 'square', params: 'uint64 x', result: 'uint64', idempotent: true, timeoutMs: 10 }, ([x]) => x));
+    const router = new JobRouter().route(
+      5,
+      defineJob({ name: 'square', params: 'uint64 x', result: 'uint64', idempotent: true, timeoutMs: 10 }, ([x]) => x),
+    );
     expect(router.definition('5')).toMatchObject({ name: 'square', params: 'uint64 x', result: 'uint64', idempotent: true, timeoutMs: 10 });
     expect(router.definition(6)).toBeUndefined();
-    expect(JSON.parse(JSON.stringify(router.describe()))).toEqual([{ id: '5', name: 'square', params: 'uint64 x', result: 'uint64', raw: false, idempotent: true, timeoutMs: 10 }]);
+    expect(JSON.parse(JSON.stringify(router.describe()))).toEqual([
+      { id: '5', name: 'square', params: 'uint64 x', result: 'uint64', raw: false, idempotent: true, timeoutMs: 10 },
+    ]);
   });
 });
 

@@ -45,9 +45,13 @@ export class JobRouter<in Context = void> {
     const jobId = toJobId(id);
     const present = this.#routes.get(jobId);
     if (present) {
-      throw new RunnerError('JOB_DUPLICATE', `job id ${jobId} is routed to ${present.job.info.name} already; it cannot be routed to ${job.info.name} too`, {
-        details: { jobId: jobId.toString(), present: present.job.info.name, added: job.info.name },
-      });
+      throw new RunnerError(
+        'JOB_DUPLICATE',
+        `job id ${jobId} is routed to ${present.job.info.name} already; it cannot be routed to ${job.info.name} too`,
+        {
+          details: { jobId: jobId.toString(), present: present.job.info.name, added: job.info.name },
+        },
+      );
     }
     this.#routes.set(jobId, unlayered(job));
     return this;
@@ -65,7 +69,11 @@ export class JobRouter<in Context = void> {
   }
 
   layer(middleware: Middleware): this {
-    const wrap = (route: Route<Context>): Route<Context> => ({ ...route, layers: [...route.layers, middleware], next: middleware(route.next, route.job.info) });
+    const wrap = (route: Route<Context>): Route<Context> => ({
+      ...route,
+      layers: [...route.layers, middleware],
+      next: middleware(route.next, route.job.info),
+    });
     for (const [id, route] of this.#routes) this.#routes.set(id, wrap(route));
     this.#always = this.#always.map(wrap);
     if (this.#fallback) this.#fallback = wrap(this.#fallback);
@@ -169,5 +177,8 @@ function bind<Context>(route: Route<Context>, context: Context): Route<void> {
 }
 
 const warnOfObserverError: ObserverErrorListener = (error, job, call) => {
-  process.emitWarning(`job ${job.name}, which watches every call, failed on call ${call.id}: ${error.message}`, { type: 'ObserverError', code: error.code });
+  process.emitWarning(`job ${job.name}, which watches every call, failed on call ${call.id}: ${error.message}`, {
+    type: 'ObserverError',
+    code: error.code,
+  });
 };

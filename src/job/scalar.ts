@@ -15,9 +15,10 @@ export function bufferOver(bytes: Uint8Array): Buffer {
 export function readInteger(buffer: Buffer, at: number, type: IntegerType): number | bigint {
   const size = type.bits >> 3;
   if (type.bits <= NUMBER_BITS_MAX) return type.kind === 'uint' ? buffer.readUIntBE(at, size) : buffer.readIntBE(at, size);
-  const head = size & 7;
-  let value = head === 0 ? 0n : readPart(buffer, at, head);
-  for (let offset = head; offset < size; offset += 8) {
+  let value = 0n;
+  let offset = 0;
+  for (; (size - offset) % 8 !== 0; offset += 1) value = (value << 8n) | BigInt(buffer.readUInt8(at + offset));
+  for (; offset < size; offset += 8) {
     const part = buffer.readBigUInt64BE(at + offset);
     value = value === 0n ? part : (value << 64n) | part;
   }
@@ -90,11 +91,6 @@ export function shown(value: unknown): string {
   if (typeof value === 'bigint') return value < 2n ** 256n && value > -(2n ** 256n) ? `${value}n` : 'an integer of more than 256 bits';
   if (typeof value === 'string') return JSON.stringify(value.length > 72 ? `${value.slice(0, 69)}...` : value);
   return Array.isArray(value) ? `an array of ${value.length}` : `a value of type ${typeof value}`;
-}
-
-function readPart(buffer: Buffer, at: number, size: number): bigint {
-  if (size <= 6) return BigInt(buffer.readUIntBE(at, size));
-  return (BigInt(buffer.readUInt8(at)) << 48n) | BigInt(buffer.readUIntBE(at + 1, 6));
 }
 
 function writeParts(buffer: Buffer, at: number, { size, unsigned }: { readonly size: number; readonly unsigned: bigint }): void {

@@ -14,7 +14,8 @@ const bytes = (digits: string): Uint8Array => Buffer.from(digits, 'hex');
 const schema = (types: string): Uint8Array => schemaOf(parseParameters(types));
 const encode = (types: string, values: readonly unknown[]): string => hex(encodeCompact(parseParameters(types), values));
 const decode = (types: string, digits: string): unknown[] => decodeCompact(parseParameters(types), bytes(digits));
-const textOf = (parameters: readonly Parameter[] | undefined): string | undefined => parameters?.map(({ type, name }) => `${typeText(type)} ${name}`).join(', ');
+const textOf = (parameters: readonly Parameter[] | undefined): string | undefined =>
+  parameters?.map(({ type, name }) => `${typeText(type)} ${name}`).join(', ');
 
 /** One field of schema bytes without children. */
 const field = (kind: number, { arrayLength = 0, children = 0, name = '' } = {}): string =>
@@ -51,7 +52,9 @@ describe('schema bytes', () => {
     const kinds = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18].map((kind) => field(kind)).join('');
     const all = `020014${kinds}${field(16, { arrayLength: 7 })}${field(19, { children: 1 })}${field(8)}`;
     expect(parseSchema(bytes(all))?.map(({ type }) => typeText(type))).toEqual(
-      'void bool uint8 int8 uint16 int16 uint32 int32 uint64 int64 uint128 int128 uint256 int256 address bytes32 string bytes bytes7 optional(uint64)'.split(' '),
+      'void bool uint8 int8 uint16 int16 uint32 int32 uint64 int64 uint128 int128 uint256 int256 address bytes32 string bytes bytes7 optional(uint64)'.split(
+        ' ',
+      ),
     );
   });
 
@@ -89,7 +92,9 @@ describe('schema bytes', () => {
     ['an unknown name length', '0200010100000000f0', 'a name length starts with 240'],
     ['33 levels', `020001${field(21, { children: 1 }).repeat(32)}${field(1)}`, 'fields nest deeper than 32'],
   ])('are refused with %s', (_, digits, reason) => {
-    expect(() => parseSchema(bytes(digits))).toThrow(expect.objectContaining({ code: 'SCHEMA_INVALID', message: expect.stringContaining(reason) }));
+    expect(() => parseSchema(bytes(digits))).toThrow(
+      expect.objectContaining({ code: 'SCHEMA_INVALID', message: expect.stringContaining(reason) }),
+    );
   });
 
   it('may nest 32 levels', () => {
@@ -110,11 +115,15 @@ describe('schema bytes', () => {
   });
 
   it('cannot be built for integers that the contract does not know', () => {
-    expect(() => schema('uint8 a, uint24 b')).toThrow(expect.objectContaining({ code: 'SCHEMA_INVALID', message: expect.stringContaining('uint24 is none of the contract') }));
+    expect(() => schema('uint8 a, uint24 b')).toThrow(
+      expect.objectContaining({ code: 'SCHEMA_INVALID', message: expect.stringContaining('uint24 is none of the contract') }),
+    );
   });
 
   it('cannot be built for a tuple of 257', () => {
-    expect(() => schema(`(${Array.from({ length: 257 }, () => 'bool').join(',')}) t`)).toThrow(expect.objectContaining({ code: 'SCHEMA_INVALID' }));
+    expect(() => schema(`(${Array.from({ length: 257 }, () => 'bool').join(',')}) t`)).toThrow(
+      expect.objectContaining({ code: 'SCHEMA_INVALID' }),
+    );
   });
 });
 
@@ -157,7 +166,9 @@ describe('compact payloads', () => {
   });
 
   it('count list items and struct fields, but not array items', () => {
-    expect(encode('uint8[] l, uint8[2] a, (bool x, uint16 y) t', [[1, 2, 3], [4, 5], { x: true, y: 258 }])).toBe('03010203' + '0405' + '02010102');
+    expect(encode('uint8[] l, uint8[2] a, (bool x, uint16 y) t', [[1, 2, 3], [4, 5], { x: true, y: 258 }])).toBe(
+      '03010203' + '0405' + '02010102',
+    );
   });
 
   it('accept a length that is longer than needed, as the contract does', () => {
@@ -181,7 +192,9 @@ describe('compact payloads', () => {
 
   it('cannot be written with more than 10000 list items', () => {
     expect(encode('bool[] l', [Array.from({ length: 10_000 }, () => true)]).length).toBe(2 * 10_002);
-    expect(() => encode('bool[] l', [Array.from({ length: 10_001 }, () => true)])).toThrow('the list has 10001 items; the contract takes 10000');
+    expect(() => encode('bool[] l', [Array.from({ length: 10_001 }, () => true)])).toThrow(
+      'the list has 10001 items; the contract takes 10000',
+    );
   });
 
   it('never crash the reader', () => {
@@ -199,7 +212,9 @@ describe('compact payloads', () => {
   });
 
   it('of nothing but items without bytes are bounded', () => {
-    const voids = parseSchema(bytes(`020001${field(20, { arrayLength: 65_535, children: 1 })}${field(20, { arrayLength: 65_535, children: 1 })}${field(0)}`));
+    const voids = parseSchema(
+      bytes(`020001${field(20, { arrayLength: 65_535, children: 1 })}${field(20, { arrayLength: 65_535, children: 1 })}${field(0)}`),
+    );
     expect(() => decodeCompact(voids ?? [], new Uint8Array())).toThrow('more items than the bytes can hold');
   });
 
@@ -231,7 +246,9 @@ describe('a job and the schema on chain', () => {
   });
 
   it('agree on bytes32, whichever kind the chain uses', () => {
-    expect(codecFor({ types: 'bytes32 h', schema: bytes(`020001${field(16, { arrayLength: 32 })}`), of: 'params of job 0' })).toBe('compact');
+    expect(codecFor({ types: 'bytes32 h', schema: bytes(`020001${field(16, { arrayLength: 32 })}`), of: 'params of job 0' })).toBe(
+      'compact',
+    );
   });
 
   it('agree when both have no fields', () => {
@@ -249,7 +266,11 @@ describe('a job and the schema on chain', () => {
     ['', 'bool', 'the list has 0 types here and 1 on chain'],
   ])('differ: %s and %s', (types, onChain, difference) => {
     expect(() => codecFor({ types, schema: schema(onChain), of: 'params of job 3' })).toThrow(
-      expect.objectContaining({ code: 'JOB_SCHEMA_MISMATCH', message: expect.stringContaining(difference), details: expect.objectContaining({ of: 'params of job 3', types }) }),
+      expect.objectContaining({
+        code: 'JOB_SCHEMA_MISMATCH',
+        message: expect.stringContaining(difference),
+        details: expect.objectContaining({ of: 'params of job 3', types }),
+      }),
     );
   });
 });

@@ -62,7 +62,9 @@ export function schemaOf(parameters: readonly Parameter[]): Uint8Array {
     return writer.bytes();
   } catch (cause) {
     const types = parameters.map((parameter) => typeText(parameter.type)).join(', ');
-    throw new RunnerError('SCHEMA_INVALID', `(${types}) has no compact schema: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+    throw new RunnerError('SCHEMA_INVALID', `(${types}) has no compact schema: ${cause instanceof Error ? cause.message : String(cause)}`, {
+      cause,
+    });
   }
 }
 
@@ -99,7 +101,8 @@ function differenceOf(ours: readonly Parameter[], theirs: readonly Parameter[], 
 function typeDifference(ours: SolidityType, theirs: SolidityType, path: string): string | undefined {
   if (ours.kind === 'tuple' && theirs.kind === 'tuple') return differenceOf(ours.fields, theirs.fields, path);
   if (ours.kind === 'list' && theirs.kind === 'list') return typeDifference(ours.item, theirs.item, `${path}[]`);
-  if (ours.kind === 'array' && theirs.kind === 'array' && ours.length === theirs.length) return typeDifference(ours.item, theirs.item, `${path}[]`);
+  if (ours.kind === 'array' && theirs.kind === 'array' && ours.length === theirs.length)
+    return typeDifference(ours.item, theirs.item, `${path}[]`);
   const [a, b] = [typeText(ours), typeText(theirs)];
   return a === b ? undefined : `${path} is ${a} here and ${b} on chain`;
 }
@@ -136,7 +139,8 @@ class SchemaReader {
     const arrayLength = this.#integer(2);
     const childCount = this.#integer(2);
     const name = this.#name();
-    if (kind === KIND.tuple && childCount > STRUCT_FIELDS_MAX) throw new RangeError(`a struct has ${childCount} fields; the limit is ${STRUCT_FIELDS_MAX}`);
+    if (kind === KIND.tuple && childCount > STRUCT_FIELDS_MAX)
+      throw new RangeError(`a struct has ${childCount} fields; the limit is ${STRUCT_FIELDS_MAX}`);
     const expected = kind === KIND.tuple ? childCount : kind >= KIND.optional && kind < KIND.tuple ? 1 : 0;
     if (childCount !== expected) throw new RangeError(`a field of kind ${kind} has ${childCount} children, not ${expected}`);
     return { name, type: typeOfKind({ kind, arrayLength, children: this.#fields(childCount, depth + 1) }) };
@@ -168,7 +172,15 @@ class SchemaReader {
   }
 }
 
-function typeOfKind({ kind, arrayLength, children }: { readonly kind: number; readonly arrayLength: number; readonly children: readonly Parameter[] }): SolidityType {
+function typeOfKind({
+  kind,
+  arrayLength,
+  children,
+}: {
+  readonly kind: number;
+  readonly arrayLength: number;
+  readonly children: readonly Parameter[];
+}): SolidityType {
   const item = children[0]?.type;
   if (kind >= 2 && kind <= 13) return integerType(kind % 2 === 0 ? 'uint' : 'int', INTEGER_BITS[(kind - 2) >> 1] as number);
   switch (kind) {
@@ -200,7 +212,8 @@ function writeSchemaField(writer: CompactWriter, parameter: Parameter, depth: nu
   if (depth >= DEPTH_MAX) throw new RangeError(`types nest deeper than ${DEPTH_MAX}`);
   const { type } = parameter;
   const children = childrenOf(type);
-  if (type.kind === 'tuple' && children.length > STRUCT_FIELDS_MAX) throw new RangeError(`a tuple has ${children.length} components; the limit is ${STRUCT_FIELDS_MAX}`);
+  if (type.kind === 'tuple' && children.length > STRUCT_FIELDS_MAX)
+    throw new RangeError(`a tuple has ${children.length} components; the limit is ${STRUCT_FIELDS_MAX}`);
   writer.integer(kindOf(type), 1);
   writer.integer(type.kind === 'array' ? type.length : type.kind === 'fixedBytes' && type.size < 32 ? type.size : 0, 2);
   writer.integer(children.length, 2);

@@ -3,7 +3,10 @@ import { describe, expect, it } from 'vitest';
 
 import { headBytesOf, parseParameters, typeText } from './solidity.ts';
 
-const text = (types: string): string => parseParameters(types).map((parameter) => typeText(parameter.type)).join(',');
+const text = (types: string): string =>
+  parseParameters(types)
+    .map((parameter) => typeText(parameter.type))
+    .join(',');
 
 describe('parseParameters', () => {
   it.each([
@@ -25,7 +28,10 @@ describe('parseParameters', () => {
     const [ours, tuple] = parseParameters(types);
     expect([ours?.name, first?.name]).toEqual(['x', 'x']);
     expect([tuple?.name, second?.name]).toEqual(['list', 'list']);
-    expect(tuple?.type.kind === 'list' && tuple.type.item.kind === 'tuple' && tuple.type.item.fields.map((field) => field.name)).toEqual(['to', 'inner']);
+    expect(tuple?.type.kind === 'list' && tuple.type.item.kind === 'tuple' && tuple.type.item.fields.map((field) => field.name)).toEqual([
+      'to',
+      'inner',
+    ]);
   });
 
   it.each([
@@ -49,7 +55,9 @@ describe('parseParameters', () => {
     [`${'('.repeat(40)}uint8${')'.repeat(40)}`, 'nest deeper than 32'],
     [`uint8${'[]'.repeat(40)}`, 'nest deeper than 32'],
   ])('refuses %j', (types, reason) => {
-    expect(() => parseParameters(types)).toThrow(expect.objectContaining({ code: 'JOB_TYPE_INVALID', message: expect.stringContaining(reason) }));
+    expect(() => parseParameters(types)).toThrow(
+      expect.objectContaining({ code: 'JOB_TYPE_INVALID', message: expect.stringContaining(reason) }),
+    );
   });
 
   it('knows the size of the head of an ABI encoding', () => {

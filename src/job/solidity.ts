@@ -43,7 +43,13 @@ export type SolidityType =
   | { readonly kind: 'string' | 'bytes'; readonly dynamic: true; readonly headBytes: 32 }
   | { readonly kind: 'list'; readonly item: SolidityType; readonly dynamic: true; readonly headBytes: 32 }
   | { readonly kind: 'array'; readonly item: SolidityType; readonly length: number; readonly dynamic: boolean; readonly headBytes: number }
-  | { readonly kind: 'tuple'; readonly fields: readonly Parameter[]; readonly named: boolean; readonly dynamic: boolean; readonly headBytes: number }
+  | {
+      readonly kind: 'tuple';
+      readonly fields: readonly Parameter[];
+      readonly named: boolean;
+      readonly dynamic: boolean;
+      readonly headBytes: number;
+    }
   | { readonly kind: 'optional'; readonly item: SolidityType; readonly dynamic: true; readonly headBytes: 32 }
   | { readonly kind: 'void'; readonly dynamic: false; readonly headBytes: 0 };
 

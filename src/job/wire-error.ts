@@ -88,7 +88,8 @@ export function errorFromResponse(status: number, body: Uint8Array, headers: Hea
   const said = parseErrorBody(body);
   const retryAfterMs = retryAfter(headers['retry-after']);
   const details = { ...said.details, status, ...(retryAfterMs !== undefined && { retryAfterMs }) };
-  if (isErrorCode(said.code) && HANDLER_CODES.has(said.code)) return new RunnerError(said.code, said.error ?? `the handler answered with ${said.code}`, { details });
+  if (isErrorCode(said.code) && HANDLER_CODES.has(said.code))
+    return new RunnerError(said.code, said.error ?? `the handler answered with ${said.code}`, { details });
   const judged = judge(status, said, retryAfterMs !== undefined);
   const message = `the platform answered with status ${status}${said.error === undefined ? '' : `: ${said.error}`}`;
   return new RunnerError(judged.code, message, {
@@ -166,7 +167,12 @@ function printable(details: object): ErrorDetails {
   for (const [name, value] of Object.entries<unknown>({ ...details })) {
     if (SECRET.test(name) || name === '__proto__') continue;
     const text = typeof value === 'bigint' ? value.toString() : value;
-    const plain = typeof text === 'string' ? shorten(text) : typeof text === 'number' || typeof text === 'boolean' || text === null ? text : JSON.stringify(text, bigintAsText);
+    const plain =
+      typeof text === 'string'
+        ? shorten(text)
+        : typeof text === 'number' || typeof text === 'boolean' || text === null
+          ? text
+          : JSON.stringify(text, bigintAsText);
     room -= name.length + String(plain).length;
     if (room < 0) break;
     if (plain !== undefined) shown[name] = plain;

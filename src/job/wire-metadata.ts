@@ -9,7 +9,13 @@ export const JOB_ID_HEADER = 'x-blueprint-job-id';
 const OTHERS_HEADER = 'x-blueprint-metadata';
 /** The names, separated by commas, whose values must not be logged. */
 const SENSITIVE_HEADER = 'x-blueprint-sensitive';
-const NOT_METADATA: ReadonlySet<string> = new Set([JOB_ID_HEADER, OTHERS_HEADER, SENSITIVE_HEADER, 'x-blueprint-config', 'x-blueprint-wire']);
+const NOT_METADATA: ReadonlySet<string> = new Set([
+  JOB_ID_HEADER,
+  OTHERS_HEADER,
+  SENSITIVE_HEADER,
+  'x-blueprint-config',
+  'x-blueprint-wire',
+]);
 
 const HEADER_NAME = /^x-(?:tangle|blueprint)-[a-z0-9-]+$/;
 const HEADER_TEXT = /^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$/;

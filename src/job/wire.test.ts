@@ -5,19 +5,41 @@ import { ERROR_CODES, RunnerError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
 import { BLUEPRINT, Metadata, TANGLE } from './call.ts';
 import type { JobCall, JobResult } from './call.ts';
-import { decodeRequest, decodeResponse, encodeError, encodeRequest, encodeResponse, errorFromResponse, statusOf, WIRE_FORMATS } from './wire.ts';
+import {
+  decodeRequest,
+  decodeResponse,
+  encodeError,
+  encodeRequest,
+  encodeResponse,
+  errorFromResponse,
+  statusOf,
+  WIRE_FORMATS,
+} from './wire.ts';
 import type { Headers, WireFormat } from './wire.ts';
 
-const CHAIN = { [TANGLE.callId]: '7', [TANGLE.serviceId]: '9', [TANGLE.caller]: `0x${'ab'.repeat(20)}`, [BLUEPRINT.paramsCodec]: 'compact' };
-const makeCall = (body: Uint8Array, entries: Record<string, string> = CHAIN): JobCall => ({ id: 'chain:1:7', jobId: 3n, body, metadata: new Metadata(Object.entries(entries)) });
-const result = (body: Uint8Array, entries: Record<string, string> = {}): JobResult => ({ body, metadata: new Metadata(Object.entries(entries)) });
+const CHAIN = {
+  [TANGLE.callId]: '7',
+  [TANGLE.serviceId]: '9',
+  [TANGLE.caller]: `0x${'ab'.repeat(20)}`,
+  [BLUEPRINT.paramsCodec]: 'compact',
+};
+const makeCall = (body: Uint8Array, entries: Record<string, string> = CHAIN): JobCall => ({
+  id: 'chain:1:7',
+  jobId: 3n,
+  body,
+  metadata: new Metadata(Object.entries(entries)),
+});
+const result = (body: Uint8Array, entries: Record<string, string> = {}): JobResult => ({
+  body,
+  metadata: new Metadata(Object.entries(entries)),
+});
 const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString();
 const plain = (metadata: Metadata | undefined): Record<string, string> => Object.fromEntries(metadata ?? []);
 const JSON_HEADERS = { 'content-type': 'application/json' };
 const request = (body: string | Uint8Array, headers: Headers = JSON_HEADERS): ReturnType<typeof decodeRequest> =>
   decodeRequest(headers, typeof body === 'string' ? Buffer.from(body) : body, { newId: () => 'new' });
-const reply = (body: string, { status = 200, headers = JSON_HEADERS as Headers, call = makeCall(new Uint8Array()) } = {}): ReturnType<typeof decodeResponse> =>
-  decodeResponse({ status, headers, body: Buffer.from(body) }, call);
+const reply = (body: string, { status = 200 } = {}): ReturnType<typeof decodeResponse> =>
+  decodeResponse({ status, headers: JSON_HEADERS, body: Buffer.from(body) }, makeCall(new Uint8Array()));
 const numbers = (bytes: Uint8Array): string => JSON.stringify(Array.from(bytes));
 
 describe.each(WIRE_FORMATS)('the format %s', (format: WireFormat) => {
@@ -62,7 +84,10 @@ describe.each(WIRE_FORMATS)('the format %s', (format: WireFormat) => {
 
   it('carries metadata of any name and text, and what must not be logged', () => {
     const call = makeCall(Uint8Array.of(1), {});
-    call.metadata.set('own name', 'zażółć\r\nx-injected: 1').set('x-blueprint-key', ' spaced ').set('x-tangle-secret', 'hush', { sensitive: true });
+    call.metadata
+      .set('own name', 'zażółć\r\nx-injected: 1')
+      .set('x-blueprint-key', ' spaced ')
+      .set('x-tangle-secret', 'hush', { sensitive: true });
     const sent = encodeRequest(format, { ...call, id: 'id with\nnewline' });
     for (const value of Object.values(sent.headers)) expect(value).toMatch(/^[\x21-\x7e][\x20-\x7e]*$/);
     const { call: arrived } = decodeRequest(sent.headers, sent.body);
@@ -86,7 +111,10 @@ describe.each(WIRE_FORMATS)('the format %s', (format: WireFormat) => {
     const sent = encodeRequest(format, call);
     expect(decodeRequest(sent.headers, sent.body, { bytesMax: sent.body.length }).call.body.length).toBe(100);
     expect(() => decodeRequest(sent.headers, sent.body, { bytesMax: sent.body.length - 1 })).toThrow(
-      expect.objectContaining({ code: 'PAYLOAD_TOO_LARGE', details: { what: 'request', bytes: sent.body.length, bytesMax: sent.body.length - 1 } }),
+      expect.objectContaining({
+        code: 'PAYLOAD_TOO_LARGE',
+        details: { what: 'request', bytes: sent.body.length, bytesMax: sent.body.length - 1 },
+      }),
     );
     const answer = encodeResponse(format, [result(Buffer.alloc(100))]);
     expect(() => decodeResponse(answer, call, answer.body.length - 1)).toThrow(expect.objectContaining({ code: 'PAYLOAD_TOO_LARGE' }));
@@ -103,7 +131,9 @@ describe('v1 JSON', () => {
         expect(text(encodeResponse('json', [result(body)]).body)).toBe(`{"result":${numbers(body)}}`);
       }),
     );
-    expect(text(encodeRequest('json', { ...makeCall(new Uint8Array()), jobId: 2n ** 53n }).body)).toBe('{"job_id":"9007199254740992","args":[]}');
+    expect(text(encodeRequest('json', { ...makeCall(new Uint8Array()), jobId: 2n ** 53n }).body)).toBe(
+      '{"job_id":"9007199254740992","args":[]}',
+    );
     const all = Uint8Array.from({ length: 256 }, (_, byte) => byte);
     expect(text(encodeRequest('json', makeCall(all)).body)).toBe(`{"job_id":3,"args":${numbers(all)}}`);
     expect(text(encodeResponse('json', []).body)).toBe('{"result":null}');
@@ -126,12 +156,15 @@ describe('v1 JSON', () => {
     expect(call.id).toBe('new');
   });
 
-  it.each(['256', '-1', '1.5', '1e9', '01', '+1', '0x1', '1,', ',1', '1 2', '"1"', 'null', 'true', '[1]', '{}', '1000', 'NaN', ''])('refuses %j as a byte', (item) => {
-    const empty = item === '';
-    const outcome = (): unknown => request(`{"job_id":0,"args":[5,${item}]}`);
-    expect(outcome).toThrow(expect.objectContaining({ code: 'WIRE_MALFORMED' }));
-    if (!empty) expect(() => reply(`{"result":[${item}]}`)).toThrow(expect.objectContaining({ code: 'EXECUTOR_RESPONSE_INVALID' }));
-  });
+  it.each(['256', '-1', '1.5', '1e9', '01', '+1', '0x1', '1,', ',1', '1 2', '"1"', 'null', 'true', '[1]', '{}', '1000', 'NaN', ''])(
+    'refuses %j as a byte',
+    (item) => {
+      const empty = item === '';
+      const outcome = (): unknown => request(`{"job_id":0,"args":[5,${item}]}`);
+      expect(outcome).toThrow(expect.objectContaining({ code: 'WIRE_MALFORMED' }));
+      if (!empty) expect(() => reply(`{"result":[${item}]}`)).toThrow(expect.objectContaining({ code: 'EXECUTOR_RESPONSE_INVALID' }));
+    },
+  );
 
   it.each([
     ['nothing', ''],
@@ -158,7 +191,35 @@ describe('v1 JSON', () => {
   });
 
   it('decides like JSON.parse about whatever looks like a request', () => {
-    const piece = fc.constantFrom('{', '}', '[', ']', ',', ':', '"', '"args"', '"job_id"', '"x"', '0', '1', '25', '255', '256', '-', '.', 'e', ' ', '\n', '\\', 'null', 'true', 'false', 'tru', '\u0000', 'é');
+    const piece = fc.constantFrom(
+      '{',
+      '}',
+      '[',
+      ']',
+      ',',
+      ':',
+      '"',
+      '"args"',
+      '"job_id"',
+      '"x"',
+      '0',
+      '1',
+      '25',
+      '255',
+      '256',
+      '-',
+      '.',
+      'e',
+      ' ',
+      '\n',
+      '\\',
+      'null',
+      'true',
+      'false',
+      'tru',
+      '\u0000',
+      'é',
+    );
     const near = fc.array(piece, { maxLength: 12 }).map((pieces) => pieces.join(''));
     const body = fc.oneof(
       near,
@@ -172,7 +233,8 @@ describe('v1 JSON', () => {
         let expected: readonly number[] | undefined;
         try {
           const { job_id: jobId, args } = JSON.parse(sent) as { job_id: unknown; args: unknown };
-          if (jobId === 1 && Array.isArray(args) && args.every((item) => Number.isInteger(item) && item >= 0 && item <= 255)) expected = args as number[];
+          if (jobId === 1 && Array.isArray(args) && args.every((item) => Number.isInteger(item) && item >= 0 && item <= 255))
+            expected = args as number[];
         } catch {
           expected = undefined;
         }
@@ -191,16 +253,24 @@ describe('v1 JSON', () => {
 
   it('survives arbitrary bytes, in requests and in responses', () => {
     fc.assert(
-      fc.property(fc.uint8Array({ maxLength: 60 }), fc.constantFrom('', '{"job_id":0,"args":[', '{"result":['), fc.integer({ min: 100, max: 599 }), (tail, head, status) => {
-        const body = Buffer.concat([Buffer.from(head), tail]);
-        for (const run of [() => decodeRequest(JSON_HEADERS, body), () => decodeResponse({ status, headers: JSON_HEADERS, body }, makeCall(body))]) {
-          try {
-            run();
-          } catch (error) {
-            expect(ERROR_CODES).toHaveProperty((error as RunnerError).code);
+      fc.property(
+        fc.uint8Array({ maxLength: 60 }),
+        fc.constantFrom('', '{"job_id":0,"args":[', '{"result":['),
+        fc.integer({ min: 100, max: 599 }),
+        (tail, head, status) => {
+          const body = Buffer.concat([Buffer.from(head), tail]);
+          for (const run of [
+            () => decodeRequest(JSON_HEADERS, body),
+            () => decodeResponse({ status, headers: JSON_HEADERS, body }, makeCall(body)),
+          ]) {
+            try {
+              run();
+            } catch (error) {
+              expect(ERROR_CODES).toHaveProperty((error as RunnerError).code);
+            }
           }
-        }
-      }),
+        },
+      ),
       { numRuns: 1_000 },
     );
   });
@@ -225,12 +295,22 @@ describe('v1 JSON', () => {
     ['nothing', '', 'the 0 bytes are not JSON'],
     ['a job id that is none', '{"job_id":{},"result":[1]}', 'job_id is not an integer'],
   ])('refuses %s as a response', (_, body, reason) => {
-    expect(() => reply(body)).toThrow(expect.objectContaining({ code: 'EXECUTOR_RESPONSE_INVALID', message: expect.stringContaining(reason), details: { call: 'chain:1:7', jobId: '3' } }));
+    expect(() => reply(body)).toThrow(
+      expect.objectContaining({
+        code: 'EXECUTOR_RESPONSE_INVALID',
+        message: expect.stringContaining(reason),
+        details: { call: 'chain:1:7', jobId: '3' },
+      }),
+    );
   });
 
   it('reads the failure that a reply with success false reports', () => {
-    expect(() => reply('{"job_id":3,"result":[],"success":false,"error":"Function crashed"}')).toThrow(expect.objectContaining({ code: 'JOB_FAILED', message: 'Function crashed', retry: 'idempotent' }));
-    expect(() => reply('{"success":false}')).toThrow(expect.objectContaining({ code: 'JOB_FAILED', message: 'the handler reported a failure without a reason' }));
+    expect(() => reply('{"job_id":3,"result":[],"success":false,"error":"Function crashed"}')).toThrow(
+      expect.objectContaining({ code: 'JOB_FAILED', message: 'Function crashed', retry: 'idempotent' }),
+    );
+    expect(() => reply('{"success":false}')).toThrow(
+      expect.objectContaining({ code: 'JOB_FAILED', message: 'the handler reported a failure without a reason' }),
+    );
     expect(() => reply('{"job_id":3,"result":[],"success":false,"error":"Function timeout after 300s"}', { status: 500 })).toThrow(
       expect.objectContaining({ code: 'JOB_FAILED', message: 'the platform answered with status 500: Function timeout after 300s' }),
     );
@@ -242,7 +322,12 @@ describe('v2 octets', () => {
     const body = Uint8Array.of(1, 2, 3);
     const sent = encodeRequest('octets', makeCall(body));
     expect(sent.body).toBe(body);
-    expect(sent.headers).toEqual({ ...CHAIN, 'content-type': 'application/octet-stream', [BLUEPRINT.callKey]: 'chain:1:7', 'x-blueprint-job-id': '3' });
+    expect(sent.headers).toEqual({
+      ...CHAIN,
+      'content-type': 'application/octet-stream',
+      [BLUEPRINT.callKey]: 'chain:1:7',
+      'x-blueprint-job-id': '3',
+    });
     expect(decodeRequest(sent.headers, body).call.body).toBe(body);
   });
 
@@ -253,7 +338,9 @@ describe('v2 octets', () => {
   it('takes a job id from its path instead of the header', () => {
     const headers = { 'content-type': 'Application/Octet-Stream; charset=binary' };
     expect(decodeRequest(headers, Uint8Array.of(1), { jobId: '12' }).call.jobId).toBe(12n);
-    expect(() => decodeRequest(headers, Uint8Array.of(1))).toThrow(expect.objectContaining({ code: 'WIRE_MALFORMED', message: expect.stringContaining('the job id is missing') }));
+    expect(() => decodeRequest(headers, Uint8Array.of(1))).toThrow(
+      expect.objectContaining({ code: 'WIRE_MALFORMED', message: expect.stringContaining('the job id is missing') }),
+    );
   });
 
   it('leaves headers alone that are no metadata', () => {
@@ -278,8 +365,15 @@ describe('base64 JSON', () => {
   it('has the documented shape', () => {
     const sent = encodeRequest('base64', makeCall(Uint8Array.of(1, 2, 255)));
     expect(sent.headers).toEqual(JSON_HEADERS);
-    expect(JSON.parse(text(sent.body))).toEqual({ job_id: 3, args_base64: 'AQL/', metadata: { ...CHAIN, [BLUEPRINT.callKey]: 'chain:1:7' } });
-    expect(JSON.parse(text(encodeResponse('base64', [result(Uint8Array.of(1), { a: 'b' })]).body))).toEqual({ result_base64: 'AQ==', metadata: { a: 'b' } });
+    expect(JSON.parse(text(sent.body))).toEqual({
+      job_id: 3,
+      args_base64: 'AQL/',
+      metadata: { ...CHAIN, [BLUEPRINT.callKey]: 'chain:1:7' },
+    });
+    expect(JSON.parse(text(encodeResponse('base64', [result(Uint8Array.of(1), { a: 'b' })]).body))).toEqual({
+      result_base64: 'AQ==',
+      metadata: { a: 'b' },
+    });
     expect(text(encodeResponse('base64', []).body)).toBe('{"result_base64":null}');
   });
 
@@ -308,7 +402,9 @@ describe('base64 JSON', () => {
     ['metadata null', '{"job_id":0,"args_base64":"","metadata":null}'],
   ])('refuses %s', (_, body) => {
     expect(() => request(body)).toThrow(expect.objectContaining({ code: 'WIRE_MALFORMED' }));
-    expect(() => reply(body.replace('args_', 'result_').replace('"job_id":0,', ''))).toThrow(expect.objectContaining({ code: 'EXECUTOR_RESPONSE_INVALID' }));
+    expect(() => reply(body.replace('args_', 'result_').replace('"job_id":0,', ''))).toThrow(
+      expect.objectContaining({ code: 'EXECUTOR_RESPONSE_INVALID' }),
+    );
   });
 
   it('is not confused by metadata with unusual names', () => {
@@ -320,18 +416,32 @@ describe('base64 JSON', () => {
 });
 
 describe('a request', () => {
-  it.each(['application/json', 'application/json; charset=utf-8', 'APPLICATION/JSON', 'text/json', 'application/cloudevents+json', undefined])('of type %s is JSON', (type) => {
+  it.each([
+    'application/json',
+    'application/json; charset=utf-8',
+    'APPLICATION/JSON',
+    'text/json',
+    'application/cloudevents+json',
+    undefined,
+  ])('of type %s is JSON', (type) => {
     expect(request('{"job_id":0,"args":[1]}', type === undefined ? {} : { 'content-type': type }).format).toBe('json');
   });
 
   it.each(['application/x-www-form-urlencoded', 'text/plain', 'multipart/form-data'])('of type %s is refused', (type) => {
-    expect(() => request('{"job_id":0,"args":[1]}', { 'content-type': type })).toThrow(expect.objectContaining({ code: 'WIRE_MALFORMED', message: expect.stringContaining(`content type ${type} is not understood; send application/json`) }));
+    expect(() => request('{"job_id":0,"args":[1]}', { 'content-type': type })).toThrow(
+      expect.objectContaining({
+        code: 'WIRE_MALFORMED',
+        message: expect.stringContaining(`content type ${type} is not understood; send application/json`),
+      }),
+    );
   });
 
   it('may not contradict the job id of its path', () => {
     const body = Buffer.from('{"job_id":1,"args":[]}');
     expect(decodeRequest(JSON_HEADERS, body, { jobId: 1 }).call.jobId).toBe(1n);
-    expect(() => decodeRequest(JSON_HEADERS, body, { jobId: 2 })).toThrow(expect.objectContaining({ code: 'WIRE_MALFORMED', message: expect.stringContaining('the request says job 1, its path says job 2') }));
+    expect(() => decodeRequest(JSON_HEADERS, body, { jobId: 2 })).toThrow(
+      expect.objectContaining({ code: 'WIRE_MALFORMED', message: expect.stringContaining('the request says job 1, its path says job 2') }),
+    );
     expect(decodeRequest(JSON_HEADERS, Buffer.from('{"args":[]}'), { jobId: '7' }).call.jobId).toBe(7n);
   });
 
@@ -347,20 +457,49 @@ describe('errors on the wire', () => {
   it('are read from a body alone where a platform has no status', () => {
     const { body } = encodeError(new RunnerError('JOB_ARGS_INVALID', 'bad arguments', { details: { job: 'square' } }));
     expect(() => reply(text(body))).toThrow(
-      expect.objectContaining({ code: 'JOB_ARGS_INVALID', message: 'bad arguments', retry: 'never', details: { job: 'square', status: 200 } }),
+      expect.objectContaining({
+        code: 'JOB_ARGS_INVALID',
+        message: 'bad arguments',
+        retry: 'never',
+        details: { job: 'square', status: 200 },
+      }),
     );
-    expect(() => reply('{"error":"what is this"}')).toThrow(expect.objectContaining({ code: 'EXECUTOR_RESPONSE_INVALID', message: expect.stringContaining('what is this') }));
+    expect(() => reply('{"error":"what is this"}')).toThrow(
+      expect.objectContaining({ code: 'EXECUTOR_RESPONSE_INVALID', message: expect.stringContaining('what is this') }),
+    );
   });
 
-  const handlerCodes = ['JOB_UNKNOWN', 'JOB_ARGS_INVALID', 'JOB_RESULT_INVALID', 'JOB_REJECTED', 'JOB_FAILED', 'JOB_ID_INVALID', 'WIRE_MALFORMED', 'PAYLOAD_TOO_LARGE', 'EXECUTOR_TIMEOUT', 'EXECUTOR_THROTTLED', 'EXECUTOR_UNAVAILABLE', 'QUEUE_FULL', 'ABORTED', 'EXECUTOR_UNAUTHORIZED'] as const;
+  const handlerCodes = [
+    'JOB_UNKNOWN',
+    'JOB_ARGS_INVALID',
+    'JOB_RESULT_INVALID',
+    'JOB_REJECTED',
+    'JOB_FAILED',
+    'JOB_ID_INVALID',
+    'WIRE_MALFORMED',
+    'PAYLOAD_TOO_LARGE',
+    'EXECUTOR_TIMEOUT',
+    'EXECUTOR_THROTTLED',
+    'EXECUTOR_UNAVAILABLE',
+    'QUEUE_FULL',
+    'ABORTED',
+    'EXECUTOR_UNAUTHORIZED',
+  ] as const;
 
   it.each(handlerCodes)('%s arrives as itself', (code) => {
-    const sent = encodeError(new RunnerError(code, 'what happened', { details: { job: 'square', bytes: 5n, secretKey: 'x', list: [1, 2n], none: undefined } }));
+    const sent = encodeError(
+      new RunnerError(code, 'what happened', { details: { job: 'square', bytes: 5n, secretKey: 'x', list: [1, 2n], none: undefined } }),
+    );
     expect(sent.status).toBe(statusOf(code));
     expect(sent.headers['content-type']).toBe('application/json');
     expect(JSON.parse(text(sent.body))).toEqual({ error: 'what happened', code, details: { job: 'square', bytes: '5', list: '[1,"2"]' } });
     const arrived = errorFromResponse(sent.status, sent.body, sent.headers);
-    expect(arrived).toMatchObject({ code, message: 'what happened', retry: ERROR_CODES[code].retry, details: { job: 'square', status: sent.status } });
+    expect(arrived).toMatchObject({
+      code,
+      message: 'what happened',
+      retry: ERROR_CODES[code].retry,
+      details: { job: 'square', status: sent.status },
+    });
     expect(() => decodeResponse(sent, makeCall(new Uint8Array()))).toThrow(expect.objectContaining({ code }));
   });
 
@@ -372,20 +511,40 @@ describe('errors on the wire', () => {
   });
 
   it('keep causes, stacks and secrets to themselves', () => {
-    const sent = text(encodeError(new RunnerError('JOB_FAILED', 'no', { cause: new Error('inner'), details: { token: 'a', apiKey: 'b', Authorization: 'c', password: 'd', privateKey: 'e' } })).body);
+    const sent = text(
+      encodeError(
+        new RunnerError('JOB_FAILED', 'no', {
+          cause: new Error('inner'),
+          details: { token: 'a', apiKey: 'b', Authorization: 'c', password: 'd', privateKey: 'e' },
+        }),
+      ).body,
+    );
     expect(sent).toBe('{"error":"no","code":"JOB_FAILED","details":{}}');
     expect(text(encodeError(new Error('plain')).body)).toBe('{"error":"plain","code":"INTERNAL","details":{}}');
   });
 
   it('are cut to a bounded size', () => {
-    const sent = encodeError(new RunnerError('JOB_FAILED', 'x'.repeat(100_000), { details: { a: 'y'.repeat(100_000), b: 'z'.repeat(3_000), c: 'w'.repeat(3_000) } }));
+    const sent = encodeError(
+      new RunnerError('JOB_FAILED', 'x'.repeat(100_000), {
+        details: { a: 'y'.repeat(100_000), b: 'z'.repeat(3_000), c: 'w'.repeat(3_000) },
+      }),
+    );
     expect(sent.body.length).toBeLessThan(8_000);
-    expect(errorFromResponse(500, Buffer.from(JSON.stringify({ code: 'JOB_FAILED', error: 'x'.repeat(100_000) }))).message.length).toBeLessThan(3_000);
+    expect(
+      errorFromResponse(500, Buffer.from(JSON.stringify({ code: 'JOB_FAILED', error: 'x'.repeat(100_000) }))).message.length,
+    ).toBeLessThan(3_000);
   });
 
-  it.each(['LEDGER_FULL', 'RESULT_REJECTED', 'EXECUTOR_UNREACHABLE', 'TX_UNDERFUNDED', 'toString'])('%s is not a handler\'s to say', (code) => {
-    expect(errorFromResponse(500, Buffer.from(JSON.stringify({ error: 'x', code })))).toMatchObject({ code: 'JOB_FAILED', retry: 'idempotent', details: { platformCode: code } });
-  });
+  it.each(['LEDGER_FULL', 'RESULT_REJECTED', 'EXECUTOR_UNREACHABLE', 'TX_UNDERFUNDED', 'toString'])(
+    "%s is not a handler's to say",
+    (code) => {
+      expect(errorFromResponse(500, Buffer.from(JSON.stringify({ error: 'x', code })))).toMatchObject({
+        code: 'JOB_FAILED',
+        retry: 'idempotent',
+        details: { platformCode: code },
+      });
+    },
+  );
 
   it.each([
     [400, 'WIRE_MALFORMED', 'never'],
@@ -403,17 +562,33 @@ describe('errors on the wire', () => {
     [302, 'EXECUTOR_RESPONSE_INVALID', 'idempotent'],
     [418, 'EXECUTOR_RESPONSE_INVALID', 'idempotent'],
   ] as const)('status %d alone is %s, retry %s', (status, code, retry) => {
-    expect(errorFromResponse(status, Buffer.from('<html>oops</html>'))).toMatchObject({ code, retry, details: { status, body: '<html>oops</html>' } });
-    expect(() => decodeResponse({ status, headers: {}, body: new Uint8Array() }, makeCall(new Uint8Array()))).toThrow(expect.objectContaining({ code }));
+    expect(errorFromResponse(status, Buffer.from('<html>oops</html>'))).toMatchObject({
+      code,
+      retry,
+      details: { status, body: '<html>oops</html>' },
+    });
+    expect(() => decodeResponse({ status, headers: {}, body: new Uint8Array() }, makeCall(new Uint8Array()))).toThrow(
+      expect.objectContaining({ code }),
+    );
   });
 
   it('know that the handler was not reached when a platform says when to come again', () => {
-    expect(errorFromResponse(503, new Uint8Array(), { 'retry-after': '2' })).toMatchObject({ code: 'EXECUTOR_UNAVAILABLE', retry: 'safe', details: { retryAfterMs: 2_000 } });
-    expect(errorFromResponse(429, new Uint8Array(), { 'retry-after': 'Wed, 21 Oct 2026 07:28:00 GMT' }).details).not.toHaveProperty('retryAfterMs');
+    expect(errorFromResponse(503, new Uint8Array(), { 'retry-after': '2' })).toMatchObject({
+      code: 'EXECUTOR_UNAVAILABLE',
+      retry: 'safe',
+      details: { retryAfterMs: 2_000 },
+    });
+    expect(errorFromResponse(429, new Uint8Array(), { 'retry-after': 'Wed, 21 Oct 2026 07:28:00 GMT' }).details).not.toHaveProperty(
+      'retryAfterMs',
+    );
   });
 
   it('read the form of the platform specification', () => {
-    const body = { error: 'Function execution timed out after 300 seconds', code: 'TIMEOUT', details: { function_id: 'job0', timeout_secs: 300 } };
+    const body = {
+      error: 'Function execution timed out after 300 seconds',
+      code: 'TIMEOUT',
+      details: { function_id: 'job0', timeout_secs: 300 },
+    };
     expect(errorFromResponse(500, Buffer.from(JSON.stringify(body)))).toMatchObject({
       code: 'EXECUTOR_TIMEOUT',
       message: 'the platform answered with status 500: Function execution timed out after 300 seconds',

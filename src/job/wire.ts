@@ -64,7 +64,10 @@ export interface DecodedResponse {
 export function encodeRequest(format: WireFormat, call: JobCall): WireRequest {
   switch (format) {
     case 'json':
-      return { headers: metadataHeaders(call.metadata, JSON_TYPE, call.id), body: encodeBytesJson(`{"job_id":${jobIdJson(call.jobId)},"args":`, call.body, '}') };
+      return {
+        headers: metadataHeaders(call.metadata, JSON_TYPE, call.id),
+        body: encodeBytesJson(`{"job_id":${jobIdJson(call.jobId)},"args":`, call.body, '}'),
+      };
     case 'octets': {
       const headers = metadataHeaders(call.metadata, OCTETS_TYPE, call.id);
       headers[JOB_ID_HEADER] = call.jobId.toString();
@@ -114,7 +117,11 @@ export function encodeResponse(format: WireFormat, results: readonly JobResult[]
  *
  * Throws the error that the response says, `EXECUTOR_RESPONSE_INVALID` when it is none of the formats, `PAYLOAD_TOO_LARGE`.
  */
-export function decodeResponse(response: { readonly status: number; readonly headers: Headers; readonly body: Uint8Array }, call: JobCall, bytesMax = Number.POSITIVE_INFINITY): DecodedResponse {
+export function decodeResponse(
+  response: { readonly status: number; readonly headers: Headers; readonly body: Uint8Array },
+  call: JobCall,
+  bytesMax = Number.POSITIVE_INFINITY,
+): DecodedResponse {
   const { status, headers, body } = response;
   if (body.length > bytesMax) throw tooLarge('response', body.length, bytesMax);
   if (status === 204) return { results: [] };
@@ -141,14 +148,20 @@ function decodeJsonRequest(headers: Headers, body: Uint8Array, options: DecodeRe
   return { format: 'json', call: makeCall({ body: bytesOfNumbers(fields['args'], malformed), metadata, jobId }, options) };
 }
 
-function decodeJsonResponse({ status, headers, body }: { readonly status: number; readonly headers: Headers; readonly body: Uint8Array }, call: JobCall): DecodedResponse {
+function decodeJsonResponse(
+  { status, headers, body }: { readonly status: number; readonly headers: Headers; readonly body: Uint8Array },
+  call: JobCall,
+): DecodedResponse {
   const flat = scanFlatJson(body);
   const isUsual = flat !== undefined && (flat['result'] instanceof Uint8Array || flat['result'] === null);
-  const fields: Readonly<Record<string, unknown>> = isUsual ? flat : parseObject(body, (reason) => invalid(`${reason} (content type ${contentType(headers) || 'missing'})`, call));
+  const fields: Readonly<Record<string, unknown>> = isUsual
+    ? flat
+    : parseObject(body, (reason) => invalid(`${reason} (content type ${contentType(headers) || 'missing'})`, call));
   const fail = (reason: string): RunnerError => invalid(reason, call);
   if (fields['success'] === false) throw errorFromReply(fields['error'], status);
   // Platforms without a status of their own answer with the body of an error alone.
-  if (typeof fields['error'] === 'string' && !('result' in fields) && !('result_base64' in fields)) throw errorFromResponse(status, body, headers);
+  if (typeof fields['error'] === 'string' && !('result' in fields) && !('result_base64' in fields))
+    throw errorFromResponse(status, body, headers);
   const jobId = jobIdOf(fields['job_id'], fail);
   if (jobId !== undefined && jobId !== call.jobId.toString()) throw fail(`it answers job ${jobId.slice(0, 80)}, not job ${call.jobId}`);
   const report = reportOf(fields);
@@ -164,7 +177,10 @@ function decodeJsonResponse({ status, headers, body }: { readonly status: number
   return { results: [{ body: bytes, metadata: answered(metadataFromHeaders(headers), call) }], ...report };
 }
 
-function makeCall(parts: { readonly body: Uint8Array; readonly metadata: Metadata; readonly jobId: string | undefined }, options: DecodeRequestOptions): JobCall {
+function makeCall(
+  parts: { readonly body: Uint8Array; readonly metadata: Metadata; readonly jobId: string | undefined },
+  options: DecodeRequestOptions,
+): JobCall {
   const { body, metadata } = parts;
   const named = options.jobId === undefined ? undefined : toJobId(options.jobId);
   const said = parts.jobId === undefined ? undefined : toJobId(parts.jobId);
@@ -226,7 +242,8 @@ function bytesOfNumbers(value: unknown, fail: (reason: string) => RunnerError): 
   const bytes = Buffer.allocUnsafe(value.length);
   for (let index = 0; index < value.length; index += 1) {
     const byte: unknown = value[index];
-    if (typeof byte !== 'number' || !Number.isInteger(byte) || byte < 0 || byte > 255) throw fail(`item ${index} of the bytes is not an integer from 0 to 255`);
+    if (typeof byte !== 'number' || !Number.isInteger(byte) || byte < 0 || byte > 255)
+      throw fail(`item ${index} of the bytes is not an integer from 0 to 255`);
     bytes[index] = byte;
   }
   return bytes;
@@ -268,9 +285,13 @@ function malformed(reason: string): RunnerError {
 }
 
 function invalid(reason: string, call: JobCall): RunnerError {
-  return new RunnerError('EXECUTOR_RESPONSE_INVALID', `the response to call ${call.id} is not a result: ${reason}`, { details: { call: call.id, jobId: call.jobId.toString() } });
+  return new RunnerError('EXECUTOR_RESPONSE_INVALID', `the response to call ${call.id} is not a result: ${reason}`, {
+    details: { call: call.id, jobId: call.jobId.toString() },
+  });
 }
 
 function tooLarge(what: string, bytes: number, bytesMax: number): RunnerError {
-  return new RunnerError('PAYLOAD_TOO_LARGE', `the ${what} has ${bytes} bytes; the limit is ${bytesMax}`, { details: { what, bytes, bytesMax } });
+  return new RunnerError('PAYLOAD_TOO_LARGE', `the ${what} has ${bytes} bytes; the limit is ${bytesMax}`, {
+    details: { what, bytes, bytesMax },
+  });
 }

@@ -43,7 +43,13 @@ export async function compare(name: string, contestants: Contestants, options: C
     for (const side of order) times[side].push(await nanosecondsPerCall(contestants[side], count[side]));
     ratios.push((times.ours.at(-1) as number) / (times.peer.at(-1) as number));
   }
-  const comparison: Comparison = { name, ratio: median(ratios), peerNs: median(times.peer), oursNs: median(times.ours), ...(goal !== undefined && { goal }) };
+  const comparison: Comparison = {
+    name,
+    ratio: median(ratios),
+    peerNs: median(times.peer),
+    oursNs: median(times.ours),
+    ...(goal !== undefined && { goal }),
+  };
   report(comparison, Math.min(...ratios), Math.max(...ratios));
   return comparison;
 }
@@ -80,7 +86,9 @@ function report(comparison: Comparison, least: number, most: number): void {
     return;
   }
   const verdict = goal === undefined ? '' : `  goal <= ${goal} ${isGood ? 'ok' : 'MISSED'}`;
-  console.log(`${name.padEnd(44)} ${ratio.toPrecision(3).padStart(8)} (${least.toPrecision(3)}-${most.toPrecision(3)})  ${time(oursNs)} vs ${time(peerNs)}${verdict}`);
+  console.log(
+    `${name.padEnd(44)} ${ratio.toPrecision(3).padStart(8)} (${least.toPrecision(3)}-${most.toPrecision(3)})  ${time(oursNs)} vs ${time(peerNs)}${verdict}`,
+  );
 }
 
 function time(nanoseconds: number): string {

@@ -58,10 +58,18 @@ async function wire(): Promise<void> {
     const result: JobResult = { body, metadata: call.metadata };
     const once = jsonBothWays(body);
     const peer = (): unknown => [once(), once()];
-    await compare(`v1 bytes there and back, ${name}`, { peer: once, ours: () => scanFlatJson(encodeBytesJson('{"job_id":0,"args":', body, '}')) }, { goal: 0.55 });
+    await compare(
+      `v1 bytes there and back, ${name}`,
+      { peer: once, ours: () => scanFlatJson(encodeBytesJson('{"job_id":0,"args":', body, '}')) },
+      { goal: 0.55 },
+    );
     await compare(`v1 exchange with headers, ${name}`, { peer, ours: exchange('json', call, result) }, size >= 4_096 ? { goal: 0.55 } : {});
     await compare(`base64 exchange, ${name}`, { peer, ours: exchange('base64', call, result) });
-    await compare(`v2 exchange with headers, ${name}`, { peer, ours: exchange('octets', call, result) }, size >= 4_096 ? { goal: 0.01 } : {});
+    await compare(
+      `v2 exchange with headers, ${name}`,
+      { peer, ours: exchange('octets', call, result) },
+      size >= 4_096 ? { goal: 0.01 } : {},
+    );
   }
 }
 
@@ -78,7 +86,10 @@ async function abi(): Promise<void> {
     const peers = parseAbiParameters(types) as readonly { readonly type: string }[];
     const bytes = encodeAbi(ours, values);
     await compare(`ABI decode ${types}`, { peer: () => decodeAbiParameters(peers, bytes), ours: () => decodeAbi(ours, bytes) });
-    await compare(`ABI encode ${types}`, { peer: () => Buffer.from(encodeAbiParameters(peers, values as never).slice(2), 'hex'), ours: () => encodeAbi(ours, values) });
+    await compare(`ABI encode ${types}`, {
+      peer: () => Buffer.from(encodeAbiParameters(peers, values as never).slice(2), 'hex'),
+      ours: () => encodeAbi(ours, values),
+    });
   }
 }
 

@@ -10,8 +10,12 @@ test('arguments follow from the Solidity types', () => {
   expectTypeOf<JobArgs<'uint64 x, string name'>>().toEqualTypeOf<readonly [bigint, string]>();
   expectTypeOf<JobArgs<'uint8, uint48, int32'>>().toEqualTypeOf<readonly [number, number, number]>();
   expectTypeOf<JobArgs<'uint56, uint'>>().toEqualTypeOf<readonly [bigint, bigint]>();
-  expectTypeOf<JobArgs<'bytes b, bytes32 h, address a, bool ok'>>().toEqualTypeOf<readonly [`0x${string}`, `0x${string}`, `0x${string}`, boolean]>();
-  expectTypeOf<JobArgs<'(address to, uint256 amount)[] payments'>>().toExtend<readonly [readonly { to: `0x${string}`; amount: bigint }[]]>();
+  expectTypeOf<JobArgs<'bytes b, bytes32 h, address a, bool ok'>>().toEqualTypeOf<
+    readonly [`0x${string}`, `0x${string}`, `0x${string}`, boolean]
+  >();
+  expectTypeOf<JobArgs<'(address to, uint256 amount)[] payments'>>().toExtend<
+    readonly [readonly { to: `0x${string}`; amount: bigint }[]]
+  >();
   expectTypeOf<JobArgs<'uint8[2] pair'>>().toEqualTypeOf<readonly [readonly [number, number]]>();
   expectTypeOf<JobArgs<''>>().toEqualTypeOf<readonly []>();
   expectTypeOf<JobValue<'uint64'>>().toEqualTypeOf<bigint>();
@@ -24,15 +28,18 @@ test('a handler gets its arguments, extracted values and signal', () => {
     expectTypeOf(x).toEqualTypeOf<bigint>();
     return x * x;
   });
-  defineJob({ params: 'uint8 x', result: 'uint8', extract: { callId: CallId, caller: optional(Caller) } }, ([x], { callId, caller, signal, call, context }) => {
-    expectTypeOf(x).toEqualTypeOf<number>();
-    expectTypeOf(callId).toEqualTypeOf<bigint>();
-    expectTypeOf(caller).toEqualTypeOf<`0x${string}` | undefined>();
-    expectTypeOf(signal).toEqualTypeOf<AbortSignal>();
-    expectTypeOf(call.body).toEqualTypeOf<Uint8Array>();
-    expectTypeOf(context).toEqualTypeOf<unknown>();
-    return Promise.resolve(x);
-  });
+  defineJob(
+    { params: 'uint8 x', result: 'uint8', extract: { callId: CallId, caller: optional(Caller) } },
+    ([x], { callId, caller, signal, call, context }) => {
+      expectTypeOf(x).toEqualTypeOf<number>();
+      expectTypeOf(callId).toEqualTypeOf<bigint>();
+      expectTypeOf(caller).toEqualTypeOf<`0x${string}` | undefined>();
+      expectTypeOf(signal).toEqualTypeOf<AbortSignal>();
+      expectTypeOf(call.body).toEqualTypeOf<Uint8Array>();
+      expectTypeOf(context).toEqualTypeOf<unknown>();
+      return Promise.resolve(x);
+    },
+  );
   defineJob({ raw: true, extract: { callId: CallId } }, (body, { callId }) => {
     expectTypeOf(body).toEqualTypeOf<Uint8Array>();
     expectTypeOf(callId).toEqualTypeOf<bigint>();
