@@ -475,18 +475,6 @@ export const masterManagerAbi = [
   { type: 'event', name: 'BlueprintDefinitionRecorded', inputs: [{ name: 'blueprintId', type: 'uint64', indexed: true }, { name: 'owner', type: 'address', indexed: true }, { name: 'encodedDefinition', type: 'bytes', indexed: false }] },
 ] as const;
 
-/** The manager of a blueprint; it may be the zero address: then one result is enough and nothing is aggregated. */
-// oxfmt-ignore
-export const jobManagerAbi = [
-  { type: 'function', name: 'getRequiredResultCount', stateMutability: 'view', inputs: [{ name: 'serviceId', type: 'uint64' }, { name: 'jobIndex', type: 'uint8' }], outputs: [{ name: 'required', type: 'uint32' }] },
-  { type: 'function', name: 'requiresAggregation', stateMutability: 'view', inputs: [{ name: 'serviceId', type: 'uint64' }, { name: 'jobIndex', type: 'uint8' }], outputs: [{ name: 'required', type: 'bool' }] },
-  { type: 'function', name: 'getAggregationThreshold', stateMutability: 'view', inputs: [{ name: 'serviceId', type: 'uint64' }, { name: 'jobIndex', type: 'uint8' }], outputs: [{ name: 'thresholdBps', type: 'uint16' }, { name: 'thresholdType', type: 'uint8' }] },
-  { type: 'function', name: 'getHeartbeatInterval', stateMutability: 'view', inputs: [{ name: 'serviceId', type: 'uint64' }], outputs: [{ name: 'useDefault', type: 'bool' }, { name: 'interval', type: 'uint64' }] },
-  { type: 'function', name: 'getHeartbeatThreshold', stateMutability: 'view', inputs: [{ name: 'serviceId', type: 'uint64' }], outputs: [{ name: 'useDefault', type: 'bool' }, { name: 'threshold', type: 'uint8' }] },
-  { type: 'function', name: 'queryIsPaymentAssetAllowed', stateMutability: 'view', inputs: [{ name: 'serviceId', type: 'uint64' }, { name: 'asset', type: 'address' }], outputs: [{ name: 'isAllowed', type: 'bool' }] },
-  { type: 'function', name: 'canJoin', stateMutability: 'view', inputs: [{ name: 'serviceId', type: 'uint64' }, { name: 'operator', type: 'address' }], outputs: [{ name: 'allowed', type: 'bool' }] },
-] as const;
-
 /** tangle.operatorStatusRegistry() */
 // oxfmt-ignore
 export const statusRegistryAbi = [
