@@ -1,0 +1,212 @@
+/**
+ * Proves that a runner that is killed again and again, at any moment, loses no result, settles none twice, and never executes a call
+ * whose result is in the ledger. Calls of three jobs: in the runner, in a handler process, on a FaaS platform.
+ *
+ * `npm run prove:crash -- [--seed n] [--jobs n] [--kills n]`; exit status 1 when something does not hold.
+ */
+
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { encodeAbiParameters } from 'viem/utils';
+import { startHandler, startNode } from '../../examples/demo/processes.ts';
+import type { NodeProcess } from '../../examples/demo/processes.ts';
+import { HttpFaasDeployer } from '../../plugins/http/index.ts';
+import { buildHandler } from '../../src/deploy/package.ts';
+import type { BuiltHandler } from '../../src/deploy/package.ts';
+import { isRunnerError } from '../../src/errors.ts';
+import type { CallState } from '../../src/ledger/ledger.ts';
+import { SqliteLedger } from '../../src/ledger/sqlite.ts';
+import { Random, deployTangle, startFaasServer, startLocalChain } from '../../src/testing/testing.ts';
+import type { LocalService, LocalTangle } from '../../src/testing/testing.ts';
+
+const { values } = parseArgs({
+  options: { seed: { type: 'string', default: '1' }, jobs: { type: 'string', default: '500' }, kills: { type: 'string', default: '50' } },
+});
+const seed = Number(values.seed);
+const JOBS = Number(values.jobs);
+const KILLS = Number(values.kills);
+const random = new Random(seed);
+const BLOCK_MS = 250;
+/** A life of the runner, counted from when it runs. */
+const LIFE_MS_MAX = 900;
+/** After the last kill. */
+const DEADLINE_MS = 120_000;
+
+const path = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
+const encode = (value: bigint): `0x${string}` => encodeAbiParameters([{ type: 'uint64' }], [value]);
+const inputOf = (index: number): bigint => BigInt(index + 1);
+
+interface Line {
+  readonly tangle: LocalTangle;
+  readonly service: LocalService;
+  readonly ledgerFile: string;
+  readonly startRunner: () => NodeProcess;
+}
+
+interface Kills {
+  /** Kills that met at least one call in this state. */
+  readonly met: Partial<Record<CallState | 'before it ran', number>>;
+  readonly ids: readonly bigint[];
+}
+
+/** Submits the calls over all lives of the runner, and ends each life with SIGKILL. */
+async function killAndSubmit(line: Line): Promise<Kills> {
+  const ids: bigint[] = [];
+  const met: Kills['met'] = {};
+  for (let kill = 1; kill <= KILLS; kill += 1) {
+    const runner = line.startRunner();
+    const share = Math.floor((JOBS * kill) / KILLS) - ids.length;
+    const submitted = submit(line, ids.length, share);
+    if (random.chance(0.1)) {
+      await sleep(random.int(0, 300));
+      met['before it ran'] = (met['before it ran'] ?? 0) + 1;
+    } else {
+      await runner.logged('the runner runs');
+      await sleep(random.int(0, LIFE_MS_MAX));
+    }
+    const ended = await runner.end('SIGKILL');
+    if (ended !== 'SIGKILL') throw new Error(`the runner ended by itself with ${ended}\n${runner.stderr()}`);
+    for (const state of statesOf(line.ledgerFile)) met[state] = (met[state] ?? 0) + 1;
+    ids.push(...(await submitted));
+    if (kill % 10 === 0)
+      console.log(`${kill} kills, ${ids.length} calls submitted, ${(await line.tangle.results(line.service.serviceId)).length} results`);
+  }
+  return { met, ids };
+}
+
+async function submit({ tangle, service }: Line, from: number, count: number): Promise<bigint[]> {
+  const calls = Array.from({ length: count }, (_, position) => from + position);
+  return tangle.submitMany(
+    service.serviceId,
+    calls.map((index) => ({ jobIndex: index % 3, inputs: encode(inputOf(index)) })),
+  );
+}
+
+function statesOf(path: string): CallState[] {
+  let ledger: SqliteLedger;
+  try {
+    ledger = SqliteLedger.open({ path, readonly: true });
+  } catch (error) {
+    // The first life ended before it made the file.
+    if (isRunnerError(error)) return [];
+    throw error;
+  }
+  const { byState } = ledger.stats();
+  void ledger.close();
+  return (Object.keys(byState) as CallState[]).filter((state) => byState[state] > 0);
+}
+
+async function finish({ tangle, service, startRunner }: Line): Promise<void> {
+  const runner = startRunner();
+  const startedMs = performance.now();
+  const settled = async (): Promise<number> => new Set((await tangle.results(service.serviceId)).map(({ callId }) => callId)).size;
+  while ((await settled()) < JOBS) {
+    if (performance.now() - startedMs > DEADLINE_MS) {
+      console.log(`only ${await settled()} of ${JOBS} have a result ${DEADLINE_MS / 1000} s after the last start\n${runner.stderr()}`);
+      break;
+    }
+    const ended = await Promise.race([sleep(BLOCK_MS), runner.exit]);
+    if (ended !== undefined) throw new Error(`the runner ended by itself with ${ended}\n${runner.stderr()}`);
+  }
+  await runner.end('SIGTERM');
+}
+
+/** Executions that began after the ledger had the result, from what the jobs wrote down themselves. */
+async function executions(logFile: string, ledgerFile: string): Promise<{ all: number; calls: number; late: number; unjournaled: number }> {
+  const lines = (await readFile(logFile, 'utf8'))
+    .trimEnd()
+    .split('\n')
+    .map((line) => line.split(' '));
+  const ledger = SqliteLedger.open({ path: ledgerFile, readonly: true });
+  const journaledAt = new Map<string, number>();
+  for (const { seq, call } of ledger.find({ limit: JOBS * 2 })) {
+    const executed = ledger.events(seq).filter(({ kind }) => kind === 'executed');
+    const [first] = executed;
+    if (first) journaledAt.set(String(BigInt(`0x${Buffer.from(call.body).toString('hex')}`)), first.at);
+  }
+  await ledger.close();
+  const late = lines.filter(([input, at]) => Number(at) > (journaledAt.get(String(input)) ?? Number.POSITIVE_INFINITY));
+  return { all: lines.length, calls: new Set(lines.map(([input]) => input)).size, late: late.length, unjournaled: JOBS - journaledAt.size };
+}
+
+async function report(line: Line, { ids, met }: Kills, logFile: string): Promise<boolean> {
+  const results = await line.tangle.results(line.service.serviceId);
+  const byCall = Map.groupBy(results, ({ callId }) => callId);
+  const right = ids.filter((callId, index) => {
+    const output = byCall.get(callId)?.[0]?.output;
+    return output !== undefined && `0x${Buffer.from(output).toString('hex')}` === encode(inputOf(index) ** 2n);
+  });
+  const missing = ids.filter((callId) => !byCall.has(callId)).length;
+  const duplicate = ids.filter((callId) => (byCall.get(callId)?.length ?? 0) > 1).length;
+  const ran = await executions(logFile, line.ledgerFile);
+  const kills = Object.entries(met).map(([state, count]) => `${state} ${count}`);
+  console.log(`seed ${seed}: ${JOBS} calls, ${KILLS} kills; kills that met calls in a state: ${kills.join(', ')}`);
+  console.log(`${ran.all} executions of ${ran.calls} calls`);
+  const checks: [string, boolean, string][] = [
+    ['results', results.length === JOBS && ids.length === JOBS, `${results.length} of ${JOBS}`],
+    ['with the right output', right.length === JOBS, `${right.length}`],
+    ['duplicate', duplicate === 0, `${duplicate}`],
+    ['missing', missing === 0, `${missing}`],
+    ['executions after the output was journaled', ran.late === 0 && ran.unjournaled === 0 && ran.calls === JOBS, `${ran.late}`],
+  ];
+  for (const [name, holds, figure] of checks) console.log(`${holds ? 'ok  ' : 'FAIL'}  ${name.padEnd(46)} ${figure}`);
+  return checks.every(([, holds]) => holds);
+}
+
+async function deployToPlatform(url: string, built: BuiltHandler, logFile: string): Promise<void> {
+  const deployer = new HttpFaasDeployer(url);
+  const zip = await readFile(built.zipFile);
+  await deployer.deploy('job2', { zip, sha256: built.sha256 }, { environment: { PROVE_EXECUTION_LOG: logFile } });
+  await deployer.close();
+}
+
+async function main(): Promise<boolean> {
+  const folder = await mkdtemp(join(tmpdir(), 'prove-crash-'));
+  const logFile = join(folder, 'executions');
+  const ledgerFile = join(folder, 'ledger.sqlite');
+  const chain = await startLocalChain({ blockTimeMs: BLOCK_MS });
+  const platform = await startFaasServer();
+  const processes: NodeProcess[] = [];
+  try {
+    const built = await buildHandler({ entry: path('../fixtures/prove/jobs.ts'), outDir: folder });
+    await deployToPlatform(platform.url, built, logFile);
+    const handler = await startHandler(built.file, { PROVE_EXECUTION_LOG: logFile });
+    processes.push(handler);
+    const tangle = await deployTangle(chain);
+    const service = await tangle.startService({ jobs: [{ name: 'here' }, { name: 'handler' }, { name: 'platform' }] });
+    const startRunner = (): NodeProcess => {
+      const runner = startNode(path('../fixtures/prove/runner.ts'), {
+        HTTP_RPC_URL: chain.rpcUrl,
+        WS_RPC_URL: chain.wsUrl,
+        CHAIN_ID: String(chain.chainId),
+        SERVICE_ID: String(service.serviceId),
+        BLUEPRINT_ID: String(service.blueprintId),
+        TANGLE_CONTRACT: tangle.contract,
+        OPERATOR_PRIVATE_KEY: service.operators[0]?.privateKey ?? '',
+        BPR_DATA_DIR: folder,
+        PROVE_EXECUTION_LOG: logFile,
+        PROVE_HANDLER_URL: handler.url,
+        PROVE_PLATFORM_URL: platform.url,
+        PROVE_LEDGER: ledgerFile,
+      });
+      processes.push(runner);
+      return runner;
+    };
+    const line: Line = { tangle, service, ledgerFile, startRunner };
+    console.log(`seed ${seed}`);
+    const kills = await killAndSubmit(line);
+    await finish(line);
+    return await report(line, kills, logFile);
+  } finally {
+    await Promise.all(processes.map((each) => each.end('SIGKILL')));
+    await platform.close();
+    await chain.stop();
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+process.exitCode = (await main()) ? 0 : 1;
