@@ -20,7 +20,7 @@ import { encodeBytesJson, IntegerText, scanFlatJson } from './wire-json.ts';
 import { JOB_ID_HEADER, metadataFromHeaders, metadataFromJson, metadataHeaders, metadataJson } from './wire-metadata.ts';
 
 export { encodeError, errorFromResponse, statusOf } from './wire-error.ts';
-export type { Headers, HeaderValue, WireResponse } from './wire-error.ts';
+export type { Headers, WireResponse } from './wire-error.ts';
 
 export const WIRE_FORMATS = ['json', 'octets', 'base64'] as const;
 export type WireFormat = (typeof WIRE_FORMATS)[number];
