@@ -5,6 +5,8 @@ import { Command, CommanderError } from 'commander';
 import { RunnerError } from '../errors.ts';
 import { addBuild } from './commands/build.ts';
 import { addDoctor } from './commands/doctor.ts';
+import { addJobs } from './commands/jobs.ts';
+import { addWhy } from './commands/why.ts';
 import { printError } from './output.ts';
 import type { Cli, Io } from './output.ts';
 
@@ -62,7 +64,7 @@ function createProgram(cli: Cli, json: boolean): Command {
       getOutHasColors: () => false,
       getErrHasColors: () => false,
     });
-  for (const add of [addBuild, addDoctor]) add(program, cli);
+  for (const add of [addBuild, addDoctor, addJobs, addWhy]) add(program, cli);
   program.addHelpText('after', '\nExit status: 0 done, 1 failed, 2 called in a wrong way.');
   return program;
 }

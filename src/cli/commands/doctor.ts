@@ -4,7 +4,7 @@ import type { Command } from 'commander';
 import { ERROR_TEXTS } from '../../error-texts.ts';
 import { toRunnerError } from '../../errors.ts';
 import { redactText, redactUrl } from '../../telemetry/redact.ts';
-import { chainIdOf, contractOf, dataDirOf, ledgerFileOf, rpcUrlOf } from '../environment.ts';
+import { chainIsNamed, dataDirOf, ledgerFileOf, settingsOf } from '../environment.ts';
 import type { ChainFlags, DataFlags } from '../environment.ts';
 import { print, progress, table } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
@@ -144,8 +144,7 @@ async function checkLedger(file: string): Promise<Check> {
 }
 
 async function checkChain(io: Io, flags: DoctorFlags): Promise<Check[]> {
-  const url = rpcUrlOf(io, flags);
-  if (url === undefined) {
+  if (!chainIsNamed(io, flags)) {
     return [
       { name: 'chain', status: 'warn', detail: 'not configured', remedy: 'set HTTP_RPC_URL and TANGLE_CONTRACT to settle on a chain' },
     ];
@@ -153,12 +152,11 @@ async function checkChain(io: Io, flags: DoctorFlags): Promise<Check[]> {
   const { createRpcTransport } = await import('../../chain/transport.ts');
   const checks: Check[] = [];
   try {
-    const contract = contractOf(io, flags);
-    const expected = chainIdOf(io);
-    const transport = createRpcTransport({ urls: [url] });
+    const { rpcUrls: urls, contract, chainId: expected } = settingsOf(io, flags);
+    const transport = createRpcTransport({ urls });
     try {
       const chainId = Number(await transport.request('eth_chainId', []));
-      checks.push(chainCheck({ url, chainId, expected }));
+      checks.push(chainCheck({ url: urls.map(redactUrl).join(', '), chainId, expected }));
       const code = contract && (await transport.request('eth_getCode', [contract, 'latest']));
       checks.push(contractCheck(contract, code));
     } finally {
@@ -179,7 +177,7 @@ function chainCheck({
   readonly chainId: number;
   readonly expected: number | undefined;
 }): Check {
-  const detail = `chain ${chainId} at ${redactUrl(url)}`;
+  const detail = `chain ${chainId} at ${url}`;
   if (expected === undefined || expected === chainId) return { name: 'chain', status: 'ok', detail };
   return { name: 'chain', status: 'fail', detail: `${detail}, but CHAIN_ID is ${expected}`, remedy: ERROR_TEXTS.CHAIN_MISMATCH.remedy };
 }

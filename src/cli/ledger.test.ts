@@ -1,0 +1,244 @@
+import { createHash } from 'node:crypto';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { Metadata } from '../job/call.ts';
+import type { ChainCall, Hex } from '../job/call.ts';
+import { SqliteLedger } from '../ledger/sqlite.ts';
+import { main } from './main.ts';
+
+const CONTRACT = `0x${'c0'.repeat(20)}` as const;
+const ACCOUNT = `0x${'0a'.repeat(20)}` as const;
+const RAW = `0x02${'5e'.repeat(40)}` as const;
+const hash = (byte: number): Hex => `0x${byte.toString(16).padStart(2, '0').repeat(32)}`;
+
+let cwd: string;
+let ledger: SqliteLedger;
+
+function call(serviceId: bigint, callId: bigint): ChainCall {
+  return {
+    chainId: 31337,
+    contract: CONTRACT,
+    serviceId,
+    callId,
+    jobIndex: 2,
+    caller: `0x${'ca'.repeat(20)}`,
+    inputs: Uint8Array.of(1, 2, 3),
+    blockNumber: 40n + callId,
+    blockHash: hash(Number(callId)),
+    transactionHash: hash(0x77),
+    logIndex: 0,
+  };
+}
+
+/** Call 0 of service 1 settled after a fee bump, call 1 failed at its second attempt, call 0 of service 2 just seen. The runner still holds the ledger. */
+beforeAll(async () => {
+  cwd = mkdtempSync(join(tmpdir(), 'bpr-cli-ledger-'));
+  ledger = SqliteLedger.open({ path: join(cwd, 'data', 'ledger.sqlite') });
+  const block = { number: 60n, hash: hash(60) };
+  await ledger.recordSeen([call(1n, 0n), call(1n, 1n), call(2n, 0n)], { chainId: 31337, contract: CONTRACT, block });
+  const [settled, failed] = ledger.find({ serviceId: 1n }).map(({ seq }) => seq) as [number, number];
+  await ledger.recordAttempt(settled, { number: 1, executor: 'http', reason: 'routed by job id' });
+  await ledger.recordExecuted(settled, { body: Uint8Array.of(9, 9), metadata: new Metadata() }, { executor: 'http', durationMs: 12 });
+  const fees = {
+    maxPriorityFeePerGas: 1n,
+    gas: 90_000n,
+    purpose: 'results',
+    calls: [settled],
+    account: ACCOUNT,
+    nonce: 5,
+    raw: RAW,
+  } as const;
+  await ledger.recordTransaction(31337, { ...fees, hash: hash(0xa1), maxFeePerGas: 2_000_000_000n });
+  const bumped = await ledger.recordTransaction(31337, { ...fees, hash: hash(0xa2), maxFeePerGas: 3_000_000_000n });
+  await ledger.recordMined(bumped.id, { block, success: true, gasUsed: 80_000n, effectiveGasPrice: 1n });
+  await ledger.recordFinal(31337, 60n);
+  await ledger.recordAttempt(failed, { number: 1, executor: 'local' });
+  await ledger.recordAttemptFailed(failed, { number: 1, code: 'EXECUTOR_TIMEOUT', message: 'too slow' });
+  await ledger.recordAttempt(failed, { number: 2, executor: 'local', reason: 'the job is idempotent' });
+  await ledger.recordFailed(failed, { code: 'JOB_FAILED', message: 'no answer from https://user:hunter22@api.example/' });
+});
+
+afterAll(async () => {
+  await ledger.close();
+  rmSync(cwd, { recursive: true, force: true });
+});
+
+interface Ran {
+  readonly status: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+async function bpr(...args: readonly string[]): Promise<Ran> {
+  let [stdout, stderr] = ['', ''];
+  const io = {
+    stdout: { write: (text: string) => (stdout += text) },
+    stderr: { write: (text: string) => (stderr += text) },
+    env: { BPR_DATA_DIR: 'data' },
+    cwd,
+  };
+  const status = await main(args, io);
+  return { status, stdout, stderr };
+}
+
+async function document<T>(...args: readonly string[]): Promise<T> {
+  const { status, stdout, stderr } = await bpr(...args, '--json');
+  expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+  return JSON.parse(stdout) as T;
+}
+
+interface Listed {
+  readonly calls: readonly { readonly serviceId: string; readonly callId: string; readonly state: string }[];
+  readonly byState: Readonly<Record<string, number>>;
+}
+
+describe('jobs list', () => {
+  const names = ({ calls }: Listed): string[] => calls.map(({ serviceId, callId, state }) => `${serviceId}/${callId} ${state}`);
+
+  it('lists the calls in order of arrival, beside the runner that owns the ledger', async () => {
+    const listed = await document<Listed>('jobs', 'list');
+    expect(names(listed)).toEqual(['1/0 final', '1/1 failed', '2/0 seen']);
+    expect(listed.byState).toMatchObject({ final: 1, failed: 1, seen: 1, mined: 0 });
+  });
+
+  it.each([
+    [['--state', 'failed'], ['1/1 failed']],
+    [
+      ['--state', 'failed,seen'],
+      ['1/1 failed', '2/0 seen'],
+    ],
+    [
+      ['--service', '1'],
+      ['1/0 final', '1/1 failed'],
+    ],
+    [['--limit', '1'], ['1/0 final']],
+    [['--service', '2', '--state', 'final'], []],
+  ])('filters with %j', async (flags, expected) => {
+    expect(names(await document<Listed>('jobs', 'list', ...flags))).toEqual(expected);
+  });
+
+  it('prints a table for people', async () => {
+    const { stdout } = await bpr('jobs', 'list');
+    expect(stdout).toMatch(/^SERVICE +CALL +JOB +STATE/);
+    expect(stdout).toMatch(/^1 +1 +2 +failed +2 +local +\S+Z +JOB_FAILED$/m);
+    expect((await bpr('jobs', 'list', '--service', '9')).stdout).toBe('no calls\n');
+  });
+
+  it.each([
+    [['--state', 'lost'], 'lost is not a state'],
+    [['--limit', '0'], 'from 1 to 999999'],
+    [['--service', '-1'], 'below 2^64'],
+  ])('refuses %j', async (flags, message) => {
+    const { status, stdout, stderr } = await bpr('jobs', 'list', ...flags);
+    expect({ status, stdout }).toEqual({ status: 2, stdout: '' });
+    expect(stderr).toContain(message);
+  });
+
+  it('says so when there is no ledger, and makes none', async () => {
+    const { status, stderr } = await bpr('jobs', 'list', '--ledger', 'none.sqlite');
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/^NOT_FOUND: there is no ledger .*none\.sqlite/);
+    expect((await bpr('jobs', 'list', '--ledger', 'none.sqlite')).stderr).toBe(stderr);
+  });
+});
+
+describe('jobs show', () => {
+  it('shows every call of that id, with its bytes', async () => {
+    const { calls } = await document<{ calls: Record<string, unknown>[] }>('jobs', 'show', '0');
+    expect(calls.map(({ serviceId }) => serviceId)).toEqual(['1', '2']);
+    expect(calls[0]).toMatchObject({ inputs: '0x010203', output: '0x0909', executor: 'http', transactionHash: hash(0xa2) });
+    expect(calls[0]).toMatchObject({
+      origin: { blockNumber: '40', caller: `0x${'ca'.repeat(20)}` },
+      metadata: { 'x-tangle-call-id': '0' },
+    });
+  });
+
+  it('prints what people ask for, without secrets', async () => {
+    const { stdout } = await bpr('jobs', 'show', '1', '--service', '1');
+    expect(stdout).toMatch(/^call 1 of service 1 \(job 2\)$/m);
+    expect(stdout).toMatch(/error +JOB_FAILED no answer/);
+    expect(stdout).not.toContain('hunter22');
+  });
+
+  it('a call that nobody knows is a failure', async () => {
+    const { status, stdout } = await bpr('jobs', 'show', '77', '--service', '1', '--json');
+    expect(status).toBe(1);
+    expect(JSON.parse(stdout)).toMatchObject({ error: { code: 'NOT_FOUND', message: 'the ledger has no call 77 of service 1' } });
+  });
+});
+
+interface Why {
+  readonly calls: readonly {
+    readonly because: string;
+    readonly event: object;
+    readonly output: object;
+    readonly final: boolean;
+    readonly feeBumps: number;
+    readonly transactions: readonly object[];
+    readonly events: readonly { readonly kind: string; readonly detail: object }[];
+  }[];
+}
+
+describe('why', () => {
+  it('tells the chain from the event to the final transaction', async () => {
+    const { calls } = await document<Why>('why', '0', '--service', '1');
+    const [story] = calls;
+    expect(story).toMatchObject({
+      event: { blockNumber: '40', blockHash: hash(0), transactionHash: hash(0x77), caller: `0x${'ca'.repeat(20)}` },
+      output: { bytes: 2, sha256: createHash('sha256').update(Uint8Array.of(9, 9)).digest('hex') },
+      feeBumps: 1,
+      final: true,
+      because: 'its result is on chain for good',
+    });
+    expect(story?.transactions).toMatchObject([
+      { nonce: 5, state: 'replaced', hash: hash(0xa1), maxFeePerGas: '2000000000' },
+      { nonce: 5, state: 'mined', hash: hash(0xa2), maxFeePerGas: '3000000000', block: { number: '60' }, resultsCarried: 1 },
+    ]);
+    expect(story?.events.map(({ kind }) => kind)).toEqual(['seen', 'attempt', 'executed', 'signed', 'signed', 'mined']);
+    expect(story?.events[1]?.detail).toMatchObject({ executor: 'http', reason: 'routed by job id' });
+  });
+
+  it('tells of failed attempts and their reasons, without secrets', async () => {
+    const { calls } = await document<Why>('why', '1', '--service', '1');
+    expect(calls[0]?.because).toMatch(/^it is not tried again \(JOB_FAILED: no answer/);
+    expect(calls[0]?.events.map(({ kind }) => kind)).toEqual(['seen', 'attempt-failed', 'attempt', 'failed']);
+    expect(calls[0]?.events[1]?.detail).toMatchObject({ code: 'EXECUTOR_TIMEOUT', message: 'too slow' });
+    expect(JSON.stringify(calls)).not.toContain('hunter22');
+    expect((await bpr('why', '1')).stdout).not.toContain('hunter22');
+  });
+
+  it('does not show the signed bytes', async () => {
+    expect((await bpr('why', '0', '--json')).stdout).not.toContain(RAW);
+    expect((await bpr('why', '0')).stdout).not.toContain(RAW);
+  });
+
+  it('prints the story for people', async () => {
+    const { stdout } = await bpr('why', '0', '--service', '1');
+    expect(stdout).toMatch(/^call 0 of service 1 \(job 2\)\nfinal: its result is on chain for good\n/);
+    expect(stdout).toMatch(/^\S+Z +seen +blockNumber 40/m);
+    expect(stdout).toMatch(/^5 +replaced +results +0xa1\S+ +2\.000 +90000 +1 +-$/m);
+    expect(stdout).toMatch(/^5 +mined +results +0xa2\S+ +3\.000 +90000 +1 +60$/m);
+    expect(stdout).toMatch(/fee bumps: 1\n\nfinal: yes\n$/);
+  });
+});
+
+describe('doctor with a ledger', () => {
+  const ledgerCheck = async (...flags: readonly string[]): Promise<unknown> => {
+    const { stdout } = await bpr('doctor', '--json', ...flags);
+    return (JSON.parse(stdout) as { checks: { name: string }[] }).checks.find(({ name }) => name === 'ledger');
+  };
+
+  it('counts what is in it', async () => {
+    const detail = `${join(cwd, 'data/ledger.sqlite')}: 3 calls, 0 transactions pending`;
+    expect(await ledgerCheck()).toEqual({ name: 'ledger', status: 'ok', detail });
+  });
+
+  it('fails on a file that is no ledger', async () => {
+    expect(await ledgerCheck('--ledger', import.meta.filename)).toMatchObject({
+      status: 'fail',
+      detail: expect.stringContaining('LEDGER_CORRUPT') as string,
+    });
+  });
+});
