@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { RunnerError } from '../errors.ts';
 import type { ChainCall, Hex } from '../job/call.ts';
 import { Metadata, TANGLE } from '../job/call.ts';
 import { FakeClock } from '../testing/fake-clock.ts';
@@ -126,7 +127,7 @@ describe('calls of the chain', () => {
   it('without a result are ignored, and failed ones can be tried again', async () => {
     await ledger.recordSeen([chainCall(1), chainCall(2)], cursor(2));
     await ledger.recordExecuted(1, undefined, ran);
-    await ledger.recordFailed(2, { code: 'JOB_FAILED', message: 'boom' });
+    await ledger.recordFailed(2, new RunnerError('JOB_FAILED', 'boom'));
     expect([stateOf(1), stateOf(2)]).toEqual(['ignored', 'failed']);
     expect(ledger.get(2)).toMatchObject({ errorCode: 'JOB_FAILED', errorMessage: 'boom' });
     expect(await ledger.retry(1)).toBe(false);

@@ -122,16 +122,16 @@ export class SqliteLedger implements Ledger {
     });
   }
 
-  recordFailed(seq: number, error: Reason): Promise<void> {
-    return this.#end(seq, { state: 'failed', ...error, from: `IN ${OPEN}` });
+  recordFailed(seq: number, { code, message }: Reason): Promise<void> {
+    return this.#end(seq, { state: 'failed', code, message, from: `IN ${OPEN}` });
   }
 
   recordIgnored(seq: number, reason: string): Promise<void> {
     return this.#end(seq, { state: 'ignored', message: reason, from: `IN ${OPEN}` });
   }
 
-  recordRejected(seq: number, reason: Reason): Promise<void> {
-    return this.#end(seq, { state: 'rejected', ...reason, from: NOT_ORPHANED });
+  recordRejected(seq: number, { code, message }: Reason): Promise<void> {
+    return this.#end(seq, { state: 'rejected', code, message, from: NOT_ORPHANED });
   }
 
   recordClosed(seq: number, reason: string): Promise<void> {

@@ -1,56 +1,40 @@
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import type { Clock } from '../../src/clock.ts';
-import type { Address, ChainCall } from '../../src/job/call.ts';
-import type { CallRecord, Cursor, SeenOutcome } from '../../src/ledger/ledger.ts';
+import { SqliteLedger } from '../../src/ledger/sqlite.ts';
 import type { SimulationReport } from '../../src/testing/simulation.ts';
 import { simulate, simulateSeeds } from '../../src/testing/simulation.ts';
 import type { SimulationWorld } from '../../src/testing/simulation-world.ts';
-import { MemoryLedger } from '../support/memory-ledger.ts';
-import type { LedgerStore, LineLedger } from './line-system.ts';
+import type { LedgerStore } from './line-system.ts';
 import { lineSystem } from './line-system.ts';
 
-/** Every write is durable when it is made; those of a life that is gone never arrive. */
-class LastingLedger extends MemoryLedger implements LineLedger {
-  #cursor: Cursor | undefined;
+/** Memory where there is some: thousands of histories need not wait for a disk. */
+const ROOT = existsSync('/dev/shm') ? '/dev/shm' : tmpdir();
+const FILES = ['ledger.db', 'ledger.db-wal'];
 
-  cursor(_chainId: number, _contract: Address): Cursor | undefined {
-    return this.#cursor;
-  }
-
-  override recordSeen(calls: readonly ChainCall[], cursor: Cursor): Promise<SeenOutcome[]> {
-    this.#cursor = cursor;
-    return super.recordSeen(calls);
-  }
-
-  override recordReorg(cursor: Cursor): Promise<number[]> {
-    this.#cursor = cursor;
-    return super.recordReorg(cursor);
-  }
-
-  waiting(afterSeq: number, limit: number): CallRecord[] {
-    return this.find({ states: ['seen'] })
-      .filter(({ seq }) => seq > afterSeq)
-      .slice(0, limit);
-  }
-
-  async recordAttempt(): Promise<void> {
-    // Only settlement is asked about later.
-  }
-
-  recordFailed(seq: number, error: { readonly code: string; readonly message: string }): Promise<void> {
-    return this.recordRejected(seq, error);
-  }
-}
-
-function memoryStore(): LedgerStore {
-  let ledger: LastingLedger | undefined;
+/**
+ * A file for each life of the process. What the last life had written when it was gone is copied to the next one; what it had only
+ * begun to write arrives in a file that nobody reads any more.
+ */
+function sqliteStore(): LedgerStore {
+  const root = mkdtempSync(join(ROOT, 'simulated-ledger-'));
+  const folder = (life: number): string => join(root, String(life));
+  const opened: SqliteLedger[] = [];
   return {
-    open: async (_life: number, clock: Clock) => (ledger ??= new LastingLedger(clock)),
-    keep() {
-      // It is kept already.
+    async open(life: number, clock: Clock) {
+      const ledger = SqliteLedger.open({ path: join(folder(life), 'ledger.db'), clock });
+      opened.push(ledger);
+      return ledger;
+    },
+    keep(life) {
+      mkdirSync(folder(life + 1), { recursive: true });
+      for (const file of FILES) if (existsSync(join(folder(life), file))) copyFileSync(join(folder(life), file), join(folder(life + 1), file));
     },
     async dispose() {
-      await ledger?.close();
+      await Promise.all(opened.map((ledger) => ledger.close()));
+      rmSync(root, { recursive: true, force: true });
     },
   };
 }
@@ -58,7 +42,7 @@ function memoryStore(): LedgerStore {
 const SEEDS = 200;
 
 test(`${SEEDS} histories with crashes, reorgs, lost transactions and full disks: one right result for each call`, async () => {
-  const reports = await simulateSeeds(() => lineSystem(memoryStore()), { fromSeed: 1, seeds: SEEDS });
+  const reports = await simulateSeeds(() => lineSystem(sqliteStore()), { fromSeed: 1, seeds: SEEDS });
   const sum = (count: (report: SimulationReport) => number): number => reports.reduce((total, report) => total + count(report), 0);
   expect(sum(({ crashes }) => crashes)).toBeGreaterThan(SEEDS * 3);
   expect(sum(({ reorgs }) => reorgs)).toBeGreaterThan(SEEDS * 3);
@@ -66,19 +50,19 @@ test(`${SEEDS} histories with crashes, reorgs, lost transactions and full disks:
 });
 
 test('a larger history: 300 calls over 300 blocks', async () => {
-  const report = await simulate(lineSystem(memoryStore()), { seed: 1, calls: 300, blocks: 300, crashesMax: 50 });
+  const report = await simulate(lineSystem(sqliteStore()), { seed: 1, calls: 300, blocks: 300, crashesMax: 50 });
   expect(report.violations).toEqual([]);
   expect(report.crashes).toBeGreaterThan(20);
 });
 
 test('the same seed gives the same history', async () => {
-  const first = await simulate(lineSystem(memoryStore()), { seed: 11 });
-  expect(await simulate(lineSystem(memoryStore()), { seed: 11 })).toEqual(first);
+  const first = await simulate(lineSystem(sqliteStore()), { seed: 11 });
+  expect(await simulate(lineSystem(sqliteStore()), { seed: 11 })).toEqual(first);
 });
 
 test('settlement that does not ask whether the call is still there is found out within 200 seeds', async () => {
   const trusting = (): ReturnType<typeof lineSystem> => {
-    const system = lineSystem(memoryStore());
+    const system = lineSystem(sqliteStore());
     return { ...system, start: (world) => system.start(confirmingAll(world)) };
   };
   for (let seed = 1; seed <= SEEDS; seed += 1) {
