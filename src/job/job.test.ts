@@ -230,7 +230,6 @@ describe('a failure', () => {
     ['an object', { a: 1 }, 'a value of type object'],
   ])('may be %s that was thrown', async (_, thrown, shown) => {
     const job = defineJob({ name: 'odd' }, () => {
-      // oxlint-disable-next-line typescript/only-throw-error -- authors' libraries do
       throw thrown;
     });
     const error: unknown = await run(job).catch((caught: unknown) => caught);
