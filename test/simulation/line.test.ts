@@ -30,7 +30,8 @@ function sqliteStore(): LedgerStore {
     },
     keep(life) {
       mkdirSync(folder(life + 1), { recursive: true });
-      for (const file of FILES) if (existsSync(join(folder(life), file))) copyFileSync(join(folder(life), file), join(folder(life + 1), file));
+      for (const file of FILES)
+        if (existsSync(join(folder(life), file))) copyFileSync(join(folder(life), file), join(folder(life + 1), file));
     },
     async dispose() {
       await Promise.all(opened.map((ledger) => ledger.close()));
