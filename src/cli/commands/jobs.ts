@@ -15,6 +15,7 @@ import type { CallRecord, CallState } from '../../ledger/ledger.ts';
 import { redactText } from '../../telemetry/redact.ts';
 import { print, table, toHex } from '../output.ts';
 import type { Cli } from '../output.ts';
+import { addSubmit } from './jobs-submit.ts';
 
 interface ListFlags extends LedgerFlags {
   readonly state?: readonly CallState[];
@@ -42,13 +43,15 @@ Examples:
 const EXAMPLES = `
 Examples:
   bpr jobs list --state failed
-  bpr jobs show 7 --service 3 --json`;
+  bpr jobs show 7 --service 3 --json
+  bpr jobs submit 0 --service 3 --types 'uint64 x' --args '[5]'`;
 
-/** `bpr jobs`: what the ledger knows of the calls. */
+/** `bpr jobs`: what the ledger knows of the calls, and a new one. */
 export function addJobs(program: Command, cli: Cli): void {
-  const jobs = program.command('jobs').description('calls of the ledger').addHelpText('after', EXAMPLES);
+  const jobs = program.command('jobs').description('list, show and submit calls of jobs').addHelpText('after', EXAMPLES);
   addList(jobs, cli);
   addShow(jobs, cli);
+  addSubmit(jobs, cli);
 }
 
 function addList(jobs: Command, { io }: Cli): void {

@@ -1,0 +1,185 @@
+/** One job call as a caller submits it: encode, send, find its call id, wait for the results. */
+
+import { transactionHash } from '../chain/account.ts';
+import { firstFees } from '../chain/fees.ts';
+import { TOPIC, tangleAbi } from '../chain/contracts.ts';
+import { decodeJobCall, decodeSubmittedResult } from '../chain/decode.ts';
+import type { SubmittedResult } from '../chain/decode.ts';
+import type { RpcChainClient } from '../chain/rpc.ts';
+import type { Signer } from '../chain/chain.ts';
+import { encodeCall, topicOf } from '../chain/view.ts';
+import { systemClock } from '../clock.ts';
+import { RunnerError } from '../errors.ts';
+import { decodeAbi, encodeAbi } from '../job/abi.ts';
+import type { ChainCall, Hex } from '../job/call.ts';
+import { decodeCompact, encodeCompact } from '../job/compact.ts';
+import { parseSchema } from '../job/schema.ts';
+import { parseParameters } from '../job/solidity.ts';
+import type { Parameter } from '../job/solidity.ts';
+
+export interface Submission {
+  readonly serviceId: bigint;
+  readonly jobIndex: number;
+  /** The encoded arguments as they are. */
+  readonly data?: Hex;
+  /** A JSON array; encoded as `types` or as the schema of the job on chain says. */
+  readonly args?: string;
+  /** A Solidity parameter list. */
+  readonly types?: string;
+  /** Wei. */
+  readonly value: bigint;
+}
+
+/** Encodes and decodes the values of one job. */
+interface JobCodec {
+  encode(values: readonly unknown[]): Uint8Array;
+  decodeResult(bytes: Uint8Array): readonly unknown[] | undefined;
+}
+
+const POLL_MS = 200;
+/** Whoever calls a job pays what the chain asks now. */
+const FEE_POLICY = { bumpPercent: 12.5, maxFeePerGasCap: 2n ** 128n } as const;
+
+/** What the job takes: its schema on chain decides; without one the encoding is ABI and the types come from the caller. */
+async function codecOf(chain: RpcChainClient, { serviceId, jobIndex, types }: Submission): Promise<JobCodec> {
+  const { blueprintId } = await chain.service(serviceId);
+  const job = (await chain.blueprint(blueprintId)).jobs.find(({ index }) => index === jobIndex);
+  if (!job) throw new RunnerError('JOB_UNKNOWN', `blueprint ${blueprintId} of service ${serviceId} has no job ${jobIndex}`);
+  const schema = parseSchema(job.paramsSchema);
+  const result = parseSchema(job.resultSchema);
+  const parameters = schema ?? (types === undefined ? undefined : parseParameters(types));
+  return {
+    encode(values) {
+      if (!parameters) throw new RunnerError('CONFIG_INVALID', `job ${jobIndex} has no schema on chain: name its types with --types`);
+      return schema ? encodeCompact(schema, values) : encodeAbi(parameters, values);
+    },
+    decodeResult: (bytes) => result && decodeCompact(result, bytes),
+  };
+}
+
+/** Integers that a JavaScript number cannot hold stay exact. */
+function parseArguments(text: string): readonly unknown[] {
+  const exact = (_name: string, value: unknown, { source }: { readonly source?: string }): unknown =>
+    typeof value === 'number' && source !== undefined && /^-?\d+$/.test(source) && !Number.isSafeInteger(value) ? BigInt(source) : value;
+  let values: unknown;
+  try {
+    // as: the compiler does not know the third argument of the reviver yet
+    values = JSON.parse(text, exact as (name: string, value: unknown) => unknown);
+  } catch (cause) {
+    throw new RunnerError('JOB_ARGS_INVALID', `--args is not JSON: ${text}`, { cause });
+  }
+  if (!Array.isArray(values))
+    throw new RunnerError('JOB_ARGS_INVALID', `--args must be a JSON array, one value for each parameter: ${text}`);
+  return values;
+}
+
+function encodeInputs(submission: Submission, codec: JobCodec): Uint8Array {
+  if (submission.data !== undefined) return Buffer.from(submission.data.slice(2), 'hex');
+  const values = parseArguments(submission.args ?? '[]');
+  try {
+    return codec.encode(values);
+  } catch (cause) {
+    if (!(cause instanceof RangeError || cause instanceof TypeError)) throw cause;
+    throw new RunnerError('JOB_ARGS_INVALID', `--args cannot be encoded: ${cause.message}`, { cause });
+  }
+}
+
+export interface Submitted {
+  readonly call: ChainCall;
+  /** The values of an output; undefined when neither chain nor caller say its types. */
+  decodeOutput(output: Uint8Array): readonly unknown[] | undefined;
+}
+
+/** Sends the call and waits until it is mined. What would revert is not sent: `RPC_ERROR` with the reason of the contract. */
+export async function submitJob(options: {
+  readonly chain: RpcChainClient;
+  readonly signer: Signer;
+  readonly submission: Submission;
+  readonly resultTypes: string | undefined;
+  readonly signal: AbortSignal;
+}): Promise<Submitted> {
+  const { chain, signer, submission, signal } = options;
+  const resultParameters = options.resultTypes === undefined ? undefined : parseParameters(options.resultTypes);
+  await chain.connect();
+  const codec = await codecOf(chain, submission);
+  const inputs = encodeInputs(submission, codec);
+  const { serviceId, jobIndex, value } = submission;
+  const data = encodeCall(tangleAbi, 'submitJob', [serviceId, jobIndex, `0x${Buffer.from(inputs).toString('hex')}`]);
+  const hash = await send(chain, signer, { data, value });
+  const call = await minedCall(chain, hash, signal);
+  return { call, decodeOutput: (output) => outputValues({ output, codec, resultParameters }) };
+}
+
+function outputValues(options: {
+  readonly output: Uint8Array;
+  readonly codec: JobCodec;
+  readonly resultParameters: readonly Parameter[] | undefined;
+}): readonly unknown[] | undefined {
+  const { output, codec, resultParameters } = options;
+  return codec.decodeResult(output) ?? (resultParameters && decodeAbi(resultParameters, output));
+}
+
+async function send(chain: RpcChainClient, signer: Signer, { data, value }: { readonly data: Hex; readonly value: bigint }): Promise<Hex> {
+  const request = { to: chain.contract, data, value };
+  const [simulation, nonce, estimate] = await Promise.all([
+    chain.simulate(signer.address, request),
+    chain.nonce(signer.address, 'pending'),
+    chain.fees(),
+  ]);
+  if (simulation.outcome === 'revert') {
+    const reason = `${simulation.error}(${simulation.args.map(String).join(', ')})`;
+    throw new RunnerError('RPC_ERROR', `the contract refuses the call: ${reason}`, { details: { error: simulation.error } });
+  }
+  const fees = firstFees(estimate, FEE_POLICY);
+  if (!fees) throw new RunnerError('TX_FEE_CAPPED', `the chain asks ${estimate.baseFeePerGas} wei per gas`);
+  const gas = (simulation.gas * 6n) / 5n;
+  const raw = await signer.signTransaction({ type: 'eip1559', chainId: chain.chainId, nonce, ...request, gas, ...fees });
+  const outcome = await chain.send(raw);
+  if (outcome === 'underfunded') throw new RunnerError('TX_UNDERFUNDED', `${signer.address} cannot pay for the transaction`);
+  if (outcome !== 'sent' && outcome !== 'known') {
+    throw new RunnerError('RPC_ERROR', `the node refuses the transaction of ${signer.address} with nonce ${nonce}: ${outcome}`);
+  }
+  return transactionHash(raw);
+}
+
+async function minedCall(chain: RpcChainClient, hash: Hex, signal: AbortSignal): Promise<ChainCall> {
+  const receipt = await poll<{ readonly status?: unknown; readonly logs?: unknown }>(
+    signal,
+    `transaction ${hash} is not mined`,
+    async () => {
+      const answer = await chain.transport.request('eth_getTransactionReceipt', [hash]);
+      return answer ?? undefined;
+    },
+  );
+  if (receipt.status !== '0x1') throw new RunnerError('RPC_ERROR', `transaction ${hash} was mined but reverted`);
+  const logs = Array.isArray(receipt.logs)
+    ? (receipt.logs as readonly { readonly address?: unknown; readonly topics?: readonly unknown[] }[])
+    : []; // as: decoded below
+  const log = logs.find(({ address, topics }) => String(address).toLowerCase() === chain.contract && topics?.[0] === TOPIC.jobSubmitted);
+  if (!log) throw new RunnerError('RPC_RESPONSE_INVALID', `the receipt of ${hash} shows no submitted job`);
+  return decodeJobCall(log, chain);
+}
+
+/** The results of a call, once there is one. */
+export function awaitResults(chain: RpcChainClient, call: ChainCall, signal: AbortSignal): Promise<SubmittedResult[]> {
+  const filter = {
+    address: chain.contract,
+    topics: [TOPIC.jobResultSubmitted, topicOf(call.serviceId), topicOf(call.callId)],
+    fromBlock: `0x${call.blockNumber.toString(16)}`,
+    toBlock: 'latest',
+  };
+  return poll(signal, `call ${call.callId} of service ${call.serviceId} has no result`, async () => {
+    const logs = await chain.transport.request('eth_getLogs', [filter]);
+    return Array.isArray(logs) && logs.length > 0 ? logs.map((log) => decodeSubmittedResult(log, chain)) : undefined;
+  });
+}
+
+async function poll<T>(signal: AbortSignal, absence: string, look: () => Promise<T | undefined>): Promise<T> {
+  while (true) {
+    const found = await look();
+    if (found !== undefined) return found;
+    await systemClock.sleep(POLL_MS, signal).catch((cause: unknown) => {
+      throw new RunnerError('EXECUTOR_TIMEOUT', `${absence} in time`, { cause });
+    });
+  }
+}

@@ -1,0 +1,158 @@
+import { spawn } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { encodeAbi } from '../../src/job/abi.ts';
+import { toHex } from '../../src/cli/output.ts';
+import { schemaOf } from '../../src/job/schema.ts';
+import { parseParameters } from '../../src/job/solidity.ts';
+import { startLocalChain } from '../../src/testing/local-chain.ts';
+import type { LocalChain } from '../../src/testing/local-chain.ts';
+import { deployTangle } from '../../src/testing/tangle.ts';
+import type { LocalService, LocalTangle } from '../../src/testing/tangle.ts';
+
+let chain: LocalChain;
+let tangle: LocalTangle;
+let service: LocalService;
+let folder: string;
+
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'bpr-cli-process-'));
+  chain = await startLocalChain();
+  tangle = await deployTangle(chain);
+  service = await tangle.startService({
+    jobs: [{ name: 'square' }, { name: 'typed', paramsSchema: toHex(schemaOf(parseParameters('uint64 x'))) }],
+  });
+});
+
+afterAll(async () => {
+  await chain.stop();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+interface Ran {
+  readonly status: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+const BPR = join(import.meta.dirname, '../fixtures/cli/bpr.ts');
+
+/** A process with an environment of its own, as a user starts it. */
+function start(args: readonly string[], env: Record<string, string> = {}) {
+  const callerKey = chain.accounts[0]?.privateKey ?? '';
+  const environment = {
+    PATH: '/usr/bin:/bin',
+    RPC_URL: chain.rpcUrl,
+    TANGLE_CONTRACT: tangle.contract,
+    CALLER_PRIVATE_KEY: callerKey,
+    ...env,
+  };
+  const child = spawn(process.execPath, [BPR, ...args], { cwd: folder, env: environment, stdio: ['ignore', 'pipe', 'pipe'] });
+  let [stdout, stderr] = ['', ''];
+  child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text));
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text));
+  const ended = new Promise<Ran>((resolve) => child.once('close', (status) => resolve({ status, stdout, stderr })));
+  return { child, ended };
+}
+
+const bpr = (...args: readonly string[]): Promise<Ran> => start(args).ended;
+
+/** Answers the next call of the service as its operator does: with twice its argument. */
+async function answerNext(callId: bigint, output: Uint8Array): Promise<void> {
+  const [operator] = service.operators;
+  if (!operator) throw new Error('the service has no operator');
+  while (!(await tangle.calls(service.serviceId)).some((call) => call.callId === callId)) await chain.request('eth_blockNumber', []);
+  await tangle.submitResult({ serviceId: service.serviceId, callId }, output, operator);
+}
+
+const uint64 = (value: bigint): Uint8Array => encodeAbi(parseParameters('uint64'), [value]);
+
+describe('jobs submit', () => {
+  it('calls a job without a schema with ABI arguments, and shows the values of its result', async () => {
+    const before = BigInt((await tangle.calls(service.serviceId)).length);
+    const answered = answerNext(before, uint64(2n ** 60n));
+    const flags = ['--types', 'uint64 x', '--args', '[9007199254740993]', '--result', 'uint64'];
+    const { status, stdout, stderr } = await bpr('jobs', 'submit', '0', '--service', String(service.serviceId), ...flags, '--json');
+    await answered;
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+    const [call] = (await tangle.calls(service.serviceId)).slice(-1);
+    expect(call?.inputs).toEqual(Uint8Array.from(uint64(9007199254740993n)));
+    expect(JSON.parse(stdout)).toMatchObject({
+      chainId: 31337,
+      callId: String(call?.callId),
+      jobIndex: 0,
+      transactionHash: call?.transactionHash,
+      results: [{ operator: service.operators[0]?.address, values: ['1152921504606846976'] }],
+    });
+  });
+
+  it('encodes as the schema on chain says, and does not wait when told so', async () => {
+    const { status, stdout } = await bpr('jobs', 'submit', '1', '--service', String(service.serviceId), '--args', '[7]', '--no-wait');
+    expect(status).toBe(0);
+    const [call] = (await tangle.calls(service.serviceId)).slice(-1);
+    expect(stdout).toContain(`call ${call?.callId} of service ${service.serviceId}`);
+    expect(call?.inputs).toEqual(Uint8Array.of(0, 0, 0, 0, 0, 0, 0, 7));
+  });
+
+  it('sends encoded arguments as they are', async () => {
+    const { status } = await bpr('jobs', 'submit', '0', '--service', String(service.serviceId), '--data', '0x00ff', '--no-wait');
+    expect(status).toBe(0);
+    expect((await tangle.calls(service.serviceId)).at(-1)?.inputs).toEqual(Uint8Array.of(0, 255));
+  });
+
+  const refused: readonly (readonly [what: string, flags: readonly string[], message: string])[] = [
+    ['a service that is not there', ['0', '--service', '77', '--data', '0x'], 'SERVICE_NOT_FOUND'],
+    ['a job that the blueprint has not', ['9', '--service', '0', '--data', '0x'], 'JOB_UNKNOWN'],
+    [
+      'arguments of another type',
+      ['0', '--service', '0', '--types', 'uint64 x', '--args', '["seven"]'],
+      'JOB_ARGS_INVALID: --args cannot be encoded',
+    ],
+    ['arguments that are no JSON', ['0', '--service', '0', '--types', 'uint64 x', '--args', '[7'], 'JOB_ARGS_INVALID: --args is not JSON'],
+    ['a job without types', ['0', '--service', '0', '--args', '[7]'], 'CONFIG_INVALID: job 0 has no schema on chain'],
+    [
+      'arguments twice',
+      ['0', '--service', '0', '--args', '[7]', '--data', '0x'],
+      'CONFIG_INVALID: the arguments are missing or given twice',
+    ],
+    [
+      'a key in clear',
+      ['0', '--service', '0', '--data', '0x', '--key', `0x${'ab'.repeat(32)}`],
+      'CONFIG_INVALID: a secret is given as text',
+    ],
+    ['a key that is none', ['0', '--service', '0', '--data', '0x', '--key', 'env:PATH'], 'CONFIG_INVALID: the private key is not 32 bytes'],
+  ];
+
+  it.each(refused)('refuses %s, sends nothing', async (_, flags, message) => {
+    const before = await chain.request('eth_blockNumber', []);
+    const { status, stdout, stderr } = await bpr('jobs', 'submit', ...flags);
+    expect({ status, stdout }).toEqual({ status: 1, stdout: '' });
+    expect(stderr).toContain(message);
+    expect(stderr).not.toContain('abababab');
+    expect(await chain.request('eth_blockNumber', [])).toBe(before);
+  });
+
+  it('says when no result came in time', async () => {
+    const { status, stderr } = await bpr('jobs', 'submit', '0', '--service', '0', '--data', '0x01', '--timeout', '1');
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/^EXECUTOR_TIMEOUT: call \d+ of service 0 has no result in time/);
+  });
+});
+
+describe('doctor', () => {
+  it('finds chain and contract', async () => {
+    const { status, stdout } = await bpr('doctor');
+    expect(status).toBe(0);
+    expect(stdout).toMatch(/^ok +chain +chain 31337 at http:/m);
+    expect(stdout).toMatch(new RegExp(`^ok +contract +${tangle.contract}, \\d+ bytes of code$`, 'm'));
+  });
+
+  it('fails where there is no contract, and on another chain', async () => {
+    const { status, stdout } = await start(['doctor', '--json', '--contract', `0x${'12'.repeat(20)}`], { CHAIN_ID: '1' }).ended;
+    expect(status).toBe(1);
+    const { checks } = JSON.parse(stdout) as { checks: { name: string; status: string }[] };
+    expect(checks.filter((check) => check.status === 'fail').map(({ name }) => name)).toEqual(['chain', 'contract']);
+  });
+});
