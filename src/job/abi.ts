@@ -1,6 +1,18 @@
 /** `abi.encode` and `abi.decode` of a parameter list. */
 
-import { asArray, asBoolean, asText, bufferOver, hexSize, readHex, readInteger, readText, writeHex, writeInteger } from './scalar.ts';
+import {
+  asArray,
+  asBoolean,
+  asText,
+  bufferOver,
+  GrowingBuffer,
+  hexSize,
+  readHex,
+  readInteger,
+  readText,
+  writeHex,
+  writeInteger,
+} from './scalar.ts';
 import { headBytesOf } from './solidity.ts';
 import type { Parameter, SolidityType } from './solidity.ts';
 
@@ -138,18 +150,17 @@ class AbiReader {
 }
 
 class AbiWriter {
-  #buffer: Buffer;
-  #length: number;
+  readonly #out: GrowingBuffer;
   /** Where the offsets of the value being written count from. */
   #base = 0;
 
   constructor(headBytes: number) {
-    this.#buffer = zeroed(headBytes);
-    this.#length = headBytes;
+    this.#out = new GrowingBuffer(headBytes);
+    this.#out.reserve(headBytes);
   }
 
   bytes(): Uint8Array {
-    return this.#buffer.subarray(0, this.#length);
+    return this.#out.bytes();
   }
 
   /** Writes into the head that the constructor reserved. */
@@ -172,28 +183,28 @@ class AbiWriter {
       case 'uint':
       case 'int': {
         const start = at + WORD - (type.bits >> 3);
-        writeInteger(this.#buffer, start, { type, value });
-        if (type.kind === 'int' && ((this.#buffer[start] as number) & 0x80) !== 0) this.#buffer.fill(0xff, at, start);
+        writeInteger(this.#out.buffer, start, { type, value });
+        if (type.kind === 'int' && ((this.#out.buffer[start] as number) & 0x80) !== 0) this.#out.buffer.fill(0xff, at, start);
         return;
       }
       case 'bool':
-        this.#buffer[at + WORD - 1] = asBoolean(value) ? 1 : 0;
+        this.#out.buffer[at + WORD - 1] = asBoolean(value) ? 1 : 0;
         return;
       case 'address':
         hexSize(value, 20);
-        return writeHex(this.#buffer, at + 12, value);
+        return writeHex(this.#out.buffer, at + 12, value);
       case 'fixedBytes':
         hexSize(value, type.size);
-        return writeHex(this.#buffer, at, value);
+        return writeHex(this.#out.buffer, at, value);
       case 'string': {
         const text = asText(value);
         const start = this.#content(at, Buffer.byteLength(text));
-        this.#buffer.write(text, start);
+        this.#out.buffer.write(text, start);
         return;
       }
       case 'bytes': {
         const start = this.#content(at, hexSize(value));
-        return writeHex(this.#buffer, start, value);
+        return writeHex(this.#out.buffer, start, value);
       }
       case 'tuple': {
         const values = type.named && !Array.isArray(value) ? unnamed(type.fields, value) : asArray(value, type.fields.length);
@@ -206,7 +217,7 @@ class AbiWriter {
       case 'list': {
         const values = asArray(value);
         const start = this.#tail(at, WORD + values.length * type.item.headBytes);
-        this.#buffer.writeUIntBE(values.length, start + WORD - 6, 6);
+        this.#out.buffer.writeUIntBE(values.length, start + WORD - 6, 6);
         return this.#items(type.item, values, start + WORD);
       }
       case 'optional':
@@ -225,27 +236,16 @@ class AbiWriter {
   /** Reserves room for so many bytes behind their length. */
   #content(at: number, length: number): number {
     const start = this.#tail(at, WORD + Math.ceil(length / WORD) * WORD);
-    this.#buffer.writeUIntBE(length, start + WORD - 6, 6);
+    this.#out.buffer.writeUIntBE(length, start + WORD - 6, 6);
     return start + WORD;
   }
 
   /** Reserves zeroed bytes at the end and writes their offset into the head. */
   #tail(at: number, size: number): number {
-    const start = this.#length;
-    this.#length += size;
-    if (this.#length > this.#buffer.length) {
-      const larger = zeroed(Math.max(this.#length, this.#buffer.length * 2));
-      this.#buffer.copy(larger, 0, 0, start);
-      this.#buffer = larger;
-    }
-    this.#buffer.writeUIntBE(start - this.#base, at + WORD - 6, 6);
+    const start = this.#out.reserve(size);
+    this.#out.buffer.writeUIntBE(start - this.#base, at + WORD - 6, 6);
     return start;
   }
-}
-
-/** Small ones come from the pool of Node: a memory of its own for each result would be the larger part of the work. */
-function zeroed(size: number): Buffer {
-  return size <= 1_024 ? Buffer.allocUnsafe(size).fill(0) : Buffer.alloc(size);
 }
 
 /** The object of a tuple whose components are all named. */

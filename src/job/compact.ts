@@ -4,7 +4,19 @@
  */
 
 import { named, unnamed } from './abi.ts';
-import { asArray, asBoolean, asText, bufferOver, hexSize, readHex, readInteger, readText, writeHex, writeInteger } from './scalar.ts';
+import {
+  asArray,
+  asBoolean,
+  asText,
+  bufferOver,
+  GrowingBuffer,
+  hexSize,
+  readHex,
+  readInteger,
+  readText,
+  writeHex,
+  writeInteger,
+} from './scalar.ts';
 import type { Parameter, SolidityType } from './solidity.ts';
 
 const LIST_LENGTH_MAX = 10_000;
@@ -129,25 +141,21 @@ class CompactReader {
 
 /** Grows as it is written; also writes the schema bytes themselves. */
 export class CompactWriter {
-  #buffer = Buffer.alloc(256);
-  #length = 0;
+  readonly #out = new GrowingBuffer(128);
 
   bytes(): Uint8Array {
-    return this.#buffer.subarray(0, this.#length);
+    return this.#out.bytes();
   }
 
   integer(value: number, size: number): void {
-    const at = this.#reserve(size);
-    this.#buffer.writeUIntBE(value, at, size);
+    const at = this.#out.reserve(size);
+    this.#out.buffer.writeUIntBE(value, at, size);
   }
 
-  schemaName(name: string): void {
-    const length = Buffer.byteLength(name);
-    if (length < 0x80) this.integer(length, 1);
-    else if (length < 0x4000) this.integer(0x8000 | length, 2);
-    else if (length < 0x20_0000) this.integer(0xc0_0000 | length, 3);
-    else throw new RangeError(`a name has ${length} bytes`);
-    this.#text(name, length);
+  /** Text without a length. */
+  text(text: string, size: number): void {
+    const at = this.#out.reserve(size);
+    this.#out.buffer.write(text, at);
   }
 
   value(type: SolidityType, value: unknown): void {
@@ -156,8 +164,8 @@ export class CompactWriter {
         return;
       case 'uint':
       case 'int': {
-        const at = this.#reserve(type.bits >> 3);
-        return writeInteger(this.#buffer, at, { type, value });
+        const at = this.#out.reserve(type.bits >> 3);
+        return writeInteger(this.#out.buffer, at, { type, value });
       }
       case 'bool':
         return this.integer(asBoolean(value) ? 1 : 0, 1);
@@ -169,7 +177,7 @@ export class CompactWriter {
         const text = asText(value);
         const length = Buffer.byteLength(text);
         this.#payloadLength(length);
-        return this.#text(text, length);
+        return this.text(text, length);
       }
       case 'bytes': {
         const size = hexSize(value);
@@ -205,8 +213,8 @@ export class CompactWriter {
     const bytes = inner.bytes();
     if (bytes.length === 0) throw new RangeError('an optional value of no bytes cannot be told from none');
     this.#payloadLength(bytes.length);
-    const at = this.#reserve(bytes.length);
-    this.#buffer.set(bytes, at);
+    const at = this.#out.reserve(bytes.length);
+    this.#out.buffer.set(bytes, at);
   }
 
   #payloadLength(length: number): void {
@@ -217,24 +225,8 @@ export class CompactWriter {
     this.integer(length, size);
   }
 
-  #text(text: string, size: number): void {
-    const at = this.#reserve(size);
-    this.#buffer.write(text, at);
-  }
-
   #hex(value: unknown, size: number): void {
-    const at = this.#reserve(size);
-    writeHex(this.#buffer, at, value);
-  }
-
-  #reserve(size: number): number {
-    const start = this.#length;
-    this.#length += size;
-    if (this.#length > this.#buffer.length) {
-      const larger = Buffer.alloc(Math.max(this.#length, this.#buffer.length * 2));
-      this.#buffer.copy(larger, 0, 0, start);
-      this.#buffer = larger;
-    }
-    return start;
+    const at = this.#out.reserve(size);
+    writeHex(this.#out.buffer, at, value);
   }
 }

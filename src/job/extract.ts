@@ -3,6 +3,7 @@
 import { RunnerError } from '../errors.ts';
 import { TANGLE } from './call.ts';
 import type { Address, Hex, JobCall, Metadata } from './call.ts';
+import { reasonOf } from './scalar.ts';
 
 /** Any function of the call. What it throws rejects the call with `JOB_REJECTED`, naming the extractor and the job. */
 export type Extractor<T = unknown> = (call: JobCall) => T;
@@ -59,7 +60,7 @@ export function extractInto(
     try {
       target[name] = extractor(from.call);
     } catch (cause) {
-      const reason = cause instanceof Error ? cause.message : String(cause);
+      const reason = reasonOf(cause);
       throw new RunnerError('JOB_REJECTED', `job ${from.job} cannot extract ${name} from call ${from.call.id}: ${reason}`, {
         cause,
         details: { job: from.job, extractor: name, call: from.call.id },

@@ -7,7 +7,7 @@ import type { JobCall, JobResult } from './call.ts';
 import { decodeCompact, encodeCompact } from './compact.ts';
 import { extractInto } from './extract.ts';
 import type { Extracted, Extractor, Extractors } from './extract.ts';
-import { shown } from './scalar.ts';
+import { reasonOf, shown } from './scalar.ts';
 import { parseParameters } from './solidity.ts';
 import type { JobArgs, JobValue, Parameter } from './solidity.ts';
 
@@ -183,7 +183,7 @@ class DefinedJob implements Job {
       return codecOf(codec) === 'abi' ? decodeAbi(this.#params, call.body) : decodeCompact(this.#params, call.body);
     } catch (cause) {
       const { name, params } = this.info;
-      const reason = cause instanceof Error ? cause.message : String(cause);
+      const reason = reasonOf(cause);
       const size = call.body.length;
       throw new RunnerError(
         'JOB_ARGS_INVALID',
@@ -233,7 +233,7 @@ class DefinedJob implements Job {
 
   #invalid(value: unknown, call: JobCall, cause: unknown): RunnerError {
     const { name, result, raw } = this.info;
-    const reason = cause instanceof Error ? cause.message : String(cause);
+    const reason = reasonOf(cause);
     const hint = value === undefined && !raw ? '; return NO_RESULT to give none' : '';
     return new RunnerError(
       'JOB_RESULT_INVALID',
@@ -247,7 +247,7 @@ class DefinedJob implements Job {
 
   #failure(error: unknown, call: JobCall): RunnerError {
     if (isRunnerError(error)) return error;
-    const reason = error instanceof Error ? error.message : shown(error);
+    const reason = reasonOf(error);
     return new RunnerError('JOB_FAILED', `job ${this.info.name} failed on call ${call.id}: ${reason}`, {
       cause: error,
       details: { job: this.info.name, call: call.id },

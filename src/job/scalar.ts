@@ -11,6 +11,38 @@ export function bufferOver(bytes: Uint8Array): Buffer {
   return Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
 
+/** Zeroed memory that grows at its end. */
+export class GrowingBuffer {
+  /** Another one after every `reserve`. */
+  buffer: Buffer;
+  length = 0;
+
+  constructor(bytesExpected: number) {
+    this.buffer = zeroed(bytesExpected);
+  }
+
+  /** Where the next `size` bytes lie. */
+  reserve(size: number): number {
+    const start = this.length;
+    this.length += size;
+    if (this.length > this.buffer.length) {
+      const larger = zeroed(Math.max(this.length, this.buffer.length * 2));
+      this.buffer.copy(larger, 0, 0, start);
+      this.buffer = larger;
+    }
+    return start;
+  }
+
+  bytes(): Uint8Array {
+    return this.buffer.subarray(0, this.length);
+  }
+}
+
+/** Small ones come from the pool of Node: a memory of its own for each result would be the larger part of the work. */
+function zeroed(size: number): Buffer {
+  return size <= 1_024 ? Buffer.allocUnsafe(size).fill(0) : Buffer.alloc(size);
+}
+
 /** The big-endian integer in the `bits / 8` bytes at `at`: a number up to 48 bits, else a bigint. */
 export function readInteger(buffer: Buffer, at: number, type: IntegerType): number | bigint {
   const size = type.bits >> 3;
@@ -83,6 +115,11 @@ export function asArray(value: unknown, length?: number): readonly unknown[] {
   if (!Array.isArray(value)) throw new TypeError(`${shown(value)} is not an array`);
   if (length !== undefined && value.length !== length) throw new RangeError(`the array has ${value.length} items, not ${length}`);
   return value;
+}
+
+/** What an error says; a value that is thrown is shown. */
+export function reasonOf(thrown: unknown): string {
+  return thrown instanceof Error ? thrown.message : shown(thrown);
 }
 
 /** A value as a message shows it, at most 80 characters. */

@@ -6,7 +6,7 @@
 import { RunnerError } from '../errors.ts';
 import type { Codec } from './call.ts';
 import { CompactWriter } from './compact.ts';
-import { bufferOver, readText } from './scalar.ts';
+import { bufferOver, readText, reasonOf } from './scalar.ts';
 import { arrayType, DEPTH_MAX, integerType, listType, parseParameters, tupleType, typeText } from './solidity.ts';
 import type { Parameter, SolidityType } from './solidity.ts';
 
@@ -42,7 +42,7 @@ export function parseSchema(bytes: Uint8Array): readonly Parameter[] | undefined
   try {
     return new SchemaReader(bufferOver(bytes)).all();
   } catch (cause) {
-    throw schemaInvalid(cause instanceof Error ? cause.message : String(cause), bytes, cause);
+    throw schemaInvalid(reasonOf(cause), bytes, cause);
   }
 }
 
@@ -62,7 +62,7 @@ export function schemaOf(parameters: readonly Parameter[]): Uint8Array {
     return writer.bytes();
   } catch (cause) {
     const types = parameters.map((parameter) => typeText(parameter.type)).join(', ');
-    throw new RunnerError('SCHEMA_INVALID', `(${types}) has no compact schema: ${cause instanceof Error ? cause.message : String(cause)}`, {
+    throw new RunnerError('SCHEMA_INVALID', `(${types}) has no compact schema: ${reasonOf(cause)}`, {
       cause,
     });
   }
@@ -217,8 +217,18 @@ function writeSchemaField(writer: CompactWriter, parameter: Parameter, depth: nu
   writer.integer(kindOf(type), 1);
   writer.integer(type.kind === 'array' ? type.length : type.kind === 'fixedBytes' && type.size < 32 ? type.size : 0, 2);
   writer.integer(children.length, 2);
-  writer.schemaName(parameter.name);
+  writeName(writer, parameter.name);
   for (const child of children) writeSchemaField(writer, child, depth + 1);
+}
+
+/** The length has another form than in payloads. */
+function writeName(writer: CompactWriter, name: string): void {
+  const length = Buffer.byteLength(name);
+  if (length < 0x80) writer.integer(length, 1);
+  else if (length < 0x4000) writer.integer(0x8000 | length, 2);
+  else if (length < 0x20_0000) writer.integer(0xc0_0000 | length, 3);
+  else throw new RangeError(`a name has ${length} bytes`);
+  writer.text(name, length);
 }
 
 function childrenOf(type: SolidityType): readonly Parameter[] {
