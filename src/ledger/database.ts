@@ -66,11 +66,13 @@ function sqliteCode(thrown: unknown): number | undefined {
 export function ledgerError(thrown: unknown, path: string): unknown {
   const code = sqliteCode(thrown);
   const options = { cause: thrown, details: { path, sqliteCode: code } };
-  if (code === SQLITE.full || code === SQLITE.ioError) return new RunnerError('LEDGER_FULL', `the ledger ${path} cannot be written: the disk is full or fails`, options);
+  if (code === SQLITE.full || code === SQLITE.ioError)
+    return new RunnerError('LEDGER_FULL', `the ledger ${path} cannot be written: the disk is full or fails`, options);
   if (code === SQLITE.corrupt || code === SQLITE.notADatabase) {
     return new RunnerError('LEDGER_CORRUPT', `the ledger ${path} is damaged or not a ledger`, options);
   }
-  if (code === SQLITE.busy || code === SQLITE.locked) return new RunnerError('LEDGER_LOCKED', `the ledger ${path} is used by another process`, options);
+  if (code === SQLITE.busy || code === SQLITE.locked)
+    return new RunnerError('LEDGER_LOCKED', `the ledger ${path} is used by another process`, options);
   return thrown;
 }
 
@@ -192,18 +194,24 @@ export class LedgerDatabase {
   #check(inMemory: boolean): void {
     const tables = this.#number('SELECT count(*) AS value FROM sqlite_schema');
     const mark = this.#number('SELECT application_id AS value FROM pragma_application_id');
-    if (tables > 0 && mark !== APPLICATION_ID) throw new RunnerError('LEDGER_CORRUPT', `${this.path} is a database, but not a ledger`, { details: { path: this.path } });
+    if (tables > 0 && mark !== APPLICATION_ID)
+      throw new RunnerError('LEDGER_CORRUPT', `${this.path} is a database, but not a ledger`, { details: { path: this.path } });
     const version = this.#number('SELECT user_version AS value FROM pragma_user_version');
     if (version > VERSION) {
-      throw new RunnerError('LEDGER_VERSION', `the ledger ${this.path} has version ${version}, this program knows ${VERSION}`, { details: { path: this.path, version } });
+      throw new RunnerError('LEDGER_VERSION', `the ledger ${this.path} has version ${version}, this program knows ${VERSION}`, {
+        details: { path: this.path, version },
+      });
     }
     if (inMemory || statSync(this.path).size > CHECKED_BYTES_MAX) return;
     const verdict = this.#database.prepare('PRAGMA quick_check(1)').get()?.['quick_check'];
-    if (verdict !== 'ok') throw new RunnerError('LEDGER_CORRUPT', `the ledger ${this.path} is damaged: ${String(verdict)}`, { details: { path: this.path } });
+    if (verdict !== 'ok')
+      throw new RunnerError('LEDGER_CORRUPT', `the ledger ${this.path} is damaged: ${String(verdict)}`, { details: { path: this.path } });
   }
 
   #prepare(): void {
-    this.#database.exec('PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY;');
+    this.#database.exec(
+      'PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY;',
+    );
     this.#database.exec(`BEGIN; ${SCHEMA} PRAGMA application_id = ${APPLICATION_ID}; PRAGMA user_version = ${VERSION}; COMMIT;`);
   }
 

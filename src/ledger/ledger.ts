@@ -149,12 +149,19 @@ export interface Ledger {
   waiting(afterSeq: number, limit: number): CallRecord[];
 
   recordAttempt(seq: number, attempt: { readonly number: number; readonly executor: string; readonly reason?: string }): Promise<void>;
-  recordAttemptFailed(seq: number, attempt: { readonly number: number; readonly code: string; readonly message: string; readonly nextAt?: number }): Promise<void>;
+  recordAttemptFailed(
+    seq: number,
+    attempt: { readonly number: number; readonly code: string; readonly message: string; readonly nextAt?: number },
+  ): Promise<void>;
   /**
    * The result is durable: from here on the call is never executed again. Without a result the call is `ignored`. Resolves false,
    * and changes nothing, when the call was orphaned meanwhile.
    */
-  recordExecuted(seq: number, result: JobResult | undefined, detail: { readonly executor: string; readonly durationMs: number }): Promise<boolean>;
+  recordExecuted(
+    seq: number,
+    result: JobResult | undefined,
+    detail: { readonly executor: string; readonly durationMs: number },
+  ): Promise<boolean>;
   recordFailed(seq: number, error: { readonly code: string; readonly message: string }): Promise<void>;
   recordIgnored(seq: number, reason: string): Promise<void>;
   /** An operator asks for another try of a `failed` or `rejected` call. False when it is in another state. */
@@ -170,7 +177,10 @@ export interface Ledger {
   /** All versions of all nonces that are not settled yet, in nonce order. */
   pendingTransactions(chainId: number, account: Address): LedgerTransaction[];
   /** The transaction is in a block. Its calls go to `mined` (success) or back to `executed` (reverted); other versions of its nonce become `replaced`. */
-  recordMined(id: number, outcome: { readonly block: BlockRef; readonly success: boolean; readonly gasUsed: bigint; readonly effectiveGasPrice: bigint }): Promise<void>;
+  recordMined(
+    id: number,
+    outcome: { readonly block: BlockRef; readonly success: boolean; readonly gasUsed: bigint; readonly effectiveGasPrice: bigint },
+  ): Promise<void>;
   /** Its block left the chain: back to `pending`, its calls back to `submitted`. */
   recordUnmined(id: number): Promise<void>;
   /** The nonce was used by something else: its calls go back to `executed`. */
@@ -184,7 +194,13 @@ export interface Ledger {
   recordClosed(seq: number, reason: string): Promise<void>;
 
   get(seq: number): CallRecord | undefined;
-  find(filter: { readonly callId?: bigint; readonly serviceId?: bigint; readonly id?: string; readonly states?: readonly CallState[]; readonly limit?: number }): CallRecord[];
+  find(filter: {
+    readonly callId?: bigint;
+    readonly serviceId?: bigint;
+    readonly id?: string;
+    readonly states?: readonly CallState[];
+    readonly limit?: number;
+  }): CallRecord[];
   events(seq: number): LedgerEvent[];
   transactionsOf(seq: number): LedgerTransaction[];
   stats(): LedgerStats;

@@ -9,7 +9,19 @@ import type { CallRecord, CallState, LedgerTransaction } from './ledger.ts';
 export type Row = Record<string, SQLOutputValue>;
 
 /** The number of a state in the file is its place here: only append. The partial indexes of the schema name 0, 1 and 2. */
-const STATES: readonly CallState[] = ['seen', 'executing', 'executed', 'submitted', 'mined', 'final', 'failed', 'ignored', 'rejected', 'closed', 'orphaned'];
+const STATES: readonly CallState[] = [
+  'seen',
+  'executing',
+  'executed',
+  'submitted',
+  'mined',
+  'final',
+  'failed',
+  'ignored',
+  'rejected',
+  'closed',
+  'orphaned',
+];
 
 export const STATE = Object.fromEntries(STATES.map((state, number) => [state, number])) as Record<CallState, number>;
 

@@ -77,7 +77,12 @@ async function executed(count: number): Promise<void> {
 
 describe('calls of the chain', () => {
   it('come back after a restart as they were seen, with the cursor', async () => {
-    const call = chainCall(3, { serviceId: 2n ** 64n - 1n, timestamp: 1_700_000_000n, quotedOperators: [CONTRACT, ACCOUNT], jobIndex: 255 });
+    const call = chainCall(3, {
+      serviceId: 2n ** 64n - 1n,
+      timestamp: 1_700_000_000n,
+      quotedOperators: [CONTRACT, ACCOUNT],
+      jobIndex: 255,
+    });
     expect(await ledger.recordSeen([call], cursor(3))).toEqual(['new']);
     await ledger.close();
     ledger = SqliteLedger.open({ path, clock });
@@ -100,7 +105,12 @@ describe('calls of the chain', () => {
       { caller: `0x${'bc'.repeat(20)}` },
       { inputs: Uint8Array.of(9) },
     ];
-    expect(await ledger.recordSeen(others.map((change) => chainCall(1, change)), cursor(1))).toEqual(others.map(() => 'new'));
+    expect(
+      await ledger.recordSeen(
+        others.map((change) => chainCall(1, change)),
+        cursor(1),
+      ),
+    ).toEqual(others.map(() => 'new'));
     expect(await ledger.recordSeen([chainCall(1, { blockNumber: 9n, blockHash: hash(9) })], cursor(9))).toEqual(['known']);
     expect(ledger.get(1)?.call.origin?.blockHash).toBe(hash(9));
   });
@@ -192,7 +202,9 @@ describe('transactions', () => {
     expect([stateOf(1), stateOf(2)]).toEqual(['submitted', 'submitted']);
     await ledger.recordMined(sent.id, mined(3));
     expect(ledger.pendingTransactions(31337, ACCOUNT)).toEqual([]);
-    expect(ledger.minedTransactions(31337, ACCOUNT)).toMatchObject([{ id: sent.id, state: 'mined', block: cursor(3).block, calls: [1, 2] }]);
+    expect(ledger.minedTransactions(31337, ACCOUNT)).toMatchObject([
+      { id: sent.id, state: 'mined', block: cursor(3).block, calls: [1, 2] },
+    ]);
     expect(ledger.get(1)).toMatchObject({ state: 'mined', transactionHash: sent.hash });
     await ledger.recordFinal(31337, 3n);
     expect(ledger.minedTransactions(31337, ACCOUNT)).toEqual([]);

@@ -9,7 +9,18 @@ import type { Address, ChainCall, Hex, JobCall, JobResult } from '../job/call.ts
 import { silentTelemetry } from '../telemetry/telemetry.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
 import { LedgerDatabase } from './database.ts';
-import type { CallRecord, CallState, Cursor, Ledger, LedgerEvent, LedgerStats, LedgerTransaction, NewTransaction, PendingResult, SeenOutcome } from './ledger.ts';
+import type {
+  CallRecord,
+  CallState,
+  Cursor,
+  Ledger,
+  LedgerEvent,
+  LedgerStats,
+  LedgerTransaction,
+  NewTransaction,
+  PendingResult,
+  SeenOutcome,
+} from './ledger.ts';
 import { INSERT_CALL, STATE, callKey, chainCallValues, originOf, recordOf, stateOf } from './rows.ts';
 import { eventsOf } from './story.ts';
 import { TransactionTable } from './transactions.ts';
@@ -107,11 +118,18 @@ export class SqliteLedger implements Ledger {
     });
   }
 
-  recordAttemptFailed(seq: number, attempt: { readonly number: number; readonly code: string; readonly message: string; readonly nextAt?: number }): Promise<void> {
+  recordAttemptFailed(
+    seq: number,
+    attempt: { readonly number: number; readonly code: string; readonly message: string; readonly nextAt?: number },
+  ): Promise<void> {
     return this.#database.write(() => this.#note(seq, 'attempt-failed', attempt));
   }
 
-  recordExecuted(seq: number, result: JobResult | undefined, detail: { readonly executor: string; readonly durationMs: number }): Promise<boolean> {
+  recordExecuted(
+    seq: number,
+    result: JobResult | undefined,
+    detail: { readonly executor: string; readonly durationMs: number },
+  ): Promise<boolean> {
     return this.#database.write(() => {
       const now = this.#clock.now();
       // A call of a producer has nobody to settle with: it ends here.
@@ -201,7 +219,11 @@ export class SqliteLedger implements Ledger {
     if (filter.id !== undefined) conditions.push(['id = ?', filter.id]);
     const states = filter.states && `state IN (${filter.states.map((state) => STATE[state]).join(', ')})`;
     const where = [...conditions.map(([sql]) => sql), ...(states ? [states] : [])].join(' AND ') || 'true';
-    const rows = this.#all(`SELECT * FROM calls WHERE ${where} ORDER BY seq LIMIT ?`, ...conditions.map(([, value]) => value), filter.limit ?? -1);
+    const rows = this.#all(
+      `SELECT * FROM calls WHERE ${where} ORDER BY seq LIMIT ?`,
+      ...conditions.map(([, value]) => value),
+      filter.limit ?? -1,
+    );
     return rows.map((row) => this.#withTransaction(recordOf(row)));
   }
 
@@ -215,7 +237,8 @@ export class SqliteLedger implements Ledger {
 
   stats(): LedgerStats {
     const byState = Object.fromEntries(Object.keys(STATE).map((state) => [state, 0])) as Record<CallState, number>;
-    for (const row of this.#all('SELECT state, count(*) AS count FROM calls GROUP BY state')) byState[stateOf(row['state'])] = Number(row['count']);
+    for (const row of this.#all('SELECT state, count(*) AS count FROM calls GROUP BY state'))
+      byState[stateOf(row['state'])] = Number(row['count']);
     const pending = this.#get(`SELECT count(*) AS count FROM transactions WHERE state = 'pending'`);
     return { byState, transactionsPending: Number(pending?.['count']), bytes: this.#bytes() };
   }
@@ -284,12 +307,15 @@ export class SqliteLedger implements Ledger {
   }
 
   #setCursor({ chainId, contract, block }: Cursor): void {
-    const sql = 'INSERT INTO cursors (chain_id, contract, number, hash) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET number = excluded.number, hash = excluded.hash';
+    const sql =
+      'INSERT INTO cursors (chain_id, contract, number, hash) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET number = excluded.number, hash = excluded.hash';
     this.#run(sql, chainId, contract.toLowerCase(), block.number, block.hash);
   }
 
   #withTransaction(record: CallRecord): CallRecord {
-    const sent = this.#transactions.of(record.seq).findLast((transaction) => transaction.state === 'mined' || transaction.state === 'pending');
+    const sent = this.#transactions
+      .of(record.seq)
+      .findLast((transaction) => transaction.state === 'mined' || transaction.state === 'pending');
     return sent ? { ...record, transactionHash: sent.hash } : record;
   }
 

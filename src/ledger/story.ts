@@ -15,7 +15,13 @@ function transactionEvents(row: Row): LedgerEvent[] {
   };
   const events: LedgerEvent[] = [{ at: Number(row['created_at']), kind: 'signed', detail: transaction }];
   if (row['mined_at'] !== null) {
-    const detail = { hash: row['hash'], blockNumber: row['block_number'], blockHash: row['block_hash'], gasUsed: row['gas_used'], gasPrice: row['gas_price'] };
+    const detail = {
+      hash: row['hash'],
+      blockNumber: row['block_number'],
+      blockHash: row['block_hash'],
+      gasUsed: row['gas_used'],
+      gasPrice: row['gas_price'],
+    };
     events.push({ at: Number(row['mined_at']), kind: row['state'] === 'reverted' ? 'reverted' : 'mined', detail });
   }
   return events;
@@ -41,7 +47,11 @@ export function eventsOf(call: Row, notes: readonly Row[], transactions: readonl
   events.push(...noted);
   if (call['executed_at'] !== null) {
     const output = call['output'];
-    const detail = { executor: call['executor'], durationMs: call['duration_ms'], outputBytes: output instanceof Uint8Array ? output.length : 0 };
+    const detail = {
+      executor: call['executor'],
+      durationMs: call['duration_ms'],
+      outputBytes: output instanceof Uint8Array ? output.length : 0,
+    };
     events.push({ at: Number(call['executed_at']), kind: 'executed', detail });
   }
   events.push(...transactions.flatMap(transactionEvents));

@@ -33,19 +33,30 @@ export class TransactionTable {
   constructor(database: LedgerDatabase, clock: Clock) {
     this.#clock = clock;
     const sql = (text: string): StatementSync => database.prepare(text);
-    this.#insert = sql(`INSERT INTO transactions (chain_id, account, nonce, hash, raw, max_fee, priority_fee, gas, purpose, state, created_at)
+    this.#insert =
+      sql(`INSERT INTO transactions (chain_id, account, nonce, hash, raw, max_fee, priority_fee, gas, purpose, state, created_at)
       VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?)`);
     this.#carry = sql('INSERT OR IGNORE INTO transaction_calls (transaction_id, seq) VALUES (?, ?)');
     this.#carried = sql('SELECT seq FROM transaction_calls WHERE transaction_id = ? ORDER BY seq');
     this.#get = sql('SELECT * FROM transactions WHERE id = ?');
     this.#versions = sql('SELECT * FROM transactions WHERE chain_id = ? AND account = ? AND nonce = ? AND id <> ?');
-    this.#pending = sql(`SELECT * FROM transactions WHERE chain_id = ? AND account = ? AND final = 0 AND state = 'pending' ORDER BY nonce, id`);
-    this.#unsettled = sql(`SELECT * FROM transactions WHERE chain_id = ? AND account = ? AND final = 0 AND state IN ('mined', 'reverted') ORDER BY nonce, id`);
+    this.#pending = sql(
+      `SELECT * FROM transactions WHERE chain_id = ? AND account = ? AND final = 0 AND state = 'pending' ORDER BY nonce, id`,
+    );
+    this.#unsettled = sql(
+      `SELECT * FROM transactions WHERE chain_id = ? AND account = ? AND final = 0 AND state IN ('mined', 'reverted') ORDER BY nonce, id`,
+    );
     this.#ofCall = sql('SELECT t.* FROM transaction_calls c JOIN transactions t ON t.id = c.transaction_id WHERE c.seq = ? ORDER BY t.id');
     this.#setState = sql('UPDATE transactions SET state = ? WHERE id = ?');
-    this.#setMined = sql('UPDATE transactions SET state = ?, block_number = ?, block_hash = ?, gas_used = ?, gas_price = ?, mined_at = ? WHERE id = ?');
-    this.#unmine = sql(`UPDATE transactions SET state = 'pending', block_number = NULL, block_hash = NULL, gas_used = NULL, gas_price = NULL, mined_at = NULL WHERE id = ?`);
-    this.#deep = sql(`SELECT * FROM transactions WHERE chain_id = ? AND final = 0 AND state IN ('mined', 'reverted') AND block_number <= ?`);
+    this.#setMined = sql(
+      'UPDATE transactions SET state = ?, block_number = ?, block_hash = ?, gas_used = ?, gas_price = ?, mined_at = ? WHERE id = ?',
+    );
+    this.#unmine = sql(
+      `UPDATE transactions SET state = 'pending', block_number = NULL, block_hash = NULL, gas_used = NULL, gas_price = NULL, mined_at = NULL WHERE id = ?`,
+    );
+    this.#deep = sql(
+      `SELECT * FROM transactions WHERE chain_id = ? AND final = 0 AND state IN ('mined', 'reverted') AND block_number <= ?`,
+    );
     this.#setFinal = sql('UPDATE transactions SET final = 1 WHERE chain_id = ? AND account = ? AND nonce = ?');
     this.#stateOfCall = sql('SELECT state, before FROM calls WHERE seq = ?');
     this.#setCallState = sql('UPDATE calls SET state = ?, updated_at = ? WHERE seq = ?');
@@ -134,7 +145,10 @@ export class TransactionTable {
   }
 
   #read(row: Row): LedgerTransaction {
-    return transactionOf(row, this.#carried.all(Number(row['id'])).map((carried) => Number(carried['seq'])));
+    return transactionOf(
+      row,
+      this.#carried.all(Number(row['id'])).map((carried) => Number(carried['seq'])),
+    );
   }
 
   #row(id: number): Row {
