@@ -17,7 +17,7 @@ const BUSY_MS = 5_000;
 // Primary result codes: https://www.sqlite.org/rescode.html
 const SQLITE = { busy: 5, locked: 6, ioError: 10, corrupt: 11, full: 13, notADatabase: 26 } as const;
 
-export const SCHEMA = `
+const SCHEMA = `
 CREATE TABLE IF NOT EXISTS calls (
   seq INTEGER PRIMARY KEY AUTOINCREMENT,
   id TEXT NOT NULL UNIQUE,
@@ -63,7 +63,7 @@ function sqliteCode(thrown: unknown): number | undefined {
 }
 
 /** What SQLite threw, with the code that says what to do. */
-export function ledgerError(thrown: unknown, path: string): unknown {
+function ledgerError(thrown: unknown, path: string): unknown {
   const code = sqliteCode(thrown);
   const options = { cause: thrown, details: { path, sqliteCode: code } };
   if (code === SQLITE.full || code === SQLITE.ioError)
