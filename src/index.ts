@@ -1,0 +1,87 @@
+/** Entry `blueprint-runner`: everything that an author of a blueprint needs. */
+
+export { systemClock } from './clock.ts';
+export type { CancelTimer, Clock } from './clock.ts';
+export { ERROR_CODES, RunnerError, isErrorCode, isRunnerError, toRunnerError } from './errors.ts';
+export type { ErrorCode, ErrorDetails, ErrorKind, Retry, RunnerErrorOptions } from './errors.ts';
+
+export { BLUEPRINT, Metadata, TANGLE, toJobId } from './job/call.ts';
+export type { Address, ChainCall, Codec, Hex, JobCall, JobIdLike, JobResult } from './job/call.ts';
+export { NO_RESULT, defineJob, withMetadata } from './job/job.ts';
+export type { Job, JobExtras, JobInfo, JobOptions, RawJobOptions } from './job/job.ts';
+export { JobRouter } from './job/router.ts';
+export type { JobDescription, ObserverErrorListener } from './job/router.ts';
+export { BlockHash, BlockNumber, Body, CallId, Caller, JobId, ServiceId, Timestamp, metadata, optional } from './job/extract.ts';
+export type { Extractor, Extractors } from './job/extract.ts';
+export { concurrency, rate, timeout, trace, validate } from './job/middleware.ts';
+export type { Middleware, Next } from './job/middleware.ts';
+
+export type {
+  Execution,
+  ExecutionReport,
+  ExecutorLimits,
+  FaasDeployer,
+  FaasExecutor,
+  FunctionConfig,
+  FunctionDeployment,
+  FunctionPackage,
+  InvokeOptions,
+} from './executor/executor.ts';
+export { LocalExecutor } from './executor/local.ts';
+export type { BackoffPolicy, BreakerPolicy, CircuitState, ExecutionPolicy } from './executor/resilience.ts';
+export type { RouteDescription } from './executor/routes.ts';
+
+export type {
+  CallRecord,
+  CallState,
+  BlockRef,
+  Cursor,
+  Ledger,
+  LedgerEvent,
+  LedgerStats,
+  LedgerTransaction,
+  SeenOutcome,
+} from './ledger/ledger.ts';
+export { SqliteLedger } from './ledger/sqlite.ts';
+export type { SqliteLedgerOptions } from './ledger/sqlite.ts';
+
+export type {
+  BlueprintMetadata,
+  ChainClient,
+  ChainUpdate,
+  FollowOptions,
+  JobDefinition,
+  JobProfile,
+  OperatorState,
+  Receipt,
+  ServiceState,
+  Signer,
+  TransactionRequest,
+  TransactionSender,
+} from './chain/chain.ts';
+export { fetchBlueprintMetadata } from './chain/metadata.ts';
+export type { FetchBlueprintOptions } from './chain/metadata.ts';
+export { heartbeat, operatorRegistration } from './chain/operator.ts';
+export type { HeartbeatOptions, OperatorService, RegistrationOptions, RegistrationOutcome } from './chain/operator.ts';
+export { RpcChainClient } from './chain/rpc.ts';
+export type { RpcChainClientOptions } from './chain/rpc.ts';
+export type { SettlementStatus } from './chain/settlement.ts';
+export { signerFromKey } from './chain/signer.ts';
+
+export type { Plugin, PluginContext, PluginRegistration } from './plugin/plugin.ts';
+
+export { createStartSpan } from './telemetry/otel.ts';
+export { createLogger } from './telemetry/pino.ts';
+export type { LogLevel, LoggerOptions } from './telemetry/pino.ts';
+export { createMetrics } from './telemetry/prometheus.ts';
+export type { PrometheusMetrics } from './telemetry/prometheus.ts';
+export { silentTelemetry } from './telemetry/telemetry.ts';
+export type { Counter, Gauge, Histogram, Logger, Metrics, Span, Telemetry } from './telemetry/telemetry.ts';
+
+export type { ExecutorSpec, JobExecutionOptions, RunnerBuilder } from './runner/builder.ts';
+export type { ChainMode, Environment, MetricsServerConfig, RunnerConfig } from './runner/config.ts';
+export type { ExecutedCall, RunnerEvents, RunnerState } from './runner/events.ts';
+export type { BackgroundService, Consumer, ErrorHook, Producer, ServiceContext } from './runner/parts.ts';
+export { BlueprintRunner } from './runner/runner.ts';
+export type { RunnerStatus } from './runner/runner.ts';
+export type { RestartPolicy } from './runner/supervisor.ts';

@@ -1,0 +1,294 @@
+/**
+ * From the ledger to the executors and back: waiting calls run in the order of their arrival, so many at a time, and what became of them
+ * is journaled. In memory are the calls that run and, for each job that cannot run now, where to go on with it.
+ */
+
+import type { CancelTimer, Clock } from '../clock.ts';
+import { toRunnerError } from '../errors.ts';
+import type { RunnerError } from '../errors.ts';
+import type { Executed, ExecutorRegistry } from '../executor/registry.ts';
+import type { JobCall, JobResult } from '../job/call.ts';
+import type { CallRecord, Ledger } from '../ledger/ledger.ts';
+import type { RunnerEmitter } from './events.ts';
+import type { RunnerMetrics } from './metrics.ts';
+import { backoffMs } from './supervisor.ts';
+
+type DispatchLedger = Pick<
+  Ledger,
+  'waiting' | 'recordAttempt' | 'recordAttemptFailed' | 'recordExecuted' | 'recordFailed' | 'recordIgnored'
+>;
+
+export interface DispatchOptions {
+  readonly ledger: DispatchLedger;
+  readonly executors: Pick<ExecutorRegistry, 'execute'>;
+  /** Before a call is executed; a failure is one of the call. */
+  readonly prepare: (call: JobCall) => Promise<void> | undefined;
+  /** Gives results to the consumers; never fails. */
+  readonly deliver: (results: readonly JobResult[], call: JobCall) => Promise<void> | undefined;
+  /** A result waits for settlement. */
+  readonly onResult: () => void;
+  readonly onFailed: (error: RunnerError, call: JobCall) => void;
+  /** What the runner survives. */
+  readonly onError: (error: RunnerError, source: string) => void;
+  /** The ledger is broken: nothing can go on. */
+  readonly onFatal: (error: RunnerError) => void;
+  /** Calls that run at the same time. */
+  readonly concurrency: number;
+  readonly clock: Clock;
+  readonly events: RunnerEmitter;
+  readonly metrics: RunnerMetrics;
+}
+
+/** A job that cannot run now. */
+interface Hold {
+  failures: number;
+  /** The first of its calls that was passed over. */
+  firstSeq: number;
+  /** Undefined: its calls are tried. */
+  cancel: CancelTimer | undefined;
+}
+
+/** Rows that one turn of the event loop looks at. */
+const SCAN_MAX = 1_024;
+const SCAN_STEP_MAX = 256;
+const DISK_FULL_RETRY_MS = 1_000;
+const ABANDON_MS = 1_000;
+
+export class Dispatch {
+  readonly #options: DispatchOptions;
+  readonly #running = new Map<number, AbortController>();
+  readonly #holds = new Map<bigint, Hold>();
+  readonly #abandoned = new AbortController();
+  /** Rows up to here were taken or passed over. */
+  #afterSeq = 0;
+  #pumpDue = false;
+  #stopped = false;
+  #saidDiskFull = false;
+  #idle: (() => void) | undefined;
+
+  constructor(options: DispatchOptions) {
+    this.#options = options;
+  }
+
+  get running(): number {
+    return this.#running.size;
+  }
+
+  /** Takes as many waiting calls as may run. */
+  pump(): void {
+    try {
+      this.#pump();
+    } catch (thrown) {
+      this.#broken(thrown);
+    }
+  }
+
+  /** After a reorg: calls that were passed may wait again. What these rows run is cancelled. */
+  orphaned(seqs: readonly number[]): void {
+    this.#afterSeq = 0;
+    for (const seq of seqs) this.#running.get(seq)?.abort();
+  }
+
+  /** Earlier rows may wait again. */
+  rescan(): void {
+    this.#afterSeq = 0;
+    this.pump();
+  }
+
+  /** Writes to the ledger; waits while its disk is full. Ends with the runner when the ledger is broken. */
+  async write<T>(change: () => Promise<T>): Promise<T> {
+    for (;;) {
+      try {
+        const value = await change();
+        this.#saidDiskFull = false;
+        return value;
+      } catch (thrown) {
+        const error = toRunnerError(thrown);
+        if (error.code !== 'LEDGER_FULL') this.#broken(error);
+        if (error.code !== 'LEDGER_FULL' || this.#abandoned.signal.aborted) throw error;
+        if (!this.#saidDiskFull) this.#options.onError(error, 'ledger');
+        this.#saidDiskFull = true;
+        await this.#options.clock.sleep(DISK_FULL_RETRY_MS, this.#abandoned.signal);
+      }
+    }
+  }
+
+  /** Takes no more calls, waits for those that run and cancels what is left at `deadline` (milliseconds since the epoch). False: some were. */
+  async drain(deadline: number): Promise<boolean> {
+    const { clock } = this.#options;
+    this.#stopped = true;
+    for (const hold of this.#holds.values()) hold.cancel?.();
+    if (await this.#untilIdle(deadline - clock.now())) return true;
+    this.#abandoned.abort();
+    for (const controller of this.#running.values()) controller.abort();
+    await this.#untilIdle(ABANDON_MS);
+    return false;
+  }
+
+  #untilIdle(waitMs: number): Promise<boolean> {
+    if (this.#running.size === 0) return Promise.resolve(true);
+    return new Promise((resolve) => {
+      const cancel = this.#options.clock.after(Math.max(0, waitMs), () => resolve(false));
+      this.#idle = () => {
+        cancel();
+        resolve(true);
+      };
+    });
+  }
+
+  #pump(): void {
+    const { ledger, concurrency } = this.#options;
+    for (let scanned = 0; !this.#stopped && this.#running.size < concurrency; ) {
+      if (scanned >= SCAN_MAX) return this.#pumpSoon();
+      const limit = Math.min(concurrency - this.#running.size, SCAN_STEP_MAX);
+      const records = ledger.waiting(this.#afterSeq, limit);
+      for (const record of records) this.#take(record);
+      if (records.length < limit) return;
+      scanned += records.length;
+    }
+  }
+
+  #take(record: CallRecord): void {
+    const { seq, call } = record;
+    this.#afterSeq = seq;
+    if (this.#running.has(seq)) return;
+    const hold = this.#holds.get(call.jobId);
+    if (hold?.cancel) {
+      hold.firstSeq = Math.min(hold.firstSeq, seq);
+      return;
+    }
+    const controller = new AbortController();
+    this.#running.set(seq, controller);
+    this.#options.metrics.inFlight.add(1);
+    void this.#run(record, controller.signal);
+  }
+
+  /** Many calls end in the same turn: one look at the ledger serves them all. */
+  #pumpSoon(): void {
+    if (this.#pumpDue || this.#stopped) return;
+    this.#pumpDue = true;
+    setImmediate(() => {
+      this.#pumpDue = false;
+      this.pump();
+    });
+  }
+
+  /** Never rejects. */
+  async #run(record: CallRecord, signal: AbortSignal): Promise<void> {
+    const { seq } = record;
+    let isDone = false;
+    try {
+      isDone = await this.#execute(record, signal);
+    } catch (thrown) {
+      // A broken ledger ends the runner, an abandoned call stays as it is; anything else is a fault of ours.
+      if (!this.#stopped) this.#broken(thrown);
+    }
+    this.#running.delete(seq);
+    this.#options.metrics.inFlight.add(-1);
+    if (!isDone) this.#afterSeq = Math.min(this.#afterSeq, seq - 1);
+    if (this.#running.size === 0) this.#idle?.();
+    this.#pumpSoon();
+  }
+
+  /** False: the call may wait again. */
+  async #execute(record: CallRecord, signal: AbortSignal): Promise<boolean> {
+    const { clock, executors, prepare } = this.#options;
+    const { seq, call, attempts } = record;
+    const startedAt = clock.monotonic();
+    let executed: Executed;
+    try {
+      const prepared = prepare(call);
+      if (prepared) await prepared;
+      executed = await executors.execute(call, {
+        signal,
+        attemptsBefore: attempts,
+        onAttempt: (number, executor, reason) => this.#attempted(record, { number, executor, reason }),
+        onAttemptFailed: (number, { code, message }, nextAt) =>
+          this.write(() =>
+            this.#options.ledger.recordAttemptFailed(seq, { number, code, message, ...(nextAt !== undefined && { nextAt }) }),
+          ),
+      });
+    } catch (thrown) {
+      if (signal.aborted || this.#stoppedByLedger) return false;
+      return this.#failed(record, toRunnerError(thrown, 'JOB_FAILED'));
+    }
+    return this.#succeeded(record, executed, clock.monotonic() - startedAt);
+  }
+
+  async #attempted(record: CallRecord, attempt: { readonly number: number; readonly executor: string; readonly reason: string }): Promise<void> {
+    const { ledger, events } = this.#options;
+    const { seq, call } = record;
+    await this.write(() => ledger.recordAttempt(seq, attempt));
+    const { number, executor, reason } = attempt;
+    if (events.hears('attempt')) events.emit('attempt', { seq, call, attempt: number, executor, reason });
+  }
+
+  async #succeeded({ seq, call }: CallRecord, executed: Executed, durationMs: number): Promise<boolean> {
+    const { ledger, events, metrics, onResult, deliver } = this.#options;
+    const { results, executor, attempt } = executed;
+    const isKept = await this.write(() => ledger.recordExecuted(seq, results[0], { executor, durationMs }));
+    if (!isKept) return false;
+    metrics.executed.add();
+    if (results.length > 0) onResult();
+    this.#free(call.jobId);
+    if (events.hears('executed')) events.emit('executed', { seq, call, results, executor, attempt, durationMs });
+    const delivered = deliver(results, call);
+    if (delivered) await delivered;
+    return true;
+  }
+
+  async #failed({ seq, call }: CallRecord, error: RunnerError): Promise<boolean> {
+    const { ledger, onFailed, events, metrics } = this.#options;
+    const { code, message } = error;
+    if (code === 'JOB_UNKNOWN') {
+      await this.write(() => ledger.recordIgnored(seq, message));
+      return true;
+    }
+    if (error.retry === 'safe') {
+      this.#hold(call.jobId, seq, error);
+      return false;
+    }
+    this.#free(call.jobId);
+    await this.write(() => ledger.recordFailed(seq, { code, message }));
+    metrics.failed.add();
+    if (events.hears('failed')) events.emit('failed', { seq, call, error });
+    onFailed(error, call);
+    return true;
+  }
+
+  /** The job did not run, and would not now: its calls wait. */
+  #hold(jobId: bigint, seq: number, error: RunnerError): void {
+    let hold = this.#holds.get(jobId);
+    if (!hold) this.#holds.set(jobId, (hold = { failures: 0, firstSeq: seq, cancel: undefined }));
+    hold.firstSeq = Math.min(hold.firstSeq, seq);
+    if (hold.cancel || this.#stopped) return;
+    hold.failures += 1;
+    if (hold.failures === 1) this.#options.onError(error, `job ${jobId}`);
+    hold.cancel = this.#options.clock.after(backoffMs(hold.failures), () => this.#release(hold));
+  }
+
+  #release(hold: Hold): void {
+    hold.cancel?.();
+    hold.cancel = undefined;
+    this.#afterSeq = Math.min(this.#afterSeq, hold.firstSeq - 1);
+    hold.firstSeq = Number.POSITIVE_INFINITY;
+    this.#pumpSoon();
+  }
+
+  /** The job ran: nothing holds it any more. */
+  #free(jobId: bigint): void {
+    const hold = this.#holds.get(jobId);
+    if (!hold) return;
+    this.#holds.delete(jobId);
+    this.#release(hold);
+  }
+
+  #stoppedByLedger = false;
+
+  #broken(thrown: unknown): void {
+    if (this.#stoppedByLedger) return;
+    this.#stoppedByLedger = true;
+    this.#stopped = true;
+    this.#options.onFatal(toRunnerError(thrown));
+  }
+}

@@ -1,0 +1,98 @@
+/** From the chain into the ledger: what was read is journaled before anything else happens to it. */
+
+import type { ChainClient, ChainUpdate } from '../chain/chain.ts';
+import type { Settlement } from '../chain/settlement.ts';
+import type { Clock } from '../clock.ts';
+import { RunnerError } from '../errors.ts';
+import type { BlockRef, Ledger } from '../ledger/ledger.ts';
+import type { ResolvedConfig } from './config.ts';
+import type { Dispatch } from './dispatch.ts';
+import type { RunnerEmitter } from './events.ts';
+import type { RunnerMetrics } from './metrics.ts';
+
+export interface IntakeOptions {
+  readonly chain: ChainClient;
+  readonly ledger: Pick<Ledger, 'cursor' | 'recordSeen' | 'recordReorg' | 'getValue' | 'setValue'>;
+  readonly settlement: Pick<Settlement, 'onHead' | 'wake'>;
+  readonly dispatch: Pick<Dispatch, 'pump' | 'orphaned' | 'rescan' | 'write'>;
+  readonly config: Pick<ResolvedConfig, 'serviceIds' | 'fromBlock'>;
+  readonly clock: Clock;
+  readonly events: RunnerEmitter;
+  readonly metrics: RunnerMetrics;
+  /** Awaited when the chain has answered, before it is followed. */
+  readonly onConnected: () => Promise<void>;
+}
+
+const LEDGER_CHAIN = 'chain';
+
+export class Intake {
+  readonly #options: IntakeOptions;
+  #head: BlockRef | undefined;
+
+  constructor(options: IntakeOptions) {
+    this.#options = options;
+  }
+
+  /** The last block that was seen. */
+  get head(): BlockRef | undefined {
+    return this.#head;
+  }
+
+  /** Follows the chain from where the ledger ends. Rejects with what the chain says when following cannot help. */
+  async follow(signal: AbortSignal): Promise<void> {
+    const { chain, ledger, config, onConnected } = this.#options;
+    await chain.head();
+    await onConnected();
+    const cursor = ledger.cursor(chain.chainId, chain.contract);
+    const from = cursor ? { cursor } : config.fromBlock === undefined ? {} : { fromBlock: config.fromBlock };
+    for await (const update of chain.follow({ ...from, serviceIds: config.serviceIds, signal })) {
+      if (signal.aborted) return;
+      await this.#take(update);
+    }
+  }
+
+  /** A ledger belongs to one contract of one chain: results of another would be discarded as orphans. Throws `CHAIN_MISMATCH`. */
+  async bind(): Promise<void> {
+    const { chain, ledger, dispatch } = this.#options;
+    const own = `${chain.source}:${chain.chainId}:${chain.contract}`;
+    const known = ledger.getValue(LEDGER_CHAIN);
+    if (known === own) return;
+    if (known !== undefined) {
+      throw new RunnerError('CHAIN_MISMATCH', `the ledger belongs to ${known}, the runner is configured for ${own}; use another ledger file`, {
+        details: { ledger: known, configured: own },
+      });
+    }
+    await dispatch.write(() => ledger.setValue(LEDGER_CHAIN, own));
+  }
+
+  async #take(update: ChainUpdate): Promise<void> {
+    const { ledger, settlement, dispatch, events, metrics, clock } = this.#options;
+    switch (update.type) {
+      case 'calls': {
+        const outcomes = await dispatch.write(() => ledger.recordSeen(update.calls, update.cursor));
+        for (const [index, origin] of update.calls.entries()) {
+          const outcome = outcomes[index];
+          if (outcome === 'new') metrics.seen.add();
+          if ((outcome === 'new' || outcome === 'restored') && events.hears('seen')) events.emit('seen', { origin, outcome });
+        }
+        if (outcomes.includes('restored')) {
+          settlement.wake();
+          dispatch.rescan();
+        } else if (outcomes.length > 0) dispatch.pump();
+        return;
+      }
+      case 'reorg': {
+        const seqs = await dispatch.write(() => ledger.recordReorg(update.cursor));
+        dispatch.orphaned(seqs);
+        if (events.hears('reorg')) events.emit('reorg', { cursor: update.cursor, depth: update.depth });
+        if (events.hears('orphaned')) for (const seq of seqs) events.emit('orphaned', { seq });
+        return;
+      }
+      case 'head':
+        this.#head = update.block;
+        metrics.headBlock.set(Number(update.block.number));
+        metrics.headLag.set(Math.max(0, clock.now() / 1000 - Number(update.timestamp)));
+        settlement.onHead(update.block);
+    }
+  }
+}
