@@ -63,10 +63,9 @@ export { fetchBlueprintMetadata } from './chain/metadata.ts';
 export type { FetchBlueprintOptions } from './chain/metadata.ts';
 export { heartbeat, operatorRegistration } from './chain/operator.ts';
 export type { HeartbeatOptions, OperatorService, RegistrationOptions, RegistrationOutcome } from './chain/operator.ts';
-export { RpcChainClient } from './chain/rpc.ts';
-export type { RpcChainClientOptions } from './chain/rpc.ts';
+export { connectRpcChain } from './chain/connect.ts';
+export type { RpcChainClient, RpcChainClientOptions } from './chain/rpc.ts';
 export type { SettlementStatus } from './chain/settlement.ts';
-export { signerFromKey } from './chain/signer.ts';
 
 export type { Plugin, PluginContext, PluginRegistration } from './plugin/plugin.ts';
 

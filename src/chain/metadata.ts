@@ -9,7 +9,6 @@ import type { BlueprintMetadata, ChainClient, JobDefinition, OperatorState, RpcR
 import { TOPIC, tangleAbi } from './contracts.ts';
 import { parseProfilingData } from './profiling.ts';
 import type { ProfilingData } from './profiling.ts';
-import { createRpcTransport } from './transport.ts';
 import { blockTime, firstBlockSince, latestLog, logsBetween, readView, topicOf } from './view.ts';
 import type { RawLog } from './view.ts';
 
@@ -172,6 +171,7 @@ async function readThrough(blueprintId: bigint, options: FetchBlueprintOptions):
   if (rpcUrl === undefined || contract === undefined) {
     throw new RunnerError('CONFIG_INVALID', 'the metadata of a blueprint needs rpcUrl and contract, or a client, or mode mock');
   }
+  const { createRpcTransport } = await import('./transport.ts');
   const transport = createRpcTransport({ urls: [rpcUrl], ...(timeoutMs !== undefined && { timeoutMs }) });
   try {
     return await readBlueprint(transport.request, contract, blueprintId);

@@ -12,6 +12,9 @@ export function signerFromKey(key: string): Signer {
     if (!/^[0-9a-f]{64}$/i.test(digits)) throw new TypeError('it is not 64 hexadecimal digits');
     return privateKeyToAccount(`0x${digits.toLowerCase()}` satisfies Hex);
   } catch {
-    throw new RunnerError('CONFIG_INVALID', 'the private key of the operator is not a key: it must be 64 hexadecimal digits, with or without 0x');
+    throw new RunnerError(
+      'CONFIG_INVALID',
+      'the private key of the operator is not a key: it must be 64 hexadecimal digits, with or without 0x',
+    );
   }
 }

@@ -15,7 +15,8 @@ import type { JobRouter } from '../job/router.ts';
 import type { Ledger } from '../ledger/ledger.ts';
 import type { Plugin } from '../plugin/plugin.ts';
 import type { PluginRegistry } from '../plugin/registry.ts';
-import type { Telemetry } from '../telemetry/telemetry.ts';
+import type { PrometheusMetrics } from '../telemetry/prometheus.ts';
+import type { Metrics, Telemetry } from '../telemetry/telemetry.ts';
 import { resolveConfig } from './config.ts';
 import type { Environment, ResolvedConfig, RunnerConfig } from './config.ts';
 import type { BackgroundService, Consumer, ErrorHook, Producer, RunnerParts } from './parts.ts';
@@ -174,12 +175,13 @@ export class RunnerBuilder {
   async #instruments(config: ResolvedConfig): Promise<Pick<RunnerParts, 'telemetry' | 'exposeMetrics'>> {
     const given = this.#telemetry;
     if (given) {
+      if (config.metrics && !canExpose(given.metrics))
+        throw new RunnerError(
+          'CONFIG_INVALID',
+          'metrics are to be served, but the given telemetry cannot expose them; use createMetrics()',
+        );
       const { metrics } = given;
-      const exposeMetrics = 'expose' in metrics && typeof metrics.expose === 'function' ? metrics.expose.bind(metrics) : undefined;
-      if (config.metrics && !exposeMetrics)
-        throw new RunnerError('CONFIG_INVALID', 'metrics are to be served, but the given telemetry cannot expose them; use createMetrics()');
-      // as: only the presence of the function could be checked; createMetrics gives a text.
-      return { telemetry: given, exposeMetrics: exposeMetrics as RunnerParts['exposeMetrics'] };
+      return { telemetry: given, exposeMetrics: canExpose(metrics) ? () => metrics.expose() : undefined };
     }
     const [{ createLogger }, { createMetrics }, { createStartSpan }] = await Promise.all([
       import('../telemetry/pino.ts'),
@@ -260,6 +262,10 @@ export class RunnerBuilder {
     });
     return { client, isOurs: true };
   }
+}
+
+function canExpose(metrics: Metrics): metrics is PrometheusMetrics {
+  return 'expose' in metrics && typeof metrics.expose === 'function';
 }
 
 async function signerOf({ privateKey, environment }: ResolvedConfig): Promise<Signer | undefined> {

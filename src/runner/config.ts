@@ -104,7 +104,10 @@ export function resolveConfig(config: RunnerConfig = {}, environment: Environmen
     blueprintId: config.blueprintId ?? variables.one('BLUEPRINT_ID', parseUnsigned),
     rpcUrls: rpcUrls(config, variables),
     wsUrl: urlOf('wsUrl', config.wsUrl, /^wss?:/) ?? variables.one('WS_RPC_URL', parseUrl(/^wss?:/)),
-    contract: addressOf(config.contract) ?? variables.one('TANGLE_CONTRACT', parseAddress) ?? variables.one('TANGLE_CONTRACT_ADDRESS', parseAddress),
+    contract:
+      addressOf(config.contract) ??
+      variables.one('TANGLE_CONTRACT', parseAddress) ??
+      variables.one('TANGLE_CONTRACT_ADDRESS', parseAddress),
     chainId: config.chainId ?? variables.one('CHAIN_ID', parseCount),
     chainMode: oneOf(CHAIN_MODES)('chainMode', config.chainMode) ?? variables.one('BPR_CHAIN_MODE', oneOf(CHAIN_MODES)) ?? 'real',
     dataDir: config.dataDir ?? variables.one('BPR_DATA_DIR', (_, text) => text) ?? '.blueprint-runner',
@@ -155,7 +158,9 @@ class Variables {
 }
 
 function invalid(name: string, value: unknown, remedy: string): RunnerError {
-  return new RunnerError('CONFIG_INVALID', `${name} is ${JSON.stringify(String(value))}; ${remedy}`, { details: { name, value: String(value) } });
+  return new RunnerError('CONFIG_INVALID', `${name} is ${JSON.stringify(String(value))}; ${remedy}`, {
+    details: { name, value: String(value) },
+  });
 }
 
 function rpcUrls(config: RunnerConfig, variables: Variables): readonly string[] {

@@ -138,7 +138,7 @@ export class Dispatch {
 
   #pump(): void {
     const { ledger, concurrency } = this.#options;
-    for (let scanned = 0; !this.#stopped && this.#running.size < concurrency; ) {
+    for (let scanned = 0; !this.#stopped && this.#running.size < concurrency;) {
       if (scanned >= SCAN_MAX) return this.#pumpSoon();
       const limit = Math.min(concurrency - this.#running.size, SCAN_STEP_MAX);
       const records = ledger.waiting(this.#afterSeq, limit);
@@ -215,7 +215,10 @@ export class Dispatch {
     return this.#succeeded(record, executed, clock.monotonic() - startedAt);
   }
 
-  async #attempted(record: CallRecord, attempt: { readonly number: number; readonly executor: string; readonly reason: string }): Promise<void> {
+  async #attempted(
+    record: CallRecord,
+    attempt: { readonly number: number; readonly executor: string; readonly reason: string },
+  ): Promise<void> {
     const { ledger, events } = this.#options;
     const { seq, call } = record;
     await this.write(() => ledger.recordAttempt(seq, attempt));

@@ -30,7 +30,9 @@ export interface RunnerEvents {
   state: [state: RunnerState, before: RunnerState];
   /** A call of the chain was journaled; `restored`: it was orphaned before. */
   seen: [event: { readonly origin: ChainCall; readonly outcome: 'new' | 'restored' }];
-  attempt: [event: { readonly seq: number; readonly call: JobCall; readonly attempt: number; readonly executor: string; readonly reason: string }];
+  attempt: [
+    event: { readonly seq: number; readonly call: JobCall; readonly attempt: number; readonly executor: string; readonly reason: string },
+  ];
   executed: [event: ExecutedCall];
   /** The call will not be tried again. */
   failed: [event: { readonly seq: number | undefined; readonly call: JobCall; readonly error: RunnerError }];
@@ -55,11 +57,11 @@ export class RunnerEmitter {
   }
 
   on<Name extends keyof RunnerEvents>(name: Name, listener: (...event: RunnerEvents[Name]) => void): void {
-    this.#emitter.on(name, listener as (...event: unknown[]) => void); // the emitter's own type does not follow a generic name
+    this.#emitter.on(name, listener);
   }
 
   off<Name extends keyof RunnerEvents>(name: Name, listener: (...event: RunnerEvents[Name]) => void): void {
-    this.#emitter.off(name, listener as (...event: unknown[]) => void); // as above
+    this.#emitter.off(name, listener);
   }
 
   /** Ask before making an event: most have no listener. */

@@ -58,9 +58,13 @@ export class Intake {
     const known = ledger.getValue(LEDGER_CHAIN);
     if (known === own) return;
     if (known !== undefined) {
-      throw new RunnerError('CHAIN_MISMATCH', `the ledger belongs to ${known}, the runner is configured for ${own}; use another ledger file`, {
-        details: { ledger: known, configured: own },
-      });
+      throw new RunnerError(
+        'CHAIN_MISMATCH',
+        `the ledger belongs to ${known}, the runner is configured for ${own}; use another ledger file`,
+        {
+          details: { ledger: known, configured: own },
+        },
+      );
     }
     await dispatch.write(() => ledger.setValue(LEDGER_CHAIN, own));
   }

@@ -94,7 +94,8 @@ export class Line {
     });
     const { settlement, dispatch } = this;
     this.intake = new Intake({ chain, ledger, settlement, dispatch, config, clock, events, metrics, onConnected: () => this.#connected() });
-    for (const serviceId of config.serviceIds) void codecs?.load(serviceId).catch((thrown: unknown) => onError(toRunnerError(thrown), 'blueprint'));
+    for (const serviceId of config.serviceIds)
+      void codecs?.load(serviceId).catch((thrown: unknown) => onError(toRunnerError(thrown), 'blueprint'));
   }
 
   /** Once the chain answers: the ledger must be its ledger before anything is settled. */
@@ -208,6 +209,6 @@ async function mockChain({ clock, config, signer }: RunnerParts): Promise<MockCh
 function openLedger({ config, clock, telemetry }: RunnerParts, chain: ChainClient | undefined): Ledger {
   const isVolatile = config.ledger === false || chain?.source === 'mock';
   if (config.ledger === false) telemetry.log.warn('the ledger is kept in memory: what is not settled is forgotten with this process');
-  const path = isVolatile ? ':memory:' : (config.ledger || join(config.dataDir, 'ledger.sqlite'));
+  const path = isVolatile ? ':memory:' : config.ledger || join(config.dataDir, 'ledger.sqlite');
   return SqliteLedger.open({ path, clock, telemetry });
 }

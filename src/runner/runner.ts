@@ -24,7 +24,12 @@ export interface RunnerStatus {
   readonly state: RunnerState;
   /** `mock`: nothing real is settled. Undefined: no chain is followed. */
   readonly chain:
-    | { readonly source: 'rpc' | 'mock'; readonly chainId: number | undefined; readonly contract: Address; readonly head: BlockRef | undefined }
+    | {
+        readonly source: 'rpc' | 'mock';
+        readonly chainId: number | undefined;
+        readonly contract: Address;
+        readonly head: BlockRef | undefined;
+      }
     | undefined;
   readonly inFlight: number;
   readonly dryRun: boolean;
@@ -171,7 +176,8 @@ export class BlueprintRunner {
     this.#line?.dispatch.pump();
     const { intake } = this.#line ?? {};
     if (intake) this.#supervise({ name: 'chain', run: (signal) => intake.follow(signal), restart: 'always' });
-    for (const producer of this.#parts.producers) this.#supervise({ name: `producer ${producer.name}`, run: (signal) => this.#produce(producer, signal) });
+    for (const producer of this.#parts.producers)
+      this.#supervise({ name: `producer ${producer.name}`, run: (signal) => this.#produce(producer, signal) });
     for (const service of this.#parts.services) this.#serve(service);
     await this.#openServer();
     if (!this.#stopping) this.#become('running');

@@ -32,7 +32,7 @@ const STEADY_MS = 60_000;
 export async function supervise(task: SupervisedTask, options: SupervisorOptions): Promise<RunnerError | undefined> {
   const { clock, signal, onError } = options;
   const { restart = 'on-failure' } = task;
-  for (let failures = 0; !signal.aborted; ) {
+  for (let failures = 0; !signal.aborted;) {
     const startedAt = clock.monotonic();
     const error = await attempt(task, signal);
     // What the stop itself made fail is not a failure.

@@ -49,8 +49,15 @@ beforeEach(async () => {
 afterEach(() => rmSync(dataDir, { recursive: true }));
 
 async function builder(config: RunnerConfig = {}): Promise<RunnerBuilder> {
-  const env = { OPERATOR_PRIVATE_KEY: service.operators[0]?.privateKey ?? '', SERVICE_ID: String(service.serviceId), BPR_DATA_DIR: dataDir };
-  return BlueprintRunner.builder({ rpcUrl: chain.rpcUrl, wsUrl: chain.wsUrl, contract: tangle.contract, confirmations: 0, fromBlock: 0n, ...config }, env)
+  const env = {
+    OPERATOR_PRIVATE_KEY: service.operators[0]?.privateKey ?? '',
+    SERVICE_ID: String(service.serviceId),
+    BPR_DATA_DIR: dataDir,
+  };
+  return BlueprintRunner.builder(
+    { rpcUrl: chain.rpcUrl, wsUrl: chain.wsUrl, contract: tangle.contract, confirmations: 0, fromBlock: 0n, ...config },
+    env,
+  )
     .router(new JobRouter().route(0, square).route(1, fail).route(ECHO, remote))
     .withFaasExecutor(ECHO, { use: 'http', options: { url: await handler.address } })
     .telemetry(silentTelemetry);
@@ -58,7 +65,8 @@ async function builder(config: RunnerConfig = {}): Promise<RunnerBuilder> {
 
 const submitted = async (): Promise<Map<bigint, string>> =>
   new Map((await tangle.results(service.serviceId)).map(({ callId, output }) => [callId, Buffer.from(output).toString('hex')]));
-const untilResults = (count: number): Promise<void> => expect.poll(async () => (await submitted()).size, { timeout: 20_000, interval: 25 }).toBe(count);
+const untilResults = (count: number): Promise<void> =>
+  expect.poll(async () => (await submitted()).size, { timeout: 20_000, interval: 25 }).toBe(count);
 const word = (value: number): string => uint64(value).slice(2);
 
 describe('the line on a real chain', () => {
@@ -73,7 +81,9 @@ describe('the line on a real chain', () => {
     await untilResults(20);
     await runner.stop();
 
-    const expected = ids.flatMap((id, index): [bigint, string][] => (index === 7 ? [] : [[id, word(index % 2 === 0 ? index * index : index)]]));
+    const expected = ids.flatMap((id, index): [bigint, string][] =>
+      index === 7 ? [] : [[id, word(index % 2 === 0 ? index * index : index)]],
+    );
     expect(await submitted()).toEqual(new Map(expected));
     expect(await tangle.results(service.serviceId)).toHaveLength(20);
     expect(failed).toEqual([ids[7]]);
@@ -86,7 +96,10 @@ describe('the line on a real chain', () => {
     await untilResults(1);
     await first.stop();
 
-    await tangle.submitMany(service.serviceId, [4, 5, 6].map((value) => ({ jobIndex: 0, inputs: uint64(value) })));
+    await tangle.submitMany(
+      service.serviceId,
+      [4, 5, 6].map((value) => ({ jobIndex: 0, inputs: uint64(value) })),
+    );
     expect(await submitted()).toEqual(new Map([[0n, word(9)]]));
 
     const second = await (await builder()).start();
