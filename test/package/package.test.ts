@@ -49,7 +49,9 @@ const LIGHT =
   'viem abitype ox @noble/curves @noble/hashes @scure/base @scure/bip32 @scure/bip39 eventemitter3 tsyringe tslib reflect-metadata fflate'.split(
     ' ',
   );
-const EAGER: Readonly<Record<string, readonly string[]>> = { [`${manifest.name}/testing`]: [...LIGHT, 'undici', 'ws'] };
+/** Entries that export the chain client, which stands on these. */
+const CHAIN = [...LIGHT, 'undici', 'ws'];
+const EAGER: Readonly<Record<string, readonly string[]>> = { [manifest.name]: CHAIN, [`${manifest.name}/testing`]: CHAIN };
 
 const PROBE = `
 import { registerHooks } from 'node:module';
