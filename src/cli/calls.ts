@@ -119,6 +119,11 @@ export function parseCount(text: string): number {
   return Number(text);
 }
 
+export function parseNumber(text: string): number {
+  if (!/^\d{1,5}$/.test(text)) throw new InvalidArgumentError('It must be a number from 0 to 99999.');
+  return Number(text);
+}
+
 /** One state or several, comma-separated. */
 export function parseStates(text: string): CallState[] {
   return text.split(',').map((name) => {

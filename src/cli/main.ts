@@ -1,14 +1,16 @@
 /** The command line `bpr`. Commands import their rooms when they run, so that help is printed at once. */
 
-import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { RunnerError } from '../errors.ts';
 import { addBuild } from './commands/build.ts';
 import { addDoctor } from './commands/doctor.ts';
 import { addJobs } from './commands/jobs.ts';
+import { addInit } from './commands/init.ts';
+import { addRun } from './commands/run.ts';
 import { addWhy } from './commands/why.ts';
 import { printError } from './output.ts';
 import type { Cli, Io } from './output.ts';
+import { ownVersion } from './version.ts';
 
 const OK = 0;
 const FAILURE = 1;
@@ -50,7 +52,7 @@ function createProgram(cli: Cli, json: boolean): Command {
   const { io } = cli;
   const program = new Command('bpr')
     .description('Runs the jobs of Tangle blueprints: a chain event becomes exactly one result on chain.')
-    .version(version(), '-V, --version', 'print the version')
+    .version(ownVersion(), '-V, --version', 'print the version')
     .helpOption('-h, --help', 'print help')
     .helpCommand('help [command]', 'print the help of a command')
     .showHelpAfterError('Run the command with --help to see how it is used.')
@@ -64,24 +66,7 @@ function createProgram(cli: Cli, json: boolean): Command {
       getOutHasColors: () => false,
       getErrHasColors: () => false,
     });
-  for (const add of [addBuild, addDoctor, addJobs, addWhy]) add(program, cli);
+  for (const add of [addInit, addBuild, addRun, addJobs, addWhy, addDoctor]) add(program, cli);
   program.addHelpText('after', '\nExit status: 0 done, 1 failed, 2 called in a wrong way.');
   return program;
-}
-
-function version(): string {
-  // The package file lies above src/cli and above dist/src/cli.
-  for (const path of ['../../package.json', '../../../package.json']) {
-    const manifest = readManifest(new URL(path, import.meta.url));
-    if (manifest?.name === 'blueprint-runner') return String(manifest.version);
-  }
-  return 'unknown';
-}
-
-function readManifest(file: URL): { readonly name?: unknown; readonly version?: unknown } | undefined {
-  try {
-    return JSON.parse(readFileSync(file, 'utf8')) as { readonly name?: unknown; readonly version?: unknown };
-  } catch {
-    return undefined;
-  }
 }

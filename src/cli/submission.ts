@@ -1,10 +1,10 @@
 /** One job call as a caller submits it: encode, send, find its call id, wait for the results. */
 
-import { transactionHash } from '../chain/account.ts';
 import { firstFees } from '../chain/fees.ts';
 import { TOPIC, tangleAbi } from '../chain/contracts.ts';
 import { decodeJobCall, decodeSubmittedResult } from '../chain/decode.ts';
 import type { SubmittedResult } from '../chain/decode.ts';
+import { decodeTransaction } from '../chain/mock-transaction.ts';
 import type { RpcChainClient } from '../chain/rpc.ts';
 import type { Signer } from '../chain/chain.ts';
 import { encodeCall, topicOf } from '../chain/view.ts';
@@ -139,7 +139,7 @@ async function send(chain: RpcChainClient, signer: Signer, { data, value }: { re
   if (outcome !== 'sent' && outcome !== 'known') {
     throw new RunnerError('RPC_ERROR', `the node refuses the transaction of ${signer.address} with nonce ${nonce}: ${outcome}`);
   }
-  return transactionHash(raw);
+  return (await decodeTransaction(raw)).hash;
 }
 
 async function minedCall(chain: RpcChainClient, hash: Hex, signal: AbortSignal): Promise<ChainCall> {

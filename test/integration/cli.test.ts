@@ -1,5 +1,5 @@
-import { spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -38,6 +38,7 @@ interface Ran {
 }
 
 const BPR = join(import.meta.dirname, '../fixtures/cli/bpr.ts');
+const JOBS = join(import.meta.dirname, '../fixtures/cli/jobs.ts');
 
 /** A process with an environment of its own, as a user starts it. */
 function start(args: readonly string[], env: Record<string, string> = {}) {
@@ -122,7 +123,7 @@ describe('jobs submit', () => {
       ['0', '--service', '0', '--data', '0x', '--key', `0x${'ab'.repeat(32)}`],
       'CONFIG_INVALID: a secret is given as text',
     ],
-    ['a key that is none', ['0', '--service', '0', '--data', '0x', '--key', 'env:PATH'], 'CONFIG_INVALID: the private key is not 32 bytes'],
+    ['a key that is none', ['0', '--service', '0', '--data', '0x', '--key', 'env:PATH'], 'CONFIG_INVALID: the private key'],
   ];
 
   it.each(refused)('refuses %s, sends nothing', async (_, flags, message) => {
@@ -154,5 +155,94 @@ describe('doctor', () => {
     expect(status).toBe(1);
     const { checks } = JSON.parse(stdout) as { checks: { name: string; status: string }[] };
     expect(checks.filter((check) => check.status === 'fail').map(({ name }) => name)).toEqual(['chain', 'contract']);
+  });
+});
+
+describe('run', () => {
+  it('settles what the service asks for until SIGTERM, and the ledger tells the story', async () => {
+    const [operator] = service.operators;
+    const flags = ['--service', String(service.serviceId), '--data-dir', 'data', '--metrics-port', '0', '--json'];
+    const env = { OPERATOR_PRIVATE_KEY: operator?.privateKey ?? '', BPR_CONFIRMATIONS: '0' };
+    const runner = start(['run', JOBS, ...flags], env);
+    await firstOutput(runner.child.stderr, 'running');
+    const submit = ['--service', String(service.serviceId), '--types', 'uint64 x', '--args', '[12]', '--result', 'uint64', '--json'];
+    const submitted = await bpr('jobs', 'submit', '0', ...submit);
+    const { callId, results } = JSON.parse(submitted.stdout) as { callId: string; results: { values: string[] }[] };
+    expect(results[0]?.values).toEqual(['144']);
+    runner.child.kill('SIGTERM');
+    const { status, stdout, stderr } = await runner.ended;
+    expect(status).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject({ state: 'stopped', dryRun: false, chain: { source: 'rpc', chainId: 31337 } });
+    expect(stdout + stderr).not.toContain((operator?.privateKey ?? '').slice(2));
+    const why = await bpr('why', callId, '--data-dir', 'data', '--json');
+    const [call] = (JSON.parse(why.stdout) as { calls: { transactions: { state: string }[]; events: { kind: string }[] }[] }).calls;
+    expect(call?.transactions.map(({ state }) => state)).toEqual(['mined']);
+    expect(call?.events.map(({ kind }) => kind)).toEqual(['seen', 'attempt', 'executed', 'signed', 'mined']);
+  });
+
+  const refused: readonly (readonly [what: string, args: readonly string[], env: Record<string, string>, message: string])[] = [
+    ['a module that is not there', ['missing.ts'], {}, 'CONFIG_INVALID: there is no '],
+    ['a module without a router', [join(import.meta.dirname, '../../src/errors.ts')], {}, 'exports neither a JobRouter'],
+    ['no contract', [JOBS], { TANGLE_CONTRACT: '' }, 'CONFIG_INVALID: the contract is not known'],
+    ['an address without a contract', [JOBS, '--contract', `0x${'12'.repeat(20)}`, '--dry-run'], {}, 'CONTRACT_MISSING'],
+    ['another chain', [JOBS, '--dry-run'], { CHAIN_ID: '1' }, 'CHAIN_MISMATCH'],
+  ];
+
+  it.each(refused)('refuses %s', async (_, args, env, message) => {
+    const { status, stdout, stderr } = await start(['run', ...args, '--data-dir', 'refused'], env).ended;
+    expect({ status, stdout }).toEqual({ status: 1, stdout: '' });
+    expect(stderr).toContain(message);
+  });
+});
+
+/** Resolves when the text was written; rejects when the stream ends without it. */
+async function firstOutput(stream: NodeJS.ReadableStream, text: string): Promise<void> {
+  let seen = '';
+  await new Promise<void>((resolve, reject) => {
+    stream.on('data', (chunk: string) => {
+      seen += chunk;
+      if (seen.includes(text)) resolve();
+    });
+    stream.once('end', () => reject(new Error(`it ended without ${text}: ${seen}`)));
+  });
+}
+
+describe('init', () => {
+  it('writes a project whose jobs build, and which the compiler accepts', async () => {
+    expect(await bpr('init', 'My Blueprint')).toMatchObject({ status: 0, stderr: '' });
+    const project = join(folder, 'My Blueprint');
+    const manifest = JSON.parse(readFileSync(join(project, 'package.json'), 'utf8')) as { name: string; scripts: Record<string, string> };
+    expect(manifest.name).toBe('my-blueprint');
+    expect(manifest.scripts['build']).toBe('bpr build src/jobs.ts');
+    const built = await bpr('build', 'My Blueprint/src/jobs.ts', '--out', 'My Blueprint/build', '--json');
+    expect(JSON.parse(built.stdout)).toMatchObject({ jobs: [{ id: '0', name: 'square', idempotent: true }] });
+    const root = join(import.meta.dirname, '../..');
+    const compilerOptions = {
+      paths: { 'blueprint-runner': [join(root, 'src/index.ts')] },
+      typeRoots: [join(root, 'node_modules/@types')],
+      noEmit: true,
+    };
+    writeFileSync(join(project, 'check.json'), JSON.stringify({ extends: './tsconfig.json', compilerOptions }));
+    const compiled = spawnSync(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', 'check.json', '--pretty', 'false'], {
+      cwd: project,
+      encoding: 'utf8',
+    });
+    expect(compiled.stdout).toBe('');
+    expect(compiled.status).toBe(0);
+  });
+
+  it('leaves a directory with files alone unless it is told otherwise', async () => {
+    mkdirSync(join(folder, 'taken/src'), { recursive: true });
+    writeFileSync(join(folder, 'taken/README.md'), 'mine');
+    const refused = await bpr('init', 'taken');
+    expect(refused.status).toBe(1);
+    expect(refused.stderr).toMatch(/^CONFIG_INVALID: .* is not empty; pass --force/);
+    expect(readFileSync(join(folder, 'taken/README.md'), 'utf8')).toBe('mine');
+    const forced = await bpr('init', 'taken', '--force', '--json');
+    expect(JSON.parse(forced.stdout)).toMatchObject({
+      root: join(folder, 'taken'),
+      files: expect.arrayContaining(['src/jobs.ts', 'src/runner.ts']) as string[],
+    });
+    expect(readFileSync(join(folder, 'taken/README.md'), 'utf8')).toContain('# taken');
   });
 });

@@ -60,13 +60,13 @@ export function addSubmit(jobs: Command, { io }: Cli): void {
 async function submit(io: Io, jobIndex: number, flags: SubmitFlags): Promise<void> {
   const { rpcUrls: rpcUrl, contract, chainId } = settingsOf(io, flags);
   if (contract === undefined) throw new RunnerError('CONFIG_INVALID', 'the contract is not known: set TANGLE_CONTRACT or pass --contract');
-  const [{ RpcChainClient }, { privateKeySigner }, { Secret }, { awaitResults, submitJob }] = await Promise.all([
+  const [{ RpcChainClient }, { signerFromKey }, { Secret }, { awaitResults, submitJob }] = await Promise.all([
     import('../../chain/rpc.ts'),
-    import('../../chain/account.ts'),
+    import('../../chain/signer.ts'),
     import('../../plugin/secret.ts'),
     import('../submission.ts'),
   ]);
-  const signer = await privateKeySigner(await new Secret(flags.key, { environment: { ...io.env } }).read());
+  const signer = signerFromKey(await new Secret(flags.key, { environment: { ...io.env } }).read());
   const chain = new RpcChainClient({ rpcUrl, contract, ...(chainId !== undefined && { chainId }) });
   const signal = AbortSignal.timeout(flags.timeout * 1000);
   try {

@@ -1,0 +1,46 @@
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { basename, dirname, join, resolve } from 'node:path';
+import type { Command } from 'commander';
+import { RunnerError } from '../../errors.ts';
+import { print } from '../output.ts';
+import type { Cli } from '../output.ts';
+import { projectFiles } from '../project.ts';
+
+interface InitFlags {
+  readonly force?: true;
+  readonly json?: true;
+}
+
+const EXAMPLES = `
+Examples:
+  bpr init my-blueprint        a project with one job, ready to build and to run
+  bpr init . --force           into a directory that holds files; those of the same name are replaced`;
+
+/** `bpr init`: a working project. */
+export function addInit(program: Command, { io }: Cli): void {
+  program
+    .command('init')
+    .description('write a new project')
+    .argument('[dir]', 'where to', '.')
+    .option('--force', 'write into a directory that is not empty')
+    .option('--json', 'print one JSON document')
+    .addHelpText('after', EXAMPLES)
+    .action((dir: string, flags: InitFlags) => {
+      const root = resolve(io.cwd, dir);
+      if (!flags.force && existsSync(root) && readdirSync(root).length > 0) {
+        throw new RunnerError('CONFIG_INVALID', `${root} is not empty; pass --force to write into it`);
+      }
+      const files = projectFiles(basename(root));
+      for (const [name, text] of Object.entries(files)) {
+        const file = join(root, name);
+        mkdirSync(dirname(file), { recursive: true });
+        writeFileSync(file, text);
+      }
+      const names = Object.keys(files);
+      const next = `cd ${dir} && npm install && npm run build`;
+      print(io, flags.json, {
+        document: { root, files: names, next },
+        text: [...names.map((name) => join(dir, name)), '', `Next: ${next}`].join('\n'),
+      });
+    });
+}

@@ -1,0 +1,131 @@
+import { existsSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import type { Command } from 'commander';
+import { RunnerError } from '../../errors.ts';
+import type { JobRouter } from '../../job/router.ts';
+import type { RunnerBuilder } from '../../runner/builder.ts';
+import type { RunnerConfig } from '../../runner/config.ts';
+import type { RunnerStatus } from '../../runner/runner.ts';
+import { parseCount, parseNumber, parseUint64 } from '../calls.ts';
+import { dataDirOf, settingsOf } from '../environment.ts';
+import type { ChainFlags, DataFlags } from '../environment.ts';
+import { print, toJson } from '../output.ts';
+import type { Cli, Io } from '../output.ts';
+
+interface RunFlags extends ChainFlags, DataFlags {
+  readonly service?: readonly bigint[];
+  readonly wsUrl?: string;
+  readonly key?: string;
+  readonly fromBlock?: bigint;
+  readonly concurrency?: number;
+  readonly confirmations?: number;
+  readonly metricsPort?: number;
+  readonly dryRun?: true;
+  readonly json?: true;
+}
+
+const EXAMPLES = `
+Examples:
+  bpr run src/jobs.ts --service 3                 settle what service 3 asks for
+  bpr run src/jobs.ts --dry-run --data-dir /tmp/x  do everything but the transactions
+  bpr run src/jobs.ts --metrics-port 9100 --json   the final status as JSON; logs go to stderr
+
+The module exports a JobRouter, as default or named router, and where other executors, producers or
+services are wanted a function configure(builder). SIGTERM or SIGINT drains; a second one ends at once.
+Environment: HTTP_RPC_URL or RPC_URL, WS_RPC_URL, TANGLE_CONTRACT, CHAIN_ID, SERVICE_ID, BLUEPRINT_ID,
+BPR_DATA_DIR, BPR_DRY_RUN, BPR_CONFIRMATIONS, OPERATOR_PRIVATE_KEY, LOG_LEVEL.`;
+
+/** `bpr run`: the runner of one operator, until it is told to stop. */
+export function addRun(program: Command, { io }: Cli): void {
+  program
+    .command('run')
+    .description('run the jobs of a module for a service on chain')
+    .argument('<entry>', 'module that exports the job router')
+    .option('--service <ids>', 'only these services, comma-separated (default: all)', parseServices)
+    .option('--rpc-url <url>', 'JSON-RPC endpoint of the chain; several, comma-separated')
+    .option('--ws-url <url>', 'websocket endpoint: announces blocks at once')
+    .option('--contract <address>', 'address of the Tangle contract')
+    .option('--key <reference>', 'where the key of the operator is: env:NAME or file:/path (default: env:OPERATOR_PRIVATE_KEY)')
+    .option('--data-dir <dir>', 'where the runner keeps its data (default: BPR_DATA_DIR)')
+    .option('--ledger <file>', 'the ledger, when it is not in the data directory')
+    .option('--from-block <number>', 'first block for a new ledger (default: the head)', parseUint64)
+    .option('--concurrency <count>', 'calls that run at the same time (default: 128)', parseCount)
+    .option('--confirmations <count>', 'blocks on top of a call before its result is signed (default: 1)', parseNumber)
+    .option('--metrics-port <port>', 'serve /metrics, /healthz and /readyz here', parseNumber)
+    .option('--dry-run', 'do everything but the transactions')
+    .option('--json', 'print the final status as one JSON document')
+    .addHelpText('after', EXAMPLES)
+    .action(async (entry: string, flags: RunFlags) => {
+      const { router, configure } = await loadModule(resolve(io.cwd, entry));
+      const config = configOf(io, flags);
+      if (config.contract === undefined && !configure) {
+        throw new RunnerError('CONFIG_INVALID', 'the contract is not known: set TANGLE_CONTRACT or pass --contract');
+      }
+      const { BlueprintRunner } = await import('../../runner/runner.ts');
+      const builder = BlueprintRunner.builder(config, io.env);
+      if (router) builder.router(router);
+      await configure?.(builder);
+      const runner = await builder.build();
+      await runner.run();
+      const status = runner.status();
+      print(io, flags.json, { document: status, text: statusText(status) });
+    });
+}
+
+function configOf(io: Io, flags: RunFlags): RunnerConfig {
+  const { rpcUrls, contract } = settingsOf(io, flags);
+  return {
+    serviceIds: flags.service,
+    // Without a contract there is no chain: an endpoint alone would be a mistake.
+    ...(contract !== undefined && { contract, rpcUrl: rpcUrls }),
+    wsUrl: flags.wsUrl,
+    privateKey: flags.key,
+    dataDir: dataDirOf(io, flags),
+    ledger: flags.ledger === undefined ? undefined : resolve(io.cwd, flags.ledger),
+    fromBlock: flags.fromBlock,
+    concurrency: flags.concurrency,
+    confirmations: flags.confirmations,
+    dryRun: flags.dryRun,
+    ...(flags.metricsPort !== undefined && { metrics: { port: flags.metricsPort } }),
+  };
+}
+
+interface AuthorModule {
+  readonly router: JobRouter | undefined;
+  readonly configure: ((builder: RunnerBuilder) => unknown) | undefined;
+}
+
+async function loadModule(file: string): Promise<AuthorModule> {
+  if (!existsSync(file)) throw new RunnerError('CONFIG_INVALID', `there is no ${file}`);
+  let exported: { readonly default?: unknown; readonly router?: unknown; readonly configure?: unknown };
+  try {
+    exported = (await import(pathToFileURL(file).href)) as typeof exported; // as: looked at below
+  } catch (cause) {
+    throw new RunnerError('CONFIG_INVALID', `${file} cannot be loaded: ${cause instanceof Error ? cause.message : String(cause)}`, {
+      cause,
+    });
+  }
+  const router = [exported.router, exported.default].find(isRouter);
+  const configure = exported.configure;
+  if (typeof configure !== 'function' && !router) {
+    throw new RunnerError(
+      'CONFIG_INVALID',
+      `${file} exports neither a JobRouter, as default or named router, nor a function configure(builder)`,
+    );
+  }
+  return { router, configure: typeof configure === 'function' ? (configure as (builder: RunnerBuilder) => unknown) : undefined }; // as: authors are told what it is given
+}
+
+/** By what it can do: the module may bring its own copy of the package. */
+function isRouter(value: unknown): value is JobRouter {
+  return typeof value === 'object' && value !== null && 'definition' in value && 'call' in value && 'route' in value;
+}
+
+function statusText(status: RunnerStatus): string {
+  return `runner ${status.state}\n${toJson(status)}`;
+}
+
+function parseServices(text: string): bigint[] {
+  return text.split(',').map((id) => parseUint64(id.trim()));
+}
