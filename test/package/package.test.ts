@@ -49,9 +49,7 @@ const LIGHT =
   'viem abitype ox @noble/curves @noble/hashes @scure/base @scure/bip32 @scure/bip39 eventemitter3 tsyringe tslib reflect-metadata fflate'.split(
     ' ',
   );
-/** Entries that export the chain client, which stands on these. */
-const CHAIN = [...LIGHT, 'undici', 'ws'];
-const EAGER: Readonly<Record<string, readonly string[]>> = { [manifest.name]: CHAIN, [`${manifest.name}/testing`]: CHAIN };
+const EAGER: Readonly<Record<string, readonly string[]>> = { [`${manifest.name}/testing`]: [...LIGHT, 'undici', 'ws'] };
 
 const PROBE = `
 import { registerHooks } from 'node:module';
