@@ -73,7 +73,7 @@ async function drive(surroundings: Surroundings): Promise<{ readonly ids: readon
   }
   say(`all ${ids.length} calls submitted`);
   let shown = -1;
-  for (let settled = 0; settled < CALLS; settled = await settledCalls(surroundings)) {
+  for (let settled = await settledCalls(surroundings); settled < CALLS; settled = await settledCalls(surroundings)) {
     if (settled !== shown) say(`${settled} of ${CALLS} settled`);
     shown = settled;
     await awaitProgress(runner);

@@ -60,13 +60,14 @@ async function killAndSubmit(line: Line): Promise<Kills> {
   for (let kill = 1; kill <= KILLS; kill += 1) {
     const runner = line.startRunner();
     const share = Math.floor((JOBS * kill) / KILLS) - ids.length;
-    const submitted = submit(line, ids.length, share);
+    const lifeMs = random.int(0, LIFE_MS_MAX);
+    const submitted = submit(line, { from: ids.length, count: share, pauseMs: random.int(0, lifeMs) });
     if (random.chance(0.1)) {
       await sleep(random.int(0, 300));
       met['before it ran'] = (met['before it ran'] ?? 0) + 1;
     } else {
       await runner.logged('the runner runs');
-      await sleep(random.int(0, LIFE_MS_MAX));
+      await sleep(lifeMs);
     }
     const ended = await runner.end('SIGKILL');
     if (ended !== 'SIGKILL') throw new Error(`the runner ended by itself with ${ended}\n${runner.stderr()}`);
@@ -78,12 +79,16 @@ async function killAndSubmit(line: Line): Promise<Kills> {
   return { met, ids };
 }
 
-async function submit({ tangle, service }: Line, from: number, count: number): Promise<bigint[]> {
-  const calls = Array.from({ length: count }, (_, position) => from + position);
-  return tangle.submitMany(
-    service.serviceId,
-    calls.map((index) => ({ jobIndex: index % 3, inputs: encode(inputOf(index)) })),
-  );
+/** In two parts: some calls wait for the runner, some come while it lives, or after. */
+async function submit({ tangle, service }: Line, part: { from: number; count: number; pauseMs: number }): Promise<bigint[]> {
+  const calls = Array.from({ length: part.count }, (_, position) => part.from + position).map((index) => ({
+    jobIndex: index % 3,
+    inputs: encode(inputOf(index)),
+  }));
+  const half = Math.floor(calls.length / 2);
+  const ids = await tangle.submitMany(service.serviceId, calls.slice(0, half));
+  await sleep(part.pauseMs);
+  return [...ids, ...(await tangle.submitMany(service.serviceId, calls.slice(half)))];
 }
 
 function statesOf(path: string): CallState[] {
@@ -146,7 +151,9 @@ async function report(line: Line, { ids, met }: Kills, logFile: string): Promise
   const kills = Object.entries(met).map(([state, count]) => `${state} ${count}`);
   console.log(`seed ${seed}: ${JOBS} calls, ${KILLS} kills; kills that met calls in a state: ${kills.join(', ')}`);
   console.log(`${ran.all} executions of ${ran.calls} calls`);
+  const phases = (['executing', 'executed', 'submitted'] as const).map((state) => met[state] ?? 0);
   const checks: [string, boolean, string][] = [
+    ['kills met calls executing, executed, submitted', KILLS < 50 || Math.min(...phases) > 0, phases.join(', ')],
     ['results', results.length === JOBS && ids.length === JOBS, `${results.length} of ${JOBS}`],
     ['with the right output', right.length === JOBS, `${right.length}`],
     ['duplicate', duplicate === 0, `${duplicate}`],
