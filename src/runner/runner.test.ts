@@ -1,0 +1,438 @@
+import { afterEach, describe, expect, it } from 'vitest';
+import { MockChain } from '../chain/mock-chain.ts';
+import { mockSigner } from '../chain/mock-transaction.ts';
+import { MockChainClient } from '../chain/mock.ts';
+import type { MockChainClientOptions } from '../chain/mock.ts';
+import { systemClock } from '../clock.ts';
+import { RunnerError } from '../errors.ts';
+import type { ErrorCode } from '../errors.ts';
+import type { Execution, FaasExecutor } from '../executor/executor.ts';
+import { BLUEPRINT, Metadata } from '../job/call.ts';
+import type { Address, JobCall } from '../job/call.ts';
+import { defineJob } from '../job/job.ts';
+import { JobRouter } from '../job/router.ts';
+import { schemaOf } from '../job/schema.ts';
+import { parseParameters } from '../job/solidity.ts';
+import { SqliteLedger } from '../ledger/sqlite.ts';
+import { createMetrics } from '../telemetry/prometheus.ts';
+import { silentTelemetry } from '../telemetry/telemetry.ts';
+import type { RunnerBuilder } from './builder.ts';
+import type { RunnerConfig } from './config.ts';
+import { BlueprintRunner } from './runner.ts';
+
+const OPERATOR: Address = '0x00000000000000000000000000000000000000aa';
+const bytes = (text: string): Uint8Array => new Uint8Array(Buffer.from(text));
+const text = (body: Uint8Array | undefined): string | undefined => body && Buffer.from(body).toString();
+const echo = defineJob({ name: 'echo', raw: true }, (body) => body);
+const fail = defineJob({ name: 'fail', raw: true }, () => {
+  throw new Error('always');
+});
+const call = (id: string, jobId = 0n): JobCall => ({ id, jobId, body: bytes(id), metadata: new Metadata() });
+
+const runners: BlueprintRunner[] = [];
+const ledgers: SqliteLedger[] = [];
+afterEach(async () => {
+  await Promise.all(runners.splice(0).map((runner) => runner.stop()));
+  await Promise.all(ledgers.splice(0).map((ledger) => ledger.close()));
+});
+
+const build = (config: RunnerConfig = {}): RunnerBuilder =>
+  BlueprintRunner.builder({ drainMs: 2_000, ...config }, {}).telemetry(silentTelemetry);
+async function started(builder: RunnerBuilder): Promise<BlueprintRunner> {
+  const runner = await builder.start();
+  runners.push(runner);
+  return runner;
+}
+function memoryLedger(): SqliteLedger {
+  const ledger = SqliteLedger.open({ path: ':memory:' });
+  ledgers.push(ledger);
+  return ledger;
+}
+async function* only(...calls: readonly JobCall[]): AsyncGenerator<JobCall> {
+  yield* calls;
+}
+
+/** A mock chain with one service, and a runner for it that is not started. */
+function line(config: RunnerConfig = {}, options: Partial<MockChainClientOptions> = {}) {
+  const chain = new MockChain({ clock: systemClock });
+  const { serviceId } = chain.addService({ operators: [OPERATOR] });
+  const client = new MockChainClient({ chain, clock: systemClock, ...options });
+  const ledger = memoryLedger();
+  const builder = build({ confirmations: 0, fromBlock: 0n, ...config })
+    .chain(client)
+    .ledger(ledger)
+    .signer(mockSigner(OPERATOR));
+  const submit = (input: string, jobIndex = 0): void => void chain.submitJob({ serviceId, jobIndex, inputs: bytes(input) });
+  const results = (): (string | undefined)[] => chain.results().map(({ output }) => text(output));
+  const states = (): string[] =>
+    ledger
+      .find({})
+      .toSorted((a, b) => a.seq - b.seq)
+      .map(({ state }) => state);
+  /** Mines until these results are on the chain. */
+  const until = (expected: readonly string[]): Promise<void> =>
+    expect
+      .poll(
+        () => {
+          chain.mine();
+          return results();
+        },
+        { timeout: 5_000, interval: 10 },
+      )
+      .toEqual(expected);
+  return { chain, client, ledger, builder, submit, results, states, until };
+}
+
+/** Fails with this code until it is told to work. */
+class Remote implements FaasExecutor {
+  readonly name = 'remote';
+  readonly limits = { requestBytesMax: 1e6, responseBytesMax: 1e6, timeoutMsMax: 10_000 };
+  failure: ErrorCode | undefined;
+  invocations = 0;
+
+  constructor(failure?: ErrorCode) {
+    this.failure = failure;
+  }
+
+  async invoke({ body }: JobCall): Promise<Execution> {
+    this.invocations += 1;
+    if (this.failure) throw new RunnerError(this.failure, 'not now');
+    return { results: [{ body, metadata: new Metadata() }] };
+  }
+}
+
+describe('a runner without a chain', () => {
+  it('takes calls from producers to consumers, and a failure is only that', async () => {
+    const got: (string | undefined)[] = [];
+    const failed: string[] = [];
+    const errors: string[] = [];
+    const heard: string[] = [];
+    const runner = await build()
+      .router(new JobRouter().route(0, echo).route(1, fail))
+      .producer({ name: 'list', calls: () => only(call('a'), call('b', 1n), call('c', 9n), call('d')) })
+      .consumer({
+        name: 'broken',
+        consume: () => {
+          throw new Error('cannot consume');
+        },
+      })
+      .consumer({ name: 'good', consume: async ({ body }) => void got.push(text(body)) })
+      .onError(({ code }, { source, call: of }) => heard.push(`${source} ${of?.id} ${code}`))
+      .build();
+    runners.push(runner);
+    runner.on('failed', ({ call: of, error }) => failed.push(`${of.id} ${error.code}`));
+    runner.on('error', ({ message }, source) => errors.push(`${source}: ${message}`));
+    await runner.start();
+    await expect.poll(() => [got.length, failed.length]).toEqual([2, 2]);
+    expect(got).toEqual(['a', 'd']);
+    expect(failed.toSorted()).toEqual(['b JOB_FAILED', 'c JOB_UNKNOWN']);
+    expect(errors).toEqual(['consumer broken: cannot consume', 'consumer broken: cannot consume']);
+    expect(heard.toSorted()).toEqual([
+      'call b JOB_FAILED',
+      'call c JOB_UNKNOWN',
+      'consumer broken a INTERNAL',
+      'consumer broken d INTERNAL',
+    ]);
+    expect(runner.state).toBe('running');
+  });
+
+  it('never runs more calls than it may, and asks its producers for no more', async () => {
+    const gates: (() => void)[] = [];
+    let asked = 0;
+    const slow = defineJob({ name: 'slow', raw: true }, async (body) => {
+      await new Promise<void>((resolve) => gates.push(resolve));
+      return body;
+    });
+    const runner = await started(
+      build({ concurrency: 3 })
+        .router(new JobRouter().route(0, slow))
+        .producer({
+          name: 'endless',
+          async *calls(signal) {
+            while (!signal.aborted) yield call(String(asked++));
+          },
+        }),
+    );
+    await expect.poll(() => gates.length).toBe(3);
+    expect(runner.status()).toMatchObject({ inFlight: 3, chain: undefined, ledger: undefined });
+    expect(asked).toBe(3);
+    gates.shift()?.();
+    await expect.poll(() => gates.length).toBe(3);
+    expect(asked).toBe(4);
+    const stopping = runner.stop();
+    for (const open of gates.splice(0)) open();
+    await stopping;
+    expect(runner.status()).toMatchObject({ state: 'stopped', inFlight: 0 });
+  });
+
+  it('journals what producers make when it has a ledger, and runs an id once', async () => {
+    const got: (string | undefined)[] = [];
+    const ledger = memoryLedger();
+    await started(
+      build()
+        .ledger(ledger)
+        .router(new JobRouter().route(0, echo))
+        .producer({ name: 'list', calls: () => only(call('a'), call('a'), call('b')) })
+        .consumer({ name: 'list', consume: ({ body }) => void got.push(text(body)) }),
+    );
+    await expect.poll(() => ledger.stats().byState.final).toBe(2);
+    expect(got).toEqual(['a', 'b']);
+  });
+
+  it('goes through its states once, and tells the shutdown handler last', async () => {
+    const states: string[] = [];
+    const runner = await build()
+      .shutdownHandler(() => void states.push('handler'))
+      .build();
+    runner.on('state', (state) => states.push(state));
+    await runner.start();
+    await expect(runner.start()).rejects.toMatchObject({ code: 'STATE_INVALID' });
+    await Promise.all([runner.stop(), runner.stop()]);
+    expect(states).toEqual(['starting', 'running', 'draining', 'handler', 'stopped']);
+  });
+
+  it('is stopped by a critical service that fails, and says why', async () => {
+    const runner = await build()
+      .backgroundService({ name: 'vital', critical: true, run: () => Promise.reject(new Error('the heart stopped')) })
+      .build();
+    await expect(runner.run()).rejects.toThrow('the heart stopped');
+    expect(runner.state).toBe('failed');
+  });
+
+  it('goes on without a service that is not critical, and gives it another chance', async () => {
+    const errors: string[] = [];
+    let runs = 0;
+    const runner = await build()
+      .backgroundService({
+        name: 'clumsy',
+        run: async () => {
+          runs += 1;
+          if (runs === 1) throw new Error('first try');
+        },
+      })
+      .build();
+    runners.push(runner);
+    runner.on('error', ({ message }, source) => errors.push(`${source}: ${message}`));
+    await runner.start();
+    await expect.poll(() => runs).toBe(2);
+    expect(errors).toEqual(['service clumsy: first try']);
+    expect(runner.state).toBe('running');
+  });
+});
+
+describe('a runner with a chain', () => {
+  it('settles every call that succeeds, while others fail or are nobody’s', async () => {
+    const { builder, submit, until, states } = line();
+    submit('a');
+    submit('b', 1);
+    submit('c', 9);
+    submit('d');
+    await started(builder.router(new JobRouter().route(0, echo).route(1, fail)));
+    await until(['a', 'd']);
+    expect(states().slice(1, 3)).toEqual(['failed', 'ignored']);
+  });
+
+  it('keeps calls that cannot run now, and runs them when they can', async () => {
+    const { builder, chain, submit, until, states } = line();
+    const remote = new Remote('EXECUTOR_UNREACHABLE');
+    const errors: string[] = [];
+    builder
+      .router(new JobRouter().route(1, echo))
+      .withFaasExecutor(0, remote, { attemptsMax: 1, breaker: false })
+      .onError(({ code }, { source }) => errors.push(`${source} ${code}`));
+    submit('held');
+    submit('free', 1);
+    await started(builder);
+    await until(['free']);
+    expect(states()[0]).toBe('executing');
+    expect(errors).toEqual(['job 0 EXECUTOR_UNREACHABLE']);
+    remote.failure = undefined;
+    submit('later');
+    chain.mine();
+    await until(['free', 'held', 'later']);
+  });
+
+  it('fails a call for good when it may have run', async () => {
+    const { builder, chain, submit, states } = line();
+    const remote = new Remote('EXECUTOR_CONNECTION_LOST');
+    submit('a');
+    chain.mine();
+    await started(builder.withFaasExecutor(0, remote));
+    await expect.poll(states).toEqual(['failed']);
+    expect(remote.invocations).toBe(1);
+  });
+
+  it('hands a call to the fallback that the job names', async () => {
+    const { builder, submit, until } = line();
+    submit('a');
+    builder
+      .router(new JobRouter().route(0, echo))
+      .withFaasExecutor(0, new Remote('EXECUTOR_UNAVAILABLE'), { attemptsMax: 1, fallback: 'in-process' });
+    await started(builder);
+    await until(['a']);
+  });
+
+  it('cancels a call whose block left the chain, and runs it again when it comes back', async () => {
+    const { builder, chain, submit, until, results } = line();
+    const runs: string[] = [];
+    const gates: (() => void)[] = [];
+    const slow = defineJob({ name: 'slow', raw: true }, (body, { signal, call: of }) => {
+      runs.push(of.metadata.get('x-tangle-block-hash') ?? '');
+      if (runs.length > 1) return body;
+      return new Promise<Uint8Array>((resolve, reject) => {
+        gates.push(() => resolve(body));
+        signal.addEventListener('abort', () => reject(new Error('cancelled')));
+      });
+    });
+    submit('a');
+    chain.mine();
+    const runner = await started(builder.router(new JobRouter().route(0, slow)));
+    const reorgs: number[] = [];
+    runner.on('reorg', ({ depth }) => reorgs.push(depth));
+    await expect.poll(() => gates.length).toBe(1);
+    chain.reorg(1);
+    await expect.poll(() => runs.length).toBe(2);
+    await until(['a']);
+    expect(reorgs).toEqual([1]);
+    expect(new Set(runs).size).toBe(2);
+    expect(results()).toHaveLength(1);
+  });
+
+  it('writes again when the disk was full: nothing is lost', async () => {
+    const { builder, chain, ledger, submit, until } = line();
+    let refusals = 1;
+    const record = ledger.recordExecuted.bind(ledger);
+    ledger.recordExecuted = (...args) => {
+      if (refusals === 0) return record(...args);
+      refusals -= 1;
+      return Promise.reject(new RunnerError('LEDGER_FULL', 'no space'));
+    };
+    const errors: string[] = [];
+    const remote = new Remote();
+    submit('a');
+    chain.mine();
+    await started(builder.withFaasExecutor(0, remote).onError(({ code }, { source }) => errors.push(`${source} ${code}`)));
+    await until(['a']);
+    expect(errors).toEqual(['ledger LEDGER_FULL']);
+    expect(remote.invocations).toBe(1);
+  });
+
+  it('stops when the ledger is broken', async () => {
+    const { builder, chain, ledger, submit } = line();
+    ledger.recordExecuted = () => Promise.reject(new RunnerError('LEDGER_CORRUPT', 'the file is damaged'));
+    submit('a');
+    chain.mine();
+    const runner = await builder.router(new JobRouter().route(0, echo)).build();
+    await expect(runner.run()).rejects.toMatchObject({ code: 'LEDGER_CORRUPT' });
+    expect(runner.state).toBe('failed');
+  });
+
+  it('leaves calls that do not end in the ledger, for the next start', async () => {
+    const { builder, client, chain, ledger, submit, until } = line({ drainMs: 50 });
+    const errors: string[] = [];
+    const endless = defineJob({ name: 'endless', raw: true }, () => new Promise<Uint8Array>(() => {}));
+    submit('a');
+    chain.mine();
+    const runner = await started(builder.router(new JobRouter().route(0, endless)).onError(({ code }) => errors.push(code)));
+    await expect.poll(() => runner.status().inFlight).toBe(1);
+    await runner.stop();
+    expect(errors).toEqual(['DRAIN_TIMEOUT']);
+    expect(ledger.get(1)).toMatchObject({ state: 'executing', attempts: 1 });
+    const attempts: number[] = [];
+    const next = await build({ confirmations: 0 })
+      .chain(client)
+      .ledger(ledger)
+      .signer(mockSigner(OPERATOR))
+      .router(new JobRouter().route(0, echo))
+      .build();
+    runners.push(next);
+    next.on('attempt', ({ attempt }) => attempts.push(attempt));
+    await next.start();
+    await until(['a']);
+    expect(attempts).toEqual([2]);
+  });
+
+  it('refuses a ledger of another chain', async () => {
+    const { builder, ledger } = line();
+    await ledger.setValue('chain', 'rpc:1:0x00');
+    await expect(builder.start()).rejects.toMatchObject({ code: 'CHAIN_MISMATCH' });
+  });
+});
+
+describe('the encoding of a call', () => {
+  const schema = schemaOf(parseParameters('uint64 x'));
+  const job = { index: 0, name: 'n', description: '', metadataUri: '', paramsSchema: schema, resultSchema: schema };
+
+  it('is that of the schema on chain', async () => {
+    const seen: (string | undefined)[] = [];
+    const { builder, submit, until } = line({}, { blueprint: { jobs: [job] } });
+    const watch = defineJob({ name: 'watch', raw: true }, (body, { call: of }) => {
+      seen.push(of.metadata.get(BLUEPRINT.paramsCodec), of.metadata.get(BLUEPRINT.resultCodec));
+      return body;
+    });
+    submit('a');
+    await started(builder.router(new JobRouter().route(0, watch)));
+    await until(['a']);
+    expect(seen).toEqual(['compact', 'compact']);
+  });
+
+  it('makes calls of a job fail whose definition differs from the schema', async () => {
+    const { builder, chain, ledger, submit, states } = line({}, { blueprint: { jobs: [job] } });
+    const errors: string[] = [];
+    const other = defineJob({ name: 'other', params: 'string s', result: 'uint64' }, () => 1n);
+    submit('a');
+    chain.mine();
+    builder.router(new JobRouter().route(0, other)).onError(({ code }, { source }) => errors.push(`${source} ${code}`));
+    await started(builder);
+    await expect.poll(states).toEqual(['failed']);
+    expect(ledger.get(1)).toMatchObject({ errorCode: 'JOB_SCHEMA_MISMATCH' });
+    expect(errors).toEqual(['blueprint JOB_SCHEMA_MISMATCH', 'call JOB_SCHEMA_MISMATCH']);
+  });
+});
+
+describe('metrics and health', () => {
+  it('are served while it runs', async () => {
+    const { builder, submit, until } = line({ metrics: { port: 0 } });
+    const metrics = createMetrics({ defaults: false });
+    submit('a');
+    const runner = await started(builder.telemetry({ ...silentTelemetry, metrics }).router(new JobRouter().route(0, echo)));
+    await until(['a']);
+    const url = runner.status().metricsUrl;
+    const body = await (await fetch(`${url}/metrics`)).text();
+    expect(body).toContain('blueprint_runner_calls_seen_total 1');
+    expect(body).toContain('blueprint_runner_calls_executed_total 1');
+    expect(body).toMatch(/blueprint_ledger_calls\{state="(?:submitted|mined|final)"\} 1/);
+    expect((await fetch(`${url}/healthz`)).status).toBe(200);
+    expect(await (await fetch(`${url}/readyz`)).json()).toMatchObject({
+      ok: true,
+      checks: { chain: { ok: true }, settlement: { ok: true } },
+    });
+    await runner.stop();
+    await expect(fetch(`${url}/healthz`)).rejects.toThrow('fetch failed');
+  });
+
+  it('need metrics that can be told', async () => {
+    await expect(build({ metrics: { port: 0 } }).build()).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
+  });
+});
+
+describe('what cannot be built', () => {
+  it.each<[string, ErrorCode, () => Promise<unknown>]>([
+    ['an unknown plugin', 'PLUGIN_UNKNOWN', () => build().withPlugin('nowhere').build()],
+    ['an executor of an unknown plugin', 'PLUGIN_UNKNOWN', () => build().withFaasExecutor(0, { use: 'nowhere' }).build()],
+    ['a chain without a contract', 'CONFIG_INVALID', () => build({ chainMode: 'real' }).build()],
+    [
+      'a fallback to a process without jobs',
+      'CONFIG_INVALID',
+      () => build().withFaasExecutor(0, new Remote(), { fallback: 'in-process' }).build(),
+    ],
+    ['a key as text', 'CONFIG_INVALID', () => build({ privateKey: `0x${'11'.repeat(32)}` }).build()],
+    [
+      'two executors of one job',
+      'JOB_DUPLICATE',
+      async () => build().withFaasExecutor(0, new Remote()).withFaasExecutor('0x0', new Remote()),
+    ],
+  ])('%s', async (_, code, attempt) => {
+    await expect(attempt()).rejects.toMatchObject({ code });
+  });
+});
