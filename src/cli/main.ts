@@ -3,6 +3,7 @@
 import { Command, CommanderError } from 'commander';
 import { RunnerError } from '../errors.ts';
 import { addBuild } from './commands/build.ts';
+import { addDev } from './commands/dev.ts';
 import { addDoctor } from './commands/doctor.ts';
 import { addJobs } from './commands/jobs.ts';
 import { addInit } from './commands/init.ts';
@@ -66,7 +67,7 @@ function createProgram(cli: Cli, json: boolean): Command {
       getOutHasColors: () => false,
       getErrHasColors: () => false,
     });
-  for (const add of [addInit, addBuild, addRun, addJobs, addWhy, addDoctor]) add(program, cli);
+  for (const add of [addInit, addDev, addBuild, addRun, addJobs, addWhy, addDoctor]) add(program, cli);
   program.addHelpText('after', '\nExit status: 0 done, 1 failed, 2 called in a wrong way.');
   return program;
 }

@@ -25,14 +25,14 @@ export interface Cli {
 }
 
 /** Bigints as decimal text, bytes as 0x hex: what JSON cannot carry. */
-export function toJson(value: unknown): string {
+export function toJson(value: unknown, indent = 2): string {
   return JSON.stringify(
     value,
     (_name, item: unknown) => {
       if (typeof item === 'bigint') return item.toString();
       return item instanceof Uint8Array ? toHex(item) : item;
     },
-    2,
+    indent,
   );
 }
 

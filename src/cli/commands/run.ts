@@ -1,12 +1,11 @@
-import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
-import { pathToFileURL } from 'node:url';
 import type { Command } from 'commander';
 import { RunnerError } from '../../errors.ts';
-import type { JobRouter } from '../../job/router.ts';
-import type { RunnerBuilder } from '../../runner/builder.ts';
+import type { JobCall } from '../../job/call.ts';
 import type { RunnerConfig } from '../../runner/config.ts';
-import type { RunnerStatus } from '../../runner/runner.ts';
+import type { BlueprintRunner, RunnerStatus } from '../../runner/runner.ts';
+import { createRedactor, redactText } from '../../telemetry/redact.ts';
+import { loadModule } from '../author-module.ts';
 import { parseCount, parseNumber, parseUint64 } from '../calls.ts';
 import { dataDirOf, settingsOf } from '../environment.ts';
 import type { ChainFlags, DataFlags } from '../environment.ts';
@@ -22,6 +21,7 @@ interface RunFlags extends ChainFlags, DataFlags {
   readonly confirmations?: number;
   readonly metricsPort?: number;
   readonly dryRun?: true;
+  readonly events?: true;
   readonly json?: true;
 }
 
@@ -54,6 +54,7 @@ export function addRun(program: Command, { io }: Cli): void {
     .option('--confirmations <count>', 'blocks on top of a call before its result is signed (default: 1)', parseNumber)
     .option('--metrics-port <port>', 'serve /metrics, /healthz and /readyz here', parseNumber)
     .option('--dry-run', 'do everything but the transactions')
+    .option('--events', 'print one JSON line for each step of a call, in place of the final status')
     .option('--json', 'print the final status as one JSON document')
     .addHelpText('after', EXAMPLES)
     .action(async (entry: string, flags: RunFlags) => {
@@ -67,7 +68,9 @@ export function addRun(program: Command, { io }: Cli): void {
       if (router) builder.router(router);
       await configure?.(builder);
       const runner = await builder.build();
+      if (flags.events) printEvents(io, runner);
       await runner.run();
+      if (flags.events) return;
       const status = runner.status();
       print(io, flags.json, { document: status, text: statusText(status) });
     });
@@ -91,35 +94,21 @@ function configOf(io: Io, flags: RunFlags): RunnerConfig {
   };
 }
 
-interface AuthorModule {
-  readonly router: JobRouter | undefined;
-  readonly configure: ((builder: RunnerBuilder) => unknown) | undefined;
-}
-
-async function loadModule(file: string): Promise<AuthorModule> {
-  if (!existsSync(file)) throw new RunnerError('CONFIG_INVALID', `there is no ${file}`);
-  let exported: { readonly default?: unknown; readonly router?: unknown; readonly configure?: unknown };
-  try {
-    exported = (await import(pathToFileURL(file).href)) as typeof exported; // as: looked at below
-  } catch (cause) {
-    throw new RunnerError('CONFIG_INVALID', `${file} cannot be loaded: ${cause instanceof Error ? cause.message : String(cause)}`, {
-      cause,
-    });
+function printEvents(io: Io, runner: BlueprintRunner): void {
+  const line = (event: string, detail: object): void => void io.stdout.write(`${toJson({ event, ...detail }, 0)}\n`);
+  const nameOf = ({ id, jobId, origin }: JobCall): object =>
+    origin ? { serviceId: origin.serviceId, callId: origin.callId, jobId } : { id, jobId };
+  runner.on('state', (state) => line('state', { state }));
+  runner.on('seen', ({ origin: { serviceId, callId, jobIndex, blockNumber } }) =>
+    line('seen', { serviceId, callId, jobId: jobIndex, blockNumber }),
+  );
+  runner.on('executed', ({ call, executor, attempt, durationMs, results }) => {
+    line('executed', { ...nameOf(call), executor, attempt, durationMs, output: results[0]?.body });
+  });
+  runner.on('failed', ({ call, error }) => line('failed', { ...nameOf(call), code: error.code, message: redactText(error.message) }));
+  for (const name of ['submitted', 'mined', 'final', 'rejected', 'closed'] as const) {
+    runner.on(name, ({ type: _type, ...detail }) => line(name, createRedactor()(detail) as object)); // as: an object stays one
   }
-  const router = [exported.router, exported.default].find(isRouter);
-  const configure = exported.configure;
-  if (typeof configure !== 'function' && !router) {
-    throw new RunnerError(
-      'CONFIG_INVALID',
-      `${file} exports neither a JobRouter, as default or named router, nor a function configure(builder)`,
-    );
-  }
-  return { router, configure: typeof configure === 'function' ? (configure as (builder: RunnerBuilder) => unknown) : undefined }; // as: authors are told what it is given
-}
-
-/** By what it can do: the module may bring its own copy of the package. */
-function isRouter(value: unknown): value is JobRouter {
-  return typeof value === 'object' && value !== null && 'definition' in value && 'call' in value && 'route' in value;
 }
 
 function statusText(status: RunnerStatus): string {

@@ -1,0 +1,39 @@
+/** The module that an author hands to the command line. */
+
+import { existsSync } from 'node:fs';
+import { pathToFileURL } from 'node:url';
+import { RunnerError } from '../errors.ts';
+import type { JobRouter } from '../job/router.ts';
+import type { RunnerBuilder } from '../runner/builder.ts';
+
+export interface AuthorModule {
+  readonly router: JobRouter | undefined;
+  readonly configure: ((builder: RunnerBuilder) => unknown) | undefined;
+}
+
+/** Throws `CONFIG_INVALID` for a module that cannot be loaded or exports nothing to run. */
+export async function loadModule(file: string): Promise<AuthorModule> {
+  if (!existsSync(file)) throw new RunnerError('CONFIG_INVALID', `there is no ${file}`);
+  let exported: { readonly default?: unknown; readonly router?: unknown; readonly configure?: unknown };
+  try {
+    exported = (await import(pathToFileURL(file).href)) as typeof exported; // as: looked at below
+  } catch (cause) {
+    throw new RunnerError('CONFIG_INVALID', `${file} cannot be loaded: ${cause instanceof Error ? cause.message : String(cause)}`, {
+      cause,
+    });
+  }
+  const router = [exported.router, exported.default].find(isRouter);
+  const configure = exported.configure;
+  if (typeof configure !== 'function' && !router) {
+    throw new RunnerError(
+      'CONFIG_INVALID',
+      `${file} exports neither a JobRouter, as default or named router, nor a function configure(builder)`,
+    );
+  }
+  return { router, configure: typeof configure === 'function' ? (configure as (builder: RunnerBuilder) => unknown) : undefined }; // as: authors are told what it is given
+}
+
+/** By what it can do: the module may bring its own copy of the package. */
+function isRouter(value: unknown): value is JobRouter {
+  return typeof value === 'object' && value !== null && 'definition' in value && 'call' in value && 'route' in value;
+}
