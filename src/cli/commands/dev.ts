@@ -25,6 +25,7 @@ Examples:
 It prints the command that submits a call. Nothing is kept after Ctrl-C. Needs the package @foundry-rs/anvil.`;
 
 const DEBOUNCE_MS = 50;
+const FLUSH_MS = 1_000;
 const IGNORED = /(?:^|[\\/])(?:node_modules|\.git|build|dist)(?:[\\/]|$)/;
 
 /** `bpr dev`: everything that a blueprint needs, on this machine, while its jobs are being written. */
@@ -117,7 +118,11 @@ async function end(runner: ChildProcess): Promise<void> {
 
 function startRunner({ io, entry, json, chain, tangle, service, dataDir }: Surroundings): ChildProcess {
   const main = new URL(`../main${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`, import.meta.url).href;
-  const script = `import { main } from ${JSON.stringify(main)}; process.exitCode = await main(process.argv.slice(1));`;
+  // What is killed does not write its compile cache: it does so once it runs.
+  const script = `import { flushCompileCache } from 'node:module';
+import { main } from ${JSON.stringify(main)};
+setTimeout(flushCompileCache, ${FLUSH_MS}).unref();
+process.exitCode = await main(process.argv.slice(1));`;
   const env = {
     ...io.env,
     HTTP_RPC_URL: chain.rpcUrl,
