@@ -60,9 +60,10 @@ async function drive(surroundings: Surroundings): Promise<{ readonly ids: readon
   let runner = surroundings.startRunner();
   say(`runner started (process ${runner.pid})`);
   for (let wave = 0; wave < WAVES; wave += 1) {
+    // It has shown that it works, and is in the middle of this wave.
+    if (wave + 1 === KILLED_AFTER) while ((await settledCalls(surroundings)) === 0) await awaitProgress(runner);
     ids.push(...(await submitWave(surroundings, wave)));
     if (wave + 1 === KILLED_AFTER) {
-      while ((await settledCalls(surroundings)) === 0) await awaitProgress(runner);
       await runner.end('SIGKILL');
       say(`runner killed with SIGKILL: ${ids.length} calls submitted, ${await settledCalls(surroundings)} settled`);
     } else if (wave + 1 === RESTARTED_AFTER) {
