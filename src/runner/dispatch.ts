@@ -61,8 +61,11 @@ export class Dispatch {
   readonly #abandoned = new AbortController();
   /** Rows up to here were taken or passed over. */
   #afterSeq = 0;
+  #frontier = 0;
+  readonly #queue: (() => void)[] = [];
   #pumpDue = false;
   #stopped = false;
+  #stoppedByLedger = false;
   #saidDiskFull = false;
   #idle: (() => void) | undefined;
 
@@ -72,6 +75,12 @@ export class Dispatch {
 
   get running(): number {
     return this.#running.size;
+  }
+
+  /** For producers: a promise while all places are taken. */
+  whenFree(): Promise<void> | undefined {
+    if (this.#running.size < this.#options.concurrency || this.#stopped) return undefined;
+    return new Promise((resolve) => this.#queue.push(resolve));
   }
 
   /** Takes as many waiting calls as may run. */
@@ -104,8 +113,11 @@ export class Dispatch {
         return value;
       } catch (thrown) {
         const error = toRunnerError(thrown);
-        if (error.code !== 'LEDGER_FULL') this.#broken(error);
-        if (error.code !== 'LEDGER_FULL' || this.#abandoned.signal.aborted) throw error;
+        if (this.#abandoned.signal.aborted) throw error;
+        if (error.code !== 'LEDGER_FULL') {
+          this.#broken(error);
+          throw error;
+        }
         if (!this.#saidDiskFull) this.#options.onError(error, 'ledger');
         this.#saidDiskFull = true;
         await this.#options.clock.sleep(DISK_FULL_RETRY_MS, this.#abandoned.signal);
@@ -118,8 +130,9 @@ export class Dispatch {
     const { clock } = this.#options;
     this.#stopped = true;
     for (const hold of this.#holds.values()) hold.cancel?.();
-    if (await this.#untilIdle(deadline - clock.now())) return true;
+    const isDone = await this.#untilIdle(deadline - clock.now());
     this.#abandoned.abort();
+    if (isDone) return true;
     for (const controller of this.#running.values()) controller.abort();
     await this.#untilIdle(ABANDON_MS);
     return false;
@@ -140,9 +153,11 @@ export class Dispatch {
     const { ledger, concurrency } = this.#options;
     for (let scanned = 0; !this.#stopped && this.#running.size < concurrency;) {
       if (scanned >= SCAN_MAX) return this.#pumpSoon();
-      const limit = Math.min(concurrency - this.#running.size, SCAN_STEP_MAX);
+      // Behind the frontier most rows run already.
+      const passing = this.#afterSeq < this.#frontier ? this.#running.size : 0;
+      const limit = Math.min(concurrency - this.#running.size + passing, SCAN_STEP_MAX);
       const records = ledger.waiting(this.#afterSeq, limit);
-      for (const record of records) this.#take(record);
+      for (const record of records) if (this.#running.size < concurrency) this.#take(record);
       if (records.length < limit) return;
       scanned += records.length;
     }
@@ -151,6 +166,7 @@ export class Dispatch {
   #take(record: CallRecord): void {
     const { seq, call } = record;
     this.#afterSeq = seq;
+    this.#frontier = Math.max(this.#frontier, seq);
     if (this.#running.has(seq)) return;
     const hold = this.#holds.get(call.jobId);
     if (hold?.cancel) {
@@ -186,6 +202,7 @@ export class Dispatch {
     this.#running.delete(seq);
     this.#options.metrics.inFlight.add(-1);
     if (!isDone) this.#afterSeq = Math.min(this.#afterSeq, seq - 1);
+    this.#queue.shift()?.();
     if (this.#running.size === 0) this.#idle?.();
     this.#pumpSoon();
   }
@@ -285,8 +302,6 @@ export class Dispatch {
     this.#holds.delete(jobId);
     this.#release(hold);
   }
-
-  #stoppedByLedger = false;
 
   #broken(thrown: unknown): void {
     if (this.#stoppedByLedger) return;

@@ -36,10 +36,11 @@ export class Line {
   readonly chain: ChainClient | undefined;
   readonly ledger: Ledger;
   readonly dispatch: Dispatch;
-  readonly settlement: Settlement | undefined;
   readonly intake: Intake | undefined;
   readonly #options: LineOptions;
   readonly #closesChain: boolean;
+  readonly #settlement: Settlement | undefined;
+  #isConnected = false;
   #settling: Promise<void> | undefined;
   #cancelCompaction: (() => void) | undefined;
 
@@ -81,7 +82,7 @@ export class Line {
     if (!chain) return;
     const { confirmations, finality, dryRun } = config;
     const signer = chain.source === 'mock' && !parts.signer ? mockSigner(MOCK_ACCOUNT) : parts.signer;
-    this.settlement = new Settlement({
+    this.#settlement = new Settlement({
       chain,
       ledger,
       clock,
@@ -92,17 +93,24 @@ export class Line {
       ...(finality !== undefined && { finality }),
       onEvent: (event) => this.#tell(event),
     });
-    const { settlement, dispatch } = this;
+    const { dispatch } = this;
+    const settlement = this.#settlement;
     this.intake = new Intake({ chain, ledger, settlement, dispatch, config, clock, events, metrics, onConnected: () => this.#connected() });
     for (const serviceId of config.serviceIds)
       void codecs?.load(serviceId).catch((thrown: unknown) => onError(toRunnerError(thrown), 'blueprint'));
+  }
+
+  /** Undefined until the chain has answered: before, nothing is known of it. */
+  get settlement(): Settlement | undefined {
+    return this.#isConnected ? this.#settlement : undefined;
   }
 
   /** Once the chain answers: the ledger must be its ledger before anything is settled. */
   #connected(): Promise<void> {
     this.#settling ??= (async () => {
       await this.intake?.bind();
-      await this.settlement?.start();
+      this.#isConnected = true;
+      await this.#settlement?.start();
     })().catch((error: unknown) => {
       this.#settling = undefined;
       throw error;
@@ -120,7 +128,7 @@ export class Line {
   /** Closes what was opened here. */
   async close(): Promise<void> {
     this.#cancelCompaction?.();
-    await this.settlement?.close();
+    await this.#settlement?.close();
     if (!this.#options.parts.ledger) await this.ledger.close();
     if (this.#closesChain) await this.chain?.close();
   }

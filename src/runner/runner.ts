@@ -118,8 +118,10 @@ export class BlueprintRunner {
    * Rejects with the error that ended the runner.
    */
   async run(): Promise<void> {
+    let signals = 0;
     const onSignal = (name: keyof typeof EXIT_CODES): void => {
-      if (this.#stopping) process.exit(EXIT_CODES[name]);
+      signals += 1;
+      if (signals > 1) process.exit(EXIT_CODES[name]);
       this.#parts.telemetry.log.info('stopping', { signal: name });
       void this.stop();
     };
@@ -196,6 +198,7 @@ export class BlueprintRunner {
         if (await dispatch.write(() => ledger.recordProduced(call))) {
           this.#metrics.seen.add();
           dispatch.pump();
+          await dispatch.whenFree();
         }
         continue;
       }
@@ -213,7 +216,7 @@ export class BlueprintRunner {
 
   #sender(): ReturnType<NonNullable<Line['settlement']>['sender']> {
     const settlement = this.#line?.settlement;
-    if (!settlement) throw new RunnerError('STATE_INVALID', 'this runner follows no chain: nothing can be sent');
+    if (!settlement) throw new RunnerError('STATE_INVALID', 'no chain is followed, or it was not reached yet: nothing can be sent');
     return settlement.sender();
   }
 
