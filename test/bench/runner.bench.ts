@@ -1,6 +1,6 @@
 /**
- * An in-process call through the whole runner, without a ledger, against a direct await of the same function. The goal is a difference: at
- * most 1.5 us for each call. Calls come from a producer, one after the other, as many at a time as the runner takes.
+ * An in-process call through the whole runner, without a ledger, against a direct await of the same function for each call of the same
+ * producer. The goal is a difference: at most 1.5 us for each call.
  */
 
 import { BlueprintRunner, JobRouter, Metadata, defineJob } from '../../src/index.ts';
@@ -19,16 +19,17 @@ const router = new JobRouter().route(
 );
 const metadata = new Metadata();
 
+async function* calls(): AsyncGenerator<JobCall> {
+  for (let index = 0; index < CALLS; index += 1) yield { id: String(index), jobId: 0n, body, metadata };
+}
+
 async function directly(): Promise<void> {
-  for (let index = 0; index < CALLS; index += 1) await echo(body);
+  for await (const call of calls()) await echo(call.body);
 }
 
 async function throughRunner(): Promise<void> {
   const done = Promise.withResolvers<void>();
   let results = 0;
-  async function* calls(): AsyncGenerator<JobCall> {
-    for (let index = 0; index < CALLS; index += 1) yield { id: String(index), jobId: 0n, body, metadata };
-  }
   const runner = await BlueprintRunner.builder({ ledger: false, metrics: false, logLevel: 'silent' }, {})
     .router(router)
     .consumer({
