@@ -50,8 +50,8 @@ describe('how it is called', () => {
     const { stdout } = await bpr(['--help']);
     const commands = [...stdout.matchAll(/^ {2}([a-z]+) \[options\]/gm)].map(([, name = '']) => name);
     expect(commands.toSorted()).toEqual(['build', 'dev', 'doctor', 'init', 'run', 'why']);
-    for (const command of commands) {
-      const help = await bpr([command, '--help']);
+    for (const command of [...commands, 'jobs list', 'jobs show', 'jobs submit']) {
+      const help = await bpr([...command.split(' '), '--help']);
       expect(help.stdout, command).toContain('Examples:\n  bpr ');
     }
   });

@@ -15,7 +15,7 @@ interface SubmitFlags extends ChainFlags {
   readonly data?: Hex;
   readonly result?: string;
   readonly key: string;
-  readonly value: bigint;
+  readonly value?: bigint;
   readonly wait: boolean;
   readonly timeout: number;
   readonly json?: true;
@@ -42,7 +42,7 @@ export function addSubmit(jobs: Command, { io }: Cli): void {
     .option('--data <hex>', 'the encoded arguments, in place of --args', parseHex)
     .option('--result <types>', 'Solidity types of the result, to show its values')
     .option('--key <reference>', 'where the private key of the caller is', 'env:CALLER_PRIVATE_KEY')
-    .option('--value <wei>', 'payment, in wei', parseWei, 0n)
+    .option('--value <wei>', 'payment, in wei; default: none', parseWei)
     .option('--no-wait', 'do not wait for the result')
     .option('--timeout <seconds>', 'how long to wait for block and result', parseCount, 120)
     .option('--rpc-url <url>', 'JSON-RPC endpoint of the chain')
@@ -75,7 +75,7 @@ async function submit(io: Io, jobIndex: number, flags: SubmitFlags): Promise<voi
     const submission = {
       serviceId,
       jobIndex,
-      value,
+      value: value ?? 0n,
       ...(args !== undefined && { args }),
       ...(types !== undefined && { types }),
       ...(data && { data }),
