@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { RunnerError } from '../../errors.ts';
+import type { JobRouter } from '../../job/router.ts';
 import type { LocalService, LocalTangle } from '../../testing/tangle.ts';
 import type { LocalChain } from '../../testing/local-chain.ts';
 import { loadModule } from '../author-module.ts';
@@ -40,8 +41,8 @@ export function addDev(program: Command, { io }: Cli): void {
     .action(async (entry: string, flags: DevFlags) => {
       const { router } = await loadModule(resolve(io.cwd, entry));
       if (!router) throw new RunnerError('CONFIG_INVALID', `${entry} exports no JobRouter`);
-      const names = new Map(router.describe().map(({ id, name }) => [Number(id), name]));
-      const jobs = Array.from({ length: Math.max(...names.keys()) + 1 }, (_, index) => ({ name: names.get(index) ?? `job${index}` }));
+      const jobs = chainJobs(router);
+      if (jobs.length === 0) throw new RunnerError('CONFIG_INVALID', `${entry} routes no job that a chain can call: ids are 0 to 255`);
       const [{ startLocalChain }, { deployTangle }] = await Promise.all([
         import('../../testing/local-chain.ts'),
         import('../../testing/tangle.ts'),
@@ -57,6 +58,13 @@ export function addDev(program: Command, { io }: Cli): void {
         rmSync(dataDir, { recursive: true, force: true });
       }
     });
+}
+
+/** A job of the blueprint for each index up to the last one: a chain counts them. */
+function chainJobs(router: JobRouter): { readonly name: string }[] {
+  const names: string[] = [];
+  for (const { id, name } of router.describe()) if (BigInt(id) <= 255n) names[Number(id)] = name;
+  return Array.from(names, (name, index) => ({ name: name ?? `job${index}` }));
 }
 
 interface Surroundings {
