@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { request as httpRequest } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -178,16 +178,20 @@ describe('invocations', () => {
   });
 
   test('a function whose caller has gone is killed and makes room', async () => {
-    const firstHangs = '[ -e ran ] || { touch ran; exec sleep 60; }';
+    const folder = mkdtempSync(join(tmpdir(), 'faas-hangs-'));
+    const ran = join(folder, 'ran');
+    const firstHangs = `[ -e ${ran} ] || { touch ${ran}; exec sleep 60; }`;
     const server = await deployed(`#!/bin/sh\ncat > /dev/null\n${firstHangs}\necho '{"result":[]}'\n`, { max_concurrency: 1 });
     const abandoned = httpRequest(`${server.url}/api/functions/f/invoke`, { method: 'POST' }).on('error', () => {});
     abandoned.end(INVOKE);
-    while ((await send(server, 'GET', '/api/functions/f/health')).body['total_invocations'] !== 1);
+    // Only the first one hangs, and only once it has left its mark.
+    while (!existsSync(ran)) await send(server, 'GET', '/api/functions/f/health');
     let reply = await invoke(server);
     expect(reply.status).toBe(429);
     abandoned.destroy();
     while (reply.status === 429) reply = await invoke(server);
     expect(reply.status).toBe(200);
+    rmSync(folder, { recursive: true });
   });
 });
 
