@@ -146,7 +146,9 @@ class Bootstrap {
       else chunks.push(chunk);
     });
     const abort = (): void => stop(new RunnerError('ABORTED', 'nobody waits for the answer any more'));
-    signal.addEventListener('abort', abort, { once: true });
+    // The caller may have gone while the process was started.
+    if (signal.aborted) abort();
+    else signal.addEventListener('abort', abort, { once: true });
     const seconds = timeoutMs / 1_000;
     const timer = setTimeout(() => {
       stop(new RunnerError('EXECUTOR_TIMEOUT', `Function timeout after ${seconds}s`, { details: { timeout_secs: seconds } }));
