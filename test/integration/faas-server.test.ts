@@ -4,6 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { strToU8, zipSync } from 'fflate';
 import { afterEach, describe, expect, test } from 'vitest';
+import { parseFunctionConfig } from '../../src/testing/faas-package.ts';
+import { BootstrapFunction } from '../../src/testing/faas-process.ts';
 import { startFaasServer } from '../../src/testing/faas-server.ts';
 import type { FaasServer, FaasServerOptions } from '../../src/testing/faas-server.ts';
 
@@ -192,6 +194,18 @@ describe('invocations', () => {
     while (reply.status === 429) reply = await invoke(server);
     expect(reply.status).toBe(200);
     rmSync(folder, { recursive: true });
+  });
+
+  test('a function whose caller has gone before it is started is killed too', async () => {
+    const cat = new BootstrapFunction({
+      executable: '/bin/cat',
+      directory: tmpdir(),
+      environment: {},
+      config: parseFunctionConfig(undefined),
+      outputBytesMax: 1_000,
+    });
+    cleanUps.push(() => cat.close());
+    await expect(cat.run(new Uint8Array(), AbortSignal.abort())).rejects.toMatchObject({ code: 'ABORTED' });
   });
 });
 
