@@ -15,7 +15,7 @@ export const ERROR_TEXTS = {
   PEER_MISSING: { meaning: 'An optional package that a plugin needs is not installed.', remedy: 'Install the package that the message names.' },
 
   // Jobs: definition, arguments, results
-  JOB_UNKNOWN: { meaning: 'No route, fallback or executor takes this job id.', remedy: 'Register the job, or ignore the call.' },
+  JOB_UNKNOWN: { meaning: 'No route, fallback or executor takes this job id.', remedy: 'Ignore the call, or register the job and ask for another try with runner.retry().' },
   JOB_DUPLICATE: { meaning: 'A job id is routed twice.', remedy: 'Route each job id once.' },
   JOB_ID_INVALID: { meaning: 'The value is not a job id (an unsigned integer below 2^256).', remedy: 'Pass an integer, a decimal or 0x string, or at most 32 bytes.' },
   JOB_TYPE_INVALID: { meaning: 'A Solidity type in a job definition cannot be parsed.', remedy: 'Correct the type that the message names.' },
@@ -23,7 +23,7 @@ export const ERROR_TEXTS = {
   JOB_ARGS_INVALID: { meaning: 'The arguments of a call cannot be decoded as the types of its job.', remedy: 'Nothing to do for the operator: the caller sent other bytes than the job takes.' },
   JOB_RESULT_INVALID: { meaning: 'The job returned a value that cannot be encoded as its result type.', remedy: 'Correct the job: its message names the type and the value.' },
   JOB_REJECTED: { meaning: 'An extractor could not be satisfied by this call.', remedy: 'Call the job with the metadata that it needs.' },
-  JOB_FAILED: { meaning: 'The code of the job threw.', remedy: 'See the cause; declare the job idempotent to have it tried again.' },
+  JOB_FAILED: { meaning: 'The code of the job threw.', remedy: 'See the cause; declare the job idempotent to have it tried again by itself, or ask for another try with runner.retry().' },
   SCHEMA_INVALID: { meaning: 'Bytes are not a schema of the compact encoding.', remedy: 'Correct the schema of the blueprint.' },
 
   // Wire
@@ -70,7 +70,7 @@ export const ERROR_TEXTS = {
   SIGNER_MISSING: { meaning: 'A result is to be settled, but no account is configured.', remedy: 'Configure an account, or run with dryRun.' },
 
   // Ledger
-  LEDGER_CORRUPT: { meaning: 'The ledger file is damaged or not a ledger.', remedy: 'Move the file away: the runner rebuilds what the chain still shows.' },
+  LEDGER_CORRUPT: { meaning: 'The ledger file is damaged or not a ledger; it is left as it is.', remedy: 'Put a good copy in its place, or move it and its -wal file away and start with fromBlock: what the chain still shows is read again, and the contract takes no second result.' },
   LEDGER_FULL: { meaning: 'The disk of the ledger is full.', remedy: 'Free space: the runner goes on by itself.' },
   LEDGER_LOCKED: { meaning: 'Another runner uses this ledger.', remedy: 'Stop the other runner, or use another ledger file.' },
   LEDGER_VERSION: { meaning: 'The ledger was written by a newer version.', remedy: 'Use that version.' },

@@ -23,6 +23,7 @@ interface ErrorCodeEntry {
 
 const USER_NEVER: ErrorCodeEntry = { kind: 'user', retry: 'never' };
 const USER_SAFE: ErrorCodeEntry = { kind: 'user', retry: 'safe' };
+const USER_IDEMPOTENT: ErrorCodeEntry = { kind: 'user', retry: 'idempotent' };
 const SYSTEM_NEVER: ErrorCodeEntry = { kind: 'system', retry: 'never' };
 const SYSTEM_SAFE: ErrorCodeEntry = { kind: 'system', retry: 'safe' };
 const SYSTEM_IDEMPOTENT: ErrorCodeEntry = { kind: 'system', retry: 'idempotent' };
@@ -44,7 +45,7 @@ export const ERROR_CODES = {
   JOB_ARGS_INVALID: USER_NEVER,
   JOB_RESULT_INVALID: USER_NEVER,
   JOB_REJECTED: USER_NEVER,
-  JOB_FAILED: USER_NEVER,
+  JOB_FAILED: USER_IDEMPOTENT,
   SCHEMA_INVALID: USER_NEVER,
 
   // Wire

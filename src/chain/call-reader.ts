@@ -26,6 +26,7 @@ export interface CallReaderOptions extends LogOrigin {
   readonly transport: Pick<RpcTransport, 'batch'>;
   readonly serviceIds: readonly bigint[];
   readonly telemetry: Telemetry;
+  readonly onSkipped?: ((error: RunnerError) => void) | undefined;
 }
 
 export class CallReader {
@@ -34,6 +35,7 @@ export class CallReader {
   readonly #filter: { readonly address: Address; readonly topics: readonly (readonly Hex[])[] };
   readonly #telemetry: Telemetry;
   readonly #malformed: Counter;
+  readonly #onSkipped: CallReaderOptions['onSkipped'];
 
   constructor(options: CallReaderOptions) {
     this.#transport = options.transport;
@@ -42,6 +44,7 @@ export class CallReader {
     const topics = [[TOPIC.jobSubmitted, TOPIC.jobSubmittedFromQuote], ...(services.length > 0 ? [services] : [])];
     this.#filter = { address: options.contract, topics };
     this.#telemetry = options.telemetry;
+    this.#onSkipped = options.onSkipped;
     this.#malformed = options.telemetry.metrics.counter({
       name: 'blueprint_chain_logs_malformed_total',
       help: 'Logs that could not be decoded and were skipped.',
@@ -139,6 +142,7 @@ export class CallReader {
       if (!isRunnerError(error) || error.code !== 'LOG_MALFORMED') throw error;
       this.#malformed.add();
       this.#telemetry.log.warn('a log was skipped', { code: error.code, error: error.message, ...error.details });
+      this.#onSkipped?.(error);
       return undefined;
     }
   }

@@ -23,6 +23,8 @@ export interface FollowOptions {
   readonly fromBlock?: bigint;
   /** Only calls of these services; empty or absent: of all. */
   readonly serviceIds?: readonly bigint[];
+  /** A log of the contract could not be read and was passed over: `LOG_MALFORMED`. */
+  readonly onSkipped?: (error: RunnerError) => void;
   readonly signal: AbortSignal;
 }
 
@@ -67,6 +69,7 @@ export type SendOutcome = 'sent' | 'known' | 'nonce-too-low' | 'underpriced' | '
  */
 export interface SettlementChain {
   readonly source: 'rpc' | 'mock';
+  /** Throws `STATE_INVALID` before it is known: from the first answer of the chain on it is. */
   readonly chainId: number;
   readonly contract: Address;
   head(): Promise<BlockRef & { readonly timestamp: bigint }>;

@@ -95,7 +95,14 @@ class Follower {
     const { transport, chainId, contract, wsUrl, wsHeaders, clock, telemetry } = settings;
     this.#settings = settings;
     this.#options = options;
-    this.#reader = new CallReader({ transport, chainId, contract, serviceIds: options.serviceIds ?? [], telemetry });
+    this.#reader = new CallReader({
+      transport,
+      chainId,
+      contract,
+      serviceIds: options.serviceIds ?? [],
+      telemetry,
+      onSkipped: options.onSkipped,
+    });
     this.#heads = new HeadWatch({
       request: transport.request,
       ...(wsUrl !== undefined && { wsUrl }),

@@ -96,7 +96,8 @@ const DEFAULTS = {
 const BACKOFF_MS = 250;
 const BACKOFF_MAX_MS = 10_000;
 const WAIT_MAX_MS = 5_000;
-const CANNOT_PAY = 'TX_UNDERFUNDED before signing';
+/** What an operator has to hear. Some nodes find out about the money when they simulate. */
+const SAID_ONCE: readonly string[] = ['TX_UNDERFUNDED', 'LEDGER_FULL', 'LEDGER_CORRUPT'];
 const ANY_BLOCK = (1n << 63n) - 1n;
 
 /** What works for one account. */
@@ -316,12 +317,11 @@ export class Settlement {
       if (this.#desk) await this.#work(this.#desk, workIsDue);
       else this.#sayWithoutSigner();
       this.#failures = 0;
-      this.#desk?.lane.unstall(CANNOT_PAY);
+      for (const code of SAID_ONCE) this.#desk?.lane.unstall(`${code} in a turn`);
     } catch (thrown) {
       const error = toRunnerError(thrown);
       this.#desk?.lane.note(error);
-      // Some nodes find out when they simulate.
-      if (error.code === 'TX_UNDERFUNDED') this.#desk?.lane.stall(CANNOT_PAY, error);
+      if (SAID_ONCE.includes(error.code)) this.#desk?.lane.stall(`${error.code} in a turn`, error);
       const waitMs = Math.min(BACKOFF_MAX_MS, BACKOFF_MS * 2 ** Math.min(this.#failures, 10));
       this.#failures += 1;
       this.#notBeforeMs = this.#nowMs() + waitMs;

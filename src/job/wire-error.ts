@@ -101,7 +101,7 @@ export function errorFromResponse(status: number, body: Uint8Array, headers: Hea
 /** What a platform says in `{"success":false,"error":"..."}`. */
 export function errorFromReply(error: unknown, status: number): RunnerError {
   const message = typeof error === 'string' && error !== '' ? shorten(error) : 'the handler reported a failure without a reason';
-  return new RunnerError('JOB_FAILED', message, { details: { status }, retry: 'idempotent' });
+  return new RunnerError('JOB_FAILED', message, { details: { status } });
 }
 
 interface ErrorBody {
@@ -133,7 +133,7 @@ function judge(status: number, said: ErrorBody, hasRetryAfter: boolean): { reado
     case 503:
       return { code: 'EXECUTOR_UNAVAILABLE', ...(!hasRetryAfter && { retry: 'idempotent' as const }) };
     case 500:
-      return said.error === undefined ? { code: 'EXECUTOR_RESPONSE_INVALID' } : { code: 'JOB_FAILED', retry: 'idempotent' };
+      return said.error === undefined ? { code: 'EXECUTOR_RESPONSE_INVALID' } : { code: 'JOB_FAILED' };
     case 400:
     case 415:
     case 422:

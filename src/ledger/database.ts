@@ -1,6 +1,6 @@
 /** The SQLite file beneath the ledger: opening, checking, locking, and group commit. */
 
-import { mkdirSync, statSync } from 'node:fs';
+import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import type { StatementSync } from 'node:sqlite';
@@ -15,9 +15,13 @@ const CHECKED_BYTES_MAX = 256 * 1024 * 1024;
 const BUSY_MS = 5_000;
 
 // Primary result codes: https://www.sqlite.org/rescode.html
-const SQLITE = { busy: 5, locked: 6, ioError: 10, corrupt: 11, full: 13, notADatabase: 26 } as const;
+const SQLITE = { busy: 5, locked: 6, ioError: 10, corrupt: 11, full: 13, cantOpen: 14, tooBig: 18, notADatabase: 26 } as const;
+const NO_SPACE: readonly unknown[] = ['ENOSPC', 'EDQUOT'];
+const NO_ACCESS: readonly unknown[] = ['EACCES', 'EPERM', 'EROFS', 'ENOTDIR', 'EEXIST'];
 
-const SCHEMA = `
+const SETTINGS = 'PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY;';
+
+const SCHEMA = `BEGIN;
 CREATE TABLE IF NOT EXISTS calls (
   seq INTEGER PRIMARY KEY AUTOINCREMENT,
   id TEXT NOT NULL UNIQUE,
@@ -55,7 +59,8 @@ CREATE TABLE IF NOT EXISTS transaction_calls (transaction_id INTEGER NOT NULL, s
 CREATE INDEX IF NOT EXISTS transaction_calls_seq ON transaction_calls (seq);
 CREATE TABLE IF NOT EXISTS cursors (chain_id INTEGER NOT NULL, contract TEXT NOT NULL, number INTEGER NOT NULL, hash TEXT NOT NULL, PRIMARY KEY (chain_id, contract)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-`;
+PRAGMA application_id = ${APPLICATION_ID}; PRAGMA user_version = ${VERSION};
+COMMIT;`;
 
 function sqliteCode(thrown: unknown): number | undefined {
   const code = typeof thrown === 'object' && thrown !== null && 'errcode' in thrown ? thrown.errcode : undefined;
@@ -65,15 +70,24 @@ function sqliteCode(thrown: unknown): number | undefined {
 /** What SQLite threw, with the code that says what to do. */
 function ledgerError(thrown: unknown, path: string): unknown {
   const code = sqliteCode(thrown);
+  const system = typeof thrown === 'object' && thrown !== null && 'code' in thrown ? thrown.code : undefined;
   const options = { cause: thrown, details: { path, sqliteCode: code } };
-  if (code === SQLITE.full || code === SQLITE.ioError)
+  if (code === SQLITE.full || code === SQLITE.ioError || NO_SPACE.includes(system))
     return new RunnerError('LEDGER_FULL', `the ledger ${path} cannot be written: the disk is full or fails`, options);
-  if (code === SQLITE.corrupt || code === SQLITE.notADatabase) {
-    return new RunnerError('LEDGER_CORRUPT', `the ledger ${path} is damaged or not a ledger`, options);
-  }
+  if (code === SQLITE.corrupt || code === SQLITE.notADatabase) return corrupt(path, 'is damaged or not a ledger', thrown);
+  if (code === SQLITE.tooBig)
+    return new RunnerError('PAYLOAD_TOO_LARGE', `the ledger ${path} takes no arguments or results of 1,000,000,000 bytes or more`, options);
+  if (code === SQLITE.cantOpen || NO_ACCESS.includes(system))
+    return new RunnerError('CONFIG_INVALID', `the ledger ${path} cannot be opened; check the path and its permissions`, options);
   if (code === SQLITE.busy || code === SQLITE.locked)
     return new RunnerError('LEDGER_LOCKED', `the ledger ${path} is used by another process`, options);
   return thrown;
+}
+
+/** The file is evidence: it is never repaired or replaced here. */
+function corrupt(path: string, what: string, cause?: unknown): RunnerError {
+  const remedy = `put a good copy in its place, or move it and ${path}-wal away and start with fromBlock`;
+  return new RunnerError('LEDGER_CORRUPT', `the ledger ${path} ${what}; ${remedy}`, { cause, details: { path } });
 }
 
 interface Write {
@@ -103,15 +117,19 @@ export class LedgerDatabase {
   constructor({ path, readonly = false }: DatabaseOptions) {
     this.path = path;
     const inMemory = path === ':memory:';
+    let database: DatabaseSync | undefined;
     try {
       if (!inMemory && !readonly) mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
       this.#lock = inMemory || readonly ? undefined : takeLock(path);
-      this.#database = new DatabaseSync(path, { readOnly: readonly, timeout: BUSY_MS });
+      if (this.#lock) makeUnlessThere(path);
+      database = new DatabaseSync(path, { readOnly: readonly, timeout: BUSY_MS });
+      this.#database = database;
       this.#check(inMemory);
       if (!readonly) this.#prepare();
       this.#begin = this.#database.prepare('BEGIN IMMEDIATE');
       this.#commit = this.#database.prepare('COMMIT');
     } catch (thrown) {
+      database?.close();
       this.#lock?.close();
       throw ledgerError(thrown, path);
     }
@@ -194,8 +212,7 @@ export class LedgerDatabase {
   #check(inMemory: boolean): void {
     const tables = this.#number('SELECT count(*) AS value FROM sqlite_schema');
     const mark = this.#number('SELECT application_id AS value FROM pragma_application_id');
-    if (tables > 0 && mark !== APPLICATION_ID)
-      throw new RunnerError('LEDGER_CORRUPT', `${this.path} is a database, but not a ledger`, { details: { path: this.path } });
+    if (tables > 0 && mark !== APPLICATION_ID) throw corrupt(this.path, 'is a database, but not a ledger');
     const version = this.#number('SELECT user_version AS value FROM pragma_user_version');
     if (version > VERSION) {
       throw new RunnerError('LEDGER_VERSION', `the ledger ${this.path} has version ${version}, this program knows ${VERSION}`, {
@@ -204,19 +221,43 @@ export class LedgerDatabase {
     }
     if (inMemory || statSync(this.path).size > CHECKED_BYTES_MAX) return;
     const verdict = this.#database.prepare('PRAGMA quick_check(1)').get()?.['quick_check'];
-    if (verdict !== 'ok')
-      throw new RunnerError('LEDGER_CORRUPT', `the ledger ${this.path} is damaged: ${String(verdict)}`, { details: { path: this.path } });
+    if (verdict !== 'ok') throw corrupt(this.path, `is damaged (${String(verdict)})`);
   }
 
   #prepare(): void {
-    this.#database.exec(
-      'PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY;',
-    );
-    this.#database.exec(`BEGIN; ${SCHEMA} PRAGMA application_id = ${APPLICATION_ID}; PRAGMA user_version = ${VERSION}; COMMIT;`);
+    this.#database.exec(SETTINGS);
+    this.#database.exec(SCHEMA);
   }
 
   #number(sql: string): number {
     return Number(this.#database.prepare(sql).get()?.['value'] ?? 0);
+  }
+}
+
+/**
+ * A ledger comes into being with a rename, complete: a file that is empty, or one that is gone while its log is there, was a ledger once.
+ * SQLite would take it for a new one.
+ */
+function makeUnlessThere(path: string): void {
+  const size = statSync(path, { throwIfNoEntry: false })?.size;
+  if (size === 0) throw corrupt(path, 'is empty: its content is gone');
+  if (size !== undefined) return;
+  if (existsSync(`${path}-wal`)) throw corrupt(path, `is gone, but ${path}-wal is there`);
+  const fresh = `${path}.new`;
+  for (const file of [fresh, `${fresh}-wal`, `${fresh}-shm`]) rmSync(file, { force: true });
+  const database = new DatabaseSync(fresh);
+  try {
+    database.exec(SETTINGS);
+    database.exec(SCHEMA);
+  } finally {
+    database.close();
+  }
+  renameSync(fresh, path);
+  const folder = openSync(dirname(path), 'r');
+  try {
+    fsyncSync(folder);
+  } finally {
+    closeSync(folder);
   }
 }
 

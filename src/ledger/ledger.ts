@@ -163,8 +163,8 @@ export interface Ledger {
     detail: { readonly executor: string; readonly durationMs: number },
   ): Promise<boolean>;
   recordFailed(seq: number, error: { readonly code: string; readonly message: string }): Promise<void>;
-  recordIgnored(seq: number, reason: string): Promise<void>;
-  /** An operator asks for another try of a `failed` or `rejected` call. False when it is in another state. */
+  recordIgnored(seq: number, reason: { readonly code: string; readonly message: string }): Promise<void>;
+  /** An operator asks for another try of a call that is `failed`, `rejected`, or `ignored` without having run. False when it is in another state. */
   retry(seq: number): Promise<boolean>;
 
   /** Executed calls that wait for settlement, whose event is in block `throughBlock` or before; in arrival order. Reads only. */

@@ -144,8 +144,8 @@ export class SqliteLedger implements Ledger {
     return this.#end(seq, { state: 'failed', code, message, from: `IN ${OPEN}` });
   }
 
-  recordIgnored(seq: number, reason: string): Promise<void> {
-    return this.#end(seq, { state: 'ignored', message: reason, from: `IN ${OPEN}` });
+  recordIgnored(seq: number, { code, message }: Reason): Promise<void> {
+    return this.#end(seq, { state: 'ignored', code, message, from: `IN ${OPEN}` });
   }
 
   recordRejected(seq: number, { code, message }: Reason): Promise<void> {
@@ -158,8 +158,8 @@ export class SqliteLedger implements Ledger {
 
   retry(seq: number): Promise<boolean> {
     return this.#database.write(() => {
-      const sql = `UPDATE calls SET state = CASE state WHEN ${failed} THEN ${seen} ELSE ${executed} END, error_code = NULL, error_message = NULL, updated_at = ?
-        WHERE seq = ? AND state IN (${failed}, ${rejected})`;
+      const sql = `UPDATE calls SET state = CASE state WHEN ${rejected} THEN ${executed} ELSE ${seen} END, error_code = NULL, error_message = NULL, updated_at = ?
+        WHERE seq = ? AND (state IN (${failed}, ${rejected}) OR (state = ${ignored} AND executed_at IS NULL))`;
       const changed = this.#run(sql, this.#clock.now(), seq) === 1;
       if (changed) this.#note(seq, 'retry', {});
       return changed;

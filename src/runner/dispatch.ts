@@ -88,7 +88,12 @@ export class Dispatch {
     try {
       this.#pump();
     } catch (thrown) {
-      this.#broken(thrown);
+      const error = toRunnerError(thrown);
+      if (error.code !== 'LEDGER_FULL') return this.#broken(error);
+      this.#sayDiskFull(error);
+      if (this.#pumpDue) return;
+      this.#pumpDue = true;
+      this.#options.clock.after(DISK_FULL_RETRY_MS, () => this.#duePump());
     }
   }
 
@@ -104,7 +109,7 @@ export class Dispatch {
     this.pump();
   }
 
-  /** Writes to the ledger; waits while its disk is full. Ends with the runner when the ledger is broken. */
+  /** Writes to the ledger; waits while its disk is full. Ends with the runner when the ledger is broken. Rejects with `PAYLOAD_TOO_LARGE`. */
   async write<T>(change: () => Promise<T>): Promise<T> {
     for (;;) {
       try {
@@ -113,13 +118,12 @@ export class Dispatch {
         return value;
       } catch (thrown) {
         const error = toRunnerError(thrown);
-        if (this.#abandoned.signal.aborted) throw error;
+        if (this.#abandoned.signal.aborted || error.code === 'PAYLOAD_TOO_LARGE') throw error;
         if (error.code !== 'LEDGER_FULL') {
           this.#broken(error);
           throw error;
         }
-        if (!this.#saidDiskFull) this.#options.onError(error, 'ledger');
-        this.#saidDiskFull = true;
+        this.#sayDiskFull(error);
         await this.#options.clock.sleep(DISK_FULL_RETRY_MS, this.#abandoned.signal);
       }
     }
@@ -136,6 +140,11 @@ export class Dispatch {
     for (const controller of this.#running.values()) controller.abort();
     await this.#untilIdle(ABANDON_MS);
     return false;
+  }
+
+  #sayDiskFull(error: RunnerError): void {
+    if (!this.#saidDiskFull) this.#options.onError(error, 'ledger');
+    this.#saidDiskFull = true;
   }
 
   #untilIdle(waitMs: number): Promise<boolean> {
@@ -183,10 +192,12 @@ export class Dispatch {
   #pumpSoon(): void {
     if (this.#pumpDue || this.#stopped) return;
     this.#pumpDue = true;
-    setImmediate(() => {
-      this.#pumpDue = false;
-      this.pump();
-    });
+    setImmediate(() => this.#duePump());
+  }
+
+  #duePump(): void {
+    this.#pumpDue = false;
+    this.pump();
   }
 
   /** Never rejects. */
@@ -229,7 +240,12 @@ export class Dispatch {
       if (signal.aborted || this.#stoppedByLedger) return false;
       return this.#failed(record, toRunnerError(thrown, 'JOB_FAILED'));
     }
-    return this.#succeeded(record, executed, clock.monotonic() - startedAt);
+    const durationMs = clock.monotonic() - startedAt;
+    return this.#succeeded(record, executed, durationMs).catch((thrown: unknown) => {
+      const error = toRunnerError(thrown);
+      if (error.code !== 'PAYLOAD_TOO_LARGE') throw error;
+      return this.#failed(record, error);
+    });
   }
 
   async #attempted(
@@ -260,16 +276,13 @@ export class Dispatch {
   async #failed({ seq, call }: CallRecord, error: RunnerError): Promise<boolean> {
     const { ledger, onFailed, events, metrics } = this.#options;
     const { code, message } = error;
-    if (code === 'JOB_UNKNOWN') {
-      await this.write(() => ledger.recordIgnored(seq, message));
-      return true;
-    }
     if (error.retry === 'safe') {
       this.#hold(call.jobId, seq, error);
       return false;
     }
     this.#free(call.jobId);
-    await this.write(() => ledger.recordFailed(seq, { code, message }));
+    const reason = { code, message };
+    await this.write(() => (code === 'JOB_UNKNOWN' ? ledger.recordIgnored(seq, reason) : ledger.recordFailed(seq, reason)));
     metrics.failed.add();
     if (events.hears('failed')) events.emit('failed', { seq, call, error });
     onFailed(error, call);

@@ -34,7 +34,7 @@ export interface RunnerEvents {
     event: { readonly seq: number; readonly call: JobCall; readonly attempt: number; readonly executor: string; readonly reason: string },
   ];
   executed: [event: ExecutedCall];
-  /** The call will not be tried again. */
+  /** The call will not be tried again by itself; with a ledger `runner.retry(seq)` does. */
   failed: [event: { readonly seq: number | undefined; readonly call: JobCall; readonly error: RunnerError }];
   submitted: [event: OfSettlement<'submitted'>];
   mined: [event: OfSettlement<'mined'>];

@@ -6,8 +6,7 @@ import { mockSigner } from '../chain/mock-transaction.ts';
 import type { MockChainClient } from '../chain/mock.ts';
 import type { SettlementEvent } from '../chain/settlement.ts';
 import { Settlement } from '../chain/settlement.ts';
-import type { RunnerError } from '../errors.ts';
-import { toRunnerError } from '../errors.ts';
+import { RunnerError, toRunnerError } from '../errors.ts';
 import type { JobCall, JobResult } from '../job/call.ts';
 import type { Ledger } from '../ledger/ledger.ts';
 import { SqliteLedger } from '../ledger/sqlite.ts';
@@ -80,8 +79,6 @@ export class Line {
       clock,
     });
     if (!chain) return;
-    const { confirmations, finality, dryRun } = config;
-    const signer = chain.source === 'mock' && !parts.signer ? mockSigner(MOCK_ACCOUNT) : parts.signer;
     this.#settlement = new Settlement({
       chain,
       ledger,
@@ -95,7 +92,18 @@ export class Line {
     });
     const { dispatch } = this;
     const settlement = this.#settlement;
-    this.intake = new Intake({ chain, ledger, settlement, dispatch, config, clock, events, metrics, onConnected: () => this.#connected() });
+    this.intake = new Intake({
+      chain,
+      ledger,
+      settlement,
+      dispatch,
+      config,
+      clock,
+      events,
+      metrics,
+      onConnected: () => this.#connected(),
+      onSkipped: (error) => onError(error, 'chain'),
+    });
     for (const serviceId of config.serviceIds)
       void codecs?.load(serviceId).catch((thrown: unknown) => onError(toRunnerError(thrown), 'blueprint'));
   }
@@ -118,6 +126,15 @@ export class Line {
     return this.#settling;
   }
 
+  /** Takes up again what failed or was rejected. False: there is nothing of that kind. */
+  async retry(seq: number): Promise<boolean> {
+    const isOpen = await this.dispatch.write(() => this.ledger.retry(seq));
+    if (!isOpen) return false;
+    this.dispatch.rescan();
+    this.settlement?.wake();
+    return true;
+  }
+
   /** Waits for running calls and unsettled results. Resolves with whether nothing is left. */
   async drain(deadline: number): Promise<boolean> {
     const isDone = await this.dispatch.drain(deadline);
@@ -134,7 +151,7 @@ export class Line {
   }
 
   #tell(event: SettlementEvent): void {
-    const { events, onError } = this.#options;
+    const { events, onError, onFatal } = this.#options;
     switch (event.type) {
       case 'submitted':
         return events.emit('submitted', event);
@@ -143,17 +160,24 @@ export class Line {
       case 'final':
         return events.emit('final', event);
       case 'rejected':
-        return events.emit('rejected', event);
+        events.emit('rejected', event);
+        return this.#refused(event);
       case 'closed':
         return events.emit('closed', event);
       case 'orphaned':
         return events.emit('orphaned', event);
       case 'stalled':
+        if (event.error.code === 'LEDGER_CORRUPT') return onFatal(event.error);
         return onError(event.error, 'settlement');
       case 'bumped':
       case 'healed':
       case 'dry-run':
     }
+  }
+
+  #refused({ seq, code, reason }: Extract<SettlementEvent, { readonly type: 'rejected' }>): void {
+    const call = this.ledger.get(seq)?.call;
+    if (call) this.#options.onFailed(new RunnerError(code, reason, { details: { seq } }), call);
   }
 
   #compactLater(): void {

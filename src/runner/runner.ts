@@ -143,6 +143,21 @@ export class BlueprintRunner {
     return this.#stopping;
   }
 
+  /**
+   * Another try, asked for by an operator: a `failed` call, or one that nobody took, is executed again; a `rejected` result is offered
+   * again. False when the ledger has no such call in one of these states. Throws `STATE_INVALID` unless the runner runs and has a ledger.
+   *
+   * @example
+   * for (const { seq } of ledger.find({ states: ['failed'] })) await runner.retry(seq);
+   */
+  async retry(seq: number): Promise<boolean> {
+    const line = this.#line;
+    if (this.#state !== 'running')
+      throw new RunnerError('STATE_INVALID', `the runner is ${this.#state}; only one that runs tries calls again`);
+    if (!line) throw new RunnerError('STATE_INVALID', 'this runner has no ledger: it remembers no failed calls');
+    return line.retry(seq);
+  }
+
   status(): RunnerStatus {
     const { config, executors } = this.#parts;
     const chain = this.#line?.chain;
@@ -191,20 +206,27 @@ export class BlueprintRunner {
   }
 
   async #produce(producer: Producer, signal: AbortSignal): Promise<void> {
-    for await (const call of producer.calls(signal)) {
+    for await (const made of producer.calls(signal)) {
       if (signal.aborted) return;
+      const calls = 'jobId' in made ? [made] : made;
       if (this.#line) {
-        const { ledger, dispatch } = this.#line;
-        if (await dispatch.write(() => ledger.recordProduced(call))) {
-          this.#metrics.seen.add();
-          dispatch.pump();
-          await dispatch.whenFree();
-        }
+        await this.#journal(calls, this.#line);
         continue;
       }
-      const full = this.#direct?.take(call);
-      if (full) await full;
+      for (const call of calls) {
+        const full = this.#direct?.take(call);
+        if (full) await full;
+      }
     }
+  }
+
+  async #journal(calls: readonly JobCall[], { ledger, dispatch }: Line): Promise<void> {
+    const areNew = await Promise.all(calls.map((call) => dispatch.write(() => ledger.recordProduced(call))));
+    const count = areNew.filter(Boolean).length;
+    if (count === 0) return;
+    this.#metrics.seen.add(count);
+    dispatch.pump();
+    await dispatch.whenFree();
   }
 
   #serve(service: BackgroundService): void {

@@ -401,7 +401,7 @@ describe('platform mode and deployer', () => {
 
   test.each([
     ['its own timeout', 'exec sleep 30', 'EXECUTOR_TIMEOUT', 'idempotent'],
-    ['a crash', 'exit 7', 'JOB_FAILED', 'never'],
+    ['a crash', 'exit 7', 'JOB_FAILED', 'idempotent'],
     ['an error of the job', `echo '{"error":"bad","code":"JOB_ARGS_INVALID"}'`, 'JOB_ARGS_INVALID', 'never'],
   ])('a function that ends with %s', async (_, line, code, retry) => {
     const platform = await startFaasServer();
