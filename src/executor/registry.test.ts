@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { RunnerError, isRunnerError } from '../errors.ts';
 import type { ErrorCode, Retry } from '../errors.ts';
-import { Metadata } from '../job/call.ts';
+import { Metadata, TRACE } from '../job/call.ts';
 import type { JobCall } from '../job/call.ts';
 import { silentTelemetry } from '../telemetry/telemetry.ts';
 import type { Counter, Gauge, Histogram, MetricOptions, Span, SpanOptions, Telemetry } from '../telemetry/telemetry.ts';
@@ -32,6 +32,7 @@ class Scripted implements FaasExecutor {
   readonly name: string;
   readonly limits: FaasExecutor['limits'];
   readonly seen: InvokeOptions[] = [];
+  readonly calls: JobCall[] = [];
   readonly #script: ((options: InvokeOptions) => Promise<Execution>)[];
   closed = 0;
 
@@ -49,7 +50,8 @@ class Scripted implements FaasExecutor {
     });
   }
 
-  invoke(_call: JobCall, options: InvokeOptions): Promise<Execution> {
+  invoke(call: JobCall, options: InvokeOptions): Promise<Execution> {
+    this.calls.push(call);
     this.seen.push(options);
     const step = this.#script[Math.min(this.seen.length, this.#script.length) - 1];
     return step ? step(options) : Promise.reject(new RunnerError('INTERNAL', 'no script'));
@@ -425,10 +427,13 @@ describe('telemetry', () => {
       return { add, set: (value) => void (values[key] = value), record: () => add() };
     };
     const startSpan = (name: string, options?: SpanOptions): Span => {
-      spans.push(`${name} ${options?.attributes?.['executor']} ${options?.attributes?.['attempt']}`);
+      spans.push(`${name} ${options?.attributes?.['blueprint.executor.name']} ${options?.attributes?.['blueprint.attempt']}`);
       return {
-        setAttribute() {},
+        context: { traceparent: `span ${spans.length}` },
+        setAttribute: (attribute, value) => void spans.push(`${attribute}=${value}`),
+        addEvent() {},
         recordError: (error) => void spans.push(`error ${(error as RunnerError).code}`),
+        run: (work) => work(),
         end: () => void spans.push('end'),
       };
     };
@@ -459,12 +464,44 @@ describe('telemetry', () => {
     });
   });
 
-  test('opens one span for each attempt and ends it', async () => {
+  test('opens one span for each attempt, says its outcome and ends it', async () => {
     const { telemetry, spans } = recorder();
-    const executor = new Scripted('cloud', ['EXECUTOR_UNREACHABLE', answer('x')]);
+    const warm = { ...answer('x'), report: { coldStart: false, requestId: 'r-1' } };
+    const executor = new Scripted('cloud', ['EXECUTOR_UNREACHABLE', warm]);
     const { registry, clock } = setUp({ executor }, { telemetry });
     await settled(clock, registry.execute(call()));
-    expect(spans).toEqual(['job.execute cloud 1', 'error EXECUTOR_UNREACHABLE', 'end', 'job.execute cloud 2', 'end']);
+    expect(spans).toEqual([
+      'job.execute cloud 1',
+      'blueprint.outcome=EXECUTOR_UNREACHABLE',
+      'error.type=EXECUTOR_UNREACHABLE',
+      'error EXECUTOR_UNREACHABLE',
+      'end',
+      'job.execute cloud 2',
+      'faas.coldstart=false',
+      'faas.invocation_id=r-1',
+      'blueprint.outcome=OK',
+      'end',
+    ]);
+  });
+
+  test('each attempt carries its span, and the call of the caller stays as it is', async () => {
+    const { telemetry } = recorder();
+    const executor = new Scripted('cloud', ['EXECUTOR_UNREACHABLE', answer('x')]);
+    const { registry, clock } = setUp({ executor }, { telemetry });
+    const metadata = new Metadata([[TRACE.state, 'a=1']]).set('key', 'value', { sensitive: true });
+    await settled(clock, registry.execute({ ...call(), metadata }));
+    expect(executor.calls.map((seen) => [...seen.metadata])).toEqual([
+      [
+        ['key', 'value'],
+        [TRACE.parent, 'span 1'],
+      ],
+      [
+        ['key', 'value'],
+        [TRACE.parent, 'span 6'],
+      ],
+    ]);
+    expect(executor.calls.every((seen) => seen.metadata.isSensitive('key'))).toBe(true);
+    expect(metadata.has(TRACE.parent)).toBe(false);
   });
 });
 

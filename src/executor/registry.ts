@@ -11,6 +11,7 @@ import type { ErrorCode } from '../errors.ts';
 import type { JobCall, JobIdLike, JobResult } from '../job/call.ts';
 import { silentTelemetry } from '../telemetry/telemetry.ts';
 import type { Span, Telemetry } from '../telemetry/telemetry.ts';
+import { AttemptSpan } from './attempt-span.ts';
 import { Deadlines, Expiring } from './deadline.ts';
 import { requestTooLarge, responseTooLarge } from './executor.ts';
 import type { Execution, ExecutionReport, FaasExecutor } from './executor.ts';
@@ -50,6 +51,8 @@ export interface ExecuteOptions {
   readonly signal?: AbortSignal | undefined;
   /** Attempts of earlier runs of the program: numbering goes on from here. Default 0. */
   readonly attemptsBefore?: number | undefined;
+  /** The span of the call. Default: the trace that follows from the call. */
+  readonly parent?: Span | undefined;
   /** Awaited before each attempt; when it fails the attempt is not made and `execute` rejects with its error. */
   readonly onAttempt?: ((attempt: number, executor: string, reason: string) => void | Promise<void>) | undefined;
   /** Awaited after each failed attempt. `nextAt`: when the next one starts, milliseconds since the epoch; undefined when there is none. */
@@ -201,15 +204,18 @@ export class ExecutorRegistry {
   #invoke(run: Run): Promise<Execution> {
     const { call, target, attempt, options } = run;
     const { executor } = target.host;
-    if (this.#telemetry.startSpan) {
-      run.span = this.#telemetry.startSpan('job.execute', {
-        attributes: { executor: executor.name, job: run.route.job, call: call.id, attempt },
-      });
+    const { startSpan } = this.#telemetry;
+    if (startSpan) {
+      const { name } = executor;
+      const isRemote = target.foreign;
+      run.span = new AttemptSpan(startSpan, { call, job: run.route.job, executor: name, attempt, isRemote, parent: options.parent });
     }
     run.startedAt = this.#clock.monotonic();
     target.metrics.started();
     const deadline = this.#clock.now() + target.timeoutMs;
-    const execution = executor.invoke(call, { deadline, signal: options.signal, attempt });
+    const limits = { deadline, signal: options.signal, attempt };
+    const { span } = run;
+    const execution = span ? span.run(() => executor.invoke(span.call, limits)) : executor.invoke(call, limits);
     if (!target.foreign) return execution;
     return new Promise((resolve, reject) => {
       const guard = new Guard(run, deadline + DEADLINE_GRACE_MS, reject);
@@ -225,7 +231,7 @@ export class ExecutorRegistry {
     target.host.breaker?.succeeded(run.admission);
     leave(run);
     target.metrics.ended(this.#clock.monotonic() - run.startedAt, execution.report);
-    run.span?.end();
+    run.span?.succeeded(execution.report);
   }
 
   /** Decides about the next attempt: prepares it and returns, or throws. */
@@ -258,8 +264,7 @@ export class ExecutorRegistry {
     else host.breaker?.succeeded(run.admission);
     leave(run);
     metrics.failed(this.#clock.monotonic() - run.startedAt, error.code);
-    run.span?.recordError(error);
-    run.span?.end();
+    run.span?.failed(error);
     run.span = undefined;
   }
 
@@ -324,7 +329,7 @@ class Run {
   admission: Admission = 'pass';
   startedAt = 0;
   lastError: RunnerError | undefined = undefined;
-  span: Span | undefined = undefined;
+  span: AttemptSpan | undefined = undefined;
 
   constructor(route: Route, call: JobCall, options: ExecuteOptions) {
     this.route = route;

@@ -104,6 +104,9 @@ export const BLUEPRINT = {
   resultCodec: 'x-blueprint-result-codec',
 } as const;
 
+/** Metadata names of W3C Trace Context: the span of the attempt, for jobs that trace what they do. */
+export const TRACE = { parent: 'traceparent', state: 'tracestate' } as const;
+
 /** How job arguments and results are encoded: `abi.encode`, or the compact encoding of a job that has a schema on chain. */
 export type Codec = 'abi' | 'compact';
 

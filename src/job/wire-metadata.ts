@@ -17,7 +17,7 @@ const NOT_METADATA: ReadonlySet<string> = new Set([
   'x-blueprint-wire',
 ]);
 
-const HEADER_NAME = /^x-(?:tangle|blueprint)-[a-z0-9-]+$/;
+const HEADER_NAME = /^(?:x-(?:tangle|blueprint)-[a-z0-9-]+|trace(?:parent|state))$/;
 const HEADER_TEXT = /^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$/;
 
 /** A new record of headers; the id of the call goes under the name of the call key. */
@@ -42,7 +42,7 @@ export function metadataFromHeaders(headers: Headers): Metadata {
   const metadata = new Metadata();
   for (const name in headers) {
     const value = headers[name];
-    if (value === undefined || !name.startsWith('x-') || !HEADER_NAME.test(name) || NOT_METADATA.has(name)) continue;
+    if (value === undefined || !HEADER_NAME.test(name) || NOT_METADATA.has(name)) continue;
     metadata.set(name, typeof value === 'string' ? value : value.join(', '));
   }
   const others = decoded(headers[OTHERS_HEADER]);

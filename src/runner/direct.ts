@@ -5,6 +5,7 @@ import { toRunnerError } from '../errors.ts';
 import type { RunnerError } from '../errors.ts';
 import type { Executed, ExecutorRegistry } from '../executor/registry.ts';
 import type { JobCall, JobResult } from '../job/call.ts';
+import type { CallTraces } from './call-traces.ts';
 import type { RunnerEmitter } from './events.ts';
 import type { RunnerMetrics } from './metrics.ts';
 
@@ -16,6 +17,7 @@ export interface DirectOptions {
   readonly clock: Clock;
   readonly events: RunnerEmitter;
   readonly metrics: RunnerMetrics;
+  readonly traces?: CallTraces | undefined;
 }
 
 export class DirectLine {
@@ -34,11 +36,11 @@ export class DirectLine {
 
   /** Runs a call. A promise when all places are taken: wait for it before the next call. */
   take(call: JobCall): Promise<void> | undefined {
-    const { executors, metrics, clock, events } = this.#options;
+    const { executors, metrics, clock, events, traces } = this.#options;
     this.#running += 1;
     metrics.inFlight.add(1);
     const startedAt = events.hears('executed') ? clock.monotonic() : 0;
-    executors.execute(call).then(
+    executors.execute(call, traces && { parent: traces.of(call) }).then(
       (executed) => this.#succeeded(call, executed, startedAt),
       (thrown: unknown) => this.#failed(call, thrown),
     );

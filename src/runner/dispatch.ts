@@ -9,6 +9,7 @@ import type { RunnerError } from '../errors.ts';
 import type { Executed, ExecutorRegistry } from '../executor/registry.ts';
 import type { JobCall, JobResult } from '../job/call.ts';
 import type { CallRecord, Ledger } from '../ledger/ledger.ts';
+import type { CallTraces } from './call-traces.ts';
 import type { RunnerEmitter } from './events.ts';
 import type { RunnerMetrics } from './metrics.ts';
 import { backoffMs } from './supervisor.ts';
@@ -37,6 +38,7 @@ export interface DispatchOptions {
   readonly clock: Clock;
   readonly events: RunnerEmitter;
   readonly metrics: RunnerMetrics;
+  readonly traces?: CallTraces | undefined;
 }
 
 /** A job that cannot run now. */
@@ -230,6 +232,7 @@ export class Dispatch {
       executed = await executors.execute(call, {
         signal,
         attemptsBefore: attempts,
+        parent: this.#options.traces?.of(call),
         onAttempt: (number, executor, reason) => this.#attempted(record, { number, executor, reason }),
         onAttemptFailed: (number, { code, message }, nextAt) =>
           this.write(() =>

@@ -10,6 +10,7 @@ import { RunnerError, toRunnerError } from '../errors.ts';
 import type { JobCall, JobResult } from '../job/call.ts';
 import type { Ledger } from '../ledger/ledger.ts';
 import { SqliteLedger } from '../ledger/sqlite.ts';
+import { CallTraces } from './call-traces.ts';
 import { JobCodecs } from './codecs.ts';
 import { Dispatch } from './dispatch.ts';
 import type { RunnerEmitter } from './events.ts';
@@ -39,6 +40,7 @@ export class Line {
   readonly #options: LineOptions;
   readonly #closesChain: boolean;
   readonly #settlement: Settlement | undefined;
+  readonly #traces: CallTraces | undefined;
   #isConnected = false;
   #settling: Promise<void> | undefined;
   #cancelCompaction: (() => void) | undefined;
@@ -69,10 +71,14 @@ export class Line {
     this.#closesChain = chosen.isOurs;
     const { blueprintId } = config;
     const codecs = chain && new JobCodecs({ chain, blueprintId, definition, onProblem: (error) => onError(error, 'blueprint') });
+    const { confirmations, finality, dryRun } = config;
+    const signer = chain?.source === 'mock' && !parts.signer ? mockSigner(MOCK_ACCOUNT) : parts.signer;
+    this.#traces = CallTraces.of(telemetry, { events, ledger, settles: chain !== undefined && signer !== undefined && !dryRun });
     this.dispatch = new Dispatch({
       ...options,
       ledger,
       executors,
+      traces: this.#traces,
       prepare: (call) => codecs?.prepare(call),
       onResult: () => this.settlement?.wake(),
       concurrency: config.concurrency,
@@ -146,6 +152,7 @@ export class Line {
   async close(): Promise<void> {
     this.#cancelCompaction?.();
     await this.#settlement?.close();
+    this.#traces?.close();
     if (!this.#options.parts.ledger) await this.ledger.close();
     if (this.#closesChain) await this.chain?.close();
   }

@@ -8,6 +8,7 @@ import type { SettlementStatus } from '../chain/settlement.ts';
 import { startTelemetryServer } from '../telemetry/server.ts';
 import type { HealthReport, TelemetryServer } from '../telemetry/server.ts';
 import { RunnerBuilder } from './builder.ts';
+import { CallTraces } from './call-traces.ts';
 import type { Environment, RunnerConfig } from './config.ts';
 import { DirectLine } from './direct.ts';
 import { RunnerEmitter } from './events.ts';
@@ -186,8 +187,9 @@ export class BlueprintRunner {
         onFatal: (error) => this.#fail(error),
       });
     } else {
-      const { executors, config, clock } = this.#parts;
-      this.#direct = new DirectLine({ ...shared, executors, concurrency: config.concurrency, clock });
+      const { executors, config, clock, telemetry } = this.#parts;
+      const traces = CallTraces.of(telemetry, { events: this.#events, ledger: undefined, settles: false });
+      this.#direct = new DirectLine({ ...shared, executors, concurrency: config.concurrency, clock, traces });
     }
     if (this.#stopping) return;
     this.#line?.dispatch.pump();

@@ -1,42 +1,11 @@
 import * as api from '@opentelemetry/api';
-import type { Context, Span as OtelSpan, SpanOptions, Tracer, TracerProvider } from '@opentelemetry/api';
 import { afterEach, describe, expect, it } from 'vitest';
 import { RunnerError } from '../errors.ts';
+import { recordSpans, stopRecordingSpans } from '../../test/support/recording-tracer.ts';
 import { createStartSpan } from './otel.ts';
+import type { StartSpan } from './telemetry.ts';
 
-interface Recorded {
-  readonly name: string;
-  readonly parent: string | undefined;
-  readonly traceId: string;
-  readonly attributes: Record<string, unknown>;
-  readonly exceptions: unknown[];
-  status?: unknown;
-  ended: number;
-}
-
-/** A provider that keeps what was recorded; the interface is OpenTelemetry's. */
-function recordingProvider(recorded: Recorded[]): TracerProvider {
-  let ids = 0;
-  const tracer = {
-    startSpan(name: string, options: SpanOptions = {}, within: Context = api.context.active()) {
-      const parent = api.trace.getSpanContext(within);
-      const spanId = (++ids).toString(16).padStart(16, '0');
-      const traceId = parent?.traceId ?? spanId.repeat(2);
-      const record: Recorded = { name, parent: parent?.spanId, traceId, attributes: { ...options.attributes }, exceptions: [], ended: 0 };
-      recorded.push(record);
-      return {
-        spanContext: () => ({ traceId, spanId, traceFlags: 1 }),
-        setAttribute: (key: string, value: unknown) => void (record.attributes[key] = value),
-        recordException: (exception: unknown) => void record.exceptions.push(exception),
-        setStatus: (status: unknown) => void (record.status = status),
-        end: () => void record.ended++,
-      } as unknown as OtelSpan;
-    },
-  } as unknown as Tracer;
-  return { getTracer: () => tracer };
-}
-
-afterEach(() => api.trace.disable());
+afterEach(stopRecordingSpans);
 
 describe('createStartSpan', () => {
   it('is undefined when no provider was registered', async () => {
@@ -56,10 +25,8 @@ describe('createStartSpan', () => {
   });
 
   it('makes one trace of event, execution and transaction, with attributes and errors without secrets', async () => {
-    const recorded: Recorded[] = [];
-    api.trace.setGlobalTracerProvider(recordingProvider(recorded));
-    const startSpan = await createStartSpan();
-    if (!startSpan) throw new Error('a provider is registered, so spans must be made');
+    const recorded = recordSpans();
+    const startSpan = await tracing();
 
     const event = startSpan('job call', { attributes: { 'job.id': '1' } });
     const execution = startSpan('execute', { parent: event });
@@ -71,17 +38,74 @@ describe('createStartSpan', () => {
 
     const message = 'https://fn.example/[redacted] took too long';
     expect(recorded).toMatchObject([
-      { name: 'job call', parent: undefined, attributes: { 'job.id': '1' }, ended: 1, exceptions: [] },
+      { name: 'job call', parentId: undefined, attributes: { 'job.id': '1' }, ended: 1, exceptions: [] },
       {
         name: 'execute',
-        parent: '0000000000000001',
+        parentId: '0000000000000001',
         attributes: { cold_start: true },
         ended: 1,
         exceptions: [{ name: 'RunnerError', code: 'EXECUTOR_TIMEOUT', message }],
         status: { code: api.SpanStatusCode.ERROR, message },
       },
-      { name: 'transaction', parent: '0000000000000002', ended: 0, exceptions: [{ name: 'Error', message: 'plain text' }] },
+      { name: 'transaction', parentId: '0000000000000002', ended: 0, exceptions: [{ name: 'Error', message: 'plain text' }] },
     ]);
     expect(new Set(recorded.map(({ traceId }) => traceId)).size).toBe(1);
   });
+
+  const PARENT = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01';
+
+  it('goes on with the trace of another process, and tells its own spans to the next', async () => {
+    const recorded = recordSpans();
+    const first = await tracing();
+    const span = first('a', { parent: { traceparent: PARENT, tracestate: 'vendor=x, other=y,' } });
+    expect(span.context).toEqual({
+      traceparent: '00-0af7651916cd43dd8448eb211c80319c-0000000000000001-01',
+      tracestate: 'vendor=x,other=y',
+    });
+    const state = recorded[0]?.traceState;
+    expect([state?.get('vendor'), state?.get('none')]).toEqual(['x', undefined]);
+    expect(state?.set('other', 'z').serialize()).toBe('other=z,vendor=x');
+    expect(state?.unset('vendor').serialize()).toBe('other=y');
+    expect(first('b').context).toEqual({ traceparent: '00-ee000000000000020000000000000002-0000000000000002-01' });
+  });
+
+  it.each([
+    ['00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01', true],
+    ['cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-what-comes', true],
+    ['ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01', false],
+    ['00-00000000000000000000000000000000-b7ad6b7169203331-01', false],
+    ['00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01', false],
+    ['00-0AF7651916CD43DD8448EB211C80319C-B7AD6B7169203331-01', false],
+    ['nonsense', false],
+  ])('takes %s for a parent: %s', async (traceparent, isParent) => {
+    const recorded = recordSpans();
+    const startSpan = await tracing();
+    startSpan('a', { parent: { traceparent } });
+    expect(recorded[0]?.parentId).toBe(isParent ? 'b7ad6b7169203331' : undefined);
+  });
+
+  it('takes kind, start and events over, and is the parent of what its work starts', async () => {
+    const recorded = recordSpans();
+    const startSpan = await tracing();
+    const span = startSpan('outer', { kind: 'client', startedAt: 1_700_000_000_000 });
+    span.addEvent('mined', { block: 7 });
+    const result = await span.run(async () => {
+      await Promise.resolve();
+      startSpan('inner').end();
+      return 'done';
+    });
+    startSpan('beside');
+    expect(result).toBe('done');
+    expect(recorded).toMatchObject([
+      { name: 'outer', kind: api.SpanKind.CLIENT, startTime: 1_700_000_000_000, events: [{ name: 'mined', attributes: { block: 7 } }] },
+      { name: 'inner', kind: api.SpanKind.INTERNAL, parentId: '0000000000000001' },
+      { name: 'beside', parentId: undefined },
+    ]);
+  });
 });
+
+async function tracing(): Promise<StartSpan> {
+  const startSpan = await createStartSpan();
+  if (!startSpan) throw new Error('a provider is registered, so spans must be made');
+  return startSpan;
+}

@@ -47,22 +47,42 @@ export interface Metrics {
   histogram(options: MetricOptions): Histogram;
 }
 
+export type SpanAttributes = Readonly<Record<string, string | number | boolean>>;
+
+/** A span as W3C Trace Context writes it: what goes to another process. */
+export interface TraceContext {
+  readonly traceparent: string;
+  readonly tracestate?: string;
+}
+
 export interface Span {
+  /** Undefined when the span is of no trace. */
+  readonly context: TraceContext | undefined;
   setAttribute(name: string, value: string | number | boolean): void;
+  addEvent(name: string, attributes?: SpanAttributes): void;
   recordError(error: unknown): void;
+  /** What the work starts, directly or later, lies under this span. */
+  run<T>(work: () => T): T;
   end(): void;
 }
 
 export interface SpanOptions {
-  readonly attributes?: Readonly<Record<string, string | number | boolean>>;
-  readonly parent?: Span;
+  readonly attributes?: SpanAttributes;
+  /** Default: the span that runs this code. A malformed context counts as none. */
+  readonly parent?: Span | TraceContext;
+  /** `consumer` takes a request that somebody left, `client` waits for another process. Default `internal`. */
+  readonly kind?: 'internal' | 'client' | 'consumer';
+  /** Milliseconds since the epoch. Default: now. */
+  readonly startedAt?: number;
 }
+
+export type StartSpan = (name: string, options?: SpanOptions) => Span;
 
 export interface Telemetry {
   readonly log: Logger;
   readonly metrics: Metrics;
   /** Undefined when nobody traces: then a call costs nothing. */
-  readonly startSpan: ((name: string, options?: SpanOptions) => Span) | undefined;
+  readonly startSpan: StartSpan | undefined;
 }
 
 const silentLogger: Logger = {
