@@ -110,6 +110,30 @@ describe('what is told besides the answer', () => {
     ]);
   });
 
+  test('a job that watches every call and fails is reported, and the call is answered', async () => {
+    const onObserverError = vi.fn();
+    const onError = vi.fn();
+    const watcher = defineJob({ name: 'watcher', raw: true }, () => {
+      throw new Error('blind');
+    });
+    const router = new JobRouter()
+      .route(
+        2,
+        defineJob({ name: 'echo', raw: true }, (body) => body),
+      )
+      .always(watcher);
+    const response = await createHandler(router, { onError, onObserverError }).handle(octets('2', { 'x-blueprint-call-key': 'k' }));
+    expect(response.status).toBe(200);
+    expect(onObserverError.mock.calls).toEqual([
+      [
+        expect.objectContaining({ code: 'JOB_FAILED', cause: new Error('blind') }),
+        expect.objectContaining({ name: 'watcher' }),
+        expect.objectContaining({ id: 'k' }),
+      ],
+    ]);
+    expect(onError).not.toHaveBeenCalled();
+  });
+
   test('an unknown job is told with the known ones; the answer never holds a stack', async () => {
     const unknown = Buffer.from((await handler.handle(octets('77'))).body).toString();
     expect(unknown).toContain('no route takes job 77; the handler has 0, 1, 2,');

@@ -8,7 +8,7 @@ import type { Readable } from 'node:stream';
 import { RunnerError, toRunnerError } from '../src/errors.ts';
 import { BLUEPRINT } from '../src/job/call.ts';
 import type { JobCall, JobResult } from '../src/job/call.ts';
-import type { JobRouter } from '../src/job/router.ts';
+import type { JobRouter, ObserverErrorListener } from '../src/job/router.ts';
 import { JSON_TYPE, decodeRequest, encodeError, encodeResponse } from '../src/job/wire.ts';
 import type { Headers, WireResponse } from '../src/job/wire.ts';
 import { callScope } from './calls.ts';
@@ -37,6 +37,8 @@ export interface HandlerOptions {
   readonly token?: string;
   /** Told of every call that failed. */
   readonly onError?: (error: RunnerError, call: JobCall | undefined) => void;
+  /** Told of jobs that watch every call and failed while another job answered. Default: the router decides. */
+  readonly onObserverError?: ObserverErrorListener;
 }
 
 /** The head of a request over HTTP. */
@@ -110,14 +112,12 @@ export function createHandler(router: JobRouter, options: HandlerOptions = {}): 
 class RouterHandler implements JobHandler {
   readonly requestBytesMax: number;
   readonly #router: JobRouter;
-  readonly #token: string | undefined;
-  readonly #onError: NonNullable<HandlerOptions['onError']>;
+  readonly #options: HandlerOptions;
 
-  constructor(router: JobRouter, { requestBytesMax = REQUEST_BYTES_MAX, token, onError = () => {} }: HandlerOptions) {
+  constructor(router: JobRouter, options: HandlerOptions) {
     this.#router = router;
-    this.#token = token;
-    this.#onError = onError;
-    this.requestBytesMax = requestBytesMax;
+    this.#options = options;
+    this.requestBytesMax = options.requestBytesMax ?? REQUEST_BYTES_MAX;
   }
 
   admit({ method, path, headers }: RequestHead): HandlerResponse | { readonly jobId?: string } {
@@ -144,7 +144,7 @@ class RouterHandler implements JobHandler {
       return answer(encodeResponse(decoded.format, await this.#run(call, request)));
     } catch (thrown) {
       const error = toRunnerError(thrown);
-      this.#onError(error, call);
+      this.#options.onError?.(error, call);
       return this.refuse(error);
     }
   }
@@ -164,7 +164,10 @@ class RouterHandler implements JobHandler {
     );
     try {
       scope.signal.throwIfAborted();
-      const results = await Promise.race([this.#router.call(call, { signal: scope.signal }), scope.aborted]);
+      const results = await Promise.race([
+        this.#router.call(call, { signal: scope.signal, onObserverError: this.#options.onObserverError }),
+        scope.aborted,
+      ]);
       if (results) return results;
     } finally {
       scope.end();
@@ -182,10 +185,11 @@ class RouterHandler implements JobHandler {
 
   /** Takes the same time for every wrong token. */
   #isAuthorized(header: Headers[string]): boolean {
-    if (this.#token === undefined) return true;
+    const { token } = this.#options;
+    if (token === undefined) return true;
     const { createHash, timingSafeEqual } = process.getBuiltinModule('node:crypto');
     const digest = (text: string): Buffer => createHash('sha256').update(text).digest();
-    return timingSafeEqual(digest(typeof header === 'string' ? header : ''), digest(`Bearer ${this.#token}`));
+    return timingSafeEqual(digest(typeof header === 'string' ? header : ''), digest(`Bearer ${token}`));
   }
 }
 

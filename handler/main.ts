@@ -78,6 +78,7 @@ class Service {
       requestBytesMax,
       ...(token !== undefined && { token }),
       onError: (error, call) => this.logError('a call failed', error, { job: call?.jobId.toString(), call: call?.id }),
+      onObserverError: (error, { name }, { id }) => this.logError('a job that watches every call failed', error, { job: name, call: id }),
     });
   }
 

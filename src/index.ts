@@ -5,7 +5,7 @@ export type { CancelTimer, Clock } from './clock.ts';
 export { ERROR_CODES, RunnerError, isErrorCode, isRunnerError, toRunnerError } from './errors.ts';
 export type { ErrorCode, ErrorDetails, ErrorKind, Retry, RunnerErrorOptions } from './errors.ts';
 
-export { BLUEPRINT, Metadata, TANGLE, toJobId } from './job/call.ts';
+export { BLUEPRINT, Metadata, TANGLE, TRACE, toJobId } from './job/call.ts';
 export type { Address, ChainCall, Codec, Hex, JobCall, JobIdLike, JobResult } from './job/call.ts';
 export { NO_RESULT, defineJob, withMetadata } from './job/job.ts';
 export type { Job, JobExtras, JobInfo, JobOptions, RawJobOptions } from './job/job.ts';
@@ -75,7 +75,7 @@ export type { LogLevel, LoggerOptions } from './telemetry/pino.ts';
 export { createMetrics } from './telemetry/prometheus.ts';
 export type { PrometheusMetrics } from './telemetry/prometheus.ts';
 export { silentTelemetry } from './telemetry/telemetry.ts';
-export type { Counter, Gauge, Histogram, Logger, Metrics, Span, Telemetry } from './telemetry/telemetry.ts';
+export type { Counter, Gauge, Histogram, Logger, Metrics, Span, SpanOptions, Telemetry, TraceContext } from './telemetry/telemetry.ts';
 
 export type { ExecutorSpec, JobExecutionOptions, RunnerBuilder } from './runner/builder.ts';
 export type { ChainMode, Environment, MetricsServerConfig, RunnerConfig } from './runner/config.ts';

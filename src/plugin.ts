@@ -16,7 +16,7 @@ export type {
   FunctionPackage,
   InvokeOptions,
 } from './executor/executor.ts';
-export { BLUEPRINT, Metadata, TANGLE, toJobId } from './job/call.ts';
+export { BLUEPRINT, Metadata, TANGLE, TRACE, toJobId } from './job/call.ts';
 export type { ChainCall, Hex, JobCall, JobIdLike, JobResult } from './job/call.ts';
 export {
   OCTETS_TYPE,

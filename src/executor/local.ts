@@ -4,12 +4,16 @@ import { systemClock } from '../clock.ts';
 import type { Clock } from '../clock.ts';
 import { RunnerError, toRunnerError } from '../errors.ts';
 import type { JobCall, JobResult } from '../job/call.ts';
+import type { ObserverErrorListener } from '../job/router.ts';
 import { Deadlines, Expiring } from './deadline.ts';
 import type { Execution, ExecutorLimits, FaasExecutor, InvokeOptions } from './executor.ts';
 
 /** What the in-process executor needs of the job router. Undefined: no route takes the job. Empty: the job has no result. */
 export interface LocalRouter {
-  call(call: JobCall, options: { readonly signal: AbortSignal }): Promise<readonly JobResult[] | undefined>;
+  call(
+    call: JobCall,
+    options: { readonly signal: AbortSignal; readonly onObserverError?: ObserverErrorListener | undefined },
+  ): Promise<readonly JobResult[] | undefined>;
 }
 
 const LIMITS: ExecutorLimits = {
@@ -33,13 +37,16 @@ export class LocalExecutor implements FaasExecutor {
   readonly limits = LIMITS;
   readonly #router: LocalRouter;
   readonly #deadlines: Deadlines;
+  readonly #onObserverError: ObserverErrorListener | undefined;
   #running = 0;
   #closed = false;
   #drained: (() => void) | undefined;
   #closing: Promise<void> | undefined;
 
-  constructor(router: LocalRouter, options: { readonly clock?: Clock } = {}) {
+  /** `onObserverError` hears of jobs that watch every call and failed while another job answered. */
+  constructor(router: LocalRouter, options: { readonly clock?: Clock; readonly onObserverError?: ObserverErrorListener } = {}) {
     this.#router = router;
+    this.#onObserverError = options.onObserverError;
     this.#deadlines = new Deadlines(options.clock ?? systemClock);
   }
 
@@ -52,7 +59,7 @@ export class LocalExecutor implements FaasExecutor {
     }
     this.#running += 1;
     return new Promise((resolve, reject) => {
-      const run = new LocalRun(call, options, { resolve, reject, end: this.#end });
+      const run = new LocalRun(call, options, { resolve, reject, end: this.#end, onObserverError: this.#onObserverError });
       this.#deadlines.add(run);
       this.#router.call(call, run).then(
         (results) => run.succeed(results),
@@ -81,6 +88,7 @@ interface Settle {
   readonly resolve: (execution: Execution) => void;
   readonly reject: (error: RunnerError) => void;
   readonly end: (run: LocalRun) => void;
+  readonly onObserverError: ObserverErrorListener | undefined;
 }
 
 /** One running call. Itself the options that the router gets: the signal is made when the job first asks for it. */
@@ -110,6 +118,10 @@ class LocalRun extends Expiring {
       if (this.#cancelled) this.#controller.abort(this.#cancelled);
     }
     return this.#controller.signal;
+  }
+
+  get onObserverError(): ObserverErrorListener | undefined {
+    return this.#settle.onObserverError;
   }
 
   succeed(results: readonly JobResult[] | undefined): void {

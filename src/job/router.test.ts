@@ -4,7 +4,7 @@ import type { RunnerError } from '../errors.ts';
 import { Metadata } from './call.ts';
 import type { JobCall, JobResult } from './call.ts';
 import { defineJob } from './job.ts';
-import type { Job } from './job.ts';
+import type { Job, JobInfo } from './job.ts';
 import type { Middleware } from './middleware.ts';
 import { JobRouter } from './router.ts';
 
@@ -117,6 +117,23 @@ describe('an always job', () => {
       code: 'JOB_FAILED',
       message: expect.stringContaining('job watcher, which watches every call, failed on call call-1'),
     });
+  });
+
+  it('that fails is told to the listener of the call, too, and instead of the process', async () => {
+    const heard: string[] = [];
+    const warnings: Error[] = [];
+    const onWarning = (warning: Error): void => void warnings.push(warning);
+    process.on('warning', onWarning);
+    const options = { onObserverError: (error: RunnerError, { name }: JobInfo) => void heard.push(`call: ${name} ${error.code}`) };
+    const router = new JobRouter().route(1, says('one')).always(fails('watcher'));
+    await router.call(call(1n), options);
+    expect(heard).toEqual(['call: watcher JOB_FAILED']);
+    await router.onObserverError((_, { name }) => heard.push(`router: ${name}`)).call(call(1n), options);
+    expect(heard.slice(1)).toEqual(['router: watcher', 'call: watcher JOB_FAILED']);
+    // Warnings are told in the next turn.
+    await new Promise((resolve) => setImmediate(resolve));
+    process.off('warning', onWarning);
+    expect(warnings).toEqual([]);
   });
 
   it('that fails beside a route without result leaves the call without result', async () => {

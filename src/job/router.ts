@@ -9,6 +9,8 @@ import type { Middleware, Next } from './middleware.ts';
 export interface RouterCallOptions {
   /** Fires when nobody waits for the result any more; handlers see it as `signal`. */
   readonly signal?: AbortSignal;
+  /** Hears what the listener of the router hears, and instead of the process when the router has none. */
+  readonly onObserverError?: ObserverErrorListener | undefined;
 }
 
 /** A routed job as plain data. */
@@ -38,7 +40,7 @@ export class JobRouter<in Context = void> {
   readonly #routes = new Map<bigint, Route<Context>>();
   #always: Route<Context>[] = [];
   #fallback: Route<Context> | undefined;
-  #listener: ObserverErrorListener = warnOfObserverError;
+  #listener: ObserverErrorListener | undefined;
 
   /** Throws `JOB_DUPLICATE`, `JOB_ID_INVALID`. */
   route(id: JobIdLike, job: Job<Context>): this {
@@ -90,7 +92,7 @@ export class JobRouter<in Context = void> {
     return bound;
   }
 
-  /** Replaces the listener. The first one emits a warning of the process. */
+  /** Replaces the listener. Without one, and when nobody else hears of it, a warning of the process is emitted. */
   onObserverError(listener: ObserverErrorListener): this {
     this.#listener = listener;
     return this;
@@ -128,7 +130,7 @@ export class JobRouter<in Context = void> {
    */
   async call(this: JobRouter, call: JobCall, options?: RouterCallOptions): Promise<JobResult[] | undefined> {
     const route = this.#routes.get(call.jobId);
-    if (this.#always.length > 0) return this.#callAll(route, call, options?.signal);
+    if (this.#always.length > 0) return this.#callAll(route, call, options);
     const target = route ?? this.#fallback;
     if (target === undefined) return undefined;
     const outcome = target.next(call, options?.signal);
@@ -136,7 +138,8 @@ export class JobRouter<in Context = void> {
     return result === undefined ? [] : [result];
   }
 
-  async #callAll(route: Route<Context> | undefined, call: JobCall, signal: AbortSignal | undefined): Promise<JobResult[]> {
+  async #callAll(route: Route<Context> | undefined, call: JobCall, options: RouterCallOptions = {}): Promise<JobResult[]> {
+    const { signal, onObserverError } = options;
     const targets = route ? [route, ...this.#always] : this.#always;
     const outcomes = await Promise.allSettled(targets.map(async (target) => target.next(call, signal)));
     const results: JobResult[] = [];
@@ -149,7 +152,10 @@ export class JobRouter<in Context = void> {
     const answer = route ? outcomes[0] : undefined;
     const fatal = answer?.status === 'rejected' ? failures[0] : !route && results.length === 0 ? failures[0] : undefined;
     for (const failure of failures) {
-      if (failure !== fatal) this.#listener(toRunnerError(failure[0], 'JOB_FAILED'), failure[1], call);
+      if (failure === fatal) continue;
+      const error = toRunnerError(failure[0], 'JOB_FAILED');
+      const listeners = [this.#listener, onObserverError].filter((listener) => listener !== undefined);
+      for (const listener of listeners.length > 0 ? listeners : [warnOfObserverError]) listener(error, failure[1], call);
     }
     if (fatal) throw fatal[0];
     return results;

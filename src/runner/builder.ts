@@ -11,7 +11,7 @@ import type { ExecutionPolicy } from '../executor/resilience.ts';
 import type { JobRoute } from '../executor/routes.ts';
 import { toJobId } from '../job/call.ts';
 import type { JobIdLike } from '../job/call.ts';
-import type { JobRouter } from '../job/router.ts';
+import type { JobRouter, ObserverErrorListener } from '../job/router.ts';
 import type { Ledger } from '../ledger/ledger.ts';
 import type { Plugin } from '../plugin/plugin.ts';
 import type { PluginRegistry } from '../plugin/registry.ts';
@@ -196,7 +196,7 @@ export class RunnerBuilder {
   async #executors(config: ResolvedConfig, telemetry: Telemetry): Promise<ExecutorRegistry> {
     const clock = this.#clock;
     const router = this.#router;
-    const local = router && new LocalExecutor(router, { clock });
+    const local = router && new LocalExecutor(router, { clock, onObserverError: observerErrors(telemetry) });
     const make = await this.#maker(telemetry);
     const jobs: [bigint, JobRoute][] = [];
     for (const [jobId, { executor, options }] of this.#jobs) {
@@ -266,6 +266,15 @@ export class RunnerBuilder {
 
 function canExpose(metrics: Metrics): metrics is PrometheusMetrics {
   return 'expose' in metrics && typeof metrics.expose === 'function';
+}
+
+/** A job that watches every call and fails changes nothing for the call: it is only told. */
+function observerErrors({ log, metrics }: Telemetry): ObserverErrorListener {
+  return ({ code, message }, { name }, call) => {
+    const help = 'Failures of jobs that watch every call, while another job answered.';
+    metrics.counter({ name: 'blueprint_runner_observer_errors_total', help, labels: { job: name, code } }).add();
+    log.warn('a job that watches every call failed', { job: name, callId: call.id, code, error: message });
+  };
 }
 
 async function signerOf({ privateKey, environment }: ResolvedConfig): Promise<Signer | undefined> {

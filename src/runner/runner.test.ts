@@ -391,6 +391,28 @@ describe('the encoding of a call', () => {
 });
 
 describe('metrics and health', () => {
+  it('a job that watches every call and fails is logged and counted, and the call is answered', async () => {
+    const metrics = createMetrics({ defaults: false });
+    const lines: unknown[] = [];
+    const log = { ...silentTelemetry.log, warn: (message: string, fields?: unknown) => void lines.push([message, fields]) };
+    const got: (string | undefined)[] = [];
+    await started(
+      build()
+        .telemetry({ ...silentTelemetry, log, metrics })
+        .router(new JobRouter().route(0, echo).always(fail))
+        .producer({ name: 'one', calls: () => only(call('a')) })
+        .consumer({ name: 'keep', consume: ({ body }) => void got.push(text(body)) }),
+    );
+    await expect.poll(() => got).toEqual(['a']);
+    expect(lines).toEqual([
+      [
+        'a job that watches every call failed',
+        { job: 'fail', callId: 'a', code: 'JOB_FAILED', error: 'job fail failed on call a: always' },
+      ],
+    ]);
+    expect(await metrics.expose()).toContain('blueprint_runner_observer_errors_total{code="JOB_FAILED",job="fail"} 1');
+  });
+
   it('are served while it runs', async () => {
     const { builder, submit, until } = line({ metrics: { port: 0 } });
     const metrics = createMetrics({ defaults: false });

@@ -265,6 +265,16 @@ describe('faults of the jobs', () => {
     });
     expect(server.stderr()).not.toContain('top-secret');
   });
+
+  test('a job that watches every call and fails is logged, and the call is answered', async () => {
+    const server = serve({ WATCH: '1' });
+    expect((await post(await server.address, 2, 'x')).status).toBe(200);
+    expect(JSON.parse(await server.logged('a job that watches every call failed'))).toMatchObject({
+      code: 'JOB_FAILED',
+      job: 'watcher',
+      cause: expect.stringMatching(/^Error: blind\n/),
+    });
+  });
 });
 
 describe('SIGTERM', () => {
