@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS calls (
   state INTEGER NOT NULL,
   before INTEGER,
   attempts INTEGER NOT NULL DEFAULT 0,
-  executor TEXT,
+  executor TEXT, reason TEXT,
   output BLOB,
   duration_ms REAL,
   error_code TEXT, error_message TEXT,

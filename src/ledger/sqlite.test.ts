@@ -260,8 +260,17 @@ describe('the story of a call', () => {
       await clock.advance(10);
       await step();
     }
-    expect(ledger.events(1).map(({ kind }) => kind)).toEqual(['seen', 'attempt-failed', 'attempt', 'executed', 'signed', 'mined']);
-    expect(ledger.events(1)[2]?.detail).toEqual({ number: 2, executor: 'in-process', reason: 'fallback' });
+    expect(ledger.events(1).map(({ kind }) => kind)).toEqual([
+      'seen',
+      'attempt',
+      'attempt-failed',
+      'attempt',
+      'executed',
+      'signed',
+      'mined',
+    ]);
+    expect(ledger.events(1)[1]?.detail).toEqual({ number: 1, executor: 'http', reason: null });
+    expect(ledger.events(1)[3]?.detail).toEqual({ number: 2, executor: 'in-process', reason: 'fallback' });
   });
 });
 

@@ -52,6 +52,18 @@ const OPEN = `(${seen}, ${executing})`;
 const NOT_ORPHANED = `<> ${orphaned}`;
 const ENDED = `(${final}, ${failed}, ${ignored}, ${rejected}, ${closed}, ${orphaned})`;
 
+/** The row tells of the last attempt; what it told of the one before becomes a note. */
+const KEEP_ATTEMPT = `INSERT INTO notes (seq, at, kind, detail)
+  SELECT seq, started_at, 'attempt', json_object('number', attempts, 'executor', executor, 'reason', reason) FROM calls WHERE seq = ? AND attempts > 0`;
+const START = `UPDATE calls SET state = ${executing}, attempts = ?, executor = ?, reason = ?, started_at = ?, updated_at = ?
+  WHERE seq = ? AND state IN ${OPEN}`;
+/** A call of a producer has nobody to settle with: it ends here. */
+const FINISH = `UPDATE calls SET state = CASE WHEN ?1 IS NULL THEN ${ignored} WHEN chain_id IS NULL THEN ${final} ELSE ${executed} END,
+  output = ?1, executor = ?2, duration_ms = ?3, executed_at = ?4, updated_at = ?4, error_code = NULL, error_message = NULL
+  WHERE seq = ?5 AND state IN ${OPEN}`;
+const INSERT_PRODUCED = `INSERT INTO calls (id, job_id, body, metadata, state, seen_at, updated_at) VALUES (?, ?, ?, ?, ${seen}, ?, ?) ON CONFLICT (id) DO NOTHING`;
+const WAITING = `SELECT * FROM calls WHERE state IN ${OPEN} AND seq > ? ORDER BY seq LIMIT ?`;
+
 export class SqliteLedger implements Ledger {
   readonly #database: LedgerDatabase;
   readonly #clock: Clock;
@@ -86,8 +98,7 @@ export class SqliteLedger implements Ledger {
   recordProduced(call: JobCall): Promise<boolean> {
     return this.#database.write(() => {
       const now = this.#clock.now();
-      const sql = `INSERT INTO calls (id, job_id, body, metadata, state, seen_at, updated_at) VALUES (?, ?, ?, ?, ${seen}, ?, ?) ON CONFLICT (id) DO NOTHING`;
-      return this.#run(sql, call.id, String(call.jobId), call.body, JSON.stringify([...call.metadata]), now, now) === 1;
+      return this.#run(INSERT_PRODUCED, call.id, String(call.jobId), call.body, JSON.stringify([...call.metadata]), now, now) === 1;
     });
   }
 
@@ -106,15 +117,15 @@ export class SqliteLedger implements Ledger {
   }
 
   waiting(afterSeq: number, limit: number): CallRecord[] {
-    return this.#all(`SELECT * FROM calls WHERE state IN ${OPEN} AND seq > ? ORDER BY seq LIMIT ?`, afterSeq, limit).map(recordOf);
+    return this.#all(WAITING, afterSeq, limit).map(recordOf);
   }
 
   recordAttempt(seq: number, attempt: { readonly number: number; readonly executor: string; readonly reason?: string }): Promise<void> {
     return this.#database.write(() => {
+      const { number, executor, reason = null } = attempt;
+      if (number > 1) this.#run(KEEP_ATTEMPT, seq);
       const now = this.#clock.now();
-      const sql = `UPDATE calls SET state = ${executing}, attempts = ?, executor = ?, started_at = ?, updated_at = ? WHERE seq = ? AND state IN ${OPEN}`;
-      this.#run(sql, attempt.number, attempt.executor, now, now, seq);
-      if (attempt.number > 1 || attempt.reason) this.#note(seq, 'attempt', attempt);
+      this.#run(START, number, executor, reason, now, now, seq);
     });
   }
 
@@ -132,11 +143,7 @@ export class SqliteLedger implements Ledger {
   ): Promise<boolean> {
     return this.#database.write(() => {
       const now = this.#clock.now();
-      // A call of a producer has nobody to settle with: it ends here.
-      const sql = `UPDATE calls SET state = CASE WHEN ?1 IS NULL THEN ${ignored} WHEN chain_id IS NULL THEN ${final} ELSE ${executed} END,
-        output = ?1, executor = ?2, duration_ms = ?3, executed_at = ?4, updated_at = ?4, error_code = NULL, error_message = NULL
-        WHERE seq = ?5 AND state IN ${OPEN}`;
-      return this.#run(sql, result?.body ?? null, detail.executor, detail.durationMs, now, seq) === 1;
+      return this.#run(FINISH, result?.body ?? null, detail.executor, detail.durationMs, now, seq) === 1;
     });
   }
 

@@ -41,10 +41,20 @@ export function eventsOf(call: Row, notes: readonly Row[], transactions: readonl
     kind: String(note['kind']),
     detail: JSON.parse(String(note['detail'])) as LedgerEvent['detail'], // written by ourselves
   }));
-  if (call['started_at'] !== null && !noted.some(({ kind }) => kind === 'attempt')) {
-    events.push({ at: Number(call['started_at']), kind: 'attempt', detail: { number: call['attempts'], executor: call['executor'] } });
+  const attempts = noted.filter(({ kind }) => kind === 'attempt');
+  if (call['started_at'] !== null) {
+    const { attempts: number, executor, reason } = call;
+    attempts.push({ at: Number(call['started_at']), kind: 'attempt', detail: { number, executor, ...(reason !== null && { reason }) } });
   }
-  events.push(...noted);
+  // In the same millisecond an attempt comes before its failure, though it was noted after it.
+  for (const event of noted.filter(({ kind }) => kind !== 'attempt')) {
+    const isFailed = (attempt: LedgerEvent): boolean =>
+      event.kind === 'attempt-failed' && attempt.detail['number'] === event.detail['number'];
+    const at = attempts.findIndex(isFailed);
+    if (at >= 0) events.push(...attempts.splice(at, 1));
+    events.push(event);
+  }
+  events.push(...attempts);
   if (call['executed_at'] !== null) {
     const output = call['output'];
     const detail = {
