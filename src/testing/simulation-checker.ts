@@ -2,6 +2,7 @@
 
 import { createHash, hash as digest } from 'node:crypto';
 import type { Clock } from '../clock.ts';
+import type { ResultBatch } from '../chain/chain.ts';
 import type { MockBlock } from '../chain/mock-block.ts';
 import type { MockChain } from '../chain/mock-chain.ts';
 import type { Address, ChainCall, Hex } from '../job/call.ts';
@@ -10,12 +11,21 @@ import type { Random } from './fake-clock.ts';
 export type Rule =
   /** Every result on chain is the one that belongs to the inputs of its call. */
   | 'own-inputs'
+  /**
+   * A result is signed for the first time only while its call is on the chain, with these inputs, under as many blocks as there must be
+   * confirmations.
+   */
+  | 'confirmed'
   /** Every call that can be answered is answered. */
   | 'answered'
+  /** At the end the journal of the system holds nothing that is not ended. */
+  | 'settled'
   /** No transaction carries a result that the contract has from us already. */
   | 'once'
   /** Nothing is executed after its output was journaled. */
   | 'no-rerun'
+  /** A consumer gets the result of a call at most once, after it was journaled. */
+  | 'delivered-once'
   /** At the end no nonce is a gap, and nothing waits in the pool. */
   | 'nonces'
   | 'bounded'
@@ -89,7 +99,10 @@ export class Checker {
   readonly #onEvent: ((line: string) => void) | undefined;
   readonly #history = createHash('sha256');
   readonly #journaled = new Set<string>();
+  readonly #delivered = new Set<string>();
   readonly #sent = new Map<Hex, Sent>();
+  /** Calls, each with its result, that a transaction carried which was given to a node. */
+  readonly #carried = new Set<string>();
 
   constructor(options: CheckerOptions) {
     this.#clock = options.clock;
@@ -123,13 +136,41 @@ export class Checker {
     this.#journaled.add(callKey);
   }
 
+  delivered(callKey: string): void {
+    this.note('delivered', { callKey });
+    if (!this.#journaled.has(callKey)) this.violate('delivered-once', `the result of ${callKey} is delivered, and not journaled`);
+    if (this.#delivered.has(callKey)) this.violate('delivered-once', `the result of ${callKey} is delivered again`);
+    this.#delivered.add(callKey);
+  }
+
   executing(callKey: string, attempt: number): void {
     this.note('execute', { callKey, attempt });
     if (this.#journaled.has(callKey)) this.violate('no-rerun', `call ${callKey} is executed although its output is journaled`);
   }
 
+  /** Another version of a transaction may be signed at any time: what it carries is with the nodes already. */
+  signing(batch: ResultBatch, confirmations: number): void {
+    const { serviceId, callIds, results } = batch;
+    for (const [index, callId] of callIds.entries()) {
+      const output = results[index] ?? new Uint8Array();
+      if (this.#carried.has(carriedKey({ serviceId, callId, output }))) continue;
+      const call = this.#chain.calls().find((other) => other.serviceId === serviceId && other.callId === callId);
+      const name = `the result for call ${serviceId}/${callId}`;
+      if (!call) this.violate('confirmed', `${name} is signed, and the call is not on the chain`);
+      else if (!isResultOf(call, output))
+        this.violate('confirmed', `${name} is signed, and belongs to other inputs than those on the chain`);
+      else if (this.#chain.head.number - call.blockNumber < BigInt(confirmations))
+        this.violate('confirmed', `${name} is signed at block ${this.#chain.head.number}, the call is in block ${call.blockNumber}`);
+    }
+  }
+
   /** A transaction of ours is about to be sent. */
-  sending(hash: Hex, sent: Sent): void {
+  sending(hash: Hex, transaction: { readonly nonce: number; readonly batch: ResultBatch | undefined }): void {
+    const { nonce, batch } = transaction;
+    const { serviceId = 0n, callIds = [], results = [] } = batch ?? {};
+    const sent = { nonce, calls: callIds.map((callId) => `${serviceId}/${callId}`) };
+    for (const [index, callId] of callIds.entries())
+      this.#carried.add(carriedKey({ serviceId, callId, output: results[index] ?? new Uint8Array() }));
     this.note('send', { hash, ...sent });
     // The last one sent stands last.
     this.#sent.delete(hash);
@@ -141,7 +182,9 @@ export class Checker {
     return this.#unanswered().length === 0 && this.#chain.pooled(this.#operator).length === 0;
   }
 
-  checkEnd(): void {
+  /** `open`: what the journal of the system does not call ended. */
+  checkEnd(open = 0): void {
+    if (open > 0) this.violate('settled', `${open} calls in the journal are not ended`);
     for (const call of this.#unanswered()) this.violate('answered', `${nameOf(call)} in block ${call.blockNumber} has no result`);
     for (const { nonce, hash } of this.#chain.pooled(this.#operator)) {
       const next = this.#chain.nonce(this.#operator, 'latest');
@@ -159,9 +202,8 @@ export class Checker {
     this.note('block', { number: block.number, hash: block.hash, calls: block.calls.length, results: block.results.length });
     for (const result of block.results) {
       if (result.operator !== this.#operator) continue;
-      const expected = resultFor(result.call.jobIndex, result.call.inputs);
-      const isOwn = expected !== undefined && Buffer.compare(expected, result.output) === 0;
-      if (!isOwn) this.violate('own-inputs', `the result of ${nameOf(result.call)} in block ${block.number} does not belong to its inputs`);
+      if (!isResultOf(result.call, result.output))
+        this.violate('own-inputs', `the result of ${nameOf(result.call)} in block ${block.number} does not belong to its inputs`);
     }
     this.#checkReverts(block);
   }
@@ -183,6 +225,15 @@ export class Checker {
       if (twice.length > 0) this.violate('once', `transaction ${hash} reverted: it carries ${twice.join(', ')}, answered by us before`);
     }
   }
+}
+
+function isResultOf(call: Pick<ChainCall, 'jobIndex' | 'inputs'>, output: Uint8Array): boolean {
+  const expected = resultFor(call.jobIndex, call.inputs);
+  return expected !== undefined && Buffer.compare(expected, output) === 0;
+}
+
+function carriedKey({ serviceId, callId, output }: { serviceId: bigint; callId: bigint; output: Uint8Array }): string {
+  return `${serviceId}/${callId}/${Buffer.from(output).toString('hex')}`;
 }
 
 function nameOf(call: ChainCall): string {

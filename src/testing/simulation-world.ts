@@ -8,13 +8,12 @@ import type { MockFaults, SendFault } from '../chain/mock.ts';
 import { MockChainClient } from '../chain/mock.ts';
 import type { CancelTimer, Clock } from '../clock.ts';
 import { RunnerError } from '../errors.ts';
-import type { Execution, FaasExecutor, InvokeOptions } from '../executor/executor.ts';
-import type { ChainCall, Hex, JobCall } from '../job/call.ts';
-import { Metadata } from '../job/call.ts';
+import type { FaasExecutor } from '../executor/executor.ts';
+import type { ChainCall, Hex } from '../job/call.ts';
 import type { Ledger } from '../ledger/ledger.ts';
 import type { Random } from './fake-clock.ts';
 import type { Checker } from './simulation-checker.ts';
-import { resultFor } from './simulation-checker.ts';
+import { SimulatedExecutor } from './simulation-executor.ts';
 
 /** Probabilities, 0 to 1, and where they apply. */
 export interface FaultRates {
@@ -76,6 +75,8 @@ export interface SimulationWorld {
   step(name: string): Promise<void>;
   /** For a system without a `Ledger`: the output of this call (its `JobCall.id`) is durable. */
   journaled(callKey: string): void;
+  /** A consumer got the result of this call. */
+  delivered(callKey: string): void;
 }
 
 export interface IncarnationOptions {
@@ -95,10 +96,6 @@ export interface IncarnationOptions {
 const LATENCY_MS_MAX = 120;
 const LAG_BLOCKS_MAX = 3;
 const SEND_DELAY_MS_MAX = 15_000;
-const RUN_MS_MAX = 3_000;
-const SLOW_RUN_MS_MAX = 15_000;
-/** An executor fails this often for one call in one life, then works. */
-const FAILURES_MAX = 2;
 const SEND_FAULTS: readonly SendFault[] = ['drop', 'delay', 'duplicate', 'refuse', 'lose-reply'];
 
 export class Incarnation {
@@ -124,6 +121,8 @@ export class Incarnation {
       ledger: (ledger) => this.#ledger(ledger),
       step: (name) => this.#cross(name, async () => undefined),
       journaled: (callKey) => this.#options.checker.journaled(callKey),
+      delivered: (callKey) => this.#options.checker.delivered(callKey),
+      signer: this.#signer(given.signer, given.confirmations),
     };
   }
 
@@ -211,12 +210,23 @@ export class Incarnation {
       blockHash: (number: bigint) => this.#cross('chain.blockHash', () => lagging.blockHash(number)),
       send: (raw: Hex) => {
         const { data, nonce = 0 } = parseTransaction(raw);
-        const batch = data && decodeSubmission(data);
-        const calls = batch ? batch.callIds.map((callId) => `${batch.serviceId}/${callId}`) : [];
-        checker.sending(keccak256(raw), { nonce, calls });
+        checker.sending(keccak256(raw), { nonce, batch: data && decodeSubmission(data) });
         return this.#cross('chain.send', () => client.send(raw));
       },
     });
+  }
+
+  /** The moment that counts: what is signed cannot be taken back. */
+  #signer(signer: Signer, confirmations: number): Signer {
+    return {
+      address: signer.address,
+      signTransaction: (transaction) => {
+        if (this.#isGone) return never();
+        const batch = decodeSubmission(transaction.data);
+        if (batch) this.#options.checker.signing(batch, confirmations);
+        return signer.signTransaction(transaction);
+      },
+    };
   }
 
   #lag(): () => bigint {
@@ -280,7 +290,8 @@ export class Incarnation {
   }
 
   #executor(): FaasExecutor {
-    const executor = new SimulatedExecutor(this.#clock, this.#options);
+    const { checker, random, rates } = this.#options;
+    const executor = new SimulatedExecutor({ clock: this.#clock, checker, random, failureRate: () => rates()?.executor ?? 0 });
     return this.#fence('executor', executor, {});
   }
 
@@ -335,58 +346,6 @@ class LaggingReads {
 
   #last(): bigint {
     return this.#chain.head.number - this.#blocks();
-  }
-}
-
-class SimulatedExecutor implements FaasExecutor {
-  readonly name = 'simulated';
-  readonly limits = { requestBytesMax: 1 << 20, responseBytesMax: 1 << 20, timeoutMsMax: 600_000 };
-  readonly #clock: Clock;
-  readonly #options: IncarnationOptions;
-  readonly #random: Random;
-  readonly #failures = new Map<string, number>();
-
-  constructor(clock: Clock, options: IncarnationOptions) {
-    this.#clock = clock;
-    this.#options = options;
-    this.#random = options.random.fork('executor');
-  }
-
-  async invoke(call: JobCall, options: InvokeOptions): Promise<Execution> {
-    this.#options.checker.executing(call.id, options.attempt);
-    const random = this.#random;
-    const failure = random.pick(['unreachable', 'throttled', 'lost', 'hang'] as const);
-    const runMs = random.int(1, random.chance(0.05) ? SLOW_RUN_MS_MAX : RUN_MS_MAX);
-    const failures = this.#failures.get(call.id) ?? 0;
-    if (random.chance(this.#options.rates()?.executor ?? 0) && failures < FAILURES_MAX) {
-      this.#failures.set(call.id, failures + 1);
-      return this.#fail(failure, runMs, options);
-    }
-    const leftMs = options.deadline - this.#clock.now();
-    await this.#clock.sleep(Math.min(runMs, leftMs), options.signal);
-    if (runMs >= leftMs) throw new RunnerError('EXECUTOR_TIMEOUT', 'the simulated job is slower than its deadline');
-    const body = resultFor(Number(call.jobId), call.body);
-    if (!body) throw new RunnerError('JOB_FAILED', 'the simulated job throws for these inputs');
-    return { results: [{ body, metadata: new Metadata() }] };
-  }
-
-  async close(): Promise<void> {
-    // Nothing is held.
-  }
-
-  async #fail(failure: 'unreachable' | 'throttled' | 'lost' | 'hang', runMs: number, options: InvokeOptions): Promise<never> {
-    switch (failure) {
-      case 'unreachable':
-        throw new RunnerError('EXECUTOR_UNREACHABLE', 'the simulated platform is not there');
-      case 'throttled':
-        throw new RunnerError('EXECUTOR_THROTTLED', 'the simulated platform refuses the call');
-      case 'lost':
-        await this.#clock.sleep(Math.min(runMs, options.deadline - this.#clock.now()), options.signal);
-        throw new RunnerError('EXECUTOR_CONNECTION_LOST', 'the simulated connection broke after the job ran');
-      case 'hang':
-        await this.#clock.sleep(options.deadline - this.#clock.now(), options.signal);
-        throw new RunnerError('EXECUTOR_TIMEOUT', 'the simulated handler does not answer');
-    }
   }
 }
 

@@ -33,13 +33,20 @@ export interface SimulationOptions {
   readonly onEvent?: (line: string) => void;
 }
 
+export interface Held {
+  readonly queued: number;
+  readonly queuedMax: number;
+  /** Calls that its journal does not call ended; none may be left at the end. */
+  readonly open?: number;
+}
+
 export interface SystemUnderTest {
   /** The process is gone, now: what was durable is kept for the next life, and nothing else. Synchronous. */
   crash(): void;
   /** Graceful. */
   stop(): Promise<void>;
   /** What it holds in memory; asserted after every block. */
-  inspect?(): { readonly queued: number; readonly queuedMax: number };
+  inspect?(): Held;
 }
 
 /** Starts one life. What must survive a crash lies outside of the lives, with whoever provides this. */
@@ -154,7 +161,7 @@ class SimulationRun {
     }
     await this.#calmDown();
     await this.#stop();
-    this.#checker.checkEnd();
+    this.#checker.checkEnd(this.#life?.inspect?.().open);
     const { violations, historyHash, tail } = this.#checker;
     const results = this.#chain.results().filter((result) => result.operator === OPERATOR).length;
     const counts = { calls: this.#chain.calls().length, results, crashes: this.#crashes, reorgs: this.#reorgs };
@@ -221,7 +228,8 @@ class SimulationRun {
     let doneBlocks = 0;
     for (let block = 0; block < CALM_BLOCKS_MAX && doneBlocks < this.#options.finality + 2; block += 1) {
       await this.#nextBlock(script);
-      doneBlocks = this.#checker.nothingOpen() ? doneBlocks + 1 : 0;
+      const isDone = this.#checker.nothingOpen() && !this.#life?.inspect?.().open;
+      doneBlocks = isDone ? doneBlocks + 1 : 0;
     }
   }
 
