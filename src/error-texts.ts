@@ -56,7 +56,7 @@ export const ERROR_TEXTS = {
   RPC_RESPONSE_INVALID: { meaning: 'The RPC endpoint answered something that is not JSON-RPC.', remedy: 'Check that the address is an Ethereum JSON-RPC endpoint.' },
   CHAIN_MISMATCH: { meaning: 'The endpoint serves another chain, or the ledger belongs to another chain.', remedy: 'Use the endpoint or the ledger of the configured chain.' },
   CONTRACT_MISSING: { meaning: 'There is no contract at the configured address.', remedy: 'Correct the address of the contract.' },
-  LOG_MALFORMED: { meaning: 'A log of the contract cannot be decoded; it is skipped and counted.', remedy: 'Check that the contract address and version are right.' },
+  LOG_MALFORMED: { meaning: 'A log of the contract cannot be decoded, however often it is read; it is skipped and counted.', remedy: 'Check that the contract address and version are right.' },
   BLUEPRINT_NOT_FOUND: { meaning: 'The chain has no blueprint of that id.', remedy: 'Correct the blueprint id.' },
   SERVICE_NOT_FOUND: { meaning: 'The chain has no service of that id.', remedy: 'Correct the service id.' },
   METADATA_INVALID: { meaning: 'The metadata of a blueprint is malformed, too large, or does not match its hash.', remedy: 'Ask the author of the blueprint to correct it.' },

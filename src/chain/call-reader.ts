@@ -19,6 +19,8 @@ export interface CallsRead {
   readonly blocks: readonly BlockRef[];
 }
 
+const DOUBTS_MAX = 2;
+
 /** The chain is another one than what was read before: look for the place where it forked. */
 export const MOVED = 'moved';
 
@@ -36,6 +38,8 @@ export class CallReader {
   readonly #telemetry: Telemetry;
   readonly #malformed: Counter;
   readonly #onSkipped: CallReaderOptions['onSkipped'];
+  /** Reads in a row that showed broken logs. */
+  #doubts = 0;
 
   constructor(options: CallReaderOptions) {
     this.#transport = options.transport;
@@ -66,7 +70,8 @@ export class CallReader {
     if (parseHeader(before)?.hash !== after.hash) return MOVED;
     const end = parseHeader(last);
     if (!end) throw behind(to);
-    const calls = this.#decode(logs);
+    const broken: RunnerError[] = [];
+    const calls = this.#decode(logs, broken);
     const [first] = calls;
     const final = calls.at(-1);
     if (first && final && (first.blockNumber < from || final.blockNumber > to)) {
@@ -75,6 +80,7 @@ export class CallReader {
         `eth_getLogs of blocks ${from} to ${to} answered with logs of blocks ${first.blockNumber} to ${final.blockNumber}`,
       );
     }
+    this.#judge(broken);
     return { calls, blocks: [end] };
   }
 
@@ -89,8 +95,9 @@ export class CallReader {
       headers.map(({ hash }) => ({ method: 'eth_getLogs', params: [{ ...this.#filter, blockHash: hash }] })),
     );
     const calls: ChainCall[] = [];
+    const broken: RunnerError[] = [];
     for (const [index, header] of headers.entries()) {
-      for (const call of this.#decode(valueOrThrow(answers[index]))) {
+      for (const call of this.#decode(valueOrThrow(answers[index]), broken)) {
         if (call.blockHash !== header.hash)
           throw new RunnerError(
             'RPC_RESPONSE_INVALID',
@@ -99,6 +106,7 @@ export class CallReader {
         calls.push(call.timestamp === undefined ? { ...call, timestamp: header.timestamp } : call);
       }
     }
+    this.#judge(broken);
     return { calls, blocks: headers };
   }
 
@@ -120,13 +128,18 @@ export class CallReader {
     return headers;
   }
 
-  #decode(logs: unknown): ChainCall[] {
+  /** What cannot be decoded goes into `broken`. */
+  #decode(logs: unknown, broken: RunnerError[]): ChainCall[] {
     if (!Array.isArray(logs)) throw new RunnerError('RPC_RESPONSE_INVALID', 'eth_getLogs did not answer with a list');
     const calls: ChainCall[] = [];
     let sorted = true;
     for (const log of logs) {
       const call = this.#decodeOne(log);
       if (!call) continue;
+      if (isRunnerError(call)) {
+        broken.push(call);
+        continue;
+      }
       const last = calls.at(-1);
       if (last && !isBefore(last, call)) sorted = false;
       calls.push(call);
@@ -134,16 +147,28 @@ export class CallReader {
     return sorted ? calls : calls.sort((a, b) => (isBefore(a, b) ? -1 : 1));
   }
 
-  #decodeOne(log: unknown): ChainCall | undefined {
+  #decodeOne(log: unknown): ChainCall | RunnerError | undefined {
     try {
       if (typeof log === 'object' && log !== null && 'removed' in log && log.removed === true) return undefined;
       return decodeJobCall(log, this.#origin);
     } catch (error) {
       if (!isRunnerError(error) || error.code !== 'LOG_MALFORMED') throw error;
+      return error;
+    }
+  }
+
+  /** An endpoint can be wrong for a moment, and a call that is passed over is lost: logs are broken when they are so several times. */
+  #judge(broken: readonly RunnerError[]): void {
+    const [first] = broken;
+    if (first && this.#doubts < DOUBTS_MAX) {
+      this.#doubts += 1;
+      throw first;
+    }
+    this.#doubts = 0;
+    for (const error of broken) {
       this.#malformed.add();
       this.#telemetry.log.warn('a log was skipped', { code: error.code, error: error.message, ...error.details });
       this.#onSkipped?.(error);
-      return undefined;
     }
   }
 }
