@@ -8,7 +8,7 @@
 
 import { keccak256 } from 'viem/utils';
 import type { Clock } from '../clock.ts';
-import { RunnerError, toRunnerError } from '../errors.ts';
+import { RunnerError, isRunnerError, toRunnerError } from '../errors.ts';
 import type { Address, ChainCall, Hex } from '../job/call.ts';
 import type { BlockRef, CallState, Ledger, LedgerTransaction, NewTransaction } from '../ledger/ledger.ts';
 import type { Logger } from '../telemetry/telemetry.ts';
@@ -144,6 +144,16 @@ export class NonceLane {
     return this.#head;
   }
 
+  /** False until the chain has said which one it is: before, nothing is known of what is in flight. */
+  get knowsChain(): boolean {
+    try {
+      return this.options.chain.chainId >= 0;
+    } catch (thrown) {
+      if (isRunnerError(thrown) && thrown.code === 'STATE_INVALID') return false;
+      throw thrown;
+    }
+  }
+
   get lastError(): RunnerError | undefined {
     return [...this.#stalls.values()].at(-1) ?? this.#lastError;
   }
@@ -154,6 +164,7 @@ export class NonceLane {
 
   /** All versions of all nonces in flight, in nonce order, oldest version first. */
   pending(): readonly LedgerTransaction[] {
+    if (!this.#pending && !this.knowsChain) return [];
     this.#pending ??= this.options.ledger
       .pendingTransactions(this.options.chain.chainId, this.address)
       .toSorted((a, b) => a.nonce - b.nonce || a.id - b.id);
@@ -172,10 +183,14 @@ export class NonceLane {
     this.#mined = undefined;
   }
 
+  /** Nonces in flight. */
+  inFlight(): number {
+    return new Set(this.pending().map((version) => version.nonce)).size;
+  }
+
   /** How many fresh nonces may be used now. */
   slots(): number {
-    if (this.underfunded) return 0;
-    return Math.max(0, this.options.inFlightMax - new Set(this.pending().map((version) => version.nonce)).size);
+    return this.underfunded ? 0 : Math.max(0, this.options.inFlightMax - this.inFlight());
   }
 
   /** The lowest nonce that nothing uses. */

@@ -81,6 +81,7 @@ export class ResultBatches {
   /** What the contract said of a call, and the head then: it counts when it still says so some blocks later. */
   readonly #judged = new Map<number, { readonly kind: Verdict['kind']; readonly head: BlockRef }>();
   #paused = false;
+  #capped = false;
   #bytesPerResult = 4_096;
 
   constructor(lane: NonceLane, options: ResultBatchesOptions) {
@@ -90,17 +91,17 @@ export class ResultBatches {
 
   /** Failures of the chain and the ledger reject; what was not signed stays executed. */
   async settle(): Promise<TurnEnd> {
-    const { ledger } = this.#lane.options;
     const { head } = this.#lane;
     const slots = this.#options.dryRun ? TURN_BATCHES : Math.min(this.#lane.slots(), TURN_BATCHES);
     if (!head || slots === 0) return { next: 'slot' };
     const window = this.#window(slots) + this.#deferred.size;
-    const executed = ledger.settleable(head.number - BigInt(this.#options.confirmations), window);
+    const executed = this.#executed(head, window);
     this.#noteBytes(executed);
     const ready = this.#withoutDeferred(executed, head);
     if (ready.length === 0) return this.#end('nothing');
     const fees = this.#options.dryRun ? undefined : await this.#lane.firstFees();
-    if (!fees && !this.#options.dryRun) return { next: 'nothing', retryInMs: PAUSE_MS };
+    this.#capped = !fees && !this.#options.dryRun;
+    if (this.#capped) return { next: 'nothing', retryInMs: PAUSE_MS };
 
     const verdicts = new Map<PendingResult, Verdict>();
     const plan = this.#plan(ready, verdicts);
@@ -116,6 +117,13 @@ export class ResultBatches {
     if (!this.#options.dryRun && verdicts.size > 0) await this.#record(verdicts, confirmed);
     const more = plan.length > taken.length || executed.length === window || fitting.length < batches.length || !signed;
     return this.#end(more ? 'now' : 'nothing');
+  }
+
+  /** Something can be signed at the head that is known: not what waits for blocks, for a lower fee or for another answer of the contract. */
+  get ready(): boolean {
+    const { head } = this.#lane;
+    if (!head || this.#paused || this.#capped) return false;
+    return this.#executed(head, this.#deferred.size + 1).some((call) => !this.#isDeferred(call.seq, head));
   }
 
   observe(event: LaneEvent): void {
@@ -134,6 +142,10 @@ export class ResultBatches {
     }
     for (const seq of event.calls) this.#reverts.set(seq, (this.#reverts.get(seq) ?? 0) + 1);
     this.#callsMax.set(serviceId, Math.max(1, Math.min(callsMax, event.calls.length) >> 1));
+  }
+
+  #executed(head: BlockRef, limit: number): PendingResult[] {
+    return this.#lane.options.ledger.settleable(head.number - BigInt(this.#options.confirmations), limit);
   }
 
   /** How many results to read: as many as go into these transactions, by number and by what the last ones weighed. */
@@ -319,13 +331,14 @@ export class ResultBatches {
 
   /** Also forgets what was put off and is not executed any more. */
   #withoutDeferred(executed: readonly PendingResult[], head: BlockRef): PendingResult[] {
-    const nowMs = this.#lane.options.clock.monotonic();
     const seen = new Set(executed.map((call) => call.seq));
     for (const seq of this.#deferred.keys()) if (!seen.has(seq)) this.#deferred.delete(seq);
-    return executed.filter((call) => {
-      const deferral = this.#deferred.get(call.seq);
-      return !deferral || (deferral.untilMs <= nowMs && deferral.untilHead <= head.number);
-    });
+    return executed.filter((call) => !this.#isDeferred(call.seq, head));
+  }
+
+  #isDeferred(seq: number, head: BlockRef): boolean {
+    const deferral = this.#deferred.get(seq);
+    return deferral !== undefined && (deferral.untilMs > this.#lane.options.clock.monotonic() || deferral.untilHead > head.number);
   }
 
   #end(next: TurnEnd['next']): TurnEnd {

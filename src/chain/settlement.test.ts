@@ -5,6 +5,7 @@ import { Metadata } from '../job/call.ts';
 import type { CallRecord } from '../ledger/ledger.ts';
 import { silentTelemetry } from '../telemetry/telemetry.ts';
 import { FakeClock, Random } from '../testing/fake-clock.ts';
+import type { SettlementChain } from './chain.ts';
 import type { MockFaults, SendFault } from './mock.ts';
 import { MemoryLedger } from '../../test/support/memory-ledger.ts';
 import { MockChainClient } from './mock.ts';
@@ -852,11 +853,13 @@ describe('life', () => {
     expect(() => new World({ confirmations: -1 })).toThrow(/confirmations is -1/);
   });
 
-  it('drains what is executed and closes', async () => {
-    const world = await new World().start();
+  it('drains what is on its way and what can be signed, and closes', async () => {
+    const world = await new World({ batchMax: 1, inFlightMax: 1 }).start();
     world.submit('a', 'b');
-    await world.mine();
+    await world.mine(2, 10);
+    expect(world.states()).toEqual({ a: 'submitted', b: 'executed' });
     const drained = world.settlement.drain(world.clock.now() + 20_000);
+    await world.clock.advance(1_500);
     await world.mine(3, 1_500);
     expect(await drained).toBe(true);
     expect(world.settled()).toEqual(['a', 'b']);
@@ -867,14 +870,73 @@ describe('life', () => {
     await world.stop();
   });
 
-  it('gives up draining at the deadline and leaves the rest in the ledger', async () => {
+  it('does not wait for blocks that a result still needs: the next start settles it', async () => {
     const world = await new World({ confirmations: 100 }).start();
     world.submit('a');
     await world.mine();
-    const drained = world.settlement.drain(world.clock.now() + 3_000);
-    await world.clock.advance(3_100);
-    expect(await drained).toBe(false);
+    const before = world.clock.now();
+    expect(await world.settlement.drain(before + 30_000)).toBe(false);
+    expect(world.clock.now()).toBe(before);
     expect(world.states()).toEqual({ a: 'executed' });
+    await world.mine(100, 1);
+    world.settlement = world.newSettlement();
+    await world.settlement.start();
+    await world.mine(2);
+    expect(world.settled()).toEqual(['a']);
+    await world.stop();
+  });
+
+  it('does not wait for a fee that the cap forbids', async () => {
+    const world = await new World({ maxFeePerGas: 5n * GWEI }).start();
+    world.chain.setBaseFee(50n * GWEI);
+    world.submit('a');
+    await world.mine(3);
+    const before = world.clock.now();
+    expect(await world.settlement.drain(before + 30_000)).toBe(false);
+    expect(world.clock.now()).toBe(before);
+    await world.stop();
+  });
+
+  it('gives up draining at the deadline and leaves the rest in the ledger', async () => {
+    const world = await new World().start();
+    world.submit('a');
+    await world.mine(2);
+    const drained = world.settlement.drain(world.clock.now() + 3_000);
+    await world.clock.advance(2_900);
+    expect(world.states()).toEqual({ a: 'submitted' });
+    expect(await Promise.race([drained, Promise.resolve('waiting')])).toBe('waiting');
+    await world.clock.advance(200);
+    expect(await drained).toBe(false);
+    await world.stop();
+  });
+
+  it('knows nothing before the chain has said which one it is, and settles from then on', async () => {
+    const world = new World();
+    let answers = false;
+    const unknown = (): RunnerError => new RunnerError('STATE_INVALID', 'the chain id is not known yet');
+    const shy = new Proxy<SettlementChain>(world.client, {
+      get: (target, name) => {
+        if (name === 'chainId' && !answers) throw unknown();
+        const value: unknown = Reflect.get(target, name, target);
+        if (name === 'head') return async () => ((answers = reachable), answers ? target.head() : Promise.reject(unreachable));
+        return typeof value === 'function' ? value.bind(target) : value;
+      },
+    });
+    let reachable = false;
+    const unreachable = new RunnerError('RPC_UNREACHABLE', 'nobody answers');
+    const nothing = { account: OPERATOR, head: undefined, nextNonce: undefined, pending: 0, oldestPendingMs: undefined };
+    world.settlement = world.newSettlement({ chain: shy });
+    world.settlement.wake();
+    expect(world.settlement.status()).toEqual({ ...nothing, lastError: undefined });
+    await world.start();
+    expect(world.settlement.status()).toEqual({ ...nothing, lastError: unreachable });
+    world.submit('a');
+    await world.mine(2);
+    expect(world.states()).toEqual({ a: 'executed' });
+    reachable = true;
+    await world.mine(3, 2_000);
+    expect(world.settled()).toEqual(['a']);
+    expect(world.settlement.status()).toMatchObject({ nextNonce: 1, pending: 0, lastError: undefined });
     await world.stop();
   });
 

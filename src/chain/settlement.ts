@@ -170,8 +170,8 @@ export class Settlement {
   /** A result was journaled. Results that come close together go together. */
   wake(): void {
     this.#wakes += 1;
-    const waitMs =
-      this.#wakes >= this.#options.batchMax ? 0 : Math.min(WAIT_MAX_MS, this.#options.batchWaitMs * 2 ** this.#noncesInFlight());
+    const { batchMax, batchWaitMs } = this.#options;
+    const waitMs = this.#wakes >= batchMax ? 0 : Math.min(WAIT_MAX_MS, batchWaitMs * 2 ** this.#inFlight());
     const dueMs = this.#nowMs() + waitMs;
     if (dueMs >= this.#workDueMs) return;
     this.#workDueMs = dueMs;
@@ -192,7 +192,7 @@ export class Settlement {
       account: lane?.address,
       head: lane?.head?.number,
       nextNonce: lane?.head && lane.nextNonce(),
-      pending: this.#noncesInFlight(),
+      pending: this.#inFlight(),
       oldestPendingMs:
         oldest === undefined || oldest === Number.POSITIVE_INFINITY ? undefined : Math.max(0, this.#options.clock.now() - oldest),
       lastError: lane?.lastError,
@@ -200,19 +200,21 @@ export class Settlement {
   }
 
   /**
-   * Settles what is executed, then closes; at the latest at `deadline` (milliseconds since the epoch). Resolves with whether all
-   * was mined; what was not is taken up at the next start.
+   * Waits for what is on its way and for what can be signed now, then closes; at the latest at `deadline` (milliseconds since the
+   * epoch). Resolves with whether all was mined. What was not, and results that wait for blocks, are taken up at the next start.
    */
   async drain(deadline: number): Promise<boolean> {
-    const { clock, pollMs } = this.#options;
+    const { clock, pollMs, dryRun } = this.#options;
     if (this.#state === 'running') this.#state = 'draining';
     while (this.#state === 'draining') {
       this.#pollDueMs = 0;
       this.#workDueMs = 0;
+      // A turn that is going on may have looked before the last result or head.
+      await this.#turn;
       this.#go();
       await this.#turn;
-      const leftMs = deadline - clock.now();
-      if (this.#isSettled() || leftMs <= 0 || !this.#desk || this.#options.dryRun) break;
+      const leftMs = dryRun ? 0 : deadline - clock.now();
+      if (leftMs <= 0 || (this.#inFlight() === 0 && !this.#desk?.results.ready)) break;
       await clock.sleep(Math.min(pollMs, leftMs));
     }
     const settled = this.#isSettled();
@@ -283,12 +285,12 @@ export class Settlement {
     return this.#options.clock.monotonic();
   }
 
-  #noncesInFlight(): number {
-    return new Set(this.#desk?.lane.pending().map((version) => version.nonce)).size;
+  #inFlight(): number {
+    return this.#desk?.lane.inFlight() ?? 0;
   }
 
   #isSettled(): boolean {
-    return this.#noncesInFlight() === 0 && this.#options.ledger.settleable(ANY_BLOCK, 1).length === 0;
+    return this.#inFlight() === 0 && this.#options.ledger.settleable(ANY_BLOCK, 1).length === 0;
   }
 
   /** Runs turns while something is due, one after the other; then waits for the next. */
@@ -331,8 +333,9 @@ export class Settlement {
   }
 
   async #work({ lane, keeper, results, own }: Desk, workIsDue: boolean): Promise<void> {
-    const { dryRun, pollMs } = this.#options;
+    const { chain, dryRun, pollMs } = this.#options;
     const errorBefore = lane.lastError;
+    if (!lane.knowsChain) await chain.head();
     if (!own.waiting && lane.mined().length === 0 && this.#isSettled()) {
       this.#pollDueMs = Number.POSITIVE_INFINITY;
       this.#wakes = 0;

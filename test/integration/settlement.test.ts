@@ -91,6 +91,10 @@ class Operator {
     return this.#settlement.sender();
   }
 
+  drain(deadline: number): Promise<boolean> {
+    return this.#settlement?.drain(deadline) ?? Promise.resolve(true);
+  }
+
   stop(): Promise<void> {
     return this.#settlement?.close() ?? Promise.resolve();
   }
@@ -162,6 +166,23 @@ describe('on a real chain', () => {
     expect(operator.events[0]).toMatchObject({ hash: journaled?.hash });
     expect(await resultsOf(service)).toEqual([[0n, '0f01']]);
     await operator.stop();
+  });
+
+  it('does not wait for blocks that nobody mines when it stops, and settles the result after the next start', async () => {
+    const service = await tangle.startService({ jobs: [{ name: 'square' }] });
+    const operator = new Operator(service);
+    await operator.start({ confirmations: 3 });
+    const seq = await operator.executed(await tangle.submitJob(service.serviceId, { jobIndex: 0, inputs: '0x01' }));
+    const hourMs = 3_600_000;
+    expect(await operator.drain(Date.now() + hourMs)).toBe(false);
+    expect(operator.ledger.get(seq)?.state).toBe('executed');
+    expect(operator.events).toEqual([]);
+
+    await operator.start({ confirmations: 3 });
+    await chain.mine(3);
+    await operator.until(seq, 'mined');
+    expect(await operator.drain(Date.now() + hourMs)).toBe(true);
+    expect(await resultsOf(service)).toEqual([[0n, '0f01']]);
   });
 
   it('takes it as an end that another operator was faster, and that the contract refuses a result', async () => {
