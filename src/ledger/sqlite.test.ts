@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import { existsSync, mkdtempSync, openSync, rmSync, statSync, writeFileSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
@@ -274,6 +274,16 @@ describe('the story of a call', () => {
   });
 });
 
+it('what nobody took can be tried again; what ran without a result cannot', async () => {
+  await ledger.recordSeen([chainCall(1), chainCall(2)], cursor(2));
+  await ledger.recordIgnored(1, { code: 'JOB_UNKNOWN', message: 'no route' });
+  await ledger.recordExecuted(2, undefined, ran);
+  expect([1, 2].map((seq) => ledger.get(seq)?.state)).toEqual(['ignored', 'ignored']);
+  expect(ledger.get(1)).toMatchObject({ errorCode: 'JOB_UNKNOWN', errorMessage: 'no route' });
+  expect([await ledger.retry(1), await ledger.retry(2)]).toEqual([true, false]);
+  expect([1, 2].map((seq) => ledger.get(seq)?.state)).toEqual(['seen', 'ignored']);
+});
+
 describe('find, stats, values and compaction', () => {
   it('find by call, service, id and state', async () => {
     await executed(3);
@@ -331,6 +341,44 @@ describe('the file', () => {
     const file = openSync(path, 'r+');
     for (let page = 1; page < 12; page += 1) writeSync(file, Buffer.alloc(512, 0xff), 0, 512, page * 4096);
     expect(await code(() => SqliteLedger.open({ path }))).toBe('LEDGER_CORRUPT');
+  });
+
+  it('that lost its content, or its place beside its log, is not taken for a new one', async () => {
+    await executed(1);
+    await ledger.close();
+    const [emptied, gone] = [join(folder, 'emptied.db'), join(folder, 'gone.db')];
+    writeFileSync(emptied, '');
+    writeFileSync(`${gone}-wal`, 'the log of a ledger');
+    expect(await code(() => SqliteLedger.open({ path: emptied }))).toBe('LEDGER_CORRUPT');
+    expect(await code(() => SqliteLedger.open({ path: gone }))).toBe('LEDGER_CORRUPT');
+    expect(existsSync(gone)).toBe(false);
+    expect(statSync(emptied).size).toBe(0);
+  });
+
+  it('comes into being complete: what a crash left of the attempt before is replaced', async () => {
+    const path = join(folder, 'fresh.db');
+    for (const end of ['', '-wal', '-shm']) writeFileSync(`${path}.new${end}`, 'half of it');
+    const fresh = SqliteLedger.open({ path });
+    await fresh.setValue('a', '1');
+    await fresh.close();
+    expect(existsSync(`${path}.new`)).toBe(false);
+    const again = SqliteLedger.open({ path });
+    expect(again.getValue('a')).toBe('1');
+    await again.close();
+  });
+
+  it('where nothing can be made is CONFIG_INVALID', async () => {
+    const file = join(folder, 'file');
+    writeFileSync(file, 'no folder');
+    expect(await code(() => SqliteLedger.open({ path: join(file, 'ledger.db') }))).toBe('CONFIG_INVALID');
+    expect(await code(() => SqliteLedger.open({ path: folder }))).toBe('CONFIG_INVALID');
+  });
+
+  it('takes no value above the limit of SQLite', async () => {
+    await ledger.recordSeen([chainCall(1)], cursor(1));
+    const huge = { body: new Uint8Array(1_000_000_001), metadata: new Metadata() };
+    expect(await code(() => ledger.recordExecuted(1, huge, ran))).toBe('PAYLOAD_TOO_LARGE');
+    expect(ledger.get(1)?.state).toBe('seen');
   });
 
   it('of a newer version is refused', async () => {

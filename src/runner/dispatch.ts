@@ -54,6 +54,7 @@ interface Hold {
 const SCAN_MAX = 1_024;
 const SCAN_STEP_MAX = 256;
 const DISK_FULL_RETRY_MS = 1_000;
+const DISK_FULL_QUIET_MS = 60_000;
 const ABANDON_MS = 1_000;
 
 export class Dispatch {
@@ -68,7 +69,7 @@ export class Dispatch {
   #pumpDue = false;
   #stopped = false;
   #stoppedByLedger = false;
-  #saidDiskFull = false;
+  #diskFullSaidMs = Number.NEGATIVE_INFINITY;
   #idle: (() => void) | undefined;
 
   constructor(options: DispatchOptions) {
@@ -115,9 +116,7 @@ export class Dispatch {
   async write<T>(change: () => Promise<T>): Promise<T> {
     for (;;) {
       try {
-        const value = await change();
-        this.#saidDiskFull = false;
-        return value;
+        return await change();
       } catch (thrown) {
         const error = toRunnerError(thrown);
         if (this.#abandoned.signal.aborted || error.code === 'PAYLOAD_TOO_LARGE') throw error;
@@ -144,9 +143,12 @@ export class Dispatch {
     return false;
   }
 
+  /** Small changes may fit between large ones that do not: it is said once for all of them. */
   #sayDiskFull(error: RunnerError): void {
-    if (!this.#saidDiskFull) this.#options.onError(error, 'ledger');
-    this.#saidDiskFull = true;
+    const nowMs = this.#options.clock.monotonic();
+    if (nowMs < this.#diskFullSaidMs + DISK_FULL_QUIET_MS) return;
+    this.#diskFullSaidMs = nowMs;
+    this.#options.onError(error, 'ledger');
   }
 
   #untilIdle(waitMs: number): Promise<boolean> {

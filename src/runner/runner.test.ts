@@ -327,6 +327,68 @@ describe('a runner with a chain', () => {
     expect(runner.state).toBe('failed');
   });
 
+  it('stops when settlement finds the ledger broken', async () => {
+    const { builder, chain, ledger, submit } = line();
+    ledger.recordTransaction = () => Promise.reject(new RunnerError('LEDGER_CORRUPT', 'the file is damaged'));
+    submit('a');
+    chain.mine();
+    const runner = await builder.router(new JobRouter().route(0, echo)).build();
+    await expect(runner.run()).rejects.toMatchObject({ code: 'LEDGER_CORRUPT' });
+    expect(runner.state).toBe('failed');
+  });
+
+  it('reads again when the ledger could not be read', async () => {
+    const { builder, chain, ledger, submit, until } = line();
+    const waiting = ledger.waiting.bind(ledger);
+    let refusals = 3;
+    ledger.waiting = (...args) => {
+      if (refusals === 0) return waiting(...args);
+      refusals -= 1;
+      throw new RunnerError('LEDGER_FULL', 'no space');
+    };
+    const errors: string[] = [];
+    submit('a');
+    chain.mine();
+    await started(builder.router(new JobRouter().route(0, echo)).onError(({ code }, { source }) => errors.push(`${source} ${code}`)));
+    await until(['a']);
+    expect(refusals).toBe(0);
+    expect(errors).toEqual(['ledger LEDGER_FULL']);
+  });
+
+  it('fails a call that no ledger can hold, and its producer goes on', async () => {
+    const ledger = memoryLedger();
+    const failed: string[] = [];
+    const huge = { ...call('huge'), body: new Uint8Array(1_000_000_001) };
+    const runner = await build()
+      .ledger(ledger)
+      .router(new JobRouter().route(0, echo))
+      .producer({ name: 'list', calls: () => only(call('a'), huge, call('b')) })
+      .build();
+    runners.push(runner);
+    runner.on('failed', ({ call: of, error }) => failed.push(`${of.id} ${error.code}`));
+    await runner.start();
+    await expect.poll(() => ledger.find({ states: ['final'] }).map(({ call: { id } }) => id)).toEqual(['a', 'b']);
+    expect(failed).toEqual(['huge PAYLOAD_TOO_LARGE']);
+    expect(runner.status()).toMatchObject({ state: 'running', lastError: undefined });
+  });
+
+  it('tries a job that threw again only when it is idempotent', async () => {
+    const { builder, submit, until, states } = line();
+    const runs: string[] = [];
+    const once = (name: string, idempotent: boolean) =>
+      defineJob({ name, raw: true, idempotent }, (body) => {
+        runs.push(name);
+        if (runs.filter((run) => run === name).length === 1) throw new Error('the first time');
+        return body;
+      });
+    submit('a');
+    submit('b', 1);
+    await started(builder.router(new JobRouter().route(0, once('idempotent', true)).route(1, once('plain', false))));
+    await until(['a']);
+    expect(runs.toSorted()).toEqual(['idempotent', 'idempotent', 'plain']);
+    expect(states()[1]).toBe('failed');
+  });
+
   it('leaves calls that do not end in the ledger, for the next start', async () => {
     const { builder, client, chain, ledger, submit, until } = line({ drainMs: 50 });
     const errors: string[] = [];
@@ -356,6 +418,96 @@ describe('a runner with a chain', () => {
     const { builder, ledger } = line();
     await ledger.setValue('chain', 'rpc:1:0x00');
     await expect(builder.start()).rejects.toMatchObject({ code: 'CHAIN_MISMATCH' });
+  });
+});
+
+describe('another try that an operator asks for', () => {
+  it('executes a failed call again, and settles it', async () => {
+    const { builder, ledger, submit, until, states } = line();
+    let isBroken = true;
+    const job = defineJob({ name: 'job', raw: true }, (body) => {
+      if (isBroken) throw new Error('broken');
+      return body;
+    });
+    submit('a');
+    submit('b');
+    const attempts: string[] = [];
+    const runner = await builder.router(new JobRouter().route(0, job)).build();
+    runners.push(runner);
+    runner.on('attempt', ({ seq, attempt }) => attempts.push(`${seq} ${attempt}`));
+    await runner.start();
+    await until([]);
+    await expect.poll(states).toEqual(['failed', 'failed']);
+    expect(await runner.retry(1)).toBe(true);
+    await expect.poll(() => attempts).toEqual(['1 1', '2 1', '1 2']);
+    await expect.poll(states).toEqual(['failed', 'failed']);
+    isBroken = false;
+    expect(await runner.retry(1)).toBe(true);
+    await until(['a']);
+    expect(ledger.get(1)).not.toHaveProperty('errorCode');
+    expect(states()[1]).toBe('failed');
+    expect(await runner.retry(1)).toBe(false);
+    expect(await runner.retry(77)).toBe(false);
+  });
+
+  it('can be asked for as soon as the call has failed', async () => {
+    const { builder, submit, until } = line();
+    let runs = 0;
+    const job = defineJob({ name: 'job', raw: true }, (body) => {
+      runs += 1;
+      if (runs === 1) throw new Error('the first time');
+      return body;
+    });
+    submit('a');
+    const runner = await builder.router(new JobRouter().route(0, job)).build();
+    runners.push(runner);
+    runner.on('failed', ({ seq }) => void runner.retry(seq ?? -1));
+    await runner.start();
+    await until(['a']);
+    expect(runs).toBe(2);
+  });
+
+  it('offers a rejected result again, without another execution', async () => {
+    const { builder, chain, ledger, submit } = line();
+    const rejected: number[] = [];
+    const runs: number[] = [];
+    const job = defineJob({ name: 'huge', raw: true }, () => {
+      runs.push(1);
+      return new Uint8Array(200_000);
+    });
+    submit('a');
+    chain.mine();
+    const runner = await builder.router(new JobRouter().route(0, job)).build();
+    runners.push(runner);
+    runner.on('rejected', ({ seq }) => rejected.push(seq));
+    await runner.start();
+    await expect.poll(() => rejected).toEqual([1]);
+    expect(await runner.retry(1)).toBe(true);
+    await expect.poll(() => rejected).toEqual([1, 1]);
+    expect(ledger.get(1)).toMatchObject({ state: 'rejected', errorCode: 'PAYLOAD_TOO_LARGE' });
+    expect(runs).toHaveLength(1);
+  });
+
+  it('gives a call that nobody took to who takes it now', async () => {
+    const { builder, client, chain, ledger, submit, until, states } = line();
+    submit('a');
+    chain.mine();
+    const first = await started(builder.router(new JobRouter()));
+    await expect.poll(states).toEqual(['ignored']);
+    await first.stop();
+    const next = await started(
+      build({ confirmations: 0 }).chain(client).ledger(ledger).signer(mockSigner(OPERATOR)).router(new JobRouter().route(0, echo)),
+    );
+    expect(await next.retry(1)).toBe(true);
+    await until(['a']);
+  });
+
+  it('needs a runner that runs, and a ledger', async () => {
+    const runner = await build().build();
+    runners.push(runner);
+    await expect(runner.retry(1)).rejects.toMatchObject({ code: 'STATE_INVALID', message: expect.stringContaining('created') as string });
+    await runner.start();
+    await expect(runner.retry(1)).rejects.toMatchObject({ code: 'STATE_INVALID', message: expect.stringContaining('no ledger') as string });
   });
 });
 

@@ -222,13 +222,27 @@ export class BlueprintRunner {
     }
   }
 
-  async #journal(calls: readonly JobCall[], { ledger, dispatch }: Line): Promise<void> {
-    const areNew = await Promise.all(calls.map((call) => dispatch.write(() => ledger.recordProduced(call))));
+  async #journal(calls: readonly JobCall[], line: Line): Promise<void> {
+    const { dispatch } = line;
+    const areNew = await Promise.all(calls.map((call) => this.#isNew(call, line)));
     const count = areNew.filter(Boolean).length;
     if (count === 0) return;
     this.#metrics.seen.add(count);
     dispatch.pump();
     await dispatch.whenFree();
+  }
+
+  /** False: its id is known already, or no ledger can hold it. */
+  async #isNew(call: JobCall, { ledger, dispatch }: Line): Promise<boolean> {
+    try {
+      return await dispatch.write(() => ledger.recordProduced(call));
+    } catch (thrown) {
+      const error = toRunnerError(thrown);
+      if (error.code !== 'PAYLOAD_TOO_LARGE') throw error;
+      if (this.#events.hears('failed')) this.#events.emit('failed', { seq: undefined, call, error });
+      this.#callFailed(error, call);
+      return false;
+    }
   }
 
   #serve(service: BackgroundService): void {
