@@ -18,9 +18,7 @@ export async function loadModule(file: string): Promise<AuthorModule> {
   try {
     exported = (await import(pathToFileURL(file).href)) as typeof exported; // as: looked at below
   } catch (cause) {
-    throw new RunnerError('CONFIG_INVALID', `${file} cannot be loaded: ${cause instanceof Error ? cause.message : String(cause)}`, {
-      cause,
-    });
+    throw new RunnerError('CONFIG_INVALID', `${file} cannot be loaded: ${whatAndWhere(cause)}`, { cause });
   }
   const router = [exported.router, exported.default].find(isRouter);
   const configure = exported.configure;
@@ -36,4 +34,14 @@ export async function loadModule(file: string): Promise<AuthorModule> {
 /** By what it can do: the module may bring its own copy of the package. */
 function isRouter(value: unknown): value is JobRouter {
   return typeof value === 'object' && value !== null && 'definition' in value && 'call' in value && 'route' in value;
+}
+
+/** The compiler of node puts place and source line before the name of the error; an exception has its place in the first line of its stack. */
+function whatAndWhere(cause: unknown): string {
+  if (!(cause instanceof Error)) return String(cause);
+  const [head = '', ...frames] = (cause.stack ?? '').split(/\n {4}at /);
+  const excerpt = head.indexOf(`${cause.name} [`) > 0 ? head.slice(0, head.indexOf(`${cause.name} [`)).trimEnd() : '';
+  if (excerpt !== '') return `${cause.message}\n${excerpt}`;
+  const place = frames.find((frame) => frame.includes('file://') && !frame.includes('/node_modules/'));
+  return place === undefined || cause.name === 'SyntaxError' ? cause.message : `${cause.message}\n    at ${place}`;
 }

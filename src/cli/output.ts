@@ -7,6 +7,9 @@ import { createRedactor, redactText } from '../telemetry/redact.ts';
 
 export interface TextSink {
   readonly isTTY?: boolean;
+  /** Of a terminal. */
+  readonly columns?: number;
+  readonly rows?: number;
   write(text: string): unknown;
 }
 

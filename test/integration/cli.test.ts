@@ -207,58 +207,6 @@ async function firstOutput(stream: NodeJS.ReadableStream, text: string): Promise
   });
 }
 
-describe('dev', () => {
-  it('runs the jobs on a chain of its own, takes up a change, and leaves nothing behind', async () => {
-    const project = join(folder, 'dev');
-    mkdirSync(project);
-    const write = (factor: string): void =>
-      writeFileSync(
-        join(project, 'jobs.ts'),
-        `import { defineJob } from '${join(import.meta.dirname, '../../src/job/job.ts')}';
-import { JobRouter } from '${join(import.meta.dirname, '../../src/job/router.ts')}';
-export const router = new JobRouter().route(0, defineJob({ name: 'times', params: 'uint64 x', result: 'uint64' }, ([x]) => x * ${factor}));
-`,
-      );
-    write('2n');
-    const dev = start(['dev', 'dev/jobs.ts', '--json']);
-    const ready = await nextEvent(dev.child.stdout, ({ event }) => event === 'ready');
-    await nextEvent(dev.child.stdout, ({ event, state }) => event === 'state' && state === 'running');
-    const target = ['--service', ready['serviceId'] ?? '', '--rpc-url', ready['rpcUrl'] ?? '', '--contract', ready['contract'] ?? ''];
-    const submit = ['jobs', 'submit', '0', ...target, '--types', 'uint64 x', '--args', '[21]', '--result', 'uint64', '--json'];
-    const results = async (): Promise<unknown> => (JSON.parse((await bpr(...submit)).stdout) as { results: unknown }).results;
-    const executed = nextEvent(dev.child.stdout, ({ event }) => event === 'executed');
-    expect(await results()).toMatchObject([{ values: ['42'] }]);
-    expect(await executed).toMatchObject({ callId: '0', jobId: '0', attempt: 1 });
-    const running = nextEvent(dev.child.stdout, ({ event, state }) => event === 'state' && state === 'running');
-    write('3n');
-    await running;
-    expect(await results()).toMatchObject([{ values: ['63'] }]);
-    dev.child.kill('SIGTERM');
-    expect((await dev.ended).status).toBe(0);
-    const gone = await bpr('doctor', '--rpc-url', ready['rpcUrl'] ?? '', '--json');
-    expect(gone.stdout).toContain('RPC_UNREACHABLE');
-  });
-});
-
-type Event = Readonly<Record<string, string>>;
-
-/** The next line that fits; rejects when the stream ends without it. */
-function nextEvent(stream: NodeJS.ReadableStream, fits: (event: Event) => boolean): Promise<Event> {
-  return new Promise((resolve, reject) => {
-    let rest = '';
-    const onData = (chunk: string): void => {
-      const lines = `${rest}${chunk}`.split('\n');
-      rest = lines.pop() ?? '';
-      const found = lines.map((line) => JSON.parse(line) as Event).find(fits);
-      if (!found) return;
-      stream.off('data', onData);
-      resolve(found);
-    };
-    stream.on('data', onData);
-    stream.once('end', () => reject(new Error('the stream ended')));
-  });
-}
-
 describe('init', () => {
   it('writes a project whose jobs build, and which the compiler accepts', async () => {
     expect(await bpr('init', 'My Blueprint')).toMatchObject({ status: 0, stderr: '' });

@@ -1,10 +1,8 @@
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { RunnerError } from '../../errors.ts';
-import type { JobCall } from '../../job/call.ts';
 import type { RunnerConfig } from '../../runner/config.ts';
-import type { BlueprintRunner, RunnerStatus } from '../../runner/runner.ts';
-import { createRedactor, redactText } from '../../telemetry/redact.ts';
+import type { RunnerStatus } from '../../runner/runner.ts';
 import { loadModule } from '../author-module.ts';
 import { parseCount, parseNumber, parseUint64 } from '../calls.ts';
 import { dataDirOf, settingsOf } from '../environment.ts';
@@ -68,7 +66,14 @@ export function addRun(program: Command, { io }: Cli): void {
       if (router) builder.router(router);
       await configure?.(builder);
       const runner = await builder.build();
-      if (flags.events) printEvents(io, runner);
+      if (flags.events) {
+        const { followRunner } = await import('../runner-lines.ts');
+        followRunner(
+          runner,
+          (jobId) => router?.definition(jobId),
+          (line) => io.stdout.write(`${toJson(line, 0)}\n`),
+        );
+      }
       await runner.run();
       if (flags.events) return;
       const status = runner.status();
@@ -92,23 +97,6 @@ function configOf(io: Io, flags: RunFlags): RunnerConfig {
     dryRun: flags.dryRun,
     ...(flags.metricsPort !== undefined && { metrics: { port: flags.metricsPort } }),
   };
-}
-
-function printEvents(io: Io, runner: BlueprintRunner): void {
-  const line = (event: string, detail: object): void => void io.stdout.write(`${toJson({ event, ...detail }, 0)}\n`);
-  const nameOf = ({ id, jobId, origin }: JobCall): object =>
-    origin ? { serviceId: origin.serviceId, callId: origin.callId, jobId } : { id, jobId };
-  runner.on('state', (state) => line('state', { state }));
-  runner.on('seen', ({ origin: { serviceId, callId, jobIndex, blockNumber } }) =>
-    line('seen', { serviceId, callId, jobId: jobIndex, blockNumber }),
-  );
-  runner.on('executed', ({ call, executor, attempt, durationMs, results }) => {
-    line('executed', { ...nameOf(call), executor, attempt, durationMs, output: results[0]?.body });
-  });
-  runner.on('failed', ({ call, error }) => line('failed', { ...nameOf(call), code: error.code, message: redactText(error.message) }));
-  for (const name of ['submitted', 'mined', 'final', 'rejected', 'closed'] as const) {
-    runner.on(name, ({ type: _type, ...detail }) => line(name, createRedactor()(detail) as object)); // as: an object stays one
-  }
 }
 
 function statusText(status: RunnerStatus): string {
