@@ -14,8 +14,11 @@ import type { RestartPolicy } from './supervisor.ts';
 /** Makes calls besides the chain. */
 export interface Producer {
   readonly name: string;
-  /** With a ledger a call whose id is known is not run again. Called again, more and more slowly, when it throws. */
-  calls(signal: AbortSignal): AsyncIterable<JobCall>;
+  /**
+   * Calls, or many at once. With a ledger they are on disk when the next ones are asked for, so that code behind a `yield` may acknowledge
+   * them, and a call whose id is known is not run again. Called again, more and more slowly, when it throws.
+   */
+  calls(signal: AbortSignal): AsyncIterable<JobCall | readonly JobCall[]>;
 }
 
 /** Gets every result of every call, after it was journaled; at most once. */

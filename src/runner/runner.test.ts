@@ -179,6 +179,20 @@ describe('a runner without a chain', () => {
     expect(got).toEqual(['a', 'b']);
   });
 
+  it('has many calls on disk before the producer goes on', async () => {
+    const ledger = memoryLedger();
+    const known: number[] = [];
+    async function* batches(): AsyncGenerator<readonly JobCall[]> {
+      yield [call('a'), call('b')];
+      known.push(ledger.find({}).length);
+      yield [call('b'), call('c')];
+      known.push(ledger.find({}).length);
+    }
+    await started(build().ledger(ledger).router(new JobRouter().route(0, echo)).producer({ name: 'batches', calls: batches }));
+    await expect.poll(() => ledger.stats().byState.final).toBe(3);
+    await expect.poll(() => known).toEqual([2, 3]);
+  });
+
   it('goes through its states once, and tells the shutdown handler last', async () => {
     const states: string[] = [];
     const runner = await build()
