@@ -6,7 +6,7 @@ import { systemClock } from '../clock.ts';
 import { RunnerError } from '../errors.ts';
 import type { FaasExecutor } from '../executor/executor.ts';
 import { LocalExecutor } from '../executor/local.ts';
-import { ExecutorRegistry } from '../executor/registry.ts';
+import type { ExecutorRegistry } from '../executor/registry.ts';
 import type { ExecutionPolicy } from '../executor/resilience.ts';
 import type { JobRoute } from '../executor/routes.ts';
 import { toJobId } from '../job/call.ts';
@@ -206,7 +206,8 @@ export class RunnerBuilder {
       const other = fallback === 'in-process' ? local : fallback && (await make(fallback));
       jobs.push([jobId, { executor: await make(executor), policy, fallback: other }]);
     }
-    return new ExecutorRegistry({
+    const registry = await import('../executor/registry.ts');
+    return new registry.ExecutorRegistry({
       local,
       jobs,
       clock,

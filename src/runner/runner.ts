@@ -5,15 +5,13 @@ import type { RouteDescription } from '../executor/routes.ts';
 import type { Address, JobCall } from '../job/call.ts';
 import type { BlockRef, LedgerStats } from '../ledger/ledger.ts';
 import type { SettlementStatus } from '../chain/settlement.ts';
-import { startTelemetryServer } from '../telemetry/server.ts';
 import type { HealthReport, TelemetryServer } from '../telemetry/server.ts';
 import { RunnerBuilder } from './builder.ts';
-import { CallTraces } from './call-traces.ts';
 import type { Environment, RunnerConfig } from './config.ts';
-import { DirectLine } from './direct.ts';
+import type { DirectLine } from './direct.ts';
 import { RunnerEmitter } from './events.ts';
 import type { RunnerEvents, RunnerState } from './events.ts';
-import { Line } from './line.ts';
+import type { Line } from './line.ts';
 import { runnerMetrics } from './metrics.ts';
 import type { RunnerMetrics } from './metrics.ts';
 import { deliverer } from './parts.ts';
@@ -180,7 +178,8 @@ export class BlueprintRunner {
     const onFailed = (error: RunnerError, call: JobCall): void => this.#callFailed(error, call);
     const shared = { events: this.#events, metrics: this.#metrics, deliver: this.#deliver, onFailed };
     if (this.#needsLine()) {
-      this.#line = await Line.open({
+      const line = await import('./line.ts');
+      this.#line = await line.Line.open({
         ...shared,
         parts: this.#parts,
         onError: (error, source) => this.#report(error, source),
@@ -188,8 +187,9 @@ export class BlueprintRunner {
       });
     } else {
       const { executors, config, clock, telemetry } = this.#parts;
+      const [line, { CallTraces }] = await Promise.all([import('./direct.ts'), import('./call-traces.ts')]);
       const traces = CallTraces.of(telemetry, { events: this.#events, ledger: undefined, settles: false });
-      this.#direct = new DirectLine({ ...shared, executors, concurrency: config.concurrency, clock, traces });
+      this.#direct = new line.DirectLine({ ...shared, executors, concurrency: config.concurrency, clock, traces });
     }
     if (this.#stopping) return;
     this.#line?.dispatch.pump();
@@ -278,6 +278,7 @@ export class BlueprintRunner {
       if (this.#line) this.#metrics.ledger(this.#line.ledger.stats());
       return exposeMetrics();
     };
+    const { startTelemetryServer } = await import('../telemetry/server.ts');
     this.#server = await startTelemetryServer({
       ...config.metrics,
       metrics,
