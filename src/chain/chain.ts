@@ -23,8 +23,8 @@ export interface FollowOptions {
   readonly fromBlock?: bigint;
   /** Only calls of these services; empty or absent: of all. */
   readonly serviceIds?: readonly bigint[];
-  /** A log of the contract could not be read and was passed over: `LOG_MALFORMED`. */
-  readonly onSkipped?: (error: RunnerError) => void;
+  /** A log was passed over (`LOG_MALFORMED`), or the chain could not be read several times in a row; reading goes on. */
+  readonly onProblem?: (error: RunnerError) => void;
   readonly signal: AbortSignal;
 }
 

@@ -16,7 +16,7 @@ import type { CallsRead } from './call-reader.ts';
 import { CallReader, MOVED, RangeSize, hex, isRangeRefusal } from './call-reader.ts';
 import type { ChainUpdate, FollowOptions } from './chain.ts';
 import type { BlockHeader } from './heads.ts';
-import { HeadWatch, parseHeader } from './heads.ts';
+import { FAILURES_TOLD, HeadWatch, parseHeader } from './heads.ts';
 import type { RpcTransport } from './transport.ts';
 
 export interface FollowSettings {
@@ -89,7 +89,8 @@ class Follower {
   #reported: BlockHeader | undefined;
   /** Looks in a row at a head below all blocks in memory. */
   #behind = 0;
-  #failing = false;
+  /** Reads in a row that failed. */
+  #failures = 0;
 
   constructor(settings: FollowSettings, options: FollowOptions) {
     const { transport, chainId, contract, wsUrl, wsHeaders, clock, telemetry } = settings;
@@ -101,12 +102,13 @@ class Follower {
       contract,
       serviceIds: options.serviceIds ?? [],
       telemetry,
-      onSkipped: options.onSkipped,
+      onSkipped: options.onProblem,
     });
     this.#heads = new HeadWatch({
       request: transport.request,
       ...(wsUrl !== undefined && { wsUrl }),
       ...(wsHeaders && { wsHeaders }),
+      onProblem: (error) => options.onProblem?.(error),
       pollIntervalMs: settings.pollIntervalMs ?? 1000,
       pushCheckMs: settings.pushCheckMs ?? 10_000,
       clock,
@@ -320,8 +322,8 @@ class Follower {
     for (let backoffMs = BACKOFF_MS_MIN; ; backoffMs = Math.min(BACKOFF_MS_MAX, backoffMs * 2)) {
       try {
         const result = await this.#untilStopped(work());
-        if (this.#failing) telemetry.log.info('the chain can be read again');
-        this.#failing = false;
+        if (this.#failures > 0) telemetry.log.info('the chain can be read again');
+        this.#failures = 0;
         return result;
       } catch (thrown) {
         if (thrown instanceof Stopped) throw thrown;
@@ -333,10 +335,12 @@ class Follower {
     }
   }
 
-  #warn({ code, message }: RunnerError): void {
+  #warn(error: RunnerError): void {
     this.#metrics.failures.add();
-    if (!this.#failing) this.#settings.telemetry.log.warn('the chain cannot be read: trying again', { code, error: message });
-    this.#failing = true;
+    this.#failures += 1;
+    const { code, message } = error;
+    if (this.#failures === 1) this.#settings.telemetry.log.warn('the chain cannot be read: trying again', { code, error: message });
+    if (this.#failures === FAILURES_TOLD) this.#options.onProblem?.(error);
   }
 
   async #untilStopped<T>(work: Promise<T>): Promise<T> {

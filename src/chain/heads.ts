@@ -44,10 +44,14 @@ export interface HeadWatchOptions {
   readonly pollIntervalMs: number;
   /** Between two looks at the head while heads are pushed: finds out whether the socket fell silent. */
   readonly pushCheckMs: number;
+  /** The head could not be read several times in a row. */
+  readonly onProblem?: (error: RunnerError) => void;
   readonly clock: Clock;
   readonly telemetry: Telemetry;
 }
 
+/** Failures in a row, some two seconds of them, that are more than a hiccup. */
+export const FAILURES_TOLD = 4;
 const BACKOFF_MS_MIN = 250;
 const BACKOFF_MS_MAX = 5000;
 
@@ -67,7 +71,8 @@ export class HeadWatch {
   #expected: bigint | undefined;
   /** Polls in a row that saw a lower head than the one known. */
   #lowered = 0;
-  #failing = false;
+  /** Polls in a row that failed. */
+  #failed = 0;
   #stopped = false;
   #nap: AbortController | undefined;
   #waiting: (() => void) | undefined;
@@ -153,15 +158,17 @@ export class HeadWatch {
       let waitMs = this.#push?.connected ? pushCheckMs : pollIntervalMs;
       try {
         const head = parseHeader(await request('eth_getBlockByNumber', ['latest', false]));
-        if (this.#failing) telemetry.log.info('the head of the chain can be read again');
-        this.#failing = false;
+        if (this.#failed > 0) telemetry.log.info('the head of the chain can be read again');
+        this.#failed = 0;
         backoffMs = BACKOFF_MS_MIN;
         if (head && this.#judge(head)) waitMs = Math.min(waitMs, pollIntervalMs);
-      } catch (error) {
+      } catch (thrown) {
         this.#failures.add();
-        const { code, message } = toRunnerError(error);
-        if (!this.#failing && !this.#stopped) telemetry.log.warn('the head of the chain cannot be read', { code, error: message });
-        this.#failing = true;
+        const error = toRunnerError(thrown);
+        const { code, message } = error;
+        if (this.#failed === 0 && !this.#stopped) telemetry.log.warn('the head of the chain cannot be read', { code, error: message });
+        this.#failed += 1;
+        if (this.#failed === FAILURES_TOLD && !this.#stopped) this.#options.onProblem?.(error);
         waitMs = backoffMs;
         backoffMs = Math.min(BACKOFF_MS_MAX, backoffMs * 2);
       }

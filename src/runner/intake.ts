@@ -21,8 +21,8 @@ export interface IntakeOptions {
   readonly metrics: RunnerMetrics;
   /** Awaited when the chain has answered, before it is followed. */
   readonly onConnected: () => Promise<void>;
-  /** A log could not be read: `LOG_MALFORMED`. */
-  readonly onSkipped: (error: RunnerError) => void;
+  /** A log, or for a while the whole chain, could not be read. */
+  readonly onProblem: (error: RunnerError) => void;
 }
 
 const LEDGER_CHAIN = 'chain';
@@ -42,12 +42,12 @@ export class Intake {
 
   /** Follows the chain from where the ledger ends. Rejects with what the chain says when following cannot help. */
   async follow(signal: AbortSignal): Promise<void> {
-    const { chain, ledger, config, onConnected, onSkipped } = this.#options;
+    const { chain, ledger, config, onConnected, onProblem } = this.#options;
     await chain.head();
     await onConnected();
     const cursor = ledger.cursor(chain.chainId, chain.contract);
     const from = cursor ? { cursor } : config.fromBlock === undefined ? {} : { fromBlock: config.fromBlock };
-    for await (const update of chain.follow({ ...from, serviceIds: config.serviceIds, onSkipped, signal })) {
+    for await (const update of chain.follow({ ...from, serviceIds: config.serviceIds, onProblem, signal })) {
       if (signal.aborted) return;
       await this.#take(update);
     }

@@ -108,7 +108,7 @@ export class Line {
       events,
       metrics,
       onConnected: () => this.#connected(),
-      onSkipped: (error) => onError(error, 'chain'),
+      onProblem: (error) => onError(error, 'chain'),
     });
     for (const serviceId of config.serviceIds)
       void codecs?.load(serviceId).catch((thrown: unknown) => onError(toRunnerError(thrown), 'blueprint'));

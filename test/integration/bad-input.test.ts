@@ -17,7 +17,7 @@ import { parseParameters } from '../../src/job/solidity.ts';
 import { startLocalChain } from '../../src/testing/local-chain.ts';
 import type { LocalChain } from '../../src/testing/local-chain.ts';
 import { startRpcProxy } from '../../src/testing/rpc-proxy.ts';
-import type { ProxyReply } from '../../src/testing/rpc-proxy.ts';
+import type { HttpFault, ProxiedCall, ProxyReply } from '../../src/testing/rpc-proxy.ts';
 import { deployTangle } from '../../src/testing/tangle.ts';
 import type { JobInput, LocalService, LocalTangle } from '../../src/testing/tangle.ts';
 import { requirePeer } from '../require.ts';
@@ -152,6 +152,29 @@ describe('calls that cannot be executed or settled', () => {
     expect(heard.errors).toEqual([]);
     expect(heard.runner.status()).toMatchObject({ state: 'running', inFlight: 0, lastError: undefined });
     for (const { errorMessage } of (await records()).filter((_, index) => index % 2 === 1)) expect(errorMessage).toMatch(/\w{3}/);
+  });
+
+  it('a result that the contract refuses is kept, and can be offered again', async () => {
+    const at = await tangle.startService({ jobs: [{ name: 'square' }, { name: 'aggregated', requiresAggregation: true }] });
+    const heard = await start(builderOf(at).router(new JobRouter().route(GOOD, square).route(1, square)));
+    await tangle.submitMany(at.serviceId, [good(2), { jobIndex: 1, inputs: uint64(5) }, good(3)]);
+    await expect
+      .poll(async () => [await settled(at), (await fates())[1]], SETTLE)
+      .toEqual([
+        [
+          [0, 4],
+          [2, 9],
+        ],
+        'rejected RESULT_REJECTED',
+      ]);
+    expect(heard.hooked).toEqual(['1 RESULT_REJECTED']);
+    expect((await records())[1]).toMatchObject({
+      output: Uint8Array.from(Buffer.from(uint64(25).slice(2), 'hex')),
+      errorMessage: expect.stringContaining('AggregationRequired') as string,
+    });
+    expect(await heard.runner.retry(2)).toBe(true);
+    await expect.poll(() => heard.rejected, SETTLE).toEqual(['2 RESULT_REJECTED', '2 RESULT_REJECTED']);
+    expect(heard.runner.state).toBe('running');
   });
 
   it('of a job whose types differ from its schema on chain are named so', async () => {
@@ -363,6 +386,48 @@ describe('logs that are malformed', () => {
       ]);
     expect(lies).toBe(0);
     expect(heard.errors).toEqual([]);
+    await heard.runner.stop();
+    await proxy.close();
+  });
+});
+
+describe('an endpoint that is broken', () => {
+  const ANSWERS: readonly [what: string, code: string, answer: HttpFault | ((call: ProxiedCall) => ProxyReply | undefined)][] = [
+    [
+      'gives no list of logs',
+      'RPC_RESPONSE_INVALID',
+      ({ method }) => (method === 'eth_getLogs' ? { result: { not: 'a list' } } : undefined),
+    ],
+    [
+      'gives blocks that are none',
+      'RPC_RESPONSE_INVALID',
+      ({ method }) => (method === 'eth_getBlockByNumber' ? { result: 'block' } : undefined),
+    ],
+    ['fails', 'RPC_ERROR', () => ({ error: { code: -32_603, message: 'internal error' } })],
+    ['serves a web page', 'RPC_RESPONSE_INVALID', { status: 200, body: '<html>' }],
+    ['refuses its callers', 'RPC_RATE_LIMITED', { status: 429 }],
+    ['is gone', 'RPC_UNREACHABLE', 'drop'],
+  ];
+
+  it.each(ANSWERS)('%s: it is said, and what came meanwhile is settled when it works again', async (_, code, answer) => {
+    const at = await service(1);
+    const proxy = await startRpcProxy({ upstream: chain.rpcUrl });
+    const heard = await start(builderOf(at, { rpcUrl: proxy.url }).router(new JobRouter().route(GOOD, square)));
+    await tangle.submitMany(at.serviceId, [good(2)]);
+    await expect.poll(() => settled(at), SETTLE).toEqual([[0, 4]]);
+    if (typeof answer === 'function') proxy.onCall = async (call, forward) => answer(call) ?? (await forward());
+    else proxy.onHttp = () => answer;
+    await tangle.submitMany(at.serviceId, [good(3)]);
+    await expect.poll(() => heard.errors, SETTLE).toContain(`chain ${code}`);
+    expect(heard.runner.status()).toMatchObject({ state: 'running', lastError: { code } });
+    proxy.onCall = undefined;
+    proxy.onHttp = undefined;
+    await expect
+      .poll(() => settled(at), SETTLE)
+      .toEqual([
+        [0, 4],
+        [1, 9],
+      ]);
     await heard.runner.stop();
     await proxy.close();
   });
