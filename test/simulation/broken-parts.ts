@@ -30,6 +30,27 @@ export const forgetsExecuted: BrokenParts = {
   },
 };
 
+export const neverFinal: BrokenParts = {
+  ledger: (ledger) => instead<Ledger>(ledger, { recordFinal: async () => 0 }),
+};
+
+/** Every fifth call of each life. */
+export const losesCalls: BrokenParts = {
+  ledger: (ledger) => {
+    let count = 0;
+    const isKept = (): boolean => {
+      count += 1;
+      return count % 5 !== 0;
+    };
+    return instead<Ledger>(ledger, {
+      recordSeen: async (calls, cursor) => {
+        const outcomes = await ledger.recordSeen(calls.filter(isKept), cursor);
+        return calls.map((_, index) => outcomes[index] ?? 'known');
+      },
+    });
+  },
+};
+
 /** A transaction whose answer was lost is signed again, with the next nonce. */
 export const sendsAgainWithNewNonce: BrokenParts = {
   world: (world) => {

@@ -1,8 +1,9 @@
 import { describe, expect, test } from 'vitest';
+import type { RunnerError } from '../../src/errors.ts';
 import type { Rule } from '../../src/testing/simulation-checker.ts';
 import type { SimulationReport } from '../../src/testing/simulation.ts';
 import { simulate, simulateSeeds } from '../../src/testing/simulation.ts';
-import { forgetsExecuted, ignoresConfirmations, sendsAgainWithNewNonce, skipsInputsCheck } from './broken-parts.ts';
+import { forgetsExecuted, ignoresConfirmations, losesCalls, neverFinal, sendsAgainWithNewNonce, skipsInputsCheck } from './broken-parts.ts';
 import type { BrokenParts } from './runner-system.ts';
 import { runnerSystem } from './runner-system.ts';
 
@@ -27,11 +28,22 @@ test('the same seed gives the same history', async () => {
   expect(await simulate(runnerSystem(), { seed: 11 })).toEqual(first);
 });
 
+test('a failure names its seed, and the seed shows it again', async () => {
+  const failing = async (seed: number): Promise<unknown> =>
+    simulateSeeds(() => runnerSystem(forgetsExecuted), { fromSeed: seed, seeds: 50 }).catch((error: unknown) => error);
+  const first = await failing(1);
+  expect(first).toMatchObject({ code: 'INTERNAL', message: expect.stringMatching(/^seed \d+: /u), details: { seed: expect.any(Number) } });
+  const { details, message } = first as RunnerError; // matched above
+  expect(await failing(Number(details['seed']))).toMatchObject({ message });
+});
+
 describe('the checker finds out', () => {
   const mutants: readonly (readonly [string, BrokenParts, readonly Rule[]])[] = [
     ['a check of the inputs that always says yes', skipsInputsCheck, ['confirmed', 'own-inputs']],
     ['a ledger that hands out results before their calls are confirmed', ignoresConfirmations, ['confirmed', 'own-inputs']],
-    ['a ledger that forgets at the start what was executed', forgetsExecuted, ['no-rerun']],
+    ['a ledger that forgets at the start what was executed', forgetsExecuted, ['no-rerun', 'delivered-once']],
+    ['a ledger that never calls a result final', neverFinal, ['settled']],
+    ['a ledger that moves its cursor and drops the calls now and then', losesCalls, ['answered']],
     ['a second transaction with a new nonce after a lost answer', sendsAgainWithNewNonce, ['once']],
   ];
   test.each(mutants)('%s', async (_, broken, rules) => {
