@@ -22,6 +22,8 @@ import type { CallState } from '../../src/ledger/ledger.ts';
 import { SqliteLedger } from '../../src/ledger/sqlite.ts';
 import { Random, deployTangle, startFaasServer, startLocalChain } from '../../src/testing/testing.ts';
 import type { LocalService, LocalTangle } from '../../src/testing/testing.ts';
+import { GivenTransactions } from './given-transactions.ts';
+import type { GivenReport } from './given-transactions.ts';
 
 const { values } = parseArgs({
   options: { seed: { type: 'string', default: '1' }, jobs: { type: 'string', default: '500' }, kills: { type: 'string', default: '50' } },
@@ -40,10 +42,14 @@ const path = (name: string): string => fileURLToPath(new URL(name, import.meta.u
 const encode = (value: bigint): `0x${string}` => encodeAbiParameters([{ type: 'uint64' }], [value]);
 const inputOf = (index: number): bigint => BigInt(index + 1);
 
+type Check = [name: string, holds: boolean, figure: string];
+
 interface Line {
   readonly tangle: LocalTangle;
   readonly service: LocalService;
   readonly ledgerFile: string;
+  /** Where the jobs write down that they ran. */
+  readonly logFile: string;
   readonly startRunner: () => NodeProcess;
 }
 
@@ -138,7 +144,25 @@ async function executions(logFile: string, ledgerFile: string): Promise<{ all: n
   return { all: lines.length, calls: new Set(lines.map(([input]) => input)).size, late: late.length, unjournaled: JOBS - journaledAt.size };
 }
 
-async function report(line: Line, { ids, met }: Kills, logFile: string): Promise<boolean> {
+/**
+ * That the contract would refuse a second result is not relied on. A transaction is journaled before it is sent, so a kill between the
+ * two, or before the node's answer was heard, makes the next life give the node the same bytes again: one transaction still.
+ */
+function checksOfGiven({ transactions, again, againAnswers, refused, twice, reverted }: GivenReport): Check[] {
+  const answers = Object.entries(againAnswers).map(([answer, count]) => `${answer} ${count}`);
+  console.log(`${transactions} transactions with results reached the node`);
+  console.log(
+    `${again} times it was given the bytes of one it had been given before (a kill after the journal, before the answer was heard)${answers.length > 0 ? `; it said: ${answers.join(', ')}` : ''}`,
+  );
+  return [
+    ['calls in transactions of more than one nonce', twice === 0 && transactions > 0, `${twice}`],
+    ['transactions that were mined and reverted', reverted === 0, `${reverted}`],
+    ['new transactions that the node refused', refused.length === 0, refused.join('; ') || '0'],
+  ];
+}
+
+async function report(line: Line, { ids, met }: Kills, given: GivenReport): Promise<boolean> {
+  const { logFile } = line;
   const results = await line.tangle.results(line.service.serviceId);
   const byCall = Map.groupBy(results, ({ callId }) => callId);
   const right = ids.filter((callId, index) => {
@@ -152,7 +176,8 @@ async function report(line: Line, { ids, met }: Kills, logFile: string): Promise
   console.log(`seed ${seed}: ${JOBS} calls, ${KILLS} kills; kills that met calls in a state: ${kills.join(', ')}`);
   console.log(`${ran.all} executions of ${ran.calls} calls`);
   const phases = (['executing', 'executed', 'submitted'] as const).map((state) => met[state] ?? 0);
-  const checks: [string, boolean, string][] = [
+  const checks: Check[] = [
+    ...checksOfGiven(given),
     ['kills met calls executing, executed, submitted', KILLS < 50 || Math.min(...phases) > 0, phases.join(', ')],
     ['results', results.length === JOBS && ids.length === JOBS, `${results.length} of ${JOBS}`],
     ['with the right output', right.length === JOBS, `${right.length}`],
@@ -176,6 +201,8 @@ async function main(): Promise<boolean> {
   const logFile = join(folder, 'executions');
   const ledgerFile = join(folder, 'ledger.sqlite');
   const chain = await startLocalChain({ blockTimeMs: BLOCK_MS });
+  const given = new GivenTransactions();
+  const node = await given.watch(chain);
   const platform = await startFaasServer();
   const processes: NodeProcess[] = [];
   try {
@@ -187,8 +214,8 @@ async function main(): Promise<boolean> {
     const service = await tangle.startService({ jobs: [{ name: 'here' }, { name: 'handler' }, { name: 'platform' }] });
     const startRunner = (): NodeProcess => {
       const runner = startNode(path('../fixtures/prove/runner.ts'), {
-        HTTP_RPC_URL: chain.rpcUrl,
-        WS_RPC_URL: chain.wsUrl,
+        HTTP_RPC_URL: node.url,
+        WS_RPC_URL: node.wsUrl,
         CHAIN_ID: String(chain.chainId),
         SERVICE_ID: String(service.serviceId),
         BLUEPRINT_ID: String(service.blueprintId),
@@ -203,14 +230,15 @@ async function main(): Promise<boolean> {
       processes.push(runner);
       return runner;
     };
-    const line: Line = { tangle, service, ledgerFile, startRunner };
+    const line: Line = { tangle, service, ledgerFile, logFile, startRunner };
     console.log(`seed ${seed}`);
     const kills = await killAndSubmit(line);
     await finish(line);
-    return await report(line, kills, logFile);
+    return await report(line, kills, await given.report(chain));
   } finally {
     await Promise.all(processes.map((each) => each.end('SIGKILL')));
     await platform.close();
+    await node.close();
     await chain.stop();
     await rm(folder, { recursive: true, force: true });
   }
