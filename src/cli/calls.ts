@@ -4,7 +4,7 @@ import { hash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { InvalidArgumentError } from 'commander';
 import type { Command } from 'commander';
-import { RunnerError } from '../errors.ts';
+import { RunnerError, isRunnerError } from '../errors.ts';
 import type { CallRecord, CallState, Ledger } from '../ledger/ledger.ts';
 import { redactText } from '../telemetry/redact.ts';
 import { ledgerFileOf } from './environment.ts';
@@ -37,10 +37,15 @@ export function withLedgerOptions(command: Command): Command {
     .option('--json', 'print one JSON document');
 }
 
-/** Reads beside the runner that owns the ledger. Throws `NOT_FOUND` when there is none; nothing is made. */
-export async function readLedger<T>(io: Io, flags: LedgerFlags, read: (ledger: Ledger) => T): Promise<T> {
+function existingLedger(io: Io, flags: LedgerFlags): string {
   const path = ledgerFileOf(io, flags);
   if (!existsSync(path)) throw new RunnerError('NOT_FOUND', `there is no ledger ${path}; name it with --data-dir or --ledger`);
+  return path;
+}
+
+/** Reads beside the runner that owns the ledger. Throws `NOT_FOUND` when there is none; nothing is made. */
+export async function readLedger<T>(io: Io, flags: LedgerFlags, read: (ledger: Ledger) => T): Promise<T> {
+  const path = existingLedger(io, flags);
   const { SqliteLedger } = await import('../ledger/sqlite.ts');
   const ledger = SqliteLedger.open({ path, readonly: true });
   try {
@@ -50,13 +55,44 @@ export async function readLedger<T>(io: Io, flags: LedgerFlags, read: (ledger: L
   }
 }
 
-/** Call ids count per service, and a reorg can give one to another call: there can be several. Throws `NOT_FOUND`. */
+/**
+ * By call id, by `seq:` and the row in the ledger, or by the id that a producer gave. Call ids count per service, and a reorg can give one to
+ * another call: there can be several. Throws `NOT_FOUND`.
+ */
 export function findCalls(ledger: Ledger, name: string, serviceId: bigint | undefined): CallRecord[] {
+  const row = /^seq:(\d{1,15})$/.exec(name)?.[1];
+  if (row !== undefined) {
+    const record = ledger.get(Number(row));
+    if (record) return [record];
+    throw new RunnerError('NOT_FOUND', `the ledger has no row ${row}`, { details: { call: name } });
+  }
   const which = /^\d{1,20}$/.test(name) ? { callId: BigInt(name) } : { id: name };
   const found = ledger.find({ ...which, ...(serviceId !== undefined && { serviceId }), limit: 100 });
   if (found.length > 0) return found;
   const where = serviceId === undefined ? '' : ` of service ${serviceId}`;
   throw new RunnerError('NOT_FOUND', `the ledger has no call ${name}${where}`, { details: { call: name } });
+}
+
+/** Changes the ledger while no runner uses it. Throws `NOT_FOUND`, and `LEDGER_LOCKED` when one does. */
+export async function changeLedger<T>(io: Io, flags: LedgerFlags, change: (ledger: Ledger) => Promise<T>): Promise<T> {
+  const path = existingLedger(io, flags);
+  const { SqliteLedger } = await import('../ledger/sqlite.ts');
+  const ledger = openToChange(() => SqliteLedger.open({ path }), path);
+  try {
+    return await change(ledger);
+  } finally {
+    await ledger.close();
+  }
+}
+
+function openToChange(open: () => Ledger, path: string): Ledger {
+  try {
+    return open();
+  } catch (cause) {
+    if (!isRunnerError(cause) || cause.code !== 'LEDGER_LOCKED') throw cause;
+    const advice = 'stop it, run this command again, then start it; or call retry(seq) of the runner in its own program';
+    throw new RunnerError('LEDGER_LOCKED', `a runner uses the ledger ${path}, and only it may change calls now: ${advice}`, { cause });
+  }
 }
 
 export interface CallDocument {
@@ -122,6 +158,25 @@ export function parseCount(text: string): number {
 export function parseNumber(text: string): number {
   if (!/^\d{1,5}$/.test(text)) throw new InvalidArgumentError('It must be a number from 0 to 99999.');
   return Number(text);
+}
+
+const UNITS_MS: Readonly<Record<string, number>> = { s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+
+/** `30s`, `15m`, `2h`, `7d` ago, or a date: milliseconds since the epoch. */
+export function parseSince(text: string): number {
+  const [, count, unit = ''] = /^(\d{1,6})([smhd])$/.exec(text) ?? [];
+  const time =
+    count === undefined ? Date.parse(/^\d{4}-\d\d-\d\d/.test(text) ? text : '') : Date.now() - Number(count) * (UNITS_MS[unit] ?? 0);
+  if (Number.isNaN(time))
+    throw new InvalidArgumentError('It must be a time span like 30s, 15m, 2h or 7d, or a date like 2026-11-21T07:00:00Z.');
+  return time;
+}
+
+const UINT256_MAX = 2n ** 256n - 1n;
+
+export function parseJobId(text: string): bigint {
+  if (!/^\d{1,78}$/.test(text) || BigInt(text) > UINT256_MAX) throw new InvalidArgumentError('It must be an unsigned integer below 2^256.');
+  return BigInt(text);
 }
 
 /** One state or several, comma-separated. */

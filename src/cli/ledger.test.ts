@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -97,9 +97,10 @@ interface Listed {
 describe('jobs list', () => {
   const names = ({ calls }: Listed): string[] => calls.map(({ serviceId, callId, state }) => `${serviceId}/${callId} ${state}`);
 
-  it('lists the calls in order of arrival, beside the runner that owns the ledger', async () => {
+  it('lists the calls, the newest first, beside the runner that owns the ledger', async () => {
     const listed = await document<Listed>('jobs', 'list');
-    expect(names(listed)).toEqual(['1/0 final', '1/1 failed', '2/0 seen']);
+    expect(names(listed)).toEqual(['2/0 seen', '1/1 failed', '1/0 final']);
+    expect(names(await document<Listed>('jobs', 'list', '--oldest-first'))).toEqual(['1/0 final', '1/1 failed', '2/0 seen']);
     expect(listed.byState).toMatchObject({ final: 1, failed: 1, seen: 1, mined: 0 });
   });
 
@@ -107,13 +108,18 @@ describe('jobs list', () => {
     [['--state', 'failed'], ['1/1 failed']],
     [
       ['--state', 'failed,seen'],
-      ['1/1 failed', '2/0 seen'],
+      ['2/0 seen', '1/1 failed'],
     ],
     [
       ['--service', '1'],
-      ['1/0 final', '1/1 failed'],
+      ['1/1 failed', '1/0 final'],
     ],
-    [['--limit', '1'], ['1/0 final']],
+    [['--limit', '1'], ['2/0 seen']],
+    [['--limit', '1', '--oldest-first'], ['1/0 final']],
+    [['--job', '2', '--limit', '1'], ['2/0 seen']],
+    [['--job', '3'], []],
+    [['--since', '1h', '--limit', '1'], ['2/0 seen']],
+    [['--since', '2999-01-01'], []],
     [['--service', '2', '--state', 'final'], []],
   ])('filters with %j', async (flags, expected) => {
     expect(names(await document<Listed>('jobs', 'list', ...flags))).toEqual(expected);
@@ -121,8 +127,8 @@ describe('jobs list', () => {
 
   it('prints a table for people', async () => {
     const { stdout } = await bpr('jobs', 'list');
-    expect(stdout).toMatch(/^SERVICE +CALL +JOB +STATE/);
-    expect(stdout).toMatch(/^1 +1 +2 +failed +2 +local +\S+Z +JOB_FAILED$/m);
+    expect(stdout).toMatch(/^SEQ +SERVICE +CALL +JOB +STATE/);
+    expect(stdout).toMatch(/^2 +1 +1 +2 +failed +2 +local +\S+Z +JOB_FAILED$/m);
     expect((await bpr('jobs', 'list', '--service', '9')).stdout).toBe('no calls\n');
   });
 
@@ -130,6 +136,9 @@ describe('jobs list', () => {
     [['--state', 'lost'], 'lost is not a state'],
     [['--limit', '0'], 'from 1 to 999999'],
     [['--service', '-1'], 'below 2^64'],
+    [['--since', 'yesterday'], 'a time span like 30s, 15m, 2h or 7d'],
+    [['--since', '2026-13-45'], 'or a date like'],
+    [['--job', 'square'], 'below 2^256'],
   ])('refuses %j', async (flags, message) => {
     const { status, stdout, stderr } = await bpr('jobs', 'list', ...flags);
     expect({ status, stdout }).toEqual({ status: 2, stdout: '' });
@@ -221,6 +230,75 @@ describe('why', () => {
     expect(stdout).toMatch(/^5 +replaced +results +0xa1\S+ +2\.000 +90000 +1 +-$/m);
     expect(stdout).toMatch(/^5 +mined +results +0xa2\S+ +3\.000 +90000 +1 +60$/m);
     expect(stdout).toMatch(/fee bumps: 1\n\nfinal: yes\n$/);
+  });
+});
+
+describe('jobs retry', () => {
+  let other: string;
+
+  /** A ledger that no runner uses: call 0 of services 1 and 2 failed, call 1 of service 1 was executed and rejected, nobody took call 2, call 3 waits. */
+  beforeAll(async () => {
+    other = join(cwd, 'other', 'ledger.sqlite');
+    const made = SqliteLedger.open({ path: other });
+    const block = { number: 60n, hash: hash(60) };
+    await made.recordSeen([call(1n, 0n), call(2n, 0n), call(1n, 1n), call(1n, 2n), call(1n, 3n)], {
+      chainId: 31337,
+      contract: CONTRACT,
+      block,
+    });
+    for (const seq of [1, 2, 3]) await made.recordAttempt(seq, { number: 1, executor: 'local' });
+    for (const seq of [1, 2]) await made.recordFailed(seq, { code: 'JOB_FAILED', message: 'no' });
+    await made.recordExecuted(3, { body: Uint8Array.of(9), metadata: new Metadata() }, { executor: 'local', durationMs: 1 });
+    await made.recordRejected(3, { code: 'RESULT_REJECTED', message: 'no' });
+    await made.recordIgnored(4, { code: 'JOB_UNKNOWN', message: 'nobody takes it' });
+    await made.close();
+  });
+
+  const retry = (...args: readonly string[]): Promise<Ran> => bpr('jobs', 'retry', ...args, '--ledger', other);
+
+  it('says that a runner holds the ledger, and what to do', async () => {
+    const { status, stdout, stderr } = await bpr('jobs', 'retry', '1', '--service', '1');
+    expect({ status, stdout }).toEqual({ status: 1, stdout: '' });
+    expect(stderr).toMatch(
+      /^LEDGER_LOCKED: a runner uses the ledger .*ledger\.sqlite, and only it may change calls now: stop it, run this/,
+    );
+    expect(ledger.get(2)?.state).toBe('failed');
+  });
+
+  it.each([
+    [['0'], 'CONFIG_INVALID: 0 names several such calls: seq:1 (call 0 of service 1 (job 2)), seq:2 (call 0 of service 2 (job 2))'],
+    [
+      ['3'],
+      'STATE_INVALID: only calls that failed, were rejected or found nobody to run them are tried again; call 3 of service 1 (job 2) is seen: it is journaled',
+    ],
+    [['77'], 'NOT_FOUND: the ledger has no call 77'],
+    [['seq:77'], 'NOT_FOUND: the ledger has no row 77'],
+  ])('refuses %j', async (args, message) => {
+    const { status, stdout, stderr } = await retry(...args);
+    expect({ status, stdout }).toEqual({ status: 1, stdout: '' });
+    expect(stderr).toContain(message);
+  });
+
+  it('makes no ledger', async () => {
+    const { status, stderr } = await bpr('jobs', 'retry', '0', '--ledger', 'none.sqlite');
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/^NOT_FOUND: there is no ledger/);
+    expect(existsSync(join(cwd, 'none.sqlite'))).toBe(false);
+  });
+
+  it('has a failed call executed again, and the result of a rejected one settled again', async () => {
+    const failed = await retry('0', '--service', '2');
+    expect(failed).toEqual({
+      status: 0,
+      stdout: 'call 0 of service 2 (job 2) is seen again: it is executed when the runner starts\n',
+      stderr: '',
+    });
+    const rejected = await retry('seq:3', '--json');
+    expect(JSON.parse(rejected.stdout)).toMatchObject({ calls: [{ seq: 3, callId: '1', state: 'executed' }] });
+    expect((await retry('2')).status).toBe(0);
+    const after = SqliteLedger.open({ path: other });
+    expect(after.find({}).map(({ state }) => state)).toEqual(['failed', 'seen', 'executed', 'seen', 'seen']);
+    await after.close();
   });
 });
 

@@ -198,8 +198,13 @@ export interface Ledger {
     readonly callId?: bigint;
     readonly serviceId?: bigint;
     readonly id?: string;
+    readonly jobId?: bigint;
     readonly states?: readonly CallState[];
+    /** Seen at this time or later, milliseconds since the epoch. */
+    readonly seenSince?: number;
     readonly limit?: number;
+    /** Default: in order of arrival. */
+    readonly newestFirst?: boolean;
   }): CallRecord[];
   events(seq: number): LedgerEvent[];
   transactionsOf(seq: number): LedgerTransaction[];

@@ -289,6 +289,13 @@ describe('find, stats, values and compaction', () => {
     await executed(3);
     expect(ledger.find({ callId: 2n, serviceId: 0n }).map(({ seq }) => seq)).toEqual([2]);
     expect(ledger.find({ states: ['seen', 'executed'], limit: 2 }).map(({ seq }) => seq)).toEqual([1, 2]);
+    expect(ledger.find({ newestFirst: true, limit: 2 }).map(({ seq }) => seq)).toEqual([3, 2]);
+    const { jobId } = ledger.get(1)?.call ?? {};
+    expect(ledger.find({ jobId: jobId ?? -1n }).map(({ seq }) => seq)).toEqual([1, 2, 3]);
+    expect(ledger.find({ jobId: (jobId ?? 0n) + 1n })).toEqual([]);
+    const seenAt = ledger.get(3)?.seenAt ?? 0;
+    expect(ledger.find({ seenSince: seenAt }).map(({ seq }) => seq)).toContain(3);
+    expect(ledger.find({ seenSince: seenAt + 1 })).toEqual([]);
     expect(ledger.find({ id: ledger.get(3)?.call.id ?? '' }).map(({ seq }) => seq)).toEqual([3]);
     expect(ledger.stats().byState.executed).toBe(3);
   });

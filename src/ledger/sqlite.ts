@@ -220,14 +220,16 @@ export class SqliteLedger implements Ledger {
   }
 
   find(filter: Parameters<Ledger['find']>[0]): CallRecord[] {
-    const conditions: [string, string][] = [];
+    const conditions: [string, string | number][] = [];
     if (filter.callId !== undefined) conditions.push(['call_id = ?', String(filter.callId)]);
     if (filter.serviceId !== undefined) conditions.push(['service_id = ?', String(filter.serviceId)]);
     if (filter.id !== undefined) conditions.push(['id = ?', filter.id]);
+    if (filter.jobId !== undefined) conditions.push(['job_id = ?', String(filter.jobId)]);
+    if (filter.seenSince !== undefined) conditions.push(['seen_at >= ?', filter.seenSince]);
     const states = filter.states && `state IN (${filter.states.map((state) => STATE[state]).join(', ')})`;
     const where = [...conditions.map(([sql]) => sql), ...(states ? [states] : [])].join(' AND ') || 'true';
     const rows = this.#all(
-      `SELECT * FROM calls WHERE ${where} ORDER BY seq LIMIT ?`,
+      `SELECT * FROM calls WHERE ${where} ORDER BY seq ${filter.newestFirst ? 'DESC' : 'ASC'} LIMIT ?`,
       ...conditions.map(([, value]) => value),
       filter.limit ?? -1,
     );

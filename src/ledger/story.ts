@@ -46,12 +46,13 @@ export function eventsOf(call: Row, notes: readonly Row[], transactions: readonl
     const { attempts: number, executor, reason } = call;
     attempts.push({ at: Number(call['started_at']), kind: 'attempt', detail: { number, executor, ...(reason !== null && { reason }) } });
   }
-  // In the same millisecond an attempt comes before its failure, though it was noted after it.
+  // In the same millisecond an attempt comes before its failure and before the end of the call, though it was noted after them.
   for (const event of noted.filter(({ kind }) => kind !== 'attempt')) {
     const isFailed = (attempt: LedgerEvent): boolean =>
       event.kind === 'attempt-failed' && attempt.detail['number'] === event.detail['number'];
     const at = attempts.findIndex(isFailed);
     if (at >= 0) events.push(...attempts.splice(at, 1));
+    if (event.kind === 'failed') events.push(...attempts.splice(0, attempts.filter((attempt) => attempt.at <= event.at).length));
     events.push(event);
   }
   events.push(...attempts);
