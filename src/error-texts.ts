@@ -62,6 +62,8 @@ export const ERROR_TEXTS = {
   METADATA_INVALID: { meaning: 'The metadata of a blueprint is malformed, too large, or does not match its hash.', remedy: 'Ask the author of the blueprint to correct it.' },
   REGISTRATION_FAILED: { meaning: 'The operator could not be registered.', remedy: 'See the reason of the contract.' },
   HEARTBEAT_FAILED: { meaning: 'A heartbeat was refused.', remedy: 'See the reason of the contract.' },
+  CALL_REFUSED: { meaning: 'The contract refuses the call of a job.', remedy: 'See the reason of the contract: service, caller, payment and arguments must be what it takes.' },
+  RESULT_TIMEOUT: { meaning: 'A call of a job was sent, and its result did not come in time.', remedy: 'Check that a runner serves the service; the call stays on chain and can still be answered: sending it again makes another call.' },
 
   // Settlement
   RESULT_REJECTED: { meaning: 'The contract refuses this result.', remedy: 'See the reason of the contract.' },

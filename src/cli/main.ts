@@ -1,7 +1,8 @@
 /** The command line `bpr`. Commands import their rooms when they run, so that help is printed at once. */
 
 import { Command, CommanderError } from 'commander';
-import { RunnerError } from '../errors.ts';
+import { RunnerError, isRunnerError } from '../errors.ts';
+import type { ErrorCode } from '../errors.ts';
 import { addBuild } from './commands/build.ts';
 import { addDev } from './commands/dev.ts';
 import { addDoctor } from './commands/doctor.ts';
@@ -16,13 +17,16 @@ import { ownVersion } from './version.ts';
 const OK = 0;
 const FAILURE = 1;
 const USAGE = 2;
+/** News that a script has to tell apart. */
+const STATUS_OF: Partial<Record<ErrorCode, number>> = { CALL_REFUSED: 3, RESULT_TIMEOUT: 4 };
 
 function processIo(): Io {
   return { stdout: process.stdout, stderr: process.stderr, env: process.env, cwd: process.cwd() };
 }
 
 /**
- * Runs one command and resolves with the exit status: 0 done, 1 failed, 2 called in a wrong way. Never rejects.
+ * Runs one command and resolves with the exit status: 0 done, 1 failed, 2 called in a wrong way; 3 and 4 of
+ * `jobs submit`: refused by the contract, no result in time. Never rejects.
  *
  * @example
  * process.exitCode = await main(['build', 'jobs.ts']);
@@ -36,7 +40,7 @@ export async function main(args: readonly string[] = process.argv.slice(2), io: 
   } catch (thrown) {
     if (!(thrown instanceof CommanderError)) {
       printError(io, json, thrown);
-      return FAILURE;
+      return (isRunnerError(thrown) && STATUS_OF[thrown.code]) || FAILURE;
     }
     if (thrown.exitCode === 0) return OK;
     if (json) printError(io, json, usageError(thrown));
@@ -68,6 +72,6 @@ function createProgram(cli: Cli, json: boolean): Command {
       getErrHasColors: () => false,
     });
   for (const add of [addInit, addDev, addBuild, addRun, addJobs, addWhy, addDoctor]) add(program, cli);
-  program.addHelpText('after', '\nExit status: 0 done, 1 failed, 2 called in a wrong way.');
+  program.addHelpText('after', '\nExit status: 0 done, 1 failed, 2 called in a wrong way; some commands have others, see their help.');
   return program;
 }

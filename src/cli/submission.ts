@@ -10,6 +10,7 @@ import type { Signer } from '../chain/chain.ts';
 import { encodeCall, topicOf } from '../chain/view.ts';
 import { systemClock } from '../clock.ts';
 import { RunnerError } from '../errors.ts';
+import type { ErrorDetails } from '../errors.ts';
 import { decodeAbi, encodeAbi } from '../job/abi.ts';
 import type { ChainCall, Hex } from '../job/call.ts';
 import { decodeCompact, encodeCompact } from '../job/compact.ts';
@@ -90,7 +91,8 @@ export interface Submitted {
   decodeOutput(output: Uint8Array): readonly unknown[] | undefined;
 }
 
-/** Sends the call and waits until it is mined. What would revert is not sent: `RPC_ERROR` with the reason of the contract. */
+/** Sends the call and waits until it is mined. Rejects with `CALL_REFUSED` and the reason of the contract, without sending, when it would revert;
+ * with `RESULT_TIMEOUT` when it is not mined before the signal. */
 export async function submitJob(options: {
   readonly chain: RpcChainClient;
   readonly signer: Signer;
@@ -128,7 +130,9 @@ async function send(chain: RpcChainClient, signer: Signer, { data, value }: { re
   ]);
   if (simulation.outcome === 'revert') {
     const reason = `${simulation.error}(${simulation.args.map(String).join(', ')})`;
-    throw new RunnerError('RPC_ERROR', `the contract refuses the call: ${reason}`, { details: { error: simulation.error } });
+    throw new RunnerError('CALL_REFUSED', `the contract refuses the call: ${reason}; nothing was sent`, {
+      details: { error: simulation.error },
+    });
   }
   const fees = firstFees(estimate, FEE_POLICY);
   if (!fees) throw new RunnerError('TX_FEE_CAPPED', `the chain asks ${estimate.baseFeePerGas} wei per gas`);
@@ -145,13 +149,14 @@ async function send(chain: RpcChainClient, signer: Signer, { data, value }: { re
 async function minedCall(chain: RpcChainClient, hash: Hex, signal: AbortSignal): Promise<ChainCall> {
   const receipt = await poll<{ readonly status?: unknown; readonly logs?: unknown }>(
     signal,
-    `transaction ${hash} is not mined`,
+    { message: `transaction ${hash} was sent but is not mined`, details: { hash } },
     async () => {
       const answer = await chain.transport.request('eth_getTransactionReceipt', [hash]);
       return answer ?? undefined;
     },
   );
-  if (receipt.status !== '0x1') throw new RunnerError('RPC_ERROR', `transaction ${hash} was mined but reverted`);
+  if (receipt.status !== '0x1')
+    throw new RunnerError('CALL_REFUSED', `the contract refused the call when transaction ${hash} was mined`, { details: { hash } });
   const logs = Array.isArray(receipt.logs)
     ? (receipt.logs as readonly { readonly address?: unknown; readonly topics?: readonly unknown[] }[])
     : []; // as: decoded below
@@ -160,7 +165,7 @@ async function minedCall(chain: RpcChainClient, hash: Hex, signal: AbortSignal):
   return decodeJobCall(log, chain);
 }
 
-/** The results of a call, once there is one. */
+/** The results of a call, once there is one. Rejects with `RESULT_TIMEOUT` when the signal comes first. */
 export function awaitResults(chain: RpcChainClient, call: ChainCall, signal: AbortSignal): Promise<SubmittedResult[]> {
   const filter = {
     address: chain.contract,
@@ -168,18 +173,25 @@ export function awaitResults(chain: RpcChainClient, call: ChainCall, signal: Abo
     fromBlock: `0x${call.blockNumber.toString(16)}`,
     toBlock: 'latest',
   };
-  return poll(signal, `call ${call.callId} of service ${call.serviceId} has no result`, async () => {
+  const { serviceId, callId, transactionHash } = call;
+  const absence = { message: `call ${callId} of service ${serviceId} has no result`, details: { serviceId, callId, transactionHash } };
+  return poll(signal, absence, async () => {
     const logs = await chain.transport.request('eth_getLogs', [filter]);
     return Array.isArray(logs) && logs.length > 0 ? logs.map((log) => decodeSubmittedResult(log, chain)) : undefined;
   });
 }
 
-async function poll<T>(signal: AbortSignal, absence: string, look: () => Promise<T | undefined>): Promise<T> {
+interface Absence {
+  readonly message: string;
+  readonly details: ErrorDetails;
+}
+
+async function poll<T>(signal: AbortSignal, absence: Absence, look: () => Promise<T | undefined>): Promise<T> {
   while (true) {
     const found = await look();
     if (found !== undefined) return found;
     await systemClock.sleep(POLL_MS, signal).catch((cause: unknown) => {
-      throw new RunnerError('EXECUTOR_TIMEOUT', `${absence} in time`, { cause });
+      throw new RunnerError('RESULT_TIMEOUT', `${absence.message} in time`, { cause, details: absence.details });
     });
   }
 }

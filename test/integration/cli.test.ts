@@ -137,8 +137,31 @@ describe('jobs submit', () => {
 
   it('says when no result came in time', async () => {
     const { status, stderr } = await bpr('jobs', 'submit', '0', '--service', '0', '--data', '0x01', '--timeout', '1');
-    expect(status).toBe(1);
-    expect(stderr).toMatch(/^EXECUTOR_TIMEOUT: call \d+ of service 0 has no result in time/);
+    expect(status).toBe(4);
+    expect(stderr).toMatch(/^RESULT_TIMEOUT: call \d+ of service 0 has no result in time\n.*sending it again makes another call/);
+  });
+
+  it('names the call whose result did not come, for scripts', async () => {
+    const flags = ['0', '--service', '0', '--data', '0x02', '--timeout', '1', '--json'];
+    const { status, stdout } = await bpr('jobs', 'submit', ...flags);
+    expect(status).toBe(4);
+    const { error } = JSON.parse(stdout) as { error: { code: string; details: { callId: string } } };
+    const [call] = (await tangle.calls(0n)).slice(-1);
+    expect(error).toMatchObject({
+      code: 'RESULT_TIMEOUT',
+      details: { serviceId: '0', callId: String(call?.callId), transactionHash: call?.transactionHash },
+    });
+  });
+
+  it('says why the contract refuses a call, and sends nothing', async () => {
+    const before = await chain.request('eth_blockNumber', []);
+    const stranger = `0x${'5e'.repeat(32)}`;
+    const { status, stdout, stderr } = await start(['jobs', 'submit', '0', '--service', '0', '--data', '0x'], {
+      CALLER_PRIVATE_KEY: stranger,
+    }).ended;
+    expect({ status, stdout }).toEqual({ status: 3, stdout: '' });
+    expect(stderr).toMatch(/^CALL_REFUSED: the contract refuses the call: \w+\(.*\); nothing was sent\n/);
+    expect(await chain.request('eth_blockNumber', [])).toBe(before);
   });
 });
 

@@ -28,7 +28,10 @@ Examples:
   bpr jobs submit 1 --service 3 --data 0x00ff --no-wait --json
 
 The key is named, never written: env:NAME or file:/path.
-Environment: HTTP_RPC_URL or RPC_URL, TANGLE_CONTRACT, CHAIN_ID.`;
+Environment: HTTP_RPC_URL or RPC_URL, TANGLE_CONTRACT, CHAIN_ID.
+
+Exit status: 0 the result came (with --no-wait: the call is mined); 1 failed, nothing is known of a result; 2 called in a wrong way;
+3 the contract refuses the call (CALL_REFUSED); 4 the call was sent, its result did not come in time (RESULT_TIMEOUT).`;
 
 /** `bpr jobs submit`: calls a job as a customer of the service would. */
 export function addSubmit(jobs: Command, { io }: Cli): void {
