@@ -44,9 +44,13 @@ beforeEach(() => {
   dataDir = mkdtempSync(join(tmpdir(), 'bad-input-'));
 });
 afterEach(async () => {
-  await Promise.all(running.splice(0).map((runner) => runner.stop()));
+  await stopRunners();
   rmSync(dataDir, { recursive: true });
 });
+
+async function stopRunners(): Promise<void> {
+  await Promise.all(running.splice(0).map((runner) => runner.stop()));
+}
 
 const ledgerFile = (): string => join(dataDir, 'ledger.sqlite');
 
@@ -504,19 +508,34 @@ describe('a ledger file that is damaged', () => {
 
 describe('a disk that is full', () => {
   let disk: string;
-  const mount = (size: string): void => void execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${size}`, 'none', disk], { stdio: 'pipe' });
-  const unmount = (): void => void execFileSync('umount', [disk], { stdio: 'pipe' });
+  let isMounted = false;
+  const mount = (size: string): void => {
+    execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${size}`, 'none', disk], { stdio: 'pipe' });
+    isMounted = true;
+  };
+  const unmount = (): void => {
+    if (isMounted) execFileSync('umount', [disk], { stdio: 'pipe' });
+    isMounted = false;
+  };
   const testTmpfs = requirePeer('tmpfs', () => {
     disk = mkdtempSync(join(tmpdir(), 'disk-'));
-    mount('1m');
-    unmount();
+    try {
+      mount('1m');
+      unmount();
+    } finally {
+      rmSync(disk, { recursive: true });
+    }
   });
   const filler = (): string => join(disk, 'filler');
 
   beforeEach(() => {
     disk = mkdtempSync(join(tmpdir(), 'disk-'));
   });
-  afterEach(() => rmSync(disk, { recursive: true }));
+  afterEach(async () => {
+    await stopRunners();
+    unmount();
+    rmSync(disk, { recursive: true });
+  });
 
   /** Takes all the room that is left. */
   function fill(): void {
@@ -565,8 +584,6 @@ describe('a disk that is full', () => {
       ]);
     expect(runs.toSorted()).toEqual(['1', '2', '20', '3', '30']);
     expect(heard.failed).toEqual([]);
-    await heard.runner.stop();
-    unmount();
   });
 
   testTmpfs('holds settlement, which signs nothing that is not journaled', async () => {
@@ -589,8 +606,29 @@ describe('a disk that is full', () => {
         [1, 36],
       ]);
     await expect.poll(() => heard.runner.status().settlement?.lastError, SETTLE).toBeUndefined();
+  });
+
+  testTmpfs('does not keep a runner from stopping: the next one goes on', async () => {
+    mount('4m');
+    const at = await service(1);
+    const ledger = join(disk, 'ledger.sqlite');
+    const build = (): RunnerBuilder => builderOf(at, { ledger, drainMs: 500 }).router(new JobRouter().route(GOOD, square));
+    const heard = await start(build());
+    await tangle.submitMany(at.serviceId, [good(5)]);
+    await expect.poll(() => settled(at), SETTLE).toEqual([[0, 25]]);
+    fill();
+    await tangle.submitMany(at.serviceId, [good(6)]);
+    await expect.poll(() => heard.errors, SETTLE).toContain('ledger LEDGER_FULL');
     await heard.runner.stop();
-    unmount();
+    expect(heard.runner.state).toBe('stopped');
+    rmSync(filler());
+    await start(build());
+    await expect
+      .poll(() => settled(at), SETTLE)
+      .toEqual([
+        [0, 25],
+        [1, 36],
+      ]);
   });
 
   testTmpfs('does not let a runner start, and does when there is room', async () => {
@@ -602,9 +640,7 @@ describe('a disk that is full', () => {
     await expect(build().start()).rejects.toMatchObject({ code: 'LEDGER_FULL', message: expect.stringContaining(disk) as string });
     await tangle.submitMany(at.serviceId, [good(7)]);
     rmSync(filler());
-    const heard = await start(build());
+    await start(build());
     await expect.poll(() => settled(at), SETTLE).toEqual([[0, 49]]);
-    await heard.runner.stop();
-    unmount();
   });
 });
