@@ -30,37 +30,29 @@ export interface Surroundings {
   readonly isStdinPiped: () => boolean;
 }
 
-const FLAGS: Readonly<Record<string, AdapterName>> = {
-  '--describe': 'describe',
-  '--http': 'http',
-  '--stdio': 'stdio',
-  '--stdio=lines': 'stdio-lines',
-  '--lambda-runtime': 'lambda-runtime',
-};
-
-const CHOICES: Readonly<Record<string, AdapterName>> = {
-  http: 'http',
-  stdio: 'stdio',
-  'stdio-lines': 'stdio-lines',
-  lambda: 'lambda',
-  'lambda-runtime': 'lambda-runtime',
-};
+const CHOICES: readonly AdapterName[] = ['http', 'stdio', 'stdio-lines', 'lambda', 'lambda-runtime'];
+const FLAGS: ReadonlyMap<string, AdapterName> = new Map([
+  ['--describe', 'describe'],
+  ['--http', 'http'],
+  ['--stdio', 'stdio'],
+  ['--stdio=lines', 'stdio-lines'],
+  ['--lambda-runtime', 'lambda-runtime'],
+]);
 
 /** Throws `CONFIG_INVALID` for an unknown flag or choice. */
 export function detectAdapter({ env, args, isMain, isStdinPiped }: Surroundings): AdapterName {
   const flag = isMain ? args[0] : undefined;
-  if (flag !== undefined) return lookUp(FLAGS, flag, 'the flag');
-  if (env.BLUEPRINT_ADAPTER !== undefined) return lookUp(CHOICES, env.BLUEPRINT_ADAPTER, 'BLUEPRINT_ADAPTER');
+  if (flag !== undefined) return FLAGS.get(flag) ?? refuse('the flag', flag, [...FLAGS.keys()]);
+  const choice = env.BLUEPRINT_ADAPTER;
+  if (choice !== undefined) return CHOICES.find((name) => name === choice) ?? refuse('BLUEPRINT_ADAPTER', choice, CHOICES);
   if (!isMain) return 'lambda';
   if (env.AWS_LAMBDA_RUNTIME_API !== undefined) return 'lambda-runtime';
   if (env.BLUEPRINT_SOCKET !== undefined || env.PORT !== undefined) return 'http';
   return isStdinPiped() ? 'stdio' : 'http';
 }
 
-function lookUp(table: Readonly<Record<string, AdapterName>>, key: string, what: string): AdapterName {
-  const found = Object.hasOwn(table, key) ? table[key] : undefined;
-  if (found === undefined) throw new RunnerError('CONFIG_INVALID', `${what} is ${key}; it must be one of ${Object.keys(table).join(', ')}`);
-  return found;
+function refuse(what: string, value: string, possible: readonly string[]): never {
+  throw new RunnerError('CONFIG_INVALID', `${what} is ${value}; it must be one of ${possible.join(', ')}`);
 }
 
 export interface NumberRange {

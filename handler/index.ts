@@ -106,91 +106,73 @@ export function readBody(stream: Readable, bytesMax: number): Promise<HandlerBod
 
 /** The handler of a router. Throws nothing; what is wrong with a call is in its response. */
 export function createHandler(router: JobRouter, options: HandlerOptions = {}): JobHandler {
-  return new RouterHandler(router, options);
-}
+  const { requestBytesMax = REQUEST_BYTES_MAX, token, onError, onObserverError } = options;
 
-class RouterHandler implements JobHandler {
-  readonly requestBytesMax: number;
-  readonly #router: JobRouter;
-  readonly #options: HandlerOptions;
-
-  constructor(router: JobRouter, options: HandlerOptions) {
-    this.#router = router;
-    this.#options = options;
-    this.requestBytesMax = options.requestBytesMax ?? REQUEST_BYTES_MAX;
-  }
-
-  admit({ method, path, headers }: RequestHead): HandlerResponse | { readonly jobId?: string } {
-    if (method === 'HEAD' || (method === 'GET' && (path === '/health' || path === '/healthz'))) return this.#health();
-    const jobId = path.startsWith('/job/') ? path.slice('/job/'.length) : undefined;
-    if (method !== 'POST' || (jobId === undefined && path !== '/' && path !== '/invoke')) {
-      return this.refuse(new RunnerError('NOT_FOUND', `there is no ${method} ${path} here; a call is POST /job/{id}`));
-    }
-    if (!this.#isAuthorized(headers.authorization))
-      return this.refuse(new RunnerError('EXECUTOR_UNAUTHORIZED', 'the bearer token is missing or wrong'));
-    return jobId === undefined ? {} : { jobId };
-  }
-
-  async handle(request: HandlerRequest): Promise<HandlerResponse> {
-    let call: JobCall | undefined;
-    try {
-      if (request.body === 'too-large' || request.body.length > this.requestBytesMax) {
-        const details = { requestBytesMax: this.requestBytesMax };
-        throw new RunnerError('PAYLOAD_TOO_LARGE', `the request is larger than ${this.requestBytesMax} bytes`, { details });
-      }
-      const { jobId } = request;
-      const decoded = decodeRequest(request.headers, request.body, jobId === undefined ? undefined : { jobId });
-      call = decoded.call;
-      return answer(encodeResponse(decoded.format, await this.#run(call, request)));
-    } catch (thrown) {
-      const error = toRunnerError(thrown);
-      this.#options.onError?.(error, call);
-      return this.refuse(error);
-    }
-  }
-
-  refuse(error: RunnerError): HandlerResponse {
+  const refuse = (error: RunnerError): HandlerResponse => {
     const response = answer(encodeError(error));
     // Nothing of the call has run: whoever called may come again.
     return error.retry === 'safe' ? { ...response, headers: { ...response.headers, 'retry-after': '1' } } : response;
-  }
+  };
 
-  async #run(call: JobCall, { signal, deadline = Infinity }: HandlerRequest): Promise<readonly JobResult[]> {
-    const waitMs = timeoutOf(call);
-    const scope = callScope(
-      signal,
-      Math.min(deadline, Date.now() + waitMs),
-      `the deadline of call ${call.id} passed before job ${call.jobId} was done`,
-    );
+  const run = async (call: JobCall, { signal, deadline = Infinity }: HandlerRequest): Promise<readonly JobResult[]> => {
+    const { id, jobId } = call;
+    const endAt = Math.min(deadline, Date.now() + timeoutOf(call));
+    const scope = callScope(signal, endAt, `the deadline of call ${id} passed before job ${jobId} was done`);
     try {
       scope.signal.throwIfAborted();
-      const results = await Promise.race([
-        this.#router.call(call, { signal: scope.signal, onObserverError: this.#options.onObserverError }),
-        scope.aborted,
-      ]);
+      const results = await Promise.race([router.call(call, { signal: scope.signal, onObserverError }), scope.aborted]);
       if (results) return results;
     } finally {
       scope.end();
     }
-    const known = this.#router.jobIds().join(', ');
-    throw new RunnerError('JOB_UNKNOWN', `no route takes job ${call.jobId}; the handler has ${known}`, {
-      details: { jobId: call.jobId, known },
-    });
-  }
+    const known = router.jobIds().join(', ');
+    throw new RunnerError('JOB_UNKNOWN', `no route takes job ${jobId}; the handler has ${known}`, { details: { jobId, known } });
+  };
 
-  #health(): HandlerResponse {
-    const jobs = this.#router.jobIds().map(String);
-    return answer({ status: 200, headers: { 'content-type': JSON_TYPE }, body: Buffer.from(JSON.stringify({ status: 'ok', jobs })) });
-  }
+  return {
+    requestBytesMax,
+    refuse,
 
-  /** Takes the same time for every wrong token. */
-  #isAuthorized(header: Headers[string]): boolean {
-    const { token } = this.#options;
-    if (token === undefined) return true;
-    const { createHash, timingSafeEqual } = process.getBuiltinModule('node:crypto');
-    const digest = (text: string): Buffer => createHash('sha256').update(text).digest();
-    return timingSafeEqual(digest(typeof header === 'string' ? header : ''), digest(`Bearer ${token}`));
-  }
+    admit({ method, path, headers }) {
+      if (method === 'HEAD' || (method === 'GET' && (path === '/health' || path === '/healthz'))) {
+        const jobs = router.jobIds().map(String);
+        return answer({ status: 200, headers: { 'content-type': JSON_TYPE }, body: Buffer.from(JSON.stringify({ status: 'ok', jobs })) });
+      }
+      const jobId = path.startsWith('/job/') ? path.slice('/job/'.length) : undefined;
+      if (method !== 'POST' || (jobId === undefined && path !== '/' && path !== '/invoke')) {
+        return refuse(new RunnerError('NOT_FOUND', `there is no ${method} ${path} here; a call is POST /job/{id}`));
+      }
+      if (token !== undefined && !isEqual(headers.authorization, `Bearer ${token}`))
+        return refuse(new RunnerError('EXECUTOR_UNAUTHORIZED', 'the bearer token is missing or wrong'));
+      return jobId === undefined ? {} : { jobId };
+    },
+
+    async handle(request) {
+      let call: JobCall | undefined;
+      try {
+        if (request.body === 'too-large' || request.body.length > requestBytesMax) {
+          throw new RunnerError('PAYLOAD_TOO_LARGE', `the request is larger than ${requestBytesMax} bytes`, {
+            details: { requestBytesMax },
+          });
+        }
+        const { jobId } = request;
+        const decoded = decodeRequest(request.headers, request.body, jobId === undefined ? undefined : { jobId });
+        call = decoded.call;
+        return answer(encodeResponse(decoded.format, await run(call, request)));
+      } catch (thrown) {
+        const error = toRunnerError(thrown);
+        onError?.(error, call);
+        return refuse(error);
+      }
+    },
+  };
+}
+
+/** Takes the same time for every wrong text. */
+function isEqual(given: Headers[string], expected: string): boolean {
+  const { createHash, timingSafeEqual } = process.getBuiltinModule('node:crypto');
+  const digest = (text: string): Buffer => createHash('sha256').update(text).digest();
+  return timingSafeEqual(digest(typeof given === 'string' ? given : ''), digest(expected));
 }
 
 /** Every response tells the executor that it may use the formats without JSON from now on. */

@@ -44,7 +44,7 @@ const GRACE_MS = 1_000;
  * export const handler = await serve(() => import('./jobs.ts'), { meta: import.meta });
  */
 export async function serve(source: RouterSource, { meta, process: host = process }: ServeOptions): Promise<LambdaFunction | undefined> {
-  const service = new Service(source, host);
+  const service = serviceOf(source, host);
   const isMain = isStartedDirectly(meta, host.argv[1]);
   try {
     const name = detectAdapter({ env: host.env, args: host.argv.slice(2), isMain, isStdinPiped });
@@ -60,115 +60,113 @@ export async function serve(source: RouterSource, { meta, process: host = proces
   }
 }
 
-class Service {
-  readonly #source: RouterSource;
-  readonly #host: NodeJS.Process;
-  #isStopping = false;
-
-  constructor(source: RouterSource, host: NodeJS.Process) {
-    this.#source = source;
-    this.#host = host;
-  }
-
-  async open(): Promise<JobHandler> {
-    const { env } = this.#host;
-    const token = await tokenOf(env);
-    const requestBytesMax = numberOf(env, 'BLUEPRINT_REQUEST_BYTES_MAX', { fallback: REQUEST_BYTES_MAX, min: 1 });
-    return createHandler(await this.#router(), {
-      requestBytesMax,
-      ...(token !== undefined && { token }),
-      onError: (error, call) => this.logError('a call failed', error, { job: call?.jobId.toString(), call: call?.id }),
-      onObserverError: (error, { name }, { id }) => this.logError('a job that watches every call failed', error, { job: name, call: id }),
-    });
-  }
-
-  async describe(): Promise<void> {
-    const { write } = takeStdout(this.#host);
-    await write(Buffer.from(`${JSON.stringify((await this.#router()).describe())}\n`));
-    this.#host.exit(0);
-  }
-
-  async start(name: Exclude<AdapterName, 'lambda' | 'describe'>): Promise<void> {
-    const drainMs = numberOf(this.#host.env, 'BLUEPRINT_DRAIN_MS', { fallback: DRAIN_MS, min: 0 });
-    const adapter = await this.#startAdapter(name);
-    for (const signal of ['SIGTERM', 'SIGINT'] as const) this.#host.on(signal, () => void this.#stop(adapter, { signal, drainMs }));
-    this.#host.on('uncaughtException', (error) => void this.#crash(adapter, error));
-    // A promise that nobody waits for belongs to no call: the others go on.
-    this.#host.on('unhandledRejection', (reason) => this.logError('a promise was rejected and nobody handles it', reason));
-    this.#log('info', 'the handler takes calls', { adapter: name, address: adapter.address });
-    adapter.done?.then(
-      () => this.#isStopping || this.#host.exit(0),
-      (error: unknown) => {
-        this.logError('the platform is gone', error);
-        this.#host.exit(1);
-      },
-    );
-  }
+function loggerOf(host: NodeJS.Process) {
+  const log = (level: 'info' | 'error', message: string, fields: Fields): void => {
+    host.stderr.write(`${JSON.stringify({ time: new Date().toISOString(), level, message, ...fields })}\n`);
+  };
 
   /** Says what failed, without the arguments of the call. */
-  logError(message: string, thrown: unknown, fields: Fields = {}): void {
+  const logError = (message: string, thrown: unknown, fields: Fields = {}): void => {
     const { code, message: reason, cause } = toRunnerError(thrown);
-    this.#log('error', message, { ...fields, code, reason, cause: cause instanceof Error ? cause.stack : undefined });
-  }
+    log('error', message, { ...fields, code, reason, cause: cause instanceof Error ? cause.stack : undefined });
+  };
+  return { log, logError };
+}
 
-  #log(level: 'info' | 'error', message: string, fields: Fields): void {
-    this.#host.stderr.write(`${JSON.stringify({ time: new Date().toISOString(), level, message, ...fields })}\n`);
-  }
+/** Functions in a closure, not a class: in a bundle they are smaller. */
+function serviceOf(source: RouterSource, host: NodeJS.Process) {
+  const { env } = host;
+  let isStopping = false;
 
-  async #router(): Promise<JobRouter> {
-    return typeof this.#source === 'function' ? routerOf(await this.#source()) : this.#source;
-  }
+  const { log, logError } = loggerOf(host);
 
-  async #startAdapter(name: Exclude<AdapterName, 'lambda' | 'describe'>): Promise<RunningAdapter> {
-    const { env } = this.#host;
-    switch (name) {
-      case 'http': {
-        const config = httpConfig(env);
-        return startHttp(await this.open(), config);
-      }
-      case 'stdio':
-      case 'stdio-lines': {
-        // Before the jobs are loaded: what they print while they load must not get into a response.
-        const streams = takeStdout(this.#host);
-        return startStdio(await this.open(), streams, name === 'stdio' ? 'once' : 'lines');
-      }
-      case 'lambda-runtime': {
-        const config = lambdaRuntimeConfig(env);
-        const handler = await this.open().catch(async (error: unknown) => {
-          await postInitError(config, toRunnerError(error));
-          throw error;
-        });
-        return startLambdaRuntime(handler, config);
-      }
-    }
-  }
+  const load = async (): Promise<JobRouter> => (typeof source === 'function' ? routerOf(await source()) : source);
 
-  async #stop(adapter: RunningAdapter, { signal, drainMs }: { signal: string; drainMs: number }): Promise<void> {
+  const open = async (): Promise<JobHandler> => {
+    const token = await tokenOf(env);
+    const requestBytesMax = numberOf(env, 'BLUEPRINT_REQUEST_BYTES_MAX', { fallback: REQUEST_BYTES_MAX, min: 1 });
+    return createHandler(await load(), {
+      requestBytesMax,
+      ...(token !== undefined && { token }),
+      onError: (error, call) => logError('a call failed', error, { job: call?.jobId.toString(), call: call?.id }),
+      onObserverError: (error, { name }, { id }) => logError('a job that watches every call failed', error, { job: name, call: id }),
+    });
+  };
+
+  const describe = async (): Promise<void> => {
+    const { write } = takeStdout(host);
+    await write(Buffer.from(`${JSON.stringify((await load()).describe())}\n`));
+    host.exit(0);
+  };
+
+  const stop = async (adapter: RunningAdapter, signal: string, drainMs: number): Promise<void> => {
     // Who asks twice does not want to wait.
-    if (this.#isStopping) this.#host.exit(1);
-    this.#isStopping = true;
+    if (isStopping) host.exit(1);
+    isStopping = true;
     const drain = new AbortController();
     setTimeout(() => drain.abort(), drainMs);
     const closed = adapter.close(drain.signal);
-    this.#log('info', 'the handler stops', { signal, drainMs });
-    const unfinished = await Promise.race([closed, this.#afterGrace(drain.signal)]);
-    if (unfinished > 0) this.#log('error', 'calls were cut off', { code: 'DRAIN_TIMEOUT', unfinished });
-    this.#host.exit(unfinished === 0 ? 0 : 1);
-  }
+    log('info', 'the handler stops', { signal, drainMs });
+    const unfinished = await Promise.race([closed, afterGrace(drain.signal)]);
+    if (unfinished > 0) log('error', 'calls were cut off', { code: 'DRAIN_TIMEOUT', unfinished });
+    host.exit(unfinished === 0 ? 0 : 1);
+  };
 
-  /** Cancelled calls still get their answers out, when the other side reads them. */
-  #afterGrace(drained: AbortSignal): Promise<number> {
-    return new Promise((resolve) => {
-      drained.addEventListener('abort', () => setTimeout(resolve, GRACE_MS, 1), { once: true });
-    });
-  }
-
-  async #crash(adapter: RunningAdapter, thrown: unknown): Promise<void> {
-    this.#isStopping = true;
-    this.logError('an exception was not caught', thrown);
+  const crash = async (adapter: RunningAdapter, thrown: unknown): Promise<void> => {
+    isStopping = true;
+    logError('an exception was not caught', thrown);
     await adapter.crash?.(toRunnerError(thrown));
-    this.#host.exit(1);
+    host.exit(1);
+  };
+
+  const start = async (name: Exclude<AdapterName, 'lambda' | 'describe'>): Promise<void> => {
+    const drainMs = numberOf(env, 'BLUEPRINT_DRAIN_MS', { fallback: DRAIN_MS, min: 0 });
+    const adapter = await startAdapter(name, host, open);
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) host.on(signal, () => void stop(adapter, signal, drainMs));
+    host.on('uncaughtException', (error) => void crash(adapter, error));
+    // A promise that nobody waits for belongs to no call: the others go on.
+    host.on('unhandledRejection', (reason) => logError('a promise was rejected and nobody handles it', reason));
+    log('info', 'the handler takes calls', { adapter: name, address: adapter.address });
+    adapter.done?.then(
+      () => isStopping || host.exit(0),
+      (error: unknown) => {
+        logError('the platform is gone', error);
+        host.exit(1);
+      },
+    );
+  };
+
+  return { open, describe, start, logError };
+}
+
+async function startAdapter(
+  name: Exclude<AdapterName, 'lambda' | 'describe'>,
+  host: NodeJS.Process,
+  open: () => Promise<JobHandler>,
+): Promise<RunningAdapter> {
+  const { env } = host;
+  if (name === 'http') {
+    const config = httpConfig(env);
+    return startHttp(await open(), config);
   }
+  if (name === 'lambda-runtime') {
+    const config = lambdaRuntimeConfig(env);
+    const handler = await open().catch(async (error: unknown) => {
+      await postInitError(config, toRunnerError(error));
+      throw error;
+    });
+    return startLambdaRuntime(handler, config);
+  }
+  // Before the jobs are loaded: what they print while they load must not get into a response.
+  const streams = takeStdout(host);
+  return startStdio(await open(), streams, name === 'stdio' ? 'once' : 'lines');
+}
+
+/** Cancelled calls still get their answers out, when the other side reads them. */
+function afterGrace(drained: AbortSignal): Promise<number> {
+  return new Promise((resolve) => {
+    drained.addEventListener('abort', () => setTimeout(resolve, GRACE_MS, 1), { once: true });
+  });
 }
 
 function isStartedDirectly(meta: ServeOptions['meta'], script: string | undefined): boolean {

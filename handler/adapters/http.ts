@@ -59,7 +59,7 @@ export function httpConfig(env: NodeJS.ProcessEnv): HttpConfig {
 /** Starts the server; resolves when it listens. Rejects with `CONFIG_INVALID` when it cannot. */
 export async function startHttp(handler: JobHandler, config: HttpConfig): Promise<RunningAdapter> {
   const { createServer } = await import('node:http');
-  const service = new HttpService(handler, config.concurrencyMax);
+  const service = serviceOf(handler, config.concurrencyMax);
   const { headersTimeoutMs = 10_000, requestTimeoutMs = 60_000 } = config;
   const server = createServer({
     headersTimeout: headersTimeoutMs,
@@ -115,71 +115,66 @@ async function isStaleSocket(path: string): Promise<boolean> {
   });
 }
 
-class HttpService {
-  readonly #handler: JobHandler;
-  readonly #concurrencyMax: number;
-  readonly #running = new RunningCalls();
-  #isStopping = false;
+/** What the server does with requests, and how it ends. */
+function serviceOf(handler: JobHandler, concurrencyMax: number) {
+  const running = new RunningCalls();
+  let isStopping = false;
 
-  constructor(handler: JobHandler, concurrencyMax: number) {
-    this.#handler = handler;
-    this.#concurrencyMax = concurrencyMax;
-  }
-
-  async take(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const admission = this.#admit(request);
-    if (!('status' in admission)) await this.#call(request, response, admission.jobId);
-    else if (bodyBytes(request) <= this.#handler.requestBytesMax) this.#send(response, admission);
-    else sendAndClose(request, response, admission);
-  }
-
-  async close(server: Server, signal: AbortSignal): Promise<number> {
-    this.#isStopping = true;
-    const closed = new Promise<void>((resolve) => {
-      server.close(() => resolve());
-    });
-    const cancelled = await this.#running.drain(signal);
-    server.closeAllConnections();
-    await closed;
-    return cancelled;
-  }
-
-  #admit({ method = '', url = '/', headers }: IncomingMessage): ReturnType<JobHandler['admit']> {
+  const admit = ({ method = '', url = '/', headers }: IncomingMessage): ReturnType<JobHandler['admit']> => {
     const head: RequestHead = { method, path: url.split('?', 1)[0] ?? '/', headers };
-    const admission = this.#handler.admit(head);
-    if ('status' in admission) return this.#isStopping && admission.status === 200 ? { ...admission, status: 503 } : admission;
-    if (this.#isStopping) return this.#handler.refuse(new RunnerError('EXECUTOR_UNAVAILABLE', 'the handler is stopping'));
-    if (this.#running.count < this.#concurrencyMax) return admission;
-    return this.#handler.refuse(new RunnerError('EXECUTOR_THROTTLED', `${this.#concurrencyMax} calls run already`));
-  }
+    const admission = handler.admit(head);
+    if ('status' in admission) return isStopping && admission.status === 200 ? { ...admission, status: 503 } : admission;
+    if (isStopping) return handler.refuse(new RunnerError('EXECUTOR_UNAVAILABLE', 'the handler is stopping'));
+    if (running.count < concurrencyMax) return admission;
+    return handler.refuse(new RunnerError('EXECUTOR_THROTTLED', `${concurrencyMax} calls run already`));
+  };
 
-  async #call(request: IncomingMessage, response: ServerResponse, jobId: string | undefined): Promise<void> {
-    const call = this.#running.begin();
+  const send = (response: ServerResponse, { status, headers, body }: HandlerResponse): void => {
+    response.writeHead(status, {
+      ...headers,
+      ...(status !== 204 && { 'content-length': body.length }),
+      ...(isStopping && { connection: 'close' }),
+    });
+    response.end(body);
+  };
+
+  const answer = async (request: IncomingMessage, response: ServerResponse, jobId: string | undefined): Promise<void> => {
+    const call = running.begin();
     response.once('close', () => {
       if (!response.writableFinished) call.abort(new RunnerError('ABORTED', 'the caller went away'));
-      this.#running.end(call);
+      running.end(call);
     });
     const { headers } = request;
-    const limit = this.#handler.requestBytesMax;
+    const limit = handler.requestBytesMax;
     const isWorthReading = headers['transfer-encoding'] !== undefined || bodyBytes(request) <= limit;
     if (isWorthReading && headers.expect !== undefined) response.writeContinue();
     const body = isWorthReading ? await readBody(request, limit) : 'too-large';
     // The request broke off in the middle: nobody is there to answer.
     if (body === 'broken') return;
-    const answer = await this.#handler.handle({ headers, body, signal: call.signal, ...(jobId !== undefined && { jobId }) });
+    const result = await handler.handle({ headers, body, signal: call.signal, ...(jobId !== undefined && { jobId }) });
     if (response.destroyed) return;
-    if (body === 'too-large') sendAndClose(request, response, answer);
-    else this.#send(response, answer);
-  }
+    if (body === 'too-large') sendAndClose(request, response, result);
+    else send(response, result);
+  };
 
-  #send(response: ServerResponse, { status, headers, body }: HandlerResponse): void {
-    response.writeHead(status, {
-      ...headers,
-      ...(status !== 204 && { 'content-length': body.length }),
-      ...(this.#isStopping && { connection: 'close' }),
-    });
-    response.end(body);
-  }
+  return {
+    async take(request: IncomingMessage, response: ServerResponse): Promise<void> {
+      const admission = admit(request);
+      if (!('status' in admission)) await answer(request, response, admission.jobId);
+      else if (bodyBytes(request) <= handler.requestBytesMax) send(response, admission);
+      else sendAndClose(request, response, admission);
+    },
+    async close(server: Server, signal: AbortSignal): Promise<number> {
+      isStopping = true;
+      const closed = new Promise<void>((resolve) => {
+        server.close(() => resolve());
+      });
+      const cancelled = await running.drain(signal);
+      server.closeAllConnections();
+      await closed;
+      return cancelled;
+    },
+  };
 }
 
 /** What the head of a request announces. */

@@ -56,13 +56,63 @@ export function lambdaRuntimeConfig(env: NodeJS.ProcessEnv): LambdaRuntimeConfig
 
 /** Starts to poll. `done` rejects when the Runtime API breaks its protocol or is gone: then the process is to end. */
 export async function startLambdaRuntime(handler: JobHandler, config: LambdaRuntimeConfig): Promise<RunningAdapter> {
-  const runtime = new LambdaRuntime(handler, config, await runtimeApi(config));
-  const done = runtime.run();
+  const api = await runtimeApi(config);
+  const stopPolling = new AbortController();
+  /** By request id. */
+  const running = new RunningCalls();
+
+  const answer = async (event: IncomingMessage): Promise<void> => {
+    const {
+      'lambda-runtime-aws-request-id': id,
+      'lambda-runtime-deadline-ms': deadlineMs,
+      'lambda-runtime-trace-id': traceId,
+    } = event.headers;
+    if (event.statusCode !== 200 || typeof id !== 'string') {
+      throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `the Runtime API answered ${event.statusCode} to a poll, or named no request id`);
+    }
+    config.setTraceId(traceId?.toString());
+    const call = running.begin(id);
+    try {
+      // An event of HTTP wraps the body in base64: the handler checks the limit of the body itself.
+      const body = await readBody(event, 2 * handler.requestBytesMax);
+      if (body === 'broken') throw new RunnerError('EXECUTOR_CONNECTION_LOST', `the Runtime API broke off in the middle of event ${id}`);
+      const limits = { signal: call.signal, deadline: Number(deadlineMs ?? Infinity) };
+      const httpEvent = body === 'too-large' ? undefined : httpEventOfBytes(body);
+      const response = await (httpEvent ? answerHttpEvent(handler, httpEvent, limits) : answerEvent(handler, body, limits));
+      const { responseMode } = config;
+      const shown = httpEvent ? httpAnswer(response, responseMode) : plainAnswer(response);
+      await send(api, { path: `invocation/${id}`, isBuffered: responseMode === 'buffered', ...shown, ...limits });
+    } finally {
+      running.end(call);
+    }
+  };
+
+  const pollUntilStopped = async (): Promise<void> => {
+    const { signal } = stopPolling;
+    while (!signal.aborted) {
+      const poll = api('GET', 'invocation/next', { signal });
+      poll.request.end();
+      const event = await poll.response.catch((error: unknown) => {
+        if (!signal.aborted) throw error;
+      });
+      if (event) await answer(event);
+    }
+  };
+
+  const done = Promise.all(Array.from({ length: config.concurrency }, pollUntilStopped)).then(() => {});
   return {
     address: `http://${config.hostname}:${config.port}`,
     done,
-    close: (signal) => runtime.close(signal, done),
-    crash: (error) => runtime.crash(error),
+    async close(signal) {
+      stopPolling.abort();
+      const cancelled = await running.drain(signal);
+      await done;
+      return cancelled;
+    },
+    async crash(error) {
+      stopPolling.abort();
+      await Promise.all(running.names.map((id) => postError(api, `invocation/${id}/error`, error)));
+    },
   };
 }
 
@@ -133,92 +183,30 @@ function errorBody(error: RunnerError): string {
   });
 }
 
-class LambdaRuntime {
-  readonly #handler: JobHandler;
-  readonly #config: LambdaRuntimeConfig;
-  readonly #api: RuntimeApi;
-  readonly #stopPolling = new AbortController();
-  /** By request id. */
-  readonly #running = new RunningCalls();
+interface Sending extends Answer, Required<EventLimits> {
+  readonly path: string;
+  readonly isBuffered: boolean;
+}
 
-  constructor(handler: JobHandler, config: LambdaRuntimeConfig, api: RuntimeApi) {
-    this.#handler = handler;
-    this.#config = config;
-    this.#api = api;
+async function send(api: RuntimeApi, { path, isBuffered, contentType, parts, signal, deadline }: Sending): Promise<void> {
+  const headers = { 'content-type': contentType };
+  let status: number;
+  if (isBuffered) {
+    status = await post(api('POST', `${path}/response`, { headers }), Buffer.concat(parts));
+  } else {
+    const scope = callScope(signal, deadline, 'the deadline passed while the response was sent');
+    const streaming = {
+      ...headers,
+      'transfer-encoding': 'chunked',
+      'Lambda-Runtime-Function-Response-Mode': 'streaming',
+      trailer: `${ERROR_TYPE}, ${ERROR_BODY}`,
+    };
+    status = await stream(api('POST', `${path}/response`, { headers: streaming }), parts, scope);
+    scope.end();
   }
-
-  async run(): Promise<void> {
-    await Promise.all(Array.from({ length: this.#config.concurrency }, () => this.#pollUntilStopped()));
-  }
-
-  async close(signal: AbortSignal, done: Promise<void>): Promise<number> {
-    this.#stopPolling.abort();
-    const cancelled = await this.#running.drain(signal);
-    await done;
-    return cancelled;
-  }
-
-  async crash(error: RunnerError): Promise<void> {
-    this.#stopPolling.abort();
-    await Promise.all(this.#running.names.map((id) => postError(this.#api, `invocation/${id}/error`, error)));
-  }
-
-  async #pollUntilStopped(): Promise<void> {
-    const { signal } = this.#stopPolling;
-    while (!signal.aborted) {
-      const poll = this.#api('GET', 'invocation/next', { signal });
-      poll.request.end();
-      const event = await poll.response.catch((error: unknown) => {
-        if (!signal.aborted) throw error;
-      });
-      if (event) await this.#answer(event);
-    }
-  }
-
-  async #answer(event: IncomingMessage): Promise<void> {
-    const {
-      'lambda-runtime-aws-request-id': id,
-      'lambda-runtime-deadline-ms': deadlineMs,
-      'lambda-runtime-trace-id': traceId,
-    } = event.headers;
-    if (event.statusCode !== 200 || typeof id !== 'string') {
-      throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `the Runtime API answered ${event.statusCode} to a poll, or named no request id`);
-    }
-    this.#config.setTraceId(traceId?.toString());
-    const call = this.#running.begin(id);
-    try {
-      // An event of HTTP wraps the body in base64: the handler checks the limit of the body itself.
-      const body = await readBody(event, 2 * this.#handler.requestBytesMax);
-      if (body === 'broken') throw new RunnerError('EXECUTOR_CONNECTION_LOST', `the Runtime API broke off in the middle of event ${id}`);
-      const limits = { signal: call.signal, deadline: Number(deadlineMs ?? Infinity) };
-      const httpEvent = body === 'too-large' ? undefined : httpEventOfBytes(body);
-      const response = await (httpEvent ? answerHttpEvent(this.#handler, httpEvent, limits) : answerEvent(this.#handler, body, limits));
-      await this.#send(`invocation/${id}`, httpEvent ? httpAnswer(response, this.#config.responseMode) : plainAnswer(response), limits);
-    } finally {
-      this.#running.end(call);
-    }
-  }
-
-  async #send(path: string, { contentType, parts }: Answer, { signal, deadline }: Required<EventLimits>): Promise<void> {
-    const headers = { 'content-type': contentType };
-    let status: number;
-    if (this.#config.responseMode === 'buffered') {
-      status = await post(this.#api('POST', `${path}/response`, { headers }), Buffer.concat(parts));
-    } else {
-      const scope = callScope(signal, deadline, 'the deadline passed while the response was sent');
-      const streaming = {
-        ...headers,
-        'transfer-encoding': 'chunked',
-        'Lambda-Runtime-Function-Response-Mode': 'streaming',
-        trailer: `${ERROR_TYPE}, ${ERROR_BODY}`,
-      };
-      status = await stream(this.#api('POST', `${path}/response`, { headers: streaming }), parts, scope);
-      scope.end();
-    }
-    if (status === 413)
-      await postError(this.#api, `${path}/error`, new RunnerError('PAYLOAD_TOO_LARGE', 'the response is larger than Lambda takes'));
-    else expectAccepted(status, path);
-  }
+  if (status === 413)
+    await postError(api, `${path}/error`, new RunnerError('PAYLOAD_TOO_LARGE', 'the response is larger than Lambda takes'));
+  else expectAccepted(status, path);
 }
 
 /** Sends piece by piece; when the scope ends in the middle, the reason follows as trailers. Resolves with the status. */

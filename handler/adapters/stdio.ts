@@ -37,75 +37,59 @@ export function takeStdout({ stdin, stdout, stderr }: NodeJS.Process): StdioStre
 }
 
 /** Starts to read; `done` resolves after the last response. */
-export function startStdio(handler: JobHandler, streams: StdioStreams, mode: 'once' | 'lines'): RunningAdapter {
-  const session = new StdioSession(handler, streams);
-  const done = mode === 'once' ? session.answerOnce() : session.answerLines();
-  return { address: 'stdio', done, close: (signal) => session.close(signal, done) };
-}
+export function startStdio(handler: JobHandler, { input, write }: StdioStreams, mode: 'once' | 'lines'): RunningAdapter {
+  const running = new RunningCalls();
+  const { requestBytesMax } = handler;
+  let isClosing = false;
+  /** Of the line that is being read; `lineBytes` goes on counting when a line is too large to keep. */
+  let lineParts: Buffer[] = [];
+  let lineBytes = 0;
 
-class StdioSession {
-  readonly #handler: JobHandler;
-  readonly #streams: StdioStreams;
-  readonly #running = new RunningCalls();
-  #isClosing = false;
-  /** Of the line that is being read; `#lineBytes` goes on counting when a line is too large to keep. */
-  #lineParts: Buffer[] = [];
-  #lineBytes = 0;
-
-  constructor(handler: JobHandler, streams: StdioStreams) {
-    this.#handler = handler;
-    this.#streams = streams;
-  }
-
-  async answerOnce(): Promise<void> {
-    const body = await readBody(this.#streams.input, this.#handler.requestBytesMax);
-    if (body !== 'broken') await this.#answer(body);
-  }
-
-  async answerLines(): Promise<void> {
+  const answer = async (body: HandlerBody): Promise<void> => {
+    const call = running.begin();
+    const response = await handler.handle({ headers: { 'content-type': JSON_TYPE }, body, signal: call.signal });
+    await write(Buffer.concat([response.body, Buffer.of(NEWLINE)]));
+    running.end(call);
+  };
+  const answerLine = async (): Promise<void> => {
+    const body: HandlerBody = lineBytes > requestBytesMax ? 'too-large' : Buffer.concat(lineParts);
+    lineParts = [];
+    lineBytes = 0;
+    if (body.length > 0) await answer(body);
+  };
+  const takePart = (part: Buffer): void => {
+    lineBytes += part.length;
+    if (lineBytes > requestBytesMax) lineParts = [];
+    else lineParts.push(part);
+  };
+  const answerOnce = async (): Promise<void> => {
+    const body = await readBody(input, requestBytesMax);
+    if (body !== 'broken') await answer(body);
+  };
+  const answerLines = async (): Promise<void> => {
     try {
-      for await (const chunk of this.#streams.input as AsyncIterable<Buffer>) await this.#takeChunk(chunk);
+      for await (const chunk of input as AsyncIterable<Buffer>) {
+        let rest = chunk;
+        for (let end = rest.indexOf(NEWLINE); end >= 0 && !isClosing; end = rest.indexOf(NEWLINE)) {
+          takePart(rest.subarray(0, end));
+          rest = rest.subarray(end + 1);
+          await answerLine();
+        }
+        takePart(rest);
+      }
     } catch (error) {
-      if (!this.#isClosing) throw error;
+      if (!isClosing) throw error;
     }
-    if (!this.#isClosing) await this.#answerLine();
-  }
+    if (!isClosing) await answerLine();
+  };
 
-  async close(signal: AbortSignal, done: Promise<void>): Promise<number> {
-    this.#isClosing = true;
-    const cancelled = await this.#running.drain(signal);
-    this.#streams.input.destroy();
+  const done = mode === 'once' ? answerOnce() : answerLines();
+  const close = async (signal: AbortSignal): Promise<number> => {
+    isClosing = true;
+    const cancelled = await running.drain(signal);
+    input.destroy();
     await done;
     return cancelled;
-  }
-
-  async #takeChunk(chunk: Buffer): Promise<void> {
-    let rest = chunk;
-    for (let end = rest.indexOf(NEWLINE); end >= 0 && !this.#isClosing; end = rest.indexOf(NEWLINE)) {
-      this.#takePart(rest.subarray(0, end));
-      rest = rest.subarray(end + 1);
-      await this.#answerLine();
-    }
-    this.#takePart(rest);
-  }
-
-  #takePart(part: Buffer): void {
-    this.#lineBytes += part.length;
-    if (this.#lineBytes > this.#handler.requestBytesMax) this.#lineParts = [];
-    else this.#lineParts.push(part);
-  }
-
-  async #answerLine(): Promise<void> {
-    const body: HandlerBody = this.#lineBytes > this.#handler.requestBytesMax ? 'too-large' : Buffer.concat(this.#lineParts);
-    this.#lineParts = [];
-    this.#lineBytes = 0;
-    if (body.length > 0) await this.#answer(body);
-  }
-
-  async #answer(body: HandlerBody): Promise<void> {
-    const call = this.#running.begin();
-    const response = await this.#handler.handle({ headers: { 'content-type': JSON_TYPE }, body, signal: call.signal });
-    await this.#streams.write(Buffer.concat([response.body, Buffer.of(NEWLINE)]));
-    this.#running.end(call);
-  }
+  };
+  return { address: 'stdio', done, close };
 }
