@@ -85,7 +85,7 @@ function report(comparison: Comparison, least: number, most: number): void {
     console.log(JSON.stringify({ ...comparison, least, most, isGood }));
     return;
   }
-  const verdict = goal === undefined ? '' : `  goal <= ${goal} ${isGood ? 'ok' : 'MISSED'}`;
+  const verdict = goal === undefined ? '' : `  goal <= ${Number(goal.toPrecision(3))} ${isGood ? 'ok' : 'MISSED'}`;
   console.log(
     `${name.padEnd(44)} ${ratio.toPrecision(3).padStart(8)} (${least.toPrecision(3)}-${most.toPrecision(3)})  ${time(oursNs)} vs ${time(peerNs)}${verdict}`,
   );

@@ -56,6 +56,13 @@ describe('what is built', () => {
     expect(readdirSync(dirname(built.file)).toSorted()).toEqual(['handler.mjs', 'handler.zip']);
   });
 
+  test('the squaring example is at most 50,000 bytes', async () => {
+    const entry = fileURLToPath(new URL('../../examples/incredible-squaring/jobs.ts', import.meta.url));
+    const example = await buildHandler({ entry, outDir: join(temporary(), 'out') });
+    expect(example.fileBytes).toBeLessThanOrEqual(50_000);
+    expect(answer(example.file)).toBe(SQUARED);
+  });
+
   test('a zip with the file, what starts it, and what it holds', () => {
     const zip = readFileSync(built.zipFile);
     expect(built).toMatchObject({ zipBytes: zip.length, sha256: sha256(zip) });
