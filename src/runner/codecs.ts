@@ -18,7 +18,7 @@ interface ServiceCodecs {
 }
 
 export interface JobCodecsOptions {
-  readonly chain: Pick<ChainClient, 'blueprint' | 'service'>;
+  readonly chain: Pick<ChainClient, 'blueprint' | 'service' | 'contract'>;
   /** Instead of asking the chain whose service it is. */
   readonly blueprintId: bigint | undefined;
   /** What the program defines; undefined when the job runs elsewhere. */
@@ -70,7 +70,9 @@ export class JobCodecs {
     } catch (thrown) {
       const error = toRunnerError(thrown);
       if (error.retry === 'safe' || error.code === 'RPC_ERROR') {
-        throw new RunnerError(error.code, `the blueprint of service ${serviceId} cannot be read now: ${error.message}`, {
+        // A contract with another interface reverts, too.
+        const hint = error.code === 'RPC_ERROR' ? `; make sure that ${chain.contract} is the Tangle contract` : '';
+        throw new RunnerError(error.code, `the blueprint of service ${serviceId} cannot be read now: ${error.message}${hint}`, {
           cause: error,
           retry: 'safe',
         });

@@ -210,6 +210,7 @@ describe('calls that cannot be executed or settled', () => {
     const at = await service(1);
     const heard = await start(builderOf(at, { contract: tangle.spammer }).router(new JobRouter().route(GOOD, square)));
     await expect.poll(() => heard.errors, SETTLE).toEqual(['blueprint RPC_ERROR']);
+    expect(heard.runner.status().lastError?.message).toContain(`make sure that ${tangle.spammer} is the Tangle contract`);
     expect(heard.runner.state).toBe('running');
   });
 });
