@@ -42,10 +42,21 @@ export const ERROR_TEXTS = {
   EXECUTOR_CIRCUIT_OPEN: { meaning: 'Too many calls failed lately; the circuit breaker of this executor is open.', remedy: 'Wait for the probe after the cool-down, or configure a fallback executor.' },
   EXECUTOR_CLOSED: { meaning: 'The executor was closed.', remedy: 'Do not use an executor after close().' },
   QUEUE_FULL: { meaning: 'A bounded queue is full.', remedy: 'Send slower, or raise the limit that the message names.' },
+  QUEUE_TIMEOUT: { meaning: 'A call waited too long for an instance.', remedy: 'Allow more instances, or send fewer calls at a time.' },
   ABORTED: { meaning: 'The operation was cancelled.', remedy: 'Nothing: somebody asked for it.' },
 
   // Deployment of functions
   FUNCTION_EXISTS: { meaning: 'A function of that id is deployed already.', remedy: 'Undeploy it first, or update it.' },
+  FUNCTION_NOT_FOUND: { meaning: 'There is no function, version or alias of this name.', remedy: 'Check the name and the qualifier.' },
+  CODE_MISSING: { meaning: 'The function has no code to run.', remedy: 'Upload a zip, or name an image.' },
+  PACKAGE_INVALID: { meaning: 'The package is not a zip that can be unpacked safely.', remedy: 'See the message; build the package anew.' },
+  RUNTIME_UNSUPPORTED: { meaning: 'No backend here runs this runtime.', remedy: 'Choose one of the runtimes that the message lists.' },
+  BACKEND_UNAVAILABLE: { meaning: 'This machine cannot run instances of this kind.', remedy: 'The message says what is missing.' },
+  INSTANCE_START_FAILED: { meaning: 'An instance did not start.', remedy: 'See its last lines of output in the message.' },
+  FUNCTION_INIT_FAILED: { meaning: 'The function failed before it asked for work.', remedy: 'See the error in the details: usually a missing module or handler.' },
+  FUNCTION_FAILED: { meaning: 'The handler threw.', remedy: 'See errorType and errorMessage in the details.' },
+  FUNCTION_CRASHED: { meaning: 'The instance ended in the middle of a call.', remedy: 'See the exit code and the log of the instance.' },
+  FUNCTION_OUT_OF_MEMORY: { meaning: 'The instance used more memory than it may.', remedy: 'Give the function more memory.' },
   DEPLOY_FAILED: { meaning: 'The platform could not deploy the function.', remedy: 'See the details of the platform.' },
   BUILD_FAILED: { meaning: 'The handler bundle could not be built.', remedy: 'Correct the error of the bundler that the message carries.' },
 
