@@ -1,14 +1,15 @@
 import { PassThrough } from 'node:stream';
 import { describe, expect, test, vi } from 'vitest';
-import { checkHandlerCase, conformanceJobs, handlerCases } from '../src/conformance/handler.ts';
+import { checkHandlerCase, handlerCases } from '../src/conformance/handler.ts';
 import type { HandlerPlatform } from '../src/conformance/handler.ts';
+import { conformanceRouter } from '../src/conformance/jobs.ts';
 import { RunnerError } from '../src/errors.ts';
 import { defineJob } from '../src/job/job.ts';
 import { JobRouter } from '../src/job/router.ts';
 import { createHandler, readBody } from './index.ts';
 import type { HandlerResponse } from './index.ts';
 
-const handler = createHandler(conformanceJobs);
+const handler = createHandler(conformanceRouter());
 const direct: HandlerPlatform = { offers: ['http', 'text', 'large'], send: (request) => handler.handle(request) };
 
 describe('the cases that every platform passes', () => {
@@ -99,7 +100,7 @@ describe('what is told besides the answer', () => {
 
   test('a failed call is reported with its cause, a good one is not', async () => {
     const onError = vi.fn();
-    const watched = createHandler(conformanceJobs, { onError });
+    const watched = createHandler(conformanceRouter(), { onError });
     await watched.handle(octets('2'));
     await watched.handle(octets('3', { 'x-blueprint-call-key': 'k' }));
     expect(onError.mock.calls).toEqual([
@@ -147,7 +148,7 @@ describe('what is told besides the answer', () => {
 });
 
 describe('routes over HTTP', () => {
-  const guarded = createHandler(conformanceJobs, { token: 'secret-1' });
+  const guarded = createHandler(conformanceRouter(), { token: 'secret-1' });
   const admit = (method: string, path: string, headers = {}) => handler.admit({ method, path, headers });
 
   test('calls', () => {

@@ -4,6 +4,6 @@ export { chainCases } from './chain.ts';
 export type { ChainCase, ChainSubject, ConformanceCall } from './chain.ts';
 export { checkExecutor, executorCases, runExecutorConformance } from './executor.ts';
 export type { CaseOutcome, ExecutorCase, ExecutorUnderTest, TestFramework } from './executor.ts';
-export { canRunHandlerCase, checkHandlerCase, conformanceJobs, handlerCases } from './handler.ts';
+export { canRunHandlerCase, checkHandlerCase, handlerCases } from './handler.ts';
 export type { HandlerCase, HandlerCaseAnswer, HandlerCaseRequest, HandlerNeed, HandlerPlatform } from './handler.ts';
 export { CONFORMANCE_JOBS, conformanceRouter } from './jobs.ts';

@@ -1,16 +1,13 @@
 /**
- * What every platform that runs a handler must answer, as data: the jobs, the requests, the answers.
+ * What every platform that runs a handler must answer, as data: the requests, the answers.
  *
- * A platform runs the bundle of `conformanceJobs` and passes each case with `checkHandlerCase`. Errors are compared by code and
+ * A platform runs the bundle of `conformanceRouter` and passes each case with `checkHandlerCase`. Errors are compared by code and
  * status; a test that has several platforms compares their bytes too.
  */
 
 import { deepStrictEqual, strictEqual } from 'node:assert/strict';
-import { RunnerError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
-import { Caller } from '../job/extract.ts';
-import { defineJob } from '../job/job.ts';
-import { JobRouter } from '../job/router.ts';
+import { patterned } from './jobs.ts';
 
 /**
  * What not every platform can deliver.
@@ -47,55 +44,8 @@ export interface HandlerCase {
   readonly expected: { readonly status: number; readonly body: () => Uint8Array } | { readonly status: number; readonly code: ErrorCode };
 }
 
-const square = defineJob({ name: 'square', params: 'uint64 x', result: 'uint64' }, ([x]) => x * x);
-const shout = defineJob({ name: 'shout', params: 'string text', result: 'string' }, async ([text]) => text.toUpperCase());
-const echo = defineJob({ name: 'echo', raw: true }, (body) => body);
-const fail = defineJob({ name: 'fail', raw: true }, () => {
-  throw new Error('the oven is cold');
-});
-const failLater = defineJob({ name: 'failLater', raw: true }, () =>
-  Promise.reject(new RunnerError('JOB_REJECTED', 'not today', { details: { day: 'monday' } })),
-);
-const hang = defineJob({ name: 'hang', raw: true }, () => new Promise<Uint8Array>(() => {}));
-const silent = defineJob({ name: 'silent', raw: true }, () => null);
-const wrong = defineJob({ name: 'wrong', result: 'uint8' }, () => 256);
-const needy = defineJob({ name: 'needy', raw: true, extract: { caller: Caller } }, (_, { caller }) => caller);
-/** Gives as many bytes as its argument says. */
-const fill = defineJob(
-  { name: 'fill', params: 'uint32 count', result: 'bytes' },
-  ([count]) => `0x${patterned(Number(count)).toString('hex')}` as const,
-);
-/** Prints: on platforms that answer on stdout, too, that must not get into the answer. */
-const noisy = defineJob({ name: 'noisy', raw: true }, (body) => {
-  // oxlint-disable-next-line no-console -- what the case is about
-  console.log('{"result":[6,6,6]}');
-  process.stdout.write('noise\n');
-  return body;
-});
-
-/** The jobs that the cases call. */
-export const conformanceJobs: JobRouter = new JobRouter()
-  .route(0, square)
-  .route(1, shout)
-  .route(2, echo)
-  .route(3, fail)
-  .route(4, failLater)
-  .route(5, hang)
-  .route(6, silent)
-  .route(7, wrong)
-  .route(8, needy)
-  .route(9, fill)
-  .route(10, noisy)
-  .route((1n << 256n) - 1n, echo);
-
 const ID = 'call-7';
 const JSON_HEADERS = { 'content-type': 'application/json' };
-
-function patterned(count: number): Buffer {
-  const bytes = Buffer.allocUnsafe(count);
-  for (let index = 0; index < count; index += 1) bytes[index] = (index * 31 + (index >> 8)) & 0xff;
-  return bytes;
-}
 
 const word = (value: bigint | number): Buffer => Buffer.from(value.toString(16).padStart(64, '0'), 'hex');
 const padded = (bytes: Uint8Array): Buffer => Buffer.concat([bytes, Buffer.alloc((32 - (bytes.length % 32)) % 32)]);

@@ -4,7 +4,7 @@ import type { Socket } from 'node:net';
 import { afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { startHttp } from '../../handler/adapters/http.ts';
 import { createHandler } from '../../handler/index.ts';
-import { conformanceJobs } from '../../src/conformance/handler.ts';
+import { conformanceRouter } from '../../src/conformance/jobs.ts';
 import { buildFixture, call, keepAliveAgent, start, temporaryDirectory } from '../fixtures/handler/process.ts';
 import type { HandlerProcess, HttpAnswer, StartOptions, UnpackedHandler } from '../fixtures/handler/process.ts';
 
@@ -140,7 +140,7 @@ describe('connections', () => {
   });
 
   test('a request whose head or body never ends is cut off', async () => {
-    const adapter = await startHttp(createHandler(conformanceJobs), {
+    const adapter = await startHttp(createHandler(conformanceRouter()), {
       host: '127.0.0.1',
       port: 0,
       concurrencyMax: 10,

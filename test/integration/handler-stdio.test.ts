@@ -144,7 +144,7 @@ describe('--describe', () => {
     const child = run({ args: ['--describe'] });
     const jobs = JSON.parse((await pipe(child, '')).toString()) as object[];
     expect(jobs[0]).toEqual({ id: '0', name: 'square', params: 'uint64 x', result: 'uint64', raw: false, idempotent: false });
-    expect(jobs).toHaveLength(18);
+    expect(jobs).toHaveLength(22);
   });
 
   test('an unknown flag is refused with the known ones', async () => {
