@@ -23,7 +23,7 @@ import { SqliteLedger } from '../../src/ledger/sqlite.ts';
 import { Random, deployTangle, startFaasServer, startLocalChain } from '../../src/testing/testing.ts';
 import type { LocalService, LocalTangle } from '../../src/testing/testing.ts';
 import { GivenTransactions } from './given-transactions.ts';
-import type { GivenReport } from './given-transactions.ts';
+import type { GivenReport, Hold } from './given-transactions.ts';
 
 const { values } = parseArgs({
   options: { seed: { type: 'string', default: '1' }, jobs: { type: 'string', default: '500' }, kills: { type: 'string', default: '50' } },
@@ -35,6 +35,8 @@ const random = new Random(seed);
 const BLOCK_MS = 250;
 /** A life of the runner, counted from when it runs. */
 const LIFE_MS_MAX = 900;
+/** When a life ends: mostly at any time. */
+const MOMENTS: readonly ('before' | 'any' | Hold)[] = ['before', 'late', 'unheard', 'any', 'any', 'any', 'any', 'any', 'any', 'any'];
 /** After the last kill. */
 const DEADLINE_MS = 120_000;
 
@@ -50,12 +52,13 @@ interface Line {
   readonly ledgerFile: string;
   /** Where the jobs write down that they ran. */
   readonly logFile: string;
+  readonly given: GivenTransactions;
   readonly startRunner: () => NodeProcess;
 }
 
 interface Kills {
   /** Kills that met at least one call in this state. */
-  readonly met: Partial<Record<CallState | 'before it ran', number>>;
+  readonly met: Partial<Record<CallState | 'before it ran' | Hold, number>>;
   readonly ids: readonly bigint[];
 }
 
@@ -68,14 +71,9 @@ async function killAndSubmit(line: Line): Promise<Kills> {
     const share = Math.floor((JOBS * kill) / KILLS) - ids.length;
     const lifeMs = random.int(0, LIFE_MS_MAX);
     const submitted = submit(line, { from: ids.length, count: share, pauseMs: random.int(0, lifeMs) });
-    if (random.chance(0.1)) {
-      await sleep(random.int(0, 300));
-      met['before it ran'] = (met['before it ran'] ?? 0) + 1;
-    } else {
-      await runner.logged('the runner runs');
-      await sleep(lifeMs);
-    }
+    const release = await untilTheKill(line, runner, lifeMs, (moment) => (met[moment] = (met[moment] ?? 0) + 1));
     const ended = await runner.end('SIGKILL');
+    release?.();
     if (ended !== 'SIGKILL') throw new Error(`the runner ended by itself with ${ended}\n${runner.stderr()}`);
     for (const state of statesOf(line.ledgerFile)) met[state] = (met[state] ?? 0) + 1;
     ids.push(...(await submitted));
@@ -83,6 +81,30 @@ async function killAndSubmit(line: Line): Promise<Kills> {
       console.log(`${kill} kills, ${ids.length} calls submitted, ${(await line.tangle.results(line.service.serviceId)).length} results`);
   }
   return { met, ids };
+}
+
+/** Before the runner runs, at any time of its life, or while a transaction is between it and the node. */
+async function untilTheKill(
+  { given }: Line,
+  runner: NodeProcess,
+  lifeMs: number,
+  note: (moment: 'before it ran' | Hold) => void,
+): Promise<(() => void) | undefined> {
+  const moment = random.pick(MOMENTS);
+  if (moment === 'before') {
+    await sleep(random.int(0, 300));
+    note('before it ran');
+    return undefined;
+  }
+  await runner.logged('the runner runs');
+  if (moment === 'any') {
+    await sleep(lifeMs);
+    return undefined;
+  }
+  const { held, release } = given.holdNext(moment);
+  // Without calls to answer nothing is sent.
+  if (await Promise.race([held, sleep(LIFE_MS_MAX * 2)])) note(moment);
+  return release;
 }
 
 /** In two parts: some calls wait for the runner, some come while it lives, or after. */
@@ -148,13 +170,14 @@ async function executions(logFile: string, ledgerFile: string): Promise<{ all: n
  * That the contract would refuse a second result is not relied on. A transaction is journaled before it is sent, so a kill between the
  * two, or before the node's answer was heard, makes the next life give the node the same bytes again: one transaction still.
  */
-function checksOfGiven({ transactions, again, againAnswers, refused, twice, reverted }: GivenReport): Check[] {
+function checksOfGiven({ transactions, again, againAnswers, refused, twice, reverted }: GivenReport, held: number): Check[] {
   const answers = Object.entries(againAnswers).map(([answer, count]) => `${answer} ${count}`);
   console.log(`${transactions} transactions with results reached the node`);
   console.log(
-    `${again} times it was given the bytes of one it had been given before (a kill after the journal, before the answer was heard)${answers.length > 0 ? `; it said: ${answers.join(', ')}` : ''}`,
+    `${again} times it was given the bytes of one it had been given before (killed after the journal, before the answer: the next life sends them again)${answers.length > 0 ? `; it said: ${answers.join(', ')}` : ''}`,
   );
   return [
+    ['kills between the signature and the answer of the node', KILLS < 50 || held > 0, `${held}`],
     ['calls in transactions of more than one nonce', twice === 0 && transactions > 0, `${twice}`],
     ['transactions that were mined and reverted', reverted === 0, `${reverted}`],
     ['new transactions that the node refused', refused.length === 0, refused.join('; ') || '0'],
@@ -172,12 +195,17 @@ async function report(line: Line, { ids, met }: Kills, given: GivenReport): Prom
   const missing = ids.filter((callId) => !byCall.has(callId)).length;
   const duplicate = ids.filter((callId) => (byCall.get(callId)?.length ?? 0) > 1).length;
   const ran = await executions(logFile, line.ledgerFile);
-  const kills = Object.entries(met).map(([state, count]) => `${state} ${count}`);
+  const kills = Object.entries(met)
+    .filter(([state]) => state !== 'late' && state !== 'unheard')
+    .map(([state, count]) => `${state} ${count}`);
   console.log(`seed ${seed}: ${JOBS} calls, ${KILLS} kills; kills that met calls in a state: ${kills.join(', ')}`);
   console.log(`${ran.all} executions of ${ran.calls} calls`);
+  console.log(
+    `kills while a transaction was on its way to the node: ${met.late ?? 0}; while its answer was on its way back: ${met.unheard ?? 0}`,
+  );
   const phases = (['executing', 'executed', 'submitted'] as const).map((state) => met[state] ?? 0);
   const checks: Check[] = [
-    ...checksOfGiven(given),
+    ...checksOfGiven(given, (met.late ?? 0) + (met.unheard ?? 0)),
     ['kills met calls executing, executed, submitted', KILLS < 50 || Math.min(...phases) > 0, phases.join(', ')],
     ['results', results.length === JOBS && ids.length === JOBS, `${results.length} of ${JOBS}`],
     ['with the right output', right.length === JOBS, `${right.length}`],
@@ -230,7 +258,7 @@ async function main(): Promise<boolean> {
       processes.push(runner);
       return runner;
     };
-    const line: Line = { tangle, service, ledgerFile, logFile, startRunner };
+    const line: Line = { tangle, service, ledgerFile, logFile, given, startRunner };
     console.log(`seed ${seed}`);
     const kills = await killAndSubmit(line);
     await finish(line);

@@ -28,10 +28,28 @@ export interface GivenReport {
   readonly reverted: number;
 }
 
+/** `late`: the node gets it after the next one; `unheard`: the node has it, and its answer does not come through. */
+export type Hold = 'late' | 'unheard';
+
 export class GivenTransactions {
   readonly #byHash = new Map<Hex, Given>();
   readonly #againAnswers: Record<string, number> = {};
   readonly #refused: string[] = [];
+  /** Those that come after the next one. */
+  readonly #late: (() => void)[] = [];
+  #hold: { readonly kind: Hold; readonly held: () => void; readonly released: Promise<void> } | undefined;
+
+  /** Stops the next transaction on its way. `held` resolves when it is; `release` ends the connection that waits for the answer. */
+  holdNext(kind: Hold): { readonly held: Promise<true>; readonly release: () => void } {
+    const held = Promise.withResolvers<true>();
+    const released = Promise.withResolvers<void>();
+    this.#hold = { kind, held: () => held.resolve(true), released: released.promise };
+    const release = (): void => {
+      this.#hold = undefined;
+      released.resolve();
+    };
+    return { held: held.promise, release };
+  }
 
   /** Stands between a runner and the node until it is closed. */
   watch(chain: Pick<LocalChain, 'rpcUrl' | 'wsUrl'>): Promise<RpcProxy> {
@@ -66,14 +84,31 @@ export class GivenTransactions {
     const { nonce = 0, data = '0x' } = parseTransaction(raw);
     const batch = decodeSubmission(data);
     if (!batch) return forward();
-    const hash = keccak256(raw);
-    const known = this.#byHash.get(hash);
-    if (known) known.times += 1;
-    else this.#byHash.set(hash, { nonce, calls: batch.callIds.map((callId) => `${batch.serviceId}/${callId}`), times: 1 });
+    const hold = this.#hold;
+    this.#hold = undefined;
+    if (hold?.kind === 'late') {
+      hold.held();
+      await hold.released;
+      await new Promise<void>((resolve) => this.#late.push(resolve));
+    }
+    const known = this.#note(keccak256(raw), { nonce, calls: batch.callIds.map((callId) => `${batch.serviceId}/${callId}`) });
     const reply = await forward();
     const answer = 'error' in reply ? reply.error.message : 'taken';
     if (known) this.#againAnswers[answer] = (this.#againAnswers[answer] ?? 0) + 1;
     else if ('error' in reply) this.#refused.push(answer);
+    for (const send of this.#late.splice(0)) send();
+    if (hold?.kind === 'unheard') {
+      hold.held();
+      await hold.released;
+    }
     return reply;
+  }
+
+  /** Whether the node was given it before. */
+  #note(hash: Hex, transaction: Omit<Given, 'times'>): boolean {
+    const known = this.#byHash.get(hash);
+    if (known) known.times += 1;
+    else this.#byHash.set(hash, { ...transaction, times: 1 });
+    return known !== undefined;
   }
 }
