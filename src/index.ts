@@ -59,10 +59,6 @@ export type {
   TransactionRequest,
   TransactionSender,
 } from './chain/chain.ts';
-export { fetchBlueprintMetadata } from './chain/metadata.ts';
-export type { FetchBlueprintOptions } from './chain/metadata.ts';
-export { heartbeat, operatorRegistration } from './chain/operator.ts';
-export type { HeartbeatOptions, OperatorService, RegistrationOptions, RegistrationOutcome } from './chain/operator.ts';
 export { connectRpcChain } from './chain/connect.ts';
 export type { RpcChainClient, RpcChainClientOptions } from './chain/rpc.ts';
 export type { SettlementStatus } from './chain/settlement.ts';

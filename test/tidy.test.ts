@@ -63,6 +63,7 @@ const TABLE: Readonly<Record<string, RoomRule>> = {
   },
   index: { rooms: ['ledger', 'executor', 'runtime', 'chain', 'queue', 'worker', 'schedule', 'plugin', 'deploy', 'runner', ...BASE] },
   'plugin-entry': { rooms: ['executor', 'runtime', 'queue', 'chain', 'schedule', 'plugin', ...BASE] },
+  operator: { rooms: ['chain', ...BASE] },
   handler: { rooms: ['job', 'errors'] },
   'plugins/http': { rooms: ['plugin-entry'], packages: ['undici'] },
 };
