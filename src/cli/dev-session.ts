@@ -334,6 +334,7 @@ class SourceWatch {
   readonly #watchers = new Map<string, FSWatcher>();
   readonly #files = new Set<string>();
   #isBroad = false;
+  #isClosed = false;
   #timer: NodeJS.Timeout | undefined;
 
   constructor(onChange: (file: string, at: number) => void) {
@@ -342,6 +343,7 @@ class SourceWatch {
 
   /** Broad: any source beside them, because one that is missing may be what is waited for. */
   follow(files: readonly string[], isBroad: boolean): void {
+    if (this.#isClosed) return;
     this.#isBroad = isBroad;
     // An attempt that failed early has not asked for all of them.
     if (!isBroad) this.#files.clear();
@@ -353,6 +355,7 @@ class SourceWatch {
   }
 
   close(): void {
+    this.#isClosed = true;
     clearTimeout(this.#timer);
     for (const watcher of this.#watchers.values()) watcher.close();
   }

@@ -26,9 +26,15 @@ function manifest(name: string): object {
     private: true,
     type: 'module',
     engines: { node: '>=22.19' },
-    scripts: { build: 'bpr build src/jobs.ts', start: 'node src/runner.ts', check: 'tsc', doctor: 'bpr doctor' },
+    scripts: {
+      dev: 'bpr dev src/jobs.ts',
+      build: 'bpr build src/jobs.ts',
+      start: 'node src/runner.ts',
+      check: 'tsc',
+      doctor: 'bpr doctor',
+    },
     dependencies: { 'blueprint-runner': `^${ownVersion()}` },
-    devDependencies: { '@types/node': '^24.0.0', esbuild: '>=0.25.0', typescript: '>=5.9.0' },
+    devDependencies: { '@foundry-rs/anvil': '^1.7.1', '@types/node': '^24.0.0', esbuild: '>=0.25.0', typescript: '>=5.9.0' },
   };
 }
 
@@ -69,6 +75,7 @@ Jobs of a Tangle blueprint. \`src/jobs.ts\` holds the jobs, \`src/runner.ts\` ru
 
 \`\`\`sh
 npm install
+npm run dev      # a local chain, a service with these jobs, a runner; a change of the code is taken up at once
 npm run build    # build/handler.mjs and build/handler.zip: the jobs for a FaaS platform
 npm run doctor   # is everything there?
 npm start        # the runner

@@ -1,4 +1,7 @@
 import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createServer } from 'node:net';
+import type { AddressInfo } from 'node:net';
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -244,6 +247,20 @@ describe('dev', () => {
     expect(status).toBe(0);
     expect(stdout).toMatch(/^error +CONFIG_INVALID: .*jobs\.ts cannot be loaded: Expression expected$/m);
     expect(stdout).not.toContain('\x1b');
+  });
+
+  it('ends when the chain cannot be started', async () => {
+    const taken = createServer().listen(0, '127.0.0.1');
+    await once(taken, 'listening');
+    try {
+      const { port } = taken.address() as AddressInfo;
+      const { status, stdout, stderr } = await new Command(['dev', 'jobs.ts', '--port', String(port)]).ended;
+      expect({ status, stdout }).toEqual({ status: 1, stdout: '' });
+      expect(stderr).toMatch(/the local chain .*address already in use/is);
+      expect(readdirSync(temporary)).toEqual([]);
+    } finally {
+      taken.close();
+    }
   });
 
   const refused: readonly (readonly [what: string, text: string | undefined, message: string])[] = [

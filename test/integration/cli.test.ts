@@ -123,7 +123,11 @@ describe('jobs submit', () => {
       ['0', '--service', '0', '--data', '0x', '--key', `0x${'ab'.repeat(32)}`],
       'CONFIG_INVALID: a secret is given as text',
     ],
-    ['a key that is none', ['0', '--service', '0', '--data', '0x', '--key', 'env:PATH'], 'CONFIG_INVALID: the private key'],
+    [
+      'a key that is none',
+      ['0', '--service', '0', '--data', '0x', '--key', 'env:PATH'],
+      'CONFIG_INVALID: env:PATH holds no private key of the caller',
+    ],
   ];
 
   it.each(refused)('refuses %s, sends nothing', async (_, flags, message) => {

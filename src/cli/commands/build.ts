@@ -16,7 +16,9 @@ Examples:
   bpr build src/jobs.ts                    build/handler.mjs and build/handler.zip
   bpr build src/jobs.ts --out dist --json  what was built, as JSON
 
-The module exports a JobRouter, as default or named router. The same sources give the same bytes.`;
+The module exports a JobRouter, as default or named router. The same sources give the same bytes.
+
+Exit status: 0 done; 1 failed, the message begins with a code of ERRORS.md; 2 called in a wrong way.`;
 
 /** `bpr build`: the jobs of a module in one file that runs on every platform, and its zip. */
 export function addBuild(program: Command, { io }: Cli): void {

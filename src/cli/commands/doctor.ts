@@ -26,7 +26,7 @@ interface Check {
 /** Packages that some commands need, and what for. */
 const OPTIONAL_PEERS: Readonly<Record<string, string>> = {
   esbuild: 'bpr build',
-  '@foundry-rs/anvil': 'a local chain (blueprint-runner/testing)',
+  '@foundry-rs/anvil': 'bpr dev or blueprint-runner/testing',
   '@opentelemetry/api': 'traces',
 };
 const NODE_NEEDED = [22, 19] as const;
@@ -37,6 +37,7 @@ Examples:
   bpr doctor --rpc-url http://127.0.0.1:8545 --contract 0x8299d60f373f3a4a8c4878e335cb9d840e6e3730
   bpr doctor --json                         the checks as JSON; the exit status is 1 when one fails
 
+Exit status: 0 nothing fails (there can be warnings); 1 a check fails; 2 called in a wrong way.
 Environment: HTTP_RPC_URL or RPC_URL, TANGLE_CONTRACT, CHAIN_ID, BPR_DATA_DIR.`;
 
 /** `bpr doctor`: is everything there that a runner needs, and what to do when not. */

@@ -14,7 +14,9 @@ interface InitFlags {
 const EXAMPLES = `
 Examples:
   bpr init my-blueprint        a project with one job, ready to build and to run
-  bpr init . --force           into a directory that holds files; those of the same name are replaced`;
+  bpr init . --force           into a directory that holds files; those of the same name are replaced
+
+Exit status: 0 done; 1 failed, the message begins with a code of ERRORS.md; 2 called in a wrong way.`;
 
 /** `bpr init`: a working project. */
 export function addInit(program: Command, { io }: Cli): void {
@@ -37,7 +39,7 @@ export function addInit(program: Command, { io }: Cli): void {
         writeFileSync(file, text);
       }
       const names = Object.keys(files);
-      const next = `cd ${dir} && npm install && npm run build`;
+      const next = `cd ${dir} && npm install && npm run dev`;
       print(io, flags.json, {
         document: { root, files: names, next },
         text: [...names.map((name) => join(dir, name)), '', `Next: ${next}`].join('\n'),

@@ -41,7 +41,9 @@ Examples:
   bpr jobs list --service 3 --job 0 --since 2h --limit 20
   bpr jobs list --oldest-first --since 2026-11-21T07:00:00Z
 
-States: ${Object.keys(STATES).join(', ')}.`;
+States: ${Object.keys(STATES).join(', ')}.
+
+Exit status: 0 done; 1 failed, the message begins with a code of ERRORS.md; 2 called in a wrong way.`;
 
 const CALL_ARGUMENT = 'its call id, seq: and its row in the ledger, or the id of a call of a producer';
 
@@ -58,12 +60,15 @@ uses the ledger (LEDGER_LOCKED); 2 called in a wrong way.`;
 const SHOW_EXAMPLES = `
 Examples:
   bpr jobs show 7 --service 3
-  bpr jobs show 7 --json       inputs and output as 0x hex`;
+  bpr jobs show 7 --json       inputs and output as 0x hex
+
+Exit status: 0 done; 1 failed, the message begins with a code of ERRORS.md; 2 called in a wrong way.`;
 
 const EXAMPLES = `
 Examples:
   bpr jobs list --state failed
   bpr jobs show 7 --service 3 --json
+  bpr jobs retry 7 --service 3
   bpr jobs submit 0 --service 3 --types 'uint64 x' --args '[5]'`;
 
 /** `bpr jobs`: what the ledger knows of the calls, and a new one. */

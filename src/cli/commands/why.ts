@@ -15,7 +15,9 @@ Examples:
   bpr why 7 --service 3         from the event to the transaction, step by step
   bpr why 7 --json | jq '.calls[0].transactions'
 
-Works beside a running runner: the ledger is only read.`;
+Works beside a running runner: the ledger is only read.
+
+Exit status: 0 done; 1 failed, the message begins with a code of ERRORS.md; 2 called in a wrong way.`;
 
 /** `bpr why`: the causal chain of one call. */
 export function addWhy(program: Command, { io }: Cli): void {
