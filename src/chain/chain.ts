@@ -2,7 +2,7 @@
 
 import type { RunnerError } from '../errors.ts';
 import type { Address, ChainCall, Hex } from '../job/call.ts';
-import type { BlockRef, Cursor } from '../ledger/ledger.ts';
+import type { BlockRef, Cursor, Ledger } from '../ledger/ledger.ts';
 
 /** One JSON-RPC request; rejects with the `RPC_*` codes. */
 export type RpcRequest = (method: string, params: readonly unknown[]) => Promise<unknown>;
@@ -78,7 +78,8 @@ export interface SettlementChain {
    */
   confirm(calls: readonly ChainCall[]): Promise<boolean[]>;
   encodeResults(batch: ResultBatch): TransactionRequest;
-  simulate(from: Address, request: TransactionRequest): Promise<Simulation>;
+  /** At the latest block. With `gas` it may be enough to find that this much gas suffices: then that is the answer. */
+  simulate(from: Address, request: TransactionRequest, gas?: bigint): Promise<Simulation>;
   /** Transactions of the account that are mined (`latest`) or known to the node (`pending`). */
   nonce(account: Address, tag: 'latest' | 'pending'): Promise<number>;
   fees(): Promise<FeeEstimate>;
@@ -88,6 +89,24 @@ export interface SettlementChain {
   /** Undefined when there is no such block. */
   blockHash(number: bigint): Promise<Hex | undefined>;
 }
+
+/** The part of the ledger that settlement uses. */
+export type SettlementLedger = Pick<
+  Ledger,
+  | 'settleable'
+  | 'recordTransaction'
+  | 'pendingTransactions'
+  | 'minedTransactions'
+  | 'recordMined'
+  | 'recordUnmined'
+  | 'recordDropped'
+  | 'recordFinal'
+  | 'recordOrphaned'
+  | 'recordRejected'
+  | 'recordClosed'
+  | 'get'
+  | 'transactionsOf'
+>;
 
 /** Signs for one account. viem's local accounts have this shape. */
 export interface Signer {

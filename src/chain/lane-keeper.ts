@@ -228,7 +228,7 @@ export class LaneKeeper {
   }
 
   async #reissue(newest: LedgerTransaction, draft: Draft): Promise<boolean> {
-    const fees = await this.#lane.bumpedFees(newest);
+    const fees = await this.#lane.fees(newest);
     const version = fees && (await this.#lane.reissue(draft, newest.nonce, fees));
     if (!version) return false;
     const { hash, nonce, calls, maxFeePerGas } = version;
@@ -266,11 +266,11 @@ export class LaneKeeper {
     for (const nonce of this.#gapSince.keys()) if (used.has(nonce) || nonce < view.latest) this.#gapSince.delete(nonce);
     for (let nonce = view.latest; nonce < highest; nonce += 1) {
       if (used.has(nonce) || !this.#isSure(this.#gapSince, nonce)) continue;
-      const fees = await this.#lane.firstFees();
+      const fees = await this.#lane.fees();
       if (!fees) return;
       await (
         await this.#lane.issue(await this.#cancel(), fees, nonce)
-      )?.sent;
+      )?.journaled;
       this.#lane.options.emit({ type: 'healed', how: 'filled', nonce, calls: [] });
     }
   }

@@ -10,9 +10,9 @@ import { keccak256 } from 'viem/utils';
 import type { Clock } from '../clock.ts';
 import { RunnerError, isRunnerError, toRunnerError } from '../errors.ts';
 import type { Address, ChainCall, Hex } from '../job/call.ts';
-import type { BlockRef, CallState, Ledger, LedgerTransaction, NewTransaction } from '../ledger/ledger.ts';
+import type { BlockRef, CallState, LedgerTransaction, NewTransaction } from '../ledger/ledger.ts';
 import type { Logger } from '../telemetry/telemetry.ts';
-import type { FeeEstimate, Receipt, SendOutcome, SettlementChain, Signer, TransactionRequest } from './chain.ts';
+import type { Receipt, SendOutcome, SettlementChain, SettlementLedger, Signer, TransactionRequest } from './chain.ts';
 import type { FeePolicy, Fees } from './fees.ts';
 import { bumpedFees, firstFees } from './fees.ts';
 
@@ -62,24 +62,6 @@ export type LaneEvent =
   /** Nothing goes on until somebody acts; said once per change. */
   | { readonly type: 'stalled'; readonly error: RunnerError };
 
-/** The part of the ledger that settlement uses. */
-export type SettlementLedger = Pick<
-  Ledger,
-  | 'settleable'
-  | 'recordTransaction'
-  | 'pendingTransactions'
-  | 'minedTransactions'
-  | 'recordMined'
-  | 'recordUnmined'
-  | 'recordDropped'
-  | 'recordFinal'
-  | 'recordOrphaned'
-  | 'recordRejected'
-  | 'recordClosed'
-  | 'get'
-  | 'transactionsOf'
->;
-
 export interface LaneOptions {
   readonly chain: SettlementChain;
   readonly ledger: SettlementLedger;
@@ -107,6 +89,11 @@ export interface Draft {
   readonly calls: readonly number[];
 }
 
+export interface Issued {
+  readonly nonce: number;
+  readonly journaled: Promise<void>;
+}
+
 /** When something was first seen, or last done. */
 export interface Sighting {
   readonly head: bigint;
@@ -123,6 +110,7 @@ export class NonceLane {
   /** Lower case. */
   readonly address: Address;
   readonly #reserved = new Set<number>();
+  readonly #sending = new Set<Promise<void>>();
   readonly #sent = new Map<number, Sighting>();
   readonly #outbid = new Set<number>();
   readonly #refusals = new Map<number, number>();
@@ -224,39 +212,49 @@ export class NonceLane {
     return confirmed;
   }
 
-  /** Fees for a fresh transaction; undefined, and said once, when the cap forbids them. */
-  async firstFees(): Promise<Fees | undefined> {
-    const estimate = await this.options.chain.fees();
-    return this.#capped(firstFees(estimate, this.options.fees), estimate, 'first');
-  }
-
-  /** Fees for another version of a nonce; undefined, and said once, when the cap forbids them. */
-  async bumpedFees(previous: Fees): Promise<Fees | undefined> {
-    const estimate = await this.options.chain.fees();
-    return this.#capped(bumpedFees(previous, estimate, this.options.fees), estimate, 'bump');
+  /** Fees for a fresh transaction, or for another version of one; undefined, and said once, when the cap forbids them. */
+  async fees(previous?: Fees): Promise<Fees | undefined> {
+    const { chain, fees: policy } = this.options;
+    const estimate = await chain.fees();
+    const key = `TX_FEE_CAPPED ${previous ? 'bump' : 'first'}`;
+    const fees = previous ? bumpedFees(previous, estimate, policy) : firstFees(estimate, policy);
+    if (fees) this.#stalls.delete(key);
+    else {
+      const cap = policy.maxFeePerGasCap;
+      const asked = estimate.baseFeePerGas + estimate.maxPriorityFeePerGas;
+      const message = `the chain asks ${asked} wei per gas; ${previous ? 'a replacement would have to offer more than' : 'that is above'} the cap of ${cap}`;
+      this.stall(key, new RunnerError('TX_FEE_CAPPED', message, { details: { cap: cap.toString() } }));
+    }
+    return fees;
   }
 
   /**
-   * Signs with the next free nonce, or a given one, and journals. `sent` resolves when it is sent, or could not be sent and stays in the journal for
-   * the keeper; it rejects when the journal refuses. Undefined: a call of it is not executed any more (the chain left it meanwhile).
+   * Signs with the next free nonce, or a given one. `journaled` rejects when the journal refuses; from then on it is on its way: what could not be
+   * sent is the keeper's. Undefined: a call of it is not executed any more (the chain left it meanwhile).
    */
-  async issue(
-    draft: Draft,
-    fees: Fees,
-    nonce = this.nextNonce(),
-  ): Promise<{ readonly nonce: number; readonly sent: Promise<LedgerTransaction> } | undefined> {
+  async issue(draft: Draft, fees: Fees, nonce = this.nextNonce()): Promise<Issued | undefined> {
     const signed = await this.#sign(draft, nonce, fees);
     if (!this.#callsAre('executed', draft.calls)) return undefined;
-    const sent = this.#journalAndSend(signed);
-    sent.catch(() => undefined); // the caller looks at it later
-    return { nonce, sent };
+    const journaled = this.#journal(signed).then((version) => {
+      const sending = this.send(version).finally(() => this.#sending.delete(sending));
+      this.#sending.add(sending);
+    });
+    journaled.catch(() => undefined); // the caller looks at it later
+    return { nonce, journaled };
   }
 
-  /** Another version of a nonce. Undefined as for `issue`. */
+  /** Another version of a nonce, journaled and sent. Undefined as for `issue`. */
   async reissue(draft: Draft, nonce: number, fees: Fees): Promise<LedgerTransaction | undefined> {
     const signed = await this.#sign(draft, nonce, fees);
     if (!this.#callsAre('submitted', draft.calls)) return undefined;
-    return this.#journalAndSend(signed);
+    const version = await this.#journal(signed);
+    await this.send(version);
+    return version;
+  }
+
+  /** Resolves when nothing is being sent any more. */
+  async quiet(): Promise<void> {
+    await Promise.all(this.#sending);
   }
 
   /** Gives a journaled transaction to the node. Transport failures are noted: the keeper sends again. */
@@ -356,20 +354,21 @@ export class NonceLane {
     return calls.every((seq) => this.options.ledger.get(seq)?.state === state);
   }
 
-  async #journalAndSend(signed: NewTransaction): Promise<LedgerTransaction> {
+  async #journal(signed: NewTransaction): Promise<LedgerTransaction> {
+    const { chain, ledger, emit } = this.options;
     this.#reserved.add(signed.nonce);
-    let version: LedgerTransaction;
     try {
-      version = await this.options.ledger.recordTransaction(this.options.chain.chainId, signed);
+      const version = await ledger.recordTransaction(chain.chainId, signed);
+      const { id, hash, nonce, purpose, calls } = version;
+      // Whoever read the journal meanwhile has it already.
+      if (this.#pending?.every((other) => other.id !== id))
+        this.#pending = this.#pending.toSpliced(this.#pending.findLastIndex((other) => other.nonce <= nonce) + 1, 0, version);
+      this.#outbid.delete(nonce);
+      emit({ type: 'submitted', hash, nonce, purpose, calls });
+      return version;
     } finally {
       this.#reserved.delete(signed.nonce);
-      this.reread();
     }
-    this.#outbid.delete(signed.nonce);
-    const { hash, nonce, purpose, calls } = version;
-    this.options.emit({ type: 'submitted', hash, nonce, purpose, calls });
-    await this.send(version);
-    return version;
   }
 
   async #doubt(seq: number, origin: ChainCall): Promise<void> {
@@ -382,15 +381,5 @@ export class NonceLane {
     this.#doubts.delete(seq);
     await this.options.ledger.recordOrphaned(seq, `its log is not in block ${origin.blockNumber} ${origin.blockHash} any more`);
     this.options.emit({ type: 'orphaned', seq });
-  }
-
-  #capped(fees: Fees | undefined, estimate: FeeEstimate, what: 'first' | 'bump'): Fees | undefined {
-    if (fees) this.#stalls.delete(`TX_FEE_CAPPED ${what}`);
-    else {
-      const cap = this.options.fees.maxFeePerGasCap;
-      const message = `the chain asks ${estimate.baseFeePerGas + estimate.maxPriorityFeePerGas} wei per gas; ${what === 'bump' ? 'a replacement would have to offer more than' : 'that is above'} the cap of ${cap}`;
-      this.stall(`TX_FEE_CAPPED ${what}`, new RunnerError('TX_FEE_CAPPED', message, { details: { cap: cap.toString() } }));
-    }
-    return fees;
   }
 }

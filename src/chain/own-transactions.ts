@@ -82,7 +82,7 @@ export class OwnTransactions implements TransactionSender {
         );
         continue;
       }
-      const fees = await lane.firstFees();
+      const fees = await lane.fees();
       if (!fees || !this.#queue.includes(item)) return;
       const issued = await lane.issue(
         { purpose: 'other', request: item.request, gas: this.#withGasMargin(simulation.gas), calls: [] },
@@ -92,7 +92,7 @@ export class OwnTransactions implements TransactionSender {
       this.#take(item);
       this.#signed.set(issued.nonce, item);
       try {
-        await issued.sent;
+        await issued.journaled;
       } catch (error) {
         this.#signed.delete(issued.nonce);
         this.#queue.unshift(item);

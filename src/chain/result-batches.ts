@@ -11,7 +11,7 @@ import type { Hex } from '../job/call.ts';
 import type { BlockRef, PendingResult } from '../ledger/ledger.ts';
 import type { BatchLimits, Sifted, Verdict } from './batch.ts';
 import { mapLimited, planBatches, resultBytes, siftBatch } from './batch.ts';
-import type { TransactionRequest } from './chain.ts';
+import type { Simulation, TransactionRequest } from './chain.ts';
 import type { Fees } from './fees.ts';
 import type { LaneEvent, NonceLane } from './nonce-lane.ts';
 
@@ -62,7 +62,7 @@ interface Deferral {
 }
 
 /** Batches that are simulated and signed in one turn: bounds memory and the time between looks at the chain. */
-const TURN_BATCHES = 16;
+const TURN_BATCHES = 64;
 const SIMULATE_PARALLEL = 8;
 /** A call whose transactions reverted this often although they had been simulated with success goes alone, and at last not any more. */
 const REVERTS_ALONE = 2;
@@ -70,6 +70,7 @@ const REVERTS_MAX = 5;
 const DEFER_MAX_MS = 60_000;
 const DEFERRED_MAX = 10_000;
 const PAUSE_MS = 5_000;
+const GAS_KINDS_MAX = 1_000;
 
 export class ResultBatches {
   readonly #lane: NonceLane;
@@ -80,6 +81,8 @@ export class ResultBatches {
   readonly #deferred = new Map<number, Deferral>();
   /** What the contract said of a call, and the head then: it counts when it still says so some blocks later. */
   readonly #judged = new Map<number, { readonly kind: Verdict['kind']; readonly head: BlockRef }>();
+  /** The most that one result of a kind needed lately. */
+  readonly #gas = new Map<string, bigint>();
   #paused = false;
   #capped = false;
   #bytesPerResult = 4_096;
@@ -99,7 +102,7 @@ export class ResultBatches {
     this.#noteBytes(executed);
     const ready = this.#withoutDeferred(executed, head);
     if (ready.length === 0) return this.#end('nothing');
-    const fees = this.#options.dryRun ? undefined : await this.#lane.firstFees();
+    const fees = this.#options.dryRun ? undefined : await this.#lane.fees();
     this.#capped = !fees && !this.#options.dryRun;
     if (this.#capped) return { next: 'nothing', retryInMs: PAUSE_MS };
 
@@ -192,8 +195,21 @@ export class ResultBatches {
   }
 
   #sift(calls: readonly PendingResult[]): Promise<Sifted> {
+    return siftBatch(calls, { simulate: (part) => this.#simulate(part), parallel: SIMULATE_PARALLEL });
+  }
+
+  /** A result alone mostly needs the gas that one like it needed. */
+  async #simulate(calls: readonly PendingResult[]): Promise<Simulation> {
     const { chain } = this.#lane.options;
-    return siftBatch(calls, { simulate: (part) => chain.simulate(this.#lane.address, this.#request(part)), parallel: SIMULATE_PARALLEL });
+    const [only] = calls;
+    const kind = only && calls.length === 1 ? gasKind(only) : undefined;
+    const known = kind === undefined ? undefined : this.#gas.get(kind);
+    const simulation = await chain.simulate(this.#lane.address, this.#request(calls), known);
+    if (kind !== undefined && simulation.outcome === 'ok' && simulation.gas > (known ?? 0n)) {
+      if (this.#gas.size >= GAS_KINDS_MAX) this.#gas.clear();
+      this.#gas.set(kind, simulation.gas);
+    }
+    return simulation;
   }
 
   #request(calls: readonly PendingResult[]): TransactionRequest {
@@ -219,7 +235,7 @@ export class ResultBatches {
 
   /** False when a batch was not signed because a call of it changed meanwhile: the others of it are planned again. */
   async #sign(batches: readonly Batch[], confirmed: ReadonlySet<number>, fees: Fees): Promise<boolean> {
-    const sends: Promise<unknown>[] = [];
+    const journaled: Promise<void>[] = [];
     let complete = true;
     for (const { calls, gas } of batches) {
       const sure = calls.filter((call) => confirmed.has(call.seq));
@@ -230,11 +246,11 @@ export class ResultBatches {
         { purpose: 'results', request: this.#request(sure), gas, calls: sure.map((call) => call.seq) },
         fees,
       );
-      if (issued) sends.push(issued.sent);
+      if (issued) journaled.push(issued.journaled);
       else complete = false;
       for (const call of sure) this.#deferred.delete(call.seq);
     }
-    const failed = (await Promise.allSettled(sends)).find((outcome) => outcome.status === 'rejected');
+    const failed = (await Promise.allSettled(journaled)).find((outcome) => outcome.status === 'rejected');
     if (failed) throw failed.reason;
     return complete;
   }
@@ -347,4 +363,8 @@ export class ResultBatches {
     // What waits for a head looks for it as often as anything else is looked for.
     return dueMs === Number.POSITIVE_INFINITY ? { next } : { next, retryInMs: Math.max(this.#options.retryMs, dueMs - nowMs) };
   }
+}
+
+function gasKind({ origin, output }: PendingResult): string {
+  return `${origin.serviceId}/${origin.jobIndex}/${Math.ceil(output.length / 32)}`;
 }

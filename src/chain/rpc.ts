@@ -29,7 +29,7 @@ import type { FollowSettings } from './follow.ts';
 import { parseHeader } from './heads.ts';
 import { encodeResults } from './results-encoding.ts';
 import { isRevert, parseReceipt, priorityFee, revertData, sendOutcome } from './rpc-answers.ts';
-import { createRpcTransport } from './transport.ts';
+import { GatheredCalls, createRpcTransport } from './transport.ts';
 import type { RpcTransport, RpcTransportOptions } from './transport.ts';
 
 type FollowTuning = Pick<
@@ -80,6 +80,7 @@ export class RpcChainClient implements ChainClient {
   readonly #options: RpcChainClientOptions;
   readonly #clock: Clock;
   readonly #telemetry: Telemetry;
+  readonly #gathered: GatheredCalls;
   #chainId: number | undefined;
   #connected: Promise<void> | undefined;
 
@@ -93,6 +94,7 @@ export class RpcChainClient implements ChainClient {
     this.contract = options.contract.toLowerCase() as Address; // as: matched above
     const { rpcUrl, ...tuning } = options;
     this.transport = createRpcTransport({ ...tuning, urls: typeof rpcUrl === 'string' ? [rpcUrl] : rpcUrl });
+    this.#gathered = new GatheredCalls(this.transport);
   }
 
   /** Throws `STATE_INVALID` when no chain id was configured and none was read yet: `connect` reads it. */
@@ -220,10 +222,13 @@ export class RpcChainClient implements ChainClient {
     return { to: this.contract, data: encodeResults(batch) };
   }
 
-  async simulate(from: Address, request: TransactionRequest): Promise<Simulation> {
+  async simulate(from: Address, request: TransactionRequest, gas?: bigint): Promise<Simulation> {
+    await this.connect();
     const transaction = { from, to: request.to, data: request.data, ...(request.value !== undefined && { value: hex(request.value) }) };
+    if (gas !== undefined && (await this.#suffices(transaction, gas))) return { outcome: 'ok', gas };
     try {
-      return { outcome: 'ok', gas: BigInt(String(await this.#request('eth_estimateGas', [transaction]))) };
+      // Not the pending block, which some nodes take unless told: they would execute all that waits before it.
+      return { outcome: 'ok', gas: BigInt(String(await this.#gathered.call('eth_estimateGas', [transaction, 'latest']))) };
     } catch (thrown) {
       const error = toRunnerError(thrown);
       if (error.code !== 'RPC_ERROR') throw error;
@@ -234,6 +239,18 @@ export class RpcChainClient implements ChainClient {
           : error;
       const { error: name, args, callId } = decodeRevert(data);
       return { outcome: 'revert', error: name, args, data, ...(callId !== undefined && { callId }) };
+    }
+  }
+
+  /** One execution, where an estimate takes several. */
+  async #suffices(transaction: object, gas: bigint): Promise<boolean> {
+    try {
+      await this.#gathered.call('eth_call', [{ ...transaction, gas: hex(gas) }, 'latest']);
+      return true;
+    } catch (thrown) {
+      const error = toRunnerError(thrown);
+      if (error.code !== 'RPC_ERROR') throw error;
+      return false;
     }
   }
 
@@ -267,8 +284,9 @@ export class RpcChainClient implements ChainClient {
   }
 
   async send(raw: Hex): Promise<SendOutcome> {
+    await this.connect();
     try {
-      await this.#request('eth_sendRawTransaction', [raw]);
+      await this.#gathered.call('eth_sendRawTransaction', [raw]);
       return 'sent';
     } catch (thrown) {
       const error = toRunnerError(thrown);

@@ -940,6 +940,41 @@ describe('life', () => {
     await world.stop();
   });
 
+  it('asks first whether the gas of the last result like it suffices, when a result goes alone', async () => {
+    const hints: (bigint | undefined)[] = [];
+    const world = new World({ output: ({ inputs }) => new Uint8Array(inputs.length > 2 ? 64 : 32) });
+    const watched = new Proxy<SettlementChain>(world.client, {
+      get: (target, name) => {
+        if (name === 'simulate')
+          return (...given: Parameters<SettlementChain['simulate']>) => (hints.push(given[2]), target.simulate(...given));
+        const value: unknown = Reflect.get(target, name, target);
+        return typeof value === 'function' ? value.bind(target) : value;
+      },
+    });
+    world.settlement = world.newSettlement({ chain: watched, batchMax: 1 });
+    await world.start();
+    world.submit('a');
+    await world.mine(2);
+    world.submit('b', 'long');
+    await world.mine(3);
+    expect(world.settled()).toEqual(['a', 'b', 'long']);
+    expect(hints).toEqual([undefined, expect.any(BigInt), undefined]);
+    await world.stop();
+  });
+
+  it('sends what was signed before it is closed', async () => {
+    const world = await new World({ faults: { latencyMs: (method) => (method === 'send' ? 5_000 : 0) } }).start();
+    world.submit('a');
+    await world.mine(2, 100);
+    expect(world.states()).toEqual({ a: 'submitted' });
+    const closed = world.settlement.close();
+    expect(world.chain.nonce(OPERATOR, 'pending')).toBe(0);
+    await world.clock.advance(5_000);
+    await closed;
+    expect(world.chain.nonce(OPERATOR, 'pending')).toBe(1);
+    await world.stop();
+  });
+
   it('can be started once', async () => {
     const world = await new World().start();
     await expect(world.settlement.start()).rejects.toMatchObject({ code: 'STATE_INVALID' });

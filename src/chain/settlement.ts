@@ -12,10 +12,10 @@ import { RunnerError, toRunnerError } from '../errors.ts';
 import type { Address } from '../job/call.ts';
 import type { BlockRef } from '../ledger/ledger.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
-import type { SettlementChain, Signer, TransactionSender } from './chain.ts';
+import type { SettlementChain, SettlementLedger, Signer, TransactionSender } from './chain.ts';
 import { checkFeePolicy } from './fees.ts';
 import { LaneKeeper } from './lane-keeper.ts';
-import type { LaneEvent, SettlementLedger } from './nonce-lane.ts';
+import type { LaneEvent } from './nonce-lane.ts';
 import { NonceLane } from './nonce-lane.ts';
 import { OwnTransactions } from './own-transactions.ts';
 import type { ResultEvent } from './result-batches.ts';
@@ -227,6 +227,7 @@ export class Settlement {
     this.#state = 'closed';
     this.#cancelTimer?.();
     await this.#turn;
+    await this.#desk?.lane.quiet();
     this.#desk?.own.close();
   }
 
@@ -235,13 +236,12 @@ export class Settlement {
     const withGasMargin = (gas: bigint): bigint => gas + (gas * BigInt(Math.ceil(rest.gasMarginPercent))) / 100n;
     const emit = (event: SettlementEvent): void => this.#emit(event);
     const fees = checkFeePolicy({ bumpPercent: rest.feeBumpPercent, maxFeePerGasCap: rest.maxFeePerGas });
-    const log = telemetry.log.child({ room: 'settlement' });
     const lane = new NonceLane({
       chain,
       ledger,
       signer,
       clock,
-      log,
+      log: telemetry.log.child({ room: 'settlement' }),
       fees,
       finality,
       inFlightMax,

@@ -61,6 +61,62 @@ export function createRpcTransport(options: RpcTransportOptions): RpcTransport {
   return new FailoverTransport(options);
 }
 
+const GATHERED_BYTES_MAX = 65_536;
+
+interface Gathered {
+  readonly call: RpcCall;
+  readonly bytes: number;
+  readonly resolve: (value: unknown) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** Calls made in the same turn of the event loop share round trips. For small answers: what is large or slow together takes too long for one. */
+export class GatheredCalls {
+  readonly #transport: Pick<RpcTransport, 'batch'>;
+  #waiting: Gathered[] = [];
+
+  constructor(transport: Pick<RpcTransport, 'batch'>) {
+    this.#transport = transport;
+  }
+
+  /** Rejects as `RpcTransport.request`. */
+  call(method: string, params: readonly unknown[]): Promise<unknown> {
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ call: { method, params }, bytes: JSON.stringify(params).length, resolve, reject });
+      if (this.#waiting.length === 1) setImmediate(() => this.#flush());
+    });
+  }
+
+  #flush(): void {
+    const parts: Gathered[][] = [];
+    let bytes = Number.POSITIVE_INFINITY;
+    for (const item of this.#waiting) {
+      bytes += item.bytes;
+      if (bytes <= GATHERED_BYTES_MAX) parts.at(-1)?.push(item);
+      else {
+        parts.push([item]);
+        bytes = item.bytes;
+      }
+    }
+    this.#waiting = [];
+    for (const part of parts) void this.#send(part);
+  }
+
+  /** Never rejects. */
+  async #send(part: readonly Gathered[]): Promise<void> {
+    try {
+      const answers = await this.#transport.batch(part.map(({ call }) => call));
+      for (const [index, { resolve, reject }] of part.entries()) {
+        const answer = answers[index];
+        if (isRunnerError(answer)) reject(answer);
+        else resolve(answer);
+      }
+    } catch (error) {
+      for (const { reject } of part) reject(error);
+    }
+  }
+}
+
 const ASIDE_MS_MAX = 60_000;
 
 interface EndpointState {

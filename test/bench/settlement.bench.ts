@@ -98,7 +98,7 @@ const settle =
 const signAndSend: Way = (surroundings, calls) =>
   timed(async () => {
     const raws = await writer(surroundings);
-    for (const call of calls) await surroundings.client.send(await raws(call));
+    for (const call of calls) await surroundings.client.transport.request('eth_sendRawTransaction', [await raws(call)]);
     const account = surroundings.operator.address;
     await until(async () => (await surroundings.client.nonce(account, 'latest')) === (await surroundings.client.nonce(account, 'pending')));
   });

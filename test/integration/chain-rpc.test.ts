@@ -242,6 +242,9 @@ describe('settling', () => {
     });
   }
 
+  const nextRaw = async (client: RpcChainClient, data: Hex, ahead: number): Promise<Hex> =>
+    sign(client, { data, nonce: (await client.nonce(operator.address, 'pending')) + ahead });
+
   test('encode, simulate, send, receipt', async () => {
     const client = connect();
     const calls = [await submit(9), await submit(10)];
@@ -273,6 +276,55 @@ describe('settling', () => {
     const stranger = chain.accounts[5]?.address ?? operator.address;
     const single = client.encodeResults({ serviceId, callIds: [(await submit(1)).callId], results: [new Uint8Array()] });
     expect(await client.simulate(stranger, single)).toMatchObject({ outcome: 'revert', error: 'OperatorNotInService' });
+  });
+
+  test('gas that is known to suffice costs one execution, and gas that does not is estimated anew', async () => {
+    const asked: string[] = [];
+    const client = await through({
+      onCall: ({ method }, forward) => {
+        asked.push(method);
+        return forward();
+      },
+    });
+    const request = client.encodeResults({ serviceId, callIds: [(await submit(5)).callId], results: [new Uint8Array([25])] });
+    const estimate = await client.simulate(operator.address, request);
+    if (estimate.outcome !== 'ok') throw new Error(estimate.error);
+    asked.length = 0;
+    expect(await client.simulate(operator.address, request, estimate.gas + 7n)).toEqual({ outcome: 'ok', gas: estimate.gas + 7n });
+    expect(asked).toEqual(['eth_call']);
+    expect(await client.simulate(operator.address, request, 30_000n)).toEqual(estimate);
+    expect(asked.slice(1)).toEqual(['eth_call', 'eth_estimateGas']);
+    const unknown = client.encodeResults({ serviceId, callIds: [9_999n], results: [new Uint8Array([25])] });
+    expect(await client.simulate(operator.address, unknown, estimate.gas)).toMatchObject({ outcome: 'revert', error: 'JobCallNotFound' });
+  });
+
+  test('simulates at the latest block, whatever waits in the pool', async () => {
+    const client = connect();
+    const request = client.encodeResults({ serviceId, callIds: [(await submit(6)).callId], results: [new Uint8Array([36])] });
+    await chain.setAutomine(false);
+    try {
+      expect(await client.send(await sign(client, { data: request.data }))).toBe('sent');
+      expect(await client.simulate(operator.address, request)).toMatchObject({ outcome: 'ok' });
+      await chain.mine();
+    } finally {
+      await chain.setAutomine(true);
+    }
+    expect(await client.simulate(operator.address, request)).toMatchObject({ outcome: 'revert', error: 'JobAlreadyCompleted' });
+  });
+
+  test('what is simulated or sent together goes in one round trip, each with its own outcome', async () => {
+    const trips: string[][] = [];
+    const client = await through({ onHttp: (calls) => void trips.push(calls.map(({ method }) => method)) });
+    const requests = [await submit(7), await submit(8)].map(({ callId }) =>
+      client.encodeResults({ serviceId, callIds: [callId], results: [new Uint8Array([1])] }),
+    );
+    const refused = client.encodeResults({ serviceId, callIds: [9_999n], results: [new Uint8Array([1])] });
+    const outcomes = await Promise.all([...requests, refused].map((request) => client.simulate(operator.address, request)));
+    expect(outcomes.map(({ outcome }) => outcome)).toEqual(['ok', 'ok', 'revert']);
+    const raws = await Promise.all(requests.map(({ data }, index) => nextRaw(client, data, index)));
+    const late = await sign(client, { data: refused.data, nonce: 0 });
+    expect(await Promise.all([...raws, late].map((raw) => client.send(raw)))).toEqual(['sent', 'sent', 'nonce-too-low']);
+    expect(trips.filter((methods) => /estimate|send/.test(String(methods))).map((methods) => methods.length)).toEqual([3, 3]);
   });
 
   test('a node that gives revert data with eth_call only', async () => {

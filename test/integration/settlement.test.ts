@@ -146,10 +146,12 @@ describe('on a real chain', () => {
   it('sends what the last run signed and could not send, and signs nothing again', async () => {
     const service = await tangle.startService({ jobs: [{ name: 'square' }] });
     const operator = new Operator(service);
+    let dead = false;
     const mute: SettlementChain = new Proxy<SettlementChain>(client, {
       get: (target, name) => {
-        // The process dies before the transaction is out.
-        if (name === 'send') return () => new Promise(() => undefined);
+        // The process dies before the transaction is out: nothing of it goes on.
+        dead ||= name === 'send';
+        if (dead) return () => new Promise(() => undefined);
         const value: unknown = Reflect.get(target, name, target);
         return typeof value === 'function' ? value.bind(target) : value;
       },

@@ -1,7 +1,7 @@
 /** As much of a ledger as settlement needs, in memory: for tests that die at every step of it thousands of times. */
 
 import type { Clock } from '../../src/clock.ts';
-import type { SettlementLedger } from '../../src/chain/nonce-lane.ts';
+import type { SettlementLedger } from '../../src/chain/chain.ts';
 import type { Address, ChainCall, JobResult } from '../../src/job/call.ts';
 import { Metadata } from '../../src/job/call.ts';
 import type {
