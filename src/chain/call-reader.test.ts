@@ -1,7 +1,13 @@
 import { describe, expect, test } from 'vitest';
 
-import { RunnerError } from '../errors.ts';
-import { RangeSize, hex, isRangeRefusal } from './call-reader.ts';
+import { RunnerError, isRunnerError } from '../errors.ts';
+import type { Hex } from '../job/call.ts';
+import type { BlockRef } from '../ledger/ledger.ts';
+import { silentTelemetry } from '../telemetry/telemetry.ts';
+import type { CallReaderOptions, CallsRead } from './call-reader.ts';
+import { CallReader, MOVED, RangeSize, hex, isRangeRefusal } from './call-reader.ts';
+import { TOPIC } from './contracts.ts';
+import type { RpcCall } from './endpoint.ts';
 import { parseHeader } from './heads.ts';
 
 describe('isRangeRefusal', () => {
@@ -92,4 +98,70 @@ describe('parseHeader', () => {
 
 test('hex pads to topics', () => {
   expect([hex(0n), hex(255n), hex(1n, 64)]).toEqual(['0x0', '0xff', `0x${'0'.repeat(63)}1`]);
+});
+
+describe('a range of blocks', () => {
+  const contract = `0x${'c0'.repeat(20)}` as const;
+  const hashOf = (branch: string, number: bigint): Hex => hex(number * 16n + BigInt(`0x${branch}`), 64);
+  const after: BlockRef = { number: 10n, hash: hashOf('a', 10n) };
+  const TO = 20n;
+
+  /** Two branches that fork after block `fork`; the chain moves from the first to the second before its `movesAt`th answer. */
+  function scripted(fork: bigint, movesAt: number, order: 'forward' | 'backward'): CallReaderOptions {
+    let answered = 0;
+    const answer = ({ method, params }: RpcCall): unknown => {
+      const now = answered++ < movesAt ? 'a' : 'b';
+      const branch = (number: bigint): string => (number <= fork ? 'a' : now);
+      if (method === 'eth_getBlockByNumber') {
+        const number = BigInt(String(params[0]));
+        const parentHash = hashOf(branch(number - 1n), number - 1n);
+        return { number: hex(number), hash: hashOf(branch(number), number), parentHash, timestamp: '0x1' };
+      }
+      // A call in every third block.
+      return [12n, 15n, 18n].map((number) => ({
+        address: contract,
+        topics: [TOPIC.jobSubmitted, hex(1n, 64), hex(number, 64)],
+        data: `0x${[0n, 1n, 96n, 1n].map((word) => hex(word, 64).slice(2)).join('')}${'07'.padEnd(64, '0')}`,
+        blockNumber: hex(number),
+        blockHash: hashOf(branch(number), number),
+        transactionHash: hex(number, 64),
+        transactionIndex: '0x0',
+        logIndex: '0x0',
+        removed: false,
+      }));
+    };
+    const batch = async (calls: readonly RpcCall[]): Promise<unknown[]> => {
+      if (order === 'forward') return calls.map((call) => answer(call));
+      return calls
+        .toReversed()
+        .map((call) => answer(call))
+        .toReversed();
+    };
+    return { transport: { batch }, chainId: 1, contract, serviceIds: [], telemetry: silentTelemetry };
+  }
+
+  const forks = [5n, 10n, 13n, 16n, 19n];
+  const cases = forks.flatMap((fork) => Array.from({ length: 6 }, (_, movesAt) => [fork, movesAt] as const));
+
+  test.each(['forward', 'backward'] as const)('is never of two branches, whenever the chain changes; answers %s', async (order) => {
+    const outcomes = new Set<string>();
+    for (const [fork, movesAt] of cases) {
+      const read = await new CallReader(scripted(fork, movesAt, order)).range(after, TO).catch((error: unknown) => error);
+      if (read === MOVED || isRunnerError(read)) {
+        outcomes.add(read === MOVED ? 'moved' : String(read.code));
+        continue;
+      }
+      const { calls, blocks } = read as CallsRead;
+      const end = blocks.at(-1)?.hash === hashOf('a', TO) ? 'a' : 'b';
+      const branch = (number: bigint): string => (number <= fork ? 'a' : end);
+      const label = `fork after ${fork}, change before answer ${movesAt}`;
+      expect(branch(after.number), label).toBe('a');
+      expect(
+        calls.map((call) => call.blockHash),
+        label,
+      ).toEqual([12n, 15n, 18n].map((number) => hashOf(branch(number), number)));
+      outcomes.add(`read ${end}`);
+    }
+    expect([...outcomes].sort()).toEqual(['RPC_RESPONSE_INVALID', 'moved', 'read a', 'read b']);
+  });
 });

@@ -56,24 +56,25 @@ export class CallReader {
   }
 
   /**
-   * The blocks after `after` up to `to`, by number: fast, for blocks so deep that they do not change while they are read. The hash of
-   * `after` is compared in the same round trip.
+   * The blocks after `after` up to `to`, by number: fast, for blocks that hardly change any more. A hash stands for all blocks below it: the last
+   * block is the same before and after the logs were read, so they are of one branch, and `after` is on it. Each look is a round trip of its
+   * own, because nodes answer the parts of a batch in any order.
    */
   async range(after: BlockRef, to: bigint): Promise<CallsRead | typeof MOVED> {
     const from = after.number + 1n;
-    const results = await this.#transport.batch([
-      blockByNumber(after.number),
+    const [end] = await this.#headersOf([to]);
+    const [logs] = await this.#transport.batch([
       { method: 'eth_getLogs', params: [{ ...this.#filter, fromBlock: hex(from), toBlock: hex(to) }] },
-      blockByNumber(to),
     ]);
-    const [before, logs, last] = results.map(valueOrThrow);
-    if (parseHeader(before)?.hash !== after.hash) return MOVED;
-    const end = parseHeader(last);
-    if (!end) throw behind(to);
     const broken: RunnerError[] = [];
-    const calls = this.#decode(logs, broken);
+    const calls = this.#decode(valueOrThrow(logs), broken);
+    const [before, endAgain] = await this.#headersOf([after.number, to]);
+    if (before?.hash !== after.hash) return MOVED;
+    if (!end || !endAgain) throw behind(to);
     const [first] = calls;
     const final = calls.at(-1);
+    if (end.hash !== endAgain.hash || (final?.blockNumber === to && final.blockHash !== end.hash))
+      throw new RunnerError('RPC_RESPONSE_INVALID', `the chain changed while blocks ${from} to ${to} were read`);
     if (first && final && (first.blockNumber < from || final.blockNumber > to)) {
       throw new RunnerError(
         'RPC_RESPONSE_INVALID',
@@ -82,6 +83,12 @@ export class CallReader {
     }
     this.#judge(broken);
     return { calls, blocks: [end] };
+  }
+
+  /** Undefined where the endpoint does not have the block. */
+  async #headersOf(numbers: readonly bigint[]): Promise<(BlockHeader | undefined)[]> {
+    const answers = await this.#transport.batch(numbers.map((number) => blockByNumber(number)));
+    return answers.map((answer) => parseHeader(valueOrThrow(answer)));
   }
 
   /**

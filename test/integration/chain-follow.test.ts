@@ -380,8 +380,8 @@ describe('reorgs', () => {
   });
 
   test.each([
-    // Ranges are read below the unsettled depth only: a reorg that is no deeper cannot tear them.
     ['in ranges', { unsettledDepth: 26, rangeBlocks: 2, rangeBlocksMax: 2 }],
+    ['in ranges that the reorg tears', { unsettledDepth: 5, rangeBlocks: 14, rangeBlocksMax: 14 }],
     ['block by block', { unsettledDepth: 1000 }],
   ])('while catching up %s', async (_, settings) => {
     const w = await world();
