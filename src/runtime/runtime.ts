@@ -42,7 +42,10 @@ export interface FunctionVersion {
 
 /** How an instance reaches the Runtime API that is its own. */
 export interface RuntimeApiAddress {
-  /** A unix socket that speaks the Runtime API. The backend gives its instance, and nobody else, access. */
+  /**
+   * A unix socket that speaks the Runtime API, alone in a folder that only we may enter (0700). The backend gives its instance, and nobody
+   * else, access: it mounts the socket, or makes the folder that of the instance's user. The folders above it let everybody pass (0711).
+   */
   readonly socketPath: string;
   /** Opens a port on 127.0.0.1 as well, for runtime clients that know only host and port. The same port when called again. */
   openPort(): Promise<number>;
@@ -55,7 +58,10 @@ export interface LaunchSpec {
   readonly ownerId: string;
   readonly fn: FunctionVersion;
   readonly runtimeApi: RuntimeApiAddress;
-  /** All that the program sees, except `AWS_LAMBDA_RUNTIME_API`, which the backend sets to what reaches `runtimeApi` from inside. */
+  /**
+   * All that the program sees, except `AWS_LAMBDA_RUNTIME_API`, which the backend sets to what reaches `runtimeApi` from inside. Paths are
+   * those of Lambda (`LAMBDA_TASK_ROOT` is /var/task); a backend that does not mount the code there sets its own.
+   */
   readonly environment: Readonly<Record<string, string>>;
   /** Raw output of the program, as it comes. */
   readonly onOutput: (stream: 'stdout' | 'stderr', chunk: Uint8Array) => void;
@@ -151,4 +157,61 @@ export interface InvocationOptions {
   readonly clientContext?: string;
   readonly traceId?: string;
   readonly functionArn?: string;
+  /** Reserved concurrency: with so many calls of this name running, one more is `EXECUTOR_THROTTLED`. */
+  readonly concurrencyMax?: number;
+  /** Somebody reads `logTail`: waits for output that was written before the answer. */
+  readonly awaitLog?: boolean;
 }
+
+/** `stopping`: serves nobody any more. */
+export type InstanceState = 'starting' | 'idle' | 'busy' | 'paused' | 'stopping';
+
+export interface InstanceInfo {
+  readonly id: string;
+  readonly name: string;
+  readonly version: string;
+  readonly fingerprint: string;
+  readonly state: InstanceState;
+  /** Calls that run on it. */
+  readonly running: number;
+  /** Calls that it took since its start. */
+  readonly calls: number;
+  /** Milliseconds since the epoch. */
+  readonly startedAt: number;
+  readonly handle?: InstanceHandle;
+}
+
+/** One line that an instance wrote; a very long one is cut. */
+export interface LogLine {
+  /** Milliseconds since the epoch. */
+  readonly at: number;
+  readonly name: string;
+  readonly version: string;
+  readonly instanceId: string;
+  readonly stream: 'stdout' | 'stderr';
+  /** Absent outside of calls, and when the instance works on several. */
+  readonly requestId?: string;
+  readonly text: string;
+}
+
+export type RuntimeEvent =
+  | {
+      readonly kind: 'instance';
+      readonly at: number;
+      readonly instanceId: string;
+      readonly name: string;
+      readonly version: string;
+      readonly state: 'starting' | 'ready' | 'failed' | 'paused' | 'resumed' | 'ended';
+      /** Why it failed or ended. */
+      readonly reason?: string;
+    }
+  | {
+      readonly kind: 'invocation';
+      readonly at: number;
+      readonly requestId: string;
+      readonly instanceId?: string;
+      readonly name: string;
+      readonly version: string;
+      /** `started`, `OK`, or the code of the error. */
+      readonly outcome: string;
+    };

@@ -1,0 +1,115 @@
+/** What instances write: lines in a bounded ring per function, and the tail of what came during a call. */
+
+import { StringDecoder } from 'node:string_decoder';
+import type { LogLine } from './runtime.ts';
+
+const LINES_MAX = 1_000;
+const LINE_CHARACTERS_MAX = 16 * 1024;
+const TAIL_BYTES = 4 * 1024;
+/** Chunks that are kept for tails before the old ones are put together. */
+const CHUNKS_MAX = 64;
+
+export type LogListener = (line: LogLine) => void;
+
+/** The lines of all functions. */
+export class LogBook {
+  readonly #rings = new Map<string, LogLine[]>();
+  readonly #listeners = new Set<LogListener>();
+
+  write(line: LogLine): void {
+    let ring = this.#rings.get(line.name);
+    if (!ring) this.#rings.set(line.name, (ring = []));
+    ring.push(line);
+    // Cut in blocks: to shift for each line would move them all.
+    if (ring.length >= 2 * LINES_MAX) ring.splice(0, ring.length - LINES_MAX);
+    for (const listener of this.#listeners) listener(line);
+  }
+
+  /** The newest lines, oldest first. */
+  read(name: string, options: { readonly limit?: number; readonly instanceId?: string } = {}): LogLine[] {
+    const { limit = LINES_MAX, instanceId } = options;
+    const ring = this.#rings.get(name) ?? [];
+    const lines = instanceId === undefined ? ring : ring.filter((line) => line.instanceId === instanceId);
+    return limit < 1 ? [] : lines.slice(-Math.min(limit, LINES_MAX));
+  }
+
+  listen(listener: LogListener): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  forget(name: string): void {
+    this.#rings.delete(name);
+  }
+}
+
+type Stream = LogLine['stream'];
+
+/** Turns the raw output of one instance into lines, and keeps its end. */
+export class InstanceLog {
+  readonly #write: (stream: Stream, text: string) => void;
+  readonly #decoders = { stdout: new StringDecoder('utf8'), stderr: new StringDecoder('utf8') };
+  readonly #rests = { stdout: '', stderr: '' };
+  #chunks: Uint8Array[] = [];
+  /** Bytes that ever came. */
+  #written = 0;
+
+  constructor(write: (stream: Stream, text: string) => void) {
+    this.#write = write;
+  }
+
+  /** Where the output stands now, for `since`. */
+  get mark(): number {
+    return this.#written;
+  }
+
+  output(stream: Stream, chunk: Uint8Array): void {
+    this.#keep(chunk);
+    const lines = (this.#rests[stream] + this.#decoders[stream].write(Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength))).split(
+      '\n',
+    );
+    let rest = lines.pop() ?? '';
+    for (const line of lines) this.#line(stream, line);
+    while (rest.length > LINE_CHARACTERS_MAX) {
+      this.#line(stream, rest.slice(0, LINE_CHARACTERS_MAX));
+      rest = rest.slice(LINE_CHARACTERS_MAX);
+    }
+    this.#rests[stream] = rest;
+  }
+
+  /** The last line may have no end. */
+  end(): void {
+    for (const stream of ['stdout', 'stderr'] as const) {
+      const rest = this.#rests[stream] + this.#decoders[stream].end();
+      this.#rests[stream] = '';
+      if (rest !== '') this.#line(stream, rest);
+    }
+  }
+
+  /** What came since `mark`, at most the last 4 KiB of it. */
+  since(mark: number): Uint8Array {
+    const wanted = Math.min(this.#written - mark, TAIL_BYTES);
+    if (wanted === 0) return new Uint8Array();
+    const all = this.#chunks.length === 1 ? (this.#chunks[0] as Uint8Array) : Buffer.concat(this.#chunks);
+    return all.subarray(all.length - wanted);
+  }
+
+  /** The last lines of all output, for messages. */
+  get lastLines(): string {
+    return Buffer.from(this.since(0)).toString('utf8').trimEnd().split('\n').slice(-10).join('\n');
+  }
+
+  #line(stream: Stream, line: string): void {
+    const text = line.endsWith('\r') ? line.slice(0, -1) : line;
+    this.#write(stream, text.length > LINE_CHARACTERS_MAX ? text.slice(0, LINE_CHARACTERS_MAX) : text);
+  }
+
+  #keep(chunk: Uint8Array): void {
+    this.#written += chunk.length;
+    // Copied: a chunk may be a view into memory that the backend uses again.
+    const tail = chunk.slice(-TAIL_BYTES);
+    if (tail.length === TAIL_BYTES) this.#chunks = [tail];
+    else if (this.#chunks.length < CHUNKS_MAX) this.#chunks.push(tail);
+    else this.#chunks = [Buffer.concat([...this.#chunks, tail]).subarray(-TAIL_BYTES)];
+  }
+}

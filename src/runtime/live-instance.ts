@@ -1,0 +1,256 @@
+/** One instance from its launch to its end: its program, its Runtime API, its output, and the calls that it works on. */
+
+import { mkdir, rm } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import type { Clock } from '../clock.ts';
+import { RunnerError, toRunnerError } from '../errors.ts';
+import { InstanceLog } from './instance-log.ts';
+import type { LogBook } from './instance-log.ts';
+import type { PoolInstance } from './pool-group.ts';
+import { RuntimeApi } from './runtime-api.ts';
+import type { ApiCall, Fault } from './runtime-api.ts';
+import type { FunctionVersion, Instance, InstanceBackend, InstanceEnd } from './runtime.ts';
+
+/** A call on an instance. */
+export interface InstanceCall extends ApiCall {
+  readonly wasTaken: boolean;
+  /** The instance is gone. */
+  instanceEnded(end: InstanceEnd): void;
+}
+
+export interface LiveInstanceOptions {
+  readonly id: string;
+  readonly ownerId: string;
+  readonly socketPath: string;
+  readonly backend: InstanceBackend;
+  readonly environment: Readonly<Record<string, string>>;
+  readonly clock: Clock;
+  readonly logBook: LogBook;
+  readonly startTimeoutMs: number;
+  readonly initTimeoutMs: number;
+}
+
+/** An instance that does not end in this time is left to the backend; its calls are answered. */
+const STOP_MS_MAX = 10_000;
+
+export class LiveInstance implements PoolInstance {
+  readonly id: string;
+  readonly fn: FunctionVersion;
+  readonly api: RuntimeApi;
+  readonly log: InstanceLog;
+  /** Milliseconds since the epoch. */
+  readonly startedAt: number;
+  readonly ended: Promise<void>;
+  createMs = 0;
+  bootMs = 0;
+  initMs = 0;
+  startMs = 0;
+  pause: (() => Promise<void>) | undefined;
+  resume: (() => Promise<void>) | undefined;
+  readonly #options: LiveInstanceOptions;
+  readonly #ended = Promise.withResolvers<void>();
+  readonly #ready = Promise.withResolvers<void>();
+  readonly #initFault = Promise.withResolvers<Fault>();
+  #readyAt = 0;
+  #instance: Instance | undefined;
+  #end: InstanceEnd | undefined;
+  #stopping: Promise<void> | undefined;
+  /** Calls that were handed over and have not ended. */
+  readonly #calls = new Set<InstanceCall>();
+
+  constructor(fn: FunctionVersion, options: LiveInstanceOptions) {
+    this.id = options.id;
+    this.fn = fn;
+    this.#options = options;
+    this.startedAt = options.clock.now();
+    this.ended = this.#ended.promise;
+    this.api = new RuntimeApi(
+      {
+        ready: () => {
+          this.#readyAt = options.clock.monotonic();
+          this.#ready.resolve();
+        },
+        initFailed: (fault) => this.#initFault.resolve(fault),
+      },
+      fn.concurrencyPerInstance,
+    );
+    this.log = new InstanceLog((stream, text) => {
+      const requestId = this.#calls.size === 1 ? this.#onlyCall() : undefined;
+      const { name, version } = fn;
+      const line = { at: options.clock.now(), name, version, instanceId: this.id, stream, text };
+      options.logBook.write(requestId === undefined ? line : { ...line, requestId });
+    });
+  }
+
+  get isAsking(): boolean {
+    return this.#end === undefined && this.api.isAsking;
+  }
+
+  /** What only the backend understands. */
+  get instance(): Instance | undefined {
+    return this.#instance;
+  }
+
+  /** Resolves when it asked for work; else rejects with the reason, and nothing is left of it. */
+  async start(signal: AbortSignal): Promise<void> {
+    try {
+      await this.#launch(signal);
+      await this.#init(signal);
+    } catch (thrown) {
+      await this.stop();
+      throw thrown;
+    }
+  }
+
+  /** Gives it an event. */
+  run(call: InstanceCall): void {
+    if (this.#end) return call.instanceEnded(this.#end);
+    this.#calls.add(call);
+    this.api.hand(call);
+  }
+
+  /** A call has ended. */
+  forget(call: InstanceCall): void {
+    this.#calls.delete(call);
+  }
+
+  /** Never rejects. */
+  stop(): Promise<void> {
+    return (this.#stopping ??= this.#stop());
+  }
+
+  /** Bytes that it uses now, if the backend can tell. */
+  async memoryBytes(): Promise<number | undefined> {
+    const { backend } = this.#options;
+    return this.#instance && !this.#end ? backend.memoryBytes?.(this.#instance) : undefined;
+  }
+
+  async #launch(signal: AbortSignal): Promise<void> {
+    const { backend, clock, socketPath, startTimeoutMs, ...options } = this.#options;
+    const startedAt = clock.monotonic();
+    await mkdir(dirname(socketPath), { mode: 0o700 });
+    await this.api.listen(socketPath);
+    const limit = new AbortController();
+    const late = new RunnerError(
+      'INSTANCE_START_FAILED',
+      `an instance of ${this.fn.name} did not start in ${startTimeoutMs} ms (startTimeoutMs)`,
+    );
+    const cancel = clock.after(startTimeoutMs, () => limit.abort(late));
+    try {
+      const instance = await backend.launch({
+        instanceId: this.id,
+        ownerId: options.ownerId,
+        fn: this.fn,
+        runtimeApi: { socketPath, openPort: () => this.api.openPort() },
+        environment: options.environment,
+        onOutput: (stream, chunk) => this.log.output(stream, chunk),
+        signal: AbortSignal.any([signal, limit.signal]),
+      });
+      this.#instance = instance;
+      this.createMs = instance.createMs;
+      this.bootMs = Math.max(0, clock.monotonic() - startedAt - instance.createMs);
+      if (backend.pause && backend.resume) {
+        this.pause = () => backend.pause?.(instance) ?? Promise.resolve();
+        this.resume = () => backend.resume?.(instance) ?? Promise.resolve();
+      }
+      void instance.ended.then((end) => this.#finish(end));
+    } catch (thrown) {
+      throw limit.signal.aborted ? late : toRunnerError(thrown, 'INSTANCE_START_FAILED');
+    } finally {
+      cancel();
+    }
+  }
+
+  async #init(signal: AbortSignal): Promise<void> {
+    const { clock, initTimeoutMs } = this.#options;
+    const bootedAt = clock.monotonic();
+    const over = Promise.withResolvers<never>();
+    over.promise.catch(() => {});
+    const cancel = clock.after(initTimeoutMs, () => {
+      const errorMessage = `the function did not ask for work in ${initTimeoutMs} ms (initTimeoutMs)`;
+      over.reject(this.#initFailed({ errorType: 'Sandbox.Timeout', errorMessage, stackTrace: [], body: '' }));
+    });
+    const abort = (): void => over.reject(toRunnerError(signal.reason, 'ABORTED'));
+    if (signal.aborted) abort();
+    else signal.addEventListener('abort', abort, { once: true });
+    try {
+      const outcome = await Promise.race([this.#ready.promise, this.#initFault.promise, this.ended.then(() => this.#end), over.promise]);
+      if (outcome !== undefined && 'errorType' in outcome) throw this.#initFailed(outcome);
+      if (outcome !== undefined) throw this.#endedInInit(outcome);
+      // A quick program asks for work before the backend has said that it runs.
+      this.initMs = Math.max(0, this.#readyAt - bootedAt);
+      this.startMs = this.createMs + this.bootMs + this.initMs;
+    } finally {
+      cancel();
+      signal.removeEventListener('abort', abort);
+    }
+  }
+
+  #initFailed({ errorType, errorMessage, stackTrace, body }: Fault): RunnerError {
+    const message = `${this.fn.name} failed before it asked for work: ${errorType}: ${errorMessage}`;
+    const output = this.log.lastLines;
+    return new RunnerError('FUNCTION_INIT_FAILED', output === '' ? message : `${message}\n${output}`, {
+      details: { instanceId: this.id, errorType, errorMessage, stackTrace, body },
+    });
+  }
+
+  #endedInInit(end: InstanceEnd): RunnerError {
+    const output = this.log.lastLines;
+    const details = { instanceId: this.id, errorType: 'Runtime.ExitError', errorMessage: endText(end), ...end };
+    if (end.reason === 'out-of-memory') {
+      const message = `${this.fn.name} used more than its ${this.fn.memoryMb} MB before it asked for work`;
+      return new RunnerError('FUNCTION_OUT_OF_MEMORY', message, { details, retry: 'safe' });
+    }
+    return new RunnerError('FUNCTION_INIT_FAILED', `${this.fn.name} ended before it asked for work: ${endText(end)}\n${output}`.trimEnd(), {
+      details,
+    });
+  }
+
+  async #stop(): Promise<void> {
+    const { backend, clock } = this.#options;
+    const instance = this.#instance;
+    if (!instance) {
+      await this.#finish({ reason: 'terminated' });
+      return;
+    }
+    const late = Promise.withResolvers<void>();
+    const cancel = clock.after(STOP_MS_MAX, late.resolve);
+    // A backend that cannot end it says so by taking forever, too: its calls are to be answered all the same.
+    await Promise.race([backend.terminate(instance).catch(() => late.promise), late.promise]);
+    await Promise.race([this.ended, late.promise]);
+    cancel();
+    await this.#finish({ reason: 'terminated' });
+  }
+
+  async #finish(end: InstanceEnd): Promise<void> {
+    if (!this.#end) {
+      this.#end = end;
+      this.log.end();
+      for (const call of this.#calls) call.instanceEnded(end);
+      this.#calls.clear();
+      await this.api.close();
+      await rm(dirname(this.#options.socketPath), { recursive: true, force: true });
+      this.#ended.resolve();
+    }
+    await this.ended;
+  }
+
+  #onlyCall(): string | undefined {
+    for (const { requestId } of this.#calls) return requestId;
+    return undefined;
+  }
+}
+
+/** How an instance ended, for messages. */
+export function endText({ reason, exitCode, signal }: InstanceEnd): string {
+  switch (reason) {
+    case 'exited':
+      return `exit status ${exitCode ?? 'unknown'}`;
+    case 'signalled':
+      return `signal ${signal ?? 'unknown'}`;
+    case 'out-of-memory':
+      return 'out of memory';
+    case 'terminated':
+      return 'it was stopped';
+  }
+}

@@ -1,0 +1,207 @@
+/** The part of the pool that belongs to one version of a function: its instances, who waits for them, and how its starts go. */
+
+import type { RunnerError } from '../errors.ts';
+import { Expiring } from '../executor/deadline.ts';
+import type { FunctionVersion } from './runtime.ts';
+
+/** What the pool sees of an instance. */
+export interface PoolInstance {
+  readonly id: string;
+  /** An event would go out at once. */
+  readonly isAsking: boolean;
+  /** From the decision to start it until it asked for work. */
+  readonly startMs: number;
+  readonly ended: Promise<unknown>;
+  /** Ends it. Idempotent; resolves when nothing of it runs any more. */
+  stop(): Promise<void>;
+  /** Absent: it cannot be paused. */
+  pause?: (() => Promise<void>) | undefined;
+  resume?: (() => Promise<void>) | undefined;
+}
+
+/** `draining`: ends when its last call does. */
+export type MemberState = 'running' | 'pausing' | 'paused' | 'resuming' | 'draining' | 'gone';
+
+/** An instance in the pool. Who has leased a slot of it holds this, and gives it back with `Pool.release`. */
+export class Member<I extends PoolInstance> {
+  readonly instance: I;
+  readonly group: Group<I>;
+  /** Leased slots. */
+  busy = 0;
+  /** Slots that were ever leased. */
+  leases = 0;
+  /** When the last slot was freed; monotonic. */
+  idleSince = 0;
+  state: MemberState = 'running';
+  /** Settles when the pause or resume that goes on is over. */
+  change: Promise<void> = Promise.resolve();
+
+  constructor(instance: I, group: Group<I>) {
+    this.instance = instance;
+    this.group = group;
+  }
+}
+
+/** Who wants a slot. Expires when its deadline passes while it waits. */
+export abstract class Waiter<I extends PoolInstance> extends Expiring {
+  group: Group<I> | undefined = undefined;
+  abstract leased(member: Member<I>): void;
+  abstract refused(error: RunnerError): void;
+  /** It waited until its deadline. */
+  protected abstract waitedTooLong(): void;
+
+  expire(): void {
+    this.group?.waiters.delete(this);
+    this.group = undefined;
+    this.waitedTooLong();
+  }
+}
+
+/** Somebody wants so many instances to be up. */
+export interface WarmDemand {
+  readonly count: number;
+  readonly resolve: () => void;
+  readonly reject: (error: RunnerError) => void;
+}
+
+const BACKOFF_MS_MIN = 100;
+const BACKOFF_MS_MAX = 10_000;
+
+export class Group<I extends PoolInstance> {
+  readonly fn: FunctionVersion;
+  readonly members = new Set<Member<I>>();
+  /** Those with a free slot; the last one is leased first. */
+  readonly free: Member<I>[] = [];
+  /** Oldest first. */
+  waiters = new Set<Waiter<I>>();
+  readonly launches = new Set<AbortController>();
+  readonly demands = new Set<WarmDemand>();
+  /** Instances that stay without calls. */
+  min = 0;
+  /** Its code was replaced: nobody is served by it who did not wait for it already. */
+  isRetired = false;
+  /** Starts that failed in a row. */
+  failures = 0;
+  lastError: RunnerError | undefined = undefined;
+  /** No start before; monotonic. */
+  retryAt = 0;
+  /** When its last call ended; monotonic. Undefined: none did. */
+  quietSince: number | undefined = undefined;
+  running = 0;
+
+  constructor(fn: FunctionVersion) {
+    this.fn = fn;
+  }
+
+  get starting(): number {
+    return this.launches.size;
+  }
+
+  get isEmpty(): boolean {
+    return this.members.size + this.waiters.size + this.launches.size + this.demands.size === 0;
+  }
+
+  get isWanted(): boolean {
+    return this.waiters.size > 0 || this.demands.size > 0 || this.min > this.members.size;
+  }
+
+  /** How many instances to start now, when at most `instancesMax` may be up. */
+  missing(instancesMax: number, now: number): number {
+    if (now < this.retryAt) return 0;
+    const forWaiters = Math.ceil(this.waiters.size / this.fn.concurrencyPerInstance);
+    let wanted = this.isRetired ? 0 : this.min;
+    for (const { count } of this.demands) wanted = Math.max(wanted, count);
+    const more = Math.max(forWaiters, wanted - this.members.size) - this.starting;
+    return Math.min(more, instancesMax - this.members.size - this.starting);
+  }
+
+  enqueue(waiter: Waiter<I>, first: boolean): void {
+    if (first) this.waiters = new Set([waiter, ...this.waiters]);
+    else this.waiters.add(waiter);
+    waiter.group = this;
+  }
+
+  /** The oldest waiter, taken out. */
+  nextWaiter(): Waiter<I> | undefined {
+    for (const waiter of this.waiters) {
+      this.waiters.delete(waiter);
+      waiter.group = undefined;
+      return waiter;
+    }
+    return undefined;
+  }
+
+  /** A member with a free slot: the one used last, or better the last one that asks for work already. */
+  take(): Member<I> | undefined {
+    const { free } = this;
+    if (free.length === 0) return undefined;
+    let at = free.length - 1;
+    if (!isEager(free[at])) {
+      const eager = free.findLastIndex(isEager);
+      if (eager >= 0) at = eager;
+    }
+    const member = free[at];
+    if (!member) return undefined;
+    member.busy += 1;
+    member.leases += 1;
+    this.running += 1;
+    if (member.busy >= this.fn.concurrencyPerInstance) free.splice(at, 1);
+    return member;
+  }
+
+  /** Gives a slot back. */
+  put(member: Member<I>): void {
+    const wasFull = member.busy >= this.fn.concurrencyPerInstance;
+    member.busy -= 1;
+    this.running -= 1;
+    if (wasFull && member.state !== 'gone' && member.state !== 'draining') this.free.push(member);
+  }
+
+  add(member: Member<I>): void {
+    this.members.add(member);
+    this.free.push(member);
+    for (const demand of this.demands) {
+      if (this.members.size < demand.count) continue;
+      this.demands.delete(demand);
+      demand.resolve();
+    }
+  }
+
+  remove(member: Member<I>): void {
+    this.close(member);
+    member.state = 'gone';
+    this.members.delete(member);
+  }
+
+  /** Nobody gets a slot of it any more. */
+  close(member: Member<I>): void {
+    member.state = 'draining';
+    const at = this.free.indexOf(member);
+    if (at >= 0) this.free.splice(at, 1);
+  }
+
+  rejectDemands(error: RunnerError): void {
+    for (const demand of this.demands) demand.reject(error);
+    this.demands.clear();
+  }
+
+  abortLaunches(error: RunnerError): void {
+    for (const launch of this.launches) launch.abort(error);
+  }
+
+  startFailed(error: RunnerError, now: number): void {
+    this.failures += 1;
+    this.lastError = error;
+    this.retryAt = this.failures === 1 ? now : now + Math.min(BACKOFF_MS_MIN * 2 ** (this.failures - 2), BACKOFF_MS_MAX);
+  }
+
+  startSucceeded(): void {
+    this.failures = 0;
+    this.retryAt = 0;
+    this.lastError = undefined;
+  }
+}
+
+function isEager<I extends PoolInstance>(member: Member<I> | undefined): boolean {
+  return member?.state === 'running' && member.instance.isAsking;
+}

@@ -1,0 +1,123 @@
+/** What happens to instances that nobody uses: they are paused, and ended when their time is over. */
+
+import type { CancelTimer, Clock } from '../clock.ts';
+import { RunnerError } from '../errors.ts';
+import type { KeepAlive } from './keep-alive.ts';
+import type { Group, Member, PoolInstance } from './pool-group.ts';
+
+export interface IdleKeeperOptions<I extends PoolInstance> {
+  readonly clock: Clock;
+  readonly keepAlive: KeepAlive;
+  readonly groups: () => Iterable<Group<I>>;
+  readonly end: (member: Member<I>, reason: 'idle' | 'lost') => void;
+  readonly paused?: ((instance: I, isPaused: boolean) => void) | undefined;
+}
+
+/** One timer for all: an instance that is used again before its time costs nothing. */
+export class IdleKeeper<I extends PoolInstance> {
+  readonly #options: IdleKeeperOptions<I>;
+  #timer: CancelTimer | undefined;
+  #timerAt = Number.POSITIVE_INFINITY;
+  #isStopped = false;
+
+  constructor(options: IdleKeeperOptions<I>) {
+    this.#options = options;
+  }
+
+  /** The last call of an instance has ended. */
+  becameIdle(member: Member<I>): void {
+    member.idleSince = this.#options.clock.monotonic();
+    this.#lookAt(member.idleSince + this.#stepMs(member));
+  }
+
+  /** Resolves when a paused instance runs again. */
+  wake(member: Member<I>): Promise<void> {
+    if (member.state === 'pausing' || member.state === 'paused') {
+      member.state = 'resuming';
+      member.change = member.change.then(() => this.#resume(member));
+    }
+    return member.change;
+  }
+
+  /** The idle instance that is worth least, of those that may go. */
+  leastWorth(): { readonly member: Member<I>; readonly rank: number } | undefined {
+    const { groups, keepAlive } = this.#options;
+    let least: Member<I> | undefined;
+    let leastRank = Number.POSITIVE_INFINITY;
+    for (const group of groups()) {
+      if (group.waiters.size > 0 || group.members.size <= group.min) continue;
+      for (const member of group.members) {
+        if (member.busy > 0) continue;
+        const { name, memoryMb } = group.fn;
+        const stats = { name, memoryMb, startMs: member.instance.startMs, idleSince: member.idleSince };
+        const rank = keepAlive.rank?.(stats) ?? member.idleSince;
+        if (rank < leastRank) [least, leastRank] = [member, rank];
+      }
+    }
+    return least && { member: least, rank: leastRank };
+  }
+
+  stop(): void {
+    this.#isStopped = true;
+    this.#timer?.();
+  }
+
+  /** After how long without a call something may have to be done about an instance. */
+  #stepMs(member: Member<I>): number {
+    const { keepAlive } = this.#options;
+    const { keepMs } = keepAlive.windows(member.group.fn.name);
+    const { pauseAfterMs } = keepAlive;
+    const pauses = pauseAfterMs !== undefined && member.state === 'running' && member.instance.pause !== undefined;
+    return pauses ? Math.min(pauseAfterMs, keepMs) : keepMs;
+  }
+
+  #lookAt(at: number): void {
+    if (at >= this.#timerAt || this.#isStopped) return;
+    const { clock } = this.#options;
+    this.#timer?.();
+    this.#timerAt = at;
+    this.#timer = clock.after(Math.max(1, at - clock.monotonic()), () => this.#look());
+  }
+
+  #look(): void {
+    const { clock, groups } = this.#options;
+    this.#timerAt = Number.POSITIVE_INFINITY;
+    const now = clock.monotonic();
+    for (const group of groups()) {
+      for (const member of group.members) {
+        if (member.busy > 0) continue;
+        const due = member.idleSince + this.#stepMs(member);
+        if (due > now) this.#lookAt(due);
+        else this.#idleFor(member, now - member.idleSince);
+      }
+    }
+  }
+
+  #idleFor(member: Member<I>, idleMs: number): void {
+    const { end, keepAlive, paused } = this.#options;
+    const { group, instance } = member;
+    const { keepMs } = keepAlive.windows(group.fn.name);
+    if (idleMs >= keepMs && group.members.size > group.min) return end(member, 'idle');
+    if (member.state !== 'running' || !instance.pause) return undefined;
+    member.state = 'pausing';
+    member.change = instance.pause().then(
+      () => {
+        if (member.state === 'pausing') member.state = 'paused';
+        paused?.(instance, true);
+      },
+      () => {
+        // One that cannot be paused is not trusted to be awake either.
+        if (member.busy === 0) end(member, 'lost');
+      },
+    );
+    return this.#lookAt(member.idleSince + keepMs);
+  }
+
+  async #resume(member: Member<I>): Promise<void> {
+    const { instance } = member;
+    await instance.resume?.();
+    if (member.state !== 'resuming') throw new RunnerError('EXECUTOR_CONNECTION_LOST', `instance ${instance.id} ended`, { retry: 'safe' });
+    member.state = 'running';
+    this.#options.paused?.(instance, false);
+  }
+}

@@ -1,0 +1,368 @@
+/**
+ * The server of the Lambda Runtime API (https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html) for one instance: hands events to
+ * its runtime client and takes the answers.
+ *
+ * Statuses and error types are those of AWS's own server. Whatever a client sends is answered with a 4xx or 2xx, never with a crash.
+ */
+
+import { createServer } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import { createServer as createPortServer } from 'node:net';
+import type { Server as PortServer, Socket } from 'node:net';
+
+/** An error as a runtime client reports it. */
+export interface Fault {
+  readonly errorType: string;
+  readonly errorMessage: string;
+  readonly stackTrace: readonly string[];
+  /** What was posted. */
+  readonly body: string;
+}
+
+/** Stops and goes on with reading an answer. */
+export interface Flow {
+  pause(): unknown;
+  resume(): unknown;
+}
+
+/** One event on its way through an instance. The server tells it what happens, in this order. */
+export interface ApiCall {
+  readonly requestId: string;
+  readonly event: Uint8Array;
+  readonly isAnswering: boolean;
+  /** The event goes out now, and may have been seen from here on. Returns its headers, names and values in turn. */
+  taken(): string[];
+  /** An answer begins. Returns the most bytes that it may have. */
+  answering(answer: { readonly contentType: string; readonly streamed: boolean; readonly flow: Flow }): number;
+  chunk(data: Buffer): void;
+  /** The answer is complete; a streamed one may have broken off with a fault. */
+  answered(fault: Fault | undefined): void;
+  failed(fault: Fault): void;
+  tooLarge(bytesMax: number): void;
+  /** The connection was lost in the middle of the answer. */
+  truncated(): void;
+}
+
+export interface RuntimeApiListener {
+  /** The first poll. */
+  ready(): void;
+  initFailed(fault: Fault): void;
+}
+
+const BASE = '/2018-06-01/runtime/';
+const NEXT = `${BASE}invocation/next`;
+const INIT_ERROR = `${BASE}init/error`;
+const INVOCATION = `${BASE}invocation/`;
+const RESPONSE = '/response';
+const ERROR = '/error';
+/** Trailers carry an error with its stack, in base64. */
+const HEADER_BYTES_MAX = 256 * 1024;
+const FAULT_BYTES_MAX = 1024 * 1024;
+/** So much of a body that is refused is read, so that the client gets to see the refusal. */
+const DRAIN_BYTES_MAX = 64 * 1024 * 1024;
+/** Calls that are remembered after their answer: another answer is out of order, not unknown. */
+const ANSWERED_MAX = 64;
+const ACCEPTED = '{"status":"OK"}';
+const ACCEPTED_HEAD = ['content-type', 'application/json', 'content-length', String(ACCEPTED.length)];
+
+type Refusal = readonly [status: number, errorType: string, errorMessage: string];
+
+export class RuntimeApi {
+  readonly #listener: RuntimeApiListener;
+  readonly #concurrency: number;
+  readonly #server: Server;
+  #port: Promise<PortServer> | undefined;
+  #asked = false;
+  #closed = false;
+  /** Polls that wait for an event, oldest first. */
+  readonly #polls: ServerResponse[] = [];
+  /** Calls that wait for a poll, oldest first. */
+  readonly #pending: ApiCall[] = [];
+  readonly #running = new Map<string, ApiCall>();
+  readonly #answered: string[] = [];
+  /** Its answer was too large; the client may say so as well. */
+  #oversized = '';
+
+  /** Does no I/O. */
+  constructor(listener: RuntimeApiListener, concurrency: number) {
+    this.#listener = listener;
+    this.#concurrency = concurrency;
+    this.#server = createServer(
+      { keepAliveTimeout: 0, requestTimeout: 0, headersTimeout: 0, maxHeaderSize: HEADER_BYTES_MAX, noDelay: true },
+      (request, response) => this.#handle(request, response),
+    );
+    this.#server.timeout = 0;
+    this.#server.on('clientError', refuseMalformed);
+    this.#server.on('connect', (_request, socket) => refuseMalformed({ code: 'HPE_INVALID_METHOD' }, socket));
+  }
+
+  listen(socketPath: string): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#server.once('error', reject);
+      this.#server.listen(socketPath, () => {
+        this.#server.off('error', reject);
+        resolve();
+      });
+    });
+  }
+
+  /** The same API on a port of 127.0.0.1. The same port when called again. */
+  async openPort(): Promise<number> {
+    this.#port ??= listenOnPort((socket) => this.#server.emit('connection', socket));
+    const address = (await this.#port).address();
+    return typeof address === 'object' && address !== null ? address.port : 0;
+  }
+
+  /** An event would go out at once. */
+  get isAsking(): boolean {
+    this.#dropDeadPolls();
+    return this.#polls.length > this.#pending.length;
+  }
+
+  /** Calls that were handed over and not answered. */
+  calls(): ApiCall[] {
+    return [...this.#running.values(), ...this.#pending];
+  }
+
+  has(requestId: string): boolean {
+    return this.#running.has(requestId) || this.#pending.some((call) => call.requestId === requestId);
+  }
+
+  /** Goes out with the poll that waits, or with the next one. */
+  hand(call: ApiCall): void {
+    this.#dropDeadPolls();
+    const poll = this.#polls.shift();
+    if (poll) this.#deliver(poll, call);
+    else this.#pending.push(call);
+  }
+
+  /** Takes back a call that did not go out. False: it did. */
+  withdraw(call: ApiCall): boolean {
+    const index = this.#pending.indexOf(call);
+    if (index >= 0) this.#pending.splice(index, 1);
+    return index >= 0;
+  }
+
+  /** Ends all connections. Idempotent. */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#polls.length = 0;
+    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    this.#server.closeAllConnections();
+    const port = await this.#port?.catch(() => undefined);
+    await Promise.all([closed, port && new Promise<void>((resolve) => port.close(() => resolve()))]);
+  }
+
+  #handle(request: IncomingMessage, response: ServerResponse): void {
+    request.on('error', ignore);
+    response.on('error', ignore);
+    response.sendDate = false;
+    const { url = '', method } = request;
+    if (url === NEXT) return method === 'GET' ? this.#next(request, response) : refuse(request, response, notAllowed(request));
+    if (method === 'POST' && url.startsWith(INVOCATION)) {
+      if (url.endsWith(RESPONSE)) return this.#response(url.slice(INVOCATION.length, -RESPONSE.length), request, response);
+      if (url.endsWith(ERROR)) return this.#error(url.slice(INVOCATION.length, -ERROR.length), request, response);
+    }
+    if (url === INIT_ERROR) return method === 'POST' ? this.#initError(request, response) : refuse(request, response, notAllowed(request));
+    if (url.startsWith(INVOCATION) && (url.endsWith(RESPONSE) || url.endsWith(ERROR)))
+      return refuse(request, response, notAllowed(request));
+    return refuse(request, response, [404, 'UnknownPath', `there is no ${method} ${url}`]);
+  }
+
+  #next(request: IncomingMessage, response: ServerResponse): void {
+    this.#dropDeadPolls();
+    if (this.#polls.length + this.#running.size >= this.#concurrency) {
+      const reason = `${this.#running.size} events are not answered, and ${this.#polls.length} polls wait; the instance takes ${this.#concurrency}`;
+      return refuse(request, response, [403, 'InvalidStateTransition', reason]);
+    }
+    // A body is nothing that this request has.
+    request.resume();
+    const call = this.#pending.shift();
+    if (call) return this.#deliver(response, call);
+    this.#polls.push(response);
+    if (!this.#asked) {
+      this.#asked = true;
+      this.#listener.ready();
+    }
+  }
+
+  #deliver(poll: ServerResponse, call: ApiCall): void {
+    this.#running.set(call.requestId, call);
+    poll.writeHead(200, call.taken());
+    poll.end(call.event);
+  }
+
+  #response(id: string, request: IncomingMessage, response: ServerResponse): void {
+    const call = this.#running.get(id);
+    if (!call) return refuse(request, response, this.#unknown(id));
+    const mode = request.headers['lambda-runtime-function-response-mode'];
+    if (mode !== undefined && mode !== 'streaming') {
+      return refuse(request, response, [
+        400,
+        'Runtime.InvalidResponseModeHeader',
+        `the response mode is ${String(mode)}; it must be streaming`,
+      ]);
+    }
+    const streamed = mode === 'streaming';
+    if (call.isAnswering) return refuse(request, response, [403, 'InvalidStateTransition', `event ${id} is being answered`]);
+    const bytesMax = call.answering({ contentType: request.headers['content-type'] ?? '', streamed, flow: request });
+    let bytes = 0;
+    let isOpen = true;
+    request.on('data', (data: Buffer) => {
+      bytes += data.length;
+      if (!isOpen) return;
+      if (bytes <= bytesMax) return call.chunk(data);
+      isOpen = false;
+      this.#settle(id);
+      this.#oversized = id;
+      refuse(request, response, [413, 'RequestEntityTooLarge', `the response has more than ${bytesMax} bytes`]);
+      call.tooLarge(bytesMax);
+    });
+    request.on('end', () => {
+      if (!isOpen) return;
+      isOpen = false;
+      this.#settle(id);
+      accept(response);
+      call.answered(streamed ? trailerFault(request) : undefined);
+    });
+    request.on('close', () => {
+      if (!isOpen) return;
+      isOpen = false;
+      this.#settle(id);
+      call.truncated();
+    });
+  }
+
+  #error(id: string, request: IncomingMessage, response: ServerResponse): void {
+    if (!this.#running.has(id) && id !== this.#oversized) return refuse(request, response, this.#unknown(id));
+    readFault(request, response, (fault) => {
+      const call = this.#running.get(id);
+      if (!call && id !== this.#oversized) return refuse(request, response, this.#unknown(id));
+      if (call?.isAnswering) return refuse(request, response, [403, 'InvalidStateTransition', `event ${id} is being answered`]);
+      this.#settle(id);
+      accept(response);
+      call?.failed(fault);
+    });
+  }
+
+  #initError(request: IncomingMessage, response: ServerResponse): void {
+    if (this.#asked) return refuse(request, response, [403, 'InvalidStateTransition', 'the instance has asked for work before']);
+    readFault(request, response, (fault) => {
+      accept(response);
+      this.#listener.initFailed(fault);
+    });
+  }
+
+  #unknown(id: string): Refusal {
+    return this.#answered.includes(id)
+      ? [403, 'InvalidStateTransition', `event ${id} was answered before`]
+      : [400, 'InvalidRequestID', `event ${id} was not handed out`];
+  }
+
+  #settle(id: string): void {
+    this.#running.delete(id);
+    this.#answered.push(id);
+    if (this.#answered.length > ANSWERED_MAX) this.#answered.shift();
+  }
+
+  /** A client that went away while it polled gets no event. */
+  #dropDeadPolls(): void {
+    for (let index = this.#polls.length - 1; index >= 0; index -= 1) if (this.#polls[index]?.destroyed) this.#polls.splice(index, 1);
+  }
+}
+
+function ignore(): void {
+  // A connection that breaks shows in the `close` of its request, and in the end of the instance.
+}
+
+function listenOnPort(connected: (socket: Socket) => void): Promise<PortServer> {
+  return new Promise((resolve, reject) => {
+    const server = createPortServer({ noDelay: true, allowHalfOpen: true }, connected);
+    server.once('error', reject);
+    server.listen(0, '127.0.0.1', () => resolve(server));
+  });
+}
+
+function accept(response: ServerResponse): void {
+  response.writeHead(202, ACCEPTED_HEAD);
+  response.end(ACCEPTED);
+}
+
+const notAllowed = ({ method, url }: IncomingMessage): Refusal => [405, 'MethodNotAllowed', `${url} takes no ${method}`];
+
+function refuse(request: IncomingMessage, response: ServerResponse, [status, errorType, errorMessage]: Refusal): void {
+  if (!response.headersSent) {
+    const text = JSON.stringify({ errorMessage, errorType });
+    response.writeHead(status, ['content-type', 'application/json', 'content-length', String(Buffer.byteLength(text))]);
+    response.end(text);
+  }
+  let bytes = 0;
+  request.on('data', (data: Buffer) => {
+    bytes += data.length;
+    if (bytes > DRAIN_BYTES_MAX) request.destroy();
+  });
+  request.resume();
+}
+
+/** What is not HTTP, or more than a request may carry. */
+function refuseMalformed(
+  error: { readonly code?: string },
+  socket: { writable: boolean; end(text: string): unknown; destroy(): unknown },
+): void {
+  if (!socket.writable) return void socket.destroy();
+  const isCut = error.code === 'HPE_INVALID_EOF_STATE';
+  const status = error.code === 'HPE_HEADER_OVERFLOW' ? '431 Request Header Fields Too Large' : '400 Bad Request';
+  const text = JSON.stringify({
+    errorMessage: isCut ? 'the request ended before its body did' : `this is not a request: ${error.code ?? 'malformed'}`,
+    errorType: isCut ? 'TruncatedHTTPRequest' : 'InvalidRequest',
+  });
+  socket.end(
+    `HTTP/1.1 ${status}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(text)}\r\nconnection: close\r\n\r\n${text}`,
+  );
+}
+
+function readFault(request: IncomingMessage, response: ServerResponse, done: (fault: Fault) => void): void {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  request.on('data', (data: Buffer) => {
+    bytes += data.length;
+    if (bytes <= FAULT_BYTES_MAX) chunks.push(data);
+  });
+  request.on('end', () => {
+    if (bytes > FAULT_BYTES_MAX) {
+      return refuse(request, response, [413, 'RequestEntityTooLarge', `the error has more than ${FAULT_BYTES_MAX} bytes`]);
+    }
+    done(faultOf(headerText(request, 'lambda-runtime-function-error-type'), Buffer.concat(chunks).toString('utf8')));
+  });
+}
+
+function headerText(request: IncomingMessage, name: string): string {
+  const value = request.headers[name];
+  return typeof value === 'string' ? value : '';
+}
+
+/** Clients differ in where they say the type and in how they call the stack; a body that is no JSON is a message. */
+function faultOf(headerType: string, body: string): Fault {
+  let fields: { errorType?: unknown; errorMessage?: unknown; stackTrace?: unknown; trace?: unknown } = {};
+  try {
+    const parsed: unknown = JSON.parse(body);
+    if (typeof parsed === 'object' && parsed !== null) fields = parsed;
+  } catch {
+    fields = { errorMessage: body };
+  }
+  const stack = Array.isArray(fields.stackTrace) ? fields.stackTrace : Array.isArray(fields.trace) ? fields.trace : [];
+  return {
+    errorType: typeof fields.errorType === 'string' && fields.errorType !== '' ? fields.errorType : headerType || 'Function.Unknown',
+    errorMessage: typeof fields.errorMessage === 'string' ? fields.errorMessage : '',
+    stackTrace: stack.filter((line) => typeof line === 'string'),
+    body,
+  };
+}
+
+function trailerFault({ trailers }: IncomingMessage): Fault | undefined {
+  const type = trailers['lambda-runtime-function-error-type'];
+  const body = trailers['lambda-runtime-function-error-body'];
+  if (type === undefined && body === undefined) return undefined;
+  return faultOf(type ?? '', Buffer.from(body ?? '', 'base64').toString('utf8'));
+}
