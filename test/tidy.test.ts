@@ -65,12 +65,14 @@ const TABLE: Readonly<Record<string, RoomRule>> = {
   'plugin-entry': { rooms: ['executor', 'runtime', 'queue', 'chain', 'schedule', 'plugin', ...BASE] },
   operator: { rooms: ['chain', ...BASE] },
   handler: { rooms: ['job', 'errors'] },
+  'plugins/process': { rooms: ['plugin-entry'] },
   'plugins/http': { rooms: ['plugin-entry'], packages: ['undici'] },
+  'plugins/container': { rooms: ['plugin-entry'], packages: ['dockerode'] },
 };
 /** The command line may use every room; the handler and the plugins are reached through the catalog and by package name. */
 const CLI_PACKAGES = ['commander', 'ws'];
 /** Loaded on first use: never by a plain import of a value. */
-const LAZY_PACKAGES = new Set(['pino', 'prom-client', '@opentelemetry/api', 'esbuild', 'commander']);
+const LAZY_PACKAGES = new Set(['pino', 'prom-client', '@opentelemetry/api', 'esbuild', 'commander', 'dockerode']);
 /** The one file of src that may load built-in plugins, lazily. */
 const CATALOG = 'src/plugin/catalog.ts';
 const NESTED = /^src\/(?:cli\/commands|testing\/contracts|dashboard\/\w+)\//;
@@ -79,6 +81,9 @@ const NESTED = /^src\/(?:cli\/commands|testing\/contracts|dashboard\/\w+)\//;
 const AMBIENT_FILES: Readonly<Record<string, string>> = {
   'src/clock.ts': 'it is the clock',
   'src/runner/environment.ts': 'it parses the environment',
+  'src/runtime/node-client.ts': 'it is the program inside an instance',
+  'src/runtime/node-client-lane.ts': 'it is part of the program inside an instance',
+  'src/runtime/node-client-handler.ts': 'it is part of the program inside an instance',
   'src/job/middleware.ts': 'its default clock is part of the handler bundle, which carries no other',
 };
 const AMBIENT_ROOMS = new Set(['cli', 'handler', 'testing', 'conformance']);

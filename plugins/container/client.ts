@@ -1,0 +1,270 @@
+/**
+ * A container engine that speaks the API of Docker: Docker itself, or podman. The only file that touches dockerode.
+ *
+ * Answers 404 and 409 to an operation that makes something go away mean that it is gone; answers 5xx to one that can be repeated are
+ * tried again.
+ */
+
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import type { Duplex } from 'node:stream';
+import type Docker from 'dockerode';
+import { RunnerError, importPeer, toRunnerError } from '../../src/plugin.ts';
+import type { Clock } from '../../src/plugin.ts';
+import { engineAddresses } from './engines.ts';
+import type { EngineAddress, Surroundings } from './engines.ts';
+
+export type ContainerOptions = Docker.ContainerCreateOptions;
+
+export interface EngineInfo {
+  readonly kind: 'docker' | 'podman';
+  readonly version: string;
+  readonly address: string;
+  readonly cpus: number;
+  /** It runs without root: user 0 inside is the unprivileged user outside. */
+  readonly rootless: boolean;
+  /** Names of runtimes that containers may be started with. */
+  readonly runtimes: readonly string[];
+}
+
+export interface ImageInfo {
+  readonly id: string;
+  readonly entryPoint: readonly string[];
+  readonly command: readonly string[];
+  readonly labels: Readonly<Record<string, string>>;
+}
+
+export interface ContainerState {
+  readonly running: boolean;
+  readonly pid: number;
+  readonly exitCode: number;
+  readonly oomKilled: boolean;
+  readonly error: string;
+}
+
+export interface EngineOptions extends Surroundings {
+  readonly clock: Clock;
+  /** As `DOCKER_HOST`; it alone is tried. */
+  readonly host?: string | undefined;
+}
+
+const PING_MS = 2_000;
+const TRIES = 4;
+const FIRST_PAUSE_MS = 50;
+
+export class Engine {
+  readonly info: EngineInfo;
+  readonly #docker: Docker;
+  readonly #clock: Clock;
+
+  private constructor(docker: Docker, info: EngineInfo, clock: Clock) {
+    this.#docker = docker;
+    this.info = info;
+    this.#clock = clock;
+  }
+
+  /** Connects to the first engine that answers. Rejects with `BACKEND_UNAVAILABLE`, `PEER_MISSING`. */
+  static async connect(options: EngineOptions): Promise<Engine> {
+    const environment = options.host === undefined ? options.environment : { ...options.environment, DOCKER_HOST: options.host };
+    const addresses = engineAddresses({ ...options, environment });
+    if (!addresses) {
+      const named = environment['DOCKER_HOST'] || environment['CONTAINER_HOST'];
+      throw unavailable(`the address ${named} is not supported; set DOCKER_HOST to unix://, npipe:// or tcp://`, undefined);
+    }
+    const { default: DockerClient } = await importPeer('container', 'dockerode', () => import('dockerode'));
+    const failures: string[] = [];
+    for (const address of addresses) {
+      const { connection } = address;
+      const isLocal = 'socketPath' in connection && options.platform !== 'win32';
+      if (isLocal && addresses.length > 1 && !existsSync(connection.socketPath)) continue;
+      try {
+        const info = await describe(new DockerClient({ ...connectionOptions(address), timeout: PING_MS }), address);
+        return new Engine(new DockerClient(connectionOptions(address)), info, options.clock);
+      } catch (error) {
+        failures.push(`${address.text}: ${error instanceof Error ? error.message : String(error)}`);
+      }
+    }
+    const tried = failures.length > 0 ? failures.join('; ') : `nothing at ${addresses.map(({ text }) => text).join(', ')}`;
+    throw unavailable(
+      `no container engine answers (${tried}). Start Docker or podman, let this user use its socket, or set DOCKER_HOST to where it listens`,
+      tried,
+    );
+  }
+
+  async create(options: ContainerOptions): Promise<string> {
+    return (await this.#docker.createContainer(options)).id;
+  }
+
+  async start(id: string): Promise<void> {
+    await this.#docker.getContainer(id).start();
+  }
+
+  /** The multiplexed output from now on; what is written to it goes to the stdin of a container that has one. */
+  async attach(id: string, stdin: boolean): Promise<Duplex> {
+    const stream = await this.#docker.getContainer(id).attach({ stream: true, stdout: true, stderr: true, stdin, hijack: true });
+    // dockerode types it by the smallest interface; over a hijacked connection it is a socket.
+    return stream as Duplex;
+  }
+
+  /** Resolves with the state in which it ended; undefined when it is gone. Survives a restart of the engine. */
+  async ended(id: string): Promise<ContainerState | undefined> {
+    for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(2 * pauseMs, 5_000)) {
+      try {
+        await this.#docker.getContainer(id).wait();
+        return await this.inspect(id);
+      } catch (error) {
+        if (statusOf(error) === 404) return undefined;
+        await this.#clock.sleep(pauseMs);
+      }
+    }
+  }
+
+  async inspect(id: string): Promise<ContainerState | undefined> {
+    try {
+      const { State: state } = await this.#docker.getContainer(id).inspect();
+      return { running: state.Running, pid: state.Pid, exitCode: state.ExitCode, oomKilled: state.OOMKilled, error: state.Error };
+    } catch (error) {
+      if (statusOf(error) === 404) return undefined;
+      throw error;
+    }
+  }
+
+  /** Kills and removes it with all it started. Resolves when it is gone, or when somebody else is removing it. */
+  async remove(id: string): Promise<void> {
+    await this.#gone(() => this.#docker.getContainer(id).remove({ force: true, v: true }));
+  }
+
+  async pause(id: string): Promise<void> {
+    await this.#docker.getContainer(id).pause();
+  }
+
+  async resume(id: string): Promise<void> {
+    await this.#docker.getContainer(id).unpause();
+  }
+
+  /** Of all containers, running or not, that carry the label. */
+  async list(label: string, value: string): Promise<{ readonly id: string; readonly labels: Readonly<Record<string, string>> }[]> {
+    const found = await this.#docker.listContainers({ all: true, filters: { label: [`${label}=${value}`] } });
+    return found.map(({ Id: id, Labels: labels }) => ({ id, labels }));
+  }
+
+  /** What the engine says; slow on Docker. */
+  async memoryBytes(id: string): Promise<number | undefined> {
+    const stats = await this.#docker.getContainer(id).stats({ stream: false, 'one-shot': true });
+    return stats.memory_stats?.usage;
+  }
+
+  async image(reference: string): Promise<ImageInfo | undefined> {
+    try {
+      const { Id: id, Config: config } = await this.#docker.getImage(reference).inspect();
+      const entryPoint = config.Entrypoint ?? [];
+      return {
+        id,
+        entryPoint: typeof entryPoint === 'string' ? [entryPoint] : entryPoint,
+        command: config.Cmd ?? [],
+        labels: config.Labels ?? {},
+      };
+    } catch (error) {
+      if (statusOf(error) === 404) return undefined;
+      throw error;
+    }
+  }
+
+  async imageWith(label: string, value: string): Promise<string | undefined> {
+    const found = await this.#docker.listImages({ filters: { label: [`${label}=${value}`] } });
+    return found[0]?.Id;
+  }
+
+  async tag(reference: string, repository: string, tag: string): Promise<void> {
+    await this.#docker.getImage(reference).tag({ repo: repository, tag });
+  }
+
+  /** Rejects with the message of the registry. */
+  async pull(reference: string, signal: AbortSignal): Promise<void> {
+    const stream = await this.#docker.pull(reference, { abortSignal: signal });
+    await this.#follow(Readable.from(stream), signal);
+  }
+
+  /** Makes an image of a tar. */
+  async importImage(
+    tar: AsyncIterable<Uint8Array>,
+    options: { repository: string; tag: string; changes: readonly string[] },
+  ): Promise<void> {
+    const { repository, tag, changes } = options;
+    const stream = await this.#docker.importImage(Readable.from(tar), { repo: repository, tag, changes: [...changes] });
+    await this.#follow(Readable.from(stream), undefined);
+  }
+
+  /** Reads the progress of a long operation to its end; a failure is one of its lines. */
+  async #follow(progress: Readable, signal: AbortSignal | undefined): Promise<void> {
+    let text = '';
+    const onAbort = (): void => void progress.destroy(toRunnerError(signal?.reason, 'ABORTED'));
+    signal?.addEventListener('abort', onAbort, { once: true });
+    try {
+      for await (const chunk of progress as AsyncIterable<Buffer>) {
+        text += chunk.toString('utf8');
+        const lines = text.split('\n');
+        text = lines.pop() ?? '';
+        for (const line of lines) throwFailure(line);
+      }
+      throwFailure(text);
+    } finally {
+      signal?.removeEventListener('abort', onAbort);
+    }
+  }
+
+  async #gone(remove: () => Promise<unknown>): Promise<void> {
+    for (let pauseMs = FIRST_PAUSE_MS, tries = 1; ; pauseMs *= 2, tries += 1) {
+      try {
+        await remove();
+        return;
+      } catch (error) {
+        const status = statusOf(error);
+        if (status === 404 || status === 409) return;
+        if (status === undefined || status < 500 || tries === TRIES) throw error;
+        await this.#clock.sleep(pauseMs);
+      }
+    }
+  }
+}
+
+function unavailable(message: string, tried: string | undefined): RunnerError {
+  return new RunnerError('BACKEND_UNAVAILABLE', message, { details: { tried } });
+}
+
+function connectionOptions({ connection }: EngineAddress): Docker.DockerOptions {
+  if ('socketPath' in connection) return { socketPath: connection.socketPath };
+  const { protocol, host, port, certificates } = connection;
+  if (certificates === undefined) return { protocol, host, port };
+  const read = (name: string): Buffer => readFileSync(join(certificates, name));
+  return { protocol, host, port, ca: read('ca.pem'), cert: read('cert.pem'), key: read('key.pem') };
+}
+
+async function describe(docker: Docker, address: EngineAddress): Promise<EngineInfo> {
+  // The types of dockerode leave fields out that every engine since API 1.35 sends.
+  await docker.ping();
+  const version = (await docker.version()) as { Version?: string; Components?: readonly { Name?: string }[] };
+  const info = (await docker.info()) as { NCPU?: number; SecurityOptions?: readonly string[]; Runtimes?: Record<string, unknown> };
+  const isPodman = version.Components?.some(({ Name: name = '' }) => /podman/i.test(name)) ?? false;
+  return {
+    kind: isPodman ? 'podman' : 'docker',
+    version: version.Version ?? 'unknown',
+    address: address.text,
+    cpus: info.NCPU ?? 1,
+    rootless: info.SecurityOptions?.some((option) => option.includes('rootless')) ?? false,
+    runtimes: Object.keys(info.Runtimes ?? {}),
+  };
+}
+
+/** Of an answer that is an error; undefined when there was no answer. */
+export function statusOf(error: unknown): number | undefined {
+  const status = typeof error === 'object' && error !== null && 'statusCode' in error ? error.statusCode : undefined;
+  return typeof status === 'number' ? status : undefined;
+}
+
+function throwFailure(line: string): void {
+  if (line.trim() === '') return;
+  const parsed: unknown = JSON.parse(line);
+  if (typeof parsed === 'object' && parsed !== null && 'error' in parsed) throw new Error(String(parsed.error));
+}
