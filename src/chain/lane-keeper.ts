@@ -3,12 +3,12 @@
  * calls, fills gaps. Everything follows from the journal and the chain, so this is also the recovery after a crash.
  */
 
-import { parseTransaction } from 'viem/utils';
 import { RunnerError, toRunnerError } from '../errors.ts';
 import type { BlockRef, LedgerTransaction } from '../ledger/ledger.ts';
 import { mapLimited } from './batch.ts';
 import type { Receipt, ResultBatch, TransactionRequest } from './chain.ts';
 import type { Draft, NonceLane, Sighting } from './nonce-lane.ts';
+import { transactionContent } from './signed-transaction.ts';
 
 interface View {
   readonly head: BlockRef;
@@ -219,7 +219,12 @@ export class LaneKeeper {
     // Not seen on the chain just now: it may be orphaned, or the endpoint lags. Nothing of it is signed or sent before that is known.
     if (sure.length < keep.length) return;
     if (how === 'bump') {
-      const bumped = await this.#reissue(newest, { purpose: newest.purpose, request: contentOf(newest), gas: newest.gas, calls: keep });
+      const bumped = await this.#reissue(newest, {
+        purpose: newest.purpose,
+        request: transactionContent(newest.raw),
+        gas: newest.gas,
+        calls: keep,
+      });
       if (bumped || !unknown) return;
     }
     const again = this.#lane.sentAt(newest) !== undefined;
@@ -289,11 +294,4 @@ export class LaneKeeper {
 function blockOf(version: LedgerTransaction): BlockRef {
   if (!version.block) throw new RunnerError('INTERNAL', `transaction ${version.hash} is mined without a block in the ledger`);
   return version.block;
-}
-
-/** What a signed transaction does, for signing it again with other fees. */
-function contentOf(version: LedgerTransaction): TransactionRequest {
-  const { to, data = '0x', value = 0n } = parseTransaction(version.raw);
-  if (!to) throw new RunnerError('INTERNAL', `transaction ${version.hash} in the ledger has no receiver`);
-  return { to, data, value };
 }

@@ -7,6 +7,7 @@ import { keccak256, parseTransaction, recoverAddress, serializeTransaction } fro
 import { RunnerError } from '../errors.ts';
 import type { Address, Hex } from '../job/call.ts';
 import type { Signer } from './chain.ts';
+import { transactionHash } from './signed-transaction.ts';
 
 /** Above the order of the curve: every real chain refuses it as malformed. */
 const NO_SIGNATURE: Hex = `0x${'ff'.repeat(32)}`;
@@ -52,7 +53,7 @@ export async function decodeTransaction(raw: Hex): Promise<DecodedTransaction> {
     const unsigned = (): Hex => serializeTransaction({ ...fields, type, to, accessList });
     const from =
       s === NO_SIGNATURE ? `0x${r.slice(-40)}` : await recoverAddress({ hash: keccak256(unsigned()), signature: { r, s, yParity } });
-    return { hash: keccak256(raw), from: lower(from), to: lower(to), ...fields };
+    return { hash: transactionHash(raw), from: lower(from), to: lower(to), ...fields };
   } catch (cause) {
     throw new RunnerError('RPC_ERROR', 'failed to decode the signed transaction', { cause });
   }

@@ -6,7 +6,6 @@
  * was sent.
  */
 
-import { keccak256 } from 'viem/utils';
 import type { Clock } from '../clock.ts';
 import { RunnerError, isRunnerError, toRunnerError } from '../errors.ts';
 import type { Address, ChainCall, Hex } from '../job/call.ts';
@@ -15,6 +14,7 @@ import type { Logger } from '../telemetry/telemetry.ts';
 import type { Receipt, SendOutcome, SettlementChain, SettlementLedger, Signer, TransactionRequest } from './chain.ts';
 import type { FeePolicy, Fees } from './fees.ts';
 import { bumpedFees, firstFees } from './fees.ts';
+import { transactionHash } from './signed-transaction.ts';
 
 export type LaneEvent =
   | {
@@ -346,7 +346,16 @@ export class NonceLane {
     const { chain, signer } = this.options;
     const { to, data, value = 0n } = draft.request;
     const raw = await signer.signTransaction({ type: 'eip1559', chainId: chain.chainId, nonce, to, data, value, gas: draft.gas, ...fees });
-    return { account: this.address, nonce, hash: keccak256(raw), raw, ...fees, gas: draft.gas, purpose: draft.purpose, calls: draft.calls };
+    return {
+      account: this.address,
+      nonce,
+      hash: transactionHash(raw),
+      raw,
+      ...fees,
+      gas: draft.gas,
+      purpose: draft.purpose,
+      calls: draft.calls,
+    };
   }
 
   /** The journal may have learned of a reorg while the transaction was signed. */

@@ -2,10 +2,10 @@ import { describe, expect, it } from 'vitest';
 import { RunnerError } from '../errors.ts';
 import type { Address, ChainCall, Hex } from '../job/call.ts';
 import { Metadata } from '../job/call.ts';
+import { SqliteLedger } from '../ledger/sqlite.ts';
 import { silentTelemetry } from '../telemetry/telemetry.ts';
 import { FakeClock, Random } from '../testing/fake-clock.ts';
 import type { SettlementChain, Signer } from './chain.ts';
-import { MemoryLedger } from '../../test/support/memory-ledger.ts';
 import { MockChainClient } from './mock.ts';
 import type { MockMethod, SendFault } from './mock.ts';
 import { MockChain } from './mock-chain.ts';
@@ -84,7 +84,7 @@ interface Faults {
 class World {
   readonly clock = new FakeClock();
   readonly chain = new MockChain({ clock: this.clock });
-  readonly ledger = new MemoryLedger(this.clock);
+  readonly ledger = SqliteLedger.open({ path: ':memory:', clock: this.clock });
   readonly faults: Faults = {};
   readonly client = new MockChainClient({
     chain: this.chain,
@@ -137,7 +137,11 @@ class World {
       else {
         await this.ledger.recordSeen(update.calls, update.cursor);
         for (const { seq, call } of this.ledger.find({ states: ['seen'], limit: 1_000 })) {
-          await this.ledger.recordExecuted(seq, { body: outputFor(call.body), metadata: new Metadata() });
+          await this.ledger.recordExecuted(
+            seq,
+            { body: outputFor(call.body), metadata: new Metadata() },
+            { executor: 'test', durationMs: 1 },
+          );
           this.settlement?.wake();
         }
       }

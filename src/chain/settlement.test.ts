@@ -3,11 +3,11 @@ import { RunnerError } from '../errors.ts';
 import type { Address, ChainCall, Hex } from '../job/call.ts';
 import { Metadata } from '../job/call.ts';
 import type { CallRecord } from '../ledger/ledger.ts';
+import { SqliteLedger } from '../ledger/sqlite.ts';
 import { silentTelemetry } from '../telemetry/telemetry.ts';
 import { FakeClock, Random } from '../testing/fake-clock.ts';
 import type { SettlementChain } from './chain.ts';
 import type { MockFaults, SendFault } from './mock.ts';
-import { MemoryLedger } from '../../test/support/memory-ledger.ts';
 import { MockChainClient } from './mock.ts';
 import { MockChain } from './mock-chain.ts';
 import { mockSigner } from './mock-transaction.ts';
@@ -29,7 +29,7 @@ type Options = Partial<SettlementOptions> & { readonly faults?: Faults; readonly
 class World {
   readonly clock = new FakeClock();
   readonly chain: MockChain;
-  readonly ledger: MemoryLedger;
+  readonly ledger: SqliteLedger;
   readonly client: MockChainClient;
   readonly events: SettlementEvent[] = [];
   readonly #following = new AbortController();
@@ -39,7 +39,7 @@ class World {
   constructor(options: Options = {}) {
     this.#options = options;
     this.chain = new MockChain({ clock: this.clock });
-    this.ledger = new MemoryLedger(this.clock);
+    this.ledger = SqliteLedger.open({ path: ':memory:', clock: this.clock });
     const { send, ...faults } = options.faults ?? {};
     this.client = new MockChainClient({
       chain: this.chain,
@@ -93,7 +93,7 @@ class World {
     const { origin } = record.call;
     if (record.state !== 'seen' || !origin) return;
     const body = this.#options.output?.(origin) ?? outputFor(origin.inputs);
-    await this.ledger.recordExecuted(record.seq, { body, metadata: new Metadata() });
+    await this.ledger.recordExecuted(record.seq, { body, metadata: new Metadata() }, { executor: 'test', durationMs: 1 });
     this.settlement.wake();
   }
 

@@ -36,22 +36,35 @@ const isJson = process.argv.includes('--json');
 export async function compare(name: string, contestants: Contestants, options: CompareOptions = {}): Promise<Comparison> {
   const { rounds = 7, sliceMs = 40, goal } = options;
   const count = { peer: await callsWithin(contestants.peer, sliceMs), ours: await callsWithin(contestants.ours, sliceMs) };
-  const ratios: number[] = [];
-  const times = { peer: [] as number[], ours: [] as number[] };
-  for (let round = 0; round < rounds; round += 1) {
-    const order = round % 2 === 0 ? (['peer', 'ours'] as const) : (['ours', 'peer'] as const);
-    for (const side of order) times[side].push(await nanosecondsPerCall(contestants[side], count[side]));
-    ratios.push((times.ours.at(-1) as number) / (times.peer.at(-1) as number));
-  }
+  const { peer, ours, ratios } = await interleaved(
+    {
+      peer: () => nanosecondsPerCall(contestants.peer, count.peer),
+      ours: () => nanosecondsPerCall(contestants.ours, count.ours),
+    },
+    rounds,
+  );
   const comparison: Comparison = {
     name,
     ratio: median(ratios),
-    peerNs: median(times.peer),
-    oursNs: median(times.ours),
+    peerNs: median(peer),
+    oursNs: median(ours),
     ...(goal !== undefined && { goal }),
   };
   report(comparison, Math.min(...ratios), Math.max(...ratios));
   return comparison;
+}
+
+/** Figures of both, measured in turns: whoever comes second finds a warmer machine, so the order is swapped every round. `ratios` are ours by the peer's. */
+export async function interleaved(
+  sides: { readonly peer: () => Promise<number>; readonly ours: () => Promise<number> },
+  rounds: number,
+): Promise<{ readonly peer: number[]; readonly ours: number[]; readonly ratios: number[] }> {
+  const figures = { peer: [] as number[], ours: [] as number[] };
+  for (let round = 0; round < rounds; round += 1) {
+    const order = round % 2 === 0 ? (['peer', 'ours'] as const) : (['ours', 'peer'] as const);
+    for (const side of order) figures[side].push(await sides[side]());
+  }
+  return { ...figures, ratios: figures.ours.map((ours, round) => ours / (figures.peer[round] as number)) };
 }
 
 export function median(values: readonly number[]): number {

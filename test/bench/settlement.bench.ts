@@ -9,9 +9,9 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { privateKeyToAccount } from 'viem/accounts';
-import { keccak256 } from 'viem/utils';
 import { RpcChainClient } from '../../src/chain/rpc.ts';
 import { Settlement } from '../../src/chain/settlement.ts';
+import { transactionHash } from '../../src/chain/signed-transaction.ts';
 import { systemClock } from '../../src/clock.ts';
 import type { ChainCall, Hex } from '../../src/job/call.ts';
 import { Metadata } from '../../src/job/call.ts';
@@ -21,6 +21,7 @@ import { startLocalChain } from '../../src/testing/local-chain.ts';
 import type { LocalTangle } from '../../src/testing/tangle.ts';
 import { deployTangle } from '../../src/testing/tangle.ts';
 import { openLedger } from '../support/open-ledger.ts';
+import { median } from './measure.ts';
 
 const RESULTS = Number(process.argv[2] ?? 400);
 const ROUNDS = Number(process.argv[3] ?? 5);
@@ -110,7 +111,7 @@ const writeAndWait: Way = (surroundings, calls) =>
     for (const call of calls) {
       const raw = await raws(call);
       await surroundings.client.send(raw);
-      await until(async () => (await surroundings.client.receipts([keccak256(raw)]))[0] !== undefined);
+      await until(async () => (await surroundings.client.receipts([transactionHash(raw)]))[0] !== undefined);
     }
   });
 
@@ -144,10 +145,6 @@ const WAYS: readonly { readonly name: string; readonly results: number; readonly
   { name: 'bare sign and send', results: RESULTS, way: signAndSend },
   { name: 'write and wait', results: WAITED_RESULTS, way: writeAndWait },
 ];
-
-function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
-}
 
 async function freshCalls({ tangle, serviceId }: Surroundings, count: number): Promise<ChainCall[]> {
   await tangle.submitMany(

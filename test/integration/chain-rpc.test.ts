@@ -2,6 +2,7 @@ import { privateKeyToAccount } from 'viem/accounts';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 
 import { RpcChainClient } from '../../src/chain/rpc.ts';
+import { transactionHash } from '../../src/chain/signed-transaction.ts';
 import type { RpcChainClientOptions } from '../../src/chain/rpc.ts';
 import type { Address, Hex } from '../../src/job/call.ts';
 import type { LocalAccount, LocalChain } from '../../src/testing/local-chain.ts';
@@ -257,8 +258,7 @@ describe('settling', () => {
     expect(simulation).toEqual({ outcome: 'ok', gas: expect.any(BigInt) });
     const raw = await sign(client, { data: request.data });
     expect(await client.send(raw)).toBe('sent');
-    const { keccak256 } = await import('viem/utils');
-    const hash = keccak256(raw);
+    const hash = transactionHash(raw);
     await expect.poll(async () => (await client.receipts([hash]))[0]?.success).toBe(true);
     const [receipt, none] = await client.receipts([hash, `0x${'00'.repeat(32)}`]);
     expect(receipt?.gasUsed).toBeGreaterThan(100_000n);

@@ -7,12 +7,12 @@ import { Settlement } from '../../src/chain/settlement.ts';
 import { systemClock } from '../../src/clock.ts';
 import type { ChainCall, Hex } from '../../src/job/call.ts';
 import { Metadata } from '../../src/job/call.ts';
+import { SqliteLedger } from '../../src/ledger/sqlite.ts';
 import { silentTelemetry } from '../../src/telemetry/telemetry.ts';
 import type { LocalChain } from '../../src/testing/local-chain.ts';
 import { startLocalChain } from '../../src/testing/local-chain.ts';
 import type { LocalService, LocalTangle } from '../../src/testing/tangle.ts';
 import { deployTangle } from '../../src/testing/tangle.ts';
-import { MemoryLedger } from '../support/memory-ledger.ts';
 
 let chain: LocalChain;
 let tangle: LocalTangle;
@@ -35,7 +35,7 @@ const bytes = (hex: Hex): Uint8Array => new Uint8Array(Buffer.from(hex.slice(2),
 
 /** One operator with a ledger of its own; calls get into it by hand. */
 class Operator {
-  readonly ledger = new MemoryLedger(systemClock);
+  readonly ledger = SqliteLedger.open({ path: ':memory:' });
   readonly events: SettlementEvent[] = [];
   readonly #service: LocalService;
   readonly #index: number;
@@ -65,10 +65,18 @@ class Operator {
   }
 
   async executed(call: ChainCall): Promise<number> {
-    await this.ledger.recordSeen([call]);
+    await this.ledger.recordSeen([call], {
+      chainId: call.chainId,
+      contract: call.contract,
+      block: { number: call.blockNumber, hash: call.blockHash },
+    });
     const [record] = this.ledger.find({ states: ['seen'] });
     if (!record) throw new Error('the call is known already');
-    await this.ledger.recordExecuted(record.seq, { body: outputFor(call.inputs), metadata: new Metadata() });
+    await this.ledger.recordExecuted(
+      record.seq,
+      { body: outputFor(call.inputs), metadata: new Metadata() },
+      { executor: 'test', durationMs: 1 },
+    );
     this.#settlement?.wake();
     return record.seq;
   }
