@@ -30,8 +30,20 @@ export {
 } from './job/wire.ts';
 export type { DecodedRequest, DecodedResponse, WireFormat, WireRequest, WireResponse } from './job/wire.ts';
 export { importPeer } from './plugin/peer.ts';
-export type { DeployerFactory, ExecutorFactory, Peer, Plugin, PluginContext, PluginRegistration } from './plugin/plugin.ts';
+export type { BackendFactory, DeployerFactory, ExecutorFactory, Peer, Plugin, PluginContext, PluginRegistration } from './plugin/plugin.ts';
 export { Secret } from './plugin/secret.ts';
 export type { SecretOptions, SecretReference } from './plugin/secret.ts';
+export { nodeClientSource } from './runtime/node-client-source.ts';
+export type {
+  FunctionCode,
+  FunctionVersion,
+  Instance,
+  InstanceBackend,
+  InstanceEnd,
+  InstanceHandle,
+  LaunchSpec,
+  NetworkAccess,
+  RuntimeApiAddress,
+} from './runtime/runtime.ts';
 export type { Logger, Telemetry } from './telemetry/telemetry.ts';
 export { silentTelemetry } from './telemetry/telemetry.ts';

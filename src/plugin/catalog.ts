@@ -4,4 +4,5 @@ import type { Plugin } from './plugin.ts';
 
 export const BUILT_IN_PLUGINS: ReadonlyMap<string, () => Promise<Plugin>> = new Map([
   ['http', async () => (await import('../../plugins/http/index.ts')).httpPlugin],
+  ['process', async () => (await import('../../plugins/process/index.ts')).processPlugin],
 ]);

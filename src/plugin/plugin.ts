@@ -1,7 +1,8 @@
-/** The contract of a plugin: what a package has to offer to add executors and deployers. */
+/** The contract of a plugin: what a package has to offer to add executors, deployers and backends. */
 
 import type { Clock } from '../clock.ts';
 import type { FaasDeployer, FaasExecutor } from '../executor/executor.ts';
+import type { InstanceBackend } from '../runtime/runtime.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
 
 /** What every factory gets besides the user's options. */
@@ -16,10 +17,14 @@ export type ExecutorFactory = (options: unknown, context: PluginContext) => Faas
 /** Makes one deployer from options that the user wrote; checks them, and throws `CONFIG_INVALID`. Does no I/O. */
 export type DeployerFactory = (options: unknown, context: PluginContext) => FaasDeployer;
 
+/** Makes one backend of the function runtime from options that the user wrote; checks them, and throws `CONFIG_INVALID`. Does no I/O. */
+export type BackendFactory = (options: unknown, context: PluginContext) => InstanceBackend;
+
 /** What a plugin may add, under its own name. Each at most once. */
 export interface PluginRegistration {
   executor(factory: ExecutorFactory): void;
   deployer(factory: DeployerFactory): void;
+  backend(factory: BackendFactory): void;
 }
 
 /** A package that a plugin loads on first use. */

@@ -63,6 +63,14 @@ describe('built-in plugins', () => {
     expect(imports).toBe(1);
   });
 
+  test('the process plugin is a backend, refuses options that it does not know, and starts nothing', async () => {
+    const registry = createPluginRegistry({ clock: systemClock, telemetry: silentTelemetry });
+    expect((await registry.backend('process', { sandbox: 'none', blanks: 0 })).name).toBe('process');
+    await expect(registry.backend('process', { sandboxes: 1 })).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
+    await expect(registry.backend('process', { sandbox: 'strong' })).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
+    await expect(registry.backend('http', {})).rejects.toMatchObject({ code: 'PLUGIN_UNKNOWN' });
+  });
+
   test('the http plugin is one, refuses options that it does not know, and makes executors without connecting', async () => {
     const registry = createPluginRegistry({ clock: systemClock, telemetry: silentTelemetry });
     expect((await registry.executor('http', { url: 'http://127.0.0.1:1', mode: 'platform' })).name).toBe('http:127.0.0.1:1');
@@ -74,7 +82,7 @@ describe('built-in plugins', () => {
     await expect(registry.executor('http', {})).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
     await expect(registry.executor('http', undefined)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
     await expect(registry.deployer('http', { url: 'ftp://h' })).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
-    expect(await registry.describe()).toEqual([
+    expect((await registry.describe()).filter(({ name }) => name === 'http')).toEqual([
       {
         name: 'http',
         source: 'built-in',
@@ -136,7 +144,9 @@ describe('mistakes', () => {
 
   test('a built-in plugin that cannot be imported is described with the reason', async () => {
     const registry = registryOf({ broken: () => Promise.reject(new Error('no such file')) });
-    expect(await registry.describe()).toEqual([{ name: 'broken', source: 'built-in', kinds: [], peers: [], problem: 'no such file' }]);
+    expect(await registry.describe()).toEqual([
+      { name: 'broken', source: 'built-in', kinds: [], peers: [], problem: 'no such file' },
+    ]);
   });
 });
 

@@ -10,13 +10,15 @@ import { container } from 'tsyringe';
 import type { DependencyContainer } from 'tsyringe';
 import { RunnerError } from '../errors.ts';
 import type { FaasDeployer, FaasExecutor } from '../executor/executor.ts';
+import type { InstanceBackend } from '../runtime/runtime.ts';
 import { BUILT_IN_PLUGINS } from './catalog.ts';
 import { installedVersion } from './peer.ts';
-import type { DeployerFactory, ExecutorFactory, Peer, Plugin, PluginContext } from './plugin.ts';
+import type { BackendFactory, DeployerFactory, ExecutorFactory, Peer, Plugin, PluginContext } from './plugin.ts';
 
 interface Kinds {
   readonly executor: ExecutorFactory;
   readonly deployer: DeployerFactory;
+  readonly backend: BackendFactory;
 }
 
 type Kind = keyof Kinds;
@@ -45,6 +47,8 @@ export interface PluginRegistry {
   executor(name: string, options: unknown): Promise<FaasExecutor>;
   /** Makes a deployer. Rejects with `PLUGIN_UNKNOWN`, or with what the factory says about the options. */
   deployer(name: string, options: unknown): Promise<FaasDeployer>;
+  /** Makes a backend. Rejects with `PLUGIN_UNKNOWN`, or with what the factory says about the options. */
+  backend(name: string, options: unknown): Promise<InstanceBackend>;
   /** Names of all plugins, loaded or not, sorted. */
   names(): string[];
   /** Every plugin with the state of its peers. Loads the built-in plugins, but none of their peers. */
@@ -100,6 +104,10 @@ class ContainerRegistry implements PluginRegistry {
     return (await this.#factory('deployer', name))(options, this.#context);
   }
 
+  async backend(name: string, options: unknown): Promise<InstanceBackend> {
+    return (await this.#factory('backend', name))(options, this.#context);
+  }
+
   names(): string[] {
     return [...new Set([...this.#builtIn.keys(), ...this.#loaded.keys()])].toSorted();
   }
@@ -151,7 +159,11 @@ class ContainerRegistry implements PluginRegistry {
         throw new RunnerError('CONFIG_INVALID', `plugin ${plugin.name} registers a ${kind} that is not a function`);
       factories.set(kind, factory);
     };
-    plugin.register({ executor: (factory) => add('executor', factory), deployer: (factory) => add('deployer', factory) });
+    plugin.register({
+      executor: (factory) => add('executor', factory),
+      deployer: (factory) => add('deployer', factory),
+      backend: (factory) => add('backend', factory),
+    });
     if (factories.size === 0) throw new RunnerError('CONFIG_INVALID', `plugin ${plugin.name} registers nothing`);
     for (const [kind, factory] of factories) this.#container.register(tokenOf(kind, plugin.name), { useValue: factory });
     this.#loaded.set(plugin.name, { plugin, kinds: [...factories.keys()] });

@@ -39,7 +39,7 @@ export interface LambdaInvokeOptions {
 }
 
 export interface LambdaRuntimeApi {
-  /** The value of `AWS_LAMBDA_RUNTIME_API`: host and port. */
+  /** The value of `AWS_LAMBDA_RUNTIME_API`: host and port, or `unix:` and the path of a socket. */
   readonly address: string;
   /** Queues an event; resolves with what the client reported for it, rejects when the server closes first. */
   invoke(event: Uint8Array | string, options?: LambdaInvokeOptions): Promise<LambdaOutcome>;
@@ -55,6 +55,8 @@ export interface LambdaRuntimeApi {
 export interface LambdaRuntimeApiOptions {
   /** Called with every piece of a streamed response; the next piece is read when it resolves. */
   readonly onStreamChunk?: (chunk: Buffer) => void | Promise<void>;
+  /** Listens on this unix socket instead of a port. */
+  readonly socketPath?: string;
 }
 
 interface Refusal {
@@ -232,7 +234,7 @@ class RuntimeApi {
   }
 }
 
-/** Starts the server on an ephemeral port of the loopback interface. */
+/** Starts the server on an ephemeral port of the loopback interface, or on a socket. */
 export async function startLambdaRuntimeApi(options: LambdaRuntimeApiOptions = {}): Promise<LambdaRuntimeApi> {
   const api = new RuntimeApi(options);
   const server = createServer((request, response) => {
@@ -241,12 +243,13 @@ export async function startLambdaRuntimeApi(options: LambdaRuntimeApiOptions = {
   });
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
-    server.listen(0, '127.0.0.1', resolve);
+    if (options.socketPath === undefined) server.listen(0, '127.0.0.1', resolve);
+    else server.listen(options.socketPath, resolve);
   });
   const bound = server.address();
-  if (bound === null || typeof bound === 'string') throw new Error('the server has no port');
+  if (bound === null) throw new Error('the server is not bound');
   return {
-    address: `127.0.0.1:${bound.port}`,
+    address: typeof bound === 'string' ? `unix:${bound}` : `127.0.0.1:${bound.port}`,
     initError: api.initError,
     refused: api.refused,
     invoke: (event, invokeOptions = {}) => api.invoke(event, invokeOptions),

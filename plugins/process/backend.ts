@@ -1,0 +1,283 @@
+/** Instances as processes of this machine: sandboxed, limited, and where it can be, waiting before they are needed. */
+
+import { createHash, randomUUID } from 'node:crypto';
+import { chmodSync, existsSync, mkdirSync, realpathSync, renameSync, writeFileSync } from 'node:fs';
+import { freemem, loadavg, availableParallelism, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { RunnerError, nodeClientSource, silentTelemetry, systemClock, toRunnerError } from '../../src/plugin.ts';
+import type { Clock, FunctionVersion, Instance, InstanceBackend, LaunchSpec, Telemetry } from '../../src/plugin.ts';
+import { Builder } from './builder.ts';
+import type { WorkerClass } from './builder.ts';
+import { noteProcess, reap } from './leftovers.ts';
+import { programOf } from './program.ts';
+import type { Program } from './program.ts';
+import { probe } from './sandbox.ts';
+import type { Confinement, SandboxKind } from './sandbox.ts';
+import { Worker } from './worker.ts';
+
+export interface ProcessBackendOptions {
+  /** What must hold: `auto` takes the strongest that works here. Default `auto`. */
+  readonly sandbox?: SandboxKind | 'auto';
+  /** Processes that wait for each kind of function; 0 for none. Default 2. */
+  readonly blanks?: number;
+  /** Runtime name to the program that is its node. Default: `nodejs20.x`, `nodejs22.x` and `nodejs24.x` run on the node that runs this. */
+  readonly runtimes?: Readonly<Record<string, string>>;
+  /** Where instances have their files; made with mode 0711. Default: a folder of this user below the temporary folder of the system. */
+  readonly folder?: string;
+  /** Processes and threads of one instance. Default 128. */
+  readonly pidsMax?: number;
+  /** Processors that one instance may use. Default: one for 1,769 MB of memory, and at least one. */
+  readonly cpus?: number;
+  /** False leaves control groups alone. Default true. */
+  readonly cgroups?: boolean;
+  readonly clock?: Clock;
+  readonly telemetry?: Telemetry;
+}
+
+/** What is in force on this machine. */
+export interface ProcessBackendDescription {
+  readonly sandbox: SandboxKind;
+  readonly controlGroups: 'v1' | 'v2' | 'none';
+  /** Each instance has a user of its own. */
+  readonly ownUser: boolean;
+  /** What does not hold here, and why. */
+  readonly gaps: readonly string[];
+  /** Processes that wait. */
+  readonly blanks: number;
+}
+
+const BLANKS_DEFAULT = 2;
+const CLASSES_MAX = 4;
+const PIDS_DEFAULT = 128;
+/** A waiting process must not slow down the one that was just launched. */
+const REFILL_DELAY_MS = 20;
+/** What one waiting process takes. */
+const BLANK_BYTES = 64 * 1024 * 1024;
+
+interface BlankClass {
+  readonly of: WorkerClass;
+  readonly workers: Worker[];
+  isFilling: boolean;
+}
+
+/**
+ * @example
+ * const backend = new ProcessBackend({ sandbox: 'bubblewrap' });
+ * const runtime = new FunctionRuntime({ backend, folder });
+ */
+export class ProcessBackend implements InstanceBackend {
+  readonly name = 'process';
+  readonly #options: ProcessBackendOptions;
+  readonly #clock: Clock;
+  readonly #telemetry: Telemetry;
+  readonly #folder: string;
+  readonly #workers = new Map<string, Worker>();
+  readonly #all = new Set<Worker>();
+  /** By class; the last used comes last. */
+  readonly #blanks = new Map<string, BlankClass>();
+  #builder: Promise<Builder> | undefined;
+  #isClosed = false;
+
+  constructor(options: ProcessBackendOptions = {}) {
+    this.#options = options;
+    this.#clock = options.clock ?? systemClock;
+    this.#telemetry = options.telemetry ?? silentTelemetry;
+    this.#folder = options.folder ?? join(tmpdir(), `blueprint-runner-process-${process.getuid?.() ?? 0}`);
+  }
+
+  /** What holds on this machine. Rejects with `BACKEND_UNAVAILABLE` when what the options demand does not. */
+  async describe(): Promise<ProcessBackendDescription> {
+    const { confinement } = await this.#build();
+    const { sandbox, cgroups, ownUser, gaps } = confinement;
+    const blanks = [...this.#blanks.values()].reduce((sum, { workers }) => sum + workers.length, 0);
+    return { sandbox, controlGroups: cgroups ? `v${cgroups.version}` : 'none', ownUser, gaps, blanks };
+  }
+
+  async unavailable(): Promise<string | undefined> {
+    if (process.platform === 'win32') return 'processes of functions need unix sockets and signals: use a container backend on Windows';
+    return this.#build().then(
+      () => undefined,
+      (error: unknown) => toRunnerError(error).message,
+    );
+  }
+
+  async launch(spec: LaunchSpec): Promise<Instance> {
+    const started = this.#clock.monotonic();
+    if (this.#isClosed) throw new RunnerError('BACKEND_UNAVAILABLE', 'the process backend is closed');
+    const [builder, program] = await Promise.all([this.#build(), programOf(spec.fn, this.#options.runtimes ?? {})]);
+    this.#throwIfAborted(spec);
+    const kind = this.#classOf(spec.fn, spec.ownerId, program);
+    const worker = this.#fromBlank(builder, spec, kind) ?? (await this.#cold(builder, spec, { ...kind, program }));
+    const createMs = this.#clock.monotonic() - started;
+    this.#workers.set(spec.instanceId, worker);
+    void worker.ended.then(() => this.#workers.delete(spec.instanceId));
+    await this.#untilStarted(worker, spec, program);
+    this.#refillLater(builder, kind, program);
+    return { id: spec.instanceId, handle: { kind: 'process', pid: worker.pid ?? 0 }, ended: worker.ended, createMs };
+  }
+
+  async terminate(instance: Instance): Promise<void> {
+    await this.#workers.get(instance.id)?.terminate();
+  }
+
+  async reapStale(ownerId: string): Promise<number> {
+    const own = new Set([...this.#all].map(({ id }) => id));
+    return reap(this.#folder, { ownerId, own, clock: this.#clock });
+  }
+
+  /** Has processes waiting for this function. Resolves when they do. */
+  async prepull(fn: FunctionVersion, signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted();
+    await programOf(fn, this.#options.runtimes ?? {});
+  }
+
+  async memoryBytes(instance: Instance): Promise<number | undefined> {
+    return this.#workers.get(instance.id)?.plan.cgroup?.memoryBytes();
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    await Promise.all([...this.#all].map((worker) => worker.terminate()));
+  }
+
+  #build(): Promise<Builder> {
+    this.#builder ??= this.#prepare().catch((error: unknown) => {
+      this.#builder = undefined;
+      throw toRunnerError(error, 'BACKEND_UNAVAILABLE');
+    });
+    return this.#builder;
+  }
+
+  async #prepare(): Promise<Builder> {
+    const { sandbox = 'auto', cgroups = true, pidsMax = PIDS_DEFAULT, cpus } = this.#options;
+    const confinement: Confinement = await probe({ sandbox, cgroups });
+    mkdirSync(this.#folder, { recursive: true, mode: 0o711 });
+    chmodSync(this.#folder, 0o711);
+    const client = writeClient(this.#folder);
+    const { gaps } = confinement;
+    const fields = { sandbox: confinement.sandbox, controlGroups: confinement.cgroups?.version ?? 0, ownUser: confinement.ownUser, gaps };
+    if (gaps.length === 0) this.#telemetry.log.info('functions run in a sandbox', fields);
+    else this.#telemetry.log.warn('functions run in a sandbox that has gaps on this machine', fields);
+    return new Builder({ confinement, folder: this.#folder, client, pidsMax, cpus });
+  }
+
+  #classOf(fn: FunctionVersion, ownerId: string, program: Program): WorkerClass {
+    return { ownerId, node: realpathSync(program.node), memoryMb: fn.memoryMb, ephemeralMb: fn.ephemeralMb, network: fn.network };
+  }
+
+  async #cold(builder: Builder, spec: LaunchSpec, kind: WorkerClass & { program: Program & { folder: string } }): Promise<Worker> {
+    const { plan, assignment } = await builder.cold(spec, kind);
+    const worker = this.#start(plan);
+    worker.sendOutput(spec.onOutput);
+    if (assignment) worker.assign(assignment);
+    return worker;
+  }
+
+  #start(plan: Worker['plan']): Worker {
+    const worker = new Worker(plan, this.#clock);
+    this.#all.add(worker);
+    void worker.ended.then(() => this.#all.delete(worker));
+    if (worker.pid !== undefined) noteProcess(plan.folder, worker.pid);
+    return worker;
+  }
+
+  #fromBlank(builder: Builder, spec: LaunchSpec, kind: WorkerClass): Worker | undefined {
+    const blanks = this.#blanks.get(keyOf(kind));
+    if (!blanks || blanks.workers.length === 0) return undefined;
+    const take = (): Worker | undefined => {
+      for (;;) {
+        const worker = blanks.workers.shift();
+        if (!worker || worker.isAlive) return worker;
+      }
+    };
+    if (!builder.suitsBlank(spec)) return undefined;
+    const worker = take();
+    if (!worker) return undefined;
+    const assignment = builder.furnish(worker.plan, spec);
+    if (!assignment) {
+      void worker.terminate();
+      return undefined;
+    }
+    worker.sendOutput(spec.onOutput);
+    worker.assign(assignment);
+    return worker;
+  }
+
+  async #untilStarted(worker: Worker, spec: LaunchSpec, program: Program): Promise<void> {
+    const aborted = Promise.withResolvers<never>();
+    const onAbort = (): void => aborted.reject(new RunnerError('ABORTED', `the start of instance ${spec.instanceId} was given up`));
+    spec.signal.addEventListener('abort', onAbort, { once: true });
+    try {
+      if (worker.pid === undefined || program.kind === 'node') await Promise.race([worker.said, aborted.promise]);
+      this.#throwIfAborted(spec);
+    } catch (error) {
+      await worker.terminate();
+      throw error;
+    } finally {
+      spec.signal.removeEventListener('abort', onAbort);
+    }
+  }
+
+  #throwIfAborted({ signal, instanceId }: LaunchSpec): void {
+    if (signal.aborted) throw new RunnerError('ABORTED', `the start of instance ${instanceId} was given up`, { cause: signal.reason });
+  }
+
+  #refillLater(builder: Builder, kind: WorkerClass, program: Program): void {
+    const { blanks = BLANKS_DEFAULT } = this.#options;
+    if (blanks === 0 || program.kind !== 'node') return;
+    const key = keyOf(kind);
+    const entry = this.#blanks.get(key) ?? { of: kind, workers: [], isFilling: false };
+    this.#blanks.delete(key);
+    this.#blanks.set(key, entry);
+    for (const [oldKey, old] of this.#blanks) {
+      if (this.#blanks.size <= CLASSES_MAX) break;
+      this.#blanks.delete(oldKey);
+      for (const worker of old.workers) void worker.terminate();
+    }
+    if (entry.isFilling) return;
+    entry.isFilling = true;
+    this.#clock.after(REFILL_DELAY_MS, () => {
+      entry.isFilling = false;
+      this.#refill(builder, key, blanks);
+    });
+  }
+
+  #refill(builder: Builder, key: string, count: number): void {
+    const entry = this.#blanks.get(key);
+    if (this.#isClosed || !entry) return;
+    while (entry.workers.length < count && isMachineIdle(count)) {
+      try {
+        const worker = this.#start(builder.blank({ ...entry.of, id: `blank-${randomUUID()}` }));
+        entry.workers.push(worker);
+        void worker.ended.then(() => {
+          const index = entry.workers.indexOf(worker);
+          if (index >= 0) entry.workers.splice(index, 1);
+        });
+      } catch (error) {
+        this.#telemetry.log.warn('no process can be made to wait', { error });
+        return;
+      }
+    }
+  }
+}
+
+function keyOf(kind: WorkerClass): string {
+  return JSON.stringify([kind.ownerId, kind.node, kind.memoryMb, kind.ephemeralMb, kind.network]);
+}
+
+function isMachineIdle(count: number): boolean {
+  return freemem() > 4 * count * BLANK_BYTES && (loadavg()[0] ?? 0) < 4 * availableParallelism();
+}
+
+/** The client as a file; the same for all instances of this version. */
+function writeClient(folder: string): string {
+  const source = nodeClientSource();
+  const file = join(folder, `client-${createHash('sha256').update(source).digest('hex').slice(0, 16)}.cjs`);
+  if (!existsSync(file)) {
+    const fresh = `${file}.${randomUUID()}`;
+    writeFileSync(fresh, source, { mode: 0o644 });
+    chmodSync(fresh, 0o644);
+    renameSync(fresh, file);
+  }
+  return file;
+}

@@ -1,0 +1,297 @@
+/** Plans of workers: the command, what is mounted where, limits, and what a waiting process is told. */
+
+import { createHash } from 'node:crypto';
+import { chownSync, linkSync, mkdirSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { RunnerError } from '../../src/plugin.ts';
+import type { LaunchSpec, NetworkAccess } from '../../src/plugin.ts';
+import { Cgroup } from './cgroup.ts';
+import { makeFolder } from './leftovers.ts';
+import { isOpenToAll, place } from './place.ts';
+import type { Program } from './program.ts';
+import { INSIDE, PATH_INSIDE, bubblewrapArguments, cpusFor } from './sandbox.ts';
+import type { Confinement } from './sandbox.ts';
+import type { Assignment, WorkerPlan } from './worker.ts';
+
+/** Waiting processes of one class can run each other's functions. */
+export interface WorkerClass {
+  readonly ownerId: string;
+  readonly node: string;
+  readonly memoryMb: number;
+  readonly ephemeralMb: number;
+  readonly network: NetworkAccess;
+}
+
+export interface BuilderOptions {
+  readonly confinement: Confinement;
+  readonly folder: string;
+  readonly client: string;
+  readonly pidsMax: number;
+  readonly cpus: number | undefined;
+}
+
+/** Where an instance finds its things: inside bubblewrap always the same, else on the machine. */
+interface Places {
+  readonly task: string;
+  readonly layers: string;
+  readonly socket: string;
+  readonly temporary: string;
+}
+
+const MEGABYTE = 1024 * 1024;
+/** Code of more files is mounted into a fresh process, which takes less time than to link them all. */
+const BLANK_ENTRIES_MAX = 200;
+const LAYER_ENTRIES_MAX = 200_000;
+/** Users that nothing else on a machine has, by the conventions of systemd. */
+const USER_FIRST = 1_900_000_000;
+const USER_COUNT = 1 << 27;
+/** Part of the memory that JavaScript objects may take: the rest is for the program itself. */
+const HEAP_SHARE = 0.9;
+/** Without control groups: address space that a process reserves but does not use. */
+const DATA_SLACK_KB = 1024 * 1024;
+/** Read by node or the C library when a process starts, so they must be there from its beginning. */
+const AT_START =
+  /^(?:LD_(?!LIBRARY_PATH$)|NODE_OPTIONS$|NODE_EXTRA_CA_CERTS$|NODE_DEBUG|NODE_V8_COVERAGE$|UV_|MALLOC_|GLIBC_|SSL_CERT|OPENSSL_)/;
+
+export class Builder {
+  readonly confinement: Confinement;
+  readonly #options: BuilderOptions;
+
+  constructor(options: BuilderOptions) {
+    this.confinement = options.confinement;
+    this.#options = options;
+  }
+
+  /** A process for one function, with the code mounted; what it is told, unless its program is not our client. */
+  async cold(
+    spec: LaunchSpec,
+    kind: WorkerClass & { program: Program & { folder: string } },
+  ): Promise<{ plan: WorkerPlan; assignment?: Assignment }> {
+    const { program } = kind;
+    const base = this.#base(kind, spec.instanceId);
+    const layers = this.#layers(spec, base.folder);
+    const places = this.#open(spec, base, { task: program.folder, layers });
+    const environment = await this.#environment(spec, places, program);
+    const isDirect = program.kind === 'bootstrap' || needsAtStart(environment, layers !== undefined);
+    const mounts = [
+      [program.folder, INSIDE.task],
+      ...(layers === undefined ? [] : [[layers, INSIDE.layers] as const]),
+      [spec.runtimeApi.socketPath, INSIDE.socket],
+    ] as const;
+    const readable = [places.task, ...(layers === undefined ? [] : [layers])];
+    const command = this.#command(kind, base, { mounts, readable, mode: 'start', isDirect, program });
+    const plan = { ...base, command, cwd: this.#isBoxed ? '/' : places.task, env: isDirect ? environment : this.#startEnvironment() };
+    return { plan, ...(program.kind === 'node' && { assignment: { environment, folder: places.task } }) };
+  }
+
+  /** A process that waits; it sees empty folders, which `furnish` fills. */
+  blank(kind: WorkerClass & { id: string }): WorkerPlan {
+    const base = this.#base(kind, kind.id);
+    const { folder } = base;
+    for (const name of ['task', 'opt', 'run']) mkdirSync(join(folder, name), { mode: 0o755 });
+    const mounts = [
+      [join(folder, 'task'), INSIDE.task],
+      [join(folder, 'opt'), INSIDE.layers],
+      [join(folder, 'run'), INSIDE.run],
+    ] as const;
+    const readable = [join(folder, 'task'), join(folder, 'opt')];
+    const program = { kind: 'node', node: kind.node } as const;
+    const command = this.#command(kind, base, { mounts, readable, mode: 'blank', isDirect: false, program });
+    return { ...base, command, cwd: this.#isBoxed ? '/' : folder, env: this.#startEnvironment() };
+  }
+
+  suitsBlank({ fn, environment }: LaunchSpec): boolean {
+    return fn.code.kind === 'folder' && !needsAtStart(environment, fn.layers.length > 0);
+  }
+
+  /** Gives a waiting process the code and the socket. Undefined when that takes longer than a fresh process. */
+  furnish(plan: WorkerPlan, spec: LaunchSpec): Assignment | undefined {
+    const { code, layers } = spec.fn;
+    if (code.kind !== 'folder') return undefined;
+    const { folder } = plan;
+    const limits = { entriesMax: BLANK_ENTRIES_MAX };
+    const last = layers.toReversed();
+    if (!place(code.path, join(folder, 'task'), limits) || !last.every(({ path }) => place(path, join(folder, 'opt'), limits)))
+      return undefined;
+    const { socketPath } = spec.runtimeApi;
+    const socket = join(folder, 'run', 'api.sock');
+    try {
+      linkSync(socketPath, socket);
+    } catch {
+      // Sockets cannot be linked across file systems: a fresh process mounts it.
+      return undefined;
+    }
+    if (plan.user !== undefined) chownSync(socket, plan.user, plan.user);
+    const places: Places = this.#isBoxed
+      ? INSIDE_PLACES
+      : { task: join(folder, 'task'), layers: join(folder, 'opt'), socket, temporary: join(folder, 'tmp') };
+    return { environment: environmentIn(spec, places, `unix:${places.socket}`), folder: places.task };
+  }
+
+  get #isBoxed(): boolean {
+    return this.confinement.sandbox === 'bubblewrap';
+  }
+
+  #base(kind: WorkerClass, id: string): Omit<WorkerPlan, 'command' | 'cwd' | 'env'> {
+    const { cgroups, ownUser } = this.confinement;
+    const name = `blueprint-${createHash('sha256').update(`${kind.ownerId}/${id}`).digest('hex').slice(0, 24)}`;
+    const cgroupFolders = cgroups?.folders.map((parent) => join(parent, name)) ?? [];
+    const folder = makeFolder(this.#options.folder, { ownerId: kind.ownerId, id, cgroupFolders });
+    const user = ownUser ? userOf(id) : undefined;
+    const limits: (readonly [string, number])[] = [
+      ['-c', 0],
+      ['-n', 1_024],
+    ];
+    if (!cgroups) {
+      limits.push(['-d', kind.memoryMb * 1024 + DATA_SLACK_KB]);
+      if (ownUser) limits.push(['-u', this.#options.pidsMax]);
+    }
+    if (!this.#isBoxed) {
+      limits.push(['-f', kind.ephemeralMb * 2048]);
+      mkdirSync(join(folder, 'tmp'), { mode: 0o700 });
+      if (user !== undefined) chownSync(join(folder, 'tmp'), user, user);
+    } else writeFileSync(join(folder, 'passwd'), `function:x:${user ?? 65534}:${user ?? 65534}::/tmp:/bin/sh\n`, { mode: 0o644 });
+    const cgroup = cgroups && Cgroup.create(cgroups, name, this.#limits(kind));
+    return { id, folder, limits, cgroup, isWrapped: this.#isBoxed, user };
+  }
+
+  /** Pages of a /tmp in memory count as memory of the instance. */
+  #limits({ memoryMb, ephemeralMb }: WorkerClass): { memoryBytes: number; pids: number; cpus: number } {
+    const { pidsMax, cpus } = this.#options;
+    return { memoryBytes: (memoryMb + (this.#isBoxed ? ephemeralMb : 0)) * MEGABYTE, pids: pidsMax, cpus: cpus ?? cpusFor(memoryMb) };
+  }
+
+  /** One folder with all layers, a later one over an earlier one; undefined without layers. */
+  #layers({ fn }: LaunchSpec, folder: string): string | undefined {
+    const [first, ...others] = fn.layers;
+    if (others.length === 0) return first?.path;
+    const merged = join(folder, 'opt');
+    mkdirSync(merged, { mode: 0o755 });
+    for (const { path } of fn.layers.toReversed()) place(path, merged, { entriesMax: LAYER_ENTRIES_MAX });
+    return merged;
+  }
+
+  /** Lets the user of the instance at its code and its socket. */
+  #open(spec: LaunchSpec, base: Pick<WorkerPlan, 'folder' | 'user'>, given: { task: string; layers: string | undefined }): Places {
+    const { socketPath } = spec.runtimeApi;
+    const { user, folder } = base;
+    let { task } = given;
+    if (user !== undefined) {
+      chownSync(socketPath, user, user);
+      if (!this.#isBoxed) {
+        chownSync(dirname(socketPath), user, user);
+        if (!isOpenToAll(task, false)) {
+          const own = join(folder, 'task');
+          mkdirSync(own, { mode: 0o755 });
+          place(task, own, { entriesMax: LAYER_ENTRIES_MAX });
+          task = own;
+        }
+      }
+      if (!isOpenToAll(task, true))
+        throw new RunnerError('INSTANCE_START_FAILED', `the code folder ${task} cannot be read by the user of the instance: chmod -R o+rX`);
+    }
+    if (this.#isBoxed) return INSIDE_PLACES;
+    return { task, layers: given.layers ?? INSIDE.layers, socket: socketPath, temporary: join(folder, 'tmp') };
+  }
+
+  async #environment(spec: LaunchSpec, places: Places, program: Program): Promise<Record<string, string>> {
+    const isBridged = this.#isBoxed && spec.fn.network === 'none';
+    const isForeign = program.kind === 'bootstrap' && !program.isOurs;
+    const address = isForeign && !isBridged ? `127.0.0.1:${await spec.runtimeApi.openPort()}` : `unix:${places.socket}`;
+    const node = this.#isBoxed ? INSIDE.node : program.node;
+    return { ...environmentIn(spec, places, address), ...(program.kind === 'bootstrap' && { BLUEPRINT_NODE: node }) };
+  }
+
+  #startEnvironment(): Record<string, string> {
+    return { PATH: PATH_INSIDE };
+  }
+
+  #command(
+    kind: WorkerClass,
+    base: Pick<WorkerPlan, 'folder' | 'user'>,
+    start: {
+      readonly mounts: readonly (readonly [string, string])[];
+      readonly readable: readonly string[];
+      readonly mode: 'start' | 'blank';
+      /** The environment is there from the beginning, so the privileges must be gone before it. */
+      readonly isDirect: boolean;
+      readonly program: Program;
+    },
+  ): string[] {
+    const { client } = this.#options;
+    const { bwrap, setpriv, sandbox } = this.confinement;
+    const { user, folder } = base;
+    const node = this.#isBoxed ? INSIDE.node : kind.node;
+    const script = this.#isBoxed ? INSIDE.client : client;
+    const heap = `--max-old-space-size=${Math.max(16, Math.floor(kind.memoryMb * HEAP_SHARE))}`;
+    const { program, isDirect, mode } = start;
+    const asUser = user === undefined ? [] : [`--reuid=${user}`, `--regid=${user}`, '--clear-groups', '--inh-caps=-all'];
+    const permissions = sandbox === 'permissions' ? permissionFlags(kind.node, [client, ...start.readable], join(folder, 'tmp')) : [];
+    if (this.#isBoxed && bwrap !== undefined) {
+      const mounts = [...start.mounts, [kind.node, INSIDE.node], [client, INSIDE.client], [join(folder, 'passwd'), '/etc/passwd']] as const;
+      const box = bubblewrapArguments({
+        readOnly: mounts,
+        ephemeralBytes: kind.ephemeralMb * MEGABYTE,
+        network: kind.network,
+        chdir: INSIDE.task,
+        isRoot: user !== undefined,
+      });
+      const drop = isDirect && user !== undefined ? ['setpriv', ...asUser] : [];
+      const asked = isDirect || user === undefined ? [] : [String(user)];
+      return [
+        bwrap,
+        ...box,
+        ...drop,
+        ...programCommand(program, { node, script, heap, mode, asked, isBridged: kind.network === 'none', task: INSIDE.task }),
+      ];
+    }
+    const bound = user === undefined ? [] : ['--bounding-set=-all'];
+    const drop = setpriv === undefined ? [] : [setpriv, '--no-new-privs', '--pdeathsig', 'KILL', ...asUser, ...bound];
+    const asked = setpriv !== undefined || user === undefined ? [] : [String(user)];
+    const task = start.readable[0] ?? folder;
+    return [
+      ...drop,
+      ...programCommand(program, { node, script, heap: [heap, ...permissions].join(' '), mode, asked, isBridged: false, task }),
+    ];
+  }
+}
+
+const INSIDE_PLACES: Places = { task: INSIDE.task, layers: INSIDE.layers, socket: INSIDE.socket, temporary: '/tmp' };
+
+function programCommand(
+  program: Program,
+  given: { node: string; script: string; heap: string; mode: string; asked: readonly string[]; isBridged: boolean; task: string },
+): string[] {
+  const { node, script, mode, asked, task } = given;
+  if (program.kind === 'node') return [node, ...given.heap.split(' '), script, mode, ...asked];
+  const bootstrap = join(task, 'bootstrap');
+  return given.isBridged && !program.isOurs ? [node, script, 'bridge', bootstrap] : [bootstrap];
+}
+
+function permissionFlags(node: string, readable: readonly string[], temporary: string): string[] {
+  const major = node === process.execPath ? Number(process.versions.node.split('.')[0]) : 24;
+  const flag = major < 22 ? '--experimental-permission' : '--permission';
+  const reads = [...readable, temporary].map((path) => `--allow-fs-read=${path}`);
+  return [flag, ...reads, `--allow-fs-write=${temporary}`];
+}
+
+function environmentIn(spec: LaunchSpec, places: Places, address: string): Record<string, string> {
+  const { task, layers, temporary } = places;
+  const elsewhere = task === INSIDE.task ? {} : { LAMBDA_TASK_ROOT: task, TMPDIR: temporary };
+  return {
+    PATH: layers === INSIDE.layers ? PATH_INSIDE : `${PATH_INSIDE}:${join(layers, 'bin')}`,
+    NODE_PATH: `${join(layers, 'nodejs/node_modules')}:${join(task, 'node_modules')}`,
+    ...spec.environment,
+    ...elsewhere,
+    AWS_LAMBDA_RUNTIME_API: address,
+  };
+}
+
+/** Libraries of layers are found only by a process that starts with the path to them. */
+function needsAtStart(environment: Readonly<Record<string, string>>, hasLayers: boolean): boolean {
+  return Object.keys(environment).some((name) => AT_START.test(name) || (hasLayers && name === 'LD_LIBRARY_PATH'));
+}
+
+function userOf(id: string): number {
+  return USER_FIRST + (createHash('sha256').update(id).digest().readUInt32LE(0) % USER_COUNT);
+}

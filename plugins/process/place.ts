@@ -1,0 +1,66 @@
+/** Puts the files of a function where an instance sees them: by hard links where the file system allows it, else as copies. */
+
+import { constants, copyFileSync, linkSync, mkdirSync, readdirSync, readlinkSync, statSync, symlinkSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+
+export interface PlaceLimits {
+  /** Files and folders. */
+  readonly entriesMax: number;
+}
+
+/**
+ * Puts all that lies in `from` into the folder `to`. False when there is more than the limit: then `to` holds a part of it and must not be
+ * used. Never writes through a link: files that were there before are of an earlier layer and stay.
+ */
+export function place(from: string, to: string, limits: PlaceLimits): boolean {
+  let left = limits.entriesMax;
+  const visit = (source: string, target: string): boolean => {
+    for (const entry of readdirSync(source, { withFileTypes: true })) {
+      left -= 1;
+      if (left < 0) return false;
+      const [fromPath, toPath] = [join(source, entry.name), join(target, entry.name)];
+      if (entry.isDirectory()) {
+        makeFolder(toPath);
+        if (!visit(fromPath, toPath)) return false;
+      } else if (entry.isSymbolicLink()) unlessThere(() => symlinkSync(readlinkSync(fromPath), toPath));
+      else if (entry.isFile()) unlessThere(() => linkOrCopy(fromPath, toPath));
+    }
+    return true;
+  };
+  return visit(from, to);
+}
+
+export function linkOrCopy(from: string, to: string): void {
+  try {
+    linkSync(from, to);
+  } catch (error) {
+    if (!hasCode(error, 'EXDEV', 'EPERM', 'EMLINK')) throw error;
+    copyFileSync(from, to, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE);
+  }
+}
+
+/** Whether any user may read the folder, and reach it from the root unless it is mounted elsewhere. */
+export function isOpenToAll(path: string, isMounted: boolean): boolean {
+  if ((statSync(path).mode & 0o005) !== 0o005) return false;
+  if (isMounted) return true;
+  for (let at = dirname(path); ; at = dirname(at)) {
+    if ((statSync(at).mode & 0o001) === 0) return false;
+    if (at === dirname(at)) return true;
+  }
+}
+
+function makeFolder(path: string): void {
+  unlessThere(() => mkdirSync(path, { mode: 0o755 }));
+}
+
+function unlessThere(make: () => void): void {
+  try {
+    make();
+  } catch (error) {
+    if (!hasCode(error, 'EEXIST')) throw error;
+  }
+}
+
+function hasCode(error: unknown, ...codes: readonly string[]): boolean {
+  return error instanceof Error && 'code' in error && codes.includes(String(error.code));
+}

@@ -1,0 +1,63 @@
+/** What is started for a runtime. */
+
+import { statSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { RunnerError } from '../../src/plugin.ts';
+import type { FunctionVersion } from '../../src/plugin.ts';
+
+export type Program =
+  | { readonly kind: 'node'; readonly node: string }
+  | {
+      readonly kind: 'bootstrap';
+      readonly node: string;
+      /** It is of our handler bundle: knows unix sockets, so that nothing must stand between. */
+      readonly isOurs: boolean;
+    };
+
+const NODE_RUNTIMES = ['nodejs20.x', 'nodejs22.x', 'nodejs24.x'];
+/** Stands in the bootstrap of our handler bundle. */
+const OUR_MARK = 'BLUEPRINT_NODE';
+
+/** Rejects with `CODE_MISSING` and `RUNTIME_UNSUPPORTED`. */
+export async function programOf(
+  fn: FunctionVersion,
+  runtimes: Readonly<Record<string, string>>,
+): Promise<Program & { readonly folder: string }> {
+  const { code, runtime } = fn;
+  if (code.kind === 'image')
+    throw new RunnerError(
+      'RUNTIME_UNSUPPORTED',
+      `function ${fn.name} is an image; the process backend runs packages only, a container backend runs images`,
+    );
+  const folder = code.path;
+  if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory())
+    throw new RunnerError('CODE_MISSING', `the code of function ${fn.name} is not at ${folder}: deploy it again`, { details: { folder } });
+  const node = runtimes[runtime] ?? process.execPath;
+  if (runtime in runtimes || NODE_RUNTIMES.includes(runtime)) return { kind: 'node', node, folder };
+  const isCustom = runtime.startsWith('provided');
+  if (!isCustom && !runtime.startsWith('python3')) throw unsupported(fn, runtimes);
+  const bootstrap = join(folder, 'bootstrap');
+  const found = statSync(bootstrap, { throwIfNoEntry: false });
+  if (!found?.isFile()) {
+    if (!isCustom) throw unsupported(fn, runtimes);
+    throw new RunnerError('CODE_MISSING', `function ${fn.name} of runtime ${runtime} has no executable bootstrap in its package`, {
+      details: { folder },
+    });
+  }
+  if ((found.mode & 0o111) === 0)
+    throw new RunnerError('CODE_MISSING', `bootstrap of function ${fn.name} is not executable: chmod +x before packing`, {
+      details: { folder },
+    });
+  const isOurs = found.size < 4_096 && (await readFile(bootstrap, 'utf8')).includes(OUR_MARK);
+  return { kind: 'bootstrap', node, isOurs, folder };
+}
+
+function unsupported(fn: FunctionVersion, runtimes: Readonly<Record<string, string>>): RunnerError {
+  const known = [...new Set([...NODE_RUNTIMES, ...Object.keys(runtimes)])].toSorted().join(', ');
+  return new RunnerError(
+    'RUNTIME_UNSUPPORTED',
+    `the process backend cannot run ${fn.runtime}; it runs ${known}, and provided.* and python3.* whose package brings an executable bootstrap`,
+    { details: { runtime: fn.runtime } },
+  );
+}

@@ -1,0 +1,168 @@
+/**
+ * The runtime client of `nodejs*` functions: loads the handler and works through the events of the Lambda Runtime API
+ * (https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html), inside the instance.
+ *
+ * Its parts are joined to one script for Node 20 and later (`nodeClientSource`), so they import only built-in modules, by default
+ * imports. HTTP is spoken on bare sockets, because loading `node:http` would make every cold start a tenth longer.
+ *
+ * Modes, as the first argument:
+ * - `run`: the environment names everything.
+ * - `start` and `blank`: environment, folder and runtime API come as one line of JSON on descriptor 3. A blank process has warmed up
+ *   before it learns what it is to run. With a user id as the second argument it gives up being root first.
+ * - `bridge PROGRAM ...`: runs a program that knows only host and port, and joins a port of its own loopback interface to the socket.
+ */
+
+import fs from 'node:fs';
+import net from 'node:net';
+import nodeModule from 'node:module';
+import { answer, awslambda, loadHandler } from './node-client-handler.ts';
+import type { Handler } from './node-client-handler.ts';
+import { Lane, postFault, runtimeApi, runtimeError } from './node-client-lane.ts';
+
+interface Assignment {
+  readonly environment: Readonly<Record<string, string>>;
+  readonly folder: string;
+}
+
+const ASSIGNMENT_FD = 3;
+const EXIT_REJECTION = 128;
+const EXIT_EXCEPTION = 129;
+/** The first module costs more than later ones. */
+const WARM_UP = new URL('data:text/javascript,');
+
+/** Ids of the invocations that are worked on. */
+const running = new Set<string>();
+/** Lanes that wait for an event. */
+const idle = new Set<Lane>();
+let isStopping = false;
+
+async function work(handler: Handler, lane: Lane, setsTrace: boolean): Promise<void> {
+  idle.add(lane);
+  while (!isStopping) {
+    const event = await lane.request('GET', '/invocation/next');
+    const id = event.headers['lambda-runtime-aws-request-id'];
+    if (event.status !== 200 || id === undefined) throw new Error(`the Runtime API answered ${event.status} to a poll`);
+    idle.delete(lane);
+    running.add(id);
+    if (setsTrace) process.env['_X_AMZN_TRACE_ID'] = event.headers['lambda-runtime-trace-id'] ?? '';
+    await answer(lane, handler, event);
+    running.delete(id);
+    idle.add(lane);
+  }
+}
+
+/** Says of every running invocation that the process is about to die, and dies. */
+function dieOf(thrown: unknown, exitCode: number): void {
+  process.stderr.write(`${thrown instanceof Error ? (thrown.stack ?? thrown.message) : String(thrown)}\n`);
+  const posts = [...running].map((id) => postFault(new Lane(), `/invocation/${id}/error`, thrown));
+  void Promise.allSettled(posts).then(() => process.exit(exitCode));
+}
+
+async function serve(): Promise<void> {
+  process.on('uncaughtException', (error) => dieOf(error, EXIT_EXCEPTION));
+  process.on('unhandledRejection', (reason) => {
+    dieOf(
+      runtimeError('UnhandledPromiseRejection', reason instanceof Error ? `${reason.name}: ${reason.message}` : String(reason), reason),
+      EXIT_REJECTION,
+    );
+  });
+  process.once('SIGTERM', () => {
+    isStopping = true;
+    for (const lane of idle) lane.close();
+    if (running.size === 0) process.exit(0);
+  });
+  Reflect.set(globalThis, 'awslambda', awslambda);
+  const { env } = process;
+  let handler: Handler;
+  try {
+    handler = await loadHandler(env['LAMBDA_TASK_ROOT'] ?? process.cwd(), env['_HANDLER'] ?? '');
+  } catch (error) {
+    process.stderr.write(`${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
+    await postFault(new Lane(), '/init/error', error).catch(() => {});
+    process.exit(1);
+  }
+  const lanes = Math.max(1, Number(env['AWS_LAMBDA_MAX_CONCURRENCY'] ?? 1));
+  try {
+    await Promise.all(Array.from({ length: lanes }, () => work(handler, new Lane(), lanes === 1)));
+  } catch (error) {
+    if (!isStopping) {
+      process.stderr.write(`the Runtime API is gone: ${error instanceof Error ? error.message : String(error)}\n`);
+      process.exit(1);
+    }
+  }
+  process.exit(0);
+}
+
+/** Blocks until the line is there; undefined when the other side went away first. */
+function readAssignment(): Assignment | undefined {
+  const pieces: Buffer[] = [];
+  for (;;) {
+    const buffer = Buffer.alloc(64 * 1024);
+    const count = fs.readSync(ASSIGNMENT_FD, buffer);
+    if (count === 0) return undefined;
+    pieces.push(buffer.subarray(0, count));
+    if (buffer[count - 1] === 10) break;
+  }
+  fs.closeSync(ASSIGNMENT_FD);
+  return JSON.parse(Buffer.concat(pieces).toString()) as Assignment;
+}
+
+function becomeUser(user: number): void {
+  process.setgroups?.([]);
+  process.setgid?.(user);
+  process.setuid?.(user);
+}
+
+async function assigned(isBlank: boolean): Promise<void> {
+  if (isBlank) await import(String(WARM_UP));
+  fs.writeSync(ASSIGNMENT_FD, '\n');
+  const assignment = readAssignment();
+  if (!assignment) process.exit(0);
+  for (const name of Object.keys(process.env)) if (!(name in assignment.environment)) delete process.env[name];
+  Object.assign(process.env, assignment.environment);
+  process.chdir(assignment.folder);
+  if (process.env['NODE_PATH'] !== undefined) (nodeModule as unknown as { _initPaths(): void })._initPaths();
+  await serve();
+}
+
+function bridge(command: string, parameters: readonly string[]): void {
+  const { spawn } = process.getBuiltinModule('node:child_process');
+  const target = runtimeApi();
+  const server = net.createServer((client) => {
+    const upstream = net.connect(target);
+    client.pipe(upstream).pipe(client);
+    client.on('error', () => upstream.destroy());
+    upstream.on('error', () => client.destroy());
+  });
+  server.listen(0, '127.0.0.1', () => {
+    const bound = server.address();
+    const port = typeof bound === 'object' && bound !== null ? bound.port : 0;
+    const env = { ...process.env, AWS_LAMBDA_RUNTIME_API: `127.0.0.1:${port}` };
+    const child = spawn(command, parameters, { env, stdio: ['ignore', 'inherit', 'inherit'] });
+    child.once('error', (error) => {
+      process.stderr.write(`${command} cannot be started: ${error.message}\n`);
+      process.exit(127);
+    });
+    child.once('exit', (code, signal) => {
+      if (signal === null) process.exit(code ?? 1);
+      process.removeAllListeners(signal);
+      process.kill(process.pid, signal);
+    });
+    process.on('SIGTERM', () => child.kill('SIGTERM'));
+  });
+}
+
+function main([mode, ...rest]: readonly string[]): void {
+  if (mode === 'bridge' && rest[0] !== undefined) {
+    bridge(rest[0], rest.slice(1));
+    return;
+  }
+  if (mode === 'run') {
+    void serve();
+    return;
+  }
+  if (rest[0] !== undefined) becomeUser(Number(rest[0]));
+  void assigned(mode === 'blank');
+}
+
+main(process.argv.slice(2));
