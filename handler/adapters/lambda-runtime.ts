@@ -18,8 +18,8 @@ import { answerEvent, answerHttpEvent, httpEventOfBytes, httpEventResult } from 
 import type { EventLimits } from './lambda.ts';
 
 export interface LambdaRuntimeConfig {
-  readonly hostname: string;
-  readonly port: number;
+  /** Where the Runtime API is; a local one may be a socket. */
+  readonly api: { readonly hostname: string; readonly port: number } | { readonly socketPath: string };
   /** Events that are worked on at the same time. */
   readonly concurrency: number;
   /** Streamed responses may be of 200 MB, buffered ones of 6 MB. */
@@ -38,9 +38,9 @@ const ERROR_BODY = 'Lambda-Runtime-Function-Error-Body';
 /** Reads `AWS_LAMBDA_RUNTIME_API`, `AWS_LAMBDA_MAX_CONCURRENCY`, `BLUEPRINT_RESPONSE_MODE`; later sets `_X_AMZN_TRACE_ID`. */
 export function lambdaRuntimeConfig(env: NodeJS.ProcessEnv): LambdaRuntimeConfig {
   const address = env.AWS_LAMBDA_RUNTIME_API ?? '';
-  const [, hostname, port] = /^(?:http:\/\/)?([^:/]+)(?::(\d+))?$/.exec(address) ?? [];
-  if (hostname === undefined)
-    throw new RunnerError('CONFIG_INVALID', `AWS_LAMBDA_RUNTIME_API is ${JSON.stringify(address)}; it must be host:port`);
+  const [, socketPath, hostname, port] = /^(?:unix:(\/.*)|(?:http:\/\/)?([^:/]+)(?::(\d+))?)$/.exec(address) ?? [];
+  if (socketPath === undefined && hostname === undefined)
+    throw new RunnerError('CONFIG_INVALID', `AWS_LAMBDA_RUNTIME_API is ${JSON.stringify(address)}; it must be host:port or unix:/path`);
   const concurrency = numberOf(env, 'AWS_LAMBDA_MAX_CONCURRENCY', { fallback: 1, min: 1, max: CONCURRENCY_MAX });
   const responseMode = env.BLUEPRINT_RESPONSE_MODE ?? 'buffered';
   if (responseMode !== 'buffered' && responseMode !== 'streaming') {
@@ -51,7 +51,8 @@ export function lambdaRuntimeConfig(env: NodeJS.ProcessEnv): LambdaRuntimeConfig
     if (traceId === undefined) delete env._X_AMZN_TRACE_ID;
     else env._X_AMZN_TRACE_ID = traceId;
   };
-  return { hostname, port: Number(port ?? 80), concurrency, responseMode, setTraceId };
+  const api = socketPath === undefined ? { hostname: hostname ?? '', port: Number(port ?? 80) } : { socketPath };
+  return { api, concurrency, responseMode, setTraceId };
 }
 
 /** Starts to poll. `done` rejects when the Runtime API breaks its protocol or is gone: then the process is to end. */
@@ -101,7 +102,7 @@ export async function startLambdaRuntime(handler: JobHandler, config: LambdaRunt
 
   const done = Promise.all(Array.from({ length: config.concurrency }, pollUntilStopped)).then(() => {});
   return {
-    address: `http://${config.hostname}:${config.port}`,
+    address: 'socketPath' in config.api ? `unix:${config.api.socketPath}` : `http://${config.api.hostname}:${config.api.port}`,
     done,
     async close(signal) {
       stopPolling.abort();
@@ -130,11 +131,11 @@ interface Exchange {
 type RuntimeApi = (method: 'GET' | 'POST', path: string, options: Pick<RequestOptions, 'headers' | 'signal'>) => Exchange;
 
 /** One keep-alive connection per event that is worked on, and never a timeout, because the environment may be frozen. */
-async function runtimeApi({ hostname, port }: LambdaRuntimeConfig): Promise<RuntimeApi> {
+async function runtimeApi({ api }: LambdaRuntimeConfig): Promise<RuntimeApi> {
   const http = await import('node:http');
   const agent = new http.Agent({ keepAlive: true, maxFreeSockets: CONCURRENCY_MAX });
   return (method, path, options) => {
-    const request = http.request({ ...options, method, path: `/2018-06-01/runtime/${path}`, hostname, port, agent });
+    const request = http.request({ ...options, method, path: `/2018-06-01/runtime/${path}`, ...api, agent });
     const response = new Promise<IncomingMessage>((resolve, reject) => {
       request.once('response', resolve);
       request.once('error', (cause) =>

@@ -1,3 +1,6 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { startLambdaRuntimeApi } from '../../src/testing/lambda-runtime-api.ts';
 import type { LambdaOutcome, LambdaRuntimeApi, LambdaRuntimeApiOptions } from '../../src/testing/lambda-runtime-api.ts';
@@ -47,6 +50,14 @@ describe('custom runtime', () => {
       'b',
     ]);
     expect(api.refused).toEqual([]);
+  });
+
+  test('reaches a Runtime API on this machine through a unix socket', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'bpr-runtime-api-'));
+    opened.push({ close: async () => rmSync(folder, { recursive: true }) });
+    const { api } = await boot({}, { socketPath: join(folder, 'api.sock') });
+    expect(api.address).toBe(`unix:${join(folder, 'api.sock')}`);
+    expect(said(await api.invoke(event(2, 'a')))).toBe('a');
   });
 
   test('puts the trace id of the event where the X-Ray SDK looks for it', async () => {
