@@ -1,7 +1,6 @@
 /** Instances as containers of Docker or podman. */
 
 import { randomUUID } from 'node:crypto';
-import { chown, chmod } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import type { Duplex } from 'node:stream';
 import { RunnerError, isRunnerError, systemClock } from '../../src/plugin.ts';
@@ -11,16 +10,17 @@ import { Engine, statusOf } from './client.ts';
 import type { EngineOptions } from './client.ts';
 import { LABELS, containerOptions } from './container-options.ts';
 import type { ContainerPlan } from './container-options.ts';
-import { HostFiles } from './host-files.ts';
+import { HostFiles, giveSocket } from './host-files.ts';
 import { Images } from './images.ts';
 import type { ChosenImage, ImageOptions } from './images.ts';
 import { checkLimits, resourcesOf } from './limits.ts';
 import type { InstanceLimits } from './limits.ts';
 import { endOf } from './outcome.ts';
-import { OutputTail, demultiplex, throttle } from './output.ts';
+import { OUTPUT_BYTES_PER_SECOND, OutputTail, demultiplex, throttle } from './output.ts';
 import { eventProgram } from './program.ts';
 import type { Surface } from './program.ts';
 import { INSTANCE_UID } from './rootfs.ts';
+import { guardedStart } from './start-guard.ts';
 
 export interface ContainerBackendOptions extends ImageOptions {
   /** For what instances are given: the client, merged layers, a root file system. The engine must see it under the same path. */
@@ -46,9 +46,6 @@ interface Live {
   isTerminated: boolean;
   pid: number | undefined;
 }
-
-const START_TIMEOUT_MS = 60_000;
-const OUTPUT_BYTES_PER_SECOND = 4 * 1024 * 1024;
 
 /**
  * Each instance is one container: code and layers mounted read-only, a read-only root, /tmp in memory, no capabilities, no network
@@ -99,17 +96,13 @@ export class ContainerBackend implements InstanceBackend {
     const started = this.#clock.monotonic();
     const engine = await this.#connected();
     const image = await this.#imagesOf(engine).choose(spec.fn, spec.signal);
-    throwAborted(spec);
-    const plan = await this.#plan(spec, engine, image);
     const tail = new OutputTail();
-    const gone = this.#giveUp(spec);
-    const starting = this.#start(engine, plan, { spec, tail, signal: gone.signal });
-    try {
-      const id = await Promise.race([starting, gone.failure]);
-      return this.#watch(engine, id, { spec, tail, createMs: this.#clock.monotonic() - started });
-    } finally {
-      gone.cancel();
-    }
+    const options = { clock: this.#clock, timeoutMs: this.#options.startTimeoutMs };
+    const id = await guardedStart(spec, options, async (signal) => {
+      const plan = await this.#plan(spec, engine, image);
+      return this.#start(engine, plan, { spec, tail, signal });
+    });
+    return this.#watch(engine, id, { spec, tail, createMs: this.#clock.monotonic() - started });
   }
 
   async terminate({ handle, ended }: Instance): Promise<void> {
@@ -211,32 +204,6 @@ export class ContainerBackend implements InstanceBackend {
     };
   }
 
-  /** Rejects when the caller gives up or the engine takes too long; `signal` tells a start that still goes on to clean up. */
-  #giveUp({ signal, instanceId }: LaunchSpec): { readonly failure: Promise<never>; readonly signal: AbortSignal; cancel(): void } {
-    const { startTimeoutMs = START_TIMEOUT_MS } = this.#options;
-    const controller = new AbortController();
-    const { promise, reject } = Promise.withResolvers<never>();
-    promise.catch(() => {});
-    const fail = (error: RunnerError): void => {
-      controller.abort(error);
-      reject(error);
-    };
-    const onAbort = (): void => fail(new RunnerError('ABORTED', `the start of ${instanceId} was cancelled`, { cause: signal.reason }));
-    const cancelTimer = this.#clock.after(startTimeoutMs, () => {
-      const message = `the container engine did not start ${instanceId} within ${startTimeoutMs} ms`;
-      fail(new RunnerError('INSTANCE_START_FAILED', message, { details: { instanceId, startTimeoutMs } }));
-    });
-    signal.addEventListener('abort', onAbort, { once: true });
-    return {
-      failure: promise,
-      signal: controller.signal,
-      cancel: () => {
-        cancelTimer();
-        signal.removeEventListener('abort', onAbort);
-      },
-    };
-  }
-
   /** Resolves with the id of a container that runs; when it rejects, or when the caller gave up, none is left. */
   async #start(
     engine: Engine,
@@ -305,22 +272,11 @@ export class ContainerBackend implements InstanceBackend {
   }
 }
 
-function throwAborted({ signal, instanceId }: LaunchSpec): void {
-  if (signal.aborted) throw new RunnerError('ABORTED', `the start of ${instanceId} was cancelled`, { cause: signal.reason });
-}
-
 /** Rootless engines map user 0 to the unprivileged user outside; without root only our own user can reach what is ours. */
 function userOf({ info }: Engine): number {
   if (info.rootless) return 0;
   const uid = process.getuid?.() ?? 0;
   return uid === 0 ? INSTANCE_UID : uid;
-}
-
-/** Lets the user of the instance, and nobody else, connect. */
-async function giveSocket(socketPath: string, uid: number): Promise<void> {
-  if (process.getuid?.() !== 0) return;
-  await chown(socketPath, uid, uid);
-  await chmod(socketPath, 0o600);
 }
 
 async function surfaceOf(engine: Engine, image: ChosenImage): Promise<Surface> {

@@ -37,3 +37,13 @@ export async function memoryOfProcess(pid: number): Promise<number | undefined> 
   }
   return undefined;
 }
+
+/** How many processes of it the kernel ended for want of memory; 0 where that is not to be seen. */
+export async function oomKillsOf(folder: string): Promise<number> {
+  for (const name of ['memory.oom_control', 'memory.events']) {
+    const text = await readFile(join(folder, name), 'utf8').catch(() => '');
+    const [, count] = /^oom_kill (\d+)$/m.exec(text) ?? [];
+    if (count !== undefined) return Number(count);
+  }
+  return 0;
+}

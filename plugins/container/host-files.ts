@@ -1,7 +1,7 @@
 /** What instances are given of this machine: kept in one folder, made once, shared by all of them. */
 
 import { createHash } from 'node:crypto';
-import { mkdir, rename, stat, writeFile } from 'node:fs/promises';
+import { chmod, chown, mkdir, rename, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { RunnerError, nodeClientSource } from '../../src/plugin.ts';
 import type { FunctionVersion } from '../../src/plugin.ts';
@@ -81,4 +81,11 @@ export class HostFiles {
     }
     return making;
   }
+}
+
+/** Lets the user of the instance, and nobody else, connect. Without root the instance runs as our own user, who may. */
+export async function giveSocket(socketPath: string, uid: number): Promise<void> {
+  if (process.getuid?.() !== 0) return;
+  await chown(socketPath, uid, uid);
+  await chmod(socketPath, 0o600);
 }

@@ -9,6 +9,8 @@ export { ContainerBackend } from './backend.ts';
 export type { ContainerBackendOptions } from './backend.ts';
 export type { ImageOptions, PullPolicy } from './images.ts';
 export type { InstanceLimits } from './limits.ts';
+export { RuncBackend } from './runc.ts';
+export type { RuncBackendOptions } from './runc.ts';
 
 export const containerPlugin: Plugin = {
   name: 'container',

@@ -5,6 +5,9 @@ import type { Clock } from '../../src/plugin.ts';
 
 export type OutputSink = (stream: 'stdout' | 'stderr', chunk: Uint8Array) => void;
 
+/** Default of what one instance may write. */
+export const OUTPUT_BYTES_PER_SECOND = 4 * 1024 * 1024;
+
 const TAIL_BYTES = 4096;
 const FRAME_HEADER_BYTES = 8;
 const WINDOW_MS = 100;

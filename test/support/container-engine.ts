@@ -2,7 +2,11 @@
 
 import { execFileSync } from 'node:child_process';
 import { request } from 'node:http';
-import { requirePeer } from '../require.ts';
+import { requirePeer, runs } from '../require.ts';
+import type { DeclareTest } from '../require.ts';
+import type { ContainerBackendOptions } from '../../plugins/container/backend.ts';
+import { ContainerBackend } from '../../plugins/container/backend.ts';
+import { RuncBackend } from '../../plugins/container/runc.ts';
 
 const PING = `
 const host = process.env.DOCKER_HOST || 'unix:///var/run/docker.sock';
@@ -13,6 +17,24 @@ require('node:http').get({ socketPath: host.replace('unix://', ''), path: '/_pin
 export const testDocker = requirePeer('docker', () => {
   execFileSync(process.execPath, ['-e', PING], { stdio: ['ignore', 'ignore', 'pipe'], timeout: 5_000 });
 });
+
+/** Declares tests that need `runc` and root. */
+export const testRunc = requirePeer('runc', () => {
+  if (process.getuid?.() !== 0) throw new Error('it needs root');
+  runs('runc', '--version');
+});
+
+export interface Driver {
+  readonly name: 'docker' | 'runc';
+  readonly test: DeclareTest;
+  readonly make: (options: Pick<ContainerBackendOptions, 'folder' | 'limits' | 'startTimeoutMs'>) => ContainerBackend | RuncBackend;
+}
+
+/** What the same tests are run with. */
+export const DRIVERS: readonly Driver[] = [
+  { name: 'docker', test: testDocker, make: (options) => new ContainerBackend(options) },
+  { name: 'runc', test: testRunc, make: (options) => new RuncBackend(options) },
+];
 
 /** Asks the engine itself, not through the code that is tested. */
 export function askEngine(method: string, path: string, body?: object): Promise<{ readonly status: number; readonly body: unknown }> {
