@@ -51,7 +51,7 @@ const TABLE: Readonly<Record<string, RoomRule>> = {
   conformance: {
     rooms: [
       'executor:contract',
-      'runtime:contract',
+      'runtime',
       'queue:contract',
       'chain:contract',
       'schedule:contract',

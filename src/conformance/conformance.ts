@@ -1,5 +1,7 @@
 /** Entry `blueprint-runner/conformance`: the suites that implementations of the contracts run. */
 
+export { backendCases, checkBackend, runBackendConformance } from './backend.ts';
+export type { BackendCase, BackendUnderTest } from './backend.ts';
 export { chainCases } from './chain.ts';
 export type { ChainCase, ChainSubject, ConformanceCall } from './chain.ts';
 export { checkExecutor, executorCases, runExecutorConformance } from './executor.ts';

@@ -163,19 +163,12 @@ export class Pool<I extends PoolInstance> {
   }
 
   members(): Member<I>[] {
-    return [...this.#groups.values(), ...this.#retired].flatMap((group) => [...group.members]);
+    return this.#all().flatMap((group) => [...group.members]);
   }
 
   /** How many calls wait, over all functions. */
   get queued(): number {
-    let count = 0;
-    for (const group of this.#groups.values()) count += group.waiters.size;
-    for (const group of this.#retired) count += group.waiters.size;
-    return count;
-  }
-
-  get starting(): number {
-    return this.#starting;
+    return this.#all().reduce((sum, { waiters }) => sum + waiters.size, 0);
   }
 
   /** Lets calls that run and wait end until the deadline; then ends everything. */
