@@ -55,6 +55,7 @@ export class LiveInstance implements PoolInstance {
   #instance: Instance | undefined;
   #end: InstanceEnd | undefined;
   #stopping: Promise<void> | undefined;
+  #cleaned: Promise<void> = Promise.resolve();
   /** Calls that were handed over and have not ended. */
   readonly #calls = new Set<InstanceCall>();
 
@@ -80,6 +81,10 @@ export class LiveInstance implements PoolInstance {
       const line = { at: options.clock.now(), name, version, instanceId: this.id, stream, text };
       options.logBook.write(requestId === undefined ? line : { ...line, requestId });
     });
+  }
+
+  get isOver(): boolean {
+    return this.#end !== undefined;
   }
 
   get isAsking(): boolean {
@@ -222,17 +227,23 @@ export class LiveInstance implements PoolInstance {
     await this.#finish({ reason: 'terminated' });
   }
 
-  async #finish(end: InstanceEnd): Promise<void> {
+  /** Resolves when nothing is left of it. */
+  #finish(end: InstanceEnd): Promise<void> {
     if (!this.#end) {
       this.#end = end;
       this.log.end();
       for (const call of this.#calls) call.instanceEnded(end);
       this.#calls.clear();
-      await this.api.close();
-      await rm(dirname(this.#options.socketPath), { recursive: true, force: true });
       this.#ended.resolve();
+      this.#cleaned = this.#clean();
     }
-    await this.ended;
+    return this.#cleaned;
+  }
+
+  async #clean(): Promise<void> {
+    await this.api.close();
+    // What cannot be removed now is removed by the next start.
+    await rm(dirname(this.#options.socketPath), { recursive: true, force: true }).catch(() => {});
   }
 
   #onlyCall(): string | undefined {

@@ -9,6 +9,8 @@ export interface PoolInstance {
   readonly id: string;
   /** An event would go out at once. */
   readonly isAsking: boolean;
+  /** It has ended: nobody is to get it. */
+  readonly isOver: boolean;
   /** From the decision to start it until it asked for work. */
   readonly startMs: number;
   readonly ended: Promise<unknown>;

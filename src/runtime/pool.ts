@@ -115,6 +115,7 @@ export class Pool<I extends PoolInstance> {
     group.put(member);
     group.quietSince = this.#clock.monotonic();
     if (member.state === 'gone') this.#tidy(group);
+    else if (member.instance.isOver) void this.#end(member, 'lost');
     else this.#freed(member);
   }
 
