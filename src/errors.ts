@@ -16,9 +16,11 @@ export type Retry = 'safe' | 'idempotent' | 'never';
 /** Whose fault it is: the caller, author or operator (`user`), or the machinery (`system`). Decides tone and exit status. */
 export type ErrorKind = 'user' | 'system';
 
-interface ErrorCodeEntry {
+export interface ErrorCodeEntry {
   readonly kind: ErrorKind;
   readonly retry: Retry;
+  /** Of an HTTP response. Default: 400 when it is the user's fault, 500 when it is the system's. */
+  readonly status?: number;
 }
 
 const USER_NEVER: ErrorCodeEntry = { kind: 'user', retry: 'never' };
@@ -27,6 +29,8 @@ const USER_IDEMPOTENT: ErrorCodeEntry = { kind: 'user', retry: 'idempotent' };
 const SYSTEM_NEVER: ErrorCodeEntry = { kind: 'system', retry: 'never' };
 const SYSTEM_SAFE: ErrorCodeEntry = { kind: 'system', retry: 'safe' };
 const SYSTEM_IDEMPOTENT: ErrorCodeEntry = { kind: 'system', retry: 'idempotent' };
+
+const at = (status: number, entry: ErrorCodeEntry): ErrorCodeEntry => ({ ...entry, status });
 
 /** Every code the project can raise. What each means and what to do about it is said in error-texts.ts and ERRORS.md. */
 export const ERROR_CODES = {
@@ -37,39 +41,39 @@ export const ERROR_CODES = {
   PEER_MISSING: USER_NEVER,
 
   // Jobs: definition, arguments, results
-  JOB_UNKNOWN: USER_NEVER,
+  JOB_UNKNOWN: at(404, USER_NEVER),
   JOB_DUPLICATE: USER_NEVER,
   JOB_ID_INVALID: USER_NEVER,
   JOB_TYPE_INVALID: USER_NEVER,
   JOB_SCHEMA_MISMATCH: USER_NEVER,
   JOB_ARGS_INVALID: USER_NEVER,
-  JOB_RESULT_INVALID: USER_NEVER,
-  JOB_REJECTED: USER_NEVER,
-  JOB_FAILED: USER_IDEMPOTENT,
+  JOB_RESULT_INVALID: at(500, USER_NEVER),
+  JOB_REJECTED: at(422, USER_NEVER),
+  JOB_FAILED: at(500, USER_IDEMPOTENT),
   SCHEMA_INVALID: USER_NEVER,
 
   // Wire
   WIRE_MALFORMED: USER_NEVER,
-  PAYLOAD_TOO_LARGE: USER_NEVER,
+  PAYLOAD_TOO_LARGE: at(413, USER_NEVER),
 
   // Execution
-  EXECUTOR_UNREACHABLE: SYSTEM_SAFE,
-  EXECUTOR_CONNECTION_LOST: SYSTEM_IDEMPOTENT,
-  EXECUTOR_TIMEOUT: SYSTEM_IDEMPOTENT,
-  EXECUTOR_THROTTLED: SYSTEM_SAFE,
-  EXECUTOR_UNAVAILABLE: SYSTEM_SAFE,
-  EXECUTOR_UNAUTHORIZED: USER_NEVER,
-  EXECUTOR_NOT_FOUND: USER_NEVER,
-  EXECUTOR_RESPONSE_INVALID: SYSTEM_IDEMPOTENT,
-  EXECUTOR_CIRCUIT_OPEN: SYSTEM_SAFE,
-  EXECUTOR_CLOSED: SYSTEM_SAFE,
-  QUEUE_FULL: SYSTEM_SAFE,
-  QUEUE_TIMEOUT: SYSTEM_SAFE,
-  ABORTED: SYSTEM_IDEMPOTENT,
+  EXECUTOR_UNREACHABLE: at(502, SYSTEM_SAFE),
+  EXECUTOR_CONNECTION_LOST: at(502, SYSTEM_IDEMPOTENT),
+  EXECUTOR_TIMEOUT: at(504, SYSTEM_IDEMPOTENT),
+  EXECUTOR_THROTTLED: at(429, SYSTEM_SAFE),
+  EXECUTOR_UNAVAILABLE: at(503, SYSTEM_SAFE),
+  EXECUTOR_UNAUTHORIZED: at(401, USER_NEVER),
+  EXECUTOR_NOT_FOUND: at(404, USER_NEVER),
+  EXECUTOR_RESPONSE_INVALID: at(502, SYSTEM_IDEMPOTENT),
+  EXECUTOR_CIRCUIT_OPEN: at(503, SYSTEM_SAFE),
+  EXECUTOR_CLOSED: at(503, SYSTEM_SAFE),
+  QUEUE_FULL: at(429, SYSTEM_SAFE),
+  QUEUE_TIMEOUT: at(429, SYSTEM_SAFE),
+  ABORTED: at(499, SYSTEM_IDEMPOTENT),
 
   // Functions: code, instances, invocations
-  FUNCTION_EXISTS: USER_NEVER,
-  FUNCTION_NOT_FOUND: USER_NEVER,
+  FUNCTION_EXISTS: at(409, USER_NEVER),
+  FUNCTION_NOT_FOUND: at(404, USER_NEVER),
   CODE_MISSING: USER_NEVER,
   PACKAGE_INVALID: USER_NEVER,
   REVISION_MISMATCH: USER_NEVER,
@@ -92,8 +96,8 @@ export const ERROR_CODES = {
   CHAIN_MISMATCH: USER_NEVER,
   CONTRACT_MISSING: USER_NEVER,
   LOG_MALFORMED: SYSTEM_NEVER,
-  BLUEPRINT_NOT_FOUND: USER_NEVER,
-  SERVICE_NOT_FOUND: USER_NEVER,
+  BLUEPRINT_NOT_FOUND: at(404, USER_NEVER),
+  SERVICE_NOT_FOUND: at(404, USER_NEVER),
   METADATA_INVALID: USER_NEVER,
   REGISTRATION_FAILED: SYSTEM_NEVER,
   HEARTBEAT_FAILED: SYSTEM_SAFE,
@@ -113,14 +117,14 @@ export const ERROR_CODES = {
   LEDGER_VERSION: USER_NEVER,
 
   // Runner
-  STATE_INVALID: USER_NEVER,
+  STATE_INVALID: at(409, USER_NEVER),
   DRAIN_TIMEOUT: SYSTEM_NEVER,
   UNAUTHORIZED: USER_NEVER,
   FORBIDDEN: USER_NEVER,
   REQUEST_INVALID: USER_NEVER,
   REQUEST_CONFLICT: USER_NEVER,
   RATE_LIMITED: USER_SAFE,
-  NOT_FOUND: USER_NEVER,
+  NOT_FOUND: at(404, USER_NEVER),
   INTERNAL: SYSTEM_NEVER,
 } as const satisfies Record<string, ErrorCodeEntry>;
 

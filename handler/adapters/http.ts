@@ -11,6 +11,7 @@ import { RunningCalls } from '../calls.ts';
 import { numberOf } from '../detect.ts';
 import { readBody } from '../index.ts';
 import type { HandlerResponse, JobHandler, RequestHead, RunningAdapter } from '../index.ts';
+import { nodeHttp } from '../node-http.ts';
 
 export interface HttpConfig {
   readonly host: string;
@@ -58,7 +59,7 @@ export function httpConfig(env: NodeJS.ProcessEnv): HttpConfig {
 
 /** Starts the server; resolves when it listens. Rejects with `CONFIG_INVALID` when it cannot. */
 export async function startHttp(handler: JobHandler, config: HttpConfig): Promise<RunningAdapter> {
-  const { createServer } = await import('node:http');
+  const { createServer } = nodeHttp();
   const service = serviceOf(handler, config.concurrencyMax);
   const { headersTimeoutMs = 10_000, requestTimeoutMs = 60_000 } = config;
   const server = createServer({

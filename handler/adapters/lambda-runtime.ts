@@ -14,6 +14,7 @@ import type { CallScope } from '../calls.ts';
 import { numberOf } from '../detect.ts';
 import { readBody } from '../index.ts';
 import type { HandlerResponse, JobHandler, RunningAdapter } from '../index.ts';
+import { nodeHttp } from '../node-http.ts';
 import { answerEvent, answerHttpEvent, httpEventOfBytes, httpEventResult } from './lambda.ts';
 import type { EventLimits } from './lambda.ts';
 
@@ -132,7 +133,7 @@ type RuntimeApi = (method: 'GET' | 'POST', path: string, options: Pick<RequestOp
 
 /** One keep-alive connection per event that is worked on, and never a timeout, because the environment may be frozen. */
 async function runtimeApi({ api }: LambdaRuntimeConfig): Promise<RuntimeApi> {
-  const http = await import('node:http');
+  const http = nodeHttp();
   const agent = new http.Agent({ keepAlive: true, maxFreeSockets: CONCURRENCY_MAX });
   return (method, path, options) => {
     const request = http.request({ ...options, method, path: `/2018-06-01/runtime/${path}`, ...api, agent });

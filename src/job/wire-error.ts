@@ -1,7 +1,7 @@
 /** Errors on the wire: an HTTP status and `{"error":"...","code":"CODE","details":{}}`, in every format the same. */
 
 import { ERROR_CODES, isErrorCode, RunnerError, toRunnerError } from '../errors.ts';
-import type { ErrorCode, ErrorDetails, Retry } from '../errors.ts';
+import type { ErrorCode, ErrorCodeEntry, ErrorDetails, Retry } from '../errors.ts';
 import { bufferOver } from './scalar.ts';
 
 export type HeaderValue = string | readonly string[] | undefined;
@@ -17,32 +17,6 @@ export interface WireResponse {
 const MESSAGE_CHARACTERS_MAX = 2_048;
 const DETAILS_CHARACTERS_MAX = 4_096;
 const SECRET = /secret|token|passw|authorization|credential|cookie|private|api-?_?key/i;
-
-/** Statuses that differ from 400 for the user's faults and 500 for the system's. */
-const STATUS: { readonly [C in ErrorCode]?: number } = {
-  JOB_UNKNOWN: 404,
-  JOB_FAILED: 500,
-  JOB_RESULT_INVALID: 500,
-  JOB_REJECTED: 422,
-  PAYLOAD_TOO_LARGE: 413,
-  EXECUTOR_UNAUTHORIZED: 401,
-  EXECUTOR_NOT_FOUND: 404,
-  EXECUTOR_TIMEOUT: 504,
-  EXECUTOR_THROTTLED: 429,
-  EXECUTOR_UNAVAILABLE: 503,
-  EXECUTOR_CLOSED: 503,
-  EXECUTOR_CIRCUIT_OPEN: 503,
-  EXECUTOR_UNREACHABLE: 502,
-  EXECUTOR_CONNECTION_LOST: 502,
-  EXECUTOR_RESPONSE_INVALID: 502,
-  QUEUE_FULL: 429,
-  ABORTED: 499,
-  FUNCTION_EXISTS: 409,
-  STATE_INVALID: 409,
-  NOT_FOUND: 404,
-  BLUEPRINT_NOT_FOUND: 404,
-  SERVICE_NOT_FOUND: 404,
-};
 
 /** What a handler may say about a call. Another code would be a claim about the chain, the ledger or this machine. */
 const HANDLER_CODES: ReadonlySet<string> = new Set<ErrorCode>([
@@ -68,7 +42,8 @@ const HANDLER_CODES: ReadonlySet<string> = new Set<ErrorCode>([
 
 /** The HTTP status that says a code. */
 export function statusOf(code: ErrorCode): number {
-  return STATUS[code] ?? (ERROR_CODES[code].kind === 'user' ? 400 : 500);
+  const { kind, status }: ErrorCodeEntry = ERROR_CODES[code];
+  return status ?? (kind === 'user' ? 400 : 500);
 }
 
 /** Any error as a response. Causes and stacks stay here, and details whose name sounds like a secret. */

@@ -42,7 +42,7 @@ function groupsOf(source: string): readonly (readonly [group: string, codes: Cod
   const table = source.slice(source.indexOf('ERROR_CODES = {'), source.indexOf('} as const'));
   for (const line of table.split('\n')) {
     const comment = /^ {2}\/\/ (.+)$/.exec(line)?.[1];
-    const code = /^ {2}([A-Z_]+): [A-Z_]+,$/.exec(line)?.[1];
+    const code = /^ {2}([A-Z_]+): (?:at\(\d{3}, [A-Z_]+\)|[A-Z_]+),$/.exec(line)?.[1];
     if (comment !== undefined) groups.push([comment, []]);
     else if (code !== undefined) groups.at(-1)?.[1].push(code as Code);
   }
