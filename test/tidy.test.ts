@@ -45,7 +45,7 @@ const TABLE: Readonly<Record<string, RoomRule>> = {
   },
   deploy: { rooms: ['job', 'executor', 'chain', 'schedule', 'plugin', 'telemetry', 'errors'], packages: ['esbuild', 'fflate'] },
   runner: { rooms: ['ledger', 'executor', 'runtime', 'chain', 'queue', 'schedule', 'plugin', ...BASE], packages: ['eventemitter3'] },
-  gateway: { rooms: ['runner', 'runtime', 'executor', 'queue', 'deploy', 'telemetry', 'errors'], packages: ['ws'] },
+  gateway: { rooms: ['runner', 'runtime', 'executor', 'queue', 'deploy', ...BASE], packages: ['ws'] },
   dashboard: { rooms: ['gateway'] },
   testing: { rooms: ['ledger', 'executor', 'chain', 'queue', 'plugin', 'runner', ...BASE], packages: ['viem', 'undici', 'ws', 'fflate'] },
   conformance: {
@@ -75,7 +75,7 @@ const CLI_PACKAGES = ['commander', 'ws'];
 const LAZY_PACKAGES = new Set(['pino', 'prom-client', '@opentelemetry/api', 'esbuild', 'commander', 'dockerode']);
 /** The one file of src that may load built-in plugins, lazily. */
 const CATALOG = 'src/plugin/catalog.ts';
-const NESTED = /^src\/(?:cli\/commands|testing\/contracts|dashboard\/\w+)\//;
+const NESTED = /^src\/(?:cli\/commands|testing\/contracts|gateway\/lambda|dashboard\/\w+)\//;
 
 /** Where time, randomness and the environment may be taken from the air, besides the command line, the handler, the test tools. */
 const AMBIENT_FILES: Readonly<Record<string, string>> = {

@@ -34,8 +34,10 @@ export interface GatewayRequest {
   readonly caller: Caller;
   /** Origin by which the client reached us, such as `http://127.0.0.1:8080`. */
   readonly origin: string;
-  /** Fires when the client is gone or the gateway ends. */
+  /** Fires when the client is gone, or the gateway cannot wait any longer. */
   readonly signal: AbortSignal;
+  /** Fires when the gateway begins to close: what only waits for news ends then. */
+  readonly closing: AbortSignal;
 }
 
 export interface Reply {
@@ -95,6 +97,7 @@ const STATUS: Partial<Readonly<Record<ErrorCode, number>>> = {
   FUNCTION_NOT_FOUND: 404,
   FUNCTION_EXISTS: 409,
   REQUEST_CONFLICT: 409,
+  REVISION_MISMATCH: 409,
   STATE_INVALID: 409,
   PAYLOAD_TOO_LARGE: 413,
   RATE_LIMITED: 429,
@@ -134,7 +137,14 @@ export function errorDocument(error: RunnerError, requestId: string): ErrorDocum
   const { code, message } = error;
   const { status: _, retryAfterSeconds: __, ...details } = error.details;
   const shown = SAID_BY_FUNCTION.has(code) ? details : redact(details);
-  return { error: { code, message: code === 'INTERNAL' ? 'the gateway failed; its log says more under this request id' : message, details: shown, request_id: requestId } };
+  return {
+    error: {
+      code,
+      message: code === 'INTERNAL' ? 'the gateway failed; its log says more under this request id' : message,
+      details: shown,
+      request_id: requestId,
+    },
+  };
 }
 
 export function failure(error: RunnerError, { id }: Pick<GatewayRequest, 'id'>): Reply {

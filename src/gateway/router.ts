@@ -18,7 +18,6 @@ interface Level {
 const TARGET_CHARS_MAX = 8_192;
 const PARAMETER = /^\{(\w+)\}$/;
 /** What no name here holds: slashes of both kinds and control characters. */
-// oxlint-disable-next-line no-control-regex -- control characters are what it looks for
 const UNSAFE = /[/\\\u0000-\u001f\u007f]/;
 
 /** A literal part of a path is preferred to a parameter. */
@@ -39,7 +38,9 @@ export class Router {
     const entry = routes.get(method === 'HEAD' ? 'GET' : method);
     if (!entry) {
       const allow = [...routes.keys()].join(', ');
-      throw new RunnerError('REQUEST_INVALID', `${shown(path)} does not take ${method.slice(0, 16)}; it takes ${allow}`, { details: { status: 405, allow } });
+      throw new RunnerError('REQUEST_INVALID', `${shown(path)} does not take ${method.slice(0, 16)}; it takes ${allow}`, {
+        details: { status: 405, allow },
+      });
     }
     const params = Object.fromEntries(entry.names.map((name, index) => [name, found.values[index] ?? '']));
     return { route: entry.route, params };
@@ -83,7 +84,8 @@ function partsOf(path: string): string[] {
   if (parts.at(-1) === '') parts.pop();
   return parts.map((part) => {
     const decoded = decode(part);
-    if (decoded === undefined || UNSAFE.test(decoded)) throw badRequest('the path has a part that is not percent-encoded text, or holds a slash or a control character');
+    if (decoded === undefined || UNSAFE.test(decoded))
+      throw badRequest('the path has a part that is not percent-encoded text, or holds a slash or a control character');
     if (decoded === '' || decoded === '.' || decoded === '..') throw badRequest('the path has an empty part, or one of dots');
     return decoded;
   });

@@ -94,7 +94,10 @@ export function choice<const T extends string>(about: string, values: readonly T
   };
 }
 
-export function list<T>(item: Schema<T>, { about, itemsMax = 1_000 }: { readonly about: string; readonly itemsMax?: number }): Schema<readonly T[]> {
+export function list<T>(
+  item: Schema<T>,
+  { about, itemsMax = 1_000 }: { readonly about: string; readonly itemsMax?: number },
+): Schema<readonly T[]> {
   return {
     json: { type: 'array', description: about, items: item.json, maxItems: itemsMax },
     parse(value, place) {
@@ -134,7 +137,8 @@ export function object<F extends Fields>(about: string, fields: F): Schema<Objec
     parse(value, place) {
       const given = objectOf(value, place, about);
       for (const name of Object.keys(given)) {
-        if (!Object.hasOwn(fields, name)) throw invalid(place, `has a field ${JSON.stringify(name.slice(0, 64))}; it may have ${names.join(', ')}`);
+        if (!Object.hasOwn(fields, name))
+          throw invalid(place, `has a field ${JSON.stringify(name.slice(0, 64))}; it may have ${names.join(', ')}`);
       }
       const parsed: Record<string, unknown> = {};
       for (const [name, field] of Object.entries(fields)) {
@@ -162,7 +166,8 @@ export function base64(about: string): Schema<Uint8Array> {
   return {
     json: { type: 'string', description: about, contentEncoding: 'base64' },
     parse(value, place) {
-      if (typeof value !== 'string' || value.length % 4 !== 0 || !/^[A-Za-z0-9+/]*={0,2}$/.test(value)) throw invalid(place, `is not base64; it is ${about}`);
+      if (typeof value !== 'string' || value.length % 4 !== 0 || !/^[A-Za-z0-9+/]*={0,2}$/.test(value))
+        throw invalid(place, `is not base64; it is ${about}`);
       return Buffer.from(value, 'base64');
     },
   };

@@ -1,0 +1,142 @@
+/** Bodies of requests, read into memory within limits, and bodies of replies, sent as fast as the client reads. */
+
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Clock } from '../clock.ts';
+import { RunnerError } from '../errors.ts';
+import { badRequest } from './http.ts';
+
+/** How much of an upload that was refused is read and thrown away, so that its sender sees the answer. */
+const DISCARD_BYTES_MAX = 64 * 1024 * 1024;
+
+/** The memory that all request bodies together may take. */
+export class BodyBudget {
+  readonly #bytesMax: number;
+  #used = 0;
+
+  constructor(bytesMax: number) {
+    this.#bytesMax = bytesMax;
+  }
+
+  get usedBytes(): number {
+    return this.#used;
+  }
+
+  /** Throws `EXECUTOR_UNAVAILABLE`, answered with 503. */
+  take(bytes: number): void {
+    if (this.#used + bytes > this.#bytesMax) {
+      throw new RunnerError('EXECUTOR_UNAVAILABLE', `requests hold ${this.#used} of ${this.#bytesMax} bytes already; try again`, {
+        details: { bytesMax: this.#bytesMax },
+      });
+    }
+    this.#used += bytes;
+  }
+
+  give(bytes: number): void {
+    this.#used -= bytes;
+  }
+}
+
+export interface ReadBody {
+  readonly bytes: Uint8Array;
+  /** Gives the memory back to the budget. */
+  readonly release: () => void;
+}
+
+export interface BodyRules {
+  readonly bytesMax: number;
+  readonly budget: BodyBudget;
+  /** The client waits for `100 Continue`. */
+  readonly announce?: () => void;
+}
+
+/** Reads to the end. Rejects with `PAYLOAD_TOO_LARGE`, `REQUEST_INVALID` when the client breaks off, `EXECUTOR_UNAVAILABLE`. */
+export async function readBody(request: IncomingMessage, { bytesMax, budget, announce }: BodyRules): Promise<ReadBody> {
+  const announced = request.headers['content-length'];
+  const hasBody = request.headers['transfer-encoding'] !== undefined || (announced !== undefined && announced !== '0');
+  if (!hasBody) return { bytes: new Uint8Array(), release() {} };
+  if (Number(announced ?? 0) > bytesMax) throw tooLarge(bytesMax);
+  let taken = 0;
+  const take = (bytes: number): void => {
+    budget.take(bytes);
+    taken += bytes;
+  };
+  const release = (): void => {
+    budget.give(taken);
+    taken = 0;
+  };
+  try {
+    take(Number(announced ?? 0));
+    announce?.();
+    const chunks: Uint8Array[] = [];
+    let size = 0;
+    for await (const chunk of chunksOf(request)) {
+      size += chunk.length;
+      if (size > bytesMax) throw tooLarge(bytesMax);
+      if (size > taken) take(chunk.length);
+      chunks.push(chunk);
+    }
+    return { bytes: chunks.length === 1 && chunks[0] ? chunks[0] : Buffer.concat(chunks, size), release };
+  } catch (thrown) {
+    release();
+    throw thrown;
+  }
+}
+
+/** Unlike the iterator of a stream, this one leaves the socket alone when the loop ends early. */
+async function* chunksOf(request: IncomingMessage): AsyncGenerator<Uint8Array> {
+  for await (const chunk of request.iterator({ destroyOnReturn: false })) yield chunk as Buffer;
+  if (!request.complete) throw badRequest('the body of the request broke off');
+}
+
+function tooLarge(limit: number): RunnerError {
+  const what = limit === 0 ? 'this request takes no body' : `the body is larger than ${limit} bytes`;
+  return new RunnerError('PAYLOAD_TOO_LARGE', what, { details: { limit } });
+}
+
+/** Lets the client finish what it sends, within limits. */
+export function discard(request: IncomingMessage): void {
+  if (request.complete || request.destroyed) return;
+  let seen = 0;
+  request.on('data', (chunk: Buffer) => {
+    seen += chunk.length;
+    if (seen > DISCARD_BYTES_MAX) request.destroy();
+  });
+  request.on('error', () => {});
+  request.resume();
+}
+
+export interface SendRules {
+  readonly clock: Clock;
+  /** A client that takes nothing for so long is given up. */
+  readonly stallMs: number;
+}
+
+/** Sends chunk by chunk. Rejects when the source does, or with `ABORTED` when the client is gone or takes nothing. Resolves with the bytes sent. */
+export async function sendChunks(response: ServerResponse, chunks: AsyncIterable<Uint8Array>, rules: SendRules): Promise<number> {
+  let sent = 0;
+  response.flushHeaders();
+  for await (const chunk of chunks) {
+    if (response.destroyed) throw new RunnerError('ABORTED', 'the client is gone');
+    sent += chunk.length;
+    if (chunk.length > 0 && !response.write(chunk)) await drained(response, rules);
+  }
+  return sent;
+}
+
+function drained(response: ServerResponse, { clock, stallMs }: SendRules): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const end = (error?: RunnerError): void => {
+      cancel();
+      response.off('drain', onDrain);
+      response.off('close', onClose);
+      if (error) reject(error);
+      else resolve();
+    };
+    const onDrain = (): void => end();
+    const onClose = (): void => end(new RunnerError('ABORTED', 'the client is gone'));
+    const cancel = clock.after(stallMs, () => end(new RunnerError('ABORTED', `the client has taken nothing for ${stallMs} ms`)));
+    response.once('drain', onDrain);
+    response.once('close', onClose);
+    if (response.destroyed) onClose();
+  });
+}

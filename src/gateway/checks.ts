@@ -1,0 +1,84 @@
+/** What a request must fulfil before anything of it is believed: pure checks of its head. */
+
+import type { IncomingMessage } from 'node:http';
+import { BlockList, isIP } from 'node:net';
+import { RunnerError } from '../errors.ts';
+import { badRequest } from './http.ts';
+
+/** A second one of these is no list but an attack: proxies and servers take different ones. */
+const SINGLE = new Set(
+  'host authorization x-api-key content-length content-type transfer-encoding origin idempotency-key x-blueprint-config x-amz-date x-amz-content-sha256 x-amz-invocation-type x-amz-log-type x-amz-client-context traceparent sec-websocket-key sec-websocket-version'.split(
+    ' ',
+  ),
+);
+const HOST = /^(?:[A-Za-z0-9_.-]{1,253}|\[[0-9a-fA-F:.]{2,45}\])(?::\d{1,5})?$/;
+
+export type Headers = Readonly<Record<string, string | undefined>>;
+
+/** Headers by name in lower case, several of one name as a list. Throws `REQUEST_INVALID`. */
+export function headersOf({ rawHeaders }: Pick<IncomingMessage, 'rawHeaders'>): Headers {
+  const headers: Record<string, string> = Object.create(null) as Record<string, string>;
+  for (let index = 0; index < rawHeaders.length; index += 2) {
+    const name = (rawHeaders[index] ?? '').toLowerCase();
+    const value = rawHeaders[index + 1] ?? '';
+    const before = headers[name];
+    if (before !== undefined && SINGLE.has(name)) throw badRequest(`the request has more than one header ${name}`);
+    headers[name] = before === undefined ? value : `${before}, ${value}`;
+  }
+  const { host } = headers;
+  if (host === undefined || !HOST.test(host)) throw badRequest('the request has no Host header, or one that is no host name');
+  return headers;
+}
+
+export interface OriginRules {
+  /** Nobody says who he is: then a browser must not be talked into speaking for him. */
+  readonly isOpen: boolean;
+  readonly corsOrigins: readonly string[];
+  readonly scheme: 'http' | 'https';
+}
+
+/**
+ * Refuses what a web page of somebody else sends: its Origin is another one; or its host name was made to point here (DNS rebinding), which
+ * only a name that is not of this machine gives away. Returns the origin to which the answer may be shown. Throws `FORBIDDEN`.
+ */
+export function checkOrigin(headers: Headers, { isOpen, corsOrigins, scheme }: OriginRules): string | undefined {
+  const { host = '', origin } = headers;
+  if (isOpen && !isLoopbackName(hostNameOf(host))) {
+    throw new RunnerError(
+      'FORBIDDEN',
+      `the Host header is ${host}; without credentials only localhost and loopback addresses are answered`,
+    );
+  }
+  if (origin !== undefined) {
+    if (corsOrigins.includes(origin)) return origin;
+    if (origin !== `${scheme}://${host}`)
+      throw new RunnerError('FORBIDDEN', `pages of ${origin.slice(0, 200)} may not use this gateway; allow the origin if they should`);
+    return undefined;
+  }
+  const site = headers['sec-fetch-site'];
+  if (isOpen && site !== undefined && site !== 'same-origin' && site !== 'none') {
+    throw new RunnerError('FORBIDDEN', 'pages of other sites may not use this gateway');
+  }
+  return undefined;
+}
+
+function hostNameOf(host: string): string {
+  return host.replace(/:\d+$/, '').replace(/^\[|\]$/g, '');
+}
+
+const LOOPBACK = new BlockList();
+LOOPBACK.addSubnet('127.0.0.0', 8, 'ipv4');
+LOOPBACK.addAddress('::1', 'ipv6');
+
+/** Whether the name or address can only mean this machine. */
+export function isLoopbackName(name: string): boolean {
+  if (name.toLowerCase() === 'localhost') return true;
+  const version = isIP(name);
+  return version !== 0 && LOOPBACK.check(name, version === 6 ? 'ipv6' : 'ipv4');
+}
+
+/** Path and query of the request line, the query without its question mark. */
+export function targetOf(url: string): { readonly path: string; readonly query: string } {
+  const at = url.indexOf('?');
+  return at < 0 ? { path: url, query: '' } : { path: url.slice(0, at), query: url.slice(at + 1) };
+}

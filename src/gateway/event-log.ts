@@ -1,0 +1,75 @@
+/** News under topics, numbered, the newest of them kept: for readers who come back and want what they missed. */
+
+export interface Numbered<T> {
+  readonly id: string;
+  readonly topic: string;
+  readonly item: T;
+}
+
+interface Ring<T> {
+  readonly entries: Numbered<T>[];
+  usedAt: number;
+}
+
+export interface EventLogOptions {
+  /** Tells the numbers of this process from those of an earlier one. */
+  readonly epoch: string;
+  /** Kept of each topic. */
+  readonly entriesMax: number;
+  readonly topicsMax: number;
+}
+
+export class EventLog<T> {
+  readonly #options: EventLogOptions;
+  readonly #rings = new Map<string, Ring<T>>();
+  readonly #listeners = new Set<(entry: Numbered<T>) => void>();
+  #count = 0;
+
+  constructor(options: EventLogOptions) {
+    this.#options = options;
+  }
+
+  append(topic: string, item: T): void {
+    this.#count += 1;
+    const entry = { id: `${this.#options.epoch}-${this.#count}`, topic, item };
+    const ring = this.#rings.get(topic) ?? this.#newRing(topic);
+    ring.usedAt = this.#count;
+    ring.entries.push(entry);
+    // Cut in larger pieces: to remove the first of many costs as much as to remove a hundred.
+    if (ring.entries.length > this.#options.entriesMax * 1.25) ring.entries.splice(0, ring.entries.length - this.#options.entriesMax);
+    for (const listener of this.#listeners) listener(entry);
+  }
+
+  /** Oldest first. After `since`, when that is a number of this process; else all that is kept. */
+  read(topic: string, options: { readonly since?: string | undefined; readonly limit?: number } = {}): readonly Numbered<T>[] {
+    const { since, limit = this.#options.entriesMax } = options;
+    const entries = this.#rings.get(topic)?.entries ?? [];
+    const after = this.#numberOf(since);
+    const news = after === undefined ? entries : entries.filter(({ id }) => (this.#numberOf(id) ?? 0) > after);
+    // Who names where he was reads on from there; who does not wants the newest.
+    return after === undefined ? news.slice(-limit) : news.slice(0, limit);
+  }
+
+  /** The listener must not throw. Returns what ends it. */
+  listen(listener: (entry: Numbered<T>) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  #newRing(topic: string): Ring<T> {
+    if (this.#rings.size >= this.#options.topicsMax) {
+      const [oldest] = [...this.#rings].reduce((left, right) => (left[1].usedAt <= right[1].usedAt ? left : right));
+      this.#rings.delete(oldest);
+    }
+    const ring = { entries: [], usedAt: 0 };
+    this.#rings.set(topic, ring);
+    return ring;
+  }
+
+  #numberOf(id: string | undefined): number | undefined {
+    const prefix = `${this.#options.epoch}-`;
+    if (id === undefined || !id.startsWith(prefix)) return undefined;
+    const number = Number(id.slice(prefix.length));
+    return Number.isSafeInteger(number) ? number : undefined;
+  }
+}

@@ -1,0 +1,133 @@
+/** The functions of a gateway: which version a call means, which backend runs it, and that replaced code never runs again. */
+
+import { hash } from 'node:crypto';
+import { RunnerError } from '../errors.ts';
+import type { FunctionRuntime } from '../runtime/function-runtime.ts';
+import type { FunctionVersion, InstanceInfo, Invocation, InvocationOptions, StreamedInvocation } from '../runtime/runtime.ts';
+import type { FunctionStore, Resolved } from '../runtime/store.ts';
+import type { FunctionRecord } from '../runtime/store-records.ts';
+
+export interface FunctionsOptions {
+  readonly store: FunctionStore;
+  /** By the name under which functions ask for them. */
+  readonly runtimes: ReadonlyMap<string, FunctionRuntime>;
+  readonly defaultBackend: string;
+}
+
+export interface Target {
+  readonly name: string;
+  readonly qualifier?: string | undefined;
+}
+
+export interface Invoked {
+  readonly invocation: Invocation;
+  readonly executedVersion: string;
+}
+
+export interface Streamed {
+  readonly invocation: StreamedInvocation;
+  readonly executedVersion: string;
+}
+
+/** In the record of a function that was made for the code of requests. */
+export const CODE_MARK = 'codeOfRequest';
+
+/** Made for the code of requests, by nobody's wish: not listed, and gone after a restart. */
+export function isCodeOfRequest({ extra }: Pick<FunctionRecord, 'extra'>): boolean {
+  return extra[CODE_MARK] === true;
+}
+
+export class Functions {
+  readonly store: FunctionStore;
+  readonly runtimes: ReadonlyMap<string, FunctionRuntime>;
+  readonly defaultBackend: string;
+
+  constructor({ store, runtimes, defaultBackend }: FunctionsOptions) {
+    this.store = store;
+    this.runtimes = runtimes;
+    this.defaultBackend = defaultBackend;
+  }
+
+  /** What a call of `target` runs now, and where. Throws `FUNCTION_NOT_FOUND`, `CODE_MISSING`, `BACKEND_UNAVAILABLE`. */
+  resolve({ name, qualifier }: Target): Resolved & { readonly runtime: FunctionRuntime } {
+    const resolved = this.store.resolve(name, qualifier);
+    return { ...resolved, runtime: this.runtimeOf(resolved.record) };
+  }
+
+  async invoke(target: Target, event: Uint8Array, options: InvocationOptions): Promise<Invoked> {
+    const { fn, executedVersion, reserved, runtime } = this.resolve(target);
+    const invocation = await runtime.invoke(fn, event, limited(options, reserved));
+    return { invocation, executedVersion };
+  }
+
+  async stream(target: Target, event: Uint8Array, options: InvocationOptions): Promise<Streamed> {
+    const { fn, executedVersion, reserved, runtime } = this.resolve(target);
+    const invocation = await runtime.stream(fn, event, limited(options, reserved));
+    return { invocation, executedVersion };
+  }
+
+  /** On an instance that serves this call alone. */
+  async invokeAlone(target: Target, event: Uint8Array, options: InvocationOptions & { readonly requestId: string }): Promise<Invoked> {
+    const { fn, executedVersion, reserved, runtime } = this.resolve(target);
+    const alone: FunctionVersion = { ...fn, fingerprint: hash('sha256', `${fn.fingerprint} ${options.requestId}`, 'hex') };
+    try {
+      return { invocation: await runtime.invoke(alone, event, limited(options, reserved)), executedVersion };
+    } finally {
+      const own = runtime.instances().filter(({ fingerprint }) => fingerprint === alone.fingerprint);
+      await Promise.all(own.map(({ id }) => runtime.stopInstance(id)));
+    }
+  }
+
+  async warm(target: Target, count: number): Promise<void> {
+    const { fn, runtime } = this.resolve(target);
+    await runtime.warm(fn, count);
+  }
+
+  /** Of all backends, by the name under which functions ask for them. */
+  instances(): (InstanceInfo & { readonly backend: string })[] {
+    return [...this.runtimes].flatMap(([backend, runtime]) => runtime.instances().map((instance) => ({ ...instance, backend })));
+  }
+
+  async stopInstance(id: string): Promise<boolean> {
+    const stopped = await Promise.all([...this.runtimes.values()].map((runtime) => runtime.stopInstance(id)));
+    return stopped.includes(true);
+  }
+
+  /** Instances of this function end, at once or after their call. Returns how many. */
+  drain(name: string): number {
+    const count = this.instances().filter((instance) => instance.name === name).length;
+    for (const runtime of this.runtimes.values()) runtime.retire(name, []);
+    return count;
+  }
+
+  /** To be called after every change of a function. */
+  changed(name: string): void {
+    const keep = this.store.fingerprints(name);
+    for (const runtime of this.runtimes.values()) runtime.retire(name, keep);
+  }
+
+  backendOf({ extra }: Pick<FunctionRecord, 'extra'>): string {
+    const { backend } = extra;
+    return typeof backend === 'string' ? backend : this.defaultBackend;
+  }
+
+  /** Throws `BACKEND_UNAVAILABLE`. */
+  runtimeOf(record: Pick<FunctionRecord, 'extra'>): FunctionRuntime {
+    return this.runtimeNamed(this.backendOf(record));
+  }
+
+  /** Throws `BACKEND_UNAVAILABLE`. */
+  runtimeNamed(backend: string): FunctionRuntime {
+    const runtime = this.runtimes.get(backend);
+    if (runtime) return runtime;
+    throw new RunnerError(
+      'BACKEND_UNAVAILABLE',
+      `the backend ${backend} does not run here; there is ${[...this.runtimes.keys()].join(', ')}`,
+      { details: { backend } },
+    );
+  }
+}
+
+function limited(options: InvocationOptions, reserved: number | undefined): InvocationOptions {
+  return reserved === undefined ? options : { ...options, concurrencyMax: reserved };
+}

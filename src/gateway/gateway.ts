@@ -1,0 +1,262 @@
+/** The gateway: functions of this machine behind HTTP and WebSocket. */
+
+import { randomBytes } from 'node:crypto';
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { systemClock } from '../clock.ts';
+import type { Clock } from '../clock.ts';
+import { RunnerError } from '../errors.ts';
+import { FunctionRuntime } from '../runtime/function-runtime.ts';
+import type { FunctionRuntimeOptions } from '../runtime/function-runtime.ts';
+import type { Provider } from '../runtime/limits.ts';
+import { LIMITS } from '../runtime/limits.ts';
+import type { InstanceBackend, LogLine, RuntimeEvent } from '../runtime/runtime.ts';
+import { FunctionStore } from '../runtime/store.ts';
+import { silentTelemetry } from '../telemetry/telemetry.ts';
+import type { Telemetry } from '../telemetry/telemetry.ts';
+import { Authenticator } from './auth.ts';
+import type { GatewayAuth } from './auth.ts';
+import { isLoopbackName } from './checks.ts';
+import { EventLog } from './event-log.ts';
+import { executeRoutes, removeCodeOfRequests } from './execute-api.ts';
+import { functionRoutes } from './functions-api.ts';
+import { Functions } from './functions.ts';
+import type { Route } from './http.ts';
+import { instanceRoutes } from './instances-api.ts';
+import { logRoutes } from './logs-api.ts';
+import { Router } from './router.ts';
+import { GatewayServer } from './server.ts';
+import type { ServerLimits, TlsOptions } from './server.ts';
+import { systemRoutes } from './system-api.ts';
+
+export interface GatewayOptions {
+  /** Holds functions, sockets and the ids of what runs; of one gateway at a time. A short path: sockets allow 107 bytes. */
+  readonly folder: string;
+  /** By the name under which functions ask for them. At least one. */
+  readonly backends: ReadonlyMap<string, InstanceBackend>;
+  /** Default: the first. */
+  readonly defaultBackend?: string;
+  /** Without it everybody on this machine may do everything, and the gateway listens on loopback only. */
+  readonly auth?: GatewayAuth;
+  readonly limits?: Partial<ServerLimits>;
+  /** Whose limits hold for new functions. Default `aws`. */
+  readonly provider?: Provider;
+  /** Origins of web pages that may use the gateway. Default: none but its own. */
+  readonly corsOrigins?: readonly string[];
+  /** Of the runtime of each backend. */
+  readonly runtime?: Pick<FunctionRuntimeOptions, 'limits' | 'keepAlive' | 'region' | 'environment'>;
+  readonly clock?: Clock;
+  readonly telemetry?: Telemetry;
+  /** Text of `/metrics`. */
+  readonly metrics?: () => Promise<string>;
+  /** Of the package, for `/api/v1/info`. */
+  readonly version?: string;
+}
+
+export interface GatewayAddress {
+  /** Default 127.0.0.1. Any other than a loopback address needs `auth`. */
+  readonly host?: string;
+  /** Default 8080; 0 takes a free one. */
+  readonly port?: number;
+  readonly tls?: TlsOptions;
+}
+
+const MIB = 1024 * 1024;
+const LIMITS_DEFAULT: ServerLimits = {
+  requestsPerSecond: 10_000,
+  burst: 10_000,
+  concurrent: 1_000,
+  connectionsMax: 2_000,
+  headerBytesMax: 16 * 1024,
+  headersTimeoutMs: 10_000,
+  requestTimeoutMs: 120_000,
+  keepAliveMs: 65_000,
+  stallMs: 30_000,
+  bodiesBytesMax: 512 * MIB,
+};
+const CLOSE_MS = 10_000;
+const COLLECT_MS = 10 * 60_000;
+
+interface Parts {
+  readonly store: FunctionStore;
+  readonly runtimes: ReadonlyMap<string, FunctionRuntime>;
+  readonly server: GatewayServer;
+}
+
+/**
+ * Serves functions. What was deployed is there again after a restart; what an earlier process left running is ended.
+ *
+ * @example
+ * const gateway = new Gateway({ folder: '/var/lib/bpr', backends: new Map([['process', new ProcessBackend()]]) });
+ * const url = await gateway.listen({ port: 8080 });
+ * await gateway.close();
+ */
+export class Gateway {
+  readonly #options: GatewayOptions;
+  readonly #clock: Clock;
+  readonly #telemetry: Telemetry;
+  readonly #authenticator: Authenticator;
+  readonly #defaultBackend: string;
+  readonly #logs: EventLog<LogLine>;
+  readonly #events: EventLog<RuntimeEvent>;
+  #parts: Promise<Parts> | undefined;
+  #closing: Promise<void> | undefined;
+  #stopCollecting: (() => void) | undefined;
+
+  /** Does no I/O. Throws `CONFIG_INVALID`. */
+  constructor(options: GatewayOptions) {
+    this.#options = options;
+    this.#clock = options.clock ?? systemClock;
+    this.#telemetry = options.telemetry ?? silentTelemetry;
+    this.#authenticator = new Authenticator(options.auth, this.#clock);
+    const [first] = options.backends.keys();
+    const backend = options.defaultBackend ?? first;
+    if (backend === undefined || !options.backends.has(backend))
+      throw new RunnerError(
+        'CONFIG_INVALID',
+        `the gateway needs a backend; ${backend ?? 'none'} is not one of ${[...options.backends.keys()].join(', ') || 'none'}`,
+      );
+    this.#defaultBackend = backend;
+    const epoch = randomBytes(4).toString('hex');
+    this.#logs = new EventLog({ epoch, entriesMax: 1_000, topicsMax: 1_000 });
+    this.#events = new EventLog({ epoch, entriesMax: 10_000, topicsMax: 4 });
+  }
+
+  /**
+   * Opens the store, starts the runtimes and listens. Resolves with the URL, without a slash at its end. Rejects with `CONFIG_INVALID`: an
+   * address that is not loopback without `auth`, or that cannot be listened on; and with the errors of the store and the backends.
+   */
+  async listen({ host = '127.0.0.1', port = 8080, tls }: GatewayAddress = {}): Promise<string> {
+    if (this.#parts) throw new RunnerError('STATE_INVALID', 'the gateway listens, or has listened, already');
+    if (this.#authenticator.isOpen && !isLoopbackName(host)) {
+      const message = `the gateway would listen on ${host} for everybody; configure keys, tokens or client certificates, or listen on 127.0.0.1`;
+      throw new RunnerError('CONFIG_INVALID', message, { details: { host } });
+    }
+    if (this.#options.auth?.certificates && tls?.ca === undefined) {
+      throw new RunnerError(
+        'CONFIG_INVALID',
+        'client certificates are to be accepted, but there is no authority (tls.ca) to check them with',
+      );
+    }
+    const starting = this.#start();
+    this.#parts = starting;
+    try {
+      const { server } = await starting;
+      const address = await server.listen({ host, port, ...(tls && { tls }) });
+      const name = address.family === 'IPv6' ? `[${address.address}]` : address.address;
+      const url = `${tls ? 'https' : 'http'}://${name}:${address.port}`;
+      this.#telemetry.log.info('the gateway listens', { url, backends: [...this.#options.backends.keys()] });
+      return url;
+    } catch (thrown) {
+      await this.close(0);
+      throw thrown;
+    }
+  }
+
+  /** Takes no more requests, ends what only waits for news, lets calls finish until the deadline (default 10,000 ms). Idempotent. */
+  close(deadlineMs = CLOSE_MS): Promise<void> {
+    return (this.#closing ??= this.#close(deadlineMs));
+  }
+
+  async #close(deadlineMs: number): Promise<void> {
+    const parts = await this.#parts?.catch(() => undefined);
+    if (!parts) return;
+    this.#stopCollecting?.();
+    await parts.server.close(deadlineMs);
+    await Promise.all([...parts.runtimes.values()].map((runtime) => runtime.close(0)));
+    parts.store.close();
+  }
+
+  async #start(): Promise<Parts> {
+    const { folder, provider = 'aws' } = this.#options;
+    mkdirSync(folder, { recursive: true, mode: 0o711 });
+    const late: { functions?: Functions } = {};
+    const store = FunctionStore.open({
+      folder: join(folder, 'store'),
+      clock: this.#clock,
+      onChange: (name) => late.functions?.changed(name),
+    });
+    const runtimes = new Map<string, FunctionRuntime>();
+    try {
+      removeCodeOfRequests(store);
+      for (const [name, backend] of this.#options.backends) runtimes.set(name, await this.#startRuntime(name, backend));
+    } catch (thrown) {
+      await Promise.all([...runtimes.values()].map((runtime) => runtime.close(0)));
+      store.close();
+      throw thrown;
+    }
+    const functions = new Functions({ store, runtimes, defaultBackend: this.#defaultBackend });
+    late.functions = functions;
+    const server = this.#server(functions, provider);
+    this.#collectLater(store);
+    return { store, runtimes, server };
+  }
+
+  async #startRuntime(name: string, backend: InstanceBackend): Promise<FunctionRuntime> {
+    const runtime = new FunctionRuntime({
+      ...this.#options.runtime,
+      backend,
+      folder: join(this.#options.folder, name),
+      clock: this.#clock,
+      telemetry: this.#telemetry,
+      onEvent: (event) => this.#events.append(event.kind, event),
+    });
+    await runtime.start();
+    runtime.onLog((line) => this.#logs.append(line.name, line));
+    return runtime;
+  }
+
+  #server(functions: Functions, provider: Provider): GatewayServer {
+    const { corsOrigins = [], metrics, version = '0.0.0' } = this.#options;
+    const limits = { ...LIMITS_DEFAULT, ...this.#options.limits };
+    const clock = this.#clock;
+    const routes: Route[] = [];
+    routes.push(
+      ...functionRoutes({ functions, provider, clock }),
+      ...logRoutes({ functions, logs: this.#logs }),
+      ...instanceRoutes(functions),
+      ...executeRoutes({ functions, provider, clock }),
+      ...systemRoutes({
+        functions,
+        clock,
+        version,
+        metrics,
+        limits: shownLimits(provider),
+        routes: () => routes,
+        isClosing: () => server.closing.aborted,
+      }),
+    );
+    const server = new GatewayServer({
+      router: new Router(routes),
+      authenticator: this.#authenticator,
+      limits,
+      corsOrigins,
+      clock,
+      telemetry: this.#telemetry,
+      onUpgrade: () => {
+        throw new RunnerError('NOT_FOUND', 'there is no WebSocket here');
+      },
+    });
+    return server;
+  }
+
+  /** Code that nothing refers to any more is removed now and then. */
+  #collectLater(store: FunctionStore): void {
+    this.#stopCollecting = this.#clock.after(COLLECT_MS, () => {
+      store.collect().catch((error: unknown) => this.#telemetry.log.warn('unused packages could not be removed', { error }));
+      if (!this.#closing) this.#collectLater(store);
+    });
+  }
+}
+
+function shownLimits(provider: Provider): Readonly<Record<string, number>> {
+  const { requestBytesMax, responseBytesMax, streamBytesMax, zipBytesMax, unpackedBytesMax, timeoutMs } = LIMITS[provider];
+  return {
+    request_bytes: requestBytesMax,
+    response_bytes: responseBytesMax,
+    stream_bytes: streamBytesMax,
+    zip_bytes: zipBytesMax,
+    unpacked_bytes: unpackedBytesMax,
+    timeout_ms: timeoutMs.max,
+  };
+}

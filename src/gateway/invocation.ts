@@ -1,0 +1,93 @@
+/** From a request to the options of an invocation, and from what came back to a reply: the same for every API that invokes. */
+
+import { RunnerError, toRunnerError } from '../errors.ts';
+import type { Invocation, InvocationOptions, InvocationReport, StreamedInvocation } from '../runtime/runtime.ts';
+import { REPORT_HEADERS } from './api.ts';
+import type { ReportDocument } from './api.ts';
+import { errorDocument } from './http.ts';
+import type { GatewayRequest, Reply } from './http.ts';
+
+const TRACE_PARENT = /^00-([0-9a-f]{8})([0-9a-f]{24})-([0-9a-f]{16})-([0-9a-f]{2})$/;
+
+/** W3C Trace Context as the header that Lambda gives to functions. */
+export function traceIdOf(headers: GatewayRequest['headers']): string | undefined {
+  const own = headers['x-amzn-trace-id'];
+  if (own !== undefined && own.length <= 256) return own;
+  const [, time, rest, parent, flags] = TRACE_PARENT.exec(headers['traceparent'] ?? '') ?? [];
+  if (time === undefined) return undefined;
+  return `Root=1-${time}-${rest};Parent=${parent};Sampled=${Number.parseInt(flags ?? '0', 16) & 1}`;
+}
+
+/** `x-timeout-ms` may shorten the timeout of the function. Throws `REQUEST_INVALID`. */
+export function optionsOf(request: GatewayRequest, now: number): InvocationOptions & { readonly requestId: string } {
+  const { headers, id, signal } = request;
+  const traceId = traceIdOf(headers);
+  const contentType = headers['content-type'];
+  const timeout = headers['x-timeout-ms'];
+  if (timeout !== undefined && !/^[1-9]\d{0,9}$/.test(timeout))
+    throw new RunnerError('REQUEST_INVALID', 'x-timeout-ms is not a number of milliseconds');
+  return {
+    requestId: id,
+    signal,
+    ...(traceId !== undefined && { traceId }),
+    ...(contentType !== undefined && { contentType }),
+    ...(timeout !== undefined && { deadline: now + Number(timeout) }),
+  };
+}
+
+export function reportDocument(report: InvocationReport): ReportDocument {
+  const { createMs, bootMs, initMs, memoryUsedMb } = report;
+  return {
+    request_id: report.requestId,
+    instance_id: report.instanceId,
+    cold_start: report.coldStart,
+    queue_ms: round(report.queueMs),
+    ...(createMs !== undefined && { create_ms: round(createMs) }),
+    ...(bootMs !== undefined && { boot_ms: round(bootMs) }),
+    ...(initMs !== undefined && { init_ms: round(initMs) }),
+    run_ms: round(report.runMs),
+    ...(memoryUsedMb !== undefined && { memory_used_mb: memoryUsedMb }),
+  };
+}
+
+const round = (ms: number): number => Math.round(ms * 1_000) / 1_000;
+
+/** The body as the function gave it; the report in headers. */
+export function invocationReply(
+  { body, contentType, report, logTail }: Invocation,
+  options: { readonly executedVersion: string; readonly tail: boolean },
+): Reply {
+  return {
+    status: 200,
+    headers: {
+      'content-type': contentType,
+      [REPORT_HEADERS.requestId]: report.requestId,
+      [REPORT_HEADERS.instanceId]: report.instanceId,
+      [REPORT_HEADERS.coldStart]: String(report.coldStart),
+      [REPORT_HEADERS.queueMs]: String(round(report.queueMs)),
+      [REPORT_HEADERS.runMs]: String(round(report.runMs)),
+      [REPORT_HEADERS.executedVersion]: options.executedVersion,
+      ...(options.tail && { [REPORT_HEADERS.logTail]: Buffer.from(logTail).toString('base64') }),
+    },
+    body,
+  };
+}
+
+/** Events of server-sent form: `chunk` with base64, then `end` with the report, or `error`. */
+export async function* sseOf({ chunks, done, requestId }: StreamedInvocation): AsyncGenerator<Uint8Array> {
+  let count = 0;
+  try {
+    for await (const chunk of chunks) {
+      count += 1;
+      yield sse('chunk', Buffer.from(chunk).toString('base64'), String(count));
+    }
+    yield sse('end', JSON.stringify(reportDocument((await done).report)), String(count + 1));
+  } catch (thrown) {
+    yield sse('error', JSON.stringify(errorDocument(toRunnerError(thrown), requestId)), String(count + 1));
+  }
+}
+
+/** `data` holds no line break. */
+export function sse(event: string, data: string, id?: string): Uint8Array {
+  return Buffer.from(`${id === undefined ? '' : `id: ${id}\n`}event: ${event}\ndata: ${data}\n\n`);
+}

@@ -1,0 +1,397 @@
+/** The HTTP server below the gateway: takes connections, checks and authorises requests, lets a route answer, and ends in order. */
+
+import { randomUUID } from 'node:crypto';
+import { createServer } from 'node:http';
+import type { IncomingMessage, Server, ServerOptions, ServerResponse } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
+import type { AddressInfo } from 'node:net';
+import type { Duplex } from 'node:stream';
+import type { TLSSocket } from 'node:tls';
+import type { Clock } from '../clock.ts';
+import { RunnerError, toRunnerError } from '../errors.ts';
+import type { Telemetry } from '../telemetry/telemetry.ts';
+import { Admission } from './admission.ts';
+import type { CallerLimits } from './admission.ts';
+import { ANONYMOUS } from './auth.ts';
+import type { Authenticator } from './auth.ts';
+import { BodyBudget, discard, readBody, sendChunks } from './body.ts';
+import { checkOrigin, headersOf, targetOf } from './checks.ts';
+import type { Headers } from './checks.ts';
+import { JSON_TYPE, demand, errorDocument, failure, statusOf } from './http.ts';
+import type { Caller, Reply, Route } from './http.ts';
+import type { Router } from './router.ts';
+import { ServerMetrics } from './server-metrics.ts';
+
+export interface ServerLimits extends CallerLimits {
+  readonly connectionsMax: number;
+  /** All headers of a request together. */
+  readonly headerBytesMax: number;
+  readonly headersTimeoutMs: number;
+  /** For a whole request with its body. */
+  readonly requestTimeoutMs: number;
+  readonly keepAliveMs: number;
+  /** A client that takes nothing of its answer for so long is given up. */
+  readonly stallMs: number;
+  /** Bodies of all requests together. */
+  readonly bodiesBytesMax: number;
+}
+
+export interface TlsOptions {
+  /** PEM. */
+  readonly cert: string;
+  readonly key: string;
+  /** Authority whose client certificates are asked for. */
+  readonly ca?: string;
+}
+
+export interface ListenOptions {
+  readonly host: string;
+  readonly port: number;
+  readonly tls?: TlsOptions;
+}
+
+export interface GatewayServerOptions {
+  readonly router: Router;
+  readonly authenticator: Authenticator;
+  readonly limits: ServerLimits;
+  readonly corsOrigins: readonly string[];
+  readonly clock: Clock;
+  readonly telemetry: Telemetry;
+  readonly onUpgrade: (upgrade: Upgrade) => void;
+}
+
+/** A connection that may become a WebSocket: host and origin are checked. */
+export interface Upgrade {
+  readonly request: IncomingMessage;
+  readonly socket: Duplex;
+  readonly head: Buffer;
+  readonly headers: Headers;
+  readonly id: string;
+  readonly certificateName: string | undefined;
+}
+
+/** How often Node looks for requests that take too long. */
+const CHECK_MS = 1_000;
+const HEADERS_MAX = 100;
+const PREFLIGHT = {
+  'access-control-allow-methods': 'GET, POST, PUT, PATCH, DELETE',
+  'access-control-allow-headers':
+    'authorization, content-type, x-api-key, idempotency-key, traceparent, last-event-id, x-amz-invocation-type, x-amz-log-type',
+  'access-control-max-age': '600',
+};
+
+export class GatewayServer {
+  readonly #options: GatewayServerOptions;
+  readonly #admission: Admission;
+  readonly #budget: BodyBudget;
+  readonly #metrics: ServerMetrics;
+  /** Fires when requests that would wait for long are to end. */
+  readonly #closing = new AbortController();
+  /** One for each request that runs. */
+  readonly #running = new Set<AbortController>();
+  #server: Server | undefined;
+  #scheme: 'http' | 'https' = 'http';
+  #idle: (() => void) | undefined;
+
+  constructor(options: GatewayServerOptions) {
+    this.#options = options;
+    this.#admission = new Admission(options.limits, options.clock);
+    this.#budget = new BodyBudget(options.limits.bodiesBytesMax);
+    this.#metrics = new ServerMetrics(options.telemetry.metrics);
+  }
+
+  get closing(): AbortSignal {
+    return this.#closing.signal;
+  }
+
+  admit(callerId: string): () => void {
+    return this.#admission.admit(callerId);
+  }
+
+  /** Resolves with where it listens. Rejects with `CONFIG_INVALID`. */
+  async listen({ host, port, tls }: ListenOptions): Promise<AddressInfo> {
+    const { limits } = this.#options;
+    const options: ServerOptions = {
+      maxHeaderSize: limits.headerBytesMax,
+      headersTimeout: limits.headersTimeoutMs,
+      requestTimeout: limits.requestTimeoutMs,
+      keepAliveTimeout: limits.keepAliveMs,
+      connectionsCheckingInterval: CHECK_MS,
+      insecureHTTPParser: false,
+      noDelay: true,
+    };
+    const server = tls
+      ? createTlsServer({ ...options, ...tls, requestCert: tls.ca !== undefined, rejectUnauthorized: false, minVersion: 'TLSv1.2' })
+      : createServer(options);
+    this.#scheme = tls ? 'https' : 'http';
+    this.#server = server;
+    server.maxConnections = limits.connectionsMax;
+    server.maxHeadersCount = HEADERS_MAX;
+    server.on('request', (request, response) => void this.#answer(request, response, false));
+    server.on('checkContinue', (request: IncomingMessage, response: ServerResponse) => void this.#answer(request, response, true));
+    server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => this.#upgrade(request, socket, head));
+    server.on('clientError', (error: NodeJS.ErrnoException, socket: Duplex) => this.#refuseRaw(socket, parserError(error)));
+    await new Promise<void>((resolve, reject) => {
+      const onError = (cause: Error): void =>
+        reject(
+          new RunnerError('CONFIG_INVALID', `the gateway cannot listen on ${host}:${port}: ${cause.message}`, {
+            cause,
+            details: { host, port },
+          }),
+        );
+      server.once('error', onError);
+      server.listen({ host, port }, () => {
+        server.off('error', onError);
+        resolve();
+      });
+    });
+    server.on('error', (error) => this.#options.telemetry.log.error('the gateway failed to take a connection', { error }));
+    return server.address() as AddressInfo;
+  }
+
+  /** Takes no more, ends what only waits, lets the rest finish until the deadline. */
+  async close(deadlineMs: number): Promise<void> {
+    const server = this.#server;
+    if (!server || this.#closing.signal.aborted) return;
+    const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+    this.#closing.abort(new RunnerError('EXECUTOR_CLOSED', 'the gateway is closing'));
+    server.closeIdleConnections();
+    const drained = this.#running.size === 0 ? Promise.resolve() : new Promise<void>((resolve) => (this.#idle = resolve));
+    const cancel = Promise.withResolvers<void>();
+    const stopTimer = this.#options.clock.after(deadlineMs, () => cancel.resolve());
+    await Promise.race([drained, cancel.promise]);
+    stopTimer();
+    for (const controller of this.#running)
+      controller.abort(new RunnerError('EXECUTOR_CLOSED', 'the gateway closed before the request ended'));
+    // Answers that are complete are still on their way.
+    server.closeIdleConnections();
+    const stop = this.#options.clock.after(200, () => server.closeAllConnections());
+    await closed;
+    stop();
+  }
+
+  async #answer(request: IncomingMessage, response: ServerResponse, awaitsContinue: boolean): Promise<void> {
+    const gone = new AbortController();
+    this.#running.add(gone);
+    response.once('close', () => {
+      gone.abort(new RunnerError('ABORTED', 'the client is gone'));
+      this.#running.delete(gone);
+      if (this.#running.size === 0) this.#idle?.();
+    });
+    const exchange: Exchange = {
+      request,
+      response,
+      awaitsContinue,
+      id: randomUUID(),
+      gone: gone.signal,
+      startedAt: this.#options.clock.monotonic(),
+      cleanUps: [],
+    };
+    let bytesOut = 0;
+    try {
+      const reply = await this.#reply(exchange);
+      bytesOut = await this.#send(exchange, reply);
+    } catch (thrown) {
+      // Only sending can fail here: half an answer must not look like a whole one.
+      response.destroy();
+      exchange.broken = toRunnerError(thrown).code;
+    } finally {
+      for (const cleanUp of exchange.cleanUps) cleanUp();
+      this.#tell(exchange, bytesOut);
+    }
+  }
+
+  /** Never rejects. */
+  async #reply(exchange: Exchange): Promise<Reply> {
+    const { id } = exchange;
+    try {
+      return await this.#handle(exchange);
+    } catch (thrown) {
+      const error = toRunnerError(thrown);
+      exchange.code = error.code;
+      if (statusOf(error) === 500) this.#options.telemetry.log.error('a request failed', { requestId: id, error: thrown });
+      const { route, params = {} } = exchange;
+      const reply = route?.failure ? route.failure(error, { id, params }) : failure(error, { id });
+      return { ...reply, headers: { ...reply.headers, ...refusalHeaders(error) } };
+    }
+  }
+
+  async #handle(exchange: Exchange): Promise<Reply> {
+    const { request, response, id, gone } = exchange;
+    const { router, authenticator, corsOrigins } = this.#options;
+    if (this.#closing.signal.aborted) throw new RunnerError('EXECUTOR_CLOSED', 'the gateway is closing');
+    const headers = headersOf(request);
+    exchange.corsOrigin = checkOrigin(headers, { isOpen: authenticator.isOpen, corsOrigins, scheme: this.#scheme });
+    if (request.method === 'OPTIONS' && exchange.corsOrigin !== undefined) return { status: 204, headers: PREFLIGHT };
+    const { path, query } = targetOf(request.url ?? '');
+    const { route, params } = router.find(request.method ?? 'GET', path);
+    exchange.route = route;
+    exchange.params = params;
+    let caller = this.#identify(exchange, headers);
+    if (caller) this.#authorise(exchange, caller);
+    const body = await readBody(request, {
+      bytesMax: route.bodyBytesMax ?? 0,
+      budget: this.#budget,
+      ...(exchange.awaitsContinue && { announce: () => response.writeContinue() }),
+    });
+    exchange.cleanUps.push(body.release);
+    if (!caller) {
+      caller = authenticator.identifySigner({ method: request.method ?? '', path, query, headers, body: body.bytes });
+      this.#authorise(exchange, caller);
+    }
+    return route.handle({
+      id,
+      method: request.method ?? 'GET',
+      path,
+      params,
+      query: new URLSearchParams(query),
+      headers,
+      body: body.bytes,
+      caller,
+      origin: `${this.#scheme}://${headers['host']}`,
+      signal: gone,
+      closing: this.#closing.signal,
+    });
+  }
+
+  #identify({ request, route }: Exchange, headers: Headers): Caller | undefined {
+    if (route?.scope === 'public') return ANONYMOUS;
+    const certificateName = certificateNameOf(request);
+    return this.#options.authenticator.identify(
+      { headers, ...(certificateName !== undefined && { certificateName }) },
+      route?.takesSignatures === true,
+    );
+  }
+
+  #authorise(exchange: Exchange, caller: Caller): void {
+    const { route, params = {} } = exchange;
+    if (!route || route.scope === 'public') return;
+    exchange.caller = caller;
+    const value = route.functionParam === undefined ? undefined : params[route.functionParam];
+    exchange.cleanUps.push(this.#admission.admit(caller.id));
+    demand(caller, route.scope, value === undefined ? undefined : (route.functionOf?.(value) ?? value));
+  }
+
+  async #send(exchange: Exchange, { status, headers, body }: Reply): Promise<number> {
+    const { request, response, id, corsOrigin } = exchange;
+    exchange.status = status;
+    if (response.destroyed) throw new RunnerError('ABORTED', 'the client is gone');
+    // A request that was read to its end counts as destroyed, too.
+    const closing = this.#closing.signal.aborted || (request.destroyed && !request.complete);
+    if (!request.complete) discard(request);
+    const streams = body !== undefined && typeof body === 'object' && Symbol.asyncIterator in body;
+    const bytes = streams || body === undefined ? undefined : typeof body === 'string' ? Buffer.from(body) : body;
+    response.writeHead(status, {
+      'x-request-id': id,
+      'cache-control': 'no-store',
+      'x-content-type-options': 'nosniff',
+      ...(!streams && status !== 204 && { 'content-length': bytes?.length ?? 0 }),
+      ...(corsOrigin !== undefined && { 'access-control-allow-origin': corsOrigin, 'access-control-expose-headers': '*', vary: 'origin' }),
+      ...(closing && { connection: 'close' }),
+      ...headers,
+    });
+    const isHead = request.method === 'HEAD';
+    if (streams && !isHead) {
+      const sent = await sendChunks(response, body, { clock: this.#options.clock, stallMs: this.#options.limits.stallMs });
+      response.end();
+      return sent;
+    }
+    response.setTimeout(this.#options.limits.stallMs, () => response.destroy());
+    response.end(isHead ? undefined : bytes);
+    return bytes?.length ?? 0;
+  }
+
+  #tell(exchange: Exchange, bytesOut: number): void {
+    const { id, request, route, status = 0, caller, startedAt, code, broken, params = {} } = exchange;
+    const durationMs = this.#options.clock.monotonic() - startedAt;
+    this.#metrics.answered({ route: route?.path ?? 'none', method: route ? route.method : 'other', status, seconds: durationMs / 1_000 });
+    this.#options.telemetry.log.info('request', {
+      requestId: id,
+      method: request.method,
+      route: route?.path,
+      ...(route?.functionParam !== undefined && { function: params[route.functionParam] }),
+      status,
+      durationMs: Math.round(durationMs * 1_000) / 1_000,
+      bytesOut,
+      caller: caller?.id,
+      remote: request.socket.remoteAddress,
+      ...(code !== undefined && { code }),
+      ...(broken !== undefined && { broken }),
+    });
+  }
+
+  #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    const id = randomUUID();
+    try {
+      if (this.#closing.signal.aborted) throw new RunnerError('EXECUTOR_CLOSED', 'the gateway is closing');
+      const headers = headersOf(request);
+      const { authenticator, corsOrigins } = this.#options;
+      checkOrigin(headers, { isOpen: authenticator.isOpen, corsOrigins, scheme: this.#scheme });
+      this.#options.onUpgrade({ request, socket, head, headers, id, certificateName: certificateNameOf(request) });
+    } catch (thrown) {
+      this.#refuseRaw(socket, toRunnerError(thrown), id);
+    }
+  }
+
+  /** An answer where there is no request to answer to. */
+  #refuseRaw(socket: Duplex, error: RunnerError, id: string = randomUUID()): void {
+    if (!socket.writable || socket.destroyed) {
+      socket.destroy();
+      return;
+    }
+    const status = statusOf(error);
+    const body = JSON.stringify(errorDocument(error, id));
+    const head = [
+      `HTTP/1.1 ${status} Refused`,
+      `content-type: ${JSON_TYPE}`,
+      `content-length: ${Buffer.byteLength(body)}`,
+      `x-request-id: ${id}`,
+      'connection: close',
+    ];
+    this.#metrics.answered({ route: 'none', method: 'other', status, seconds: 0 });
+    socket.on('error', () => {});
+    socket.end(`${head.join('\r\n')}\r\n\r\n${body}`, () => socket.destroy());
+  }
+}
+
+interface Exchange {
+  readonly request: IncomingMessage;
+  readonly response: ServerResponse;
+  readonly awaitsContinue: boolean;
+  readonly id: string;
+  readonly gone: AbortSignal;
+  readonly startedAt: number;
+  /** What this request holds. */
+  readonly cleanUps: (() => void)[];
+  route?: Route;
+  params?: Readonly<Record<string, string>>;
+  caller?: Caller;
+  corsOrigin?: string | undefined;
+  status?: number;
+  /** Of the error that was answered. */
+  code?: string;
+  /** Why the answer broke off. */
+  broken?: string;
+}
+
+function certificateNameOf({ socket }: IncomingMessage): string | undefined {
+  const tls = 'getPeerCertificate' in socket ? (socket as TLSSocket) : undefined;
+  const name = tls?.authorized ? tls.getPeerCertificate().subject?.CN : undefined;
+  return typeof name === 'string' ? name : undefined;
+}
+
+/** Headers that HTTP wants with a refusal, whatever the API. */
+function refusalHeaders(error: RunnerError): Record<string, string> {
+  const { allow } = error.details;
+  return {
+    ...(statusOf(error) === 401 && { 'www-authenticate': 'Bearer' }),
+    ...(typeof allow === 'string' && { allow }),
+  };
+}
+
+/** What the parser of HTTP refuses before there is a request. */
+function parserError(error: NodeJS.ErrnoException): RunnerError {
+  const status = error.code === 'HPE_HEADER_OVERFLOW' ? 431 : error.code === 'ERR_HTTP_REQUEST_TIMEOUT' ? 408 : 400;
+  const what = { 400: 'the request is not HTTP', 408: 'the request did not come in time', 431: 'the headers are too large' }[status];
+  return new RunnerError('REQUEST_INVALID', `${what} (${error.code ?? error.message})`, { details: { status } });
+}

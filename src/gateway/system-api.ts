@@ -1,0 +1,93 @@
+/** What the gateway says about itself: info, health, readiness, metrics, its OpenAPI document. */
+
+import type { Clock } from '../clock.ts';
+import { INFO } from './api.ts';
+import type { Functions } from './functions.ts';
+import { json } from './http.ts';
+import type { Route } from './http.ts';
+import { openApiDocument } from './openapi.ts';
+import { flag, object, optional, text } from './schema.ts';
+
+export interface SystemApiOptions {
+  readonly functions: Functions;
+  readonly clock: Clock;
+  readonly version: string;
+  readonly limits: Readonly<Record<string, number>>;
+  /** Text of Prometheus. */
+  readonly metrics: (() => Promise<string>) | undefined;
+  /** All routes, once they are known. */
+  readonly routes: () => readonly Route[];
+  readonly isClosing: () => boolean;
+}
+
+const HEALTH = object('a state', { ok: flag('it works'), message: optional(text({ about: 'why not' })) });
+
+export function systemRoutes(options: SystemApiOptions): Route[] {
+  const { functions, clock, version, limits, metrics, routes, isClosing } = options;
+  const startedAt = clock.monotonic();
+  return [
+    {
+      method: 'GET',
+      path: '/api/v1/info',
+      scope: 'functions:read',
+      doc: { summary: 'What this gateway is.', responses: { 200: { about: 'version, backends, limits', schema: INFO.json } } },
+      handle() {
+        const instances = functions.instances();
+        const backends = [...functions.runtimes.keys()].map((name) => ({
+          name,
+          instances: instances.filter(({ backend }) => backend === name).length,
+        }));
+        const uptime = Math.round((clock.monotonic() - startedAt) / 1_000);
+        const { functions: count } = functions.store.usage();
+        return json(200, {
+          name: 'blueprint-runner',
+          version,
+          default_backend: functions.defaultBackend,
+          backends,
+          functions: count,
+          limits,
+          uptime_seconds: uptime,
+        });
+      },
+    },
+    {
+      method: 'GET',
+      path: '/healthz',
+      scope: 'public',
+      doc: { summary: 'Whether the process works.', responses: { 200: { about: 'it does', schema: HEALTH.json } } },
+      handle: () => json(200, { ok: true }),
+    },
+    {
+      method: 'GET',
+      path: '/readyz',
+      scope: 'public',
+      doc: {
+        summary: 'Whether it takes calls.',
+        responses: { 200: { about: 'it does', schema: HEALTH.json }, 503: { about: 'it does not', schema: HEALTH.json } },
+      },
+      handle() {
+        if (isClosing()) return json(503, { ok: false, message: 'the gateway is closing' });
+        functions.store.usage();
+        return json(200, { ok: true });
+      },
+    },
+    {
+      method: 'GET',
+      path: '/metrics',
+      scope: 'functions:read',
+      doc: { summary: 'Metrics in the text format of Prometheus.', responses: { 200: { about: 'metrics', contentType: 'text/plain' } } },
+      handle: async () => ({
+        status: 200,
+        headers: { 'content-type': 'text/plain; version=0.0.4; charset=utf-8' },
+        body: (await metrics?.()) ?? '',
+      }),
+    },
+    {
+      method: 'GET',
+      path: '/openapi.json',
+      scope: 'public',
+      doc: { summary: 'This document.', responses: { 200: { about: 'OpenAPI 3.1', schema: { type: 'object' } } } },
+      handle: () => json(200, openApiDocument(routes(), version)),
+    },
+  ];
+}
