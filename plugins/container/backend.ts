@@ -2,7 +2,6 @@
 
 import { randomUUID } from 'node:crypto';
 import { homedir } from 'node:os';
-import type { Duplex } from 'node:stream';
 import { RunnerError, isRunnerError, systemClock } from '../../src/plugin.ts';
 import type { Clock, FunctionVersion, Instance, InstanceBackend, InstanceEnd, LaunchSpec } from '../../src/plugin.ts';
 import { memoryOfProcess } from './cgroup.ts';
@@ -16,7 +15,7 @@ import type { ChosenImage, ImageOptions } from './images.ts';
 import { checkLimits, resourcesOf } from './limits.ts';
 import type { InstanceLimits } from './limits.ts';
 import { endOf } from './outcome.ts';
-import { OUTPUT_BYTES_PER_SECOND, OutputTail, demultiplex, throttle } from './output.ts';
+import { InstanceOutput } from './output.ts';
 import { eventProgram } from './program.ts';
 import type { Surface } from './program.ts';
 import { INSTANCE_UID } from './rootfs.ts';
@@ -42,7 +41,6 @@ export interface ContainerBackendOptions extends ImageOptions {
 /** A container of ours that runs. */
 interface Live {
   readonly instance: Instance;
-  readonly tail: OutputTail;
   isTerminated: boolean;
   pid: number | undefined;
 }
@@ -96,13 +94,14 @@ export class ContainerBackend implements InstanceBackend {
     const started = this.#clock.monotonic();
     const engine = await this.#connected();
     const image = await this.#imagesOf(engine).choose(spec.fn, spec.signal);
-    const tail = new OutputTail();
+    const bytesPerSecond = this.#options.limits?.outputBytesPerSecond;
+    const output = new InstanceOutput({ clock: this.#clock, sink: spec.onOutput, bytesPerSecond });
     const options = { clock: this.#clock, timeoutMs: this.#options.startTimeoutMs };
     const id = await guardedStart(spec, options, async (signal) => {
       const plan = await this.#plan(spec, engine, image);
-      return this.#start(engine, plan, { spec, tail, signal });
+      return this.#start(engine, plan, { output, signal });
     });
-    return this.#watch(engine, id, { spec, tail, createMs: this.#clock.monotonic() - started });
+    return this.#watch(engine, id, { spec, output, createMs: this.#clock.monotonic() - started });
   }
 
   async terminate({ handle, ended }: Instance): Promise<void> {
@@ -208,13 +207,13 @@ export class ContainerBackend implements InstanceBackend {
   async #start(
     engine: Engine,
     plan: ContainerPlan,
-    { spec, tail, signal }: { readonly spec: LaunchSpec; readonly tail: OutputTail; readonly signal: AbortSignal },
+    { output, signal }: { readonly output: InstanceOutput; readonly signal: AbortSignal },
   ): Promise<string> {
     let id: string | undefined;
     try {
       id = await engine.create(containerOptions(plan));
       signal.throwIfAborted();
-      this.#listen(await engine.attach(id, false), { spec, tail });
+      output.read(await engine.attach(id, false), 'frames');
       signal.throwIfAborted();
       await engine.start(id);
       signal.throwIfAborted();
@@ -222,11 +221,11 @@ export class ContainerBackend implements InstanceBackend {
     } catch (error) {
       if (id !== undefined) await engine.remove(id);
       if (isRunnerError(error)) throw error;
-      throw this.#startError(error, plan, tail);
+      throw this.#startError(error, plan, output);
     }
   }
 
-  #startError(error: unknown, { image, name }: ContainerPlan, tail: OutputTail): RunnerError {
+  #startError(error: unknown, { image, name }: ContainerPlan, output: InstanceOutput): RunnerError {
     const reason = error instanceof Error ? error.message : String(error);
     if (statusOf(error) === undefined) {
       this.#engine = undefined;
@@ -234,41 +233,32 @@ export class ContainerBackend implements InstanceBackend {
     }
     // The image may have been removed; the next launch looks.
     this.#images?.forget();
-    return new RunnerError('INSTANCE_START_FAILED', `the container ${name} of ${image} did not start: ${reason}${tail.lastLines()}`, {
+    return new RunnerError('INSTANCE_START_FAILED', `the container ${name} of ${image} did not start: ${reason}${output.lastLines()}`, {
       cause: error,
       details: { image, status: statusOf(error) },
     });
   }
 
-  #listen(stream: Duplex, { spec, tail }: { readonly spec: LaunchSpec; readonly tail: OutputTail }): void {
-    // The end of the container is learnt elsewhere.
-    stream.on('error', () => {});
-    demultiplex(stream, (source, chunk) => {
-      tail.add(chunk);
-      spec.onOutput(source, chunk);
-    });
-    throttle(stream, this.#clock, this.#options.limits?.outputBytesPerSecond ?? OUTPUT_BYTES_PER_SECOND);
-  }
-
   #watch(
     engine: Engine,
     id: string,
-    { spec, tail, createMs }: { readonly spec: LaunchSpec; readonly tail: OutputTail; readonly createMs: number },
+    { spec, output, createMs }: { readonly spec: LaunchSpec; readonly output: InstanceOutput; readonly createMs: number },
   ): Instance {
-    const ended = this.#ended(engine, id, tail);
+    const ended = this.#ended(engine, id, output);
     const instance: Instance = { id: spec.instanceId, handle: { kind: engine.info.kind, containerId: id }, ended, createMs };
-    this.#live.set(id, { instance, tail, isTerminated: false, pid: undefined });
+    this.#live.set(id, { instance, isTerminated: false, pid: undefined });
     return instance;
   }
 
-  async #ended(engine: Engine, id: string, tail: OutputTail): Promise<InstanceEnd> {
+  async #ended(engine: Engine, id: string, output: InstanceOutput): Promise<InstanceEnd> {
     const state = await engine.ended(id);
+    await output.finish();
     const terminated = this.#live.get(id)?.isTerminated ?? false;
     this.#live.delete(id);
     // What cannot be removed now is found by its label later.
     await engine.remove(id).catch(() => {});
     if (!state) return { reason: 'terminated' };
-    return endOf({ exitCode: state.exitCode, outOfMemory: state.oomKilled, terminated, tail: tail.text() });
+    return endOf({ exitCode: state.exitCode, outOfMemory: state.oomKilled, terminated, tail: output.tail() });
   }
 }
 

@@ -83,6 +83,8 @@ function mountsOf({ program, resources, network }: BundlePlan): object[] {
     memory('/dev', 'nosuid', 'strictatime', 'mode=755', 'size=65536k'),
     memory('/dev/shm', 'nosuid', 'noexec', 'nodev', 'mode=1777', 'size=65536k'),
     { destination: '/sys', type: 'sysfs', source: 'sysfs', options: ['nosuid', 'noexec', 'nodev', 'ro'] },
+    // Node reads there how much memory it has, and keeps its heap below.
+    { destination: '/sys/fs/cgroup', type: 'cgroup', source: 'cgroup', options: ['nosuid', 'noexec', 'nodev', 'ro'] },
     memory('/tmp', 'nosuid', 'nodev', 'mode=1777', `size=${resources.tmpBytes}`),
     ...(network === 'open' ? NAME_FILES.map((path) => bind(path, path)) : []),
     ...program.mounts.map(({ source, target }) => bind(source, target)),

@@ -107,12 +107,13 @@ export class Engine {
     return stream as Duplex;
   }
 
-  /** Resolves with the state in which it ended; undefined when it is gone. Survives a restart of the engine. */
-  async ended(id: string): Promise<ContainerState | undefined> {
+  /** Resolves with how it ended; undefined when nobody knows any more. Survives a restart of the engine. */
+  async ended(id: string): Promise<Pick<ContainerState, 'exitCode' | 'oomKilled'> | undefined> {
     for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(2 * pauseMs, 5_000)) {
       try {
-        await this.#docker.getContainer(id).wait();
-        return await this.inspect(id);
+        const { StatusCode: exitCode } = (await this.#docker.getContainer(id).wait()) as { StatusCode: number };
+        const state = await this.inspect(id);
+        return { exitCode, oomKilled: state?.oomKilled ?? false };
       } catch (error) {
         if (statusOf(error) === 404) return undefined;
         await this.#clock.sleep(pauseMs);

@@ -1,48 +1,90 @@
 /** Output of instances: taken apart, slowed down when it floods, remembered for error messages. */
 
-import type { Duplex, Readable } from 'node:stream';
+import type { Readable } from 'node:stream';
 import type { Clock } from '../../src/plugin.ts';
 
 export type OutputSink = (stream: 'stdout' | 'stderr', chunk: Uint8Array) => void;
 
 /** Default of what one instance may write. */
-export const OUTPUT_BYTES_PER_SECOND = 4 * 1024 * 1024;
-
+const BYTES_PER_SECOND = 4 * 1024 * 1024;
 const TAIL_BYTES = 4096;
 const FRAME_HEADER_BYTES = 8;
 const WINDOW_MS = 100;
+/** A pipe that somebody holds open does not keep an end from being told. */
+const FINISH_MS = 1_000;
 
-/** The end of what was written. */
-export class OutputTail {
+export interface OutputOptions {
+  readonly clock: Clock;
+  readonly sink: OutputSink;
+  /** Who writes faster has to wait. Default 4 MiB. */
+  readonly bytesPerSecond?: number | undefined;
+}
+
+/** What one instance writes. */
+export class InstanceOutput {
+  readonly #options: OutputOptions;
+  readonly #streams: { readonly open: () => void; readonly closed: Promise<void> }[] = [];
   #chunks: Uint8Array[] = [];
   #bytes = 0;
 
-  add(chunk: Uint8Array): void {
-    this.#chunks.push(Uint8Array.from(chunk.subarray(-TAIL_BYTES)));
-    this.#bytes += chunk.length;
-    if (this.#bytes <= 4 * TAIL_BYTES) return;
-    const kept = Buffer.concat(this.#chunks).subarray(-TAIL_BYTES);
-    this.#chunks = [kept];
-    this.#bytes = kept.length;
+  constructor(options: OutputOptions) {
+    this.#options = options;
   }
 
-  text(): string {
+  /** Reads the stream from now on. `frames`: both streams in one, as an attached container sends them. */
+  read(stream: Readable, kind: 'stdout' | 'stderr' | 'frames'): void {
+    const take: OutputSink = (source, chunk) => {
+      this.#remember(chunk);
+      this.#options.sink(source, chunk);
+    };
+    const { clock, bytesPerSecond = BYTES_PER_SECOND } = this.#options;
+    stream.on('data', kind === 'frames' ? frames(take) : (chunk: Buffer) => take(kind, chunk));
+    // That it broke is learnt from the end of the instance.
+    stream.on('error', () => {});
+    const closed = new Promise<void>((resolve) => {
+      stream.once('close', resolve);
+    });
+    this.#streams.push({ open: throttle(stream, clock, bytesPerSecond), closed });
+  }
+
+  /** After the end of the instance: resolves when the rest was read. */
+  async finish(): Promise<void> {
+    const late = Promise.withResolvers<void>();
+    const cancel = this.#options.clock.after(FINISH_MS, late.resolve);
+    for (const { open } of this.#streams) open();
+    await Promise.race([Promise.all(this.#streams.map(({ closed }) => closed)), late.promise]);
+    cancel();
+  }
+
+  /** The last that was written. */
+  tail(): string {
     return Buffer.concat(this.#chunks).subarray(-TAIL_BYTES).toString('utf8');
   }
 
   /** For the end of a message; empty when nothing was written. */
   lastLines(count = 20): string {
-    const lines = this.text().trimEnd().split('\n').slice(-count).join('\n');
+    const lines = this.tail().trimEnd().split('\n').slice(-count).join('\n');
     return lines === '' ? '' : `; it wrote:\n${lines}`;
+  }
+
+  #remember(chunk: Uint8Array): void {
+    this.#chunks.push(Uint8Array.from(chunk.subarray(-TAIL_BYTES)));
+    this.#bytes += Math.min(chunk.length, TAIL_BYTES);
+    if (this.#bytes <= 4 * TAIL_BYTES) return;
+    const kept = Buffer.concat(this.#chunks).subarray(-TAIL_BYTES);
+    this.#chunks = [kept];
+    this.#bytes = kept.length;
   }
 }
 
-/** Lets so many bytes per second through: above it the stream is left unread for a moment, and who writes to it has to wait. */
-export function throttle(stream: Readable, clock: Clock, bytesPerSecond: number): void {
+/** Lets so many bytes per second through, until the returned function is called. Above it the stream is left unread for a moment. */
+function throttle(stream: Readable, clock: Clock, bytesPerSecond: number): () => void {
   const allowed = Math.max(1, (bytesPerSecond * WINDOW_MS) / 1_000);
   let passed = 0;
   let windowEnds = clock.monotonic() + WINDOW_MS;
+  let isOpen = false;
   stream.on('data', (chunk: Buffer) => {
+    if (isOpen) return;
     const now = clock.monotonic();
     if (now >= windowEnds) {
       passed = 0;
@@ -56,17 +98,21 @@ export function throttle(stream: Readable, clock: Clock, bytesPerSecond: number)
     stream.pause();
     clock.after(waitMs, () => stream.resume());
   });
+  return () => {
+    isOpen = true;
+    stream.resume();
+  };
 }
 
 /**
  * Takes the frames of an attached container apart (8 bytes of header: stream, three zeros, length; then the payload:
  * https://docs.docker.com/reference/api/engine/version/v1.41/#tag/Container/operation/ContainerAttach).
  */
-export function demultiplex(stream: Duplex, sink: OutputSink): void {
+function frames(sink: OutputSink): (received: Buffer) => void {
   let header = Buffer.alloc(0);
   let left = 0;
   let target: 'stdout' | 'stderr' = 'stdout';
-  stream.on('data', (received: Buffer) => {
+  return (received) => {
     let rest = received;
     while (rest.length > 0) {
       if (left === 0) {
@@ -84,5 +130,5 @@ export function demultiplex(stream: Duplex, sink: OutputSink): void {
       rest = rest.subarray(payload.length);
       sink(target, payload);
     }
-  });
+  };
 }

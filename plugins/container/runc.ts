@@ -18,7 +18,7 @@ import { HostFiles, giveSocket } from './host-files.ts';
 import { checkLimits, resourcesOf } from './limits.ts';
 import type { InstanceLimits } from './limits.ts';
 import { endOf } from './outcome.ts';
-import { OUTPUT_BYTES_PER_SECOND, OutputTail, throttle } from './output.ts';
+import { InstanceOutput } from './output.ts';
 import { eventProgram } from './program.ts';
 import { INSTANCE_UID } from './rootfs.ts';
 import { guardedStart } from './start-guard.ts';
@@ -38,7 +38,7 @@ export interface RuncBackendOptions {
 
 interface Live {
   readonly child: ChildProcess;
-  readonly tail: OutputTail;
+  readonly output: InstanceOutput;
   readonly memoryFolder: string | undefined;
   readonly pid: number;
   isTerminated: boolean;
@@ -48,6 +48,7 @@ interface Live {
 
 const PID_FILE = 'pid';
 const COMMAND_MS = 20_000;
+const HANG_MS = 2_000;
 const CLEAN_ENVIRONMENT = { PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' };
 
 /**
@@ -204,18 +205,22 @@ export class RuncBackend implements InstanceBackend {
     const [path, ...first] = this.#runc;
     const watcher = watch(bundle);
     const pidFile = join(bundle, PID_FILE);
-    const tail = new OutputTail();
+    const bytesPerSecond = this.#options.limits?.outputBytesPerSecond;
+    const output = new InstanceOutput({ clock: this.#clock, sink: spec.onOutput, bytesPerSecond });
     const child = spawn(path, [...first, 'run', '--keep', '--bundle', bundle, '--pid-file', pidFile, spec.instanceId], {
       env: CLEAN_ENVIRONMENT,
       stdio: ['ignore', 'pipe', 'pipe'],
       // What interrupts this process from a terminal is not for the instances.
       detached: true,
     });
-    this.#listen(child, { spec, tail });
+    output.read(child.stdout, 'stdout');
+    output.read(child.stderr, 'stderr');
+    // A start that hangs is not waited for.
+    signal.addEventListener('abort', () => this.#clock.after(HANG_MS, () => child.kill('SIGKILL')), { once: true });
     const failure = Promise.race([
       once(child, 'exit').then(async () => {
-        await once(child, 'close');
-        throw startFailed(spec, `runc ended with ${child.exitCode}${tail.lastLines()}`);
+        await output.finish();
+        throw startFailed(spec, `runc ended with ${child.exitCode}${output.lastLines()}`);
       }),
       once(child, 'error').then(([error]) => {
         throw unavailable(error);
@@ -227,7 +232,7 @@ export class RuncBackend implements InstanceBackend {
       const groups = await readFile(`/proc/${pid}/cgroup`, 'utf8').catch(() => '');
       return {
         child,
-        tail,
+        output,
         pid,
         memoryFolder: memoryFolders(groups)[0],
         isTerminated: false,
@@ -237,19 +242,6 @@ export class RuncBackend implements InstanceBackend {
     } finally {
       failure.catch(() => {});
       watcher.close();
-    }
-  }
-
-  #listen(child: ChildProcess, { spec, tail }: { readonly spec: LaunchSpec; readonly tail: OutputTail }): void {
-    const perSecond = this.#options.limits?.outputBytesPerSecond ?? OUTPUT_BYTES_PER_SECOND;
-    for (const source of ['stdout', 'stderr'] as const) {
-      const stream = child[source];
-      if (!stream) continue;
-      stream.on('data', (chunk: Buffer) => {
-        tail.add(chunk);
-        spec.onOutput(source, chunk);
-      });
-      throttle(stream, this.#clock, perSecond);
     }
   }
 
@@ -264,21 +256,26 @@ export class RuncBackend implements InstanceBackend {
     const { child } = live;
     if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
     live.hasExited = true;
+    await live.output.finish();
     const kills = live.memoryFolder === undefined ? 0 : await oomKillsOf(live.memoryFolder);
-    const removal = this.#remove(id).finally(() => this.#removals.delete(removal));
-    this.#removals.add(removal);
+    const removal = this.#remove(id);
     // Somebody ended runc itself: what it started goes on until it is removed.
     if (child.exitCode === null) await removal;
     this.#live.delete(id);
     this.#instances.delete(id);
     const exitCode = child.exitCode ?? 137;
-    return endOf({ exitCode, outOfMemory: kills > 0, terminated: live.isTerminated, tail: live.tail.text() });
+    return endOf({ exitCode, outOfMemory: kills > 0, terminated: live.isTerminated, tail: live.output.tail() });
   }
 
-  /** Ends and removes all of it, and tells nobody when there is nothing. */
-  async #remove(id: string): Promise<void> {
-    await this.#command('delete', '-f', id).catch(() => {});
-    await rm(join(this.#bundles, id), { recursive: true, force: true });
+  /** Ends and removes all of it; succeeds when there is nothing. */
+  #remove(id: string): Promise<void> {
+    const remove = async (): Promise<void> => {
+      await this.#command('delete', '-f', id).catch(() => {});
+      await rm(join(this.#bundles, id), { recursive: true, force: true });
+    };
+    const removal = remove().finally(() => this.#removals.delete(removal));
+    this.#removals.add(removal);
+    return removal;
   }
 }
 
