@@ -113,7 +113,9 @@ export class Group<I extends PoolInstance> {
     const forWaiters = Math.ceil(this.waiters.size / this.fn.concurrencyPerInstance);
     let wanted = this.isRetired ? 0 : this.min;
     for (const { count } of this.demands) wanted = Math.max(wanted, count);
-    const more = Math.max(forWaiters, wanted - this.members.size) - this.starting;
+    const needed = Math.max(forWaiters, wanted - this.members.size) - this.starting;
+    // After a failure one start shows whether the next ones have a chance.
+    const more = this.failures > 0 ? Math.min(needed, 1 - this.starting) : needed;
     return Math.min(more, instancesMax - this.members.size - this.starting);
   }
 

@@ -261,25 +261,17 @@ export class Pool<I extends PoolInstance> {
     if (group) this.#hungry.add(group);
     const { startsMax, instancesPerFunctionMax } = this.#options.limits;
     const now = this.#clock.monotonic();
-    let isStarting = true;
     let denied = 0;
-    while (isStarting) {
-      isStarting = false;
-      denied = 0;
-      for (const each of this.#hungry) {
-        const missing = each.missing(instancesPerFunctionMax, now);
-        if (missing <= 0) {
-          this.#hungry.delete(each);
-          continue;
-        }
-        if (this.#starting >= startsMax) return;
-        if (!this.#hasRoom(each.fn)) {
-          denied += missing;
-          continue;
-        }
+    for (const each of this.#hungry) {
+      const missing = each.missing(instancesPerFunctionMax, now);
+      if (missing > 0 && this.#starting >= startsMax) return;
+      if (missing <= 0) this.#hungry.delete(each);
+      else if (this.#hasRoom(each.fn)) {
         this.#launch(each);
-        isStarting = true;
-      }
+        // To the end of the line, where this loop comes to it again.
+        this.#hungry.delete(each);
+        this.#hungry.add(each);
+      } else denied += missing;
     }
     while (this.#makingRoom < denied && this.#makeRoom());
   }
