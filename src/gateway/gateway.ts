@@ -24,6 +24,7 @@ import { Functions } from './functions.ts';
 import type { Route } from './http.ts';
 import { instanceRoutes } from './instances-api.ts';
 import { logRoutes } from './logs-api.ts';
+import { platformRoutes } from './platform-api.ts';
 import { Router } from './router.ts';
 import { GatewayServer } from './server.ts';
 import type { ServerLimits, TlsOptions } from './server.ts';
@@ -216,6 +217,7 @@ export class Gateway {
       ...logRoutes({ functions, logs: this.#logs }),
       ...instanceRoutes(functions),
       ...executeRoutes({ functions, provider, clock }),
+      ...platformRoutes({ functions, provider, clock }),
       ...systemRoutes({
         functions,
         clock,
