@@ -63,9 +63,9 @@ export function parse<T>(value: SQLOutputValue | undefined): T {
 }
 
 export function notFound(name: string, qualifier?: string): RunnerError {
-  const what = qualifier === undefined || qualifier === LATEST ? name : `${name}:${qualifier}`;
-  return new RunnerError('FUNCTION_NOT_FOUND', `there is no function ${what}`, {
-    details: { name, ...(qualifier !== undefined && { qualifier }) },
+  const named = qualifier !== undefined && qualifier !== LATEST;
+  return new RunnerError('FUNCTION_NOT_FOUND', `there is no function ${named ? `${name}:${qualifier}` : name}`, {
+    details: { name, ...(named && { qualifier }) },
   });
 }
 

@@ -5,7 +5,7 @@ const STEPS_MAX = 40;
 
 /**
  * The first link that leads out of the package or in a circle, `undefined` when none does. Links may lead over other links; a target that
- * does not exist is fine. A lexical check would not do: with `a/b/root -> ../..`, the target `a/b/root/..` is outside.
+ * does not exist is fine. A lexical check would not do: with `a/b/up -> ../..`, the target `a/b/up/..` is outside.
  */
 export function resolveLinks(links: ReadonlyMap<string, string>): { readonly name: string; readonly what: string } | undefined {
   const folded = new Map(Array.from(links, ([name, target]) => [fold(name), target]));

@@ -1,0 +1,242 @@
+/**
+ * Calls that nobody waits for: on disk before they are acknowledged, then tried until they succeed, are out of attempts, or too old; what they
+ * came to is told to where the function says (https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-error-handling.html).
+ *
+ * At least once: a call that ran when the process was killed runs again, and counts as an attempt.
+ */
+
+import type { SQLOutputValue } from 'node:sqlite';
+import type { CancelTimer } from '../../clock.ts';
+import { RunnerError, toRunnerError } from '../../errors.ts';
+import { StoreDatabase } from '../../runtime/store-database.ts';
+import type { Counter } from '../../telemetry/telemetry.ts';
+import type { Destinations } from './destinations.ts';
+import type { LambdaParts } from './operation.ts';
+import { runQueued } from './queued-call.ts';
+import type { Ending, QueuedCall, Task } from './queued-call.ts';
+
+export interface AsyncQueueOptions extends LambdaParts {
+  /** A file, or `:memory:`. */
+  readonly path: string;
+  readonly destinations: Destinations;
+  /** Calls that run at the same time. Default 64; one function may have half of them. */
+  readonly runningMax?: number;
+  /** Calls that wait. Default 100,000. */
+  readonly queuedMax?: number;
+}
+
+export const MINUTE_MS = 60_000;
+/** Functions that tell functions that tell functions: here it ends. */
+const DEPTH_MAX = 3;
+const THROTTLE_MS = { first: 1_000, most: 5 * MINUTE_MS } as const;
+
+const SCHEMA = `
+CREATE TABLE IF NOT EXISTS tasks (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT,
+  id TEXT NOT NULL, name TEXT NOT NULL, qualifier TEXT, target TEXT, body BLOB NOT NULL,
+  client_context TEXT, trace_id TEXT, depth INTEGER NOT NULL,
+  attempts INTEGER NOT NULL DEFAULT 0, delays INTEGER NOT NULL DEFAULT 0,
+  created_at INTEGER NOT NULL, due_at INTEGER NOT NULL, running INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX IF NOT EXISTS tasks_due ON tasks (due_at, seq) WHERE running = 0;
+`;
+
+const INSERT = `INSERT INTO tasks (id, name, qualifier, target, body, client_context, trace_id, depth, created_at, due_at)
+  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`;
+
+export class AsyncQueue {
+  readonly #options: AsyncQueueOptions;
+  readonly #database: StoreDatabase;
+  readonly #runningMax: number;
+  readonly #queuedMax: number;
+  /** By function or address. */
+  readonly #runningOf = new Map<string, number>();
+  readonly #running = new Set<Promise<void>>();
+  readonly #counters: (outcome: string) => Counter;
+  #queued: number;
+  #cancelTimer: CancelTimer | undefined;
+  #isStarted = false;
+  #isClosed = false;
+
+  /** Throws `STORE_FAILED`. */
+  constructor(options: AsyncQueueOptions) {
+    this.#options = options;
+    this.#runningMax = options.runningMax ?? 64;
+    this.#queuedMax = options.queuedMax ?? 100_000;
+    this.#database = new StoreDatabase({ path: options.path, mark: 'BPRQ', version: 1, schema: SCHEMA });
+    // What ran when the process ended is due again.
+    this.#database.transact(() => this.#database.prepare('UPDATE tasks SET running = 0 WHERE running = 1').run());
+    this.#queued = Number(this.#database.prepare('SELECT count(*) AS value FROM tasks').get()?.['value']);
+    const { metrics } = options.telemetry;
+    this.#counters = (outcome) =>
+      metrics.counter({ name: 'gateway_async_calls_total', help: 'Queued calls by what became of them.', labels: { outcome } });
+  }
+
+  /** Resolves when it is on disk. Throws `QUEUE_FULL`. */
+  async add(call: QueuedCall): Promise<void> {
+    if (this.#queued >= this.#queuedMax) {
+      throw new RunnerError('QUEUE_FULL', `${this.#queued} calls wait already`, { details: { queuedMax: this.#queuedMax } });
+    }
+    this.#queued += 1;
+    try {
+      await this.#database.write(() => this.#insert(call));
+    } catch (thrown) {
+      this.#queued -= 1;
+      throw thrown;
+    }
+    this.#counters('queued').add();
+    this.#work();
+  }
+
+  /** Waiting and running. */
+  get size(): number {
+    return this.#queued;
+  }
+
+  start(): void {
+    this.#isStarted = true;
+    this.#work();
+  }
+
+  /** Starts nothing more; resolves when what runs has ended. What is left runs after the next start. Idempotent. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    this.#cancelTimer?.();
+    while (this.#running.size > 0) await Promise.all(this.#running);
+    this.#database.close();
+  }
+
+  #insert({ id, name, qualifier, target, event, clientContext, traceId, depth }: QueuedCall): void {
+    const now = this.#options.clock.now();
+    this.#database
+      .prepare(INSERT)
+      .run(id, name, qualifier ?? null, target ?? null, event, clientContext ?? null, traceId ?? null, depth, now, now);
+  }
+
+  /** Starts what is due, and sees to it that what is due later is started then. */
+  #work(): void {
+    if (!this.#isStarted || this.#isClosed) return;
+    this.#cancelTimer?.();
+    const { clock } = this.#options;
+    const free = this.#runningMax - this.#running.size;
+    if (free <= 0) return;
+    const share = Math.ceil(this.#runningMax / 2);
+    const busy = [...this.#runningOf].flatMap(([name, count]) => (count >= share ? [name] : []));
+    const sql = `SELECT * FROM tasks WHERE running = 0 AND due_at <= ? AND name NOT IN (SELECT value FROM json_each(?)) ORDER BY due_at, seq LIMIT ?`;
+    const due = this.#database.prepare(sql).all(clock.now(), JSON.stringify(busy), Math.min(free, share));
+    if (due.length > 0) this.#begin(due.map(toTask));
+    const next = this.#database.prepare('SELECT min(due_at) AS value FROM tasks WHERE running = 0 AND due_at > ?').get(clock.now())?.[
+      'value'
+    ];
+    if (typeof next === 'number') this.#cancelTimer = clock.after(Math.max(1, next - clock.now()), () => this.#work());
+    if (due.length > 0 && this.#running.size < this.#runningMax) this.#work();
+  }
+
+  /** The attempts are on disk before they begin. */
+  #begin(tasks: readonly Task[]): void {
+    this.#database.transact(() => {
+      for (const { seq } of tasks) this.#database.prepare('UPDATE tasks SET running = 1, attempts = attempts + 1 WHERE seq = ?').run(seq);
+    });
+    for (const task of tasks) {
+      this.#runningOf.set(task.name, (this.#runningOf.get(task.name) ?? 0) + 1);
+      const run = this.#run({ ...task, attempts: task.attempts + 1 }).finally(() => {
+        this.#running.delete(run);
+        const left = (this.#runningOf.get(task.name) ?? 1) - 1;
+        if (left > 0) this.#runningOf.set(task.name, left);
+        else this.#runningOf.delete(task.name);
+        this.#work();
+      });
+      this.#running.add(run);
+    }
+  }
+
+  /** Never rejects. */
+  async #run(task: Task): Promise<void> {
+    const { telemetry } = this.#options;
+    try {
+      const ending = await (task.target === undefined ? runQueued(task, this.#options) : this.#deliver(task));
+      await this.#end(task, ending);
+    } catch (thrown) {
+      // The disk failed: the call stays marked as running, and runs again after the next start.
+      telemetry.log.error('a queued call could not be settled', { requestId: task.id, function: task.name, error: toRunnerError(thrown) });
+    }
+  }
+
+  async #deliver(task: Task): Promise<Ending> {
+    const { destinations, telemetry } = this.#options;
+    try {
+      const target = destinations.check(task.target ?? '');
+      if (target.kind !== 'function') await destinations.deliver(target, { id: task.id, body: task.event });
+      return { kind: 'done', outcome: 'told', tell: [] };
+    } catch (thrown) {
+      telemetry.log.warn('the outcome of a queued call could not be told', {
+        requestId: task.id,
+        target: task.target,
+        reason: toRunnerError(thrown).message,
+      });
+      return { kind: 'delayed', ageMaxMs: 6 * 60 * MINUTE_MS };
+    }
+  }
+
+  async #end(task: Task, ending: Ending): Promise<void> {
+    const { clock } = this.#options;
+    switch (ending.kind) {
+      case 'done':
+        return this.#settle(task, ending.outcome, ending.tell);
+      case 'again': {
+        const dueAt = clock.now() + ending.afterMs;
+        this.#counters('retried').add();
+        return this.#database.write(
+          () => void this.#database.prepare('UPDATE tasks SET running = 0, due_at = ? WHERE seq = ?').run(dueAt, task.seq),
+        );
+      }
+      case 'delayed': {
+        const delayMs = Math.min(THROTTLE_MS.most, THROTTLE_MS.first * 2 ** task.delays);
+        const dueAt = clock.now() + delayMs;
+        if (dueAt - task.createdAt > ending.ageMaxMs) return this.#settle(task, 'expired', ending.expired?.() ?? []);
+        this.#counters('delayed').add();
+        const sql = 'UPDATE tasks SET running = 0, attempts = attempts - 1, delays = delays + 1, due_at = ? WHERE seq = ?';
+        return this.#database.write(() => void this.#database.prepare(sql).run(dueAt, task.seq));
+      }
+      case 'kept':
+        return this.#database.write(
+          () => void this.#database.prepare('UPDATE tasks SET running = 0, attempts = attempts - 1 WHERE seq = ?').run(task.seq),
+        );
+    }
+  }
+
+  /** The call goes and those it tells come, at once. */
+  async #settle(task: Task, outcome: string, tell: readonly QueuedCall[]): Promise<void> {
+    const { telemetry } = this.#options;
+    const allowed = tell.filter(({ depth, name }) => {
+      if (depth <= DEPTH_MAX) return true;
+      telemetry.log.warn('a chain of destinations ends here', { requestId: task.id, function: name, depth });
+      return false;
+    });
+    await this.#database.write(() => {
+      this.#database.prepare('DELETE FROM tasks WHERE seq = ?').run(task.seq);
+      for (const call of allowed) this.#insert(call);
+    });
+    this.#queued += allowed.length - 1;
+    this.#counters(outcome).add();
+  }
+}
+
+function toTask(row: Record<string, SQLOutputValue>): Task {
+  const text = (name: string): string | undefined => (typeof row[name] === 'string' ? row[name] : undefined);
+  const [qualifier, target, clientContext, traceId] = ['qualifier', 'target', 'client_context', 'trace_id'].map(text);
+  return {
+    seq: Number(row['seq']),
+    id: String(row['id']),
+    name: String(row['name']),
+    ...(qualifier !== undefined && { qualifier }),
+    ...(target !== undefined && { target }),
+    event: row['body'] instanceof Uint8Array ? row['body'] : new Uint8Array(),
+    ...(clientContext !== undefined && { clientContext }),
+    ...(traceId !== undefined && { traceId }),
+    depth: Number(row['depth']),
+    attempts: Number(row['attempts']),
+    delays: Number(row['delays']),
+    createdAt: Number(row['created_at']),
+  };
+}

@@ -1,0 +1,82 @@
+/** Operations on functions: create, read, change, delete. */
+
+import type { FunctionRecord, JsonObject } from '../../runtime/store-records.ts';
+import { isCodeOfRequest } from '../functions.ts';
+import { allows, demand } from '../http.ts';
+import type { CodeLinks } from './code-links.ts';
+import { architectureOf, codeOf, profileOf, requireCreatable, settingsOf, tagSettings, toConfiguration } from './configuration.ts';
+import { parseFunctionName } from './names.ts';
+import { NO_CONTENT, answer, nextMarker, pageOf } from './operation.ts';
+import type { Handlers, LambdaParts } from './operation.ts';
+
+const LATEST = '$LATEST';
+const PAGE_MAX = 50;
+
+export function functionHandlers({ store, place }: LambdaParts, links: CodeLinks) {
+  const show = (record: FunctionRecord, qualified: boolean): JsonObject => toConfiguration(record, place, qualified);
+  return {
+    async CreateFunction({ fields: read, caller }) {
+      const fields = read();
+      const { name } = parseFunctionName(fields.required('FunctionName'));
+      demand(caller, 'functions:write', name);
+      const packaged = requireCreatable(fields);
+      const tags = fields.textMap('Tags') ?? {};
+      await store.create({
+        name,
+        ...profileOf(tags),
+        ...settingsOf(fields),
+        ...tagSettings(tags),
+        ...(fields.has('Architectures') && { architecture: architectureOf(fields) }),
+        code: codeOf(fields.inner('Code') ?? fields, { packaged, image: fields.inner('ImageConfig') }),
+        tags,
+      });
+      const record = fields.flag('Publish') ? store.publish(name) : store.get(name);
+      return answer(201, show(record, record.version !== LATEST));
+    },
+    GetFunction({ fn, origin }) {
+      const record = store.get(fn.name, fn.qualifier);
+      const reserved = store.reserved(fn.name);
+      const tags = store.tags(fn.name);
+      return answer(200, {
+        Configuration: show(record, fn.qualifier !== undefined),
+        Code:
+          record.code.kind === 'zip'
+            ? { RepositoryType: 'S3', Location: links.ofFunction(origin, record) }
+            : { RepositoryType: 'ECR', ImageUri: record.code.uri, ResolvedImageUri: record.code.uri },
+        ...(Object.keys(tags).length > 0 && { Tags: tags }),
+        ...(reserved !== undefined && { Concurrency: { ReservedConcurrentExecutions: reserved } }),
+      });
+    },
+    GetFunctionConfiguration: ({ fn }) => answer(200, show(store.get(fn.name, fn.qualifier), fn.qualifier !== undefined)),
+    ListFunctions({ query, caller }) {
+      const page = store.list(pageOf(query, PAGE_MAX));
+      const all = query.get('FunctionVersion') === 'ALL';
+      const seen = page.items.filter((record) => !isCodeOfRequest(record) && allows(caller, 'functions:read', record.name));
+      const records = all ? seen.flatMap(({ name }) => store.versions(name).items) : seen;
+      return answer(200, { Functions: records.map((record) => show(record, all)), ...nextMarker(page) });
+    },
+    async UpdateFunctionCode({ fn, fields: read }) {
+      const fields = read();
+      const packaged = store.get(fn.name).code.kind === 'zip' ? 'Zip' : 'Image';
+      const revisionId = fields.text('RevisionId');
+      const record = await store.updateCode(fn.name, codeOf(fields, { packaged, image: undefined }), {
+        publish: fields.flag('Publish'),
+        dryRun: fields.flag('DryRun'),
+        ...(revisionId !== undefined && { revisionId }),
+        ...(fields.has('Architectures') && { architecture: architectureOf(fields) }),
+      });
+      return answer(200, show(record, record.version !== LATEST));
+    },
+    async UpdateFunctionConfiguration({ fn, fields: read }) {
+      const fields = read();
+      const { extra = {}, ...settings } = settingsOf(fields);
+      const revisionId = fields.text('RevisionId');
+      const merged = { ...settings, extra: { ...store.get(fn.name).extra, ...extra } };
+      return answer(200, show(await store.updateSettings(fn.name, merged, { ...(revisionId !== undefined && { revisionId }) }), false));
+    },
+    DeleteFunction({ fn }) {
+      store.remove(fn.name, fn.qualifier);
+      return NO_CONTENT;
+    },
+  } satisfies Partial<Handlers>;
+}
