@@ -19,7 +19,7 @@ import { InstanceOutput } from './output.ts';
 import { eventProgram } from './program.ts';
 import type { Surface } from './program.ts';
 import { INSTANCE_UID } from './rootfs.ts';
-import { guardedStart } from './start-guard.ts';
+import { closedError, guardedStart } from './start-guard.ts';
 
 export interface ContainerBackendOptions extends ImageOptions {
   /** For what instances are given: the client, merged layers, a root file system. The engine must see it under the same path. */
@@ -29,6 +29,8 @@ export interface ContainerBackendOptions extends ImageOptions {
   readonly limits?: InstanceLimits;
   /** A runtime that the engine knows, such as `runsc` (gVisor; it must be set up with `--host-uds=all`). Default: the engine's. */
   readonly runtime?: string;
+  /** The engine's init process in every instance: without it some signals are told wrong and orphans stay. Default true. */
+  readonly init?: boolean;
   /** Until an instance runs; fetching its image does not count. Default 60,000. */
   readonly startTimeoutMs?: number;
   /** The node that the base image is made of. Default: the one that runs this. */
@@ -60,9 +62,12 @@ export class ContainerBackend implements InstanceBackend {
   /** Tells the containers of this process from those of an earlier one of the same owner. */
   readonly #bootId = randomUUID();
   readonly #live = new Map<string, Live>();
+  /** Starts that go on, and clean up when nobody wants them any more. */
+  readonly #starting = new Set<Promise<void>>();
   #engine: Promise<Engine> | undefined;
   #images: Images | undefined;
   #kind: 'docker' | 'podman' = 'docker';
+  #isClosed = false;
 
   constructor(options: ContainerBackendOptions) {
     checkLimits(options.limits ?? {});
@@ -91,12 +96,13 @@ export class ContainerBackend implements InstanceBackend {
   }
 
   async launch(spec: LaunchSpec): Promise<Instance> {
+    if (this.#isClosed) throw closedError(this.name);
     const started = this.#clock.monotonic();
     const engine = await this.#connected();
     const image = await this.#imagesOf(engine).choose(spec.fn, spec.signal);
     const bytesPerSecond = this.#options.limits?.outputBytesPerSecond;
     const output = new InstanceOutput({ clock: this.#clock, sink: spec.onOutput, bytesPerSecond });
-    const options = { clock: this.#clock, timeoutMs: this.#options.startTimeoutMs };
+    const options = { clock: this.#clock, timeoutMs: this.#options.startTimeoutMs, starting: this.#starting };
     const id = await guardedStart(spec, options, async (signal) => {
       const plan = await this.#plan(spec, engine, image);
       return this.#start(engine, plan, { output, signal });
@@ -139,6 +145,8 @@ export class ContainerBackend implements InstanceBackend {
   }
 
   async close(): Promise<void> {
+    this.#isClosed = true;
+    await Promise.all(this.#starting);
     await Promise.all([...this.#live.values()].map(({ instance }) => this.terminate(instance)));
   }
 
@@ -199,6 +207,7 @@ export class ContainerBackend implements InstanceBackend {
       user: `${uid}:${uid}`,
       runtime: this.#options.runtime,
       hasStdin: false,
+      hasInit: this.#options.init ?? true,
       hasTask: fn.code.kind === 'folder',
     };
   }
@@ -211,6 +220,7 @@ export class ContainerBackend implements InstanceBackend {
   ): Promise<string> {
     let id: string | undefined;
     try {
+      signal.throwIfAborted();
       id = await engine.create(containerOptions(plan));
       signal.throwIfAborted();
       output.read(await engine.attach(id, false), 'frames');

@@ -41,7 +41,7 @@ export function bundleConfig(plan: BundlePlan): object {
     process: {
       terminal: false,
       user: { uid, gid: uid },
-      args: program.needsInit ? withInit(program.argv) : program.argv,
+      args: withInit(program.argv),
       env: Object.entries(environment).map(([name, value]) => `${name}=${value}`),
       cwd: TASK_FOLDER,
       capabilities: { bounding: [], effective: [], inheritable: [], permitted: [], ambient: [] },

@@ -26,6 +26,7 @@ export interface ContainerPlan {
   readonly user: string;
   readonly runtime: string | undefined;
   readonly hasStdin: boolean;
+  readonly hasInit: boolean;
   /** Its code lies in /var/task. */
   readonly hasTask: boolean;
 }
@@ -63,7 +64,8 @@ export function containerOptions(plan: ContainerPlan): ContainerOptions {
         { Name: 'core', Soft: 0, Hard: 0 },
       ],
       LogConfig: { Type: 'none', Config: {} },
-      Init: program.needsInit,
+      // Signals end a first process only when it handles them, and it has to collect orphans: node does neither.
+      Init: plan.hasInit,
       Mounts: program.mounts.map(({ source, target }) => ({ Type: 'bind', Source: source, Target: target, ReadOnly: true })),
       ...(plan.runtime !== undefined && { Runtime: plan.runtime }),
     },

@@ -4,6 +4,8 @@ import { RunnerError } from '../../src/plugin.ts';
 import type { Plugin } from '../../src/plugin.ts';
 import { ContainerBackend } from './backend.ts';
 import type { ContainerBackendOptions } from './backend.ts';
+import { RuncBackend } from './runc.ts';
+import type { RuncBackendOptions } from './runc.ts';
 
 export { ContainerBackend } from './backend.ts';
 export type { ContainerBackendOptions } from './backend.ts';
@@ -12,11 +14,19 @@ export type { InstanceLimits } from './limits.ts';
 export { RuncBackend } from './runc.ts';
 export type { RuncBackendOptions } from './runc.ts';
 
+/** Options of the plugin: those of its drivers, and which of them: a container engine (default), or `runc` without a daemon. */
+export type ContainerPluginOptions =
+  | ({ readonly driver?: 'engine' } & ContainerBackendOptions)
+  | ({ readonly driver: 'runc' } & RuncBackendOptions);
+
 export const containerPlugin: Plugin = {
   name: 'container',
   peers: [{ name: 'dockerode', range: '^5.0.0' }],
   register(registry) {
-    registry.backend((options, { clock }) => new ContainerBackend({ clock, ...parseOptions<ContainerBackendOptions>(options, OPTIONS) }));
+    registry.backend((given, { clock }) => {
+      const options = parseOptions(given);
+      return options.driver === 'runc' ? new RuncBackend({ clock, ...options }) : new ContainerBackend({ clock, ...options });
+    });
   },
 };
 
@@ -24,35 +34,42 @@ export const containerPlugin: Plugin = {
 const CHECKS = {
   text: (value: unknown) => typeof value === 'string' && value !== '',
   count: (value: unknown) => typeof value === 'number' && Number.isInteger(value) && value > 0,
+  flag: (value: unknown) => typeof value === 'boolean',
   record: (value: unknown) => typeof value === 'object' && value !== null && !Array.isArray(value),
+  driver: (value: unknown) => value === 'engine' || value === 'runc',
   pull: (value: unknown) => value === 'missing' || value === 'never' || value === 'always',
 } as const;
 
 type Check = keyof typeof CHECKS;
 
-const OPTIONS: Readonly<Record<string, Check>> = {
+const BOTH: Readonly<Record<string, Check>> = {
+  driver: 'driver',
   folder: 'text',
-  host: 'text',
-  images: 'record',
-  pull: 'pull',
-  registry: 'text',
   limits: 'record',
-  runtime: 'text',
   startTimeoutMs: 'count',
   nodePath: 'text',
 };
+const OPTIONS = {
+  engine: { ...BOTH, host: 'text', images: 'record', pull: 'pull', registry: 'text', runtime: 'text', init: 'flag' },
+  runc: { ...BOTH, runcPath: 'text' },
+} as const satisfies Record<string, Readonly<Record<string, Check>>>;
 
-function parseOptions<Options>(options: unknown, known: Readonly<Record<string, Check>>): Options {
+function parseOptions(options: unknown): ContainerPluginOptions {
   if (typeof options !== 'object' || options === null)
     throw new RunnerError('CONFIG_INVALID', 'plugin container takes an object of options with a folder');
+  const driver = 'driver' in options && options.driver === 'runc' ? 'runc' : 'engine';
+  const known: Readonly<Record<string, Check>> = OPTIONS[driver];
   for (const [name, value] of Object.entries(options)) {
     const check = known[name];
     if (check === undefined)
-      throw new RunnerError('CONFIG_INVALID', `plugin container has no option ${name}; it has ${Object.keys(known).join(', ')}`);
+      throw new RunnerError(
+        'CONFIG_INVALID',
+        `plugin container by ${driver} has no option ${name}; it has ${Object.keys(known).join(', ')}`,
+      );
     if (value !== undefined && !CHECKS[check](value))
       throw new RunnerError('CONFIG_INVALID', `the option ${name} of plugin container is not a ${check}`);
   }
   if (!('folder' in options)) throw new RunnerError('CONFIG_INVALID', 'plugin container needs the option folder');
   // Every field was checked above.
-  return options as Options;
+  return options as ContainerPluginOptions;
 }

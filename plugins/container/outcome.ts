@@ -13,7 +13,12 @@ export interface Outcome {
 }
 
 const SIGNAL_BASE = 128;
-const SIGNALS = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name]));
+/** The first of several names of a number: SIGABRT, not SIGIOT. */
+const SIGNALS = new Map(
+  Object.entries(constants.signals)
+    .toReversed()
+    .map(([name, number]) => [number, name]),
+);
 /** How V8 says that the heap of JavaScript is full, before it ends the process. */
 const HEAP_FULL = /JavaScript heap out of memory/;
 const V8_SIGNALS = new Set(['SIGABRT', 'SIGSEGV', 'SIGTRAP', 'SIGILL']);

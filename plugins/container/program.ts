@@ -38,8 +38,6 @@ export interface Program {
   readonly argv: readonly string[];
   readonly mounts: readonly Mount[];
   readonly environment: Readonly<Record<string, string>>;
-  /** It starts other programs: they need an init process that collects them. */
-  readonly needsInit: boolean;
 }
 
 /** The program that works through the events of the Runtime API at `socketPath`. */
@@ -54,11 +52,10 @@ export async function eventProgram(
     { source: socketPath, target: API_SOCKET },
   ];
   const environment = { AWS_LAMBDA_RUNTIME_API: `unix:${API_SOCKET}` };
-  if (fn.code.kind === 'folder' && fn.runtime.startsWith('nodejs'))
-    return { argv: ['node', CLIENT_FILE, 'run'], mounts, environment, needsInit: false };
+  if (fn.code.kind === 'folder' && fn.runtime.startsWith('nodejs')) return { argv: ['node', CLIENT_FILE, 'run'], mounts, environment };
   const argv = ownProgram(fn, surface);
-  if (surface.labels[API_LABEL] === 'unix') return { argv, mounts, environment, needsInit: true };
-  if (surface.hasNode) return { argv: ['node', CLIENT_FILE, 'bridge', ...argv], mounts, environment, needsInit: true };
+  if (surface.labels[API_LABEL] === 'unix') return { argv, mounts, environment };
+  if (surface.hasNode) return { argv: ['node', CLIENT_FILE, 'bridge', ...argv], mounts, environment };
   const node = await sources.node();
   const inside = (path: string): string => `${HOST_FOLDER}${path}`;
   const loader =
@@ -76,7 +73,6 @@ export async function eventProgram(
     argv: [...loader, inside('/var/lang/bin/node'), CLIENT_FILE, 'bridge', ...argv],
     mounts: [...mounts, { source: node.folder, target: HOST_FOLDER }],
     environment,
-    needsInit: true,
   };
 }
 
@@ -85,7 +81,7 @@ export function stdioProgram(fn: FunctionVersion, surface: Surface, sources: Pic
   const mounts = contentMounts(fn, sources);
   const isNode = fn.code.kind === 'folder' && fn.runtime.startsWith('nodejs');
   const argv = isNode ? ['node', `${TASK_FOLDER}/${fn.handler}`] : ownProgram(fn, surface);
-  return { argv, mounts, environment: {}, needsInit: true };
+  return { argv, mounts, environment: {} };
 }
 
 function contentMounts({ code }: FunctionVersion, { layers }: Pick<Sources, 'layers'>): Mount[] {

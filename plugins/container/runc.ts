@@ -21,7 +21,7 @@ import { endOf } from './outcome.ts';
 import { InstanceOutput } from './output.ts';
 import { eventProgram } from './program.ts';
 import { INSTANCE_UID } from './rootfs.ts';
-import { guardedStart } from './start-guard.ts';
+import { closedError, guardedStart } from './start-guard.ts';
 
 export interface RuncBackendOptions {
   /** For bundles, the root file system, merged layers, the state of runc. Its own per machine; on tmpfs starts are a little faster. */
@@ -70,8 +70,11 @@ export class RuncBackend implements InstanceBackend {
   readonly #bootId = randomUUID();
   readonly #live = new Map<string, Live>();
   readonly #instances = new Map<string, Instance>();
+  /** Starts that go on, and clean up when nobody wants them any more. */
+  readonly #starting = new Set<Promise<void>>();
   /** What is still being removed. */
   readonly #removals = new Set<Promise<void>>();
+  #isClosed = false;
 
   constructor(options: RuncBackendOptions) {
     checkLimits(options.limits ?? {});
@@ -101,9 +104,10 @@ export class RuncBackend implements InstanceBackend {
   }
 
   async launch(spec: LaunchSpec): Promise<Instance> {
+    if (this.#isClosed) throw closedError(this.name);
     const started = this.#clock.monotonic();
     checkRuntime(spec.fn);
-    const options = { clock: this.#clock, timeoutMs: this.#options.startTimeoutMs };
+    const options = { clock: this.#clock, timeoutMs: this.#options.startTimeoutMs, starting: this.#starting };
     return guardedStart(spec, options, async (signal) => {
       const bundle = await this.#makeBundle(spec);
       try {
@@ -157,6 +161,8 @@ export class RuncBackend implements InstanceBackend {
   }
 
   async close(): Promise<void> {
+    this.#isClosed = true;
+    await Promise.all(this.#starting);
     await Promise.all([...this.#instances.values()].map((instance) => this.terminate(instance)));
     await Promise.all(this.#removals);
   }

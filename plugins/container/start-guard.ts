@@ -3,7 +3,14 @@
 import { RunnerError } from '../../src/plugin.ts';
 import type { Clock, LaunchSpec } from '../../src/plugin.ts';
 
-export const START_TIMEOUT_MS = 60_000;
+const START_TIMEOUT_MS = 60_000;
+
+export interface GuardOptions {
+  readonly clock: Clock;
+  readonly timeoutMs?: number | undefined;
+  /** Holds every start until it has settled, also one that was given up. */
+  readonly starting: Set<Promise<void>>;
+}
 
 /**
  * Resolves with what `start` resolves with. Rejects with `ABORTED` when the caller gives up and with `INSTANCE_START_FAILED` when it
@@ -11,7 +18,7 @@ export const START_TIMEOUT_MS = 60_000;
  */
 export async function guardedStart<Value>(
   { signal, instanceId }: Pick<LaunchSpec, 'signal' | 'instanceId'>,
-  { clock, timeoutMs = START_TIMEOUT_MS }: { readonly clock: Clock; readonly timeoutMs?: number | undefined },
+  { clock, starting, timeoutMs = START_TIMEOUT_MS }: GuardOptions,
   start: (signal: AbortSignal) => Promise<Value>,
 ): Promise<Value> {
   const controller = new AbortController();
@@ -31,9 +38,20 @@ export async function guardedStart<Value>(
     );
   });
   try {
-    return await Promise.race([controller.signal.aborted ? promise : start(controller.signal), promise]);
+    if (controller.signal.aborted) return await promise;
+    const run = start(controller.signal);
+    const settled: Promise<void> = run.then(
+      () => void starting.delete(settled),
+      () => void starting.delete(settled),
+    );
+    starting.add(settled);
+    return await Promise.race([run, promise]);
   } finally {
     cancel();
     signal.removeEventListener('abort', onAbort);
   }
+}
+
+export function closedError(name: string): RunnerError {
+  return new RunnerError('BACKEND_UNAVAILABLE', `the backend ${name} is closed; make a new one`);
 }

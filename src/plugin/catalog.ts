@@ -4,5 +4,6 @@ import type { Plugin } from './plugin.ts';
 
 export const BUILT_IN_PLUGINS: ReadonlyMap<string, () => Promise<Plugin>> = new Map([
   ['http', async () => (await import('../../plugins/http/index.ts')).httpPlugin],
+  ['container', async () => (await import('../../plugins/container/index.ts')).containerPlugin],
   ['process', async () => (await import('../../plugins/process/index.ts')).processPlugin],
 ]);

@@ -53,8 +53,7 @@ describe.each(DRIVERS)('containers by $name', ({ name, test, make }) => {
     await Promise.all(Array.from({ length: 8 }, () => backend.terminate(instance)));
     expect((await instance.ended).reason).toBe('terminated');
     await backend.terminate(instance);
-    await backend.close();
-    expect(await leftOf(lab.ownerId)).toEqual([]);
+    await expect.poll(() => leftOf(lab.ownerId)).toEqual([]);
   });
 
   test('may be ended while they start', async () => {
@@ -66,8 +65,7 @@ describe.each(DRIVERS)('containers by $name', ({ name, test, make }) => {
         expect((await instance.ended).reason).toBe('terminated');
       }),
     );
-    await backend.close();
-    expect(await leftOf(lab.ownerId)).toEqual([]);
+    await expect.poll(() => leftOf(lab.ownerId)).toEqual([]);
   });
 
   test('that are not wanted any more leave nothing', async () => {
@@ -84,7 +82,6 @@ describe.each(DRIVERS)('containers by $name', ({ name, test, make }) => {
     }
     expect(outcomes.slice(0, 2)).toEqual(['ABORTED', 'ABORTED']);
     expect(['ABORTED', 'started']).toEqual(expect.arrayContaining(outcomes));
-    await backend.close();
     await expect.poll(() => leftOf(lab.ownerId)).toEqual([]);
   });
 
@@ -121,8 +118,7 @@ describe.each(DRIVERS)('containers by $name', ({ name, test, make }) => {
       code: 'CODE_MISSING',
       message: expect.stringContaining('nothing') as string,
     });
-    await backend.close();
-    expect(await leftOf(lab.ownerId)).toEqual([]);
+    await expect.poll(() => leftOf(lab.ownerId)).toEqual([]);
   });
 
   test('whose program is not there say so', async () => {
@@ -192,8 +188,11 @@ describe.each(DRIVERS)('containers by $name', ({ name, test, make }) => {
     expect(await leftOf(other)).toEqual([]);
   }, 60_000);
 
-  test('leave nothing: no container, no control group, no mount', async () => {
-    await backend.close();
+  test('leave nothing after close: no container, no control group; and then nothing starts', async () => {
+    const { instance } = await lab.launch(backend, lab.fn(ECHO));
+    await Promise.all([backend.close(), backend.close()]);
+    expect((await instance.ended).reason).toBe('terminated');
+    expect(await failure(lab.launch(backend, lab.fn(ECHO)))).toMatchObject({ code: 'BACKEND_UNAVAILABLE' });
     expect(await leftOf(lab.ownerId)).toEqual([]);
     if (name === 'runc')
       expect(
