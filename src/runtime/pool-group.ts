@@ -1,5 +1,6 @@
 /** The part of the pool that belongs to one version of a function: its instances, who waits for them, and how its starts go. */
 
+import type { CancelTimer } from '../clock.ts';
 import type { RunnerError } from '../errors.ts';
 import { Expiring } from '../executor/deadline.ts';
 import type { FunctionVersion } from './runtime.ts';
@@ -87,9 +88,11 @@ export class Group<I extends PoolInstance> {
   lastError: RunnerError | undefined = undefined;
   /** No start before; monotonic. */
   retryAt = 0;
-  /** When its last call ended; monotonic. Undefined: none did. */
-  quietSince: number | undefined = undefined;
   running = 0;
+  /** Waits until an instance is to be started again. */
+  again: CancelTimer | undefined = undefined;
+  /** An instance that was started again stays so long without a call. */
+  keepAgainMs = 0;
 
   constructor(fn: FunctionVersion) {
     this.fn = fn;
@@ -100,7 +103,7 @@ export class Group<I extends PoolInstance> {
   }
 
   get isEmpty(): boolean {
-    return this.members.size + this.waiters.size + this.launches.size + this.demands.size === 0;
+    return this.members.size + this.waiters.size + this.launches.size + this.demands.size === 0 && this.again === undefined;
   }
 
   get isWanted(): boolean {
@@ -117,6 +120,11 @@ export class Group<I extends PoolInstance> {
     // After a failure one start shows whether the next ones have a chance.
     const more = this.failures > 0 ? Math.min(needed, 1 - this.starting) : needed;
     return Math.min(more, instancesMax - this.members.size - this.starting);
+  }
+
+  cancelAgain(): void {
+    this.again?.();
+    this.again = undefined;
   }
 
   enqueue(waiter: Waiter<I>, first: boolean): void {

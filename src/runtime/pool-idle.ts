@@ -10,6 +10,7 @@ export interface IdleKeeperOptions<I extends PoolInstance> {
   readonly keepAlive: KeepAlive;
   readonly groups: () => Iterable<Group<I>>;
   readonly end: (member: Member<I>, reason: 'idle' | 'lost') => void;
+  readonly startAgain: (group: Group<I>) => void;
   readonly paused?: ((instance: I, isPaused: boolean) => void) | undefined;
 }
 
@@ -64,11 +65,26 @@ export class IdleKeeper<I extends PoolInstance> {
 
   /** After how long without a call something may have to be done about an instance. */
   #stepMs(member: Member<I>): number {
-    const { keepAlive } = this.#options;
-    const { keepMs } = keepAlive.windows(member.group.fn.name);
-    const { pauseAfterMs } = keepAlive;
+    const { pauseAfterMs } = this.#options.keepAlive;
+    const keepMs = this.#keepMs(member);
     const pauses = pauseAfterMs !== undefined && member.state === 'running' && member.instance.pause !== undefined;
     return pauses ? Math.min(pauseAfterMs, keepMs) : keepMs;
+  }
+
+  #keepMs({ group, leases }: Member<I>): number {
+    return leases === 0 && group.keepAgainMs > 0 ? group.keepAgainMs : this.#options.keepAlive.windows(group.fn.name).keepMs;
+  }
+
+  /** One that was started again in vain is not started once more. */
+  #startAgainLater({ group, leases }: Member<I>, idleMs: number): void {
+    const { again } = this.#options.keepAlive.windows(group.fn.name);
+    if (!again || leases === 0) return;
+    group.cancelAgain();
+    group.keepAgainMs = again.keepMs;
+    group.again = this.#options.clock.after(again.startAfterMs - idleMs, () => {
+      group.again = undefined;
+      this.#options.startAgain(group);
+    });
   }
 
   #lookAt(at: number): void {
@@ -94,10 +110,13 @@ export class IdleKeeper<I extends PoolInstance> {
   }
 
   #idleFor(member: Member<I>, idleMs: number): void {
-    const { end, keepAlive, paused } = this.#options;
+    const { end, paused } = this.#options;
     const { group, instance } = member;
-    const { keepMs } = keepAlive.windows(group.fn.name);
-    if (idleMs >= keepMs && group.members.size > group.min) return end(member, 'idle');
+    const keepMs = this.#keepMs(member);
+    if (idleMs >= keepMs && group.members.size > group.min) {
+      if (group.members.size === 1) this.#startAgainLater(member, idleMs);
+      return end(member, 'idle');
+    }
     if (member.state !== 'running' || !instance.pause) return undefined;
     member.state = 'pausing';
     member.change = instance.pause().then(

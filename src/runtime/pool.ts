@@ -72,6 +72,7 @@ export class Pool<I extends PoolInstance> {
       keepAlive: options.keepAlive,
       groups: () => this.#groups.values(),
       end: (member, reason) => void this.#end(member, reason),
+      startAgain: (group) => this.#startAgain(group),
       paused: options.observer?.paused,
     });
   }
@@ -80,7 +81,6 @@ export class Pool<I extends PoolInstance> {
   acquire(fn: FunctionVersion, waiter: Waiter<I>, first = false): void {
     if (this.#closing && !first) return waiter.refused(new RunnerError('EXECUTOR_CLOSED', 'the function runtime is closed'));
     const group = this.#groupOf(fn);
-    this.#arrived(group);
     if (group.waiters.size === 0) {
       const member = group.take();
       if (member) return this.#lend(member, waiter);
@@ -92,6 +92,7 @@ export class Pool<I extends PoolInstance> {
       const message = `${queueMax} calls of ${fn.name} wait already (queueMax)`;
       return waiter.refused(new RunnerError('QUEUE_FULL', message, { details: { name: fn.name, queueMax } }));
     }
+    group.cancelAgain();
     group.enqueue(waiter, first);
     this.#options.deadlines.add(waiter);
     this.#plan(group);
@@ -113,7 +114,7 @@ export class Pool<I extends PoolInstance> {
   release(member: Member<I>): void {
     const { group } = member;
     group.put(member);
-    group.quietSince = this.#clock.monotonic();
+    this.#options.keepAlive.ended?.(group.fn.name, this.#clock.monotonic());
     if (member.state === 'gone') this.#tidy(group);
     else if (member.instance.isOver) void this.#end(member, 'lost');
     else this.#freed(member);
@@ -154,6 +155,7 @@ export class Pool<I extends PoolInstance> {
       this.#groups.delete(fingerprint);
       this.#retired.add(group);
       group.isRetired = true;
+      group.cancelAgain();
       group.min = 0;
       const error = new RunnerError('ABORTED', `${name} was replaced while it was warmed`, { retry: 'safe' });
       group.rejectDemands(error);
@@ -178,6 +180,7 @@ export class Pool<I extends PoolInstance> {
     const error = new RunnerError('EXECUTOR_CLOSED', 'the function runtime was closed');
     for (const group of this.#all()) {
       group.min = 0;
+      group.cancelAgain();
       group.rejectDemands(error);
       if (group.waiters.size === 0) group.abortLaunches(error);
       for (const member of group.members) if (member.busy === 0) void this.#end(member, 'closed');
@@ -213,18 +216,11 @@ export class Pool<I extends PoolInstance> {
     return group;
   }
 
-  #arrived(group: Group<I>): void {
-    const { keepAlive } = this.#options;
-    if (!keepAlive.called) return;
-    const isQuiet = group.running === 0 && group.waiters.size === 0 && group.quietSince !== undefined;
-    keepAlive.called(group.fn.name, isQuiet ? this.#clock.monotonic() - (group.quietSince ?? 0) : undefined);
-  }
-
   #lend(member: Member<I>, waiter: Waiter<I>): void {
-    if (member.state === 'running') return waiter.leased(member);
+    if (member.state === 'running') return this.#hand(member, waiter);
     const { group } = member;
     this.#idle.wake(member).then(
-      () => waiter.leased(member),
+      () => this.#hand(member, waiter),
       () => {
         group.put(member);
         void this.#end(member, 'lost');
@@ -232,6 +228,11 @@ export class Pool<I extends PoolInstance> {
       },
     );
     return undefined;
+  }
+
+  #hand(member: Member<I>, waiter: Waiter<I>): void {
+    this.#options.keepAlive.started?.(member.group.fn.name, this.#clock.monotonic());
+    waiter.leased(member);
   }
 
   #freed(member: Member<I>): void {
@@ -254,6 +255,12 @@ export class Pool<I extends PoolInstance> {
     }
     this.#idle.becameIdle(member);
     if (this.#hungry.size > 0) this.#plan();
+  }
+
+  /** Whether it succeeds or fails: whoever calls sees. */
+  #startAgain(group: Group<I>): void {
+    group.demands.add({ count: 1, resolve: () => {}, reject: () => {} });
+    this.#plan(group);
   }
 
   /** Starts what is missing: one instance for each group in turn, until nothing is missing or a limit is reached. */
