@@ -8,4 +8,10 @@ export { checkExecutor, executorCases, runExecutorConformance } from './executor
 export type { CaseOutcome, ExecutorCase, ExecutorUnderTest, TestFramework } from './executor.ts';
 export { canRunHandlerCase, checkHandlerCase, handlerCases } from './handler.ts';
 export type { HandlerCase, HandlerCaseAnswer, HandlerCaseRequest, HandlerNeed, HandlerPlatform } from './handler.ts';
+export { runMatrix } from './matrix.ts';
+export type { ArtifactInfo, MatrixBackend, MatrixOptions, MatrixReport, MatrixResult, Platform } from './matrix.ts';
+export { functionRuntime, httpProcess, inProcess, stdioProcess } from './matrix-platforms.ts';
+export type { Artifact, RuntimePlatformOptions } from './matrix-platforms.ts';
+export { vectors } from './vectors.ts';
+export type { Expected, Need, Vector, VectorCall } from './vectors.ts';
 export { CONFORMANCE_JOBS, conformanceRouter } from './jobs.ts';

@@ -1,6 +1,7 @@
 /** The contract of everything that can run a job: in-process, a FaaS cloud, a container, a fleet of workers. */
 
 import { RunnerError } from '../errors.ts';
+import { BLUEPRINT, Metadata } from '../job/call.ts';
 import type { JobCall, JobResult } from '../job/call.ts';
 
 /**
@@ -97,6 +98,15 @@ export interface FaasDeployer {
   describe(functionId: string): Promise<FunctionDeployment | undefined>;
   /** Removing what is not there succeeds. */
   remove(functionId: string): Promise<void>;
+}
+
+/** The call as a handler elsewhere gets it: it learns which attempt this is, and how long somebody waits for it. */
+export function forAttempt(call: JobCall, { attempt, deadline }: InvokeOptions, now: number): JobCall {
+  const metadata = new Metadata();
+  for (const [name, value] of call.metadata) metadata.set(name, value, { sensitive: call.metadata.isSensitive(name) });
+  metadata.set(BLUEPRINT.attempt, String(attempt));
+  metadata.set(BLUEPRINT.timeoutMs, String(Math.max(0, Math.ceil(deadline - now))));
+  return { ...call, metadata };
 }
 
 /** `PAYLOAD_TOO_LARGE` for a call above the limits of an executor. Whoever sends calls to an executor asks this first. */

@@ -1,0 +1,142 @@
+import { mkdir, mkdtemp, chmod, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { Command } from 'commander';
+import type { ArtifactInfo, MatrixReport, Platform } from '../../conformance/matrix.ts';
+import type { Artifact } from '../../conformance/matrix-platforms.ts';
+import { RunnerError } from '../../errors.ts';
+import { print, progress, table } from '../output.ts';
+import type { Cli, Io } from '../output.ts';
+
+interface ConformanceFlags {
+  readonly all?: true;
+  readonly backend?: readonly string[];
+  readonly require?: readonly string[];
+  readonly vector?: string;
+  readonly json?: true;
+}
+
+const EXAMPLES = `
+Examples:
+  bpr conformance                          every backend of this machine
+  bpr conformance --backend in-process,process --json
+  bpr conformance --require docker,runc    fail when one of them is not here
+  bpr conformance --vector unicode         only vectors with this text in their name or group
+
+One handler bundle is built and run on every backend with the same calls; its answers must be the same bytes and the same error codes
+everywhere. A backend that is not on this machine is named with its reason.
+
+Exit status: 0 all answers are equal; 1 some differ, a required backend is missing, or nothing could be run; 2 called in a wrong way.`;
+
+const names = (value: string): readonly string[] =>
+  value
+    .split(',')
+    .map((name) => name.trim())
+    .filter((name) => name !== '');
+
+/** `bpr conformance`: one artifact on every backend, byte-identical. */
+export function addConformance(program: Command, cli: Cli): void {
+  program
+    .command('conformance')
+    .description('run one handler bundle on every backend and compare the answers')
+    .option('--all', 'every backend (the default)')
+    .option('--backend <names>', 'only these, separated by commas', names)
+    .option('--require <names>', 'these must be here, separated by commas', names)
+    .option('--vector <text>', 'only vectors with this in their name or group')
+    .option('--json', 'print one JSON document')
+    .addHelpText('after', EXAMPLES)
+    .action(async (flags: ConformanceFlags) => {
+      const report = await run(cli.io, flags);
+      if (!report.ok) cli.exitCode = 1;
+      print(cli.io, flags.json, { document: report, text: explain(report) });
+    });
+}
+
+async function run(io: Io, flags: ConformanceFlags): Promise<MatrixReport> {
+  const [{ runMatrix }, { vectors }] = await Promise.all([import('../../conformance/matrix.ts'), import('../../conformance/vectors.ts')]);
+  const chosen = vectors.filter(({ name, group }) => flags.vector === undefined || `${group} ${name}`.includes(flags.vector));
+  if (chosen.length === 0) throw new RunnerError('CONFIG_INVALID', `no vector has ${JSON.stringify(flags.vector)} in its name or group`);
+  const folder = await mkdtemp(join(tmpdir(), 'bpr-conformance-'));
+  try {
+    progress(io, 'building the handler ...');
+    const { info, artifact } = await buildArtifact(folder, io.env);
+    const platforms = chosenPlatforms(await platformsOf(artifact, folder), flags);
+    return await runMatrix({
+      artifact: info,
+      platforms,
+      vectors: chosen,
+      required: flags.require ?? [],
+      onResult: ({ backend, group, vector, status, ms }, done, total) =>
+        progress(io, `[${done}/${total}] ${backend}: ${group}, ${vector}: ${status} (${ms} ms)`),
+    });
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+/** The zip that would be deployed, unpacked as a platform does it. */
+async function buildArtifact(folder: string, env: Io['env']): Promise<{ readonly info: ArtifactInfo; readonly artifact: Artifact }> {
+  const [{ buildHandler }, { unpackZip }] = await Promise.all([import('../../deploy/package.ts'), import('../../runtime/unzip.ts')]);
+  const isSource = import.meta.url.endsWith('.ts');
+  const entry = fileURLToPath(new URL(`../../conformance/vectors-jobs.${isSource ? 'ts' : 'js'}`, import.meta.url));
+  const built = await buildHandler({ entry, outDir: join(folder, 'build'), env });
+  const code = join(folder, 'code');
+  await chmod(folder, 0o755);
+  await mkdir(code, { mode: 0o755 });
+  await unpackZip(await readFile(built.zipFile), code);
+  return { info: { sha256: built.fileSha256, bytes: built.fileBytes }, artifact: { folder: code, sha256: built.sha256 } };
+}
+
+async function platformsOf(artifact: Artifact, folder: string): Promise<readonly Platform[]> {
+  const [platforms, { createPluginRegistry }, { systemClock }, { silentTelemetry }] = await Promise.all([
+    import('../../conformance/matrix-platforms.ts'),
+    import('../../plugin/registry.ts'),
+    import('../../clock.ts'),
+    import('../../telemetry/telemetry.ts'),
+  ]);
+  const plugins = createPluginRegistry({ clock: systemClock, telemetry: silentTelemetry });
+  const backends = (await plugins.describe()).filter(({ kinds }) => kinds.includes('backend'));
+  return [
+    platforms.inProcess(artifact),
+    platforms.httpProcess(artifact, (url) => plugins.executor('http', { url })),
+    platforms.stdioProcess(artifact),
+    ...backends.map(({ name }) =>
+      platforms.functionRuntime(name, artifact, { backend: () => plugins.backend(name, { folder: join(folder, name) }) }),
+    ),
+  ];
+}
+
+function chosenPlatforms(platforms: readonly Platform[], flags: ConformanceFlags): readonly Platform[] {
+  const known = platforms.map(({ name }) => name);
+  for (const name of [...(flags.backend ?? []), ...(flags.require ?? [])]) {
+    if (known.includes(name)) continue;
+    throw new RunnerError('CONFIG_INVALID', `there is no backend ${name}; known are ${known.join(', ')}`, { details: { known } });
+  }
+  if (flags.backend === undefined) return platforms;
+  const wanted = new Set([...flags.backend, ...(flags.require ?? [])]);
+  return platforms.filter(({ name }) => wanted.has(name));
+}
+
+function explain({ artifact, backends, results, vectors, ok }: MatrixReport): string {
+  const rows = backends.map(({ name, status, equal, differs, skipped, ms, reason, required }) => [
+    name,
+    status === 'skipped' ? (required ? 'MISSING' : 'not here') : status,
+    String(equal),
+    String(differs),
+    String(skipped),
+    `${(ms / 1_000).toFixed(1)} s`,
+    reason ?? '',
+  ]);
+  const differences = results.flatMap(({ backend, group, vector, status, expected, actual }) =>
+    status === 'differs' ? [`${backend}: ${group}, ${vector}`, `  expected ${expected}`, `  got      ${actual}`] : [],
+  );
+  return [
+    `handler.mjs ${artifact.bytes} bytes, sha256 ${artifact.sha256}; ${vectors} vectors`,
+    '',
+    table([['BACKEND', 'STATUS', 'EQUAL', 'DIFFERS', 'SKIPPED', 'TIME', ''], ...rows]),
+    ...(differences.length > 0 ? ['', ...differences] : []),
+    '',
+    ok ? 'All answers are equal.' : 'Not all answers are equal, or a backend is missing.',
+  ].join('\n');
+}
