@@ -23,7 +23,7 @@ export async function loadHandler(folder: string, name: string): Promise<Handler
   if (name.includes('..') || dot <= 0)
     throw runtimeError('MalformedHandlerName', `the handler ${JSON.stringify(name)} is not of the form file.export`);
   const file = paths.resolve(folder, paths.dirname(name), base.slice(0, dot));
-  let found: unknown = await loadModule(file, name);
+  let found: unknown = await loadModule(file, { name, root: folder });
   for (const key of base.slice(dot + 1).split('.'))
     found = typeof found === 'object' && found !== null ? Reflect.get(found, key) : undefined;
   if (found === undefined) throw runtimeError('HandlerNotFound', `${name} is undefined or not exported`);
@@ -31,11 +31,11 @@ export async function loadHandler(folder: string, name: string): Promise<Handler
   return found as Handler;
 }
 
-async function loadModule(file: string, name: string): Promise<unknown> {
+async function loadModule(file: string, { name, root }: { name: string; root: string }): Promise<unknown> {
   const found = ['', '.js', '.mjs', '.cjs'].map((end) => file + end).find((path) => fs.statSync(path, { throwIfNoEntry: false })?.isFile());
   const require = nodeModule.createRequire(`${file}.js`);
   try {
-    if (found?.endsWith('.mjs') || (found?.endsWith('.js') && isModuleFolder(paths.dirname(found)))) {
+    if (found?.endsWith('.mjs') || (found?.endsWith('.js') && isModuleFolder(paths.dirname(found), root))) {
       const exports = (await import(`file://${encodeURI(found).replace(/[?#]/g, encodeURIComponent)}`)) as Record<string, unknown>;
       return 'default' in exports && Object.keys(exports).length === 1
         ? { ...(exports['default'] as object), default: exports['default'] }
@@ -51,15 +51,15 @@ async function loadModule(file: string, name: string): Promise<unknown> {
   }
 }
 
-/** Whether the nearest package.json makes `.js` files modules. */
-function isModuleFolder(folder: string): boolean {
+/** Whether the nearest package.json of the package makes `.js` files modules. */
+function isModuleFolder(folder: string, root: string): boolean {
   for (let at = folder; ; at = paths.dirname(at)) {
     const file = paths.join(at, 'package.json');
     if (fs.existsSync(file)) {
       const manifest: unknown = JSON.parse(fs.readFileSync(file, 'utf8'));
       return typeof manifest === 'object' && manifest !== null && 'type' in manifest && manifest.type === 'module';
     }
-    if (at === paths.dirname(at)) return false;
+    if (at === root || at === paths.dirname(at)) return false;
   }
 }
 

@@ -15,6 +15,7 @@
 import fs from 'node:fs';
 import net from 'node:net';
 import nodeModule from 'node:module';
+import paths from 'node:path';
 import { answer, awslambda, loadHandler } from './node-client-handler.ts';
 import type { Handler } from './node-client-handler.ts';
 import { Lane, postFault, runtimeApi, runtimeError } from './node-client-lane.ts';
@@ -27,8 +28,7 @@ interface Assignment {
 const ASSIGNMENT_FD = 3;
 const EXIT_REJECTION = 128;
 const EXIT_EXCEPTION = 129;
-/** The first module costs more than later ones. */
-const WARM_UP = new URL('data:text/javascript,');
+const EMPTY_MODULE = new URL('data:text/javascript,');
 
 /** Ids of the invocations that are worked on. */
 const running = new Set<string>();
@@ -58,7 +58,7 @@ function dieOf(thrown: unknown, exitCode: number): void {
   void Promise.allSettled(posts).then(() => process.exit(exitCode));
 }
 
-async function serve(): Promise<void> {
+function watchOver(): void {
   process.on('uncaughtException', (error) => dieOf(error, EXIT_EXCEPTION));
   process.on('unhandledRejection', (reason) => {
     dieOf(
@@ -72,6 +72,9 @@ async function serve(): Promise<void> {
     if (running.size === 0) process.exit(0);
   });
   Reflect.set(globalThis, 'awslambda', awslambda);
+}
+
+async function serve(): Promise<void> {
   const { env } = process;
   let handler: Handler;
   try {
@@ -114,7 +117,8 @@ function becomeUser(user: number): void {
 }
 
 async function assigned(isBlank: boolean): Promise<void> {
-  if (isBlank) await import(String(WARM_UP));
+  watchOver();
+  if (isBlank) await warmUp(process.env['TMPDIR'] ?? '/tmp');
   fs.writeSync(ASSIGNMENT_FD, '\n');
   const assignment = readAssignment();
   if (!assignment) process.exit(0);
@@ -123,6 +127,29 @@ async function assigned(isBlank: boolean): Promise<void> {
   process.chdir(assignment.folder);
   if (process.env['NODE_PATH'] !== undefined) (nodeModule as unknown as { _initPaths(): void })._initPaths();
   await serve();
+}
+
+/** Does once all that an instance does for its first event, against a Runtime API of its own: the first time takes several times longer. */
+async function warmUp(temporary: string): Promise<void> {
+  await import(String(EMPTY_MODULE));
+  const folder = fs.mkdtempSync(paths.join(temporary, 'warm-up-'));
+  fs.writeFileSync(paths.join(folder, 'index.js'), 'exports.handler = async (event) => event;');
+  const answers = [
+    'HTTP/1.1 200 OK\r\nLambda-Runtime-Aws-Request-Id: a\r\nContent-Length: 2\r\n\r\n{}',
+    'HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n',
+  ];
+  const server = net.createServer((socket) => {
+    socket.on('data', () => void socket.write(answers.shift() ?? ''));
+  });
+  const socketPath = paths.join(folder, 'socket');
+  await new Promise<void>((resolve) => void server.listen(socketPath, resolve));
+  process.env['AWS_LAMBDA_RUNTIME_API'] = `unix:${socketPath}`;
+  const lane = new Lane();
+  const handler = await loadHandler(folder, 'index.handler');
+  await answer(lane, handler, await lane.request('GET', '/invocation/next'));
+  lane.close();
+  server.close();
+  fs.rmSync(folder, { recursive: true });
 }
 
 function bridge(command: string, parameters: readonly string[]): void {
@@ -158,6 +185,7 @@ function main([mode, ...rest]: readonly string[]): void {
     return;
   }
   if (mode === 'run') {
+    watchOver();
     void serve();
     return;
   }
