@@ -1,0 +1,85 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { answerEvent } from '../../handler/adapters/lambda.ts';
+import { createHandler } from '../../handler/index.ts';
+import { CONFORMANCE_JOBS, conformanceRouter, runExecutorConformance } from '../../src/conformance/conformance.ts';
+import { Metadata } from '../../src/job/call.ts';
+import type { JobCall } from '../../src/job/call.ts';
+import { FunctionRuntime } from '../../src/runtime/function-runtime.ts';
+import { RuntimeExecutor } from '../../src/runtime/runtime-executor.ts';
+import { FakeBackend, versionOf } from '../support/fake-backend.ts';
+import type { FakeHandler } from '../support/fake-backend.ts';
+
+const handler = createHandler(conformanceRouter());
+
+/** The handler bundle on an instance. */
+const bundle: FakeHandler = async ({ body, headers }) => {
+  const { body: answer } = await answerEvent(handler, body, { deadline: Number(headers['lambda-runtime-deadline-ms']) });
+  return answer;
+};
+
+let folder: string;
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 're-'));
+});
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+let count = 0;
+async function executorOf(handle: FakeHandler = bundle): Promise<RuntimeExecutor> {
+  count += 1;
+  const runtime = new FunctionRuntime({ backend: new FakeBackend({ handler: handle }), folder: join(folder, String(count)) });
+  await runtime.start();
+  const fn = versionOf({ timeoutMs: 60_000 });
+  return new RuntimeExecutor({ runtime, fn: (jobId) => (jobId === 4_000_000n ? undefined : fn), ownsRuntime: true });
+}
+
+runExecutorConformance({ describe, it }, { name: 'runtime', create: () => executorOf() });
+
+const callOf = (body: Uint8Array): JobCall => ({ id: 'c1', jobId: CONFORMANCE_JOBS.echo, body, metadata: new Metadata() });
+const soon = () => ({ deadline: Date.now() + 10_000, attempt: 1 });
+
+async function read(chunks: AsyncIterable<Uint8Array>): Promise<Buffer[]> {
+  const seen: Buffer[] = [];
+  for await (const chunk of chunks) seen.push(Buffer.from(chunk));
+  return seen;
+}
+
+describe('a streamed result', () => {
+  it('is decoded while it arrives, whatever the pieces', async () => {
+    const bytes = Buffer.from(Array.from({ length: 1_000 }, (_, index) => (index * 7) & 255));
+    for (const size of [1, 2, 3, 5, 64, 2_000]) {
+      const executor = await executorOf(async (event) => {
+        const answer = Buffer.from((await bundle(event)) ?? '');
+        const pieces = async function* (): AsyncGenerator<Buffer> {
+          for (let at = 0; at < answer.length; at += size) yield answer.subarray(at, at + size);
+        };
+        await event.program.stream(event.id, pieces());
+        return undefined;
+      });
+      expect(Buffer.concat(await read(executor.invokeStream(callOf(bytes), soon()))).equals(bytes)).toBe(true);
+      await executor.close();
+    }
+  });
+
+  it('of a handler that does not stream is one chunk; an error is an error', async () => {
+    const executor = await executorOf();
+    expect(await read(executor.invokeStream(callOf(Buffer.from('hello')), soon()))).toEqual([Buffer.from('hello')]);
+    expect(await read(executor.invokeStream({ ...callOf(Buffer.from('x')), jobId: CONFORMANCE_JOBS.nothing }, soon()))).toEqual([]);
+    const failing = read(executor.invokeStream({ ...callOf(Buffer.from('no oven')), jobId: CONFORMANCE_JOBS.fail }, soon()));
+    await expect(failing).rejects.toMatchObject({ code: 'JOB_FAILED' });
+    await executor.close();
+  });
+});
+
+describe('what the runtime knows', () => {
+  it('is in the report', async () => {
+    const executor = await executorOf();
+    const cold = await executor.invoke(callOf(Buffer.from('x')), soon());
+    const warm = await executor.invoke(callOf(Buffer.from('x')), soon());
+    expect(cold.report).toMatchObject({ coldStart: true, initMs: expect.any(Number), requestId: expect.any(String) });
+    expect(warm.report).not.toHaveProperty('initMs');
+    await executor.close();
+  });
+});
