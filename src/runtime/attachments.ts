@@ -112,13 +112,13 @@ export class FunctionAttachments {
   }
 
   /** Throws `CONFIG_INVALID`, `FUNCTION_NOT_FOUND`. */
-  putAsync(where: FunctionQualifier, config: AsyncConfig): Attachment<AsyncConfig> {
+  putAsync({ name, qualifier }: FunctionQualifier, config: AsyncConfig): Attachment<AsyncConfig> {
     checkAsyncConfig(config);
-    return this.put({ ...where, kind: 'async' }, config);
+    return this.put({ name, qualifier, kind: 'async' }, config);
   }
 
-  async(where: FunctionQualifier): Attachment<AsyncConfig> | undefined {
-    return this.get<AsyncConfig>({ ...where, kind: 'async' });
+  async({ name, qualifier }: FunctionQualifier): Attachment<AsyncConfig> | undefined {
+    return this.get<AsyncConfig>({ name, qualifier, kind: 'async' });
   }
 
   #policy({ name, qualifier = LATEST }: FunctionQualifier): Policy | undefined {

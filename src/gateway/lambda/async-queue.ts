@@ -28,6 +28,8 @@ export interface AsyncQueueOptions extends LambdaParts {
 export const MINUTE_MS = 60_000;
 /** Functions that tell functions that tell functions: here it ends. */
 const DEPTH_MAX = 3;
+/** After the disk failed, or the runtime closed. */
+const REST_MS = 1_000;
 const THROTTLE_MS = { first: 1_000, most: 5 * MINUTE_MS } as const;
 
 const SCHEMA = `
@@ -44,6 +46,9 @@ CREATE INDEX IF NOT EXISTS tasks_due ON tasks (due_at, seq) WHERE running = 0;
 const INSERT = `INSERT INTO tasks (id, name, qualifier, target, body, client_context, trace_id, depth, created_at, due_at)
   VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`;
 
+const DUE = `SELECT * FROM tasks WHERE running = 0 AND due_at <= ? AND name NOT IN (SELECT value FROM json_each(?))
+  ORDER BY due_at, seq LIMIT ?`;
+
 export class AsyncQueue {
   readonly #options: AsyncQueueOptions;
   readonly #database: StoreDatabase;
@@ -56,6 +61,7 @@ export class AsyncQueue {
   #queued: number;
   #cancelTimer: CancelTimer | undefined;
   #isStarted = false;
+  #isWoken = false;
   #isClosed = false;
 
   /** Throws `STORE_FAILED`. */
@@ -113,23 +119,43 @@ export class AsyncQueue {
       .run(id, name, qualifier ?? null, target ?? null, event, clientContext ?? null, traceId ?? null, depth, now, now);
   }
 
-  /** Starts what is due, and sees to it that what is due later is started then. */
+  /** Once for all that happens in a turn of the event loop. */
   #work(): void {
-    if (!this.#isStarted || this.#isClosed) return;
-    this.#cancelTimer?.();
+    if (!this.#isStarted || this.#isClosed || this.#isWoken) return;
+    this.#isWoken = true;
+    setImmediate(() => {
+      this.#isWoken = false;
+      if (this.#isClosed) return;
+      this.#cancelTimer?.();
+      try {
+        this.#startDue();
+      } catch (thrown) {
+        this.#options.telemetry.log.error('queued calls could not be started', { error: toRunnerError(thrown) });
+        this.#cancelTimer = this.#options.clock.after(REST_MS, () => this.#work());
+      }
+    });
+  }
+
+  /** Starts what is due, and sees to it that what is due later is started then. */
+  #startDue(): void {
     const { clock } = this.#options;
-    const free = this.#runningMax - this.#running.size;
-    if (free <= 0) return;
     const share = Math.ceil(this.#runningMax / 2);
-    const busy = [...this.#runningOf].flatMap(([name, count]) => (count >= share ? [name] : []));
-    const sql = `SELECT * FROM tasks WHERE running = 0 AND due_at <= ? AND name NOT IN (SELECT value FROM json_each(?)) ORDER BY due_at, seq LIMIT ?`;
-    const due = this.#database.prepare(sql).all(clock.now(), JSON.stringify(busy), Math.min(free, share));
-    if (due.length > 0) this.#begin(due.map(toTask));
+    const running = new Map(this.#runningOf);
+    for (let free = this.#runningMax - this.#running.size; free > 0; free = this.#runningMax - this.#running.size) {
+      const full = [...running].flatMap(([name, count]) => (count >= share ? [name] : []));
+      const due = this.#database.prepare(DUE).all(clock.now(), JSON.stringify(full), free).map(toTask); // prettier-ignore
+      const mine = due.filter(({ name }) => {
+        const count = running.get(name) ?? 0;
+        if (count < share) running.set(name, count + 1);
+        return count < share;
+      });
+      if (mine.length === 0) break;
+      this.#begin(mine);
+    }
     const next = this.#database.prepare('SELECT min(due_at) AS value FROM tasks WHERE running = 0 AND due_at > ?').get(clock.now())?.[
       'value'
     ];
     if (typeof next === 'number') this.#cancelTimer = clock.after(Math.max(1, next - clock.now()), () => this.#work());
-    if (due.length > 0 && this.#running.size < this.#runningMax) this.#work();
   }
 
   /** The attempts are on disk before they begin. */
@@ -198,10 +224,10 @@ export class AsyncQueue {
         const sql = 'UPDATE tasks SET running = 0, attempts = attempts - 1, delays = delays + 1, due_at = ? WHERE seq = ?';
         return this.#database.write(() => void this.#database.prepare(sql).run(dueAt, task.seq));
       }
-      case 'kept':
-        return this.#database.write(
-          () => void this.#database.prepare('UPDATE tasks SET running = 0, attempts = attempts - 1 WHERE seq = ?').run(task.seq),
-        );
+      case 'kept': {
+        const sql = 'UPDATE tasks SET running = 0, attempts = attempts - 1, due_at = ? WHERE seq = ?';
+        return this.#database.write(() => void this.#database.prepare(sql).run(clock.now() + REST_MS, task.seq));
+      }
     }
   }
 

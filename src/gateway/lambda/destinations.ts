@@ -1,7 +1,7 @@
 /** Where the outcome of a queued call is told: another function, a folder, or an HTTP address. */
 
 import { lookup } from 'node:dns';
-import { mkdir, open, realpath, rename } from 'node:fs/promises';
+import { mkdir, open, realpath, rename, stat } from 'node:fs/promises';
 import { request as requestHttp } from 'node:http';
 import { request as requestHttps } from 'node:https';
 import { BlockList, isIP } from 'node:net';
@@ -72,10 +72,13 @@ export class Destinations {
   }
 
   async #write(path: string, { id, body }: { readonly id: string; readonly body: Uint8Array }): Promise<void> {
+    const root = this.#folders.find((one) => isWithin(one, path)) ?? path;
+    await mkdir(root, { recursive: true });
+    // Before anything is made: links are followed as far as there is something.
+    if (!isWithin(await realpath(root), await realpath(await nearest(path))))
+      throw refused(path, 'a link leads out of the folders for records');
     await mkdir(path, { recursive: true });
     const real = await realpath(path);
-    const roots = await Promise.all(this.#folders.map((root) => realpath(root).catch(() => root)));
-    if (!roots.some((root) => isWithin(root, real))) throw refused(path, 'a link leads out of the folders for records');
     const part = join(real, `.${id}.part`);
     const file = await open(part, 'w', 0o600);
     try {
@@ -85,7 +88,7 @@ export class Destinations {
       await file.close();
     }
     await rename(part, join(real, `${id}.json`));
-    await syncFolder(dirname(join(real, id)));
+    await syncFolder(real);
   }
 
   #post(url: URL, { id, body }: { readonly id: string; readonly body: Uint8Array }): Promise<void> {
@@ -135,6 +138,15 @@ const guardedLookup: LookupFunction = (host, options, done) => {
     else done(error, address, family);
   });
 };
+
+/** The path, or the closest folder above it that there is. */
+async function nearest(path: string): Promise<string> {
+  const there = await stat(path).then(
+    () => true,
+    () => false,
+  );
+  return there || dirname(path) === path ? path : nearest(dirname(path));
+}
 
 function isWithin(root: string, path: string): boolean {
   const way = relative(root, path);
