@@ -128,7 +128,7 @@ export class Cgroup {
   memoryBytes(): number | undefined {
     const used = this.#read('memory.usage_in_bytes') ?? this.#read('memory.current');
     if (used === undefined) return undefined;
-    const inactive = /^(?:total_inactive_file|inactive_file) (\d+)$/m.exec(this.#read('memory.stat') ?? '')?.[1];
+    const inactive = /^inactive_file (\d+)$/m.exec(this.#read('memory.stat') ?? '')?.[1];
     return Math.max(0, Number(used) - Number(inactive ?? 0));
   }
 

@@ -60,15 +60,14 @@ export async function reap(root: string, options: { ownerId: string; own: Readon
   let count = 0;
   for (const name of foldersOf(owner)) {
     if (options.own.has(name)) continue;
-    await reapOne(join(owner, name), options);
-    count += 1;
+    if (await reapOne(join(owner, name), options)) count += 1;
   }
   return count;
 }
 
-async function reapOne(folder: string, { ownerId, clock }: { ownerId: string; clock: Clock }): Promise<void> {
+async function reapOne(folder: string, { ownerId, clock }: { ownerId: string; clock: Clock }): Promise<boolean> {
   const record = readJson<{ ownerId: string; cgroups: string[] }>(join(folder, RECORD));
-  if (record && record.ownerId !== ownerId) return;
+  if (record && record.ownerId !== ownerId) return false;
   const group = new Cgroup(record?.cgroups ?? []);
   const noted = readJson<ProcessIdentity>(join(folder, PROCESS));
   if (noted) {
@@ -77,6 +76,7 @@ async function reapOne(folder: string, { ownerId, clock }: { ownerId: string; cl
   }
   for (let round = 0; (!group.kill() || !group.remove()) && round < END_ROUNDS_MAX; round += 1) await clock.sleep(END_WAIT_MS);
   rmSync(folder, { recursive: true, force: true });
+  return true;
 }
 
 function killGroupOf(pid: number): void {

@@ -38,6 +38,20 @@ const END_WAIT_MS = 1;
 const END_ROUNDS_MAX = 5_000;
 /** Output that is still on its way when everything has ended. */
 const OUTPUT_WAIT_MS = 1_000;
+/** Those that end a program; every other status above 128 is its own. */
+const FATAL = [
+  'SIGILL',
+  'SIGTRAP',
+  'SIGABRT',
+  'SIGBUS',
+  'SIGFPE',
+  'SIGKILL',
+  'SIGSEGV',
+  'SIGTERM',
+  'SIGXCPU',
+  'SIGXFSZ',
+  'SIGSYS',
+] as const;
 const HEAP_EXHAUSTED = 'heap out of memory';
 
 export class Worker {
@@ -162,7 +176,7 @@ export class Worker {
 
   #endOf(exitCode: number | null, exitSignal: string | null): InstanceEnd {
     const { isWrapped, cgroup } = this.plan;
-    const wrapped = isWrapped && exitCode !== null && exitCode > 128 ? signalName(exitCode - 128) : undefined;
+    const wrapped = isWrapped && exitCode !== null ? FATAL.find((name) => constants.signals[name] === exitCode - 128) : undefined;
     const signal = exitSignal ?? wrapped;
     if (this.#isTerminated) return { reason: 'terminated', ...(signal !== undefined && { signal }) };
     if (signal === undefined) return { reason: 'exited', exitCode: exitCode ?? 0 };
@@ -213,8 +227,4 @@ export class Worker {
       // Nobody is left in it.
     }
   }
-}
-
-function signalName(number: number): string {
-  return Object.entries(constants.signals).find(([, value]) => value === number)?.[0] ?? `signal ${number}`;
 }

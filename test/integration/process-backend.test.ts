@@ -1,12 +1,17 @@
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { ProcessBackend } from '../../plugins/process/index.ts';
 import type { ProcessBackendOptions } from '../../plugins/process/index.ts';
+import { probeCgroups } from '../../plugins/process/cgroup.ts';
 import type { FunctionVersion, Instance, InstanceEnd, LaunchSpec } from '../../src/plugin.ts';
 import { startLambdaRuntimeApi } from '../../src/testing/lambda-runtime-api.ts';
 import type { LambdaOutcome, LambdaRuntimeApi } from '../../src/testing/lambda-runtime-api.ts';
+import { requirePeer, runs } from '../require.ts';
 
 let root: string;
 let backends: ProcessBackend[];
@@ -314,3 +319,235 @@ describe('errors', () => {
     expect(await instance.ended).toEqual({ reason: 'exited', exitCode: 0 });
   });
 });
+
+const testBox = requirePeer('bwrap', () => runs('bwrap', '--unshare-all', '--ro-bind', '/', '/', 'true'));
+const testRoot = requirePeer('root', () => {
+  runs('bwrap', '--unshare-all', '--ro-bind', '/', '/', 'true');
+  if (process.getuid?.() !== 0) throw new Error('this is not root');
+  const host = probeCgroups();
+  if (typeof host === 'string') throw new Error(host);
+});
+
+/** What the handler reports of trying, or the code of the error. */
+const attempt = (expression: string): string => `try { return ${expression}; } catch (error) { return error.code ?? error.message; }`;
+
+describe('a hostile handler', () => {
+  async function ask(body: string, more: Partial<FunctionVersion> = {}): Promise<unknown> {
+    const { api } = await launch(backendOf({ sandbox: 'bubblewrap' }), functionOf(js(body), more));
+    return bodyOf(await api.invoke('{}'));
+  }
+
+  testBox('finds no files of the machine but programs and libraries', async () => {
+    const found = await ask(
+      "const fs = require('fs'); return [fs.readdirSync('/').sort(), fs.readdirSync('/etc').sort(), fs.readdirSync('/var').sort(), fs.readdirSync('/run')];",
+    );
+    const [top, etc, var_, run] = found as [string[], string[], string[], string[]];
+    expect(top.filter((name) => !['bin', 'sbin', 'lib', 'lib32', 'lib64', 'libx32'].includes(name))).toEqual([
+      'dev',
+      'etc',
+      'proc',
+      'run',
+      'tmp',
+      'usr',
+      'var',
+    ]);
+    expect(etc.filter((name) => !['alternatives', 'ld.so.cache', 'localtime', 'ssl'].includes(name))).toEqual(['passwd']);
+    expect(var_).toEqual(['lang', 'runtime', 'task']);
+    expect(run).toEqual(['runtime']);
+  });
+
+  testBox('cannot read the secrets of the machine, of the runner, or the code of another function', async () => {
+    const other = functionOf(js('return 1;'));
+    const path = other.code.kind === 'folder' ? other.code.path : '';
+    expect(await ask(attempt("require('fs').readFileSync('/etc/shadow')"))).toBe('ENOENT');
+    expect(await ask(attempt(`require('fs').readFileSync('/proc/${process.pid}/environ')`))).toBe('ENOENT');
+    expect(await ask(attempt(`require('fs').readFileSync('${path}/index.js')`))).toBe('ENOENT');
+    expect(await ask("return require('fs').readdirSync('/proc').filter(Number).length;")).toBeLessThanOrEqual(2);
+  });
+
+  testBox('cannot change its code, the system or its limits', async () => {
+    for (const [path, code] of [
+      ['/var/task/index.js', 'EROFS'],
+      ['/usr/bin/x', 'EROFS'],
+      ['/x', 'EROFS'],
+      ['/opt', 'EROFS'],
+      ['/proc/sys/kernel/core_pattern', 'EROFS'],
+    ] as const) {
+      const answer = await ask(attempt(`require('fs').writeFileSync('${path}', 'x')`));
+      expect([code, 'EACCES'], path).toContain(answer);
+    }
+  });
+
+  testBox('has no capabilities and gains none', async () => {
+    const status = String(await ask("return require('child_process').execSync('cat /proc/self/status').toString();"));
+    expect(status).toMatch(/^CapEff:\s+0000000000000000$/m);
+    expect(status).toMatch(/^CapPrm:\s+0000000000000000$/m);
+    expect(status).toMatch(/^NoNewPrivs:\s+1$/m);
+  });
+
+  testBox('reaches nothing over the network, only its own loopback', async () => {
+    const server = createServer((socket) => socket.end('hello'));
+    await new Promise<void>((resolve) => void server.listen(0, '127.0.0.1', resolve));
+    const { port } = server.address() as AddressInfo;
+    const connect = `return new Promise((resolve) => require('net').connect(${port}, '127.0.0.1').on('data', () => resolve('reached')).on('error', (error) => resolve(error.code)));`;
+    expect(await ask(connect)).toBe('ECONNREFUSED');
+    expect(await ask("return Object.keys(require('os').networkInterfaces());")).toEqual(['lo']);
+    expect(await ask(connect, { network: 'open' })).toBe('reached');
+    await new Promise((resolve) => server.close(resolve));
+  });
+
+  testBox('fills /tmp to its size, and no further', async () => {
+    const fill =
+      "const fs = require('fs'); let bytes = 0; try { for (;;) { fs.appendFileSync('/tmp/full', Buffer.alloc(1 << 20)); bytes += 1 << 20; } } catch (error) { return [error.code, bytes]; }";
+    const [code, bytes] = (await ask(fill, { ephemeralMb: 64 })) as [string, number];
+    expect(code).toBe('ENOSPC');
+    expect(bytes).toBeGreaterThanOrEqual(60 << 20);
+    expect(bytes).toBeLessThanOrEqual(64 << 20);
+  });
+
+  testRoot('has a user of its own', async () => {
+    const users = (await Promise.all([ask('return process.getuid();'), ask('return process.getuid();')])) as number[];
+    expect(users[0]).toBeGreaterThanOrEqual(1_900_000_000);
+    expect(users[1]).toBeGreaterThanOrEqual(1_900_000_000);
+    expect(await ask("return require('os').userInfo().username;")).toBe('function');
+    expect(await ask(attempt('process.setuid(0)'))).toBe('EPERM');
+  });
+
+  testRoot('that forks without end gets no further than its processes', async () => {
+    const bomb =
+      "const { spawn } = require('child_process'); let made = 0; for (let i = 0; i < 400; i++) { const child = spawn('/bin/sleep', ['1000']); if (child.pid !== undefined) made++; child.on('error', () => {}); } return made;";
+    const backend = backendOf({ sandbox: 'bubblewrap', pidsMax: 64 });
+    const { api, instance } = await launch(backend, functionOf(js(bomb)));
+    const made = bodyOf(await api.invoke('{}'));
+    expect(made).toBeGreaterThan(10);
+    expect(made).toBeLessThan(64);
+    await backend.terminate(instance);
+    expect(await processesCalled('sleep 1000')).toEqual([]);
+  });
+
+  testRoot('that loops without end uses no more than its processor, and ends at once', async () => {
+    const backend = backendOf({ sandbox: 'bubblewrap', cpus: 0.5 });
+    const { api, instance } = await launch(backend, functionOf(js('for (;;);')));
+    const call = api.invoke('{}').catch(() => 'lost');
+    await backend.terminate(instance);
+    expect(await instance.ended).toEqual({ reason: 'terminated', signal: 'SIGKILL' });
+    await api.close();
+    expect(await call).toBe('lost');
+  });
+
+  testRoot('that takes all memory is killed and told apart: objects and buffers', async () => {
+    for (const hog of [
+      'const all = []; for (;;) all.push(new Array(1e5).fill(Math.random()));',
+      'const all = []; for (;;) all.push(Buffer.alloc(8 << 20, 1));',
+    ]) {
+      const { api, instance } = await launch(backendOf({ sandbox: 'bubblewrap' }), functionOf(js(hog)));
+      const call = api.invoke('{}').catch(() => 'lost');
+      expect(await instance.ended).toMatchObject({ reason: 'out-of-memory' });
+      await api.close();
+      expect(await call).toBe('lost');
+    }
+  });
+
+  testBox('that ignores SIGTERM ends at once', async () => {
+    const backend = backendOf({ sandbox: 'bubblewrap' });
+    const { api, instance } = await launch(
+      backend,
+      functionOf(
+        js(
+          "process.on('SIGTERM', () => {}); require('child_process').spawn('/bin/sh', ['-c', 'trap \"\" TERM; sleep 1001'], { detached: true }); return 1;",
+        ),
+      ),
+    );
+    expect(bodyOf(await api.invoke('{}'))).toBe(1);
+    await backend.terminate(instance);
+    await backend.terminate(instance);
+    expect(await processesCalled('sleep 1001')).toEqual([]);
+  });
+
+  testBox(
+    'that floods its log waits; the runner stays well',
+    async () => {
+      let bytes = 0;
+      const backend = backendOf({ sandbox: 'bubblewrap' });
+      const files = js(
+        "const line = 'x'.repeat(65535) + '\\n'; const end = Date.now() + 600; while (Date.now() < end) require('fs').writeSync(1, line); return 1;",
+      );
+      const { api } = await launch(backend, functionOf(files), { onOutput: (_stream, chunk) => void (bytes += chunk.length) });
+      expect(bodyOf(await api.invoke('{}'))).toBe(1);
+      expect(bytes).toBeGreaterThan(1 << 20);
+      expect(bytes).toBeLessThan(40 << 20);
+    },
+    30_000,
+  );
+});
+
+describe('what is left', () => {
+  test('is nothing, after the end', async () => {
+    const backend = backendOf({ blanks: 1 });
+    const { instance } = await launch(backend, functionOf(js('')));
+    await untilBlanks(backend, 1);
+    await backend.terminate(instance);
+    await backend.close();
+    await backend.close();
+    expect(readdirSync(join(root, 'instances/owner'))).toEqual([]);
+    await expect(backend.launch((await specOf(functionOf(js('')))).spec)).rejects.toMatchObject({ code: 'BACKEND_UNAVAILABLE' });
+  });
+
+  test('by a runner that was killed is reaped by its owner, and by nobody else', async () => {
+    const fn = functionOf(js(''));
+    const runner = join(root, 'runner.ts');
+    const folder = join(root, 'instances');
+    writeFileSync(
+      runner,
+      `import { ProcessBackend } from ${JSON.stringify(join(import.meta.dirname, '../../plugins/process/index.ts'))};
+       const backend = new ProcessBackend({ folder: ${JSON.stringify(folder)}, sandbox: 'none', blanks: 0 });
+       const more = { onOutput: () => {}, signal: new AbortController().signal };
+       const instances = [];
+       for (const spec of JSON.parse(process.argv[2]))
+         instances.push(await backend.launch({ ...spec, ...more, runtimeApi: { ...spec.runtimeApi, openPort: async () => 0 } }));
+       process.stdout.write(JSON.stringify(instances.map(({ handle }) => handle.pid)));
+       setInterval(() => {}, 1000);`,
+    );
+    const specs = await Promise.all(['first', 'second'].map((name) => specOf(fn, { ownerId: name, instanceId: name })));
+    const child = spawn(process.execPath, [runner, JSON.stringify(specs.map(({ spec }) => spec))], {
+      env: { PATH: '/usr/bin:/bin' },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    const pids = JSON.parse(await new Promise<string>((resolve) => child.stdout.once('data', (text) => resolve(String(text))))) as number[];
+    expect(pids).toHaveLength(2);
+    child.kill('SIGKILL');
+    await new Promise((resolve) => child.once('exit', resolve));
+    const backend = backendOf({ sandbox: 'none' });
+    expect(
+      readdirSync(folder)
+        .filter((name) => !name.startsWith('client-'))
+        .toSorted(),
+    ).toEqual(['first', 'second']);
+    expect(await backend.reapStale('first')).toBe(1);
+    expect(isRunning(pids[0])).toBe(false);
+    expect(readdirSync(join(folder, 'first'))).toEqual([]);
+    expect(readdirSync(join(folder, 'second'))).toEqual(['second']);
+    expect(await backend.reapStale('second')).toBe(1);
+    expect(await backend.reapStale('second')).toBe(0);
+    expect(isRunning(pids[1])).toBe(false);
+  });
+});
+
+/** Init may not have taken notice of the end yet. */
+function isRunning(pid: number | undefined): boolean {
+  const stat = existsSync(`/proc/${pid}`) ? readFileSync(`/proc/${pid}/stat`, 'utf8') : ') X';
+  return !/\) [ZX]/.test(stat);
+}
+
+/** Command lines of living processes that are exactly this. */
+async function processesCalled(commandLine: string): Promise<string[]> {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .filter((pid) => {
+      try {
+        return readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0').join(' ').trim() === commandLine;
+      } catch {
+        return false;
+      }
+    });
+}
