@@ -12,7 +12,7 @@ import { promisify } from 'node:util';
 import { RunnerError, isRunnerError, systemClock } from '../../src/plugin.ts';
 import type { Clock, FunctionVersion, Instance, InstanceBackend, InstanceEnd, LaunchSpec } from '../../src/plugin.ts';
 import { bundleConfig } from './bundle.ts';
-import { memoryFolders, memoryOf, oomKillsOf } from './cgroup.ts';
+import { Freezer, memoryFolders, memoryOf, oomKillsOf } from './cgroup.ts';
 import { LABELS } from './container-options.ts';
 import { HostFiles, giveSocket } from './host-files.ts';
 import { checkLimits, resourcesOf } from './limits.ts';
@@ -40,6 +40,7 @@ interface Live {
   readonly child: ChildProcess;
   readonly output: InstanceOutput;
   readonly memoryFolder: string | undefined;
+  readonly freezer: Freezer | undefined;
   readonly pid: number;
   isTerminated: boolean;
   isPaused: boolean;
@@ -126,7 +127,7 @@ export class RuncBackend implements InstanceBackend {
     if (!live) return;
     live.isTerminated = true;
     // What is frozen dies only when it thaws.
-    if (live.isPaused) await this.#command('resume', id).catch(() => {});
+    if (live.isPaused) await live.freezer?.thaw().catch(() => {});
     if (!live.hasExited) killProcess(live.pid);
     await ended;
   }
@@ -143,15 +144,15 @@ export class RuncBackend implements InstanceBackend {
 
   async pause({ id }: Instance): Promise<void> {
     const live = this.#live.get(id);
-    if (!live || live.isPaused) return;
+    if (!live?.freezer || live.isPaused) return;
     live.isPaused = true;
-    await this.#command('pause', id);
+    await live.freezer.freeze(this.#clock);
   }
 
   async resume({ id }: Instance): Promise<void> {
     const live = this.#live.get(id);
     if (!live?.isPaused) return;
-    await this.#command('resume', id);
+    await live.freezer?.thaw();
     live.isPaused = false;
   }
 
@@ -241,6 +242,7 @@ export class RuncBackend implements InstanceBackend {
         output,
         pid,
         memoryFolder: memoryFolders(groups)[0],
+        freezer: Freezer.of(groups),
         isTerminated: false,
         isPaused: false,
         hasExited: false,
@@ -276,6 +278,13 @@ export class RuncBackend implements InstanceBackend {
   /** Ends and removes all of it; succeeds when there is nothing. */
   #remove(id: string): Promise<void> {
     const remove = async (): Promise<void> => {
+      // What is frozen dies only when it thaws.
+      const pid = await readFile(join(this.#bundles, id, PID_FILE), 'utf8').catch(() => '');
+      const groups = pid === '' ? '' : await readFile(`/proc/${pid}/cgroup`, 'utf8').catch(() => '');
+      if (groups.includes(id))
+        await Freezer.of(groups)
+          ?.thaw()
+          .catch(() => {});
       await this.#command('delete', '-f', id).catch(() => {});
       await rm(join(this.#bundles, id), { recursive: true, force: true });
     };
