@@ -8,6 +8,7 @@ import { addConformance } from './commands/conformance.ts';
 import { addDev } from './commands/dev.ts';
 import { addDoctor } from './commands/doctor.ts';
 import { addJobs } from './commands/jobs.ts';
+import { addGateway } from './commands/gateway.ts';
 import { addInit } from './commands/init.ts';
 import { addRun } from './commands/run.ts';
 import { addWhy } from './commands/why.ts';
@@ -72,7 +73,7 @@ function createProgram(cli: Cli, json: boolean): Command {
       getOutHasColors: () => false,
       getErrHasColors: () => false,
     });
-  for (const add of [addInit, addDev, addBuild, addRun, addJobs, addWhy, addDoctor, addConformance]) add(program, cli);
+  for (const add of [addInit, addDev, addBuild, addRun, addGateway, addJobs, addWhy, addDoctor, addConformance]) add(program, cli);
   program.addHelpText('after', '\nExit status: 0 done, 1 failed, 2 called in a wrong way; some commands have others, see their help.');
   return program;
 }

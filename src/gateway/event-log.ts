@@ -19,6 +19,9 @@ export interface EventLogOptions {
   readonly topicsMax: number;
 }
 
+/** What a reader sees. */
+export type EventReader<T> = Pick<EventLog<T>, 'lastId' | 'read' | 'listen'>;
+
 export class EventLog<T> {
   readonly #options: EventLogOptions;
   readonly #rings = new Map<string, Ring<T>>();
@@ -27,6 +30,11 @@ export class EventLog<T> {
 
   constructor(options: EventLogOptions) {
     this.#options = options;
+  }
+
+  /** Of the newest entry of all topics. */
+  get lastId(): string {
+    return `${this.#options.epoch}-${this.#count}`;
   }
 
   append(topic: string, item: T): void {
@@ -45,15 +53,27 @@ export class EventLog<T> {
     const { since, limit = this.#options.entriesMax } = options;
     const entries = this.#rings.get(topic)?.entries ?? [];
     const after = this.#numberOf(since);
-    const news = after === undefined ? entries : entries.filter(({ id }) => (this.#numberOf(id) ?? 0) > after);
     // Who names where he was reads on from there; who does not wants the newest.
-    return after === undefined ? news.slice(-limit) : news.slice(0, limit);
+    if (after === undefined) return entries.slice(-limit);
+    const from = this.#firstAfter(entries, after);
+    return entries.slice(from, from + limit);
   }
 
   /** The listener must not throw. Returns what ends it. */
   listen(listener: (entry: Numbered<T>) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
+  }
+
+  #firstAfter(entries: readonly Numbered<T>[], after: number): number {
+    let low = 0;
+    let high = entries.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if ((this.#numberOf(entries[middle]?.id) ?? 0) > after) high = middle;
+      else low = middle + 1;
+    }
+    return low;
   }
 
   #newRing(topic: string): Ring<T> {

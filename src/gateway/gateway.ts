@@ -28,6 +28,8 @@ import { platformRoutes } from './platform-api.ts';
 import { Router } from './router.ts';
 import { GatewayServer } from './server.ts';
 import type { ServerLimits, TlsOptions } from './server.ts';
+import { GatewaySocket } from './socket.ts';
+import type { SocketLimits } from './socket.ts';
 import { systemRoutes } from './system-api.ts';
 
 export interface GatewayOptions {
@@ -40,6 +42,7 @@ export interface GatewayOptions {
   /** Without it everybody on this machine may do everything, and the gateway listens on loopback only. */
   readonly auth?: GatewayAuth;
   readonly limits?: Partial<ServerLimits>;
+  readonly socketLimits?: Partial<SocketLimits>;
   /** Whose limits hold for new functions. Default `aws`. */
   readonly provider?: Provider;
   /** Origins of web pages that may use the gateway. Default: none but its own. */
@@ -82,6 +85,7 @@ interface Parts {
   readonly store: FunctionStore;
   readonly runtimes: ReadonlyMap<string, FunctionRuntime>;
   readonly server: GatewayServer;
+  readonly socket: GatewaySocket;
 }
 
 /**
@@ -163,6 +167,7 @@ export class Gateway {
     const parts = await this.#parts?.catch(() => undefined);
     if (!parts) return;
     this.#stopCollecting?.();
+    parts.socket.close();
     await parts.server.close(deadlineMs);
     await Promise.all([...parts.runtimes.values()].map((runtime) => runtime.close(0)));
     parts.store.close();
@@ -188,9 +193,8 @@ export class Gateway {
     }
     const functions = new Functions({ store, runtimes, defaultBackend: this.#defaultBackend });
     late.functions = functions;
-    const server = this.#server(functions, provider);
     this.#collectLater(store);
-    return { store, runtimes, server };
+    return { store, runtimes, ...this.#server(functions, provider) };
   }
 
   async #startRuntime(name: string, backend: InstanceBackend): Promise<FunctionRuntime> {
@@ -207,7 +211,7 @@ export class Gateway {
     return runtime;
   }
 
-  #server(functions: Functions, provider: Provider): GatewayServer {
+  #server(functions: Functions, provider: Provider): Pick<Parts, 'server' | 'socket'> {
     const { corsOrigins = [], metrics, version = '0.0.0' } = this.#options;
     const limits = { ...LIMITS_DEFAULT, ...this.#options.limits };
     const clock = this.#clock;
@@ -235,11 +239,19 @@ export class Gateway {
       corsOrigins,
       clock,
       telemetry: this.#telemetry,
-      onUpgrade: () => {
-        throw new RunnerError('NOT_FOUND', 'there is no WebSocket here');
-      },
+      onUpgrade: (upgrade) => socket.upgrade(upgrade),
     });
-    return server;
+    const socket = new GatewaySocket({
+      functions,
+      logs: this.#logs,
+      events: this.#events,
+      authenticator: this.#authenticator,
+      admit: (callerId) => server.admit(callerId),
+      clock,
+      telemetry: this.#telemetry,
+      limits: this.#options.socketLimits,
+    });
+    return { server, socket };
   }
 
   /** Code that nothing refers to any more is removed now and then. */

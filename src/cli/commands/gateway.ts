@@ -1,0 +1,356 @@
+import { chmodSync, mkdirSync, readFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { InvalidArgumentError } from 'commander';
+import type { Command } from 'commander';
+import { RunnerError, toRunnerError } from '../../errors.ts';
+import type { GatewayAuth } from '../../gateway/auth.ts';
+import { SCOPES } from '../../gateway/http.ts';
+import type { Scope } from '../../gateway/http.ts';
+import { KeyFolder } from '../../gateway/keys.ts';
+import type { ApiKey } from '../../gateway/keys.ts';
+import { PROVIDERS } from '../../runtime/limits.ts';
+import type { Provider } from '../../runtime/limits.ts';
+import type { InstanceBackend } from '../../runtime/runtime.ts';
+import type { LogLevel } from '../../telemetry/pino.ts';
+import { parseCount, parseNumber } from '../calls.ts';
+import { print, table, timeText, toJson } from '../output.ts';
+import type { Cli, Io } from '../output.ts';
+import { ownVersion } from '../version.ts';
+
+interface GatewayFlags {
+  readonly host: string;
+  readonly port: number;
+  readonly backend: string;
+  readonly dataDir?: string;
+  readonly auth?: 'none' | 'keys';
+  readonly token?: readonly string[];
+  readonly tlsCert?: string;
+  readonly tlsKey?: string;
+  readonly clientCa?: string;
+  readonly limits: Provider;
+  readonly corsOrigin?: readonly string[];
+  readonly rate?: number;
+  readonly json?: true;
+}
+
+const EXAMPLES = `
+Examples:
+  bpr gateway                                        functions of this machine at http://127.0.0.1:8080
+  bpr gateway --backend process --port 9000          processes only
+  bpr gateway keys create ci --scope invoke,functions:write --function 'job-*'
+  bpr gateway --host 0.0.0.0 --auth keys --tls-cert cert.pem --tls-key key.pem
+  bpr gateway --auth keys --token env:GATEWAY_TOKEN  a token that was made elsewhere, besides the keys
+
+  curl -T handler.zip 'http://127.0.0.1:8080/api/v1/functions/hello?runtime=nodejs24.x&handler=index.handler'
+  curl -d '{"name":"Ada"}' http://127.0.0.1:8080/api/v1/functions/hello/invoke
+  curl -Nd '{"name":"Ada"}' http://127.0.0.1:8080/api/v1/functions/hello/stream
+
+Backends: process; docker (Docker or podman); runc (as root, without a daemon). auto takes all that work here; the first is the default
+of functions that name none. SIGTERM or SIGINT lets calls finish; a second one ends at once. What was deployed stays.
+Anything but a loopback address needs --auth keys, --token or --client-ca.
+Environment: BPR_DATA_DIR; LOG_LEVEL (default warn; info writes a line for each request to stderr).
+
+Exit status: 0 ended by a signal; 1 it could not start; 2 called in a wrong way; 130 or 143 ended at once by a second signal.`;
+
+const SIGNALS = { SIGINT: 130, SIGTERM: 143 } as const;
+const DRAIN_MS = 30_000;
+const LOG_LEVELS: readonly LogLevel[] = ['debug', 'info', 'warn', 'error', 'silent'];
+
+/** `bpr gateway`: deploy, call and watch functions on this machine. */
+export function addGateway(program: Command, cli: Cli): void {
+  const { io } = cli;
+  const gateway = program
+    .command('gateway')
+    .description('run functions on this machine, behind HTTP')
+    .option('--host <address>', 'where to listen', '127.0.0.1')
+    .option('--port <port>', '0: any free one', parseNumber, 8080)
+    .option('--backend <names>', 'auto, or of process, docker, runc, comma-separated', 'auto')
+    .option('--data-dir <dir>', 'functions, keys and sockets; a short path (default: BPR_DATA_DIR, or ~/.blueprint-runner)')
+    .option('--auth <kind>', 'none, or keys: those of bpr gateway keys', parseAuth)
+    .option('--token <reference>', 'a bearer token: env:NAME or file:/path; several by repeating', list)
+    .option('--tls-cert <file>', 'certificate, PEM')
+    .option('--tls-key <file>', 'its key, PEM')
+    .option('--client-ca <file>', 'authority of client certificates, PEM: who has one may do everything')
+    .option('--limits <provider>', `whose limits hold: ${PROVIDERS.join(', ')}`, parseProvider, 'aws')
+    .option('--cors-origin <origin>', 'pages that may use the gateway; several by repeating', list)
+    .option('--rate <count>', 'requests per second of each caller', parseCount)
+    .option('--json', 'print one JSON line when it listens')
+    .addHelpText('after', EXAMPLES)
+    .action((flags: GatewayFlags) => serve(io, flags));
+  addKeys(gateway, cli);
+}
+
+async function serve(io: Io, flags: GatewayFlags): Promise<void> {
+  const folder = folderOf(io, flags);
+  const [{ Gateway }, { createMetrics }, { createLogger }] = await Promise.all([
+    import('../../gateway/gateway.ts'),
+    import('../../telemetry/prometheus.ts'),
+    import('../../telemetry/pino.ts'),
+  ]);
+  const metrics = createMetrics();
+  const telemetry = { log: await createLogger({ level: logLevelOf(io) }), metrics, startSpan: undefined };
+  const found = await findBackends(flags.backend, join(folder, 'b'));
+  const auth = authOf(io, flags, folder);
+  const gateway = new Gateway({
+    folder,
+    backends: found.backends,
+    provider: flags.limits,
+    ...(auth && { auth }),
+    ...(flags.corsOrigin && { corsOrigins: flags.corsOrigin }),
+    ...(flags.rate !== undefined && { limits: { requestsPerSecond: flags.rate, burst: flags.rate } }),
+    telemetry,
+    metrics: () => metrics.expose(),
+    version: ownVersion(),
+  });
+  const stopped = untilSignal();
+  const tls = tlsOf(flags);
+  const url = await gateway.listen({ host: flags.host, port: flags.port, ...(tls && { tls }) });
+  const backends = [...found.backends.keys()];
+  if (flags.json) io.stdout.write(`${toJson({ event: 'listening', url, backends, missing: found.missing, folder }, 0)}\n`);
+  else io.stdout.write(`${welcome({ url, backends, missing: found.missing, folder, hasAuth: auth !== undefined })}\n`);
+  await stopped;
+  await gateway.close(DRAIN_MS);
+}
+
+const list = (value: string, before: readonly string[] = []): readonly string[] => [...before, value];
+
+/** A second signal ends at once. */
+function untilSignal(): Promise<void> {
+  const stopped = Promise.withResolvers<void>();
+  let signals = 0;
+  for (const name of ['SIGINT', 'SIGTERM'] as const) {
+    process.on(name, () => {
+      signals += 1;
+      if (signals > 1) process.exit(SIGNALS[name]);
+      stopped.resolve();
+    });
+  }
+  return stopped.promise;
+}
+
+interface FoundBackends {
+  readonly backends: ReadonlyMap<string, InstanceBackend>;
+  /** Name to reason. */
+  readonly missing: Readonly<Record<string, string>>;
+}
+
+const BACKENDS = ['process', 'docker', 'runc'] as const;
+type BackendName = (typeof BACKENDS)[number];
+
+async function makeBackend(name: BackendName, folder: string): Promise<InstanceBackend> {
+  const { createPluginRegistry } = await import('../../plugin/registry.ts');
+  const { systemClock } = await import('../../clock.ts');
+  const { silentTelemetry } = await import('../../telemetry/telemetry.ts');
+  const registry = createPluginRegistry({ clock: systemClock, telemetry: silentTelemetry });
+  if (name === 'process') return registry.backend('process', { folder: join(folder, 'process') });
+  return registry.backend('container', { folder: join(folder, name), ...(name === 'runc' && { driver: 'runc' }) });
+}
+
+/** Throws `BACKEND_UNAVAILABLE` when one that was asked for does not work here, or none does. */
+async function findBackends(wanted: string, folder: string): Promise<FoundBackends> {
+  const isAuto = wanted === 'auto';
+  const names = isAuto ? BACKENDS : wanted.split(',').map((name) => backendName(name.trim()));
+  const backends = new Map<string, InstanceBackend>();
+  const missing: Record<string, string> = {};
+  for (const name of names) {
+    try {
+      const backend = await makeBackend(name, folder);
+      const reason = await backend.unavailable();
+      if (reason === undefined) backends.set(name, backend);
+      else missing[name] = reason;
+    } catch (thrown) {
+      missing[name] = toRunnerError(thrown).message;
+    }
+  }
+  const reasons = Object.entries(missing).map(([name, reason]) => `${name}: ${reason}`);
+  if (backends.size === 0 || (!isAuto && reasons.length > 0))
+    throw new RunnerError('BACKEND_UNAVAILABLE', reasons.join('; '), { details: missing });
+  return { backends, missing };
+}
+
+function backendName(name: string): BackendName {
+  const found = BACKENDS.find((one) => one === name);
+  if (found === undefined) throw new RunnerError('CONFIG_INVALID', `there is no backend ${name}; there are ${BACKENDS.join(', ')}`);
+  return found;
+}
+
+function folderOf(io: Io, { dataDir }: { readonly dataDir?: string }): string {
+  const given = dataDir ?? io.env['BPR_DATA_DIR'];
+  const base = given === undefined ? join(homedir(), '.blueprint-runner') : resolve(io.cwd, given);
+  const folder = join(base, 'gateway');
+  // Users of instances pass through it to what is theirs.
+  mkdirSync(folder, { recursive: true, mode: 0o711 });
+  chmodSync(folder, 0o711);
+  return folder;
+}
+
+function authOf(io: Io, flags: GatewayFlags, folder: string): GatewayAuth | undefined {
+  const tokens = (flags.token ?? []).map((reference, index) => ({ name: `token-${index + 1}`, token: secretOf(io, reference) }));
+  if (flags.auth === 'none' && (tokens.length > 0 || flags.clientCa))
+    throw new RunnerError('CONFIG_INVALID', '--auth none contradicts --token and --client-ca');
+  const keys = flags.auth === 'keys' ? new KeyFolder({ folder: keysFolder(folder) }) : undefined;
+  if (!keys && tokens.length === 0 && flags.clientCa === undefined) return undefined;
+  return { ...(keys && { keys }), tokens, ...(flags.clientCa !== undefined && { certificates: {} }) };
+}
+
+function logLevelOf({ env }: Io): LogLevel {
+  const { LOG_LEVEL: given = 'warn' } = env;
+  const found = LOG_LEVELS.find((level) => level === given);
+  if (found === undefined) throw new RunnerError('CONFIG_INVALID', `LOG_LEVEL is ${given}; it must be one of ${LOG_LEVELS.join(', ')}`);
+  return found;
+}
+
+const keysFolder = (folder: string): string => join(folder, 'keys');
+
+function secretOf(io: Io, reference: string): string {
+  const [, kind, name = ''] = /^(env|file):(.+)$/.exec(reference) ?? [];
+  if (kind === undefined) throw new RunnerError('CONFIG_INVALID', 'a token is given as env:NAME or file:/path, never itself');
+  const value = kind === 'env' ? io.env[name] : readPem(name).trim();
+  if (value === undefined || value === '') throw new RunnerError('CONFIG_INVALID', `${reference} is empty or not set`);
+  return value;
+}
+
+function tlsOf({ tlsCert, tlsKey, clientCa }: GatewayFlags): { cert: string; key: string; ca?: string } | undefined {
+  if (tlsCert === undefined && tlsKey === undefined) {
+    if (clientCa !== undefined) throw new RunnerError('CONFIG_INVALID', '--client-ca needs --tls-cert and --tls-key');
+    return undefined;
+  }
+  if (tlsCert === undefined || tlsKey === undefined) throw new RunnerError('CONFIG_INVALID', '--tls-cert and --tls-key belong together');
+  return { cert: readPem(tlsCert), key: readPem(tlsKey), ...(clientCa !== undefined && { ca: readPem(clientCa) }) };
+}
+
+function readPem(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (cause) {
+    throw new RunnerError('CONFIG_INVALID', `${path} cannot be read`, { cause });
+  }
+}
+
+interface Welcome {
+  readonly url: string;
+  readonly backends: readonly string[];
+  readonly missing: Readonly<Record<string, string>>;
+  readonly folder: string;
+  readonly hasAuth: boolean;
+}
+
+function welcome({ url, backends, missing, folder, hasAuth }: Welcome): string {
+  return [
+    `gateway   ${url}`,
+    `backends  ${backends.join(', ')} (default: ${backends[0] ?? ''})`,
+    ...Object.entries(missing).map(([name, reason]) => `          no ${name}: ${reason.split('\n', 1)[0] ?? ''}`),
+    `data      ${folder}`,
+    hasAuth
+      ? 'keys      bpr gateway keys create <name> --scope invoke'
+      : 'keys      none are asked for: everybody on this machine may deploy and call',
+  ].join('\n');
+}
+
+interface KeyFlags {
+  readonly dataDir?: string;
+  readonly scope: readonly Scope[];
+  readonly function?: readonly string[];
+  readonly days?: number;
+  readonly aws?: true;
+  readonly json?: true;
+}
+
+const KEYS_EXAMPLES = `
+Examples:
+  bpr gateway keys create ci --scope invoke,functions:write   prints the key, once
+  bpr gateway keys create app --scope invoke --function 'job-*' --days 30
+  bpr gateway keys create deploy --scope admin --aws          also a key pair for the AWS command line and SDKs
+  bpr gateway keys list
+  bpr gateway keys revoke 0123456789abcdef                    a running gateway notices within a second
+
+Scopes: ${SCOPES.join(', ')}; admin includes the others. Only hashes are kept, but for the secrets of AWS key pairs.
+
+Exit status: 0 done; 1 there is no such key, or the keys cannot be read; 2 called in a wrong way.`;
+
+function addKeys(gateway: Command, cli: Cli): void {
+  const { io } = cli;
+  const keys = gateway.command('keys').description('API keys of the gateway').addHelpText('after', KEYS_EXAMPLES);
+  const folder = (flags: { readonly dataDir?: string }): KeyFolder => new KeyFolder({ folder: keysFolder(folderOf(io, flags)) });
+  // Flags that `gateway` has too are taken by it.
+  const flagsOf = (command: Command): KeyFlags => command.optsWithGlobals();
+  const dataDir = ['--data-dir <dir>', 'that of the gateway'] as const;
+  keys
+    .command('create')
+    .description('make a key')
+    .argument('<name>', 'what it is for')
+    .requiredOption('--scope <scopes>', `comma-separated: ${SCOPES.join(', ')}`, parseScopes)
+    .option('--function <pattern>', 'only these functions; * stands for any text; several by repeating', list)
+    .option('--days <count>', 'until it expires (default: never)', parseCount)
+    .option('--aws', 'make a key pair for AWS clients as well')
+    .option(...dataDir)
+    .option('--json', 'print one JSON document')
+    .addHelpText('after', KEYS_EXAMPLES)
+    .action((name: string, _: unknown, command: Command) => {
+      const flags = flagsOf(command);
+      const expiresAt = flags.days === undefined ? undefined : Date.now() + flags.days * 86_400_000;
+      const { key, secret, secretAccessKey } = folder(flags).create({
+        name,
+        scopes: flags.scope,
+        ...(flags.function && { functions: flags.function }),
+        ...(expiresAt !== undefined && { expiresAt }),
+        ...(flags.aws && { signing: true }),
+      });
+      const pair =
+        secretAccessKey === undefined ? [] : [`AWS_ACCESS_KEY_ID=${key.accessKeyId ?? ''}`, `AWS_SECRET_ACCESS_KEY=${secretAccessKey}`];
+      print(io, flags.json, {
+        document: { ...key, key: secret, secretAccessKey },
+        text: [`key ${key.id}: shown only now`, secret, ...pair].join('\n'),
+      });
+    });
+  keys
+    .command('list')
+    .description('list keys, without their secrets')
+    .option(...dataDir)
+    .option('--json', 'print one JSON document')
+    .addHelpText('after', KEYS_EXAMPLES)
+    .action((_: unknown, command: Command) => {
+      const flags = flagsOf(command);
+      const all = folder(flags).list();
+      print(io, flags.json, {
+        document: { keys: all },
+        text: all.length === 0 ? 'no keys' : table([['id', 'name', 'scopes', 'functions', 'created', 'expires'], ...all.map(keyRow)]),
+      });
+    });
+  keys
+    .command('revoke')
+    .description('make a key useless')
+    .argument('<id>', 'as the list shows it')
+    .option(...dataDir)
+    .option('--json', 'print one JSON document')
+    .addHelpText('after', KEYS_EXAMPLES)
+    .action((id: string, _: unknown, command: Command) => {
+      const flags = flagsOf(command);
+      if (!folder(flags).revoke(id)) throw new RunnerError('NOT_FOUND', `there is no key ${id}`, { details: { id } });
+      print(io, flags.json, { document: { revoked: id }, text: `revoked ${id}` });
+    });
+}
+
+function keyRow({ id, name, scopes, functions, createdAt, expiresAt }: ApiKey): string[] {
+  return [id, name, scopes.join(','), functions.join(','), timeText(createdAt), expiresAt === undefined ? 'never' : timeText(expiresAt)];
+}
+
+function parseScopes(text: string): readonly Scope[] {
+  return text.split(',').map((part) => {
+    const found = SCOPES.find((scope) => scope === part.trim());
+    if (found === undefined) throw new InvalidArgumentError(`${part} is not one of ${SCOPES.join(', ')}.`);
+    return found;
+  });
+}
+
+function parseAuth(text: string): 'none' | 'keys' {
+  if (text === 'none' || text === 'keys') return text;
+  throw new InvalidArgumentError('It must be none or keys.');
+}
+
+function parseProvider(text: string): Provider {
+  const found = PROVIDERS.find((provider) => provider === text);
+  if (found === undefined) throw new InvalidArgumentError(`It must be one of ${PROVIDERS.join(', ')}.`);
+  return found;
+}

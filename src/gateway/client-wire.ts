@@ -1,0 +1,89 @@
+/** What both halves of the client share: errors, bytes as text, server-sent events. No Node. */
+
+/** A refusal or a failure that the gateway told; `code` is one of ERRORS.md, or `UNREACHABLE` when no answer came. */
+export class GatewayError extends Error {
+  override readonly name = 'GatewayError';
+  readonly code: string;
+  /** 0 when no answer came. */
+  readonly status: number;
+  readonly details: Readonly<Record<string, unknown>>;
+  readonly requestId: string | undefined;
+
+  constructor(
+    message: string,
+    {
+      code,
+      status,
+      details = {},
+      requestId,
+      cause,
+    }: {
+      readonly code: string;
+      readonly status: number;
+      readonly details?: Readonly<Record<string, unknown>>;
+      readonly requestId?: string | undefined;
+      readonly cause?: unknown;
+    },
+  ) {
+    super(message, cause === undefined ? undefined : { cause });
+    this.code = code;
+    this.status = status;
+    this.details = details;
+    this.requestId = requestId;
+  }
+}
+
+export function sleepOf(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+export function errorOf(document: unknown, status: number): GatewayError {
+  const error = typeof document === 'object' && document !== null && 'error' in document ? document.error : undefined;
+  // Every field is checked below.
+  const {
+    code,
+    message,
+    details,
+    request_id: requestId,
+  } = (typeof error === 'object' && error !== null ? error : {}) as Record<string, unknown>;
+  return new GatewayError(typeof message === 'string' ? message : `the gateway answered ${status}`, {
+    code: typeof code === 'string' ? code : 'UNKNOWN',
+    status,
+    ...(typeof details === 'object' && details !== null && { details: details as Record<string, unknown> }),
+    ...(typeof requestId === 'string' && { requestId }),
+  });
+}
+
+export async function* serverSentEvents(response: Response): AsyncGenerator<{ readonly event: string; readonly data: string }> {
+  const decoder = new TextDecoder();
+  let rest = '';
+  // The body of a response is bytes.
+  const reader = (response.body as ReadableStream<Uint8Array<ArrayBuffer>> | null)?.getReader();
+  if (!reader) return;
+  try {
+    for (let part = await reader.read(); !part.done; part = await reader.read()) {
+      rest += decoder.decode(part.value, { stream: true });
+      const blocks = rest.split('\n\n');
+      rest = blocks.pop() ?? '';
+      for (const block of blocks) {
+        const lines = block.split('\n');
+        const field = (name: string): string => lines.find((line) => line.startsWith(`${name}: `))?.slice(name.length + 2) ?? '';
+        yield { event: field('event'), data: field('data') };
+      }
+    }
+  } finally {
+    await reader.cancel().catch(() => {});
+  }
+}
+
+const BASE64_CHUNK = 0x8000;
+
+export function toBase64(bytes: Uint8Array): string {
+  let binary = '';
+  for (let at = 0; at < bytes.length; at += BASE64_CHUNK) binary += String.fromCharCode(...bytes.subarray(at, at + BASE64_CHUNK));
+  return btoa(binary);
+}
+
+export function fromBase64(text: string): Uint8Array {
+  return Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
+}

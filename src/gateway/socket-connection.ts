@@ -1,0 +1,294 @@
+/** One WebSocket: its subscriptions and streams, and that it is never sent more than it takes. */
+
+import { randomUUID } from 'node:crypto';
+import type { RawData, WebSocket } from 'ws';
+import type { CancelTimer, Clock } from '../clock.ts';
+import { RunnerError, toRunnerError } from '../errors.ts';
+import type { LogLine, RuntimeEvent } from '../runtime/runtime.ts';
+import type { Telemetry } from '../telemetry/telemetry.ts';
+import type { EventLog, EventReader, Numbered } from './event-log.ts';
+import type { Functions } from './functions.ts';
+import { allows, demand, errorDocument } from './http.ts';
+import type { Caller } from './http.ts';
+import { lineDocument } from './logs-api.ts';
+import { parseMessage } from './socket-messages.ts';
+import type { ClientMessage, EventDocument, ServerMessage } from './socket-messages.ts';
+import type { SocketLimits } from './socket.ts';
+import type { StreamReader, StreamSession, StreamSessionOptions } from './stream-session.ts';
+
+export interface SocketConnectionOptions {
+  readonly id: string;
+  readonly webSocket: WebSocket;
+  readonly caller: Caller;
+  readonly functions: Functions;
+  readonly logs: EventLog<LogLine>;
+  readonly events: EventLog<RuntimeEvent>;
+  readonly admit: (callerId: string) => () => void;
+  readonly clock: Clock;
+  readonly telemetry: Telemetry;
+  readonly limits: SocketLimits;
+  /** Throws `NOT_FOUND`. */
+  readonly findStream: (id: string) => StreamSession;
+  readonly keepStream: (options: Pick<StreamSessionOptions, 'invocation' | 'callerId' | 'cancel'>) => StreamSession;
+  readonly onClosed: () => void;
+}
+
+/** Why the gateway closes: https://www.rfc-editor.org/rfc/rfc6455#section-7.4 leaves 4000 to 4999 to applications. */
+const CLOSE = { tooSlow: 4008, silent: 4009 } as const;
+/** After it was asked to close, a client is not waited for any longer. */
+const CLOSE_GRACE_MS = 1_000;
+const READ_AT_ONCE = 100;
+
+interface Subscription {
+  readonly id: string;
+  /** News after the last that was sent. */
+  next(): readonly Numbered<LogLine | RuntimeEvent>[];
+  sent(entryId: string): void;
+  wants(entry: Numbered<LogLine | RuntimeEvent>): boolean;
+  readonly stop: () => void;
+}
+
+interface Stream {
+  readonly reader: StreamReader;
+  session: StreamSession | undefined;
+  readonly giveUp: (reason: RunnerError) => void;
+}
+
+export class SocketConnection {
+  readonly #options: SocketConnectionOptions;
+  readonly #subscriptions = new Map<string, Subscription>();
+  readonly #streams = new Map<string, Stream>();
+  #isAlive = true;
+  #isClosed = false;
+  #stopHeartbeat: CancelTimer | undefined;
+  #stopSlow: CancelTimer | undefined;
+
+  constructor(options: SocketConnectionOptions) {
+    this.#options = options;
+    const { webSocket, caller } = options;
+    webSocket.on('message', (data, isBinary) => this.#received(data, isBinary));
+    webSocket.on('pong', () => (this.#isAlive = true));
+    webSocket.on('error', () => {});
+    webSocket.once('close', () => this.#closed());
+    this.#beat();
+    this.#send({ type: 'hello', caller: caller.id });
+  }
+
+  close(code: number, reason: string): void {
+    const { webSocket, clock } = this.#options;
+    webSocket.close(code, reason);
+    clock.after(CLOSE_GRACE_MS, () => webSocket.terminate());
+  }
+
+  #beat(): void {
+    const { webSocket, clock, limits } = this.#options;
+    this.#stopHeartbeat = clock.after(limits.heartbeatMs, () => {
+      if (!this.#isAlive) return this.close(CLOSE.silent, 'no answer to a ping');
+      this.#isAlive = false;
+      webSocket.ping();
+      return this.#beat();
+    });
+  }
+
+  #closed(): void {
+    this.#isClosed = true;
+    this.#stopHeartbeat?.();
+    this.#stopSlow?.();
+    for (const { stop } of this.#subscriptions.values()) stop();
+    for (const { session, reader, giveUp } of this.#streams.values()) {
+      if (session) session.detach(reader);
+      else giveUp(new RunnerError('ABORTED', 'the connection was lost before the answer began'));
+    }
+    this.#options.onClosed();
+  }
+
+  #received(data: RawData, isBinary: boolean): void {
+    let id: string | undefined;
+    try {
+      if (isBinary) throw new RunnerError('REQUEST_INVALID', 'messages are text');
+      const message = parseMessage(Buffer.isBuffer(data) ? data : Buffer.concat(Array.isArray(data) ? data : [Buffer.from(data)]));
+      if ('id' in message) ({ id } = message);
+      const release = this.#options.admit(this.#options.caller.id);
+      try {
+        this.#handle(message);
+      } finally {
+        release();
+      }
+    } catch (thrown) {
+      this.#sendError(thrown, id);
+    }
+  }
+
+  #handle(message: ClientMessage): void {
+    switch (message.type) {
+      case 'subscribe':
+        return this.#subscribe(message);
+      case 'unsubscribe': {
+        const subscription = this.#subscriptions.get(message.id);
+        if (!subscription) throw new RunnerError('NOT_FOUND', `there is no subscription ${message.id}`);
+        subscription.stop();
+        this.#subscriptions.delete(message.id);
+        return this.#send({ type: 'unsubscribed', id: message.id });
+      }
+      case 'invoke':
+        return this.#invoke(message);
+      case 'resume':
+        return this.#resume(message);
+      case 'cancel': {
+        const stream = this.#streams.get(message.id);
+        if (!stream) throw new RunnerError('NOT_FOUND', `there is no call ${message.id}`);
+        const reason = new RunnerError('ABORTED', 'the client gave the call up');
+        if (stream.session) stream.session.close(reason);
+        else stream.giveUp(reason);
+        this.#streams.delete(message.id);
+        return this.#sendError(reason, message.id);
+      }
+      case 'ping':
+        return this.#send({ type: 'pong' });
+    }
+  }
+
+  #subscribe({ id, topic, function: name, since }: ClientMessage & { type: 'subscribe' }): void {
+    const { caller, functions, limits } = this.#options;
+    if (this.#subscriptions.has(id) || this.#streams.has(id)) throw new RunnerError('REQUEST_CONFLICT', `the id ${id} is in use`);
+    if (this.#subscriptions.size >= limits.subscriptionsMax)
+      throw new RunnerError('RATE_LIMITED', `${limits.subscriptionsMax} subscriptions are the most`);
+    if (topic === 'logs') {
+      if (name === undefined) throw new RunnerError('REQUEST_INVALID', 'logs are those of a function: the message lacks function');
+      demand(caller, 'logs', name);
+      functions.store.get(name);
+    } else demand(caller, 'functions:read', name);
+    const mayRead = (one: string): boolean => allows(caller, 'functions:read', one);
+    const key = topic === 'logs' ? (name ?? '') : topic === 'instances' ? 'instance' : 'invocation';
+    const log: EventReader<LogLine | RuntimeEvent> = topic === 'logs' ? this.#options.logs : this.#options.events;
+    let last = since ?? log.lastId;
+    const subscription: Subscription = {
+      id,
+      next: () => log.read(key, { since: last, limit: READ_AT_ONCE }),
+      sent: (entryId) => (last = entryId),
+      wants: ({ item }) => topic === 'logs' || ((name === undefined || item.name === name) && mayRead(item.name)),
+      stop: log.listen((entry) => {
+        if (entry.topic === key) this.#pumpSubscription(subscription);
+      }),
+    };
+    this.#subscriptions.set(id, subscription);
+    this.#send({ type: 'subscribed', id });
+    this.#pumpSubscription(subscription);
+  }
+
+  #pumpSubscription(subscription: Subscription): void {
+    for (let entries = subscription.next(); entries.length > 0; entries = subscription.next()) {
+      for (const entry of entries) {
+        if (!this.#hasRoom()) return;
+        subscription.sent(entry.id);
+        if (subscription.wants(entry)) this.#send({ type: 'event', id: subscription.id, event_id: entry.id, event: eventDocument(entry) });
+      }
+    }
+  }
+
+  #invoke({ id, function: name, qualifier, payload = null, payload_base64: bytes }: ClientMessage & { type: 'invoke' }): void {
+    const { caller, functions } = this.#options;
+    if (this.#subscriptions.has(id) || this.#streams.has(id)) throw new RunnerError('REQUEST_CONFLICT', `the id ${id} is in use`);
+    demand(caller, 'invoke', name);
+    const controller = new AbortController();
+    const stream: Stream = { reader: this.#reader(id), session: undefined, giveUp: (reason) => controller.abort(reason) };
+    this.#streams.set(id, stream);
+    const event = bytes ?? Buffer.from(JSON.stringify(payload));
+    functions.stream({ name, qualifier }, event, { requestId: randomUUID(), signal: controller.signal }).then(
+      ({ invocation }) => {
+        if (this.#isClosed || this.#streams.get(id) !== stream) return controller.abort();
+        try {
+          stream.session = this.#options.keepStream({ invocation, callerId: caller.id, cancel: (reason) => controller.abort(reason) });
+          return this.#attach(id, stream.session, { reader: stream.reader, after: 0 });
+        } catch (thrown) {
+          return this.#sendError(thrown, id);
+        }
+      },
+      (thrown: unknown) => {
+        if (this.#streams.get(id) !== stream) return;
+        this.#streams.delete(id);
+        this.#sendError(thrown, id);
+      },
+    );
+  }
+
+  #resume({ id, stream: streamId, after }: ClientMessage & { type: 'resume' }): void {
+    if (this.#subscriptions.has(id) || this.#streams.has(id)) throw new RunnerError('REQUEST_CONFLICT', `the id ${id} is in use`);
+    const session = this.#options.findStream(streamId);
+    const reader = this.#reader(id);
+    this.#streams.set(id, { reader, session, giveUp() {} });
+    try {
+      this.#attach(id, session, { reader, after });
+    } catch (thrown) {
+      this.#streams.delete(id);
+      throw thrown;
+    }
+  }
+
+  #attach(id: string, session: StreamSession, { reader, after }: { readonly reader: StreamReader; readonly after: number }): void {
+    this.#send({ type: 'started', id, stream: session.id, request_id: session.requestId, content_type: session.contentType });
+    session.attach(reader, after);
+  }
+
+  #reader(id: string): StreamReader {
+    return {
+      chunk: (seq, data) => {
+        if (!this.#hasRoom()) return false;
+        this.#send({ type: 'chunk', id, seq, data: Buffer.from(data).toString('base64') });
+        return true;
+      },
+      end: (report) => {
+        this.#streams.delete(id);
+        this.#send({ type: 'end', id, report });
+      },
+      failed: (error) => {
+        this.#streams.delete(id);
+        this.#sendError(error, id);
+      },
+    };
+  }
+
+  /** Whether the client takes more. When it does not, it has some time to catch up. */
+  #hasRoom(): boolean {
+    const { webSocket, clock, limits } = this.#options;
+    if (this.#isClosed) return false;
+    if (webSocket.bufferedAmount < limits.bufferedBytesMax) return true;
+    this.#stopSlow ??= clock.after(limits.slowMs, () => this.close(CLOSE.tooSlow, 'the client takes too little'));
+    return false;
+  }
+
+  #send(message: ServerMessage): void {
+    const { webSocket } = this.#options;
+    if (webSocket.readyState !== webSocket.OPEN) return;
+    webSocket.send(JSON.stringify(message), () => this.#taken());
+  }
+
+  /** A message has left: there may be room again. */
+  #taken(): void {
+    const { webSocket, limits } = this.#options;
+    if (!this.#stopSlow || webSocket.bufferedAmount > limits.bufferedBytesMax / 2) return;
+    this.#stopSlow();
+    this.#stopSlow = undefined;
+    for (const subscription of this.#subscriptions.values()) this.#pumpSubscription(subscription);
+    for (const { session } of this.#streams.values()) session?.pump();
+  }
+
+  #sendError(thrown: unknown, id?: string): void {
+    const { error } = errorDocument(toRunnerError(thrown), this.#options.id);
+    this.#send({ type: 'error', ...(id !== undefined && { id }), error });
+  }
+}
+
+function eventDocument(entry: Numbered<LogLine | RuntimeEvent>): ReturnType<typeof lineDocument> | EventDocument {
+  const { item } = entry;
+  if (!('kind' in item)) return lineDocument({ ...entry, item });
+  const common = { kind: item.kind, at: new Date(item.at).toISOString(), function: item.name, version: item.version };
+  if (item.kind === 'instance')
+    return { ...common, instance_id: item.instanceId, state: item.state, ...(item.reason !== undefined && { reason: item.reason }) };
+  return {
+    ...common,
+    request_id: item.requestId,
+    outcome: item.outcome,
+    ...(item.instanceId !== undefined && { instance_id: item.instanceId }),
+  };
+}

@@ -1,0 +1,160 @@
+/** The WebSocket of the gateway: live logs, events, and streamed answers that survive a lost connection. */
+
+import { WebSocketServer } from 'ws';
+import type { WebSocket } from 'ws';
+import type { Clock } from '../clock.ts';
+import { RunnerError } from '../errors.ts';
+import type { LogLine, RuntimeEvent } from '../runtime/runtime.ts';
+import type { Telemetry } from '../telemetry/telemetry.ts';
+import type { Authenticator } from './auth.ts';
+import { targetOf } from './checks.ts';
+import type { EventLog } from './event-log.ts';
+import type { Functions } from './functions.ts';
+import type { Caller } from './http.ts';
+import type { Upgrade } from './server.ts';
+import { SocketConnection } from './socket-connection.ts';
+import { StreamSession } from './stream-session.ts';
+
+export interface SocketLimits {
+  readonly messageBytesMax: number;
+  /** What may wait to be sent to one client; then it is paused. */
+  readonly bufferedBytesMax: number;
+  /** A client that stays paused for so long is closed. */
+  readonly slowMs: number;
+  readonly heartbeatMs: number;
+  readonly subscriptionsMax: number;
+  /** Streamed answers of one caller, those included that wait for their reader. */
+  readonly streamsMax: number;
+  readonly socketsMax: number;
+  /** Kept of a streamed answer. */
+  readonly streamBytesMax: number;
+  readonly resumeMs: number;
+}
+
+const MIB = 1024 * 1024;
+const LIMITS: SocketLimits = {
+  messageBytesMax: MIB,
+  bufferedBytesMax: MIB,
+  slowMs: 30_000,
+  heartbeatMs: 15_000,
+  subscriptionsMax: 100,
+  streamsMax: 100,
+  socketsMax: 1_000,
+  streamBytesMax: MIB,
+  resumeMs: 60_000,
+};
+
+export interface SocketOptions {
+  readonly functions: Functions;
+  readonly logs: EventLog<LogLine>;
+  readonly events: EventLog<RuntimeEvent>;
+  readonly authenticator: Authenticator;
+  /** Counts a request in; the returned function counts it out. Throws `RATE_LIMITED`. */
+  readonly admit: (callerId: string) => () => void;
+  readonly clock: Clock;
+  readonly telemetry: Telemetry;
+  readonly limits?: Partial<SocketLimits> | undefined;
+}
+
+const PATH = '/api/v1/ws';
+const PROTOCOL = 'blueprint.v1';
+const GOING_AWAY = 1001;
+
+export class GatewaySocket {
+  readonly #options: SocketOptions;
+  readonly #limits: SocketLimits;
+  readonly #server: WebSocketServer;
+  readonly #connections = new Set<SocketConnection>();
+  readonly #streams = new Map<string, StreamSession>();
+
+  constructor(options: SocketOptions) {
+    this.#options = options;
+    this.#limits = { ...LIMITS, ...options.limits };
+    this.#server = new WebSocketServer({
+      noServer: true,
+      maxPayload: this.#limits.messageBytesMax,
+      perMessageDeflate: false,
+      clientTracking: false,
+      handleProtocols: (protocols) => (protocols.has(PROTOCOL) ? PROTOCOL : false),
+    });
+  }
+
+  /** Throws `NOT_FOUND`, `UNAUTHORIZED`, `RATE_LIMITED`. */
+  upgrade({ request, socket, head, headers, id, certificateName }: Upgrade): void {
+    const { path } = targetOf(request.url ?? '');
+    if (path !== PATH) throw new RunnerError('NOT_FOUND', `there is no WebSocket at ${path.slice(0, 200)}; there is one at ${PATH}`);
+    if (request.method !== 'GET' || headers['upgrade']?.toLowerCase() !== 'websocket')
+      throw new RunnerError('REQUEST_INVALID', 'the connection is to become something else than a WebSocket');
+    if (this.#connections.size >= this.#limits.socketsMax)
+      throw new RunnerError('RATE_LIMITED', `${this.#limits.socketsMax} WebSockets are open already`);
+    const caller = this.#identify(headers, certificateName);
+    this.#options.admit(caller.id)();
+    socket.on('error', () => {});
+    this.#server.handleUpgrade(request, socket, head, (webSocket) => this.#open(webSocket, caller, id));
+  }
+
+  /** Ends all connections and the calls that stream. */
+  close(): void {
+    for (const connection of this.#connections) connection.close(GOING_AWAY, 'the gateway is closing');
+    for (const stream of this.#streams.values()) stream.close(new RunnerError('EXECUTOR_CLOSED', 'the gateway is closing'));
+    this.#server.close();
+  }
+
+  /** Browsers cannot set headers here: they offer `bearer.<key>` as a protocol. */
+  #identify(headers: Upgrade['headers'], certificateName: string | undefined): Caller {
+    const { authenticator } = this.#options;
+    const offered = (headers['sec-websocket-protocol'] ?? '').split(',').map((name) => name.trim());
+    const token = offered.find((name) => name.startsWith('bearer.'))?.slice('bearer.'.length);
+    const known =
+      token === undefined || headers['authorization'] !== undefined ? headers : { ...headers, authorization: `Bearer ${token}` };
+    const caller = authenticator.identify({ headers: known, ...(certificateName !== undefined && { certificateName }) }, false);
+    if (!caller) throw new RunnerError('UNAUTHORIZED', 'signatures of AWS are not taken here');
+    return caller;
+  }
+
+  #open(webSocket: WebSocket, caller: Caller, id: string): void {
+    const { functions, logs, events, admit, clock, telemetry } = this.#options;
+    telemetry.log.info('a WebSocket opened', { requestId: id, caller: caller.id });
+    const connection = new SocketConnection({
+      id,
+      webSocket,
+      caller,
+      functions,
+      logs,
+      events,
+      admit,
+      clock,
+      telemetry,
+      limits: this.#limits,
+      findStream: (streamId) => this.#find(streamId, caller),
+      keepStream: (options) => this.#keep(options),
+      onClosed: () => this.#connections.delete(connection),
+    });
+    this.#connections.add(connection);
+  }
+
+  #find(streamId: string, caller: Caller): StreamSession {
+    const stream = this.#streams.get(streamId);
+    if (!stream || stream.callerId !== caller.id) throw new RunnerError('NOT_FOUND', `there is no stream ${streamId}, or it is over`);
+    return stream;
+  }
+
+  #keep(options: Omit<ConstructorParameters<typeof StreamSession>[0], 'clock' | 'bytesMax' | 'graceMs' | 'onGone'>): StreamSession {
+    const { streamsMax, streamBytesMax, resumeMs } = this.#limits;
+    const own = [...this.#streams.values()].filter(({ callerId }) => callerId === options.callerId);
+    if (own.length >= streamsMax) {
+      const error = new RunnerError('RATE_LIMITED', `${options.callerId} has ${streamsMax} streams already`);
+      options.cancel(error);
+      throw error;
+    }
+    const stream: StreamSession = new StreamSession({
+      ...options,
+      clock: this.#options.clock,
+      bytesMax: streamBytesMax,
+      graceMs: resumeMs,
+      onGone: () => this.#streams.delete(stream.id),
+    });
+    this.#streams.set(stream.id, stream);
+    return stream;
+  }
+}
