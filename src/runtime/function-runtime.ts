@@ -2,7 +2,7 @@
 
 import { randomBytes, randomUUID } from 'node:crypto';
 import { systemClock } from '../clock.ts';
-import type { Clock } from '../clock.ts';
+import type { CancelTimer, Clock } from '../clock.ts';
 import { RunnerError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
 import { Deadlines } from '../executor/deadline.ts';
@@ -18,7 +18,7 @@ import { LiveInstance } from './live-instance.ts';
 import { OwnerFolder, socketPathOf } from './owner.ts';
 import { Pool } from './pool.ts';
 import type { Member } from './pool-group.ts';
-import { FunctionMetrics } from './runtime-metrics.ts';
+import { FunctionMetrics, RuntimeGauges } from './runtime-metrics.ts';
 import type {
   FunctionVersion,
   InstanceBackend,
@@ -85,6 +85,7 @@ const LIMITS: Required<RuntimeLimits> = {
   streamBytesMax: 200 * MIB,
 };
 const CLOSE_MS = 10_000;
+const MEASURE_MS = 1_000;
 /** What may stand in a header of an event. */
 const HEADER_TEXT = /^[\t\x20-\x7e]*$/;
 
@@ -112,6 +113,8 @@ export class FunctionRuntime {
   readonly #host: CallHost;
   readonly #logBook = new LogBook();
   readonly #metrics = new Map<string, FunctionMetrics>();
+  readonly #gauges: RuntimeGauges;
+  #measuring: CancelTimer | undefined;
   readonly #starting = new Set<LiveInstance>();
   /** Calls that wait or run, by function name. */
   readonly #inFlight = new Map<string, number>();
@@ -124,6 +127,7 @@ export class FunctionRuntime {
     this.#clock = options.clock ?? systemClock;
     this.#telemetry = options.telemetry ?? silentTelemetry;
     this.limits = { ...LIMITS, ...options.limits };
+    this.#gauges = new RuntimeGauges(this.#telemetry.metrics);
     this.#deadlines = new Deadlines(this.#clock);
     this.#pool = new Pool<LiveInstance>({
       launch: (fn, signal) => this.#launch(fn, signal),
@@ -218,6 +222,8 @@ export class FunctionRuntime {
 
   async #close(deadlineMs: number): Promise<void> {
     await this.#pool.close(deadlineMs);
+    this.#measuring?.();
+    this.#gauges.set([], this.#pool.queue);
     await this.#options.backend.close?.();
     await this.#owner?.release();
   }
@@ -259,7 +265,17 @@ export class FunctionRuntime {
     this.#metricsOf(name).inFlight.add(1);
     const { onEvent } = this.#options;
     onEvent?.({ kind: 'invocation', at: this.#clock.now(), requestId: call.requestId, name, version, outcome: 'started' });
+    this.#measureLater();
     call.begin();
+  }
+
+  /** Gauges are set once a second while calls go on: nothing is counted per call for them. */
+  #measureLater(): void {
+    this.#measuring ??= this.#clock.after(MEASURE_MS, () => {
+      this.#measuring = undefined;
+      this.#gauges.set(this.instances(), this.#pool.queue);
+      if (this.#inFlight.size > 0) this.#measureLater();
+    });
   }
 
   #ended(call: FunctionCall, outcome: ErrorCode | 'OK', report: InvocationReport | undefined): void {

@@ -1,6 +1,6 @@
 /** The part of the pool that belongs to one version of a function: its instances, who waits for them, and how its starts go. */
 
-import type { CancelTimer } from '../clock.ts';
+import type { CancelTimer, Clock } from '../clock.ts';
 import type { RunnerError } from '../errors.ts';
 import { Expiring } from '../executor/deadline.ts';
 import type { FunctionVersion } from './runtime.ts';
@@ -33,7 +33,8 @@ export class Member<I extends PoolInstance> {
   busy = 0;
   /** Slots that were ever leased. */
   leases = 0;
-  /** When the last slot was freed; monotonic. */
+  /** When a slot was leased last, and freed last; monotonic. */
+  leasedAt = 0;
   idleSince = 0;
   state: MemberState = 'running';
   /** Settles when the pause or resume that goes on is over. */
@@ -48,6 +49,8 @@ export class Member<I extends PoolInstance> {
 /** Who wants a slot. Expires when its deadline passes while it waits. */
 export abstract class Waiter<I extends PoolInstance> extends Expiring {
   group: Group<I> | undefined = undefined;
+  /** When it began to wait; monotonic. */
+  queuedAt = 0;
   abstract leased(member: Member<I>): void;
   abstract refused(error: RunnerError): void;
   /** It waited until its deadline. */
@@ -67,6 +70,9 @@ export interface WarmDemand {
   readonly reject: (error: RunnerError) => void;
 }
 
+const SHORTEST_LEASE_MS = 0.05;
+/** Of the newest lease in the moving average. */
+const LEASE_WEIGHT = 0.2;
 const BACKOFF_MS_MIN = 100;
 const BACKOFF_MS_MAX = 10_000;
 
@@ -89,6 +95,13 @@ export class Group<I extends PoolInstance> {
   /** No start before; monotonic. */
   retryAt = 0;
   running = 0;
+  /** What the last start took. */
+  #startMs = 0;
+  /** For how long a slot is leased, on a moving average; and when one was freed last. */
+  #leaseMs = 0;
+  #freedAt = Number.NEGATIVE_INFINITY;
+  /** Looks again whether starts are missing. */
+  #recheck: CancelTimer | undefined = undefined;
   /** Waits until an instance is to be started again. */
   again: CancelTimer | undefined = undefined;
   /** An instance that was started again stays so long without a call. */
@@ -113,7 +126,7 @@ export class Group<I extends PoolInstance> {
   /** How many instances to start now, when at most `instancesMax` may be up. */
   missing(instancesMax: number, now: number): number {
     if (now < this.retryAt) return 0;
-    const forWaiters = Math.ceil(this.waiters.size / this.fn.concurrencyPerInstance);
+    const forWaiters = Math.ceil((this.waiters.size - this.#servedWhileStarting(now)) / this.fn.concurrencyPerInstance);
     let wanted = this.isRetired ? 0 : this.min;
     for (const { count } of this.demands) wanted = Math.max(wanted, count);
     const needed = Math.max(forWaiters, wanted - this.members.size) - this.starting;
@@ -122,15 +135,45 @@ export class Group<I extends PoolInstance> {
     return Math.min(more, instancesMax - this.members.size - this.starting);
   }
 
+  /**
+   * Waiters whose turn comes before another instance would be up: with short calls a start is of no use to them. Only as long as slots are
+   * in fact freed: a call that takes longer than usual holds nobody back for more than the time of a start.
+   */
+  #servedWhileStarting(now: number): number {
+    if (this.#startMs === 0 || now - this.#freedAt >= this.#startMs) return 0;
+    const turns = this.#startMs / Math.max(this.#leaseMs, SHORTEST_LEASE_MS);
+    let useful = 0;
+    for (const { state } of this.members) if (state !== 'draining') useful += 1;
+    return Math.floor(useful * this.fn.concurrencyPerInstance * turns);
+  }
+
+  /** Waiters are left to the instances that are up: looks again when a start would have been over. */
+  lookAgain(clock: Clock, plan: () => void): void {
+    const now = clock.monotonic();
+    if (this.waiters.size === 0 || this.#recheck || this.#servedWhileStarting(now) === 0) return;
+    this.#recheck = clock.after(this.#freedAt + this.#startMs - now + 1, () => {
+      this.#recheck = undefined;
+      if (this.isWanted) plan();
+    });
+  }
+
   cancelAgain(): void {
     this.again?.();
     this.again = undefined;
   }
 
-  enqueue(waiter: Waiter<I>, first: boolean): void {
+  enqueue(waiter: Waiter<I>, now: number, first: boolean): void {
+    // One that comes back has waited since it came first.
+    if (waiter.queuedAt === 0) waiter.queuedAt = now;
     if (first) this.waiters = new Set([waiter, ...this.waiters]);
     else this.waiters.add(waiter);
     waiter.group = this;
+  }
+
+  /** For how long the oldest waiter has waited. */
+  waitedMs(now: number): number {
+    for (const { queuedAt } of this.waiters) return now - queuedAt;
+    return 0;
   }
 
   /** The oldest waiter, taken out. */
@@ -144,7 +187,7 @@ export class Group<I extends PoolInstance> {
   }
 
   /** A member with a free slot: the one used last, or better the last one that asks for work already. */
-  take(): Member<I> | undefined {
+  take(now: number): Member<I> | undefined {
     const { free } = this;
     if (free.length === 0) return undefined;
     let at = free.length - 1;
@@ -156,13 +199,17 @@ export class Group<I extends PoolInstance> {
     if (!member) return undefined;
     member.busy += 1;
     member.leases += 1;
+    member.leasedAt = now;
     this.running += 1;
     if (member.busy >= this.fn.concurrencyPerInstance) free.splice(at, 1);
     return member;
   }
 
   /** Gives a slot back. */
-  put(member: Member<I>): void {
+  put(member: Member<I>, now: number): void {
+    const leaseMs = now - member.leasedAt;
+    this.#leaseMs = this.#freedAt < 0 ? leaseMs : this.#leaseMs + (leaseMs - this.#leaseMs) * LEASE_WEIGHT;
+    this.#freedAt = now;
     const wasFull = member.busy >= this.fn.concurrencyPerInstance;
     member.busy -= 1;
     this.running -= 1;
@@ -207,7 +254,12 @@ export class Group<I extends PoolInstance> {
     this.retryAt = this.failures === 1 ? now : now + Math.min(BACKOFF_MS_MIN * 2 ** (this.failures - 2), BACKOFF_MS_MAX);
   }
 
-  startSucceeded(): void {
+  startSucceeded(startMs: number): void {
+    this.#startMs = startMs;
+    this.forgetFailures();
+  }
+
+  forgetFailures(): void {
     this.failures = 0;
     this.retryAt = 0;
     this.lastError = undefined;

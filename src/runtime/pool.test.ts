@@ -212,6 +212,36 @@ describe('who gets an instance', () => {
     expect(world.launches).toBe(5);
   });
 
+  test('short calls wait for the instances that are up: a start would come too late for them', async () => {
+    const world = worldOf({ limits: { startsMax: 2 } });
+    const calls = Array.from({ length: 60 }, () => world.call());
+    await world.clock.advance(100);
+    for (let turn = 0; turn < 40; turn += 1) {
+      for (const call of calls.filter(({ member }) => member !== undefined)) {
+        calls.splice(calls.indexOf(call), 1);
+        world.release(call);
+      }
+      await world.clock.advance(2);
+    }
+    // Two more were started before the first call had ended.
+    expect([calls.length, world.launches]).toEqual([0, 4]);
+  });
+
+  test('a long call among short ones holds nobody back for longer than a start', async () => {
+    const world = worldOf();
+    for (let turn = 0; turn < 20; turn += 1) {
+      const call = world.call();
+      await world.clock.advance(turn === 0 ? 100 : 1);
+      world.release(call);
+    }
+    world.call();
+    const waiting = world.call();
+    await world.clock.advance(99);
+    expect([world.launches, waiting.member]).toEqual([1, undefined]);
+    await world.clock.advance(103);
+    expect([world.launches, waiting.member?.instance.id]).toEqual([2, 'i1']);
+  });
+
   test('functions take turns when starts are few', async () => {
     const world = worldOf({ limits: { startsMax: 1 } });
     const a = [1, 2, 3].map(() => world.call(versionOf({ fingerprint: 'a' })));
@@ -243,7 +273,7 @@ describe('who gets an instance', () => {
     const [second, third] = [world.call(), world.call()];
     expect([world.pool.cancel(second), world.pool.cancel(second), world.pool.cancel(first)]).toEqual([true, false, false]);
     world.release(first);
-    expect([second.member, third.member?.instance.id, world.pool.queued]).toEqual([undefined, 'i0', 0]);
+    expect([second.member, third.member?.instance.id, world.pool.queue.depth]).toEqual([undefined, 'i0', 0]);
   });
 
   test('a drained instance ends after its last call', async () => {
@@ -554,7 +584,7 @@ class RandomRun {
       for (const call of this.#running) this.#release(call);
       await world.clock.advance(100);
     }
-    expect([world.pool.queued, this.#running.size]).toEqual([0, 0]);
+    expect([world.pool.queue.depth, this.#running.size]).toEqual([0, 0]);
     expect(world.calls.every(({ member, error, group }) => member !== undefined || error !== undefined || group === undefined)).toBe(true);
     await world.clock.advance(10_000);
     expect(world.up).toEqual([]);

@@ -81,19 +81,19 @@ export class Pool<I extends PoolInstance> {
   acquire(fn: FunctionVersion, waiter: Waiter<I>, first = false): void {
     if (this.#closing && !first) return waiter.refused(new RunnerError('EXECUTOR_CLOSED', 'the function runtime is closed'));
     const group = this.#groupOf(fn);
+    const now = this.#clock.monotonic();
     if (group.waiters.size === 0) {
-      const member = group.take();
+      const member = group.take(now);
       if (member) return this.#lend(member, waiter);
     }
     const { queueMax } = this.#options.limits;
-    const now = this.#clock.monotonic();
     if (group.lastError && now < group.retryAt && group.members.size + group.starting === 0) return waiter.refused(group.lastError);
     if (group.waiters.size >= queueMax && !first) {
       const message = `${queueMax} calls of ${fn.name} wait already (queueMax)`;
       return waiter.refused(new RunnerError('QUEUE_FULL', message, { details: { name: fn.name, queueMax } }));
     }
     group.cancelAgain();
-    group.enqueue(waiter, first);
+    group.enqueue(waiter, now, first);
     this.#options.deadlines.add(waiter);
     this.#plan(group);
     return undefined;
@@ -113,8 +113,9 @@ export class Pool<I extends PoolInstance> {
   /** Gives a slot back, also one of an instance that is gone. */
   release(member: Member<I>): void {
     const { group } = member;
-    group.put(member);
-    this.#options.keepAlive.ended?.(group.fn.name, this.#clock.monotonic());
+    const now = this.#clock.monotonic();
+    group.put(member, now);
+    this.#options.keepAlive.ended?.(group.fn.name, now);
     if (member.state === 'gone') this.#tidy(group);
     else if (member.instance.isOver) void this.#end(member, 'lost');
     else this.#freed(member);
@@ -169,9 +170,11 @@ export class Pool<I extends PoolInstance> {
     return this.#all().flatMap((group) => [...group.members]);
   }
 
-  /** How many calls wait, over all functions. */
-  get queued(): number {
-    return this.#all().reduce((sum, { waiters }) => sum + waiters.size, 0);
+  /** Calls that wait, over all functions. */
+  get queue(): { readonly depth: number; readonly oldestMs: number } {
+    const [groups, now] = [this.#all(), this.#clock.monotonic()];
+    const depth = groups.reduce((sum, { waiters }) => sum + waiters.size, 0);
+    return { depth, oldestMs: Math.max(0, ...groups.map((group) => group.waitedMs(now))) };
   }
 
   /** Lets calls that run and wait end until the deadline; then ends everything. */
@@ -222,7 +225,7 @@ export class Pool<I extends PoolInstance> {
     this.#idle.wake(member).then(
       () => this.#hand(member, waiter),
       () => {
-        group.put(member);
+        group.put(member, this.#clock.monotonic());
         void this.#end(member, 'lost');
         this.acquire(group.fn, waiter, true);
       },
@@ -238,7 +241,7 @@ export class Pool<I extends PoolInstance> {
   #freed(member: Member<I>): void {
     const { group } = member;
     while (group.waiters.size > 0 && group.free.length > 0) {
-      const lent = group.take();
+      const lent = group.take(this.#clock.monotonic());
       const waiter = lent && group.nextWaiter();
       if (!waiter) break;
       this.#options.deadlines.remove(waiter);
@@ -272,8 +275,10 @@ export class Pool<I extends PoolInstance> {
     for (const each of this.#hungry) {
       const missing = each.missing(instancesPerFunctionMax, now);
       if (missing > 0 && this.#starting >= startsMax) return;
-      if (missing <= 0) this.#hungry.delete(each);
-      else if (this.#hasRoom(each.fn)) {
+      if (missing <= 0) {
+        this.#hungry.delete(each);
+        each.lookAgain(this.#clock, () => this.#plan(each));
+      } else if (this.#hasRoom(each.fn)) {
         this.#launch(each);
         // To the end of the line, where this loop comes to it again.
         this.#hungry.delete(each);
@@ -328,7 +333,7 @@ export class Pool<I extends PoolInstance> {
 
   #started(member: Member<I>): void {
     const { group } = member;
-    group.startSucceeded();
+    group.startSucceeded(member.instance.startMs);
     group.add(member);
     this.#members += 1;
     void member.instance.ended.then(() => this.#end(member, 'lost'));
@@ -347,7 +352,7 @@ export class Pool<I extends PoolInstance> {
     }
     this.#clock.after(group.retryAt - now + 1, () => this.#plan(group.isWanted ? group : undefined));
     this.#clock.after(group.retryAt - now + FORGET_FAILURES_MS, () => {
-      if (this.#clock.monotonic() >= group.retryAt + FORGET_FAILURES_MS) group.startSucceeded();
+      if (this.#clock.monotonic() >= group.retryAt + FORGET_FAILURES_MS) group.forgetFailures();
       this.#tidy(group);
     });
     this.#plan();

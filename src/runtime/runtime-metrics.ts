@@ -1,7 +1,7 @@
 /** What is counted about functions. Metrics are asked for once per function, not per call. */
 
 import type { Counter, Gauge, Histogram, Labels, Metrics } from '../telemetry/telemetry.ts';
-import type { InvocationReport } from './runtime.ts';
+import type { InstanceInfo, InstanceState, InvocationReport } from './runtime.ts';
 
 const START_BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
 const RUN_BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900];
@@ -74,5 +74,32 @@ export class FunctionMetrics {
     let counter = counters.get(key);
     if (!counter) counters.set(key, (counter = this.#metrics.counter(options(key))));
     counter.add();
+  }
+}
+
+const STATES: readonly InstanceState[] = ['starting', 'idle', 'busy', 'paused', 'stopping'];
+
+/** Of all functions together. */
+export class RuntimeGauges {
+  readonly #instances: ReadonlyMap<InstanceState, Gauge>;
+  readonly #depth: Gauge;
+  readonly #oldest: Gauge;
+
+  constructor(metrics: Metrics) {
+    const help = 'Instances by what they do.';
+    this.#instances = new Map(
+      STATES.map((state) => [state, metrics.gauge({ name: 'blueprint_runtime_instances', help, labels: { state } })]),
+    );
+    this.#depth = metrics.gauge({ name: 'blueprint_runtime_queue_depth', help: 'Calls that wait for an instance.' });
+    this.#oldest = metrics.gauge({
+      name: 'blueprint_runtime_queue_oldest_age_seconds',
+      help: 'For how long the call has waited that waits for longest.',
+    });
+  }
+
+  set(instances: readonly InstanceInfo[], queue: { readonly depth: number; readonly oldestMs: number }): void {
+    for (const [state, gauge] of this.#instances) gauge.set(instances.filter((each) => each.state === state).length);
+    this.#depth.set(queue.depth);
+    this.#oldest.set(queue.oldestMs / 1_000);
   }
 }
