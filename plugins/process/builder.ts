@@ -1,7 +1,7 @@
 /** Plans of workers: the command, what is mounted where, limits, and what a waiting process is told. */
 
 import { createHash } from 'node:crypto';
-import { chownSync, linkSync, mkdirSync, writeFileSync } from 'node:fs';
+import { chownSync, existsSync, linkSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { RunnerError } from '../../src/plugin.ts';
 import type { LaunchSpec, NetworkAccess } from '../../src/plugin.ts';
@@ -49,6 +49,9 @@ const USER_COUNT = 1 << 27;
 const HEAP_SHARE = 0.9;
 /** Without control groups: address space that a process reserves but does not use. */
 const DATA_SLACK_KB = 1024 * 1024;
+/** Lists of folders, by Lambda's paths. */
+const SEARCH_PATHS = ['PATH', 'NODE_PATH', 'LD_LIBRARY_PATH', 'PYTHONPATH'];
+const NODE_PATH_INSIDE = '/opt/nodejs/node_modules:/var/task/node_modules';
 /** Read by node or the C library when a process starts, so they must be there from its beginning. */
 const AT_START =
   /^(?:LD_(?!LIBRARY_PATH$)|NODE_OPTIONS$|NODE_EXTRA_CA_CERTS$|NODE_DEBUG|NODE_V8_COVERAGE$|UV_|MALLOC_|GLIBC_|SSL_CERT|OPENSSL_)/;
@@ -72,7 +75,7 @@ export class Builder {
     const layers = this.#layers(spec, base.folder);
     const places = this.#open(spec, base, { task: program.folder, layers });
     const environment = await this.#environment(spec, places, program);
-    const isDirect = program.kind === 'bootstrap' || needsAtStart(environment, layers !== undefined);
+    const isDirect = program.kind === 'bootstrap' || needsAtStart(environment, foldersOf(spec));
     const mounts = [
       [program.folder, INSIDE.task],
       ...(layers === undefined ? [] : [[layers, INSIDE.layers] as const]),
@@ -101,7 +104,7 @@ export class Builder {
   }
 
   suitsBlank({ fn, environment }: LaunchSpec): boolean {
-    return fn.code.kind === 'folder' && !needsAtStart(environment, fn.layers.length > 0);
+    return fn.code.kind === 'folder' && !needsAtStart(environment, foldersOf({ fn }));
   }
 
   /** Gives a waiting process the code and the socket. Undefined when that takes longer than a fresh process. */
@@ -277,19 +280,47 @@ function permissionFlags(node: string, readable: readonly string[], temporary: s
 
 function environmentIn(spec: LaunchSpec, places: Places, address: string): Record<string, string> {
   const { task, layers, temporary } = places;
-  const elsewhere = task === INSIDE.task ? {} : { LAMBDA_TASK_ROOT: task, TMPDIR: temporary };
-  return {
-    PATH: layers === INSIDE.layers ? PATH_INSIDE : `${PATH_INSIDE}:${join(layers, 'bin')}`,
-    NODE_PATH: `${join(layers, 'nodejs/node_modules')}:${join(task, 'node_modules')}`,
-    ...spec.environment,
-    ...elsewhere,
-    AWS_LAMBDA_RUNTIME_API: address,
-  };
+  const environment: Record<string, string> = { PATH: PATH_INSIDE, NODE_PATH: NODE_PATH_INSIDE, ...spec.environment };
+  if (task !== INSIDE.task) {
+    for (const name of SEARCH_PATHS) {
+      const value = environment[name];
+      if (value !== undefined)
+        environment[name] = value
+          .split(':')
+          .map((path) => moved(path, { task, layers }))
+          .join(':');
+    }
+    Object.assign(environment, { LAMBDA_TASK_ROOT: task, TMPDIR: temporary });
+  }
+  return { ...environment, AWS_LAMBDA_RUNTIME_API: address };
 }
 
-/** Libraries of layers are found only by a process that starts with the path to them. */
-function needsAtStart(environment: Readonly<Record<string, string>>, hasLayers: boolean): boolean {
-  return Object.keys(environment).some((name) => AT_START.test(name) || (hasLayers && name === 'LD_LIBRARY_PATH'));
+/** A folder of Lambda where it lies without a sandbox. */
+function moved(path: string, { task, layers }: Pick<Places, 'task' | 'layers'>): string {
+  for (const [inside, outside] of [
+    [INSIDE.task, task],
+    [INSIDE.layers, layers],
+  ] as const)
+    if (path === inside || path.startsWith(`${inside}/`)) return outside + path.slice(inside.length);
+  return path;
+}
+
+/** Shared libraries of a package or a layer are found only by a process that starts with the path to them. */
+function needsAtStart(environment: Readonly<Record<string, string>>, folders: readonly string[]): boolean {
+  if (Object.keys(environment).some((name) => AT_START.test(name))) return true;
+  return environment['LD_LIBRARY_PATH'] !== undefined && folders.some(hasLibraries);
+}
+
+function foldersOf({ fn }: Pick<LaunchSpec, 'fn'>): string[] {
+  return [...(fn.code.kind === 'folder' ? [fn.code.path] : []), ...fn.layers.map(({ path }) => path)];
+}
+
+function hasLibraries(folder: string): boolean {
+  const entries = ['.', 'lib'].flatMap((name) => {
+    const path = join(folder, name);
+    return existsSync(path) ? readdirSync(path) : [];
+  });
+  return entries.some((name) => /\.so(?:\.|$)/.test(name));
 }
 
 function userOf(id: string): number {

@@ -1,0 +1,42 @@
+import { describe, it } from 'vitest';
+import { ProcessBackend } from '../../plugins/process/index.ts';
+import type { ProcessBackendOptions } from '../../plugins/process/index.ts';
+import { runBackendConformance } from '../../src/conformance/conformance.ts';
+import { runs } from '../require.ts';
+
+const OPEN_NETWORK = 'only namespaces keep a process from the network';
+const OWN_TMP = 'only a mount gives a process its own /tmp; it has a folder, which TMPDIR names';
+const CHILDREN = 'the permission model allows no child processes';
+const HAS_BOX = works(() => runs('bwrap', '--unshare-all', '--ro-bind', '/', '/', 'true'));
+const IS_ROOT = process.getuid?.() === 0;
+
+function works(probe: () => void): boolean {
+  try {
+    probe();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function check(name: string, options: ProcessBackendOptions, skip: Readonly<Record<string, string>> = {}): void {
+  runBackendConformance({ describe, it }, { name: `process, ${name}`, create: () => new ProcessBackend(options), skip });
+}
+
+const LOOSE = {
+  'without network nothing of this machine is reached over TCP': OPEN_NETWORK,
+  '/tmp can be written, the code cannot': OWN_TMP,
+  '/tmp holds no more than it should': OWN_TMP,
+  ...(!IS_ROOT && { 'the Runtime API of another instance is out of reach': 'without root all instances are of one user' }),
+};
+
+if (HAS_BOX) {
+  check('bubblewrap', { sandbox: 'bubblewrap' });
+  check('bubblewrap, none waiting', { sandbox: 'bubblewrap', blanks: 0 });
+}
+check(
+  'permissions',
+  { sandbox: 'permissions' },
+  { ...LOOSE, 'terminate ends a program that ignores signals, and all that it started': CHILDREN },
+);
+check('no sandbox', { sandbox: 'none' }, LOOSE);
