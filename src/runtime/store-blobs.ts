@@ -57,7 +57,12 @@ export class BlobStore {
       await this.#once(sha256, async () => {
         // The tree last: where it is, the zip is too.
         await this.#writeZip(sha256, zip);
-        await this.#make(sha256, (part) => unpackZip(zip, part, limits));
+        try {
+          await this.#make(sha256, (part) => unpackZip(zip, part, limits));
+        } catch (thrown) {
+          rmSync(`${this.treeOf(sha256)}.zip`, { force: true });
+          throw thrown;
+        }
       });
       return use({ sha256, zipBytes: zip.length, unpackedBytes });
     });

@@ -366,6 +366,13 @@ describe('garbage', () => {
   it('is not what a refused package leaves', async () => {
     expect((await failure(() => store.create(fn({ code: { kind: 'zip', bytes: Buffer.from('no zip') } })))).code).toBe('PACKAGE_INVALID');
     expect((await failure(() => store.create(fn({ code: { kind: 'zip', bytes: Buffer.alloc(0) } })))).code).toBe('PACKAGE_INVALID');
+    const damaged = Buffer.from(zip({ 'a.txt': 'whole', 'index.mjs': 'to be damaged' }));
+    // The checksum of the second entry, in both of its headers: seen only when the first is unpacked already.
+    const second = damaged.indexOf('index.mjs');
+    for (const at of [second - 16, damaged.indexOf('index.mjs', second + 1) - 30]) damaged.writeUInt8(damaged.readUInt8(at) ^ 1, at);
+    const refused = await failure(() => store.create(fn({ code: { kind: 'zip', bytes: damaged } })));
+    expect(refused).toMatchObject({ code: 'PACKAGE_INVALID', details: { entry: 'index.mjs' } });
+    expect(refused.message).toContain('checksum');
     expect(blobs()).toEqual([]);
     expect(store.list().items).toEqual([]);
   });

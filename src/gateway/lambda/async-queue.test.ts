@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync } from 'node:fs';
+import { copyFileSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -21,6 +21,7 @@ let folder: string;
 let clock: FakeClock;
 let store: FunctionStore;
 let queue: AsyncQueue;
+let isStuck: boolean;
 let outcome: (fn: FunctionVersion, event: string, id: string) => Promise<string> | string;
 /** Second of the clock, function, event. */
 const ran: [number, string, string][] = [];
@@ -76,6 +77,7 @@ beforeEach(async () => {
   clock = new FakeClock();
   store = FunctionStore.open({ folder: join(folder, 'store'), clock });
   ran.length = 0;
+  isStuck = false;
   outcome = () => '{"ok":true}';
   await makeFunction('f');
   queue = open();
@@ -83,7 +85,8 @@ beforeEach(async () => {
 });
 
 afterEach(async () => {
-  await queue.close();
+  // A call that never ends keeps the queue from closing.
+  if (!isStuck) await queue.close();
   store.close();
   rmSync(folder, { recursive: true, force: true });
 });
@@ -217,6 +220,22 @@ describe('a restart', () => {
     queue.start();
     await clock.advance(2_000);
     expect([ran.length, queue.size]).toEqual([2, 0]);
+  });
+
+  it('of a process that was killed runs again what ran, as another attempt', async () => {
+    store.attachments.putAsync({ name: 'f' }, { retriesMax: 1 });
+    outcome = () => new Promise(() => {});
+    await add('1');
+    await clock.advance(0);
+    // What a kill leaves: the files as they are now.
+    for (const suffix of ['', '-wal']) copyFileSync(join(folder, `async.sqlite${suffix}`), join(folder, `killed.sqlite${suffix}`));
+    outcome = () => fails('FUNCTION_FAILED');
+    const next = open({ path: join(folder, 'killed.sqlite') });
+    next.start();
+    await clock.advance(10 * MINUTE);
+    expect([ran.map(([at]) => at), next.size]).toEqual([[0, 0], 0]);
+    await next.close();
+    isStuck = true;
   });
 
   it('keeps the attempts that there were', async () => {
