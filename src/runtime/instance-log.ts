@@ -107,7 +107,7 @@ export class InstanceLog {
   #keep(chunk: Uint8Array): void {
     this.#written += chunk.length;
     // Copied: a chunk may be a view into memory that the backend uses again.
-    const tail = chunk.slice(-TAIL_BYTES);
+    const tail = Buffer.from(chunk.subarray(-TAIL_BYTES));
     if (tail.length === TAIL_BYTES) this.#chunks = [tail];
     else if (this.#chunks.length < CHUNKS_MAX) this.#chunks.push(tail);
     else this.#chunks = [Buffer.concat([...this.#chunks, tail]).subarray(-TAIL_BYTES)];
