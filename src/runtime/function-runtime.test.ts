@@ -250,6 +250,7 @@ describe('a failing call', () => {
 
   test('a timeout ends the instance before it is told', async () => {
     const { runtime, backend } = await start({ handler: () => new Promise(() => {}) });
+    backend.terminateMs = 50;
     const failure = runtime.invoke(versionOf({ timeoutMs: 100 }), event(1)).catch((error: unknown) => {
       expect(backend.running).toEqual([]);
       return error;
@@ -693,6 +694,22 @@ describe('idle instances', () => {
     await until(() => backend.programs[0]?.isPaused === true);
     expect((await runtime.invoke(versionOf(), event(2))).report.coldStart).toBe(true);
     await until(() => backend.running.length === 1);
+  });
+
+  test('a call that is cancelled while its instance is resumed leaves it to the next one', async () => {
+    const { runtime, backend } = await start({ canPause: true }, { keepAlive: fixedKeepAlive({ pauseAfterMs: 20 }) });
+    await runtime.invoke(versionOf(), event(1));
+    await until(() => backend.programs[0]?.isPaused === true);
+    const gate = Promise.withResolvers<void>();
+    backend.resume = () => gate.promise;
+    const controller = new AbortController();
+    const call = runtime.invoke(versionOf(), event(2), { signal: controller.signal });
+    controller.abort();
+    await expect(call).rejects.toMatchObject({ code: 'ABORTED', retry: 'safe' });
+    gate.resolve();
+    await until(() => runtime.instances()[0]?.state === 'idle');
+    expect(text(await runtime.invoke(versionOf(), event(3)))).toBe('3');
+    expect(backend.programs).toHaveLength(1);
   });
 
   test('are ended when their time is over, but not those that are to stay', async () => {

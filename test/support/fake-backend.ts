@@ -2,6 +2,7 @@
 
 import { Agent, request } from 'node:http';
 import type { IncomingHttpHeaders } from 'node:http';
+import { setTimeout as delay } from 'node:timers/promises';
 import { RunnerError } from '../../src/errors.ts';
 import type { FunctionVersion, Instance, InstanceBackend, InstanceEnd, LaunchSpec } from '../../src/runtime/runtime.ts';
 
@@ -162,6 +163,8 @@ export class FakeBackend implements InstanceBackend {
   readonly reaped: string[] = [];
   readonly failures: unknown[] = [];
   terminations = 0;
+  /** How long it takes to end an instance. */
+  terminateMs = 0;
   /** The next launch waits for it. */
   launchGate: Promise<void> = Promise.resolve();
   launchError: RunnerError | undefined;
@@ -204,6 +207,7 @@ export class FakeBackend implements InstanceBackend {
 
   async terminate(instance: Instance): Promise<void> {
     this.terminations += 1;
+    if (this.terminateMs > 0) await delay(this.terminateMs);
     this.#of(instance).end({ reason: 'terminated' });
   }
 
