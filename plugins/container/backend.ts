@@ -2,44 +2,22 @@
 
 import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { homedir } from 'node:os';
-import { RunnerError, isRunnerError, systemClock } from '../../src/plugin.ts';
-import type { Clock, FunctionVersion, Instance, InstanceBackend, InstanceEnd, LaunchSpec } from '../../src/plugin.ts';
+import { RunnerError, isRunnerError } from '../../src/plugin.ts';
+import type { FunctionVersion, Instance, InstanceBackend, InstanceEnd, LaunchSpec } from '../../src/plugin.ts';
 import { Freezer, memoryFolders, memoryOf } from './cgroup.ts';
-import { Engine, statusOf } from './client.ts';
-import type { EngineOptions } from './client.ts';
+import { statusOf } from './client.ts';
+import type { Engine } from './client.ts';
 import { LABELS, containerOptions } from './container-options.ts';
 import type { ContainerPlan } from './container-options.ts';
-import { HostFiles, giveSocket } from './host-files.ts';
-import { Images } from './images.ts';
-import type { ChosenImage, ImageOptions } from './images.ts';
-import { checkLimits, resourcesOf } from './limits.ts';
-import type { InstanceLimits } from './limits.ts';
+import { ContainerHost } from './host.ts';
+import type { ContainerBackendOptions, Place } from './host.ts';
+import { giveSocket } from './host-files.ts';
 import { endOf } from './outcome.ts';
 import { InstanceOutput } from './output.ts';
 import { eventProgram } from './program.ts';
-import type { Surface } from './program.ts';
-import { INSTANCE_UID } from './rootfs.ts';
 import { closedError, guardedStart } from './start-guard.ts';
-
-export interface ContainerBackendOptions extends ImageOptions {
-  /** For what instances are given: the client, merged layers, a root file system. The engine must see it under the same path. */
-  readonly folder: string;
-  /** As `DOCKER_HOST`. Default: that variable, else the first socket of Docker or podman that answers. */
-  readonly host?: string;
-  readonly limits?: InstanceLimits;
-  /** A runtime that the engine knows, such as `runsc` (gVisor; it must be set up with `--host-uds=all`). Default: the engine's. */
-  readonly runtime?: string;
-  /** The engine's init process in every instance: without it some signals are told wrong and orphans stay. Default true. */
-  readonly init?: boolean;
-  /** Until an instance runs; fetching its image does not count. Default 60,000. */
-  readonly startTimeoutMs?: number;
-  /** The node that the base image is made of. Default: the one that runs this. */
-  readonly nodePath?: string;
-  readonly clock?: Clock;
-  readonly environment?: Readonly<Record<string, string | undefined>>;
-  readonly platform?: NodeJS.Platform;
-}
+import { runStdio } from './stdio.ts';
+import type { StdioOptions, StdioResult } from './stdio.ts';
 
 /** A container of ours that runs. */
 interface Live {
@@ -58,34 +36,26 @@ interface Live {
  * const runtime = new FunctionRuntime({ backend, folder: '/var/lib/runner/functions' });
  */
 export class ContainerBackend implements InstanceBackend {
-  readonly #options: ContainerBackendOptions;
-  readonly #clock: Clock;
-  readonly #files: HostFiles;
+  readonly #host: ContainerHost;
   /** Tells the containers of this process from those of an earlier one of the same owner. */
   readonly #bootId = randomUUID();
   readonly #live = new Map<string, Live>();
   /** Starts that go on, and clean up when nobody wants them any more. */
   readonly #starting = new Set<Promise<void>>();
-  #engine: Promise<Engine> | undefined;
-  #images: Images | undefined;
-  #kind: 'docker' | 'podman' = 'docker';
   #isClosed = false;
 
   constructor(options: ContainerBackendOptions) {
-    checkLimits(options.limits ?? {});
-    this.#options = options;
-    this.#clock = options.clock ?? systemClock;
-    this.#files = new HostFiles(options.folder, options.nodePath ?? process.execPath);
+    this.#host = new ContainerHost(options);
   }
 
   /** What the engine says it is; `docker` until one was asked. */
   get name(): string {
-    return this.#kind;
+    return this.#host.kind;
   }
 
   async unavailable(): Promise<string | undefined> {
     try {
-      await this.#connected();
+      await this.#host.engine();
       return undefined;
     } catch (error) {
       return error instanceof Error ? error.message : String(error);
@@ -93,23 +63,45 @@ export class ContainerBackend implements InstanceBackend {
   }
 
   async prepull(fn: FunctionVersion, signal: AbortSignal): Promise<void> {
-    const engine = await this.#connected();
-    await this.#imagesOf(engine).choose(fn, signal);
+    await this.#host.place(fn, signal);
   }
 
   async launch(spec: LaunchSpec): Promise<Instance> {
     if (this.#isClosed) throw closedError(this.name);
-    const started = this.#clock.monotonic();
-    const engine = await this.#connected();
-    const image = await this.#imagesOf(engine).choose(spec.fn, spec.signal);
-    const bytesPerSecond = this.#options.limits?.outputBytesPerSecond;
-    const output = new InstanceOutput({ clock: this.#clock, sink: spec.onOutput, bytesPerSecond });
-    const options = { clock: this.#clock, timeoutMs: this.#options.startTimeoutMs, starting: this.#starting };
-    const id = await guardedStart(spec, options, async (signal) => {
-      const plan = await this.#plan(spec, engine, image);
-      return this.#start(engine, plan, { output, signal });
+    const { clock, options } = this.#host;
+    const started = clock.monotonic();
+    const place = await this.#host.place(spec.fn, spec.signal);
+    if (this.#isClosed) throw closedError(this.name);
+    const output = new InstanceOutput({ clock, sink: spec.onOutput, bytesPerSecond: options.limits?.outputBytesPerSecond });
+    const id = await guardedStart(spec, { clock, timeoutMs: options.startTimeoutMs, starting: this.#starting }, async (signal) => {
+      const plan = await this.#plan(spec, place);
+      return this.#start(place.engine, plan, { output, signal });
     });
-    return this.#watch(engine, id, { spec, output, createMs: this.#clock.monotonic() - started });
+    return this.#watch(place.engine, id, { spec, output, createMs: clock.monotonic() - started });
+  }
+
+  /**
+   * Runs a function once as a program that reads `input` from stdin and writes one JSON value to stdout. What it writes to stderr is its
+   * log. Rejects with `FUNCTION_CRASHED` (an exit code but 0, a signal), `FUNCTION_OUT_OF_MEMORY`, `EXECUTOR_TIMEOUT` (killed before),
+   * `EXECUTOR_RESPONSE_INVALID` (not JSON), `PAYLOAD_TOO_LARGE`, `ABORTED`, and those of a start.
+   *
+   * @example
+   * const { output } = await backend.runStdio(fn, Buffer.from('{"job_id":0,"args":[4]}'));
+   */
+  async runStdio(fn: FunctionVersion, input: Uint8Array, options: StdioOptions = {}): Promise<StdioResult> {
+    if (this.#isClosed) throw closedError(this.name);
+    const labels = {
+      [LABELS.owner]: options.ownerId ?? this.#bootId,
+      [LABELS.boot]: this.#bootId,
+      [LABELS.function]: `${fn.name}:${fn.version}`,
+    };
+    const run = runStdio(this.#host, fn, { ...options, input, labels });
+    const settled: Promise<void> = run.then(
+      () => void this.#starting.delete(settled),
+      () => void this.#starting.delete(settled),
+    );
+    this.#starting.add(settled);
+    return run;
   }
 
   async terminate({ handle, ended }: Instance): Promise<void> {
@@ -118,13 +110,13 @@ export class ContainerBackend implements InstanceBackend {
     if (live) live.isTerminated = true;
     // What is frozen dies only when it thaws.
     await live?.paused?.resume().catch(() => {});
-    const engine = await this.#connected();
+    const engine = await this.#host.engine();
     await engine.remove(id);
     if (live) await ended;
   }
 
   async reapStale(ownerId: string): Promise<number> {
-    const engine = await this.#connected();
+    const engine = await this.#host.engine();
     const found = await engine.list(LABELS.owner, ownerId);
     const stale = found.filter(({ labels }) => labels[LABELS.owner] === ownerId && labels[LABELS.boot] !== this.#bootId);
     await Promise.all(stale.map(({ id }) => engine.remove(id)));
@@ -136,10 +128,10 @@ export class ContainerBackend implements InstanceBackend {
     const id = String(handle['containerId']);
     const live = this.#live.get(id);
     if (!live || live.paused) return;
-    const engine = await this.#connected();
+    const engine = await this.#host.engine();
     const freezer = Freezer.of(await this.#cgroupOf(id, live));
     live.paused = { resume: () => (freezer ? freezer.thaw() : engine.resume(id)) };
-    await (freezer ? freezer.freeze(this.#clock) : engine.pause(id));
+    await (freezer ? freezer.freeze(this.#host.clock) : engine.pause(id));
   }
 
   async resume({ handle }: Instance): Promise<void> {
@@ -151,7 +143,7 @@ export class ContainerBackend implements InstanceBackend {
   }
 
   async #cgroupOf(id: string, live: Live): Promise<string> {
-    const engine = await this.#connected();
+    const engine = await this.#host.engine();
     live.pid ??= (await engine.inspect(id))?.pid;
     const text = await readFile(`/proc/${live.pid}/cgroup`, 'utf8').catch(() => '');
     // The engine may run on another machine, where this number is another process.
@@ -164,7 +156,7 @@ export class ContainerBackend implements InstanceBackend {
     if (!live) return undefined;
     const [folder] = memoryFolders(await this.#cgroupOf(id, live));
     const bytes = folder === undefined ? undefined : await memoryOf(folder);
-    return bytes ?? (await this.#connected()).memoryBytes(id);
+    return bytes ?? (await this.#host.engine()).memoryBytes(id);
   }
 
   async close(): Promise<void> {
@@ -173,50 +165,19 @@ export class ContainerBackend implements InstanceBackend {
     await Promise.all([...this.#live.values()].map(({ instance }) => this.terminate(instance)));
   }
 
-  async #connected(): Promise<Engine> {
-    this.#engine ??= Engine.connect(this.#engineOptions());
-    try {
-      const engine = await this.#engine;
-      this.#kind = engine.info.kind;
-      const { runtime } = this.#options;
-      if (runtime !== undefined && !engine.info.runtimes.includes(runtime)) {
-        const known = engine.info.runtimes.join(', ');
-        throw new RunnerError('BACKEND_UNAVAILABLE', `the engine has no runtime ${runtime}, only ${known}; add it to its configuration`);
-      }
-      return engine;
-    } catch (error) {
-      // It may be started meanwhile.
-      this.#engine = undefined;
-      throw error;
-    }
-  }
-
-  #engineOptions(): EngineOptions {
-    const { environment = process.env, platform = process.platform, host } = this.#options;
-    return { clock: this.#clock, environment, platform, host, uid: process.getuid?.(), home: homedir() };
-  }
-
-  #imagesOf(engine: Engine): Images {
-    const nodeMajor = Number(process.versions.node.split('.')[0]);
-    this.#images ??= new Images(engine, { ...this.#options, rootfs: () => this.#files.rootfs(), nodeMajor });
-    return this.#images;
-  }
-
-  async #plan(spec: LaunchSpec, engine: Engine, image: ChosenImage): Promise<ContainerPlan> {
-    const { fn, runtimeApi } = spec;
-    const uid = userOf(engine);
+  async #plan({ fn, runtimeApi, ...spec }: LaunchSpec, place: Place): Promise<ContainerPlan> {
+    const { files } = this.#host;
+    const { socketPath } = runtimeApi;
     const [client, layers] = await Promise.all([
-      this.#files.client(),
-      this.#files.layers(fn.layers),
-      this.#files.checkCode(fn, uid),
-      giveSocket(runtimeApi.socketPath, uid),
+      files.client(),
+      files.layers(fn.layers),
+      files.checkCode(fn, place.uid),
+      giveSocket(socketPath, place.uid),
     ]);
-    const surface = await surfaceOf(engine, image);
-    const program = await eventProgram(fn, surface, { client, layers, node: () => this.#files.node(), socketPath: runtimeApi.socketPath });
     return {
+      ...this.#host.planOf(fn, place),
       name: `bpr-${spec.instanceId}`,
-      image: image.reference,
-      program,
+      program: await eventProgram(fn, place.surface, { client, layers, node: () => files.node(), socketPath }),
       environment: spec.environment,
       labels: {
         [LABELS.owner]: spec.ownerId,
@@ -225,13 +186,7 @@ export class ContainerBackend implements InstanceBackend {
         [LABELS.function]: `${fn.name}:${fn.version}`,
         [LABELS.fingerprint]: fn.fingerprint,
       },
-      resources: resourcesOf(fn, this.#options.limits ?? {}, engine.info.cpus),
-      network: fn.network,
-      user: `${uid}:${uid}`,
-      runtime: this.#options.runtime,
       hasStdin: false,
-      hasInit: this.#options.init ?? true,
-      hasTask: fn.code.kind === 'folder',
     };
   }
 
@@ -260,16 +215,19 @@ export class ContainerBackend implements InstanceBackend {
 
   #startError(error: unknown, { image, name }: ContainerPlan, output: InstanceOutput): RunnerError {
     const reason = error instanceof Error ? error.message : String(error);
+    // The engine may have ended or the image may have been removed.
+    this.#host.forget();
     if (statusOf(error) === undefined) {
-      this.#engine = undefined;
       return new RunnerError('BACKEND_UNAVAILABLE', `the container engine is gone: ${reason}`, { cause: error });
     }
-    // The image may have been removed; the next launch looks.
-    this.#images?.forget();
-    return new RunnerError('INSTANCE_START_FAILED', `the container ${name} of ${image} did not start: ${reason}${output.lastLines()}`, {
-      cause: error,
-      details: { image, status: statusOf(error) },
-    });
+    return new RunnerError(
+      'INSTANCE_START_FAILED',
+      `the container ${name} of ${image} did not start: ${reason}${output.tail.lastLines()}`,
+      {
+        cause: error,
+        details: { image, status: statusOf(error) },
+      },
+    );
   }
 
   #watch(
@@ -291,19 +249,6 @@ export class ContainerBackend implements InstanceBackend {
     // What cannot be removed now is found by its label later.
     await engine.remove(id).catch(() => {});
     if (!state) return { reason: 'terminated' };
-    return endOf({ exitCode: state.exitCode, outOfMemory: state.oomKilled, terminated, tail: output.tail() });
+    return endOf({ exitCode: state.exitCode, outOfMemory: state.oomKilled, terminated, tail: output.tail.text() });
   }
-}
-
-/** Rootless engines map user 0 to the unprivileged user outside; without root only our own user can reach what is ours. */
-function userOf({ info }: Engine): number {
-  if (info.rootless) return 0;
-  const uid = process.getuid?.() ?? 0;
-  return uid === 0 ? INSTANCE_UID : uid;
-}
-
-async function surfaceOf(engine: Engine, image: ChosenImage): Promise<Surface> {
-  if (image.own) return { entryPoint: [], command: [], labels: {}, hasNode: true };
-  const info = await engine.image(image.reference);
-  return { entryPoint: [], command: [], labels: {}, ...info, hasNode: false };
 }

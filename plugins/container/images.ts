@@ -91,11 +91,6 @@ export class Images {
     return choice;
   }
 
-  /** Looks again at the next launch: an image was removed behind our back. */
-  forget(): void {
-    this.#running.clear();
-  }
-
   async #forRuntime(runtime: string, signal: AbortSignal): Promise<ChosenImage> {
     const named = this.#options.images?.[runtime];
     if (named !== undefined) return this.#present(named, signal);

@@ -3,12 +3,15 @@
 import { RunnerError } from '../../src/plugin.ts';
 import type { Plugin } from '../../src/plugin.ts';
 import { ContainerBackend } from './backend.ts';
-import type { ContainerBackendOptions } from './backend.ts';
+import type { ContainerBackendOptions } from './host.ts';
 import { RuncBackend } from './runc.ts';
 import type { RuncBackendOptions } from './runc.ts';
 
 export { ContainerBackend } from './backend.ts';
-export type { ContainerBackendOptions } from './backend.ts';
+export type { ContainerBackendOptions } from './host.ts';
+export { ContainerStdioExecutor } from './stdio-executor.ts';
+export type { ContainerStdioExecutorOptions } from './stdio-executor.ts';
+export type { StdioOptions, StdioResult } from './stdio.ts';
 export type { ImageOptions, PullPolicy } from './images.ts';
 export type { InstanceLimits } from './limits.ts';
 export { RuncBackend } from './runc.ts';

@@ -20,12 +20,37 @@ export interface OutputOptions {
   readonly bytesPerSecond?: number | undefined;
 }
 
+/** The end of what was written. */
+export class OutputTail {
+  #chunks: Uint8Array[] = [];
+  #bytes = 0;
+
+  add(chunk: Uint8Array): void {
+    this.#chunks.push(Uint8Array.from(chunk.subarray(-TAIL_BYTES)));
+    this.#bytes += Math.min(chunk.length, TAIL_BYTES);
+    if (this.#bytes <= 4 * TAIL_BYTES) return;
+    const kept = Buffer.concat(this.#chunks).subarray(-TAIL_BYTES);
+    this.#chunks = [kept];
+    this.#bytes = kept.length;
+  }
+
+  text(): string {
+    return Buffer.concat(this.#chunks).subarray(-TAIL_BYTES).toString('utf8');
+  }
+
+  /** For the end of a message; empty when nothing was written. */
+  lastLines(count = 20): string {
+    const lines = this.text().trimEnd().split('\n').slice(-count).join('\n');
+    return lines === '' ? '' : `; it wrote:\n${lines}`;
+  }
+}
+
 /** What one instance writes. */
 export class InstanceOutput {
   readonly #options: OutputOptions;
   readonly #streams: { readonly open: () => void; readonly closed: Promise<void> }[] = [];
-  #chunks: Uint8Array[] = [];
-  #bytes = 0;
+  /** The last that was written. */
+  readonly tail = new OutputTail();
 
   constructor(options: OutputOptions) {
     this.#options = options;
@@ -34,7 +59,7 @@ export class InstanceOutput {
   /** Reads the stream from now on. `frames`: both streams in one, as an attached container sends them. */
   read(stream: Readable, kind: 'stdout' | 'stderr' | 'frames'): void {
     const take: OutputSink = (source, chunk) => {
-      this.#remember(chunk);
+      this.tail.add(chunk);
       this.#options.sink(source, chunk);
     };
     const { clock, bytesPerSecond = BYTES_PER_SECOND } = this.#options;
@@ -54,26 +79,6 @@ export class InstanceOutput {
     for (const { open } of this.#streams) open();
     await Promise.race([Promise.all(this.#streams.map(({ closed }) => closed)), late.promise]);
     cancel();
-  }
-
-  /** The last that was written. */
-  tail(): string {
-    return Buffer.concat(this.#chunks).subarray(-TAIL_BYTES).toString('utf8');
-  }
-
-  /** For the end of a message; empty when nothing was written. */
-  lastLines(count = 20): string {
-    const lines = this.tail().trimEnd().split('\n').slice(-count).join('\n');
-    return lines === '' ? '' : `; it wrote:\n${lines}`;
-  }
-
-  #remember(chunk: Uint8Array): void {
-    this.#chunks.push(Uint8Array.from(chunk.subarray(-TAIL_BYTES)));
-    this.#bytes += Math.min(chunk.length, TAIL_BYTES);
-    if (this.#bytes <= 4 * TAIL_BYTES) return;
-    const kept = Buffer.concat(this.#chunks).subarray(-TAIL_BYTES);
-    this.#chunks = [kept];
-    this.#bytes = kept.length;
   }
 }
 

@@ -1,5 +1,7 @@
 /** What is started in an instance and what it finds there, the same for every driver. */
 
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import { RunnerError } from '../../src/plugin.ts';
 import type { FunctionVersion } from '../../src/plugin.ts';
 
@@ -80,7 +82,7 @@ export async function eventProgram(
 export function stdioProgram(fn: FunctionVersion, surface: Surface, sources: Pick<Sources, 'layers'>): Program {
   const mounts = contentMounts(fn, sources);
   const isNode = fn.code.kind === 'folder' && fn.runtime.startsWith('nodejs');
-  const argv = isNode ? ['node', `${TASK_FOLDER}/${fn.handler}`] : ownProgram(fn, surface);
+  const argv = isNode ? ['node', `${TASK_FOLDER}/${handlerFile(fn)}`] : ownProgram(fn, surface);
   return { argv, mounts, environment: {} };
 }
 
@@ -101,4 +103,14 @@ function ownProgram({ code, runtime, handler }: FunctionVersion, surface: Surfac
       details: { image: code.uri },
     });
   return argv;
+}
+
+/** The file of a handler, be it written as the file itself or as `file.export`. */
+function handlerFile({ name, code, handler }: FunctionVersion): string {
+  const folder = code.kind === 'folder' ? code.path : '';
+  const stem = handler.slice(0, Math.max(0, handler.lastIndexOf('.')));
+  const found = [handler, ...['.mjs', '.js', '.cjs'].map((end) => stem + end)].find((file) => existsSync(join(folder, file)));
+  if (found === undefined)
+    throw new RunnerError('CODE_MISSING', `the code of ${name} has no file for the handler ${handler}`, { details: { handler } });
+  return found;
 }

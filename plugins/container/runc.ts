@@ -227,7 +227,7 @@ export class RuncBackend implements InstanceBackend {
     const failure = Promise.race([
       once(child, 'exit').then(async () => {
         await output.finish();
-        throw startFailed(spec, `runc ended with ${child.exitCode}${output.lastLines()}`);
+        throw startFailed(spec, `runc ended with ${child.exitCode}${output.tail.lastLines()}`);
       }),
       once(child, 'error').then(([error]) => {
         throw unavailable(error);
@@ -272,7 +272,7 @@ export class RuncBackend implements InstanceBackend {
     this.#live.delete(id);
     this.#instances.delete(id);
     const exitCode = child.exitCode ?? 137;
-    return endOf({ exitCode, outOfMemory: kills > 0, terminated: live.isTerminated, tail: live.output.tail() });
+    return endOf({ exitCode, outOfMemory: kills > 0, terminated: live.isTerminated, tail: live.output.tail.text() });
   }
 
   /** Ends and removes all of it; succeeds when there is nothing. */

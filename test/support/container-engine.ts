@@ -4,7 +4,7 @@ import { execFileSync } from 'node:child_process';
 import { request } from 'node:http';
 import { requirePeer, runs } from '../require.ts';
 import type { DeclareTest } from '../require.ts';
-import type { ContainerBackendOptions } from '../../plugins/container/backend.ts';
+import type { ContainerBackendOptions } from '../../plugins/container/index.ts';
 import { ContainerBackend } from '../../plugins/container/backend.ts';
 import { RuncBackend } from '../../plugins/container/runc.ts';
 
