@@ -3,6 +3,7 @@
 import { hash } from 'node:crypto';
 import { RunnerError } from '../errors.ts';
 import type { FunctionRuntime } from '../runtime/function-runtime.ts';
+import { LIMITS } from '../runtime/limits.ts';
 import type { FunctionVersion, InstanceInfo, Invocation, InvocationOptions, StreamedInvocation } from '../runtime/runtime.ts';
 import type { FunctionStore, Resolved } from '../runtime/store.ts';
 import type { FunctionRecord } from '../runtime/store-records.ts';
@@ -55,23 +56,30 @@ export class Functions {
   }
 
   async invoke(target: Target, event: Uint8Array, options: InvocationOptions): Promise<Invoked> {
-    const { fn, executedVersion, reserved, runtime } = this.resolve(target);
+    const { fn, executedVersion, reserved, runtime, record } = this.resolve(target);
+    checkEvent(event, record);
     const invocation = await runtime.invoke(fn, event, limited(options, reserved));
+    checkAnswer(invocation.body.length, record);
     return { invocation, executedVersion };
   }
 
   async stream(target: Target, event: Uint8Array, options: InvocationOptions): Promise<Streamed> {
-    const { fn, executedVersion, reserved, runtime } = this.resolve(target);
+    const { fn, executedVersion, reserved, runtime, record } = this.resolve(target);
+    checkEvent(event, record);
     const invocation = await runtime.stream(fn, event, limited(options, reserved));
-    return { invocation, executedVersion };
+    const { streamBytesMax } = LIMITS[record.profile];
+    return { invocation: { ...invocation, chunks: atMost(invocation.chunks, streamBytesMax) }, executedVersion };
   }
 
   /** On an instance that serves this call alone. */
   async invokeAlone(target: Target, event: Uint8Array, options: InvocationOptions & { readonly requestId: string }): Promise<Invoked> {
-    const { fn, executedVersion, reserved, runtime } = this.resolve(target);
+    const { fn, executedVersion, reserved, runtime, record } = this.resolve(target);
+    checkEvent(event, record);
     const alone: FunctionVersion = { ...fn, fingerprint: hash('sha256', `${fn.fingerprint} ${options.requestId}`, 'hex') };
     try {
-      return { invocation: await runtime.invoke(alone, event, limited(options, reserved)), executedVersion };
+      const invocation = await runtime.invoke(alone, event, limited(options, reserved));
+      checkAnswer(invocation.body.length, record);
+      return { invocation, executedVersion };
     } finally {
       const own = runtime.instances().filter(({ fingerprint }) => fingerprint === alone.fingerprint);
       await Promise.all(own.map(({ id }) => runtime.stopInstance(id)));
@@ -130,4 +138,30 @@ export class Functions {
 
 function limited(options: InvocationOptions, reserved: number | undefined): InvocationOptions {
   return reserved === undefined ? options : { ...options, concurrencyMax: reserved };
+}
+
+function checkEvent({ length }: Uint8Array, { name, profile }: FunctionRecord): void {
+  const limit = LIMITS[profile].requestBytesMax;
+  if (length > limit)
+    throw new RunnerError('PAYLOAD_TOO_LARGE', `an event of ${length} bytes is more than ${name} takes: ${limit} bytes with ${profile}`, {
+      details: { size: length, limit },
+    });
+}
+
+function checkAnswer(size: number, { name, profile }: FunctionRecord): void {
+  const limit = LIMITS[profile].responseBytesMax;
+  if (size > limit)
+    throw new RunnerError('PAYLOAD_TOO_LARGE', `${name} answered ${size} bytes; ${profile} allows ${limit}`, {
+      details: { size, limit, status: 502 },
+    });
+}
+
+async function* atMost(chunks: AsyncIterable<Uint8Array>, limit: number): AsyncGenerator<Uint8Array> {
+  let size = 0;
+  for await (const chunk of chunks) {
+    size += chunk.length;
+    if (size > limit)
+      throw new RunnerError('PAYLOAD_TOO_LARGE', `the function answered more than ${limit} bytes`, { details: { size, limit } });
+    yield chunk;
+  }
 }

@@ -23,6 +23,7 @@ import { functionRoutes } from './functions-api.ts';
 import { Functions } from './functions.ts';
 import type { Route } from './http.ts';
 import { instanceRoutes } from './instances-api.ts';
+import { LambdaApi } from './lambda/lambda-api.ts';
 import { logRoutes } from './logs-api.ts';
 import { platformRoutes } from './platform-api.ts';
 import { Router } from './router.ts';
@@ -81,11 +82,19 @@ const LIMITS_DEFAULT: ServerLimits = {
 const CLOSE_MS = 10_000;
 const COLLECT_MS = 10 * 60_000;
 
+/** The limits of a function are those of its own provider; a runtime takes what any of them allows. */
+const WIDEST = {
+  requestBytesMax: 100 * MIB,
+  responseBytesMax: 200 * MIB,
+  streamBytesMax: 1_024 * MIB,
+};
+
 interface Parts {
   readonly store: FunctionStore;
   readonly runtimes: ReadonlyMap<string, FunctionRuntime>;
   readonly server: GatewayServer;
   readonly socket: GatewaySocket;
+  readonly lambda: LambdaApi;
 }
 
 /**
@@ -169,14 +178,15 @@ export class Gateway {
     this.#stopCollecting?.();
     parts.socket.close();
     await parts.server.close(deadlineMs);
+    await parts.lambda.close();
     await Promise.all([...parts.runtimes.values()].map((runtime) => runtime.close(0)));
     parts.store.close();
   }
 
   async #start(): Promise<Parts> {
-    const { folder, provider = 'aws' } = this.#options;
+    const { folder } = this.#options;
     mkdirSync(folder, { recursive: true, mode: 0o711 });
-    const late: { functions?: Functions } = {};
+    const late: { functions?: Functions; lambda?: LambdaApi } = {};
     const store = FunctionStore.open({
       folder: join(folder, 'store'),
       clock: this.#clock,
@@ -193,13 +203,24 @@ export class Gateway {
     }
     const functions = new Functions({ store, runtimes, defaultBackend: this.#defaultBackend });
     late.functions = functions;
+    const { region } = this.#options.runtime ?? {};
+    const lambda = LambdaApi.open({
+      functions,
+      folder: join(folder, 'lambda'),
+      clock: this.#clock,
+      telemetry: this.#telemetry,
+      ...(region !== undefined && { region }),
+    });
+    late.lambda = lambda;
+    lambda.start();
     this.#collectLater(store);
-    return { store, runtimes, ...this.#server(functions, provider) };
+    return { store, runtimes, lambda, ...this.#server(functions, lambda) };
   }
 
   async #startRuntime(name: string, backend: InstanceBackend): Promise<FunctionRuntime> {
     const runtime = new FunctionRuntime({
       ...this.#options.runtime,
+      limits: { ...WIDEST, ...this.#options.runtime?.limits },
       backend,
       folder: join(this.#options.folder, name),
       clock: this.#clock,
@@ -211,8 +232,8 @@ export class Gateway {
     return runtime;
   }
 
-  #server(functions: Functions, provider: Provider): Pick<Parts, 'server' | 'socket'> {
-    const { corsOrigins = [], metrics, version = '0.0.0' } = this.#options;
+  #server(functions: Functions, lambda: LambdaApi): Pick<Parts, 'server' | 'socket'> {
+    const { corsOrigins = [], metrics, version = '0.0.0', provider = 'aws' } = this.#options;
     const limits = { ...LIMITS_DEFAULT, ...this.#options.limits };
     const clock = this.#clock;
     const routes: Route[] = [];
@@ -222,6 +243,7 @@ export class Gateway {
       ...instanceRoutes(functions),
       ...executeRoutes({ functions, provider, clock }),
       ...platformRoutes({ functions, provider, clock }),
+      ...lambda.routes,
       ...systemRoutes({
         functions,
         clock,
