@@ -28,6 +28,7 @@ export interface AsyncQueueOptions extends LambdaParts {
 export const MINUTE_MS = 60_000;
 /** Functions that tell functions that tell functions: here it ends. */
 const DEPTH_MAX = 3;
+const CLOSE_MS = 10_000;
 /** After the disk failed, or the runtime closed. */
 const REST_MS = 1_000;
 const THROTTLE_MS = { first: 1_000, most: 5 * MINUTE_MS } as const;
@@ -62,7 +63,7 @@ export class AsyncQueue {
   #cancelTimer: CancelTimer | undefined;
   #isStarted = false;
   #isWoken = false;
-  #isClosed = false;
+  #closing: Promise<void> | undefined;
 
   /** Throws `STORE_FAILED`. */
   constructor(options: AsyncQueueOptions) {
@@ -104,11 +105,20 @@ export class AsyncQueue {
     this.#work();
   }
 
-  /** Starts nothing more; resolves when what runs has ended. What is left runs after the next start. Idempotent. */
-  async close(): Promise<void> {
-    this.#isClosed = true;
+  /**
+   * Starts nothing more; resolves when what runs has ended, or after the deadline: then it runs again after the next start, as does what is
+   * left. Idempotent.
+   */
+  close(deadlineMs = CLOSE_MS): Promise<void> {
+    return (this.#closing ??= this.#close(deadlineMs));
+  }
+
+  async #close(deadlineMs: number): Promise<void> {
     this.#cancelTimer?.();
-    while (this.#running.size > 0) await Promise.all(this.#running);
+    const over = Promise.withResolvers<void>();
+    const stop = this.#options.clock.after(deadlineMs, over.resolve);
+    await Promise.race([Promise.all(this.#running), over.promise]);
+    stop();
     this.#database.close();
   }
 
@@ -121,11 +131,11 @@ export class AsyncQueue {
 
   /** Once for all that happens in a turn of the event loop. */
   #work(): void {
-    if (!this.#isStarted || this.#isClosed || this.#isWoken) return;
+    if (!this.#isStarted || this.#closing || this.#isWoken) return;
     this.#isWoken = true;
     setImmediate(() => {
       this.#isWoken = false;
-      if (this.#isClosed) return;
+      if (this.#closing) return;
       this.#cancelTimer?.();
       try {
         this.#startDue();
@@ -183,7 +193,7 @@ export class AsyncQueue {
       const ending = await (task.target === undefined ? runQueued(task, this.#options) : this.#deliver(task));
       await this.#end(task, ending);
     } catch (thrown) {
-      // The disk failed: the call stays marked as running, and runs again after the next start.
+      // The disk failed, or the deadline of the end was over: the call stays marked as running, and runs again after the next start.
       telemetry.log.error('a queued call could not be settled', { requestId: task.id, function: task.name, error: toRunnerError(thrown) });
     }
   }

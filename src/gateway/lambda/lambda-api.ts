@@ -112,8 +112,8 @@ export class LambdaApi {
     this.#provisioned.refresh(name);
   }
 
-  /** Resolves when no queued call runs. Idempotent. */
-  async close(): Promise<void> {
-    await this.queue.close();
+  /** Resolves when no queued call runs, or after the deadline (default 10,000 ms). To be closed before the runtime. Idempotent. */
+  close(deadlineMs?: number): Promise<void> {
+    return this.queue.close(deadlineMs);
   }
 }

@@ -54,12 +54,14 @@ export class Provisioned {
   handlers() {
     const { store } = this.#parts;
     return {
-      PutProvisionedConcurrencyConfig({ fn, fields }) {
+      PutProvisionedConcurrencyConfig: ({ fn, fields }) => {
         const count = fields().whole('ProvisionedConcurrentExecutions');
         if (count === undefined) throw missing('ProvisionedConcurrentExecutions');
         const key = { name: fn.name, qualifier: requireQualifier(fn.qualifier), kind: 'provisioned' } as const;
         checkCount(count, store.reserved(fn.name));
-        return answer(202, show(store.attachments.put<Wanted>(key, { count })));
+        const put = store.attachments.put<Wanted>(key, { count });
+        this.#warm(key, count);
+        return answer(202, show(put));
       },
       GetProvisionedConcurrencyConfig: ({ fn, query }) => {
         if (query.get('List') === 'ALL') {
@@ -81,6 +83,7 @@ export class Provisioned {
         const qualifier = requireQualifier(fn.qualifier);
         const { fn: version, record } = store.resolve(fn.name, qualifier, () => 1);
         store.attachments.remove({ name: fn.name, qualifier, kind: 'provisioned' });
+        this.#warmth.delete(`${fn.name}:${qualifier}`);
         void this.#parts
           .runtimeOf(record)
           .warm(version, 0, { keep: true })
