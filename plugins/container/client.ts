@@ -52,6 +52,7 @@ export interface EngineOptions extends Surroundings {
 const PING_MS = 2_000;
 const TRIES = 4;
 const FIRST_PAUSE_MS = 50;
+const REMOVAL_MS = 10_000;
 
 export class Engine {
   readonly info: EngineInfo;
@@ -131,9 +132,35 @@ export class Engine {
     }
   }
 
-  /** Kills and removes it with all it started. Resolves when it is gone, or when somebody else is removing it. */
+  /** Kills and removes it with all it started. Resolves when it is gone, whoever removes it. */
   async remove(id: string): Promise<void> {
-    await this.#gone(() => this.#docker.getContainer(id).remove({ force: true, v: true }));
+    for (let pauseMs = FIRST_PAUSE_MS, tries = 1; ; pauseMs *= 2, tries += 1) {
+      try {
+        await this.#docker.getContainer(id).remove({ force: true, v: true });
+        return;
+      } catch (error) {
+        const status = statusOf(error);
+        if (status === 404) return;
+        if (status === 409) return await this.#removed(id);
+        if (status === undefined || status < 500 || tries === TRIES) throw error;
+        await this.#clock.sleep(pauseMs);
+      }
+    }
+  }
+
+  /** While somebody else removes it. */
+  async #removed(id: string): Promise<void> {
+    const late = new AbortController();
+    const waited = this.#docker.getContainer(id).wait({ condition: 'removed' });
+    const timeout = this.#clock.sleep(REMOVAL_MS, late.signal);
+    try {
+      await Promise.race([waited, timeout]);
+    } catch (error) {
+      if (statusOf(error) !== 404) throw error;
+    } finally {
+      late.abort();
+      await timeout.catch(() => {});
+    }
   }
 
   async pause(id: string): Promise<void> {
@@ -212,20 +239,6 @@ export class Engine {
       throwFailure(text);
     } finally {
       signal?.removeEventListener('abort', onAbort);
-    }
-  }
-
-  async #gone(remove: () => Promise<unknown>): Promise<void> {
-    for (let pauseMs = FIRST_PAUSE_MS, tries = 1; ; pauseMs *= 2, tries += 1) {
-      try {
-        await remove();
-        return;
-      } catch (error) {
-        const status = statusOf(error);
-        if (status === 404 || status === 409) return;
-        if (status === undefined || status < 500 || tries === TRIES) throw error;
-        await this.#clock.sleep(pauseMs);
-      }
     }
   }
 }
