@@ -190,7 +190,10 @@ export class Gateway {
     const store = FunctionStore.open({
       folder: join(folder, 'store'),
       clock: this.#clock,
-      onChange: (name) => late.functions?.changed(name),
+      onChange: (name) => {
+        late.functions?.changed(name);
+        late.lambda?.changed(name);
+      },
     });
     const runtimes = new Map<string, FunctionRuntime>();
     try {

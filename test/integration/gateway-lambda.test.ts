@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import {
+  CreateAliasCommand,
   CreateFunctionCommand,
   DeleteFunctionCommand,
   GetFunctionCommand,
@@ -19,6 +20,7 @@ import {
   PutFunctionEventInvokeConfigCommand,
   PutProvisionedConcurrencyConfigCommand,
   TooManyRequestsException,
+  UpdateAliasCommand,
   UpdateFunctionCodeCommand,
   waitUntilFunctionActiveV2,
 } from '@aws-sdk/client-lambda';
@@ -203,6 +205,23 @@ describe('the AWS SDK', () => {
       .toBe('READY');
     const before = Date.now();
     expect(Number(await call(`${FunctionName}:1`))).toBeLessThanOrEqual(before);
+    // An alias that leads elsewhere takes its instances along.
+    await client.send(new CreateAliasCommand({ FunctionName, Name: 'live', FunctionVersion: '1' }));
+    const live = { FunctionName, Qualifier: 'live' };
+    await client.send(new PutProvisionedConcurrencyConfigCommand({ ...live, ProvisionedConcurrentExecutions: 1 }));
+    await client.send(
+      new UpdateFunctionCodeCommand({
+        FunctionName,
+        ZipFile: zip(`const started = Date.now(); export const handler = async () => -started;`),
+        Publish: true,
+      }),
+    );
+    await client.send(new UpdateAliasCommand({ FunctionName, Name: 'live', FunctionVersion: '2' }));
+    await expect
+      .poll(async () => (await client.send(new GetProvisionedConcurrencyConfigCommand(live))).Status, { timeout: 20_000 })
+      .toBe('READY');
+    const moved = Date.now();
+    expect(-Number(await call(`${FunctionName}:live`))).toBeLessThanOrEqual(moved);
   });
 
   it('queues a call, and finds what it came to', async () => {

@@ -25,7 +25,7 @@ export interface AsyncQueueOptions extends LambdaParts {
   readonly queuedMax?: number;
 }
 
-export const MINUTE_MS = 60_000;
+const MINUTE_MS = 60_000;
 /** Functions that tell functions that tell functions: here it ends. */
 const DEPTH_MAX = 3;
 const CLOSE_MS = 10_000;

@@ -8,7 +8,7 @@ const CRC_BYTES = 4;
 const TEXT = 7;
 
 /** One message: lengths, their checksum, headers, payload, the checksum of all. */
-export function encodeFrame(headers: Readonly<Record<string, string>>, payload: Uint8Array): Uint8Array {
+function encodeFrame(headers: Readonly<Record<string, string>>, payload: Uint8Array): Uint8Array {
   const head = Buffer.concat(Object.entries(headers).map(([name, value]) => encodeHeader(name, value)));
   const frame = Buffer.allocUnsafe(PRELUDE_BYTES + head.length + payload.length + CRC_BYTES);
   frame.writeUInt32BE(frame.length, 0);

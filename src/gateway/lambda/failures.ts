@@ -82,7 +82,7 @@ const MEMBERS: Readonly<Record<string, string>> = {
   reservedConcurrency: 'reservedConcurrentExecutions',
 };
 
-export function typeOf({ code, details }: RunnerError): AwsType {
+function typeOf({ code, details }: RunnerError): AwsType {
   const told = details['awsType'];
   if (typeof told === 'string' && told in SHAPES) return told as AwsType;
   if (code === 'CONFIG_INVALID' && details['rule'] !== undefined) return 'ValidationException';
