@@ -73,14 +73,28 @@ export class RunningCalls {
     let cancelled = 0;
     const cancel = (): void => {
       cancelled = this.#calls.size;
-      for (const call of this.#calls.keys()) call.abort(new RunnerError('ABORTED', 'the handler is stopping'));
+      this.#abort(new RunnerError('ABORTED', 'the handler is stopping'));
     };
     if (signal.aborted) cancel();
     else signal.addEventListener('abort', cancel, { once: true });
-    await new Promise<void>((resolve) => {
+    await this.#idle();
+    return cancelled;
+  }
+
+  /** All that run fail with what brings the process down. Resolves when they were answered. */
+  fail({ message, cause }: RunnerError): Promise<void> {
+    this.#abort(new RunnerError('FUNCTION_FAILED', `an exception that nobody caught ends the handler: ${message}`, { cause }));
+    return this.#idle();
+  }
+
+  #abort(reason: RunnerError): void {
+    for (const call of this.#calls.keys()) call.abort(reason);
+  }
+
+  #idle(): Promise<void> {
+    return new Promise((resolve) => {
       this.#onIdle = resolve;
       if (this.#calls.size === 0) resolve();
     });
-    return cancelled;
   }
 }

@@ -115,6 +115,8 @@ function serviceOf(source: RouterSource, host: NodeJS.Process) {
   const crash = async (adapter: RunningAdapter, thrown: unknown): Promise<void> => {
     isStopping = true;
     logError('an exception was not caught', thrown);
+    // Who waits for a call is told, when it reads.
+    setTimeout(() => host.exit(1), GRACE_MS);
     await adapter.crash?.(toRunnerError(thrown));
     host.exit(1);
   };

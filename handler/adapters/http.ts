@@ -74,7 +74,7 @@ export async function startHttp(handler: JobHandler, config: HttpConfig): Promis
   // A client that asks first learns of a refusal without sending megabytes.
   server.on('checkContinue', take);
   const address = await listen(server, config);
-  return { address, close: (signal) => service.close(server, signal) };
+  return { address, close: (signal) => service.close(server, signal), crash: (error) => service.crash(error) };
 }
 
 async function listen(server: Server, { host, port, socketPath }: HttpConfig): Promise<string> {
@@ -164,6 +164,10 @@ function serviceOf(handler: JobHandler, concurrencyMax: number) {
       if (!('status' in admission)) await answer(request, response, admission.jobId);
       else if (bodyBytes(request) <= handler.requestBytesMax) send(response, admission);
       else sendAndClose(request, response, admission);
+    },
+    crash(error: RunnerError): Promise<void> {
+      isStopping = true;
+      return running.fail(error);
     },
     async close(server: Server, signal: AbortSignal): Promise<number> {
       isStopping = true;

@@ -13,6 +13,8 @@ import type { HandlerBody, HandlerResponse, JobHandler } from '../index.ts';
 /** The part of the context that is used. */
 export interface LambdaContext {
   getRemainingTimeInMillis?(): number;
+  /** Not of Lambda: a program that imports the bundle cancels a call with it. */
+  readonly signal?: AbortSignal;
 }
 
 export type LambdaFunction = (event: unknown, context?: LambdaContext) => Promise<unknown>;
@@ -103,7 +105,10 @@ export function httpEventResult({ status, headers, body }: HandlerResponse): Htt
 export function lambdaFunction(handler: JobHandler): LambdaFunction {
   return async (event, context) => {
     const remainingMs = context?.getRemainingTimeInMillis?.();
-    const limits = remainingMs === undefined ? {} : { deadline: Date.now() + remainingMs };
+    const limits: EventLimits = {
+      ...(context?.signal && { signal: context.signal }),
+      ...(remainingMs !== undefined && { deadline: Date.now() + remainingMs }),
+    };
     const httpEvent = httpEventOf(event);
     if (httpEvent) return httpEventResult(await answerHttpEvent(handler, httpEvent, limits));
     const response = await answerEvent(handler, Buffer.from(JSON.stringify(event) ?? ''), limits);

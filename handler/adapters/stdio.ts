@@ -91,5 +91,5 @@ export function startStdio(handler: JobHandler, { input, write }: StdioStreams, 
     await done;
     return cancelled;
   };
-  return { address: 'stdio', done, close };
+  return { address: 'stdio', done, close, crash: (error) => running.fail(error) };
 }

@@ -12,6 +12,6 @@ export { runMatrix } from './matrix.ts';
 export type { ArtifactInfo, MatrixBackend, MatrixOptions, MatrixReport, MatrixResult, Platform } from './matrix.ts';
 export { functionRuntime, httpProcess, inProcess, stdioProcess } from './matrix-platforms.ts';
 export type { Artifact, RuntimePlatformOptions } from './matrix-platforms.ts';
+export type { Expected, Need, Vector, VectorCall } from './vector.ts';
 export { vectors } from './vectors.ts';
-export type { Expected, Need, Vector, VectorCall } from './vectors.ts';
 export { CONFORMANCE_JOBS, conformanceRouter } from './jobs.ts';

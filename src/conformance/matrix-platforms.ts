@@ -1,5 +1,6 @@
 /** The platforms that need no account: the artifact imported, as a process behind HTTP, as a process per call, in the function runtime. */
 
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
@@ -16,6 +17,7 @@ import { FunctionRuntime } from '../runtime/function-runtime.ts';
 import { RuntimeExecutor } from '../runtime/runtime-executor.ts';
 import type { FunctionVersion, InstanceBackend } from '../runtime/runtime.ts';
 import type { Platform } from './matrix.ts';
+import { GIVEN } from './vectors-life.ts';
 
 /** The unpacked zip of a handler. */
 export interface Artifact {
@@ -25,13 +27,15 @@ export interface Artifact {
   readonly sha256: string;
 }
 
-/** What is set for the artifact wherever it has an environment of its own. */
-export const GIVEN_ENVIRONMENT: Readonly<Record<string, string>> = { BLUEPRINT_CONFORMANCE_GIVEN: 'to the function' };
+const GIVEN_ENVIRONMENT: Readonly<Record<string, string>> = { [GIVEN.name]: GIVEN.value };
 
 /** What the handler takes as JSON: 6 MiB, base64. */
 const LIMITS: ExecutorLimits = { requestBytesMax: 4_669_440, responseBytesMax: 4_669_440, timeoutMsMax: 900_000 };
 const START_MS_MAX = 30_000;
 const HEALTH_MS_MAX = 2_000;
+/** The longest that a timer of node takes. */
+const TIMER_MS_MAX = 2 ** 31 - 1;
+const QUIET = Symbol('writes of jobs are left out');
 const MEMORY_MB = 256;
 const ANSWER_BYTES_MAX = 64 * 1024 * 1024;
 
@@ -49,6 +53,7 @@ export function inProcess(artifact: Artifact): Platform {
     name: 'in-process',
     lacks: {
       process: 'the job runs in the process of the runner and shares its environment and its fate',
+      main: 'the process is that of the runner',
       memory: 'the job shares the memory of the runner',
     },
     unavailable: here,
@@ -58,12 +63,25 @@ export function inProcess(artifact: Artifact): Platform {
       if (typeof handler !== 'function') throw new RunnerError('PACKAGE_INVALID', 'the bundle exports no handler');
       // What the bundle exports, as its build promises.
       const call = handler as (event: unknown, context: object) => unknown;
-      return new EventExecutor('in-process', async (event) => {
-        const reply = await call(JSON.parse(event.toString('utf8')), {});
+      return new EventExecutor('in-process', async (event, signal) => {
+        const reply = await quietly(() => call(JSON.parse(event.toString('utf8')), { signal }));
         return Buffer.from(JSON.stringify(reply));
       });
     },
   };
+}
+
+const inJob = new AsyncLocalStorage<true>();
+
+/** What a job prints in this process is not part of the output of the program that compares. */
+function quietly<Value>(run: () => Value): Value {
+  for (const stream of [process.stdout, process.stderr]) {
+    if (Object.hasOwn(stream, QUIET)) continue;
+    const write = stream.write.bind(stream) as (...parameters: unknown[]) => boolean;
+    const filtered = (...parameters: unknown[]): boolean => inJob.getStore() === true || write(...parameters);
+    Object.assign(stream, { write: filtered, [QUIET]: true });
+  }
+  return inJob.run(true, run);
 }
 
 /** One process for each call: a request on its stdin, the response on its stdout. */
@@ -91,11 +109,12 @@ export function httpProcess(artifact: Artifact, connect: (url: string) => Promis
 
 /** In the function runtime, on instances of a backend. */
 export function functionRuntime(name: string, artifact: Artifact, options: RuntimePlatformOptions): Platform {
+  const { runtime = 'nodejs24.x' } = options;
   let backend: Promise<InstanceBackend> | undefined;
   const made = (): Promise<InstanceBackend> => (backend ??= options.backend());
   return {
     name,
-    lacks: {},
+    lacks: runtime.startsWith('provided') ? {} : { main: 'the process is that of the runtime client, which imports the bundle' },
     async unavailable() {
       try {
         return await (await made()).unavailable();
@@ -106,9 +125,9 @@ export function functionRuntime(name: string, artifact: Artifact, options: Runti
     async open() {
       const folder = await mkdtemp(join(tmpdir(), 'bprc-'));
       await chmod(folder, 0o711);
-      const runtime = new FunctionRuntime({ backend: await made(), folder, limits: { initTimeoutMs: START_MS_MAX } });
-      await runtime.start();
-      const executor = new RuntimeExecutor({ runtime, name, fn: functionOf(artifact, options.runtime ?? 'nodejs24.x'), ownsRuntime: true });
+      const functions = new FunctionRuntime({ backend: await made(), folder, limits: { initTimeoutMs: START_MS_MAX } });
+      await functions.start();
+      const executor = new RuntimeExecutor({ runtime: functions, name, fn: functionOf(artifact, runtime), ownsRuntime: true });
       const close = executor.close.bind(executor);
       return Object.assign(executor, {
         close: async () => {
@@ -162,7 +181,7 @@ class EventExecutor implements FaasExecutor {
     const cancel = (): void => stop.abort(new RunnerError('ABORTED', `call ${call.id} was cancelled`));
     const expire = (): void => stop.abort(new RunnerError('EXECUTOR_TIMEOUT', `call ${call.id} did not end before its deadline`));
     given?.addEventListener('abort', cancel, { once: true });
-    const timer = setTimeout(expire, Math.max(0, deadline - Date.now()));
+    const timer = setTimeout(expire, Math.min(Math.max(0, deadline - Date.now()), TIMER_MS_MAX));
     const stopped = new Promise<never>((_, reject) => {
       stop.signal.addEventListener('abort', () => reject(stop.signal.reason as RunnerError), { once: true });
     });
@@ -199,7 +218,7 @@ function pipe(artifact: Artifact, event: Buffer, signal: AbortSignal): Promise<B
     );
     child.once('close', (code, by) => {
       signal.removeEventListener('abort', kill);
-      if (code === 0 && size <= ANSWER_BYTES_MAX) resolve(Buffer.concat(chunks));
+      if (size > 0 && size <= ANSWER_BYTES_MAX && by === null) resolve(Buffer.concat(chunks));
       else reject(new RunnerError('FUNCTION_CRASHED', `the process ended without an answer: ${by ?? `exit code ${code}`}`));
     });
     child.stdin.end(event);

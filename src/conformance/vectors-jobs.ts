@@ -44,6 +44,11 @@ export const VECTOR_JOBS = {
   attempt: 112n,
   everything: 113n,
   typed: 114n,
+  chunks: 115n,
+  breakOff: 116n,
+  drip: 117n,
+  stray: 118n,
+  kill: 119n,
 } as const;
 
 export const familyJob = (family: Family): bigint => BigInt(FIRST_FAMILY + FAMILY_NAMES.indexOf(family));
@@ -95,6 +100,34 @@ const everything = defineJob({ name: 'everything', raw: true, extract: { all: op
   return JSON.stringify([...(all ?? [])].filter(([name]) => !own.has(name)).toSorted(([a], [b]) => (a < b ? -1 : 1)));
 });
 const typed = defineJob({ name: 'typed', params: 'uint64 x, string name', result: 'uint64 x, string name' }, ([x, name]) => [x, name]);
+/** As many chunks as its body says. */
+const chunks = defineJob({ name: 'chunks', raw: true }, async function* (body) {
+  for (let index = 0; index < Number(text(body)); index += 1) {
+    yield `chunk ${index}; `;
+    if (index % 7 === 0) await new Promise((resolve) => setImmediate(resolve));
+  }
+});
+const breakOff = defineJob({ name: 'breakOff', raw: true }, async function* (body) {
+  for (let index = 0; index < Number(text(body)); index += 1) yield Buffer.from([index]);
+  await new Promise((resolve) => setImmediate(resolve));
+  throw new Error(`it broke off after ${text(body)}`);
+});
+/** Never comes to its end. */
+const drip = defineJob({ name: 'drip', raw: true }, async function* () {
+  for (;;) {
+    yield 'drop';
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+});
+const stray = defineJob({ name: 'stray', raw: true }, async (body) => {
+  void Promise.reject(new Error('nobody waits for this'));
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  return body;
+});
+const kill = defineJob({ name: 'kill', raw: true }, () => {
+  process.kill(process.pid, 'SIGKILL');
+  return never();
+});
 
 const JOBS = {
   throwText,
@@ -112,6 +145,11 @@ const JOBS = {
   attempt,
   everything,
   typed,
+  chunks,
+  breakOff,
+  drip,
+  stray,
+  kill,
 };
 
 function vectorRouter(): JobRouter {

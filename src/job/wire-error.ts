@@ -18,8 +18,8 @@ const MESSAGE_CHARACTERS_MAX = 2_048;
 const DETAILS_CHARACTERS_MAX = 4_096;
 const SECRET = /secret|token|passw|authorization|credential|cookie|private|api-?_?key/i;
 
-/** What a handler may say about a call. Another code would be a claim about the chain, the ledger or this machine. */
-const HANDLER_CODES: ReadonlySet<string> = new Set<ErrorCode>([
+/** What a job or a handler may say about a call. Another code would be a claim about the chain, the ledger or this machine. */
+export const HANDLER_CODES: ReadonlySet<string> = new Set<ErrorCode>([
   'JOB_UNKNOWN',
   'JOB_ID_INVALID',
   'JOB_ARGS_INVALID',
@@ -36,6 +36,7 @@ const HANDLER_CODES: ReadonlySet<string> = new Set<ErrorCode>([
   'EXECUTOR_NOT_FOUND',
   'EXECUTOR_CLOSED',
   'FUNCTION_EXISTS',
+  'FUNCTION_FAILED',
   'QUEUE_FULL',
   'ABORTED',
 ]);

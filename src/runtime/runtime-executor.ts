@@ -1,6 +1,9 @@
 /** Jobs on the function runtime: the handler bundle as a function, behind the contract of every executor. */
 
-import { RunnerError } from '../errors.ts';
+import { systemClock } from '../clock.ts';
+import type { Clock } from '../clock.ts';
+import { RunnerError, isRunnerError } from '../errors.ts';
+import { forAttempt } from '../executor/executor.ts';
 import type { Execution, ExecutorLimits, FaasExecutor, InvokeOptions } from '../executor/executor.ts';
 import type { JobCall } from '../job/call.ts';
 import { JSON_TYPE, decodeResponse, encodeRequest } from '../job/wire.ts';
@@ -15,6 +18,8 @@ export interface RuntimeExecutorOptions {
   readonly name?: string;
   /** Closes the runtime with the executor. Default false. */
   readonly ownsRuntime?: boolean;
+  /** Default: the system clock. */
+  readonly clock?: Clock;
 }
 
 /** Of an event or an answer besides the bytes themselves: the names, the metadata. */
@@ -42,6 +47,7 @@ export class RuntimeExecutor implements FaasExecutor {
   readonly name: string;
   readonly limits: ExecutorLimits;
   readonly #options: RuntimeExecutorOptions;
+  readonly #clock: Clock;
   #running = 0;
   #isClosed = false;
   #drained: (() => void) | undefined;
@@ -50,6 +56,7 @@ export class RuntimeExecutor implements FaasExecutor {
   /** Does no I/O. */
   constructor(options: RuntimeExecutorOptions) {
     this.#options = options;
+    this.#clock = options.clock ?? systemClock;
     this.name = options.name ?? 'runtime';
     const { requestBytesMax, responseBytesMax } = options.runtime.limits;
     this.limits = {
@@ -63,7 +70,7 @@ export class RuntimeExecutor implements FaasExecutor {
     const fn = this.#functionOf(call.jobId);
     this.#running += 1;
     try {
-      const { body, report } = await this.#options.runtime.invoke(fn, encodeRequest('base64', call).body, invocationOptions(options));
+      const { body, report } = await this.#options.runtime.invoke(fn, this.#event(call, options), invocationOptions(options));
       const { results } = this.#decoded(body, call);
       const { coldStart, runMs, createMs = 0, bootMs = 0, initMs = 0, memoryUsedMb, requestId } = report;
       return {
@@ -76,6 +83,8 @@ export class RuntimeExecutor implements FaasExecutor {
           ...(memoryUsedMb !== undefined && { memoryUsedMb }),
         },
       };
+    } catch (error) {
+      throw this.#told(error, options);
     } finally {
       this.#ended();
     }
@@ -86,7 +95,7 @@ export class RuntimeExecutor implements FaasExecutor {
     const fn = this.#functionOf(call.jobId);
     this.#running += 1;
     try {
-      const { chunks } = await this.#options.runtime.stream(fn, encodeRequest('base64', call).body, invocationOptions(options));
+      const { chunks } = await this.#options.runtime.stream(fn, this.#event(call, options), invocationOptions(options));
       const decoder = new ResultDecoder();
       for await (const chunk of chunks) {
         const bytes = decoder.decode(chunk);
@@ -94,6 +103,8 @@ export class RuntimeExecutor implements FaasExecutor {
       }
       // An error, no result, or keys in another order.
       if (decoder.undecided) for (const { body } of this.#decoded(decoder.undecided, call).results) yield body;
+    } catch (error) {
+      throw this.#told(error, options);
     } finally {
       this.#ended();
     }
@@ -121,6 +132,16 @@ export class RuntimeExecutor implements FaasExecutor {
 
   async #ready(jobId: bigint): Promise<void> {
     await this.#options.runtime.warm(this.#functionOf(jobId), 1);
+  }
+
+  #event(call: JobCall, options: InvokeOptions): Uint8Array {
+    return encodeRequest('base64', forAttempt(call, options, this.#clock.now())).body;
+  }
+
+  /** To whoever called, a deadline that passed before an instance was free is a deadline that passed; the job did not run. */
+  #told(error: unknown, { deadline }: InvokeOptions): unknown {
+    if (!isRunnerError(error) || error.code !== 'QUEUE_TIMEOUT' || this.#clock.now() < deadline) return error;
+    return new RunnerError('EXECUTOR_TIMEOUT', error.message, { cause: error, details: error.details, retry: 'safe' });
   }
 
   #ended(): void {

@@ -6,6 +6,7 @@ import type { Command } from 'commander';
 import type { ArtifactInfo, MatrixReport, Platform } from '../../conformance/matrix.ts';
 import type { Artifact } from '../../conformance/matrix-platforms.ts';
 import { RunnerError } from '../../errors.ts';
+import type { InstanceBackend } from '../../runtime/runtime.ts';
 import { print, progress, table } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
 
@@ -28,6 +29,18 @@ One handler bundle is built and run on every backend with the same calls; its an
 everywhere. A backend that is not on this machine is named with its reason.
 
 Exit status: 0 all answers are equal; 1 some differ, a required backend is missing, or nothing could be run; 2 called in a wrong way.`;
+
+interface Variant {
+  readonly name: string;
+  readonly runtime?: string;
+  readonly options?: Readonly<Record<string, unknown>>;
+}
+
+/** Plugins whose backend comes in several kinds; every other is one backend, and all of them take a folder. */
+const VARIANTS: Readonly<Record<string, readonly Variant[]>> = {
+  process: [{ name: 'process' }, { name: 'process-bootstrap', runtime: 'provided.al2023' }],
+  container: [{ name: 'docker' }, { name: 'runc', options: { driver: 'runc' } }],
+};
 
 const names = (value: string): readonly string[] =>
   value
@@ -101,8 +114,11 @@ async function platformsOf(artifact: Artifact, folder: string): Promise<readonly
     platforms.inProcess(artifact),
     platforms.httpProcess(artifact, (url) => plugins.executor('http', { url })),
     platforms.stdioProcess(artifact),
-    ...backends.map(({ name }) =>
-      platforms.functionRuntime(name, artifact, { backend: () => plugins.backend(name, { folder: join(folder, name) }) }),
+    ...backends.flatMap(({ name: plugin }) =>
+      (VARIANTS[plugin] ?? [{ name: plugin }]).map(({ name, runtime, options }) => {
+        const backend = (): Promise<InstanceBackend> => plugins.backend(plugin, { folder: join(folder, name), ...options });
+        return platforms.functionRuntime(name, artifact, { backend, ...(runtime !== undefined && { runtime }) });
+      }),
     ),
   ];
 }
