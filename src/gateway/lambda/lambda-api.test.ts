@@ -55,6 +55,7 @@ import {
   waitUntilFunctionUpdatedV2,
 } from '@aws-sdk/client-lambda';
 import type { CreateFunctionCommandInput } from '@aws-sdk/client-lambda';
+import fc from 'fast-check';
 import { zipSync } from 'fflate';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { RunnerError, toRunnerError } from '../../errors.ts';
@@ -815,6 +816,42 @@ describe('the routes', () => {
     expect(api.routes).toHaveLength(Object.keys(OPERATIONS).length);
     expect(new Set(api.routes.map(({ method, path }) => `${method} ${path}`)).size).toBe(api.routes.length);
   });
+
+  it('answer every malformed request with a 4xx and a type, and make nothing of it', async () => {
+    await client.send(fn());
+    const before = store.list().items;
+    const methods = Object.values(OPERATIONS).filter(
+      ({ method, scope }) => (method === 'POST' || method === 'PUT') && scope === 'functions:write',
+    );
+    const members = ['FunctionName', 'Role', 'Runtime', 'Handler', 'Code', 'Timeout', 'MemorySize', 'Environment', 'Layers', 'Tags', 'Content', 'Name', 'FunctionVersion', 'RoutingConfig', 'StatementId', 'Action', 'Principal', 'ZipFile', 'EphemeralStorage', 'Architectures', 'DestinationConfig', 'MaximumRetryAttempts', 'RevisionId', 'ProvisionedConcurrentExecutions', 'ReservedConcurrentExecutions']; // prettier-ignore
+    const odd = fc.oneof(
+      fc.jsonValue({ maxDepth: 2 }),
+      fc.string(),
+      fc.constantFrom('hello', ROLE, '$LATEST', '', '../x', -1, 1e300, null, 'arn:aws:lambda:us-east-1:000000000000:layer:x:0'),
+    );
+    const body = fc.oneof(fc.dictionary(fc.constantFrom(...members), odd, { maxKeys: 8, noNullPrototype: true }), fc.jsonValue());
+    const text = fc.oneof(
+      body.map((value) => JSON.stringify(value)),
+      fc.string(),
+    );
+    const name = fc.oneof(
+      fc.constantFrom('nobody', 'arn:aws:lambda:us-east-1:000000000000:function:nobody', 'a%20b', '%00', '..', 'x'.repeat(300), 'a:b:c:d'),
+      fc.string().map((value) => encodeURIComponent(value.replaceAll(/[\ud800-\udfff]/g, ''))),
+    );
+    let made = 0;
+    await fc.assert(
+      fc.asyncProperty(fc.constantFrom(...methods), name, text, async ({ method, path }, value, content) => {
+        const target = path.replaceAll(/\{\w+\}/g, value === '' ? 'x' : value);
+        const response = await fetch(`${origin}${target}`, { method, body: content });
+        const shown = await response.text();
+        if (response.status < 300) made += 1;
+        else expect([response.status >= 400 && response.status < 500, shown.length > 2]).toEqual([true, true]);
+      }),
+      { numRuns: 1_500 },
+    );
+    expect(made).toBeLessThan(50);
+    expect(store.list().items.filter(({ name: one }) => one === 'hello')).toEqual(before);
+  }, 30_000);
 
   it('refuse bodies that are no JSON or of other types', async () => {
     const post = async (body: string): Promise<string | null> => {
