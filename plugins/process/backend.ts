@@ -18,7 +18,7 @@ import { Worker } from './worker.ts';
 export interface ProcessBackendOptions {
   /** What must hold: `auto` takes the strongest that works here. Default `auto`. */
   readonly sandbox?: SandboxKind | 'auto';
-  /** Processes that wait for each kind of function; 0 for none. Default 2. */
+  /** Processes that wait for each kind of function; 0 for none. Default 2, as soon as the machine is idle enough. */
   readonly blanks?: number;
   /** Runtime name to the program that is its node. Default: `nodejs20.x`, `nodejs22.x` and `nodejs24.x` run on the node that runs this. */
   readonly runtimes?: Readonly<Record<string, string>>;
@@ -48,9 +48,11 @@ export interface ProcessBackendDescription {
 
 const BLANKS_DEFAULT = 2;
 const CLASSES_MAX = 4;
+const CRADLES = 2;
 const PIDS_DEFAULT = 128;
 /** A waiting process must not slow down the one that was just launched. */
 const REFILL_DELAY_MS = 20;
+const BUSY_DELAY_MS = 1_000;
 /** What one waiting process takes. */
 const BLANK_BYTES = 64 * 1024 * 1024;
 
@@ -75,6 +77,8 @@ export class ProcessBackend implements InstanceBackend {
   readonly #all = new Set<Worker>();
   /** By class; the last used comes last. */
   readonly #blanks = new Map<string, BlankClass>();
+  /** By owner: processes that wait in their control groups, for functions of any kind. */
+  readonly #cradles = new Map<string, Worker[]>();
   #builder: Promise<Builder> | undefined;
   #isClosed = false;
 
@@ -113,6 +117,7 @@ export class ProcessBackend implements InstanceBackend {
     void worker.ended.then(() => this.#workers.delete(spec.instanceId));
     await this.#untilStarted(worker, spec, program);
     this.#refillLater(builder, kind, program);
+    this.#clock.after(REFILL_DELAY_MS, () => this.#fillCradles(builder, spec.ownerId));
     return { id: spec.instanceId, handle: { kind: 'process', pid: worker.pid ?? 0 }, ended: worker.ended, createMs };
   }
 
@@ -122,13 +127,9 @@ export class ProcessBackend implements InstanceBackend {
 
   async reapStale(ownerId: string): Promise<number> {
     const own = new Set([...this.#all].map(({ id }) => id));
-    return reap(this.#folder, { ownerId, own, clock: this.#clock });
-  }
-
-  /** Has processes waiting for this function. Resolves when they do. */
-  async prepull(fn: FunctionVersion, signal: AbortSignal): Promise<void> {
-    signal.throwIfAborted();
-    await programOf(fn, this.#options.runtimes ?? {});
+    const count = await reap(this.#folder, { ownerId, own, clock: this.#clock });
+    if (!this.#isClosed) this.#fillCradles(await this.#build(), ownerId);
+    return count;
   }
 
   async memoryBytes(instance: Instance): Promise<number | undefined> {
@@ -166,8 +167,13 @@ export class ProcessBackend implements InstanceBackend {
   }
 
   async #cold(builder: Builder, spec: LaunchSpec, kind: WorkerClass & { program: Program & { folder: string } }): Promise<Worker> {
-    const { plan, assignment } = await builder.cold(spec, kind);
-    const worker = this.#start(plan);
+    const cradle = kind.program.kind === 'node' && builder.suitsBlank(spec) ? taken(this.#cradles.get(spec.ownerId)) : undefined;
+    const { plan, assignment } = await builder.cold(spec, { ...kind, cradle: cradle?.plan }).catch(async (error: unknown) => {
+      await cradle?.terminate();
+      throw error;
+    });
+    const worker = cradle ?? this.#start(plan);
+    cradle?.begin(plan);
     worker.sendOutput(spec.onOutput);
     if (assignment) worker.assign(assignment);
     return worker;
@@ -184,14 +190,8 @@ export class ProcessBackend implements InstanceBackend {
   #fromBlank(builder: Builder, spec: LaunchSpec, kind: WorkerClass): Worker | undefined {
     const blanks = this.#blanks.get(keyOf(kind));
     if (!blanks || blanks.workers.length === 0) return undefined;
-    const take = (): Worker | undefined => {
-      for (;;) {
-        const worker = blanks.workers.shift();
-        if (!worker || worker.isAlive) return worker;
-      }
-    };
     if (!builder.suitsBlank(spec)) return undefined;
-    const worker = take();
+    const worker = taken(blanks.workers);
     if (!worker) return undefined;
     const assignment = builder.furnish(worker.plan, spec);
     if (!assignment) {
@@ -236,28 +236,54 @@ export class ProcessBackend implements InstanceBackend {
     }
     if (entry.isFilling) return;
     entry.isFilling = true;
-    this.#clock.after(REFILL_DELAY_MS, () => {
+    this.#refillAfter(REFILL_DELAY_MS, { builder, key, count: blanks });
+  }
+
+  #refillAfter(delayMs: number, refill: { builder: Builder; key: string; count: number }): void {
+    const { builder, key, count } = refill;
+    this.#clock.after(delayMs, () => {
+      const entry = this.#blanks.get(key);
+      if (this.#isClosed || !entry) return;
+      // Who asked for a number gets it; the default leaves a busy machine alone.
+      if (this.#options.blanks === undefined && !isMachineIdle(count)) {
+        this.#refillAfter(BUSY_DELAY_MS, refill);
+        return;
+      }
       entry.isFilling = false;
-      this.#refill(builder, key, blanks);
+      this.#fill(entry.workers, { count, make: () => builder.blank({ ...entry.of, id: `blank-${randomUUID()}` }) });
     });
   }
 
-  #refill(builder: Builder, key: string, count: number): void {
-    const entry = this.#blanks.get(key);
-    if (this.#isClosed || !entry) return;
-    while (entry.workers.length < count && isMachineIdle(count)) {
+  #fillCradles(builder: Builder, ownerId: string): void {
+    if (!builder.usesCradles) return;
+    const cradles = this.#cradles.get(ownerId) ?? [];
+    this.#cradles.set(ownerId, cradles);
+    this.#fill(cradles, { count: CRADLES, make: () => builder.cradle(ownerId, `cradle-${randomUUID()}`) });
+  }
+
+  /** Starts processes that wait, until there are enough; those that end leave the list. */
+  #fill(workers: Worker[], { count, make }: { count: number; make: () => Worker['plan'] }): void {
+    while (!this.#isClosed && workers.length < count) {
       try {
-        const worker = this.#start(builder.blank({ ...entry.of, id: `blank-${randomUUID()}` }));
-        entry.workers.push(worker);
+        const worker = this.#start(make());
+        workers.push(worker);
         void worker.ended.then(() => {
-          const index = entry.workers.indexOf(worker);
-          if (index >= 0) entry.workers.splice(index, 1);
+          const index = workers.indexOf(worker);
+          if (index >= 0) workers.splice(index, 1);
         });
       } catch (error) {
         this.#telemetry.log.warn('no process can be made to wait', { error });
         return;
       }
     }
+  }
+}
+
+/** The first that still lives. */
+function taken(workers: Worker[] | undefined): Worker | undefined {
+  for (;;) {
+    const worker = workers?.shift();
+    if (!worker || worker.isAlive) return worker;
   }
 }
 

@@ -11,6 +11,7 @@ import { isOpenToAll, place } from './place.ts';
 import type { Program } from './program.ts';
 import { INSIDE, PATH_INSIDE, bubblewrapArguments, cpusFor } from './sandbox.ts';
 import type { Confinement } from './sandbox.ts';
+import { START_FILE, WAIT } from './worker.ts';
 import type { Assignment, WorkerPlan } from './worker.ts';
 
 /** Waiting processes of one class can run each other's functions. */
@@ -37,6 +38,9 @@ interface Places {
   readonly socket: string;
   readonly temporary: string;
 }
+
+/** Of processes that are limited when they are used. */
+const CRADLE_CLASS = { node: '', memoryMb: 64, ephemeralMb: 0, network: 'none' } as const;
 
 const MEGABYTE = 1024 * 1024;
 /** Code of more files is mounted into a fresh process, which takes less time than to link them all. */
@@ -65,13 +69,29 @@ export class Builder {
     this.#options = options;
   }
 
-  /** A process for one function, with the code mounted; what it is told, unless its program is not our client. */
+  /** Whether a function may start in a process that joined its control groups before: the kernel takes its time over that. */
+  get usesCradles(): boolean {
+    return this.#isBoxed && this.confinement.cgroups !== undefined;
+  }
+
+  /** A shell that has joined the groups of an instance and waits for the command of `Worker.begin`. */
+  cradle(ownerId: string, id: string): WorkerPlan {
+    const base = this.#base({ ...CRADLE_CLASS, ownerId }, id);
+    const command = ['/bin/sh', '-c', WAIT, join(base.folder, START_FILE)];
+    return { ...base, command, cwd: '/', env: this.#startEnvironment(base.folder) };
+  }
+
+  /**
+   * A process for one function, with the code mounted; what it is told, unless its program is not our client. `cradle` is the plan of the
+   * process that it is to start in.
+   */
   async cold(
     spec: LaunchSpec,
-    kind: WorkerClass & { program: Program & { folder: string } },
+    kind: WorkerClass & { readonly program: Program & { readonly folder: string }; readonly cradle: WorkerPlan | undefined },
   ): Promise<{ plan: WorkerPlan; assignment?: Assignment }> {
     const { program } = kind;
-    const base = this.#base(kind, spec.instanceId);
+    const base = kind.cradle ?? this.#base(kind, spec.instanceId);
+    if (kind.cradle) base.cgroup?.limit(this.#limits(kind));
     const layers = this.#layers(spec, base.folder);
     const places = this.#open(spec, base, { task: program.folder, layers });
     const environment = await this.#environment(spec, places, program);
@@ -83,7 +103,12 @@ export class Builder {
     ] as const;
     const readable = [places.task, ...(layers === undefined ? [] : [layers])];
     const command = this.#command(kind, base, { mounts, readable, mode: 'start', isDirect, program });
-    const plan = { ...base, command, cwd: this.#isBoxed ? '/' : places.task, env: isDirect ? environment : this.#startEnvironment() };
+    const plan = {
+      ...base,
+      command,
+      cwd: this.#isBoxed ? '/' : places.task,
+      env: isDirect ? environment : this.#startEnvironment(base.folder),
+    };
     return { plan, ...(program.kind === 'node' && { assignment: { environment, folder: places.task } }) };
   }
 
@@ -100,9 +125,10 @@ export class Builder {
     const readable = [join(folder, 'task'), join(folder, 'opt')];
     const program = { kind: 'node', node: kind.node } as const;
     const command = this.#command(kind, base, { mounts, readable, mode: 'blank', isDirect: false, program });
-    return { ...base, command, cwd: this.#isBoxed ? '/' : folder, env: this.#startEnvironment() };
+    return { ...base, command, cwd: this.#isBoxed ? '/' : folder, env: this.#startEnvironment(base.folder) };
   }
 
+  /** Whether nothing of the environment must be there before the program. */
   suitsBlank({ fn, environment }: LaunchSpec): boolean {
     return fn.code.kind === 'folder' && !needsAtStart(environment, foldersOf({ fn }));
   }
@@ -205,8 +231,8 @@ export class Builder {
     return { ...environmentIn(spec, places, address), ...(program.kind === 'bootstrap' && { BLUEPRINT_NODE: node }) };
   }
 
-  #startEnvironment(): Record<string, string> {
-    return { PATH: PATH_INSIDE };
+  #startEnvironment(folder: string): Record<string, string> {
+    return { PATH: PATH_INSIDE, ...(!this.#isBoxed && { TMPDIR: join(folder, 'tmp') }) };
   }
 
   #command(

@@ -89,8 +89,10 @@ export class Cgroup {
   }
 
   limit({ memoryBytes, pids, cpus }: CgroupLimits): void {
-    this.#write('memory.limit_in_bytes', memoryBytes);
-    this.#write('memory.memsw.limit_in_bytes', memoryBytes);
+    const names = ['memory.limit_in_bytes', 'memory.memsw.limit_in_bytes'];
+    // At no time may the limit without swap be above the one with it.
+    const isRaised = memoryBytes > Number(this.#read('memory.limit_in_bytes') ?? 0);
+    for (const name of isRaised ? names.toReversed() : names) this.#write(name, memoryBytes);
     this.#write('memory.max', memoryBytes);
     this.#write('memory.swap.max', 0);
     this.#write('pids.max', pids);

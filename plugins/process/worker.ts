@@ -2,8 +2,10 @@
 
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { constants } from 'node:os';
+import { join } from 'node:path';
 import { RunnerError } from '../../src/plugin.ts';
 import type { Clock, InstanceEnd, LaunchSpec } from '../../src/plugin.ts';
 import type { Cgroup } from './cgroup.ts';
@@ -30,6 +32,11 @@ export interface Assignment {
   readonly environment: Readonly<Record<string, string>>;
   readonly folder: string;
 }
+
+/** Below the folder of a worker that waits as a shell: what it becomes. */
+export const START_FILE = 'start.sh';
+/** Waits for a line on descriptor 3, then becomes what the file says; the rest of the descriptor is for the program. */
+export const WAIT = 'read -r _ <&3 || exit 0; . "$0"';
 
 const TAIL_BYTES = 2_048;
 /** What one instance may write; one that writes more waits. */
@@ -113,6 +120,12 @@ export class Worker {
     this.#onOutput = onOutput;
     for (const [stream, chunk] of this.#early) onOutput(stream, chunk);
     this.#early = [];
+  }
+
+  /** Has a shell that waits become this program. */
+  begin({ command, cwd }: Pick<WorkerPlan, 'command' | 'cwd'>): void {
+    writeFileSync(join(this.plan.folder, START_FILE), `cd ${quoted(cwd)}\nexec ${command.map(quoted).join(' ')}\n`, { mode: 0o600 });
+    this.#control.write('\n');
   }
 
   /** Tells a process that waits what it is to run. */
@@ -227,4 +240,8 @@ export class Worker {
       // Nobody is left in it.
     }
   }
+}
+
+function quoted(text: string): string {
+  return `'${text.replaceAll("'", `'\\''`)}'`;
 }
