@@ -1,0 +1,333 @@
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { WebSocket } from 'ws';
+import { GatewayClient, GatewayError } from '../../src/gateway/client.ts';
+import { KeyFolder } from '../../src/gateway/keys.ts';
+import type { ServerMessage } from '../../src/gateway/socket-messages.ts';
+import type { FakeHandler } from '../support/fake-backend.ts';
+import { HELLO, newFolder, onEnd, send, startGateway, until } from '../support/gateway.ts';
+import type { TestGateway } from '../support/gateway.ts';
+
+const DEPLOY = 'PUT /api/v1/functions/hello?runtime=nodejs24.x&handler=index.handler';
+
+class Peer {
+  readonly socket: WebSocket;
+  readonly messages: ServerMessage[] = [];
+  readonly closed: Promise<{ code: number; reason: string }>;
+
+  constructor(url: string, options: { readonly headers?: Record<string, string>; readonly protocols?: string[] } = {}) {
+    this.socket = new WebSocket(`${url.replace('http', 'ws')}/api/v1/ws`, options.protocols ?? [], { headers: options.headers ?? {} });
+    this.socket.on('message', (data: Buffer) => this.messages.push(JSON.parse(data.toString()) as ServerMessage));
+    this.closed = once(this.socket, 'close').then(([code, reason]) => ({ code: Number(code), reason: String(reason) }));
+    this.closed.catch(() => {});
+    onEnd(() => this.socket.terminate());
+  }
+
+  static async open(url: string, options: ConstructorParameters<typeof Peer>[1] = {}): Promise<Peer> {
+    const peer = new Peer(url, options);
+    await once(peer.socket, 'open');
+    return peer;
+  }
+
+  say(message: unknown): void {
+    this.socket.send(typeof message === 'string' ? message : JSON.stringify(message));
+  }
+
+  /** The first message that fits, now or later. */
+  async find<T extends ServerMessage['type']>(
+    type: T,
+    fits: (message: ServerMessage & { type: T }) => boolean = () => true,
+  ): Promise<ServerMessage & { type: T }> {
+    const found = (): (ServerMessage & { type: T }) | undefined =>
+      this.messages.find((one): one is ServerMessage & { type: T } => one.type === type && fits(one as ServerMessage & { type: T }));
+    await until(() => found() !== undefined);
+    return found() as ServerMessage & { type: T };
+  }
+}
+
+/** What a WebSocket that is refused is answered. */
+async function refusal(url: string, options: ConstructorParameters<typeof Peer>[1] = {}): Promise<number> {
+  const peer = new Peer(url, options);
+  peer.socket.on('error', () => {});
+  const [, response] = (await once(peer.socket, 'unexpected-response')) as [unknown, { statusCode: number }];
+  return response.statusCode;
+}
+
+async function startHello(handler: FakeHandler, options: Parameters<typeof startGateway>[0] = {}): Promise<TestGateway> {
+  const running = await startGateway({ ...options, backend: { handler } });
+  await send(running.url, DEPLOY, { body: HELLO });
+  return running;
+}
+
+const text = (chunk: ServerMessage & { type: 'chunk' }): string => Buffer.from(chunk.data, 'base64').toString();
+
+describe('subscriptions', () => {
+  test('logs: live, and from where somebody was', async () => {
+    const { url } = await startHello(async ({ body, program }) => (program.print(`said ${body.toString()}\n`), body));
+    const peer = await Peer.open(url);
+    expect(await peer.find('hello')).toMatchObject({ caller: 'anonymous' });
+    peer.say({ type: 'subscribe', id: 'l', topic: 'logs', function: 'hello' });
+    await peer.find('subscribed');
+    for (const body of ['1', '2']) await send(url, 'POST /api/v1/functions/hello/invoke', { body });
+    await until(() => peer.messages.filter(({ type }) => type === 'event').length === 2);
+    const [first] = peer.messages.filter((message): message is ServerMessage & { type: 'event' } => message.type === 'event');
+    const again = await Peer.open(url);
+    again.say({ type: 'subscribe', id: 'l', topic: 'logs', function: 'hello', since: first?.event_id });
+    expect((await again.find('event')).event).toMatchObject({ text: 'said 2', function: 'hello', stream: 'stdout' });
+    peer.say({ type: 'unsubscribe', id: 'l' });
+    await peer.find('unsubscribed');
+    await send(url, 'POST /api/v1/functions/hello/invoke', { body: '3' });
+    await again.find('event', ({ event }) => 'text' in event && event.text === 'said 3');
+    expect(peer.messages.filter(({ type }) => type === 'event')).toHaveLength(2);
+  });
+
+  test('what happens to instances and calls', async () => {
+    const { url } = await startHello(async ({ body }) => body);
+    const peer = await Peer.open(url);
+    peer.say({ type: 'subscribe', id: 'i', topic: 'instances' });
+    peer.say({ type: 'subscribe', id: 'c', topic: 'invocations', function: 'hello' });
+    await peer.find('subscribed', ({ id }) => id === 'c');
+    await send(url, 'POST /api/v1/functions/hello/invoke', { body: '1' });
+    await peer.find('event', ({ id, event }) => id === 'i' && 'state' in event && event.state === 'ready');
+    expect((await peer.find('event', ({ id, event }) => id === 'c' && 'outcome' in event && event.outcome === 'OK')).event).toMatchObject({
+      kind: 'invocation',
+      function: 'hello',
+    });
+  });
+});
+
+describe('streamed calls', () => {
+  /** Writes numbers; the next one when it is let. */
+  function counting(): { readonly handler: FakeHandler; readonly next: () => void } {
+    const steps: PromiseWithResolvers<void>[] = Array.from({ length: 10 }, () => Promise.withResolvers<void>());
+    let at = 0;
+    return {
+      next: () => steps[at++]?.resolve(),
+      async handler({ id, program }) {
+        await program.stream(
+          id,
+          (async function* () {
+            for (const [index, step] of steps.entries()) {
+              await step.promise;
+              yield Buffer.from(String(index + 1));
+            }
+          })(),
+        );
+        return undefined;
+      },
+    };
+  }
+
+  test('go on after the connection was lost, from the last chunk', async () => {
+    const { handler, next } = counting();
+    const { url } = await startHello(handler);
+    const peer = await Peer.open(url);
+    peer.say({ type: 'invoke', id: 's', function: 'hello', payload: 1 });
+    next();
+    next();
+    const { stream } = await peer.find('started');
+    await peer.find('chunk', ({ seq }) => seq === 2);
+    peer.socket.terminate();
+    for (let count = 0; count < 8; count += 1) next();
+    const again = await Peer.open(url);
+    again.say({ type: 'resume', id: 'r', stream, after: 1 });
+    const { report } = await again.find('end');
+    const chunks = again.messages.filter((message): message is ServerMessage & { type: 'chunk' } => message.type === 'chunk');
+    expect(chunks.map((chunk) => [chunk.seq, text(chunk)])).toEqual([2, 3, 4, 5, 6, 7, 8, 9, 10].map((number) => [number, String(number)]));
+    expect(report.run_ms).toBeGreaterThan(0);
+  });
+
+  test('the client of the package does so by itself', async () => {
+    const { handler, next } = counting();
+    const { url } = await startHello(handler);
+    const sockets: WebSocket[] = [];
+    class Recorded extends WebSocket {
+      constructor(address: string | URL, protocols?: string | string[]) {
+        super(address, protocols);
+        sockets.push(this);
+      }
+    }
+    const client = new GatewayClient({ url, WebSocket: Recorded as unknown as typeof globalThis.WebSocket, sleep: async () => {} });
+    const channel = client.connect();
+    onEnd(() => channel.close());
+    const seen: string[] = [];
+    next();
+    for await (const chunk of channel.stream('hello', { a: 1 })) {
+      seen.push(Buffer.from(chunk).toString());
+      if (seen.length === 3 || seen.length === 6) sockets.at(-1)?.terminate();
+      next();
+    }
+    expect(seen).toEqual(['1', '2', '3', '4', '5', '6', '7', '8', '9', '10']);
+    expect(sockets).toHaveLength(3);
+  });
+
+  test('a reader who does not come back ends the call', async () => {
+    const { handler, next } = counting();
+    const { url, backend } = await startHello(handler, { socketLimits: { resumeMs: 50 } });
+    const peer = await Peer.open(url);
+    peer.say({ type: 'invoke', id: 's', function: 'hello' });
+    next();
+    const { stream } = await peer.find('started');
+    peer.socket.terminate();
+    await until(() => backend.running.length === 0);
+    const again = await Peer.open(url);
+    again.say({ type: 'resume', id: 'r', stream, after: 0 });
+    expect((await again.find('error')).error.code).toBe('NOT_FOUND');
+  });
+
+  test('cancel ends the call', async () => {
+    const { handler, next } = counting();
+    const { url, backend } = await startHello(handler);
+    const peer = await Peer.open(url);
+    peer.say({ type: 'invoke', id: 's', function: 'hello' });
+    next();
+    await peer.find('chunk');
+    peer.say({ type: 'cancel', id: 's' });
+    expect((await peer.find('error', ({ id }) => id === 's')).error.code).toBe('ABORTED');
+    await until(() => backend.running.length === 0);
+  });
+
+  test('a function that fails', async () => {
+    const { url } = await startHello(async () => Promise.reject(new TypeError('no')));
+    const peer = await Peer.open(url);
+    peer.say({ type: 'invoke', id: 's', function: 'hello' });
+    expect((await peer.find('error')).error).toMatchObject({ code: 'FUNCTION_FAILED', message: expect.stringContaining('no') as string });
+    const channel = new GatewayClient({ url }).connect();
+    onEnd(() => channel.close());
+    await expect(channel.stream('hello', 1).next()).rejects.toMatchObject({ code: 'FUNCTION_FAILED' });
+    await expect(channel.stream('nope', 1).next()).rejects.toBeInstanceOf(GatewayError);
+  });
+
+  test('another caller cannot take a stream over', async () => {
+    const keys = new KeyFolder({ folder: join(await newFolder(), 'keys') });
+    const [mine = '', other = ''] = ['a', 'b'].map((name) => keys.create({ name, scopes: ['admin'] }).secret);
+    const { handler, next } = counting();
+    const { url } = await startGateway({ backend: { handler }, auth: { keys } });
+    await send(url, DEPLOY, { body: HELLO, headers: { 'x-api-key': mine } });
+    const peer = await Peer.open(url, { headers: { 'x-api-key': mine } });
+    peer.say({ type: 'invoke', id: 's', function: 'hello' });
+    next();
+    const { stream } = await peer.find('started');
+    const thief = await Peer.open(url, { headers: { 'x-api-key': other } });
+    thief.say({ type: 'resume', id: 'r', stream, after: 0 });
+    expect((await thief.find('error')).error.code).toBe('NOT_FOUND');
+  });
+});
+
+test('a slow client is paused, then closed; the function waits for it', async () => {
+  let written = 0;
+  const piece = Buffer.alloc(256 * 1024, 'x');
+  const { url } = await startHello(
+    async ({ id, program }) => {
+      await program.stream(
+        id,
+        (async function* () {
+          for (; written < 400; written += 1) yield piece;
+        })(),
+      );
+      return undefined;
+    },
+    { socketLimits: { slowMs: 300, bufferedBytesMax: 64 * 1024, streamBytesMax: 512 * 1024 } },
+  );
+  const peer = await Peer.open(url);
+  peer.say({ type: 'invoke', id: 's', function: 'hello' });
+  await peer.find('chunk');
+  // Nothing is read from now on.
+  peer.socket.pause();
+  const stalled = await stable(() => written);
+  expect(stalled).toBeLessThan(200);
+  peer.socket.resume();
+  expect((await peer.closed).code).toBe(4008);
+});
+
+/** The value, once it has not changed for a while. */
+async function stable(read: () => number): Promise<number> {
+  for (let before = -1, now = read(); ; now = read()) {
+    if (before === now) return now;
+    before = now;
+    await new Promise((resolve) => setTimeout(resolve, 500));
+  }
+}
+
+describe('who may connect', () => {
+  test('credentials in a header or as a protocol, as browsers can', async () => {
+    const keys = new KeyFolder({ folder: join(await newFolder(), 'keys') });
+    const { secret } = keys.create({ name: 'logs', scopes: ['logs'] });
+    const { url } = await startGateway({ auth: { keys } });
+    expect(await refusal(url)).toBe(401);
+    expect(await refusal(url, { headers: { authorization: 'Bearer nonsense' } })).toBe(401);
+    const peer = await Peer.open(url, { protocols: ['blueprint.v1', `bearer.${secret}`] });
+    expect(peer.socket.protocol).toBe('blueprint.v1');
+    peer.say({ type: 'invoke', id: 's', function: 'hello' });
+    expect((await peer.find('error')).error.code).toBe('FORBIDDEN');
+    peer.say({ type: 'subscribe', id: 'i', topic: 'instances' });
+    expect((await peer.find('error', ({ id }) => id === 'i')).error.code).toBe('FORBIDDEN');
+  });
+
+  test('no page of somebody else, no other path', async () => {
+    const { url } = await startGateway();
+    expect(await refusal(url, { headers: { origin: 'https://evil.example' } })).toBe(403);
+    expect(await refusal(url, { headers: { host: 'evil.example' } })).toBe(403);
+    const other = new WebSocket(`${url.replace('http', 'ws')}/other`);
+    other.on('error', () => {});
+    const [, response] = (await once(other, 'unexpected-response')) as [unknown, { statusCode: number }];
+    expect(response.statusCode).toBe(404);
+  });
+});
+
+describe('bad messages', () => {
+  test.each([
+    ['no JSON', '{'],
+    ['no object', '1'],
+    ['no type', '{}'],
+    ['an unknown type', '{"type":"dance"}'],
+    ['a type of the prototype', '{"type":"constructor"}'],
+    ['a missing field', '{"type":"subscribe","id":"x"}'],
+    ['logs of nobody', '{"type":"subscribe","id":"x","topic":"logs"}'],
+    ['a field of another type', '{"type":"resume","id":"x","stream":"s","after":-1}'],
+  ])('%s: an error, and the connection stays', async (_, message) => {
+    const { url } = await startGateway();
+    const peer = await Peer.open(url);
+    peer.say(message);
+    expect((await peer.find('error')).error.code).toBe('REQUEST_INVALID');
+    peer.say({ type: 'ping' });
+    await peer.find('pong');
+  });
+
+  test('one that is too large ends the connection', async () => {
+    const { url } = await startGateway({ socketLimits: { messageBytesMax: 1_000 } });
+    const peer = await Peer.open(url);
+    peer.say('x'.repeat(1_001));
+    expect((await peer.closed).code).toBe(1009);
+  });
+
+  test('more than the rate of the caller', async () => {
+    const { url } = await startGateway({ limits: { requestsPerSecond: 0.001, burst: 2 } });
+    const peer = await Peer.open(url);
+    peer.say({ type: 'ping' });
+    peer.say({ type: 'ping' });
+    expect((await peer.find('error')).error.code).toBe('RATE_LIMITED');
+  });
+});
+
+test('who does not answer pings is closed', async () => {
+  const { url } = await startGateway({ socketLimits: { heartbeatMs: 50 } });
+  const alive = await Peer.open(url);
+  const dead = await Peer.open(url);
+  dead.socket.pause();
+  await until(() => alive.messages.length > 0);
+  // Its pongs are not sent while nothing is read; after two beats the gateway gives it up.
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  dead.socket.resume();
+  expect([4009, 1006]).toContain((await dead.closed).code);
+  alive.say({ type: 'ping' });
+  await alive.find('pong');
+});
+
+test('closing the gateway closes its WebSockets', async () => {
+  const { url, gateway } = await startGateway();
+  const peer = await Peer.open(url);
+  await gateway.close();
+  expect(await peer.closed).toEqual({ code: 1001, reason: 'the gateway is closing' });
+});
