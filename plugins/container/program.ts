@@ -5,8 +5,8 @@ import { join } from 'node:path';
 import { RunnerError } from '../../src/plugin.ts';
 import type { FunctionVersion } from '../../src/plugin.ts';
 
-export const CLIENT_FILE = '/run/bpr/client.cjs';
-export const API_SOCKET = '/run/bpr/api.sock';
+const CLIENT_FILE = '/run/bpr/client.cjs';
+const API_SOCKET = '/run/bpr/api.sock';
 /** The root file system of the node on disk, for images that have no node. */
 const HOST_FOLDER = '/run/bpr/host';
 export const TASK_FOLDER = '/var/task';

@@ -19,7 +19,7 @@ export const testDocker = requirePeer('docker', () => {
 });
 
 /** Declares tests that need `runc` and root. */
-export const testRunc = requirePeer('runc', () => {
+const testRunc = requirePeer('runc', () => {
   if (process.getuid?.() !== 0) throw new Error('it needs root');
   runs('runc', '--version');
 });
