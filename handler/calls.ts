@@ -83,7 +83,7 @@ export class RunningCalls {
 
   /** All that run fail with what brings the process down. Resolves when they were answered. */
   fail({ message, cause }: RunnerError): Promise<void> {
-    this.#abort(new RunnerError('FUNCTION_FAILED', `an exception that nobody caught ends the handler: ${message}`, { cause }));
+    this.#abort(new RunnerError('FUNCTION_FAILED', `an exception that nobody caught: ${message}`, { cause }));
     return this.#idle();
   }
 

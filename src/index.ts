@@ -7,6 +7,7 @@ export type { ErrorCode, ErrorDetails, ErrorKind, Retry, RunnerErrorOptions } fr
 
 export { BLUEPRINT, Metadata, TANGLE, TRACE, toJobId } from './job/call.ts';
 export type { Address, ChainCall, Codec, Hex, JobCall, JobIdLike, JobResult } from './job/call.ts';
+export { chunked } from './job/chunked.ts';
 export { NO_RESULT, defineJob, withMetadata } from './job/job.ts';
 export type { Job, JobExtras, JobInfo, JobOptions, RawJobOptions } from './job/job.ts';
 export { JobRouter } from './job/router.ts';

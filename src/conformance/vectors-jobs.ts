@@ -2,6 +2,7 @@
 
 import { RunnerError } from '../errors.ts';
 import { BLUEPRINT, TRACE } from '../job/call.ts';
+import { chunked } from '../job/chunked.ts';
 import { metadata as allMetadata, optional } from '../job/extract.ts';
 import { defineJob, withMetadata } from '../job/job.ts';
 import type { JobRouter } from '../job/router.ts';
@@ -101,24 +102,33 @@ const everything = defineJob({ name: 'everything', raw: true, extract: { all: op
 });
 const typed = defineJob({ name: 'typed', params: 'uint64 x, string name', result: 'uint64 x, string name' }, ([x, name]) => [x, name]);
 /** As many chunks as its body says. */
-const chunks = defineJob({ name: 'chunks', raw: true }, async function* (body) {
-  for (let index = 0; index < Number(text(body)); index += 1) {
-    yield `chunk ${index}; `;
-    if (index % 7 === 0) await new Promise((resolve) => setImmediate(resolve));
-  }
-});
-const breakOff = defineJob({ name: 'breakOff', raw: true }, async function* (body) {
-  for (let index = 0; index < Number(text(body)); index += 1) yield Buffer.from([index]);
-  await new Promise((resolve) => setImmediate(resolve));
-  throw new Error(`it broke off after ${text(body)}`);
-});
+const chunks = defineJob(
+  { name: 'chunks', raw: true },
+  chunked(async function* (body) {
+    for (let index = 0; index < Number(text(body)); index += 1) {
+      yield `chunk ${index}; `;
+      if (index % 7 === 0) await new Promise((resolve) => setImmediate(resolve));
+    }
+  }),
+);
+const breakOff = defineJob(
+  { name: 'breakOff', raw: true },
+  chunked(async function* (body) {
+    for (let index = 0; index < Number(text(body)); index += 1) yield Buffer.from([index]);
+    await new Promise((resolve) => setImmediate(resolve));
+    throw new Error(`it broke off after ${text(body)}`);
+  }),
+);
 /** Never comes to its end. */
-const drip = defineJob({ name: 'drip', raw: true }, async function* () {
-  for (;;) {
-    yield 'drop';
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-});
+const drip = defineJob(
+  { name: 'drip', raw: true },
+  chunked(async function* () {
+    for (;;) {
+      yield 'drop';
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }),
+);
 const stray = defineJob({ name: 'stray', raw: true }, async (body) => {
   void Promise.reject(new Error('nobody waits for this'));
   await new Promise((resolve) => setTimeout(resolve, 50));

@@ -206,6 +206,19 @@ describe('a failure', () => {
     expect((error as RunnerError).cause).toMatchObject({ message: 'disk on fire' });
   });
 
+  it.each(['LEDGER_CORRUPT', 'EXECUTOR_UNREACHABLE', 'FUNCTION_NOT_FOUND', 'NOT_FOUND'] as const)(
+    'is JOB_FAILED when its code, %s, is not about the call',
+    async (code) => {
+      const claim = new RunnerError(code, 'so it says');
+      const job = defineJob({ name: 'liar', raw: true }, () => Promise.reject(claim));
+      await expect(run(job)).rejects.toMatchObject({
+        code: 'JOB_FAILED',
+        cause: claim,
+        message: expect.stringContaining('so it says') as string,
+      });
+    },
+  );
+
   it('passes as it is when it is a RunnerError', async () => {
     const mine = new RunnerError('EXECUTOR_UNAVAILABLE', 'later');
     await expect(

@@ -10,7 +10,6 @@ import type { Extracted, Extractor, Extractors } from './extract.ts';
 import { reasonOf, shown } from './scalar.ts';
 import { parseParameters } from './solidity.ts';
 import type { JobArgs, JobValue, Parameter } from './solidity.ts';
-import { HANDLER_CODES } from './wire-error.ts';
 
 /** What is known of a job without running it. */
 export interface JobInfo {
@@ -45,8 +44,8 @@ export interface JobExtras<Context = unknown> {
   readonly signal: AbortSignal;
 }
 
-/** Above it a job that yields chunks does not come to an end. */
-const CHUNKS_BYTES_MAX = 256 * 1024 * 1024;
+/** What a job can say about its call. Another code would be a claim about the chain, the ledger or the platform. */
+const OF_JOBS = /^(?:JOB_|PAYLOAD_|QUEUE_FULL|EXECUTOR_(?:T|UNAV)|ABORTED)/;
 
 const NOTHING: unique symbol = Symbol.for('blueprint-runner.no-result');
 
@@ -89,8 +88,8 @@ export interface RawJobOptions<X extends Extractors> extends CommonOptions<X> {
   readonly raw: true;
 }
 
-/** Bytes as they are, text as UTF-8, chunks one after another, nothing for no result. */
-export type RawValue = Uint8Array | string | AsyncIterable<Uint8Array | string> | null | undefined | void;
+/** Bytes as they are, text as UTF-8, nothing for no result. */
+export type RawValue = Uint8Array | string | null | undefined | void;
 
 /** Adds metadata to the result of a job. */
 export function withMetadata<Value>(value: Value, entries: Readonly<Record<string, string>> | Metadata): WithMetadata<Value> {
@@ -102,11 +101,11 @@ export function withMetadata<Value>(value: Value, entries: Readonly<Record<strin
  *
  * Arguments and result are ABI encoded, or in the contract's compact encoding when the call's metadata says so. A result list with one
  * type takes the value, with several an array of values. The result carries the call id and the service id of its call.
- * With `raw: true` the handler takes the body and returns bytes, text or nothing; an async generator yields them in chunks, which are
- * joined: whoever breaks off has no result, whatever was yielded before.
+ * With `raw: true` the handler takes the body and returns bytes, text or nothing.
  *
  * A call fails with `JOB_ARGS_INVALID`, `JOB_REJECTED` (an extractor), `JOB_FAILED` (the handler threw; a `RunnerError` passes as it
- * is, unless its code is about something else than the call) or `JOB_RESULT_INVALID`. Throws `JOB_TYPE_INVALID`, `CONFIG_INVALID`.
+ * is when its code is `JOB_...`, `PAYLOAD_TOO_LARGE`, `QUEUE_FULL`, `EXECUTOR_TIMEOUT`, `EXECUTOR_THROTTLED`,
+ * `EXECUTOR_UNAVAILABLE` or `ABORTED`) or `JOB_RESULT_INVALID`. Throws `JOB_TYPE_INVALID`, `CONFIG_INVALID`.
  *
  * @example
  * export const square = defineJob({ name: 'square', params: 'uint64 x', result: 'uint64' }, ([x]) => x * x);
@@ -169,17 +168,17 @@ class DefinedJob implements Job {
     } catch (error) {
       throw this.#failure(error, call);
     }
-    return isThenable(answer) ? this.#later(answer, call, signal) : this.#outcome(answer, call, signal);
+    return isThenable(answer) ? this.#later(answer, call) : this.#outcome(answer, call);
   };
 
-  async #later(promise: PromiseLike<unknown>, call: JobCall, signal: AbortSignal | undefined): Promise<JobResult | undefined> {
+  async #later(promise: PromiseLike<unknown>, call: JobCall): Promise<JobResult | undefined> {
     let answer: unknown;
     try {
       answer = await promise;
     } catch (error) {
       throw this.#failure(error, call);
     }
-    return this.#outcome(answer, call, signal);
+    return this.#outcome(answer, call);
   }
 
   #arguments(call: JobCall): unknown[] {
@@ -207,15 +206,10 @@ class DefinedJob implements Job {
       : 'abi.encode gives whole words of 32 bytes; abi.encodePacked is not understood';
   }
 
-  #outcome(answer: unknown, call: JobCall, signal: AbortSignal | undefined): Outcome {
+  #outcome(answer: unknown, call: JobCall): JobResult | undefined {
     const annotated = isBranded(answer, ANNOTATED) ? (answer as WithMetadata<unknown>) : undefined;
     const value = annotated ? annotated.value : answer;
     if (isBranded(value, NOTHING)) return undefined;
-    if (this.info.raw && isChunks(value))
-      return this.#joined(value, call, signal).then((joined) => ({
-        body: joined,
-        metadata: resultMetadata(call.metadata, annotated?.metadata),
-      }));
     const body = this.info.raw ? this.#bytes(value, call) : this.#encoded(value, call);
     return body === undefined ? undefined : { body, metadata: resultMetadata(call.metadata, annotated?.metadata) };
   }
@@ -225,27 +219,6 @@ class DefinedJob implements Job {
     if (typeof value === 'string') return Buffer.from(value, 'utf8');
     if (value instanceof Uint8Array) return value;
     throw this.#invalid(value, call, new TypeError(`${shown(value)} is neither bytes nor text nor nothing`));
-  }
-
-  /** All chunks as one; a job that goes on after the end of the call is told to stop. */
-  async #joined(chunks: AsyncIterable<unknown>, call: JobCall, signal: AbortSignal | undefined): Promise<Uint8Array> {
-    const parts: Uint8Array[] = [];
-    let size = 0;
-    const wrong = (value: unknown, reason: string): RunnerError => this.#invalid(value, call, new TypeError(reason));
-    try {
-      for await (const chunk of chunks) {
-        const part = typeof chunk === 'string' ? Buffer.from(chunk, 'utf8') : chunk;
-        if (!(part instanceof Uint8Array)) throw wrong(chunk, `${shown(chunk)} is neither bytes nor text`);
-        size += part.length;
-        if (size > CHUNKS_BYTES_MAX) throw wrong(chunks, `its chunks are more than ${CHUNKS_BYTES_MAX} bytes`);
-        parts.push(part);
-        if (signal?.aborted) break;
-      }
-    } catch (error) {
-      throw this.#failure(error, call);
-    }
-    signal?.throwIfAborted();
-    return Buffer.concat(parts, size);
   }
 
   #encoded(value: unknown, call: JobCall): Uint8Array | undefined {
@@ -277,12 +250,11 @@ class DefinedJob implements Job {
   }
 
   #failure(error: unknown, call: JobCall): RunnerError {
-    const foreign = isRunnerError(error) && !HANDLER_CODES.has(error.code) ? { said: error.code } : undefined;
-    if (isRunnerError(error) && !foreign) return error;
+    if (isRunnerError(error) && OF_JOBS.test(error.code)) return error;
     const reason = reasonOf(error);
     return new RunnerError('JOB_FAILED', `job ${this.info.name} failed on call ${call.id}: ${reason}`, {
       cause: error,
-      details: { job: this.info.name, call: call.id, ...foreign },
+      details: { job: this.info.name, call: call.id },
     });
   }
 }
@@ -337,10 +309,6 @@ function resultMetadata(call: Metadata, added: Iterable<readonly [string, string
   if (callId !== undefined) metadata.set(TANGLE.callId, callId);
   if (serviceId !== undefined) metadata.set(TANGLE.serviceId, serviceId);
   return metadata;
-}
-
-function isChunks(value: unknown): value is AsyncIterable<unknown> {
-  return typeof value === 'object' && value !== null && Symbol.asyncIterator in value;
 }
 
 function isThenable(value: unknown): value is PromiseLike<unknown> {

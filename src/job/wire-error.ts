@@ -18,10 +18,13 @@ const MESSAGE_CHARACTERS_MAX = 2_048;
 const DETAILS_CHARACTERS_MAX = 4_096;
 const SECRET = /secret|token|passw|authorization|credential|cookie|private|api-?_?key/i;
 
-/** What a job or a handler may say about a call. Another code would be a claim about the chain, the ledger or this machine. */
-export const HANDLER_CODES: ReadonlySet<string> = new Set<ErrorCode>([
+/** What a handler may say about a call. Another code would be a claim about the chain, the ledger or this machine. */
+const HANDLER_CODES: ReadonlySet<string> = new Set<ErrorCode>([
   'JOB_UNKNOWN',
+  'JOB_DUPLICATE',
   'JOB_ID_INVALID',
+  'JOB_TYPE_INVALID',
+  'JOB_SCHEMA_MISMATCH',
   'JOB_ARGS_INVALID',
   'JOB_RESULT_INVALID',
   'JOB_REJECTED',

@@ -135,7 +135,10 @@ export class RuntimeExecutor implements FaasExecutor {
   }
 
   #event(call: JobCall, options: InvokeOptions): Uint8Array {
-    return encodeRequest('base64', forAttempt(call, options, this.#clock.now())).body;
+    const now = this.#clock.now();
+    if (options.deadline <= now)
+      throw new RunnerError('EXECUTOR_TIMEOUT', `the deadline of call ${call.id} passed before it was sent`, { retry: 'safe' });
+    return encodeRequest('base64', forAttempt(call, options, now)).body;
   }
 
   /** To whoever called, a deadline that passed before an instance was free is a deadline that passed; the job did not run. */

@@ -5,9 +5,10 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { answerEvent } from '../../handler/adapters/lambda.ts';
 import { createHandler } from '../../handler/index.ts';
 import { CONFORMANCE_JOBS, conformanceRouter, runExecutorConformance } from '../../src/conformance/conformance.ts';
-import { Metadata } from '../../src/job/call.ts';
+import { BLUEPRINT, Metadata } from '../../src/job/call.ts';
 import type { JobCall } from '../../src/job/call.ts';
 import { FunctionRuntime } from '../../src/runtime/function-runtime.ts';
+import type { RuntimeLimits } from '../../src/runtime/function-runtime.ts';
 import { RuntimeExecutor } from '../../src/runtime/runtime-executor.ts';
 import { FakeBackend, versionOf } from '../support/fake-backend.ts';
 import type { FakeHandler } from '../support/fake-backend.ts';
@@ -27,9 +28,9 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
 let count = 0;
-async function executorOf(handle: FakeHandler = bundle): Promise<RuntimeExecutor> {
+async function executorOf(handle: FakeHandler = bundle, limits: RuntimeLimits = {}): Promise<RuntimeExecutor> {
   count += 1;
-  const runtime = new FunctionRuntime({ backend: new FakeBackend({ handler: handle }), folder: join(folder, String(count)) });
+  const runtime = new FunctionRuntime({ backend: new FakeBackend({ handler: handle }), folder: join(folder, String(count)), limits });
   await runtime.start();
   const fn = versionOf({ timeoutMs: 60_000 });
   return new RuntimeExecutor({ runtime, fn: (jobId) => (jobId === 4_000_000n ? undefined : fn), ownsRuntime: true });
@@ -80,6 +81,59 @@ describe('what the runtime knows', () => {
     const warm = await executor.invoke(callOf(Buffer.from('x')), soon());
     expect(cold.report).toMatchObject({ coldStart: true, initMs: expect.any(Number), requestId: expect.any(String) });
     expect(warm.report).not.toHaveProperty('initMs');
+    await executor.close();
+  });
+});
+
+describe('what a job is told', () => {
+  it('the attempt, and the time that is left', async () => {
+    const seen: Record<string, string>[] = [];
+    const executor = await executorOf((event) => {
+      seen.push((JSON.parse(event.body.toString()) as { metadata: Record<string, string> }).metadata);
+      return bundle(event);
+    });
+    await executor.invoke(callOf(Buffer.from('x')), { deadline: Date.now() + 10_000, attempt: 4 });
+    await read(executor.invokeStream(callOf(Buffer.from('x')), { deadline: Date.now() + 10_000, attempt: 5 }));
+    expect(seen.map((metadata) => metadata[BLUEPRINT.attempt])).toEqual(['4', '5']);
+    const left = seen.map((metadata) => Number(metadata[BLUEPRINT.timeoutMs]));
+    expect(left.every((timeoutMs) => timeoutMs > 5_000 && timeoutMs <= 10_000)).toBe(true);
+    await executor.close();
+  });
+});
+
+describe('a deadline that passes before an instance is free', () => {
+  const refused = { code: 'EXECUTOR_TIMEOUT', retry: 'safe' };
+
+  it('is EXECUTOR_TIMEOUT, and the job provably did not run', async () => {
+    const [held, taken] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    let runs = 0;
+    const executor = await executorOf(
+      async (event) => {
+        runs += 1;
+        taken.resolve();
+        await held.promise;
+        return bundle(event);
+      },
+      { instancesPerFunctionMax: 1 },
+    );
+    const first = executor.invoke(callOf(Buffer.from('x')), soon());
+    await taken.promise;
+    const short = () => ({ deadline: Date.now() + 30, attempt: 1 });
+    await expect(executor.invoke(callOf(Buffer.from('x')), short())).rejects.toMatchObject(refused);
+    await expect(read(executor.invokeStream(callOf(Buffer.from('x')), short()))).rejects.toMatchObject(refused);
+    held.resolve();
+    await first;
+    expect(runs).toBe(1);
+    await executor.close();
+  });
+
+  it('is so at once when it is over already', async () => {
+    let runs = 0;
+    const executor = await executorOf((event) => ((runs += 1), bundle(event)));
+    const late = { deadline: Date.now() - 1, attempt: 1 };
+    await expect(executor.invoke(callOf(Buffer.from('x')), late)).rejects.toMatchObject(refused);
+    await expect(read(executor.invokeStream(callOf(Buffer.from('x')), late))).rejects.toMatchObject(refused);
+    expect(runs).toBe(0);
     await executor.close();
   });
 });

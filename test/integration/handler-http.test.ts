@@ -246,9 +246,14 @@ describe('faults of the jobs', () => {
     expect((await post(address, 2, 'alive')).body.toString()).toBe('alive');
   });
 
-  test('an exception that nobody catches is logged and ends the process with 1', async () => {
+  test('an exception that nobody catches is told to all who wait, logged, and ends the process with 1', async () => {
     const server = serve();
-    await expect(post(await server.address, 100)).rejects.toMatchObject({ code: 'ECONNRESET' });
+    const address = await server.address;
+    const answers = await Promise.all([post(address, 5), post(address, 100)]);
+    expect(answers.map(codeOf)).toEqual([
+      [502, 'FUNCTION_FAILED'],
+      [502, 'FUNCTION_FAILED'],
+    ]);
     expect(await server.exit).toBe(1);
     expect(server.stderr()).toContain('nobody catches this');
   });

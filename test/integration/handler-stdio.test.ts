@@ -77,9 +77,12 @@ describe('one request', () => {
     expect(child.stderr()).toContain('there is no database address');
   });
 
-  test('an exception that nobody catches: no answer, status 1', async () => {
+  test('an exception that nobody catches: the answer says so, status 1', async () => {
     const child = run();
-    expect((await pipe(child, request(100))).toString()).toBe('');
+    expect(JSON.parse((await pipe(child, request(100))).toString())).toMatchObject({
+      code: 'FUNCTION_FAILED',
+      error: expect.stringContaining('nobody catches this') as string,
+    });
     expect(await child.exit).toBe(1);
   });
 });
