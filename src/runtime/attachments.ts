@@ -8,8 +8,8 @@ import type { Row, StoreParts } from './store-schema.ts';
 import { LATEST, checkRevision, parse } from './store-schema.ts';
 import { checkAsyncConfig } from './store-settings.ts';
 
-/** `permission`: one statement of a policy. `async`: rules for queued calls. `provisioned`: instances kept warm. `url`: an HTTP address. */
-export type AttachmentKind = 'permission' | 'async' | 'provisioned' | 'url' | 'scaling' | 'recursion' | 'runtime-management';
+/** `permission`: one statement of a policy. `async`: rules for queued calls. `provisioned`: instances kept warm. */
+export type AttachmentKind = 'permission' | 'async' | 'provisioned';
 
 export interface AttachmentKey {
   readonly name: string;

@@ -169,12 +169,3 @@ export const RUNTIMES: readonly string[] = (
   'java25 java21 java17 java17.al2023 java11 java11.al2023 java8.al2023 java8.al2 java8 dotnet10 dotnet8 dotnet6 dotnetcore3.1 ' +
   'dotnetcore2.1 dotnetcore2.0 dotnetcore1.0 ruby4.0 ruby3.4 ruby3.3 ruby3.2 ruby2.7 ruby2.5 go1.x provided.al2023 provided.al2 provided'
 ).split(' ');
-
-/** Variables that the platform sets itself (https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html). */
-export const RESERVED_VARIABLES: ReadonlySet<string> = new Set(
-  (
-    '_HANDLER _X_AMZN_TRACE_ID AWS_DEFAULT_REGION AWS_REGION AWS_EXECUTION_ENV AWS_LAMBDA_FUNCTION_NAME AWS_LAMBDA_FUNCTION_MEMORY_SIZE ' +
-    'AWS_LAMBDA_FUNCTION_VERSION AWS_LAMBDA_INITIALIZATION_TYPE AWS_LAMBDA_LOG_GROUP_NAME AWS_LAMBDA_LOG_STREAM_NAME AWS_ACCESS_KEY ' +
-    'AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_LAMBDA_RUNTIME_API AWS_LAMBDA_MAX_CONCURRENCY LAMBDA_TASK_ROOT LAMBDA_RUNTIME_DIR'
-  ).split(' '),
-);

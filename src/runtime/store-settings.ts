@@ -1,8 +1,9 @@
 /** What may be set on a function, an alias, a layer: checked against the limits of the provider it is meant for. */
 
 import { RunnerError } from '../errors.ts';
+import { RESERVED_ENVIRONMENT } from './environment.ts';
 import type { FunctionLimits, Provider, Range } from './limits.ts';
-import { LIMITS, PROVIDERS, RESERVED_VARIABLES, RUNTIMES } from './limits.ts';
+import { LIMITS, PROVIDERS, RUNTIMES } from './limits.ts';
 import type { AsyncConfig, FunctionSettings, LayerName, NewFunction } from './store-records.ts';
 
 /** The rule that a value breaks: in the details of `CONFIG_INVALID`, so that a gateway can say it as the provider does. */
@@ -107,7 +108,7 @@ function checkLayerList(layers: readonly LayerName[], { layersMax }: FunctionLim
 /** Values are secrets: no message shows one. */
 function checkEnvironment(environment: Readonly<Record<string, string>>, limits: FunctionLimits): void {
   const entries = Object.entries(environment);
-  const reserved = entries.flatMap(([name]) => (RESERVED_VARIABLES.has(name) ? [name] : []));
+  const reserved = entries.flatMap(([name]) => (RESERVED_ENVIRONMENT.has(name) ? [name] : []));
   if (reserved.length > 0) throw refuse('environment', `the variables ${reserved.join(', ')} are set by the platform`);
   for (const [name, value] of entries) {
     checkText('environment', name, { pattern: VARIABLE, lengthMax: limits.environmentBytesMax });

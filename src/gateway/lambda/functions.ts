@@ -5,7 +5,7 @@ import { isCodeOfRequest } from '../functions.ts';
 import { allows, demand } from '../http.ts';
 import type { CodeLinks } from './code-links.ts';
 import { architectureOf, codeOf, profileOf, requireCreatable, settingsOf, tagSettings, toConfiguration } from './configuration.ts';
-import { parseFunctionName } from './names.ts';
+import { functionArn, parseFunctionName } from './names.ts';
 import { NO_CONTENT, answer, nextMarker, pageOf } from './operation.ts';
 import type { Handlers, LambdaParts } from './operation.ts';
 
@@ -78,5 +78,21 @@ export function functionHandlers({ store, place }: LambdaParts, links: CodeLinks
       store.remove(fn.name, fn.qualifier);
       return NO_CONTENT;
     },
+  } satisfies Partial<Handlers>;
+}
+
+/** What provisioning tools ask of every function, and what is always the same here. */
+export function standingHandlers({ store, place }: LambdaParts) {
+  return {
+    GetFunctionCodeSigningConfig: ({ fn }) => answer(200, { CodeSigningConfigArn: '', FunctionName: store.get(fn.name).name }),
+    GetRuntimeManagementConfig({ fn }) {
+      const { name, version } = store.get(fn.name, fn.qualifier);
+      return answer(200, { UpdateRuntimeOn: 'Auto', FunctionArn: functionArn(place, name, version) });
+    },
+    GetFunctionRecursionConfig({ fn }) {
+      store.get(fn.name);
+      return answer(200, { RecursiveLoop: 'Terminate' });
+    },
+    ListEventSourceMappings: () => answer(200, { EventSourceMappings: [] }),
   } satisfies Partial<Handlers>;
 }

@@ -17,7 +17,10 @@ import {
   DeleteProvisionedConcurrencyConfigCommand,
   GetAccountSettingsCommand,
   GetAliasCommand,
+  GetFunctionCodeSigningConfigCommand,
   GetFunctionCommand,
+  GetFunctionRecursionConfigCommand,
+  GetRuntimeManagementConfigCommand,
   GetFunctionConcurrencyCommand,
   GetFunctionConfigurationCommand,
   GetFunctionEventInvokeConfigCommand,
@@ -31,6 +34,7 @@ import {
   LambdaClient,
   LambdaServiceException,
   ListAliasesCommand,
+  ListEventSourceMappingsCommand,
   ListFunctionEventInvokeConfigsCommand,
   ListFunctionsCommand,
   ListLayerVersionsCommand,
@@ -351,6 +355,20 @@ describe('functions', () => {
     const found = await refusal(() => client.send(fn({ FunctionName: 'other', Tags: { 'bpr:profile': 'digitalocean' }, MemorySize: 300 })));
     expect(found.message).toContain('[128, 256, 512, 1024]');
   });
+});
+
+it('what provisioning tools ask of every function is answered', async () => {
+  await client.send(fn());
+  const FunctionName = 'hello';
+  expect(await client.send(new GetFunctionCodeSigningConfigCommand({ FunctionName }))).toMatchObject({
+    CodeSigningConfigArn: '',
+    FunctionName,
+  });
+  expect((await client.send(new GetRuntimeManagementConfigCommand({ FunctionName }))).UpdateRuntimeOn).toBe('Auto');
+  expect((await client.send(new GetFunctionRecursionConfigCommand({ FunctionName }))).RecursiveLoop).toBe('Terminate');
+  expect((await client.send(new ListEventSourceMappingsCommand({ FunctionName }))).EventSourceMappings).toEqual([]);
+  const nobody = await refusal(() => client.send(new GetFunctionCodeSigningConfigCommand({ FunctionName: 'nobody' })));
+  expect(nobody.name).toBe('ResourceNotFoundException');
 });
 
 describe('versions and aliases', () => {

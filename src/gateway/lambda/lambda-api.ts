@@ -15,7 +15,7 @@ import { AsyncQueue } from './async-queue.ts';
 import { asyncHandlers, concurrencyHandlers, policyHandlers, tagHandlers } from './attached.ts';
 import { CodeLinks } from './code-links.ts';
 import { Destinations } from './destinations.ts';
-import { functionHandlers } from './functions.ts';
+import { functionHandlers, standingHandlers } from './functions.ts';
 import { Invocations } from './invoke.ts';
 import { layerHandlers } from './layers.ts';
 import { toRoutes } from './operation.ts';
@@ -87,6 +87,7 @@ export class LambdaApi {
     const links = new CodeLinks(store, clock);
     const handlers: Handlers = {
       ...functionHandlers(parts, links),
+      ...standingHandlers(parts),
       ...versionHandlers(parts),
       ...aliasHandlers(parts),
       ...layerHandlers(parts, links),

@@ -222,6 +222,30 @@ export const OPERATIONS = {
     scope: 'functions:write',
     summary: 'keeps no instances warm any more',
   },
+  GetFunctionCodeSigningConfig: {
+    method: 'GET',
+    path: '/2020-06-30/functions/{FunctionName}/code-signing-config',
+    scope: 'functions:read',
+    summary: 'says that code is not signed here',
+  },
+  GetRuntimeManagementConfig: {
+    method: 'GET',
+    path: '/2021-07-20/functions/{FunctionName}/runtime-management-config',
+    scope: 'functions:read',
+    summary: 'says that runtimes are those of this machine',
+  },
+  GetFunctionRecursionConfig: {
+    method: 'GET',
+    path: '/2024-08-31/functions/{FunctionName}/recursion-config',
+    scope: 'functions:read',
+    summary: 'says that chains of destinations end',
+  },
+  ListEventSourceMappings: {
+    method: 'GET',
+    path: '/2015-03-31/event-source-mappings',
+    scope: 'functions:read',
+    summary: 'says that there are none',
+  },
   Invoke: {
     method: 'POST',
     path: '/2015-03-31/functions/{FunctionName}/invocations',
