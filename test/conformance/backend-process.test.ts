@@ -1,23 +1,13 @@
-import { describe, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { ProcessBackend } from '../../plugins/process/index.ts';
 import type { ProcessBackendOptions } from '../../plugins/process/index.ts';
 import { runBackendConformance } from '../../src/conformance/conformance.ts';
-import { runs } from '../require.ts';
+import { requirePeer, runs } from '../require.ts';
 
 const OPEN_NETWORK = 'only namespaces keep a process from the network';
 const OWN_TMP = 'only a mount gives a process its own /tmp; it has a folder, which TMPDIR names';
 const CHILDREN = 'the permission model allows no child processes';
-const HAS_BOX = works(() => runs('bwrap', '--unshare-all', '--ro-bind', '/', '/', 'true'));
 const IS_ROOT = process.getuid?.() === 0;
-
-function works(probe: () => void): boolean {
-  try {
-    probe();
-    return true;
-  } catch {
-    return false;
-  }
-}
 
 function check(name: string, options: ProcessBackendOptions, skip: Readonly<Record<string, string>> = {}): void {
   runBackendConformance({ describe, it }, { name: `process, ${name}`, create: () => new ProcessBackend(options), skip });
@@ -30,10 +20,15 @@ const LOOSE = {
   ...(!IS_ROOT && { 'the Runtime API of another instance is out of reach': 'without root all instances are of one user' }),
 };
 
-if (HAS_BOX) {
+requirePeer('bwrap', () => {
+  runs('bwrap', '--unshare-all', '--ro-bind', '/', '/', 'true');
   check('bubblewrap', { sandbox: 'bubblewrap' });
   check('bubblewrap, none waiting', { sandbox: 'bubblewrap', blanks: 0 });
-}
+})('the sandbox is bubblewrap where it is there', async () => {
+  const backend = new ProcessBackend();
+  expect(await backend.describe()).toMatchObject({ sandbox: 'bubblewrap' });
+  await backend.close();
+});
 check(
   'permissions',
   { sandbox: 'permissions' },

@@ -3,7 +3,7 @@ import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSyn
 import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { ProcessBackend } from '../../plugins/process/index.ts';
 import type { ProcessBackendOptions } from '../../plugins/process/index.ts';
@@ -11,6 +11,7 @@ import { probeCgroups } from '../../plugins/process/cgroup.ts';
 import type { FunctionVersion, Instance, InstanceEnd, LaunchSpec } from '../../src/plugin.ts';
 import { startLambdaRuntimeApi } from '../../src/testing/lambda-runtime-api.ts';
 import type { LambdaOutcome, LambdaRuntimeApi } from '../../src/testing/lambda-runtime-api.ts';
+import { buildFixture } from '../fixtures/handler/process.ts';
 import { requirePeer, runs } from '../require.ts';
 
 let root: string;
@@ -429,6 +430,9 @@ describe('a hostile handler', () => {
     const backend = backendOf({ sandbox: 'bubblewrap', cpus: 0.5 });
     const { api, instance } = await launch(backend, functionOf(js('for (;;);')));
     const call = api.invoke('{}').catch(() => 'lost');
+    const [, group = ''] = /^\d+:cpu:(.*)$/m.exec(readFileSync(`/proc/${instance.handle['pid']}/cgroup`, 'utf8')) ?? [];
+    const throttled = (): number => Number(/^nr_throttled (\d+)$/m.exec(readFileSync(`/sys/fs/cgroup/cpu${group}/cpu.stat`, 'utf8'))?.[1]);
+    await vi.waitFor(() => expect(throttled()).toBeGreaterThan(2), { interval: 20, timeout: 20_000 });
     await backend.terminate(instance);
     expect(await instance.ended).toEqual({ reason: 'terminated', signal: 'SIGKILL' });
     await api.close();
@@ -551,3 +555,123 @@ async function processesCalled(commandLine: string): Promise<string[]> {
       }
     });
 }
+
+/** A runtime client that knows only host and port. */
+const PYTHON = `#!/usr/bin/python3
+import http.client, json, os
+api = http.client.HTTPConnection(os.environ['AWS_LAMBDA_RUNTIME_API'])
+while True:
+    api.request('GET', '/2018-06-01/runtime/invocation/next')
+    event = api.getresponse()
+    name, body = event.headers['Lambda-Runtime-Aws-Request-Id'], json.loads(event.read())
+    if body == 'exit': os._exit(5)
+    answer = json.dumps({'got': body, 'api': os.environ['AWS_LAMBDA_RUNTIME_API'], 'cwd': os.getcwd(), 'uid': os.getuid()})
+    api.request('POST', '/2018-06-01/runtime/invocation/' + name + '/response', answer)
+    api.getresponse().read()
+`;
+const testPython = requirePeer('python3', () => runs('/usr/bin/python3', '--version'));
+
+describe('a bootstrap', () => {
+  testPython('that knows only host and port reaches its Runtime API from a network of its own', async () => {
+    const backend = backendOf();
+    for (const runtime of ['provided.al2023', 'python3.13']) {
+      const { api, instance } = await launch(backend, functionOf({ bootstrap: PYTHON }, { runtime }));
+      const answer = bodyOf(await api.invoke('"x"')) as { got: string; api: string; cwd: string; uid: number };
+      expect(answer).toMatchObject({ got: 'x', cwd: '/var/task' });
+      expect(answer.api).toMatch(/^127\.0\.0\.1:\d+$/);
+      expect(answer.uid).not.toBe(0);
+      const call = api.invoke('"exit"').catch(() => 'lost');
+      expect(await instance.ended).toEqual({ reason: 'exited', exitCode: 5 });
+      await api.close();
+      expect(await call).toBe('lost');
+    }
+  });
+
+  test('of our handler bundle reaches it through the socket', async () => {
+    const { bootstrap } = await buildFixture();
+    const fn = functionOf(
+      {},
+      { runtime: 'provided.al2023', handler: 'handler.handler', code: { kind: 'folder', path: dirname(bootstrap), sha256: '' } },
+    );
+    chmodSync(dirname(bootstrap), 0o755);
+    const { api } = await launch(backendOf(), fn);
+    const event = JSON.stringify({ job_id: 2, call_id: 'k', args_base64: Buffer.from('job').toString('base64'), metadata: {} });
+    const { result_base64: result } = bodyOf(await api.invoke(event)) as { result_base64: string };
+    expect(Buffer.from(result, 'base64').toString()).toBe('job');
+  });
+
+  test('must be there and executable; a runtime must be one that can run here', async () => {
+    const backend = backendOf();
+    const refused = async (fn: FunctionVersion): Promise<unknown> => backend.launch((await specOf(fn)).spec);
+    const image = { kind: 'image', uri: 'example' } as const;
+    await expect(refused(functionOf({}, { runtime: 'provided.al2023' }))).rejects.toMatchObject({
+      code: 'CODE_MISSING',
+      message: expect.stringMatching(/bootstrap/),
+    });
+    const plain = functionOf({ bootstrap: '#!/bin/sh\n' }, { runtime: 'provided.al2023' });
+    if (plain.code.kind === 'folder') chmodSync(join(plain.code.path, 'bootstrap'), 0o644);
+    await expect(refused(plain)).rejects.toMatchObject({ code: 'CODE_MISSING', message: expect.stringMatching(/chmod \+x/) });
+    await expect(refused(functionOf({}, { runtime: 'python3.13' }))).rejects.toMatchObject({
+      code: 'RUNTIME_UNSUPPORTED',
+      message: expect.stringMatching(/nodejs20\.x, nodejs22\.x, nodejs24\.x, and provided\.\*/),
+    });
+    await expect(refused(functionOf({}, { runtime: 'java25' }))).rejects.toMatchObject({ code: 'RUNTIME_UNSUPPORTED' });
+    await expect(refused(functionOf({}, { code: image }))).rejects.toMatchObject({
+      code: 'RUNTIME_UNSUPPORTED',
+      message: expect.stringMatching(/container/),
+    });
+    expect(existsSync(join(root, 'instances/owner')) ? readdirSync(join(root, 'instances/owner')) : []).toEqual([]);
+  });
+});
+
+describe('waiting processes', () => {
+  test('serve one function each, and bring no secret of another', async () => {
+    const backend = backendOf({ blanks: 1 });
+    const one = functionOf(
+      js(
+        "require('fs').writeFileSync('/tmp/left', 'x'); return [process.pid, process.env.SECRET, require('fs').readdirSync('/var/task')];",
+      ),
+    );
+    const environment = (secret: string): Record<string, string> => ({
+      _HANDLER: 'index.handler',
+      LAMBDA_TASK_ROOT: '/var/task',
+      SECRET: secret,
+    });
+    const first = await launch(backend, one, { environment: environment('first') });
+    await untilBlanks(backend, 1);
+    const second = await launch(backend, one, { environment: environment('second') });
+    await untilBlanks(backend, 1);
+    const other = functionOf(
+      {
+        'other.js':
+          "exports.handler = async () => [process.env.SECRET ?? null, require('fs').readdirSync('/var/task'), require('fs').existsSync('/tmp/left')];",
+      },
+      { handler: 'other.handler' },
+    );
+    const third = await launch(backend, other, { environment: { _HANDLER: 'other.handler', LAMBDA_TASK_ROOT: '/var/task' } });
+    expect(bodyOf(await first.api.invoke('{}'))).toEqual([2, 'first', ['index.js']]);
+    expect(bodyOf(await second.api.invoke('{}'))).toEqual([2, 'second', ['index.js']]);
+    expect(bodyOf(await third.api.invoke('{}'))).toEqual([null, ['other.js'], false]);
+    expect(new Set([first, second, third].map(({ instance }) => instance.handle['pid'])).size).toBe(3);
+  });
+
+  test('are not used for more code than can be put there quickly, or for what must be there from the start', async () => {
+    const backend = backendOf({ blanks: 1 });
+    const files = Object.fromEntries(Array.from({ length: 300 }, (_, index) => [`file-${index}.js`, '']));
+    const large = functionOf({
+      ...files,
+      ...js(
+        "return [require('fs').readdirSync('/var/task').length, process.env.NODE_OPTIONS ?? null, process.execArgv, require('inspector').url() ?? null, process.title];",
+      ),
+    });
+    await launch(backend, large);
+    await untilBlanks(backend, 1);
+    const second = await launch(backend, large);
+    expect((bodyOf(await second.api.invoke('{}')) as unknown[])[0]).toBe(301);
+    await untilBlanks(backend, 1);
+    const environment = { _HANDLER: 'index.handler', LAMBDA_TASK_ROOT: '/var/task', NODE_OPTIONS: '--title=mine' };
+    const third = await launch(backend, large, { environment });
+    const answer = bodyOf(await third.api.invoke('{}')) as unknown[];
+    expect([answer[1], answer[4]]).toEqual(['--title=mine', 'mine']);
+  });
+});
