@@ -8,27 +8,34 @@ export interface Numbered<T> {
 
 interface Ring<T> {
   readonly entries: Numbered<T>[];
+  weight: number;
   usedAt: number;
 }
 
-export interface EventLogOptions {
+export interface EventLogOptions<T> {
   /** Tells the numbers of this process from those of an earlier one. */
   readonly epoch: string;
   /** Kept of each topic. */
   readonly entriesMax: number;
   readonly topicsMax: number;
+  /** Of one entry, and the most of all entries of a topic: what they hold, where that differs much. Default: weightless. */
+  readonly weightOf?: (item: T) => number;
+  readonly weightMax?: number;
 }
+
+/** More than is kept, before it is cut. */
+const SLACK = 1.25;
 
 /** What a reader sees. */
 export type EventReader<T> = Pick<EventLog<T>, 'lastId' | 'read' | 'listen'>;
 
 export class EventLog<T> {
-  readonly #options: EventLogOptions;
+  readonly #options: EventLogOptions<T>;
   readonly #rings = new Map<string, Ring<T>>();
   readonly #listeners = new Set<(entry: Numbered<T>) => void>();
   #count = 0;
 
-  constructor(options: EventLogOptions) {
+  constructor(options: EventLogOptions<T>) {
     this.#options = options;
   }
 
@@ -43,8 +50,10 @@ export class EventLog<T> {
     const ring = this.#rings.get(topic) ?? this.#newRing(topic);
     ring.usedAt = this.#count;
     ring.entries.push(entry);
+    ring.weight += this.#weightOf(entry);
+    const { entriesMax, weightMax = Infinity } = this.#options;
     // Cut in larger pieces: to remove the first of many costs as much as to remove a hundred.
-    if (ring.entries.length > this.#options.entriesMax * 1.25) ring.entries.splice(0, ring.entries.length - this.#options.entriesMax);
+    if (ring.entries.length > entriesMax * SLACK || ring.weight > weightMax * SLACK) this.#cut(ring);
     for (const listener of this.#listeners) listener(entry);
   }
 
@@ -65,6 +74,21 @@ export class EventLog<T> {
     return () => this.#listeners.delete(listener);
   }
 
+  #weightOf({ item }: Numbered<T>): number {
+    return this.#options.weightOf?.(item) ?? 0;
+  }
+
+  #cut(ring: Ring<T>): void {
+    const { entriesMax, weightMax = Infinity } = this.#options;
+    let from = 0;
+    for (const entry of ring.entries) {
+      if (ring.entries.length - from <= entriesMax && ring.weight <= weightMax) break;
+      ring.weight -= this.#weightOf(entry);
+      from += 1;
+    }
+    ring.entries.splice(0, from);
+  }
+
   #firstAfter(entries: readonly Numbered<T>[], after: number): number {
     let low = 0;
     let high = entries.length;
@@ -81,7 +105,7 @@ export class EventLog<T> {
       const [oldest] = [...this.#rings].reduce((left, right) => (left[1].usedAt <= right[1].usedAt ? left : right));
       this.#rings.delete(oldest);
     }
-    const ring = { entries: [], usedAt: 0 };
+    const ring = { entries: [], usedAt: 0, weight: 0 };
     this.#rings.set(topic, ring);
     return ring;
   }

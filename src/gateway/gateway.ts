@@ -79,6 +79,8 @@ const LIMITS_DEFAULT: ServerLimits = {
   stallMs: 30_000,
   bodiesBytesMax: 512 * MIB,
 };
+/** Of the lines of one function that are kept. */
+const LOG_CHARACTERS_MAX = MIB;
 const CLOSE_MS = 10_000;
 const COLLECT_MS = 10 * 60_000;
 
@@ -132,7 +134,13 @@ export class Gateway {
       );
     this.#defaultBackend = backend;
     const epoch = randomBytes(4).toString('hex');
-    this.#logs = new EventLog({ epoch, entriesMax: 1_000, topicsMax: 1_000 });
+    this.#logs = new EventLog({
+      epoch,
+      entriesMax: 1_000,
+      topicsMax: 1_000,
+      weightOf: ({ text }) => text.length,
+      weightMax: LOG_CHARACTERS_MAX,
+    });
     this.#events = new EventLog({ epoch, entriesMax: 10_000, topicsMax: 4 });
   }
 

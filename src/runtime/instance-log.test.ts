@@ -75,6 +75,24 @@ describe('the lines of functions', () => {
     expect([texts(book.read('wash')), book.read('nobody'), book.read('cook', { limit: 0 })]).toEqual([['other'], [], []]);
   });
 
+  test('long ones are kept up to a size, so that few of them are', () => {
+    const book = new LogBook();
+    for (let count = 0; count < 1_000; count += 1) book.write(line(String(count).padEnd(16 * 1024)));
+    const kept = book.read('cook');
+    expect(kept.at(-1)?.text.trimEnd()).toBe('999');
+    expect(kept.length).toBeGreaterThanOrEqual(64);
+    expect(kept.length).toBeLessThan(128);
+  });
+
+  test('of very many functions those that were silent for longest are forgotten', () => {
+    const book = new LogBook();
+    for (let count = 0; count < 1_000; count += 1) book.write(line('a', { name: `f${count}` }));
+    book.write(line('b', { name: 'f0' }));
+    book.write(line('a', { name: 'another' }));
+    expect(texts(book.read('f0'))).toEqual(['a', 'b']);
+    expect([book.read('f1'), texts(book.read('f2')), texts(book.read('another'))]).toEqual([[], ['a'], ['a']]);
+  });
+
   test('those of one instance', () => {
     const book = new LogBook();
     book.write(line('a'));

@@ -4,6 +4,10 @@ import { StringDecoder } from 'node:string_decoder';
 import type { LogLine } from './runtime.ts';
 
 const LINES_MAX = 1_000;
+/** Of all lines of a function. */
+const CHARACTERS_MAX = 1024 * 1024;
+/** Functions whose lines are kept; the one that was silent for longest goes first. */
+const FUNCTIONS_MAX = 1_000;
 const LINE_CHARACTERS_MAX = 16 * 1024;
 const TAIL_BYTES = 4 * 1024;
 /** Chunks that are kept for tails before the old ones are put together. */
@@ -11,25 +15,34 @@ const CHUNKS_MAX = 64;
 
 export type LogListener = (line: LogLine) => void;
 
+interface Ring {
+  lines: LogLine[];
+  characters: number;
+  /** Number of its newest line. */
+  newest: number;
+}
+
 /** The lines of all functions. */
 export class LogBook {
-  readonly #rings = new Map<string, LogLine[]>();
+  readonly #rings = new Map<string, Ring>();
   readonly #listeners = new Set<LogListener>();
+  #count = 0;
 
   write(line: LogLine): void {
-    let ring = this.#rings.get(line.name);
-    if (!ring) this.#rings.set(line.name, (ring = []));
-    ring.push(line);
+    const ring = this.#rings.get(line.name) ?? this.#newRing(line.name);
+    ring.newest = this.#count += 1;
+    ring.lines.push(line);
+    ring.characters += line.text.length;
     // Cut in blocks: to shift for each line would move them all.
-    if (ring.length >= 2 * LINES_MAX) ring.splice(0, ring.length - LINES_MAX);
+    if (ring.lines.length >= 2 * LINES_MAX || ring.characters >= 2 * CHARACTERS_MAX) cut(ring);
     for (const listener of this.#listeners) listener(line);
   }
 
   /** The newest lines, oldest first. */
   read(name: string, options: { readonly limit?: number; readonly instanceId?: string } = {}): LogLine[] {
     const { limit = LINES_MAX, instanceId } = options;
-    const ring = this.#rings.get(name) ?? [];
-    const lines = instanceId === undefined ? ring : ring.filter((line) => line.instanceId === instanceId);
+    const all = this.#rings.get(name)?.lines ?? [];
+    const lines = instanceId === undefined ? all : all.filter((line) => line.instanceId === instanceId);
     return limit < 1 ? [] : lines.slice(-Math.min(limit, LINES_MAX));
   }
 
@@ -38,9 +51,24 @@ export class LogBook {
     return () => this.#listeners.delete(listener);
   }
 
-  forget(name: string): void {
-    this.#rings.delete(name);
+  #newRing(name: string): Ring {
+    if (this.#rings.size >= FUNCTIONS_MAX) {
+      const [silent] = [...this.#rings].reduce((left, right) => (left[1].newest <= right[1].newest ? left : right));
+      this.#rings.delete(silent);
+    }
+    const ring = { lines: [], characters: 0, newest: 0 };
+    this.#rings.set(name, ring);
+    return ring;
   }
+}
+
+/** Leaves the newest lines. */
+function cut(ring: Ring): void {
+  let from = Math.max(0, ring.lines.length - LINES_MAX);
+  let characters = ring.lines.slice(from).reduce((sum, { text }) => sum + text.length, 0);
+  for (; characters > CHARACTERS_MAX; from += 1) characters -= ring.lines[from]?.text.length ?? 0;
+  ring.lines = ring.lines.slice(from);
+  ring.characters = characters;
 }
 
 type Stream = LogLine['stream'];
