@@ -1,7 +1,7 @@
 /**
  * Runs every benchmark of this folder, one after the other, each in a process of its own. Each prints its ratios.
  *
- * `npm run bench -- [part of a name]`; exit status 1 when one fails.
+ * `npm run bench -- [parts of names]`; exit status 1 when one fails.
  */
 
 import { spawn } from 'node:child_process';
@@ -11,11 +11,11 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const folder = dirname(fileURLToPath(import.meta.url));
-const wanted = process.argv[2] ?? '';
+const wanted = process.argv.slice(2);
 const names = readdirSync(folder)
-  .filter((name) => name.endsWith('.bench.ts') && name.includes(wanted))
+  .filter((name) => name.endsWith('.bench.ts') && (wanted.length === 0 || wanted.some((part) => name.includes(part))))
   .toSorted();
-if (names.length === 0) throw new Error(`no benchmark has ${JSON.stringify(wanted)} in its name`);
+if (names.length === 0) throw new Error(`no benchmark has one of ${JSON.stringify(wanted)} in its name`);
 
 // An inherited bundle of certificates triples the time that node takes to start, which some of them measure.
 const { NODE_EXTRA_CA_CERTS: _certificates, NODE_OPTIONS: _options, ...env } = process.env;
