@@ -34,6 +34,8 @@ export interface FunctionFiles {
 export class InstanceLab {
   readonly folder = mkdtempSync(join(tmpdir(), 'instances-'));
   readonly ownerId = `test-${randomUUID()}`;
+  /** Ids of all that were launched. */
+  readonly launched: string[] = [];
   readonly #closing: (() => Promise<void>)[] = [];
 
   /** A handler as `index.mjs`, or several files. */
@@ -71,6 +73,7 @@ export class InstanceLab {
 
   async launch(backend: InstanceBackend, fn: FunctionVersion, signal: AbortSignal = new AbortController().signal): Promise<Launched> {
     const instanceId = `i-${randomUUID()}`;
+    this.launched.push(instanceId);
     const api = await startApi(join(this.folder, `${instanceId.slice(0, 12)}.sock`));
     this.#closing.push(api.close);
     let written = '';
