@@ -21,6 +21,7 @@ const COMMENT_BYTES_MAX = 65_535;
 const MADE_BY_UNIX = 0x0314;
 const VERSION_NEEDED = 20;
 const REGULAR_FILE = 0o100644;
+const EXECUTABLE_FILE = 0o100755;
 /** 1 January 1980: the earliest that a zip can say. */
 const DATE = 0x21;
 
@@ -41,6 +42,8 @@ interface Directory {
   readonly count: number;
   readonly offset: number;
   readonly bytes: number;
+  /** Of the entry of bootstrap. */
+  readonly bootstrapAt: number;
 }
 
 /** Only as much as is needed here: the store checks the whole zip when it unpacks it. */
@@ -54,18 +57,24 @@ function readDirectory(zip: Buffer): Directory {
   const offset = zip.readUInt32LE(end + 16);
   if (offset + bytes > end || count === 0xffff) throw bad('is not a zip file that can be read: its directory lies outside of it');
   const names: string[] = [];
+  let bootstrapAt = offset;
   let at = offset;
   for (let index = 0; index < count; index += 1) {
     if (at + 46 > end || zip.readUInt32LE(at) !== ENTRY) throw bad('is not a zip file that can be read: its directory is damaged');
     const nameBytes = zip.readUInt16LE(at + 28);
-    names.push(zip.toString('utf8', at + 46, at + 46 + nameBytes));
+    const name = zip.toString('utf8', at + 46, at + 46 + nameBytes);
+    if (name === 'bootstrap') bootstrapAt = at;
+    names.push(name);
     at += 46 + nameBytes + zip.readUInt16LE(at + 30) + zip.readUInt16LE(at + 32);
   }
-  return { names, count, offset, bytes };
+  return { names, count, offset, bytes, bootstrapAt };
 }
 
-/** The same zip with one more file, stored as it is. */
-function withFile(zip: Uint8Array, { count, offset, bytes }: Directory, content: Uint8Array): Uint8Array {
+/** The same zip with one more file, stored as it is, and a bootstrap that can be executed, whatever its packer said. */
+function withFile(zip: Uint8Array, { count, offset, bytes, bootstrapAt }: Directory, content: Uint8Array): Uint8Array {
+  const directory = Buffer.from(zip.subarray(offset, offset + bytes));
+  directory.writeUInt16LE(MADE_BY_UNIX, bootstrapAt - offset + 4);
+  directory.writeUInt32LE((EXECUTABLE_FILE << 16) >>> 0, bootstrapAt - offset + 38);
   const name = Buffer.from(SHIM_FILE);
   const common = Buffer.alloc(26);
   common.writeUInt16LE(VERSION_NEEDED, 0);
@@ -87,7 +96,7 @@ function withFile(zip: Uint8Array, { count, offset, bytes }: Directory, content:
   end.writeUInt16LE(count + 1, 10);
   end.writeUInt32LE(bytes + entry.length, 12);
   end.writeUInt32LE(offset + local.length, 16);
-  return Buffer.concat([zip.subarray(0, offset), local, zip.subarray(offset, offset + bytes), entry, end]);
+  return Buffer.concat([zip.subarray(0, offset), local, directory, entry, end]);
 }
 
 function uint32(value: number): Buffer {
