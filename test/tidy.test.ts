@@ -84,6 +84,7 @@ const AMBIENT_FILES: Readonly<Record<string, string>> = {
   'src/runtime/node-client.ts': 'it is the program inside an instance',
   'src/runtime/node-client-lane.ts': 'it is part of the program inside an instance',
   'src/runtime/node-client-handler.ts': 'it is part of the program inside an instance',
+  'src/gateway/client-wire.ts': 'it runs in browsers, where nobody has a clock to give',
   'src/job/middleware.ts': 'its default clock is part of the handler bundle, which carries no other',
 };
 const AMBIENT_ROOMS = new Set(['cli', 'handler', 'testing', 'conformance']);

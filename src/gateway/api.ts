@@ -6,7 +6,7 @@ import type { Infer } from './schema.ts';
 
 const NAME = text({ about: 'name of a function', charsMax: 256, pattern: /^[A-Za-z0-9_@.-]+$/ });
 export const QUALIFIER = text({ about: 'a version or an alias; default $LATEST', charsMax: 128, pattern: /^[A-Za-z0-9$_-]+$/ });
-export const BACKEND = text({ about: 'name of a backend; default: the default of this gateway', charsMax: 32, pattern: /^[a-z0-9-]+$/ });
+const BACKEND = text({ about: 'name of a backend; default: the default of this gateway', charsMax: 32, pattern: /^[a-z0-9-]+$/ });
 
 /** What an author sets, all of it optional: the provider's defaults hold. */
 export const SETTINGS = {

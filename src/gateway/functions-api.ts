@@ -24,7 +24,7 @@ export interface FunctionsApiOptions {
 
 const MIB = 1024 * 1024;
 const JSON_BODY_BYTES_MAX = MIB;
-export const BASE = '/api/v1/functions';
+const BASE = '/api/v1/functions';
 export const ONE = `${BASE}/{name}`;
 const FUNCTION_ANSWER: RouteDoc['responses'] = { 200: { about: 'the function', schema: FUNCTION.json } };
 const AFTER = optional(text({ about: 'what the page before gave as next', charsMax: 256 }));
@@ -86,7 +86,7 @@ interface Creation {
 
 async function createFunction({ functions, provider, request, input, code }: Creation): Promise<Reply> {
   const { name, backend } = input;
-  if (backend !== undefined) functions.runtimeNamed(backend);
+  if (backend !== undefined) functions.checkBackend(backend);
   const record = await functions.store.create({
     name,
     code,
@@ -107,7 +107,7 @@ async function putFunction(
   // Each was parsed by the schema of its name.
   const input = { name, ...parseQuery(request, settingsQuery) } as CreateFunction;
   if (!exists(functions, name)) return createFunction({ ...options, input, code });
-  if (input.backend !== undefined) functions.runtimeNamed(input.backend);
+  if (input.backend !== undefined) functions.checkBackend(input.backend);
   const settings = settingsOf(input);
   const before = functions.store.get(name);
   const extra = input.backend === undefined ? {} : { extra: { ...before.extra, backend: input.backend } };
@@ -196,7 +196,7 @@ function changeRoutes({ functions }: FunctionsApiOptions): Route[] {
       async handle(request) {
         const input = UPDATE_FUNCTION.parse(parseJson(request.body, 'the body'), 'the body');
         const { backend, revision_id: revisionId } = input;
-        if (backend !== undefined) functions.runtimeNamed(backend);
+        if (backend !== undefined) functions.checkBackend(backend);
         const before = functions.store.get(name(request));
         const patch = { ...settingsOf(input), ...(backend !== undefined && { extra: { ...before.extra, backend } }) };
         const record = await functions.store.updateSettings(name(request), patch, revisionId === undefined ? {} : { revisionId });
@@ -308,7 +308,7 @@ export function parseQuery(request: GatewayRequest, known: Readonly<Record<strin
   return values;
 }
 
-export function qualifierOf(request: GatewayRequest): string | undefined {
+function qualifierOf(request: GatewayRequest): string | undefined {
   const { qualifier } = parseQuery(request, { qualifier: QUALIFIER });
   return qualifier as string | undefined;
 }
@@ -358,7 +358,7 @@ export function settingsOf(input: Omit<Settings, 'revision_id'>): Partial<Functi
 }
 
 /** Values of variables are for those who may change the function. */
-export function documentOf(functions: Functions, record: FunctionRecord, { caller }: Pick<GatewayRequest, 'caller'>): FunctionDocument {
+function documentOf(functions: Functions, record: FunctionRecord, { caller }: Pick<GatewayRequest, 'caller'>): FunctionDocument {
   const { code } = record;
   return {
     name: record.name,

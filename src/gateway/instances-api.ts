@@ -113,7 +113,7 @@ function groupRoutes(functions: Functions): Route[] {
   ];
 }
 
-export function instanceDocument(instance: ReturnType<Functions['instances']>[number]): InstanceDocument {
+function instanceDocument(instance: ReturnType<Functions['instances']>[number]): InstanceDocument {
   const { id, backend, name, version, fingerprint, state, running, calls, startedAt, handle } = instance;
   return {
     id,

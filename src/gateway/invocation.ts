@@ -10,7 +10,7 @@ import type { GatewayRequest, Reply } from './http.ts';
 const TRACE_PARENT = /^00-([0-9a-f]{8})([0-9a-f]{24})-([0-9a-f]{16})-([0-9a-f]{2})$/;
 
 /** W3C Trace Context as the header that Lambda gives to functions. */
-export function traceIdOf(headers: GatewayRequest['headers']): string | undefined {
+function traceIdOf(headers: GatewayRequest['headers']): string | undefined {
   const own = headers['x-amzn-trace-id'];
   if (own !== undefined && own.length <= 256) return own;
   const [, time, rest, parent, flags] = TRACE_PARENT.exec(headers['traceparent'] ?? '') ?? [];

@@ -281,7 +281,7 @@ describe('clients', () => {
     async () => {
       const { url } = await startCommand(await newFolder());
       const { stderr } = await run('python3', ['-m', 'unittest', 'discover', '-s', join(ROOT, 'examples/python')], {
-        env: { PATH: process.env['PATH'], GATEWAY_URL: url },
+        env: { PATH: process.env['PATH'], GATEWAY_URL: url, PYTHONDONTWRITEBYTECODE: '1' },
       });
       expect(stderr).toMatch(/Ran 5 tests[^]*OK\n$/);
     },

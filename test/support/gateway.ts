@@ -17,7 +17,7 @@ export function onEnd(cleanUp: () => unknown): void {
   cleanUps.push(cleanUp);
 }
 
-export async function cleanUpAll(): Promise<void> {
+async function cleanUpAll(): Promise<void> {
   for (const cleanUp of cleanUps.splice(0).toReversed()) await cleanUp();
 }
 
