@@ -35,11 +35,14 @@ export interface Settings {
   readonly memory_mb?: number;
   readonly timeout_ms?: number;
   readonly ephemeral_mb?: number;
+  readonly concurrency_per_instance?: number;
 }
 
 export interface GatewayOptions {
   readonly folder: string;
   readonly backend: string;
+  /** Where to write what its processor does, when it ends. */
+  readonly profile?: string;
 }
 
 export class GatewayProcess {
@@ -59,10 +62,11 @@ export class GatewayProcess {
   }
 
   /** Resolves when it listens. */
-  static async start({ folder, backend }: GatewayOptions): Promise<GatewayProcess> {
+  static async start({ folder, backend, profile }: GatewayOptions): Promise<GatewayProcess> {
     const script = `import { main } from ${JSON.stringify(MAIN)}; process.exitCode = await main(process.argv.slice(1));`;
     const args = ['gateway', '--json', '--port', '0', '--backend', backend, '--data-dir', folder];
-    const child = spawn(process.execPath, ['--input-type=module', '-e', script, '--', ...args], {
+    const flags = profile === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${profile}`];
+    const child = spawn(process.execPath, [...flags, '--input-type=module', '-e', script, '--', ...args], {
       env: { PATH: process.env['PATH'], HOME: folder, ...(process.env['DOCKER_HOST'] && { DOCKER_HOST: process.env['DOCKER_HOST'] }) },
       stdio: ['ignore', 'pipe', 'pipe'],
     });

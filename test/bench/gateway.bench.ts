@@ -1,0 +1,249 @@
+/**
+ * Calls per second through the gateway, of a function that runs as a process, against the same handler behind a bare `node:http` server, and
+ * against a `node:http` server that passes calls on to a process over a unix socket, which is how any gateway is built. And what it takes
+ * to start 8 instances at once.
+ *
+ * What is printed is the time of ours for one of the peer's: the goal of 0.6 of the calls of the bare server is its reciprocal.
+ * `--profile FOLDER` writes what the processor of the gateway does there.
+ */
+
+import { spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { parseArgs } from 'node:util';
+import { GatewayProcess } from '../prove/containers-gateway.ts';
+import { interleaved, median } from './measure.ts';
+
+const { values } = parseArgs({
+  options: {
+    rounds: { type: 'string', default: '5' },
+    'slice-ms': { type: 'string', default: '1500' },
+    connections: { type: 'string', default: '1,16,64' },
+    profile: { type: 'string' },
+    'no-starts': { type: 'boolean', default: false },
+  },
+});
+const ROUNDS = Number(values.rounds);
+const SLICE_MS = Number(values['slice-ms']);
+const CONNECTIONS = values.connections.split(',').map(Number);
+const GOAL = 1 / 0.6;
+const STARTS = 8;
+const EVENT = JSON.stringify({ name: 'Ada', numbers: [1, 2, 3] });
+const HANDLER =
+  'export const handler = async (event) => ({ greeting: `Hello, ${event.name}`, sum: event.numbers.reduce((a, b) => a + b, 0) });\n';
+
+/** The handler as a server of its own; `forward`: in another process, behind a server that passes on. */
+const SERVER = `
+import { Agent, createServer, request as send } from 'node:http';
+import { handler } from './index.mjs';
+const [kind, socketPath] = process.argv.slice(2);
+const read = (stream, done) => {
+  const chunks = [];
+  stream.on('data', (chunk) => chunks.push(chunk));
+  stream.on('end', () => done(Buffer.concat(chunks)));
+};
+const answer = (request, response) => read(request, async (body) => {
+  const text = JSON.stringify(await handler(JSON.parse(body.toString())));
+  response.writeHead(200, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) });
+  response.end(text);
+});
+const agent = new Agent({ keepAlive: true });
+const forward = (request, response) => read(request, (body) => {
+  const headers = { 'content-type': 'application/json', 'content-length': body.length };
+  const passed = send({ socketPath, agent, method: 'POST', path: '/', headers }, (received) => read(received, (text) => {
+    response.writeHead(200, { 'content-type': 'application/json', 'content-length': text.length });
+    response.end(text);
+  }));
+  passed.end(body);
+});
+const server = createServer(kind === 'forward' ? forward : answer);
+server.keepAliveTimeout = 0;
+server.listen(kind === 'behind' ? socketPath : 0, () => console.log(server.address().port ?? 'up'));
+process.on('SIGTERM', () => process.exit());
+`;
+
+interface Served {
+  /** Its processor time is told as well. */
+  readonly pid: number;
+  readonly port: number;
+  readonly path: string;
+}
+
+async function serve(folder: string, args: readonly string[]): Promise<{ readonly child: ChildProcess; readonly port: number }> {
+  const child = spawn(process.execPath, [join(folder, 'server.mjs'), ...args], { env: {}, stdio: ['ignore', 'pipe', 'inherit'] });
+  for await (const line of createInterface({ input: child.stdout })) return { child, port: Number(line) };
+  throw new Error('the server ended');
+}
+
+const TICK_MICROSECONDS = 10_000;
+
+function processorMicroseconds(pid: number): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+  const [user, system] = stat
+    .slice(stat.lastIndexOf(')') + 2)
+    .split(' ')
+    .slice(11, 13)
+    .map(Number);
+  return ((user ?? 0) + (system ?? 0)) * TICK_MICROSECONDS;
+}
+
+/** Of each round, by process: microseconds of processor per call. */
+const processor = new Map<number, number[]>();
+
+/** So many connections, one call after the other on each, for so long: calls per second. Its own work per call is as little as can be. */
+async function callsPerSecond({ pid, port, path }: Served, connections: number): Promise<number> {
+  const head = `POST ${path} HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\nContent-Type: application/json\r\nContent-Length: ${EVENT.length}\r\n\r\n`;
+  const request = Buffer.from(head + EVENT);
+  let calls = 0;
+  let isOver = false;
+  const client = (): Promise<void> =>
+    new Promise((resolve, reject) => {
+      const socket = connect(port, '127.0.0.1', () => socket.write(request));
+      socket.setNoDelay(true);
+      let received: Buffer = Buffer.alloc(0);
+      socket.on('error', reject);
+      socket.on('data', (chunk: Buffer) => {
+        received = received.length === 0 ? chunk : Buffer.concat([received, chunk]);
+        const end = received.indexOf('\r\n\r\n');
+        if (end < 0) return;
+        const text = received.toString('latin1', 0, end).toLowerCase();
+        const at = text.indexOf('content-length: ');
+        const length = Number.parseInt(text.slice(at + 16, at + 26), 10);
+        if (received.length < end + 4 + length) return;
+        if (!text.startsWith('http/1.1 200')) {
+          reject(new Error(received.toString()));
+          return;
+        }
+        received = Buffer.alloc(0);
+        calls += 1;
+        if (!isOver) {
+          socket.write(request);
+          return;
+        }
+        socket.end();
+        resolve();
+      });
+    });
+  const before = processorMicroseconds(pid);
+  const started = performance.now();
+  const clients = Promise.all(Array.from({ length: connections }, client));
+  const timer = setTimeout(() => (isOver = true), SLICE_MS);
+  await clients;
+  clearTimeout(timer);
+  processor.set(pid, [...(processor.get(pid) ?? []), (processorMicroseconds(pid) - before) / calls]);
+  return (calls * 1_000) / (performance.now() - started);
+}
+
+function print(name: string, ratio: number, { detail, goal }: { readonly detail: string; readonly goal?: number }): void {
+  const isMissed = goal !== undefined && ratio > goal;
+  if (isMissed) process.exitCode = 1;
+  const verdict = goal === undefined ? '' : `  goal <= ${goal.toPrecision(3)} ${isMissed ? 'MISSED' : 'ok'}`;
+  console.log(`${name.padEnd(58)} ${ratio.toPrecision(3).padStart(6)}  ${detail}${verdict}`);
+}
+
+async function compareCalls(
+  name: string,
+  sides: { readonly ours: Served; readonly peer: Served },
+  options: { connections: number; goal?: number },
+): Promise<void> {
+  const { connections, goal } = options;
+  // One that is not counted: instances come up, code gets warm.
+  await callsPerSecond(sides.ours, connections);
+  await callsPerSecond(sides.peer, connections);
+  processor.clear();
+  const side = (served: Served) => async () => 1e6 / (await callsPerSecond(served, connections));
+  const { ours, peer, ratios } = await interleaved({ ours: side(sides.ours), peer: side(sides.peer) }, ROUNDS);
+  const rate = (times: readonly number[]): string => (1e6 / median(times)).toFixed(0);
+  const ratio = median(ratios);
+  const used = ({ pid }: Served): string => median(processor.get(pid) ?? []).toFixed(0);
+  print(`${name}, ${connections} connection${connections === 1 ? '' : 's'}`, ratio, {
+    detail: `${rate(ours)} vs ${rate(peer)} calls/s, ${(1 / ratio).toFixed(2)} of its calls; processor ${used(sides.ours)} vs ${used(sides.peer)} us per call`,
+    ...(goal !== undefined && { goal }),
+  });
+}
+
+async function calls(folder: string): Promise<void> {
+  writeFileSync(join(folder, 'index.mjs'), HANDLER);
+  writeFileSync(join(folder, 'server.mjs'), SERVER);
+  const socketPath = join(folder, 'behind.sock');
+  const servers = [
+    await serve(folder, ['bare']),
+    await serve(folder, ['behind', socketPath]),
+    await serve(folder, ['forward', socketPath]),
+  ];
+  const gateway = await GatewayProcess.start({
+    folder: join(folder, 'd'),
+    backend: 'process',
+    ...(values.profile !== undefined && { profile: values.profile }),
+  });
+  const [bare, , forward] = servers.map(({ port, child }) => ({ pid: child.pid ?? -1, port, path: '/' }));
+  try {
+    await gateway.deploy('greet', HANDLER, { memory_mb: 256 });
+    await gateway.deploy('greet-many', HANDLER, { memory_mb: 256, concurrency_per_instance: 64 });
+    const port = Number(new URL(gateway.url).port);
+    const { pid } = gateway;
+    const v1 = (name: string): Served => ({ pid, port, path: `/api/v1/functions/${name}/invoke` });
+    const lambda: Served = { pid, port, path: '/2015-03-31/functions/greet/invocations' };
+    if (!bare || !forward) throw new Error('a server is missing');
+    for (const connections of CONNECTIONS) {
+      await compareCalls('/api/v1 to bare node:http', { ours: v1('greet'), peer: bare }, { connections, goal: GOAL });
+      await compareCalls('Lambda API to bare node:http', { ours: lambda, peer: bare }, { connections, goal: GOAL });
+      if (connections > 1)
+        await compareCalls(
+          '/api/v1, 64 calls per instance, to bare node:http',
+          { ours: v1('greet-many'), peer: bare },
+          { connections, goal: GOAL },
+        );
+      await compareCalls('/api/v1 to node:http that passes on to a process', { ours: v1('greet'), peer: forward }, { connections });
+    }
+  } finally {
+    await gateway.end('SIGTERM');
+    for (const { child } of servers) {
+      const over = once(child, 'exit');
+      child.kill();
+      await over;
+    }
+  }
+}
+
+/** Each in a gateway of its own function: milliseconds until all of so many first calls are answered. */
+async function starts(folder: string, backend: string): Promise<void> {
+  const gateway = await GatewayProcess.start({ folder: join(folder, backend), backend });
+  const slow = 'export const handler = async () => { await new Promise((resolve) => setTimeout(resolve, 250)); return 1; };';
+  let count = 0;
+  const first = (instances: number) => async (): Promise<number> => {
+    count += 1;
+    const name = `cold-${count}`;
+    await gateway.deploy(name, slow, { memory_mb: 256, timeout_ms: 30_000 });
+    const started = performance.now();
+    const results = await Promise.all(Array.from({ length: instances }, () => gateway.call(name, {})));
+    const tookMs = performance.now() - started - 250;
+    if (results.some(({ status, isCold }) => status !== 200 || !isCold)) throw new Error('a call was not the first of its instance');
+    await gateway.remove(name);
+    return tookMs;
+  };
+  try {
+    await first(1)();
+    const { ours, peer, ratios } = await interleaved({ ours: first(STARTS), peer: first(1) }, ROUNDS);
+    print(`${STARTS} cold starts at once to one, ${backend}`, median(ratios), {
+      detail: `${median(ours).toFixed(0)} ms vs ${median(peer).toFixed(0)} ms`,
+      goal: STARTS,
+    });
+  } finally {
+    await gateway.end('SIGTERM');
+  }
+}
+
+const folder = mkdtempSync(join(tmpdir(), 'gb-'));
+chmodSync(folder, 0o711);
+try {
+  await calls(folder);
+  if (!values['no-starts']) for (const backend of ['process', 'docker']) await starts(folder, backend);
+} finally {
+  rmSync(folder, { recursive: true, force: true });
+}
