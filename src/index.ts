@@ -62,6 +62,7 @@ export type {
 } from './chain/chain.ts';
 export { connectRpcChain } from './chain/connect.ts';
 export type { RpcChainClient, RpcChainClientOptions } from './chain/rpc.ts';
+export type { FunctionExecutorOptions } from './runtime/function-executor.ts';
 export type { SettlementStatus } from './chain/settlement.ts';
 
 export type { Plugin, PluginContext, PluginRegistration } from './plugin/plugin.ts';

@@ -49,6 +49,8 @@ export interface PluginRegistry {
   deployer(name: string, options: unknown): Promise<FaasDeployer>;
   /** Makes a backend. Rejects with `PLUGIN_UNKNOWN`, or with what the factory says about the options. */
   backend(name: string, options: unknown): Promise<InstanceBackend>;
+  /** Whether the plugin makes these. Loads it. */
+  has(kind: 'executor' | 'deployer' | 'backend', name: string): Promise<boolean>;
   /** Names of all plugins, loaded or not, sorted. */
   names(): string[];
   /** Every plugin with the state of its peers. Loads the built-in plugins, but none of their peers. */
@@ -106,6 +108,11 @@ class ContainerRegistry implements PluginRegistry {
 
   async backend(name: string, options: unknown): Promise<InstanceBackend> {
     return (await this.#factory('backend', name))(options, this.#context);
+  }
+
+  async has(kind: Kind, name: string): Promise<boolean> {
+    await this.#load(name);
+    return this.#container.isRegistered(tokenOf(kind, name));
   }
 
   names(): string[] {

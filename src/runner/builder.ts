@@ -1,5 +1,6 @@
 /** Gathers what a runner is made of. */
 
+import { join, resolve } from 'node:path';
 import type { ChainClient, Signer } from '../chain/chain.ts';
 import type { Clock } from '../clock.ts';
 import { systemClock } from '../clock.ts';
@@ -22,7 +23,10 @@ import type { Environment, ResolvedConfig, RunnerConfig } from './config.ts';
 import type { BackgroundService, Consumer, ErrorHook, Producer, RunnerParts } from './parts.ts';
 import type { BlueprintRunner } from './runner.ts';
 
-/** An executor of a plugin, by the plugin's name. */
+/**
+ * An executor of a plugin, by the plugin's name. A plugin that has no executor but a backend (`process`, `container`) runs the handler bundle
+ * on its instances; `options` are then `FunctionExecutorOptions`.
+ */
 export interface ExecutorSpec {
   readonly use: string;
   readonly options?: unknown;
@@ -197,7 +201,7 @@ export class RunnerBuilder {
     const clock = this.#clock;
     const router = this.#router;
     const local = router && new LocalExecutor(router, { clock, onObserverError: observerErrors(telemetry) });
-    const make = await this.#maker(telemetry);
+    const make = await this.#maker(config, telemetry);
     const jobs: [bigint, JobRoute][] = [];
     for (const [jobId, { executor, options }] of this.#jobs) {
       const { fallback, ...policy } = options;
@@ -218,7 +222,10 @@ export class RunnerBuilder {
   }
 
   /** The same description gives the same executor: its jobs share connections and circuit. */
-  async #maker(telemetry: Telemetry): Promise<(executor: FaasExecutor | ExecutorSpec) => Promise<FaasExecutor>> {
+  async #maker(
+    { dataDir }: ResolvedConfig,
+    telemetry: Telemetry,
+  ): Promise<(executor: FaasExecutor | ExecutorSpec) => Promise<FaasExecutor>> {
     const made = new Map<ExecutorSpec, FaasExecutor>();
     let registry: PluginRegistry | undefined;
     if (this.#plugins.length > 0) registry = await this.#registry(telemetry);
@@ -227,10 +234,24 @@ export class RunnerBuilder {
       registry ??= await this.#registry(telemetry);
       const known = made.get(executor);
       if (known) return known;
-      const fresh = await registry.executor(executor.use, executor.options);
+      const isLocal = (await registry.has('backend', executor.use)) && !(await registry.has('executor', executor.use));
+      const fresh = isLocal
+        ? await this.#functionExecutor(executor, registry, { folder: resolve(dataDir, `${executor.use}-${made.size}`), telemetry })
+        : await registry.executor(executor.use, executor.options);
       made.set(executor, fresh);
       return fresh;
     };
+  }
+
+  async #functionExecutor(
+    { use, options }: ExecutorSpec,
+    registry: PluginRegistry,
+    place: { readonly folder: string; readonly telemetry: Telemetry },
+  ): Promise<FaasExecutor> {
+    const { FunctionExecutor, functionExecutorOptions } = await import('../runtime/function-executor.ts');
+    const checked = functionExecutorOptions(use, options);
+    const backend = await registry.backend(use, { folder: join(place.folder, 'instances'), ...checked.backend });
+    return new FunctionExecutor(checked, { ...place, name: use, backend, clock: this.#clock });
   }
 
   async #registry(telemetry: Telemetry): Promise<PluginRegistry> {
