@@ -3,7 +3,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Clock } from '../clock.ts';
 import { RunnerError } from '../errors.ts';
-import { badRequest } from './http.ts';
 
 /** How much of an upload that was refused is read and thrown away, so that its sender sees the answer. */
 const DISCARD_BYTES_MAX = 64 * 1024 * 1024;
@@ -84,8 +83,16 @@ export async function readBody(request: IncomingMessage, { bytesMax, budget, ann
 
 /** Unlike the iterator of a stream, this one leaves the socket alone when the loop ends early. */
 async function* chunksOf(request: IncomingMessage): AsyncGenerator<Uint8Array> {
-  for await (const chunk of request.iterator({ destroyOnReturn: false })) yield chunk as Buffer;
-  if (!request.complete) throw badRequest('the body of the request broke off');
+  try {
+    for await (const chunk of request.iterator({ destroyOnReturn: false })) yield chunk as Buffer;
+  } catch (cause) {
+    throw brokeOff(cause);
+  }
+  if (!request.complete) throw brokeOff();
+}
+
+function brokeOff(cause?: unknown): RunnerError {
+  return new RunnerError('REQUEST_INVALID', 'the body of the request broke off', { cause });
 }
 
 function tooLarge(limit: number): RunnerError {

@@ -7,7 +7,7 @@ import { badRequest } from './http.ts';
 
 /** A second one of these is no list but an attack: proxies and servers take different ones. */
 const SINGLE = new Set(
-  'host authorization x-api-key content-length content-type transfer-encoding origin idempotency-key x-blueprint-config x-amz-date x-amz-content-sha256 x-amz-invocation-type x-amz-log-type x-amz-client-context traceparent sec-websocket-key sec-websocket-version'.split(
+  'host expect authorization x-api-key content-length content-type transfer-encoding origin idempotency-key x-blueprint-config x-amz-date x-amz-content-sha256 x-amz-invocation-type x-amz-log-type x-amz-client-context traceparent sec-websocket-key sec-websocket-version'.split(
     ' ',
   ),
 );
@@ -15,8 +15,9 @@ const HOST = /^(?:[A-Za-z0-9_.-]{1,253}|\[[0-9a-fA-F:.]{2,45}\])(?::\d{1,5})?$/;
 
 export type Headers = Readonly<Record<string, string | undefined>>;
 
-/** Headers by name in lower case, several of one name as a list. Throws `REQUEST_INVALID`. */
-export function headersOf({ rawHeaders }: Pick<IncomingMessage, 'rawHeaders'>): Headers {
+/** Headers by name in lower case, several of one name as a list. Throws `REQUEST_INVALID`, also for what the parser lets pass. */
+export function headersOf({ rawHeaders, httpVersion }: Pick<IncomingMessage, 'rawHeaders' | 'httpVersion'>): Headers {
+  if (httpVersion !== '1.1' && httpVersion !== '1.0') throw badRequest(`HTTP/${httpVersion} is not spoken here`);
   const headers: Record<string, string> = Object.create(null) as Record<string, string>;
   for (let index = 0; index < rawHeaders.length; index += 2) {
     const name = (rawHeaders[index] ?? '').toLowerCase();
@@ -25,7 +26,9 @@ export function headersOf({ rawHeaders }: Pick<IncomingMessage, 'rawHeaders'>): 
     if (before !== undefined && SINGLE.has(name)) throw badRequest(`the request has more than one header ${name}`);
     headers[name] = before === undefined ? value : `${before}, ${value}`;
   }
-  const { host } = headers;
+  const { host, expect, 'transfer-encoding': encoding } = headers;
+  if (encoding !== undefined && encoding.toLowerCase() !== 'chunked') throw badRequest('the only transfer encoding taken is chunked');
+  if (expect !== undefined && !/^100-continue$/i.test(expect)) throw badRequest('nothing can be expected but 100-continue', 417);
   if (host === undefined || !HOST.test(host)) throw badRequest('the request has no Host header, or one that is no host name');
   return headers;
 }

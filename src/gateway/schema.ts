@@ -182,13 +182,24 @@ export function decimal(options: WholeOptions): Schema<number> {
   };
 }
 
+/** What is nested deeper can be read, but not be written again. */
+const DEPTH_MAX = 500;
+
 export function parseJson(bytes: Uint8Array, place: string): unknown {
   const source = new TextDecoder('utf-8', { fatal: true });
+  let value: unknown;
   try {
-    return JSON.parse(source.decode(bytes)) as unknown;
+    value = JSON.parse(source.decode(bytes));
   } catch (cause) {
     throw new RunnerError('REQUEST_INVALID', `${place} is not JSON: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
   }
+  if (isDeeper(value, DEPTH_MAX)) throw invalid(place, `is nested deeper than ${DEPTH_MAX} levels`);
+  return value;
+}
+
+function isDeeper(value: unknown, levels: number): boolean {
+  if (typeof value !== 'object' || value === null) return false;
+  return levels === 0 || Object.values(value).some((inner) => isDeeper(inner, levels - 1));
 }
 
 function objectOf(value: unknown, place: string, about: string): Readonly<Record<string, unknown>> {

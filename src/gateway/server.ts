@@ -17,8 +17,9 @@ import type { Authenticator } from './auth.ts';
 import { BodyBudget, discard, readBody, sendChunks } from './body.ts';
 import { checkOrigin, headersOf, targetOf } from './checks.ts';
 import type { Headers } from './checks.ts';
-import { JSON_TYPE, demand, errorDocument, failure, statusOf } from './http.ts';
+import { badRequest, demand, failure, statusOf } from './http.ts';
 import type { Caller, Reply, Route } from './http.ts';
+import { Refusals } from './refusals.ts';
 import type { Router } from './router.ts';
 import { ServerMetrics } from './server-metrics.ts';
 
@@ -85,6 +86,7 @@ export class GatewayServer {
   readonly #admission: Admission;
   readonly #budget: BodyBudget;
   readonly #metrics: ServerMetrics;
+  readonly #refusals = new Refusals();
   /** Fires when requests that would wait for long are to end. */
   readonly #closing = new AbortController();
   /** One for each request that runs. */
@@ -118,6 +120,8 @@ export class GatewayServer {
       keepAliveTimeout: limits.keepAliveMs,
       connectionsCheckingInterval: CHECK_MS,
       insecureHTTPParser: false,
+      // Looked for with the other headers, so that it is told like them.
+      requireHostHeader: false,
       noDelay: true,
     };
     const server = tls
@@ -129,6 +133,10 @@ export class GatewayServer {
     server.maxHeadersCount = HEADERS_MAX;
     server.on('request', (request, response) => void this.#answer(request, response, false));
     server.on('checkContinue', (request: IncomingMessage, response: ServerResponse) => void this.#answer(request, response, true));
+    server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) => void this.#answer(request, response, false));
+    server.on('connect', ({ method = '' }: IncomingMessage, socket: Duplex) =>
+      this.#refuseRaw(socket, badRequest(`there are no tunnels here: ${method} is not taken`, 405)),
+    );
     server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => this.#upgrade(request, socket, head));
     server.on('clientError', (error: NodeJS.ErrnoException, socket: Duplex) => this.#refuseRaw(socket, parserError(error)));
     await new Promise<void>((resolve, reject) => {
@@ -173,8 +181,10 @@ export class GatewayServer {
   async #answer(request: IncomingMessage, response: ServerResponse, awaitsContinue: boolean): Promise<void> {
     const gone = new AbortController();
     this.#running.add(gone);
+    this.#refusals.begun(response);
     response.once('close', () => {
-      gone.abort(new RunnerError('ABORTED', 'the client is gone'));
+      // Nobody reads what streams to a HEAD.
+      if (!response.writableFinished || request.method === 'HEAD') gone.abort(new RunnerError('ABORTED', 'the client is gone'));
       this.#running.delete(gone);
       if (this.#running.size === 0) this.#idle?.();
     });
@@ -280,12 +290,14 @@ export class GatewayServer {
     const closing = this.#closing.signal.aborted || (request.destroyed && !request.complete);
     if (!request.complete) discard(request);
     const streams = body !== undefined && typeof body === 'object' && Symbol.asyncIterator in body;
-    const bytes = streams || body === undefined ? undefined : typeof body === 'string' ? Buffer.from(body) : body;
+    // Text goes out with the headers in one write.
+    const whole = streams ? undefined : body;
+    const size = whole === undefined ? 0 : Buffer.byteLength(whole);
     response.writeHead(status, {
       'x-request-id': id,
       'cache-control': 'no-store',
       'x-content-type-options': 'nosniff',
-      ...(!streams && status !== 204 && { 'content-length': bytes?.length ?? 0 }),
+      ...(!streams && status !== 204 && { 'content-length': size }),
       ...(corsOrigin !== undefined && { 'access-control-allow-origin': corsOrigin, 'access-control-expose-headers': '*', vary: 'origin' }),
       ...(closing && { connection: 'close' }),
       ...headers,
@@ -297,8 +309,8 @@ export class GatewayServer {
       return sent;
     }
     response.setTimeout(this.#options.limits.stallMs, () => response.destroy());
-    response.end(isHead ? undefined : bytes);
-    return bytes?.length ?? 0;
+    response.end(isHead ? undefined : whole);
+    return isHead ? 0 : size;
   }
 
   #tell(exchange: Exchange, bytesOut: number): void {
@@ -325,6 +337,9 @@ export class GatewayServer {
     try {
       if (this.#closing.signal.aborted) throw new RunnerError('EXECUTOR_CLOSED', 'the gateway is closing');
       const headers = headersOf(request);
+      if (this.#refusals.isBusy(socket)) throw badRequest('the connection has requests that are not answered yet');
+      if (request.httpVersion !== '1.1' || headers['content-length'] !== undefined || headers['transfer-encoding'] !== undefined)
+        throw badRequest('a handshake is HTTP/1.1 and has no body');
       const { authenticator, corsOrigins } = this.#options;
       checkOrigin(headers, { isOpen: authenticator.isOpen, corsOrigins, scheme: this.#scheme });
       this.#options.onUpgrade({ request, socket, head, headers, id, certificateName: certificateNameOf(request) });
@@ -335,22 +350,8 @@ export class GatewayServer {
 
   /** An answer where there is no request to answer to. */
   #refuseRaw(socket: Duplex, error: RunnerError, id: string = randomUUID()): void {
-    if (!socket.writable || socket.destroyed) {
-      socket.destroy();
-      return;
-    }
-    const status = statusOf(error);
-    const body = JSON.stringify(errorDocument(error, id));
-    const head = [
-      `HTTP/1.1 ${status} Refused`,
-      `content-type: ${JSON_TYPE}`,
-      `content-length: ${Buffer.byteLength(body)}`,
-      `x-request-id: ${id}`,
-      'connection: close',
-    ];
-    this.#metrics.answered({ route: 'none', method: 'other', status, seconds: 0 });
-    socket.on('error', () => {});
-    socket.end(`${head.join('\r\n')}\r\n\r\n${body}`, () => socket.destroy());
+    this.#metrics.answered({ route: 'none', method: 'other', status: statusOf(error), seconds: 0 });
+    void this.#refusals.refuse(socket, error, id);
   }
 }
 

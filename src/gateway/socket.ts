@@ -77,9 +77,13 @@ export class GatewaySocket {
       clientTracking: false,
       handleProtocols: (protocols) => (protocols.has(PROTOCOL) ? PROTOCOL : false),
     });
+    // Told before `handleUpgrade` returns: who called it refuses in our own form.
+    this.#server.on('wsClientError', ({ message }) => {
+      throw new RunnerError('REQUEST_INVALID', `the handshake is not one of a WebSocket: ${message}`);
+    });
   }
 
-  /** Throws `NOT_FOUND`, `UNAUTHORIZED`, `RATE_LIMITED`. */
+  /** Throws `REQUEST_INVALID`, `NOT_FOUND`, `UNAUTHORIZED`, `RATE_LIMITED`. */
   upgrade({ request, socket, head, headers, id, certificateName }: Upgrade): void {
     const { path } = targetOf(request.url ?? '');
     if (path !== PATH) throw new RunnerError('NOT_FOUND', `there is no WebSocket at ${path.slice(0, 200)}; there is one at ${PATH}`);

@@ -88,11 +88,14 @@ export class RuntimeApi {
     this.#listener = listener;
     this.#concurrency = concurrency;
     this.#server = createServer(
-      { keepAliveTimeout: 0, requestTimeout: 0, headersTimeout: 0, maxHeaderSize: HEADER_BYTES_MAX, noDelay: true },
+      { keepAliveTimeout: 0, requestTimeout: 0, headersTimeout: 0, maxHeaderSize: HEADER_BYTES_MAX, noDelay: true, requireHostHeader: false },
       (request, response) => this.#handle(request, response),
     );
     this.#server.timeout = 0;
     this.#server.on('clientError', refuseMalformed);
+    this.#server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) =>
+      refuse(request, response, [417, 'ExpectationFailed', `${request.headers.expect} cannot be expected`]),
+    );
     this.#server.on('connect', (_request, socket) => refuseMalformed({ code: 'HPE_INVALID_METHOD' }, socket));
   }
 
