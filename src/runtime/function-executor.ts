@@ -143,7 +143,7 @@ export class FunctionExecutor implements FaasExecutor {
   async close(): Promise<void> {
     await this.#opening?.catch(() => undefined);
     await this.#executor.close();
-    await this.#store?.close();
+    this.#store?.close();
   }
 
   #opened(): Promise<void> {
@@ -161,7 +161,7 @@ export class FunctionExecutor implements FaasExecutor {
       ? { kind: 'image' as const, uri: artifact.slice(IMAGE.length) }
       : { kind: 'zip' as const, bytes: await zipOf(artifact) };
     this.#store ??= FunctionStore.open({ folder: join(this.#parts.folder, 'store') });
-    if (this.#store.list().items.some(({ name }) => name === FUNCTION)) await this.#store.remove(FUNCTION);
+    if (this.#store.list().items.some(({ name }) => name === FUNCTION)) this.#store.remove(FUNCTION);
     const managed = isImage ? {} : { runtime: NODE, handler: 'handler.handler' };
     await this.#store.create({ ...settings, ...managed, name: FUNCTION, code, memoryMb, timeoutMs });
     if (!this.#isStarted) await this.#runtime.start();
