@@ -168,7 +168,7 @@ class CodeCache {
     const { functions, provider } = this.#options;
     const { backend } = input;
     const extra = { [CODE_MARK]: true, ...(backend !== undefined && { backend }) };
-    if (backend !== undefined) functions.runtimeNamed(backend);
+    if (backend !== undefined) functions.checkBackend(backend);
     const making = functions.store.create({ name, code: codeOf(input), profile: provider, ...settingsOf(input), extra }).then(
       () => {},
       (thrown: unknown) => {

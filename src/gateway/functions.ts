@@ -124,6 +124,13 @@ export class Functions {
     return this.runtimeNamed(this.backendOf(record));
   }
 
+  /** Throws `REQUEST_INVALID`. */
+  checkBackend(backend: string): void {
+    if (this.runtimes.has(backend)) return;
+    const known = [...this.runtimes.keys()].join(', ');
+    throw new RunnerError('REQUEST_INVALID', `the backend ${backend} does not run here; there is ${known}`, { details: { backend } });
+  }
+
   /** Throws `BACKEND_UNAVAILABLE`. */
   runtimeNamed(backend: string): FunctionRuntime {
     const runtime = this.runtimes.get(backend);
