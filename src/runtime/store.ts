@@ -17,6 +17,7 @@ import type { FunctionVersion } from './runtime.ts';
 import { BlobStore } from './store-blobs.ts';
 import { StoreDatabase } from './store-database.ts';
 import type {
+  AliasRecord,
   CodeInput,
   CodeRecord,
   FunctionRecord,
@@ -84,6 +85,7 @@ const CACHED_MAX = 10_000;
 
 interface CachedFunction {
   readonly reserved: number | undefined;
+  readonly aliases: Map<string, AliasRecord>;
   readonly versions: Map<string, { readonly fn: FunctionVersion; readonly record: FunctionRecord }>;
 }
 
@@ -244,8 +246,8 @@ export class FunctionStore {
 
   /** What a call runs. Of an alias that shares its calls, `pick` (0 up to 1) decides. Throws `FUNCTION_NOT_FOUND`, `CODE_MISSING`. */
   resolve(name: string, qualifier: string = LATEST, pick: () => number = Math.random): Resolved {
-    const version = versionNumber(qualifier) === undefined ? chooseVersion(this.aliases.get(name, qualifier), pick) : qualifier;
     const cached = this.#cached(name);
+    const version = versionNumber(qualifier) === undefined ? chooseVersion(this.#alias(cached, name, qualifier), pick) : qualifier;
     let found = cached.versions.get(version);
     if (!found) {
       const record = this.get(name, version);
@@ -345,11 +347,17 @@ export class FunctionStore {
     return this.#blobs.keep(code.bytes, zipLimits, (blob) => use({ kind: 'zip', ...blob }));
   }
 
+  #alias({ aliases }: CachedFunction, name: string, alias: string): AliasRecord {
+    const found = aliases.get(alias) ?? this.aliases.get(name, alias);
+    aliases.set(alias, found);
+    return found;
+  }
+
   #cached(name: string): CachedFunction {
     let cached = this.#cache.get(name);
     if (!cached) {
       if (this.#cache.size >= CACHED_MAX) this.#cache.clear();
-      cached = { reserved: this.reserved(name), versions: new Map() };
+      cached = { reserved: this.reserved(name), versions: new Map(), aliases: new Map() };
       this.#cache.set(name, cached);
     }
     return cached;

@@ -103,8 +103,7 @@ testTerraform(
       await terraform('apply', '-auto-approve');
       await terraform('plan', '-detailed-exitcode');
       expect((await terraform('destroy', '-auto-approve')).stdout).toContain('7 destroyed');
-      const left = (await (await fetch(`${url}/2015-03-31/functions`)).json()) as unknown;
-      expect(left).toEqual({ Functions: [] });
+      expect(await (await fetch(`${url}/2015-03-31/functions`)).json()).toEqual({ Functions: [] });
     } finally {
       await gateway.close();
       for (const path of [folder, home]) rmSync(path, { recursive: true, force: true });
