@@ -365,7 +365,7 @@ describe('bad input', () => {
     ['a body where none is taken', 'DELETE /api/v1/functions/hello', 'x', 413, 'PAYLOAD_TOO_LARGE'],
     ['a package that is no zip', DEPLOY, 'hello', 400, 'PACKAGE_INVALID'],
     ['no package', DEPLOY, undefined, 400, 'REQUEST_INVALID'],
-    ['a backend that is not there', `${DEPLOY}&backend=moon`, 'x', 503, 'BACKEND_UNAVAILABLE'],
+    ['a backend that is not there', `${DEPLOY}&backend=moon`, 'x', 400, 'REQUEST_INVALID'],
     ['a function that is not there', 'POST /api/v1/functions/nope/invoke', '1', 404, 'FUNCTION_NOT_FOUND'],
     ['a version that is not there', 'GET /api/v1/functions/nope?qualifier=7', undefined, 404, 'FUNCTION_NOT_FOUND'],
   ];
