@@ -30,7 +30,7 @@ export function place(from: string, to: string, limits: PlaceLimits): boolean {
   return visit(from, to);
 }
 
-export function linkOrCopy(from: string, to: string): void {
+function linkOrCopy(from: string, to: string): void {
   try {
     linkSync(from, to);
   } catch (error) {

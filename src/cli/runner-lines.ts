@@ -86,7 +86,7 @@ export function followRunner(
 }
 
 /** `12, "abc"`; bytes that are not of these types as they are. */
-export function valuesText(info: JobInfo | undefined, list: 'params' | 'result', bytes: Uint8Array): string {
+function valuesText(info: JobInfo | undefined, list: 'params' | 'result', bytes: Uint8Array): string {
   if (!info || info.raw) return toHex(bytes);
   try {
     return decodeAbi(parseParameters(info[list]), bytes)

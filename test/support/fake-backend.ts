@@ -13,7 +13,7 @@ export interface ApiAnswer {
 }
 
 /** Something thrown when the instance has ended. */
-export class InstanceEnded extends Error {}
+class InstanceEnded extends Error {}
 
 /** What a program can do. */
 export class FakeProgram {
@@ -140,7 +140,7 @@ export interface FakeBackendOptions {
 }
 
 /** The loop of a runtime client. */
-export async function pollForEver(program: FakeProgram, handler: FakeHandler): Promise<void> {
+async function pollForEver(program: FakeProgram, handler: FakeHandler): Promise<void> {
   while (program.isRunning) {
     const next = await program.api('GET', 'invocation/next');
     if (next.status !== 200) throw new Error(`a poll was answered with ${next.status} ${next.body.toString()}`);
