@@ -12,6 +12,9 @@ import { HttpFaasDeployer, HttpFaasExecutor } from '../../plugins/http/index.ts'
 import type { HttpExecutorOptions } from '../../plugins/http/index.ts';
 import { Metadata, TANGLE } from '../../src/job/call.ts';
 import type { JobCall } from '../../src/job/call.ts';
+import { ProcessBackend } from '../../plugins/process/index.ts';
+import { Gateway } from '../../src/gateway/gateway.ts';
+import { LIMITS } from '../../src/runtime/limits.ts';
 import { startFaasServer } from '../../src/testing/faas-server.ts';
 import { makeCertificate } from '../support/certificates.ts';
 
@@ -321,7 +324,40 @@ describe('mutual TLS', () => {
   });
 });
 
-describe('platform mode and deployer', () => {
+interface Platform {
+  readonly name: string;
+  /** More than a package may have. */
+  readonly packageBytes: number;
+  start(apiKey?: string): Promise<string>;
+}
+
+const KEY = 'a-key-for-tests-only';
+const PLATFORMS: readonly Platform[] = [
+  {
+    name: 'the platform for tests',
+    packageBytes: 2_000,
+    async start(apiKey) {
+      const platform = await startFaasServer({ packageBytesMax: 1_000, ...(apiKey !== undefined && { apiKey }) });
+      cleanUps.push(() => platform.close());
+      return platform.url;
+    },
+  },
+  {
+    name: 'the gateway',
+    packageBytes: LIMITS.digitalocean.zipBytesMax + 1,
+    async start(token) {
+      const folder = await mkdtemp(join(tmpdir(), 'gw-'));
+      const backends = new Map([['process', new ProcessBackend({ folder: join(folder, 'b') })]]);
+      const auth = token === undefined ? {} : { auth: { tokens: [{ name: 'test', token }] } };
+      const gateway = new Gateway({ folder, backends, provider: 'digitalocean', ...auth });
+      cleanUps.push(() => rm(folder, { recursive: true, force: true }));
+      cleanUps.push(() => gateway.close(0));
+      return gateway.listen({ port: 0 });
+    },
+  },
+];
+
+describe.each(PLATFORMS)('platform mode and deployer: $name', (platform) => {
   const script = (answer: string): Uint8Array => zipSync({ bootstrap: strToU8(`#!/bin/sh\ncat > /dev/null\n${answer}\n`) });
   const packageOf = (zip: Uint8Array): { zip: Uint8Array; sha256: string } => ({
     zip,
@@ -331,16 +367,15 @@ describe('platform mode and deployer', () => {
   const other = packageOf(script(`echo '{"job_id":1,"result":[6],"success":true}'`));
 
   test('deploys, describes, invokes, warms, checks and removes', async () => {
-    const platform = await startFaasServer({ apiKey: 'k' });
-    cleanUps.push(() => platform.close());
-    const deployer = new HttpFaasDeployer(platform.url, { bearer: () => 'k' });
-    const executor = executorOf(platform.url, { mode: 'platform', bearer: () => 'k' });
+    const url = await platform.start(KEY);
+    const deployer = new HttpFaasDeployer(url, { bearer: () => KEY });
+    const executor = executorOf(url, { mode: 'platform', bearer: () => KEY });
     await expect(executor.health(1n)).rejects.toMatchObject({ code: 'EXECUTOR_NOT_FOUND' });
     await expect(invoke(executor)).rejects.toMatchObject({ code: 'EXECUTOR_NOT_FOUND' });
     expect(await deployer.describe('job1')).toBeUndefined();
-    expect(await deployer.deploy('job1', good, { memoryMb: 256, timeoutMs: 5_000, environment: { A: 'b' } })).toMatchObject({
+    expect(await deployer.deploy('job1', good, { memoryMb: 256, timeoutMs: 5_000, environment: { STAGE: 'b' } })).toMatchObject({
       functionId: 'job1',
-      endpoint: `${platform.url}/api/functions/job1/invoke`,
+      endpoint: `${url}/api/functions/job1/invoke`,
       status: 'deployed',
       memoryMb: 256,
       timeoutMs: 5_000,
@@ -369,11 +404,10 @@ describe('platform mode and deployer', () => {
   });
 
   test('deploying the same again changes nothing; another package takes its place, or is refused', async () => {
-    const platform = await startFaasServer();
-    cleanUps.push(() => platform.close());
-    const deployer = new HttpFaasDeployer(platform.url);
-    const careful = new HttpFaasDeployer(platform.url, { whenExists: 'refuse' });
-    const executor = executorOf(platform.url, { mode: 'platform' });
+    const url = await platform.start();
+    const deployer = new HttpFaasDeployer(url);
+    const careful = new HttpFaasDeployer(url, { whenExists: 'refuse' });
+    const executor = executorOf(url, { mode: 'platform' });
     const first = await deployer.deploy('job1', good, { memoryMb: 256 });
     expect((await careful.deploy('job1', good, { memoryMb: 256 })).deployedAt).toBe(first.deployedAt);
     await expect(careful.deploy('job1', other, { memoryMb: 256 })).rejects.toMatchObject({ code: 'FUNCTION_EXISTS' });
@@ -385,16 +419,17 @@ describe('platform mode and deployer', () => {
   });
 
   test('what the platform does not take is DEPLOY_FAILED with its reason, or what says more', async () => {
-    const platform = await startFaasServer({ apiKey: 'k', packageBytesMax: 1_000 });
-    cleanUps.push(() => platform.close());
-    const deployer = new HttpFaasDeployer(platform.url, { bearer: () => 'k' });
+    const url = await platform.start(KEY);
+    const deployer = new HttpFaasDeployer(url, { bearer: () => KEY });
     await expect(deployer.deploy('job1', packageOf(strToU8('no zip')), {})).rejects.toMatchObject({
       code: 'DEPLOY_FAILED',
       retry: 'never',
       message: expect.stringContaining('not a zip') as string,
     });
-    await expect(deployer.deploy('job1', packageOf(new Uint8Array(2_000)), {})).rejects.toMatchObject({ code: 'PAYLOAD_TOO_LARGE' });
-    const wrong = new HttpFaasDeployer(platform.url, { bearer: () => 'x' });
+    await expect(deployer.deploy('job1', packageOf(new Uint8Array(platform.packageBytes)), {})).rejects.toMatchObject({
+      code: 'PAYLOAD_TOO_LARGE',
+    });
+    const wrong = new HttpFaasDeployer(url, { bearer: () => 'another-key-for-tests' });
     await expect(wrong.deploy('job1', good, {})).rejects.toMatchObject({ code: 'EXECUTOR_UNAUTHORIZED' });
     await Promise.all([deployer.close(), wrong.close()]);
   });
@@ -404,11 +439,10 @@ describe('platform mode and deployer', () => {
     ['a crash', 'exit 7', 'JOB_FAILED', 'idempotent'],
     ['an error of the job', `echo '{"error":"bad","code":"JOB_ARGS_INVALID"}'`, 'JOB_ARGS_INVALID', 'never'],
   ])('a function that ends with %s', async (_, line, code, retry) => {
-    const platform = await startFaasServer();
-    cleanUps.push(() => platform.close());
-    const deployer = new HttpFaasDeployer(platform.url);
+    const url = await platform.start();
+    const deployer = new HttpFaasDeployer(url);
     await deployer.deploy('job1', packageOf(script(line)), { timeoutMs: 1_000 });
-    await expect(invoke(executorOf(platform.url, { mode: 'platform' }))).rejects.toMatchObject({ code, retry });
+    await expect(invoke(executorOf(url, { mode: 'platform' }))).rejects.toMatchObject({ code, retry });
     await deployer.close();
   });
 });
