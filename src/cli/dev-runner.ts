@@ -42,7 +42,7 @@ export type FromRunner =
 const OWN_FILES = new URL('..', import.meta.url).href;
 
 /** Resolves never by itself: the parent ends the process, or is gone. */
-async function serveDevRunner(): Promise<void> {
+export async function serveDevRunner(): Promise<void> {
   const send = (message: FromRunner): void => void process.send?.(message);
   const gone = new Promise<void>((resolve) => process.once('disconnect', resolve));
   let router: JobRouter | undefined;
