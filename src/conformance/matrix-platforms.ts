@@ -35,7 +35,6 @@ const START_MS_MAX = 30_000;
 const HEALTH_MS_MAX = 2_000;
 /** The longest that a timer of node takes. */
 const TIMER_MS_MAX = 2 ** 31 - 1;
-const QUIET = Symbol('writes of jobs are left out');
 const MEMORY_MB = 256;
 const ANSWER_BYTES_MAX = 64 * 1024 * 1024;
 
@@ -63,25 +62,28 @@ export function inProcess(artifact: Artifact): Platform {
       if (typeof handler !== 'function') throw new RunnerError('PACKAGE_INVALID', 'the bundle exports no handler');
       // What the bundle exports, as its build promises.
       const call = handler as (event: unknown, context: object) => unknown;
-      return new EventExecutor('in-process', async (event, signal) => {
-        const reply = await quietly(() => call(JSON.parse(event.toString('utf8')), { signal }));
+      const send = async (event: Buffer, signal: AbortSignal): Promise<Buffer> => {
+        const reply = await inJob.run(true, () => call(JSON.parse(event.toString('utf8')), { signal }));
         return Buffer.from(JSON.stringify(reply));
-      });
+      };
+      return new EventExecutor('in-process', send, silenceJobs());
     },
   };
 }
 
 const inJob = new AsyncLocalStorage<true>();
 
-/** What a job prints in this process is not part of the output of the program that compares. */
-function quietly<Value>(run: () => Value): Value {
-  for (const stream of [process.stdout, process.stderr]) {
-    if (Object.hasOwn(stream, QUIET)) continue;
-    const write = stream.write.bind(stream) as (...parameters: unknown[]) => boolean;
-    const filtered = (...parameters: unknown[]): boolean => inJob.getStore() === true || write(...parameters);
-    Object.assign(stream, { write: filtered, [QUIET]: true });
-  }
-  return inJob.run(true, run);
+/** What a job prints in this process is not part of the output of the program that compares. Returns what ends it. */
+function silenceJobs(): () => void {
+  const ends = [process.stdout, process.stderr].map((stream) => {
+    const { write } = stream;
+    const own = (...parameters: unknown[]): boolean => inJob.getStore() === true || (Reflect.apply(write, stream, parameters) as boolean);
+    Object.assign(stream, { write: own });
+    return () => void Object.assign(stream, { write });
+  });
+  return () => {
+    for (const end of ends) end();
+  };
 }
 
 /** One process for each call: a request on its stdin, the response on its stdout. */
@@ -109,7 +111,7 @@ export function httpProcess(artifact: Artifact, connect: (url: string) => Promis
 
 /** In the function runtime, on instances of a backend. */
 export function functionRuntime(name: string, artifact: Artifact, options: RuntimePlatformOptions): Platform {
-  const { runtime = 'nodejs24.x' } = options;
+  const { runtime = `nodejs${process.versions.node.split('.')[0]}.x` } = options;
   let backend: Promise<InstanceBackend> | undefined;
   const made = (): Promise<InstanceBackend> => (backend ??= options.backend());
   return {
@@ -141,7 +143,7 @@ export function functionRuntime(name: string, artifact: Artifact, options: Runti
 
 export interface RuntimePlatformOptions {
   backend(): Promise<InstanceBackend>;
-  /** Default `nodejs24.x`: the handler is imported by a runtime client. `provided.al2023`: its own `bootstrap` is the client. */
+  /** Default: `nodejs` of this version; the handler is imported by a runtime client. `provided.al2023`: its own `bootstrap` is the client. */
   readonly runtime?: string;
 }
 
@@ -168,10 +170,16 @@ class EventExecutor implements FaasExecutor {
   readonly limits = LIMITS;
   readonly name: string;
   readonly #send: (event: Buffer, signal: AbortSignal) => Promise<Buffer>;
+  readonly #end: () => void;
 
-  constructor(name: string, send: (event: Buffer, signal: AbortSignal) => Promise<Buffer>) {
+  constructor(name: string, send: (event: Buffer, signal: AbortSignal) => Promise<Buffer>, end: () => void = () => {}) {
     this.name = name;
     this.#send = send;
+    this.#end = end;
+  }
+
+  async close(): Promise<void> {
+    this.#end();
   }
 
   async invoke(call: JobCall, options: InvokeOptions): Promise<Execution> {

@@ -5,8 +5,7 @@
  */
 
 import { createHash } from 'node:crypto';
-import { isRunnerError, toRunnerError } from '../errors.ts';
-import type { RunnerError } from '../errors.ts';
+import { RunnerError, isRunnerError, toRunnerError } from '../errors.ts';
 import { requestTooLarge, responseTooLarge } from '../executor/executor.ts';
 import type { FaasExecutor } from '../executor/executor.ts';
 import { Metadata } from '../job/call.ts';
@@ -35,6 +34,8 @@ export interface MatrixOptions {
   readonly vectors?: readonly Vector[];
   /** Told of each result as it comes. */
   readonly onResult?: (result: MatrixResult, done: number, total: number) => void;
+  /** Gives up after the vector that runs; every platform is closed, and the run rejects with `ABORTED`. */
+  readonly signal?: AbortSignal;
 }
 
 export interface ArtifactInfo {
@@ -59,9 +60,10 @@ export interface MatrixResult {
 
 export interface MatrixBackend {
   readonly name: string;
-  /** `skipped`: it is not here. */
-  readonly status: 'equal' | 'differs' | 'skipped';
+  /** `skipped`: it is not here. `failed`: it is here, but it could not be opened or closed. */
+  readonly status: 'equal' | 'differs' | 'failed' | 'skipped';
   readonly required: boolean;
+  /** Of `failed` and `skipped`. */
   readonly reason?: string;
   readonly equal: number;
   readonly differs: number;
@@ -82,6 +84,8 @@ export interface MatrixReport {
 
 /** Generous: a start of a container on a loaded machine is part of a call. */
 const TIMEOUT_MS = 60_000;
+/** After its deadline. */
+const GRACE_MS = 30_000;
 const DAY_MS = 86_400_000;
 const SHOWN_CHARACTERS_MAX = 300;
 
@@ -89,10 +93,10 @@ const SHOWN_CHARACTERS_MAX = 300;
  * Runs the vectors, one platform after the other. A difference is part of the report, it is not thrown.
  *
  * @example
- * const report = await runMatrix({ artifact, platforms: [inProcess(artifact), await httpProcess(artifact)] });
+ * const report = await runMatrix({ artifact: info, platforms: [inProcess(artifact), stdioProcess(artifact)] });
  */
 export async function runMatrix(options: MatrixOptions): Promise<MatrixReport> {
-  const { artifact, platforms, vectors = allVectors, required = [], onResult } = options;
+  const { artifact, platforms, vectors = allVectors, required = [], onResult, signal } = options;
   const started = performance.now();
   const results: MatrixResult[] = [];
   const backends: MatrixBackend[] = [];
@@ -104,7 +108,8 @@ export async function runMatrix(options: MatrixOptions): Promise<MatrixReport> {
   // Waits of a function runtime alone do not keep a process alive.
   const alive = setInterval(() => {}, DAY_MS);
   try {
-    for (const platform of platforms) backends.push(await runPlatform(platform, { vectors, required, tell }));
+    for (const platform of platforms)
+      backends.push(await runPlatform(platform, { vectors, tell, signal }, required.includes(platform.name)));
   } finally {
     delete process.env[SECRET.name];
     clearInterval(alive);
@@ -116,30 +121,46 @@ export async function runMatrix(options: MatrixOptions): Promise<MatrixReport> {
 
 interface PlatformRun {
   readonly vectors: readonly Vector[];
-  readonly required: readonly string[];
   readonly tell: (result: MatrixResult) => void;
+  readonly signal: AbortSignal | undefined;
 }
 
-async function runPlatform(platform: Platform, { vectors, required, tell }: PlatformRun): Promise<MatrixBackend> {
+async function runPlatform(platform: Platform, run: PlatformRun, required: boolean): Promise<MatrixBackend> {
   const { name } = platform;
+  const { vectors, signal } = run;
   const started = performance.now();
   const counts = { equal: 0, differs: 0, skipped: 0 };
-  const isRequired = required.includes(name);
+  const ended = (status: MatrixBackend['status'], reason?: string): MatrixBackend => ({
+    name,
+    status,
+    required,
+    ...(reason !== undefined && { reason }),
+    ...counts,
+    ms: since(started),
+  });
   const absent = await platform.unavailable();
-  if (absent !== undefined)
-    return { name, status: 'skipped', required: isRequired, reason: absent, ...counts, skipped: vectors.length, ms: since(started) };
-  const executor = await platform.open();
-  try {
-    for (const vector of vectors) {
-      const result = await runVector(vector, platform, executor);
-      counts[result.status] += 1;
-      tell(result);
-    }
-  } finally {
-    await executor.close?.();
+  if (absent !== undefined) {
+    counts.skipped = vectors.length;
+    return ended('skipped', absent);
   }
-  const status = counts.differs > 0 ? 'differs' : 'equal';
-  return { name, status, required: isRequired, ...counts, ms: since(started) };
+  try {
+    const executor = await platform.open();
+    try {
+      for (const vector of vectors) {
+        if (signal?.aborted) throw new RunnerError('ABORTED', `the run was given up on ${name}`, { cause: signal.reason });
+        const result = await runVector(vector, platform, executor);
+        counts[result.status] += 1;
+        run.tell(result);
+      }
+    } finally {
+      await executor.close?.();
+    }
+  } catch (thrown) {
+    if (signal?.aborted) throw thrown;
+    const { code, message } = toRunnerError(thrown);
+    return ended('failed', `${code}: ${message}`);
+  }
+  return ended(counts.differs > 0 ? 'differs' : 'equal');
 }
 
 async function runVector(vector: Vector, platform: Platform, executor: FaasExecutor): Promise<MatrixResult> {
@@ -150,9 +171,9 @@ async function runVector(vector: Vector, platform: Platform, executor: FaasExecu
   const reason = exception && { reason: exception.reason };
   const expected = (exception?.expected ?? vector.expected()).map((one) => outcomeOf(one));
   // A platform that starts an instance for the call must not spend the deadline of the call on it.
-  await executor.warm?.(vector.calls[0]?.jobId ?? 0n).catch(() => {});
+  await warm(executor, vector.calls[0]?.jobId ?? 0n);
   const started = performance.now();
-  const actual = await Promise.all(vector.calls.map((call, index) => answerOf(call, executor, `${vector.name} ${index}`)));
+  const actual = await Promise.all(vector.calls.map((call, index) => inTime(call, answerOf(call, executor, `${vector.name} ${index}`))));
   const ms = since(started);
   if (actual.every((one, index) => isSame(one, expected[index]))) return { ...head, status: 'equal', ms, ...reason };
   return { ...head, status: 'differs', ms, ...reason, expected: shownAll(expected), actual: shownAll(actual) };
@@ -198,6 +219,26 @@ async function answerOf(call: VectorCall, executor: FaasExecutor, id: string): P
   } finally {
     clearTimeout(timer);
   }
+}
+
+/** What fails here fails again in the call, which tells. */
+async function warm(executor: FaasExecutor, jobId: bigint): Promise<void> {
+  const warming = executor.warm?.(jobId).catch(() => {});
+  if (warming) await within(TIMEOUT_MS, warming, undefined);
+}
+
+/** An executor that breaks its promise to end by itself is a difference, too. */
+function inTime({ timeoutMs = TIMEOUT_MS }: VectorCall, answer: Promise<Outcome>): Promise<Outcome> {
+  const waitMs = Math.min(Math.max(timeoutMs, 0), TIMEOUT_MS) + GRACE_MS;
+  return within(waitMs, answer, { kind: 'error', code: 'no answer', message: `in ${waitMs} ms` });
+}
+
+function within<Value>(waitMs: number, promise: Promise<Value>, otherwise: Value): Promise<Value> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<Value>((resolve) => {
+    timer = setTimeout(() => resolve(otherwise), waitMs);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
 async function collected(chunks: AsyncIterable<Uint8Array>): Promise<Outcome> {

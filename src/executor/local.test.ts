@@ -56,6 +56,14 @@ test('the deadline rejects the call and fires the signal of the job, whenever th
   expect(clock.pending).toBe(0);
 });
 
+test('a call whose deadline is over is not started', async () => {
+  let runs = 0;
+  const { executor, clock } = executorOf(async () => ((runs += 1), [result]));
+  const late = executor.invoke(call, { deadline: clock.now(), attempt: 1 });
+  await expect(late).rejects.toMatchObject({ code: 'EXECUTOR_TIMEOUT', retry: 'safe' });
+  expect(runs).toBe(0);
+});
+
 test('an abort rejects the call and fires the signal of the job', async () => {
   let inner: AbortSignal | undefined;
   const { executor, deadline } = executorOf((_, options) => {

@@ -36,6 +36,7 @@ export class LocalExecutor implements FaasExecutor {
   readonly name = 'in-process';
   readonly limits = LIMITS;
   readonly #router: LocalRouter;
+  readonly #clock: Clock;
   readonly #deadlines: Deadlines;
   readonly #onObserverError: ObserverErrorListener | undefined;
   #running = 0;
@@ -47,7 +48,8 @@ export class LocalExecutor implements FaasExecutor {
   constructor(router: LocalRouter, options: { readonly clock?: Clock; readonly onObserverError?: ObserverErrorListener } = {}) {
     this.#router = router;
     this.#onObserverError = options.onObserverError;
-    this.#deadlines = new Deadlines(options.clock ?? systemClock);
+    this.#clock = options.clock ?? systemClock;
+    this.#deadlines = new Deadlines(this.#clock);
   }
 
   invoke(call: JobCall, options: InvokeOptions): Promise<Execution> {
@@ -57,6 +59,10 @@ export class LocalExecutor implements FaasExecutor {
       const cause: unknown = options.signal.reason;
       return Promise.reject(new RunnerError('ABORTED', `call ${call.id} was cancelled before it started`, { cause, retry: 'safe' }));
     }
+    if (options.deadline <= this.#clock.now())
+      return Promise.reject(
+        new RunnerError('EXECUTOR_TIMEOUT', `the deadline of call ${call.id} passed before it started`, { retry: 'safe' }),
+      );
     this.#running += 1;
     return new Promise((resolve, reject) => {
       const run = new LocalRun(call, options, { resolve, reject, end: this.#end, onObserverError: this.#onObserverError });

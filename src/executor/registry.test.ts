@@ -87,7 +87,7 @@ async function settled<T>(clock: FakeClock, promise: Promise<T>): Promise<T> {
 describe('routing', () => {
   test('a job goes to its executor, every other job to the in-process one', async () => {
     const remote = new Scripted('remote', [answer('remote')]);
-    const local = new LocalExecutor({ call: async () => answer('local').results });
+    const local = new LocalExecutor({ call: async () => answer('local').results }, { clock: new FakeClock() });
     const { registry } = setUp({ executor: remote }, { local });
     expect(await registry.execute(call(1n))).toMatchObject({ executor: 'remote', attempt: 1 });
     expect(textOf(await registry.execute(call(2n)))).toBe('local');
@@ -108,7 +108,7 @@ describe('routing', () => {
   });
 
   test('describe names executors and policies', () => {
-    const local = new LocalExecutor({ call: async () => [] });
+    const local = new LocalExecutor({ call: async () => [] }, { clock: new FakeClock() });
     const { registry } = setUp(
       { executor: new Scripted('remote', []), fallback: local, policy: { attemptsMax: 2 } },
       { local, traits: (jobId) => (jobId === 1n ? { name: 'square', idempotent: true } : undefined) },
@@ -127,7 +127,7 @@ describe('routing', () => {
   });
 
   test('a job that somebody defined gets a route of its own when it is first called, a stranger never', async () => {
-    const local = new LocalExecutor({ call: async () => [] });
+    const local = new LocalExecutor({ call: async () => [] }, { clock: new FakeClock() });
     const registry = new ExecutorRegistry({ local, traits: (jobId) => (jobId < 3n ? { name: `job ${jobId}` } : undefined) });
     for (let jobId = 0n; jobId < 100n; jobId += 1n) await registry.execute(call(jobId));
     expect(registry.describe().map(({ job }) => job)).toEqual(['job 0', 'job 1', 'job 2', 'other']);

@@ -2,6 +2,7 @@ import { mkdir, mkdtemp, chmod, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { Option } from 'commander';
 import type { Command } from 'commander';
 import type { ArtifactInfo, MatrixReport, Platform } from '../../conformance/matrix.ts';
 import type { Artifact } from '../../conformance/matrix-platforms.ts';
@@ -53,20 +54,34 @@ export function addConformance(program: Command, cli: Cli): void {
   program
     .command('conformance')
     .description('run one handler bundle on every backend and compare the answers')
-    .option('--all', 'every backend (the default)')
+    .addOption(new Option('--all', 'every backend (the default)').conflicts('backend'))
     .option('--backend <names>', 'only these, separated by commas', names)
     .option('--require <names>', 'these must be here, separated by commas', names)
     .option('--vector <text>', 'only vectors with this in their name or group')
     .option('--json', 'print one JSON document')
     .addHelpText('after', EXAMPLES)
-    .action(async (flags: ConformanceFlags) => {
-      const report = await run(cli.io, flags);
-      if (!report.ok) cli.exitCode = 1;
-      print(cli.io, flags.json, { document: report, text: explain(report) });
-    });
+    .action((flags: ConformanceFlags) =>
+      interruptible(async (signal) => {
+        const report = await run(cli.io, flags, signal);
+        if (!report.ok) cli.exitCode = 1;
+        print(cli.io, flags.json, { document: report, text: explain(report) });
+      }),
+    );
 }
 
-async function run(io: Io, flags: ConformanceFlags): Promise<MatrixReport> {
+/** Ctrl-C ends the platforms before the program: nothing of them stays behind. A second one ends it at once. */
+async function interruptible(run: (signal: AbortSignal) => Promise<void>): Promise<void> {
+  const stop = new AbortController();
+  const onSignal = (): void => stop.abort();
+  process.once('SIGINT', onSignal).once('SIGTERM', onSignal);
+  try {
+    await run(stop.signal);
+  } finally {
+    process.off('SIGINT', onSignal).off('SIGTERM', onSignal);
+  }
+}
+
+async function run(io: Io, flags: ConformanceFlags, signal: AbortSignal): Promise<MatrixReport> {
   const [{ runMatrix }, { vectors }] = await Promise.all([import('../../conformance/matrix.ts'), import('../../conformance/vectors.ts')]);
   const chosen = vectors.filter(({ name, group }) => flags.vector === undefined || `${group} ${name}`.includes(flags.vector));
   if (chosen.length === 0) throw new RunnerError('CONFIG_INVALID', `no vector has ${JSON.stringify(flags.vector)} in its name or group`);
@@ -76,6 +91,7 @@ async function run(io: Io, flags: ConformanceFlags): Promise<MatrixReport> {
     const { info, artifact } = await buildArtifact(folder, io.env);
     const platforms = chosenPlatforms(await platformsOf(artifact, folder), flags);
     return await runMatrix({
+      signal,
       artifact: info,
       platforms,
       vectors: chosen,
@@ -134,25 +150,51 @@ function chosenPlatforms(platforms: readonly Platform[], flags: ConformanceFlags
   return platforms.filter(({ name }) => wanted.has(name));
 }
 
-function explain({ artifact, backends, results, vectors, ok }: MatrixReport): string {
-  const rows = backends.map(({ name, status, equal, differs, skipped, ms, reason, required }) => [
-    name,
-    status === 'skipped' ? (required ? 'MISSING' : 'not here') : status,
-    String(equal),
-    String(differs),
-    String(skipped),
-    `${(ms / 1_000).toFixed(1)} s`,
-    reason ?? '',
-  ]);
-  const differences = results.flatMap(({ backend, group, vector, status, expected, actual }) =>
-    status === 'differs' ? [`${backend}: ${group}, ${vector}`, `  expected ${expected}`, `  got      ${actual}`] : [],
-  );
+function explain(report: MatrixReport): string {
+  const { artifact, vectors, ms, ok } = report;
   return [
-    `handler.mjs ${artifact.bytes} bytes, sha256 ${artifact.sha256}; ${vectors} vectors`,
+    `handler.mjs ${artifact.bytes} bytes, sha256 ${artifact.sha256}`,
     '',
-    table([['BACKEND', 'STATUS', 'EQUAL', 'DIFFERS', 'SKIPPED', 'TIME', ''], ...rows]),
-    ...(differences.length > 0 ? ['', ...differences] : []),
+    table(matrixRows(report)),
     '',
-    ok ? 'All answers are equal.' : 'Not all answers are equal, or a backend is missing.',
+    ...reasonsOf(report),
+    ...differencesOf(report),
+    `${vectors} vectors in ${(ms / 1_000).toFixed(1)} s. ${ok ? 'All answers are equal.' : 'Not all answers are equal, or a backend is missing.'}`,
   ].join('\n');
+}
+
+/** A row for each backend, a column for each group: how many are equal, of how many that apply. */
+function matrixRows({ backends, results }: MatrixReport): string[][] {
+  const groups = [...new Set(results.map(({ group }) => group))];
+  const rows = backends.map(({ name, status, ms }) => {
+    const own = results.filter(({ backend, status: one }) => backend === name && one !== 'skipped');
+    const cells = groups.map((group) => {
+      const some = own.filter((result) => result.group === group);
+      return some.length === 0 ? '-' : `${some.filter((result) => result.status === 'equal').length}/${some.length}`;
+    });
+    return [name, status === 'skipped' ? 'not here' : status, ...cells, `${(ms / 1_000).toFixed(1)} s`];
+  });
+  return [['BACKEND', 'STATUS', ...groups.map((group) => group.toUpperCase()), 'TOOK'], ...rows];
+}
+
+/** Why a backend, or a vector on it, was left out. */
+function reasonsOf({ backends, results }: MatrixReport): string[] {
+  const lines = backends.flatMap(({ name, status, reason, required }) =>
+    reason === undefined ? [] : [`${name} ${status === 'failed' ? 'failed' : `is not here${required ? ', but required' : ''}`}: ${reason}`],
+  );
+  const skips = new Map<string, number>();
+  for (const { backend, status, reason } of results) {
+    if (status !== 'skipped') continue;
+    const line = `${backend}: ${reason}`;
+    skips.set(line, (skips.get(line) ?? 0) + 1);
+  }
+  for (const [line, count] of skips) lines.push(`${line} (${count} ${count === 1 ? 'vector does' : 'vectors do'} not apply)`);
+  return lines.length === 0 ? [] : [...lines, ''];
+}
+
+function differencesOf({ results }: MatrixReport): string[] {
+  const lines = results.flatMap(({ backend, group, vector, status, expected, actual }) =>
+    status === 'differs' ? [`${backend} differs: ${group}, ${vector}`, `  expected ${expected}`, `  got      ${actual}`] : [],
+  );
+  return lines.length === 0 ? [] : [...lines, ''];
 }
