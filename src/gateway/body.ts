@@ -2,7 +2,7 @@
 
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Clock } from '../clock.ts';
-import { RunnerError } from '../errors.ts';
+import { RunnerError, toRunnerError } from '../errors.ts';
 
 /** How much of an upload that was refused is read and thrown away, so that its sender sees the answer. */
 const DISCARD_BYTES_MAX = 64 * 1024 * 1024;
@@ -66,29 +66,55 @@ export async function readBody(request: IncomingMessage, { bytesMax, budget, ann
   try {
     take(Number(announced ?? 0));
     announce?.();
-    const chunks: Uint8Array[] = [];
-    let size = 0;
-    for await (const chunk of chunksOf(request)) {
-      size += chunk.length;
+    const bytes = await collect(request, (size) => {
       if (size > bytesMax) throw tooLarge(bytesMax);
-      if (size > taken) take(chunk.length);
-      chunks.push(chunk);
-    }
-    return { bytes: chunks.length === 1 && chunks[0] ? chunks[0] : Buffer.concat(chunks, size), release };
+      if (size > taken) take(size - taken);
+    });
+    return { bytes, release };
   } catch (thrown) {
     release();
     throw thrown;
   }
 }
 
-/** Unlike the iterator of a stream, this one leaves the socket alone when the loop ends early. */
-async function* chunksOf(request: IncomingMessage): AsyncGenerator<Uint8Array> {
-  try {
-    for await (const chunk of request.iterator({ destroyOnReturn: false })) yield chunk as Buffer;
-  } catch (cause) {
-    throw brokeOff(cause);
-  }
-  if (!request.complete) throw brokeOff();
+/** Unlike the iterator of a stream, this one leaves the socket alone when `check` refuses the size. */
+function collect(request: IncomingMessage, check: (size: number) => void): Promise<Uint8Array> {
+  return new Promise((resolve, reject) => {
+    const chunks: Buffer[] = [];
+    let size = 0;
+    const over = (): void => {
+      request.off('data', onData).off('end', onEnd).off('error', onError).off('close', onClose);
+    };
+    const onData = (chunk: Buffer): void => {
+      size += chunk.length;
+      try {
+        check(size);
+        chunks.push(chunk);
+      } catch (thrown) {
+        over();
+        request.pause();
+        reject(toRunnerError(thrown));
+      }
+    };
+    const onEnd = (): void => {
+      over();
+      if (request.complete) resolve(chunks.length === 1 && chunks[0] ? chunks[0] : Buffer.concat(chunks, size));
+      else reject(brokeOff());
+    };
+    const onError = (cause: Error): void => {
+      over();
+      reject(brokeOff(cause));
+    };
+    const onClose = (): void => {
+      over();
+      reject(brokeOff());
+    };
+    if (request.destroyed) {
+      reject(brokeOff());
+      return;
+    }
+    request.on('data', onData).on('end', onEnd).on('error', onError).on('close', onClose);
+  });
 }
 
 function brokeOff(cause?: unknown): RunnerError {

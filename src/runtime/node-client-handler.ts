@@ -9,6 +9,8 @@ import { BASE, ERROR_TYPE, JSON_HEADERS, faultOf, postFault, runtimeError } from
 import type { Answer, Lane } from './node-client-lane.ts';
 
 const STREAMED: unique symbol = Symbol.for('blueprint-runner.streamed');
+/** No platform refuses such an answer for its size, which would have to be told before the next event is asked for. */
+const TOGETHER_CHARACTERS_MAX = 16 * 1024;
 const ERROR_BODY = 'Lambda-Runtime-Function-Error-Body';
 const HTTP_STREAM_TYPE = 'application/vnd.awslambda.http-integration-response';
 
@@ -115,6 +117,10 @@ async function answerBuffered(lane: Lane, handler: Handler, event: Answer): Prom
     body = serialised(await callHandler(handler, JSON.parse(event.body.toString()), contextOf(event)));
   } catch (error) {
     await postFault(lane, `${path}/error`, error);
+    return;
+  }
+  if (body.length <= TOGETHER_CHARACTERS_MAX) {
+    await lane.answerAndAsk(`${path}/response`, { headers: JSON_HEADERS, body });
     return;
   }
   const { status } = await lane.request('POST', `${path}/response`, { headers: JSON_HEADERS, body });

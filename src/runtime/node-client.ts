@@ -39,7 +39,7 @@ let isStopping = false;
 async function work(handler: Handler, lane: Lane, setsTrace: boolean): Promise<void> {
   idle.add(lane);
   while (!isStopping) {
-    const event = await lane.request('GET', '/invocation/next');
+    const event = await lane.next();
     const id = event.headers['lambda-runtime-aws-request-id'];
     if (event.status !== 200 || id === undefined) throw new Error(`the Runtime API answered ${event.status} to a poll`);
     idle.delete(lane);
@@ -146,7 +146,7 @@ async function warmUp(temporary: string): Promise<void> {
   process.env['AWS_LAMBDA_RUNTIME_API'] = `unix:${socketPath}`;
   const lane = new Lane();
   const handler = await loadHandler(folder, 'index.handler');
-  await answer(lane, handler, await lane.request('GET', '/invocation/next'));
+  await answer(lane, handler, await lane.next());
   lane.close();
   server.close();
   fs.rmSync(folder, { recursive: true });

@@ -156,6 +156,28 @@ describe('the line of a call', () => {
     expect(api.calls()).toEqual([second]);
   });
 
+  test('a poll right behind an answer is heard before the answer is told, and gets the next event on the same connection', async () => {
+    const { api, path } = await open();
+    const [first, second] = [new RecordedCall('r1', 'one'), new RecordedCall('r2', 'two')];
+    const socket = connect(path);
+    opened.push(() => void socket.destroy());
+    let received = '';
+    socket.on('data', (chunk: Buffer) => (received += chunk.toString()));
+    const poll = `GET ${BASE}/invocation/next HTTP/1.1\r\nhost: x\r\n\r\n`;
+    socket.write(poll);
+    api.hand(first);
+    while (!received.endsWith('one')) await new Promise(setImmediate);
+    let wasAsking = false;
+    const over = first.over.then(() => (wasAsking = api.isAsking));
+    socket.write(`POST ${BASE}/invocation/r1/response HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\ndone${poll}`);
+    await over;
+    expect(wasAsking).toBe(true);
+    api.hand(second);
+    while (!received.endsWith('two')) await new Promise(setImmediate);
+    expect(received.match(/HTTP\/1.1 \d+/g)).toEqual(['HTTP/1.1 200', 'HTTP/1.1 202', 'HTTP/1.1 200']);
+    expect(first.told.at(-1)).toBe('answered');
+  });
+
   test('the client went away while it polled: the event goes to the next poll', async () => {
     const { api, path, send } = await open();
     const socket = connect(path);

@@ -65,6 +65,14 @@ const ANSWERED_MAX = 64;
 const ACCEPTED = '{"status":"OK"}';
 const ACCEPTED_HEAD = ['content-type', 'application/json', 'content-length', String(ACCEPTED.length)];
 
+/** An answer that was sent over a connection last. */
+interface LastAnswer {
+  /** All of it came, and was told. */
+  isOver: boolean;
+  /** The request for the next event that was sent right behind it. */
+  next: (() => void) | undefined;
+}
+
 type Refusal = readonly [status: number, errorType: string, errorMessage: string];
 
 export class RuntimeApi {
@@ -80,6 +88,7 @@ export class RuntimeApi {
   readonly #pending: ApiCall[] = [];
   readonly #running = new Map<string, ApiCall>();
   readonly #answered: string[] = [];
+  readonly #lastAnswers = new WeakMap<Socket, LastAnswer>();
   /** Its answer was too large; the client may say so as well. */
   #oversized = '';
 
@@ -88,7 +97,14 @@ export class RuntimeApi {
     this.#listener = listener;
     this.#concurrency = concurrency;
     this.#server = createServer(
-      { keepAliveTimeout: 0, requestTimeout: 0, headersTimeout: 0, maxHeaderSize: HEADER_BYTES_MAX, noDelay: true, requireHostHeader: false },
+      {
+        keepAliveTimeout: 0,
+        requestTimeout: 0,
+        headersTimeout: 0,
+        maxHeaderSize: HEADER_BYTES_MAX,
+        noDelay: true,
+        requireHostHeader: false,
+      },
       (request, response) => this.#handle(request, response),
     );
     this.#server.timeout = 0;
@@ -174,6 +190,11 @@ export class RuntimeApi {
   }
 
   #next(request: IncomingMessage, response: ServerResponse): void {
+    const last = this.#lastAnswers.get(request.socket);
+    if (last && !last.isOver) {
+      last.next = () => this.#next(request, response);
+      return;
+    }
     this.#dropDeadPolls();
     if (this.#polls.length + this.#running.size >= this.#concurrency) {
       const reason = `${this.#running.size} events are not answered, and ${this.#polls.length} polls wait; the instance takes ${this.#concurrency}`;
@@ -210,28 +231,30 @@ export class RuntimeApi {
     const streamed = mode === 'streaming';
     if (call.isAnswering) return refuse(request, response, [403, 'InvalidStateTransition', `event ${id} is being answered`]);
     const bytesMax = call.answering({ contentType: request.headers['content-type'] ?? '', streamed, flow: request });
+    const last: LastAnswer = { isOver: false, next: undefined };
+    this.#lastAnswers.set(request.socket, last);
     let bytes = 0;
-    let isOpen = true;
     request.on('data', (data: Buffer) => {
       bytes += data.length;
-      if (!isOpen) return;
+      if (last.isOver) return;
       if (bytes <= bytesMax) return call.chunk(data);
-      isOpen = false;
+      last.isOver = true;
       this.#settle(id);
       this.#oversized = id;
       refuse(request, response, [413, 'RequestEntityTooLarge', `the response has more than ${bytesMax} bytes`]);
       call.tooLarge(bytesMax);
     });
     request.on('end', () => {
-      if (!isOpen) return;
-      isOpen = false;
+      if (last.isOver) return;
+      last.isOver = true;
       this.#settle(id);
       accept(response);
+      last.next?.();
       call.answered(streamed ? trailerFault(request) : undefined);
     });
     request.on('close', () => {
-      if (!isOpen) return;
-      isOpen = false;
+      if (last.isOver) return;
+      last.isOver = true;
       this.#settle(id);
       call.truncated();
     });
