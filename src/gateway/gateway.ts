@@ -184,10 +184,18 @@ export class Gateway {
     const parts = await this.#parts?.catch(() => undefined);
     if (!parts) return;
     this.#stopCollecting?.();
+    const startedAt = this.#clock.monotonic();
     parts.socket.close();
     await parts.server.close(deadlineMs);
-    await parts.lambda.close();
+    const queueClosed = parts.lambda.close();
+    // Calls that nobody waits for are queued durably: the next process runs them again.
+    const rest = Math.max(0, deadlineMs - (this.#clock.monotonic() - startedAt));
+    const over = Promise.withResolvers<void>();
+    const cancel = this.#clock.after(rest, () => over.resolve());
+    await Promise.race([queueClosed, over.promise]);
+    cancel();
     await Promise.all([...parts.runtimes.values()].map((runtime) => runtime.close(0)));
+    await queueClosed;
     parts.store.close();
   }
 

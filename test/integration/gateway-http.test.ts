@@ -507,6 +507,18 @@ describe('closing', () => {
     await gateway.close();
   });
 
+  test('does not wait for calls that nobody waits for', async () => {
+    const { url, gateway, backend, started } = await startHeld();
+    const reply = await send(url, 'POST /2015-03-31/functions/hello/invocations', {
+      body: '1',
+      headers: { 'x-amz-invocation-type': 'Event' },
+    });
+    expect(reply.status).toBe(202);
+    await started;
+    await gateway.close(20);
+    expect(backend.running).toEqual([]);
+  });
+
   test('does not wait longer than it may', async () => {
     const { url, gateway, backend, started } = await startHeld();
     const call = send(url, 'POST /api/v1/functions/hello/invoke', { body: '1' }).catch((error: unknown) => error);
