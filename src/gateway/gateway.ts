@@ -13,7 +13,7 @@ import { LIMITS } from '../runtime/limits.ts';
 import type { InstanceBackend, LogLine, RuntimeEvent } from '../runtime/runtime.ts';
 import { FunctionStore } from '../runtime/store.ts';
 import { silentTelemetry } from '../telemetry/telemetry.ts';
-import type { Telemetry } from '../telemetry/telemetry.ts';
+import type { Labels, MetricOptions, Metrics, Telemetry } from '../telemetry/telemetry.ts';
 import { Authenticator } from './auth.ts';
 import type { GatewayAuth } from './auth.ts';
 import { isLoopbackName } from './checks.ts';
@@ -243,7 +243,7 @@ export class Gateway {
       backend,
       folder: join(this.#options.folder, name),
       clock: this.#clock,
-      telemetry: this.#telemetry,
+      telemetry: { ...this.#telemetry, metrics: labelled(this.#telemetry.metrics, { backend: name }) },
       onEvent: (event) => this.#events.append(event.kind, event),
     });
     await runtime.start();
@@ -313,5 +313,15 @@ function shownLimits(provider: Provider): Readonly<Record<string, number>> {
     zip_bytes: zipBytesMax,
     unpacked_bytes: unpackedBytesMax,
     timeout_ms: timeoutMs.max,
+  };
+}
+
+/** The runtimes of all backends count under the same names. */
+function labelled(metrics: Metrics, labels: Labels): Metrics {
+  const withLabels = (options: MetricOptions): MetricOptions => ({ ...options, labels: { ...options.labels, ...labels } });
+  return {
+    counter: (options) => metrics.counter(withLabels(options)),
+    gauge: (options) => metrics.gauge(withLabels(options)),
+    histogram: (options) => metrics.histogram(withLabels(options)),
   };
 }

@@ -64,6 +64,9 @@ export type ServerMessage =
   | { readonly type: 'error'; readonly id?: string; readonly error: ErrorDocument['error'] }
   | { readonly type: 'pong' };
 
+/** What a client may send, for the documentation. */
+export const MESSAGE_SCHEMA = { oneOf: Object.values(MESSAGES).map((message) => message.json) } as const;
+
 /** Throws `REQUEST_INVALID`. */
 export function parseMessage(bytes: Uint8Array): ClientMessage {
   const value = parseJson(bytes, 'the message');

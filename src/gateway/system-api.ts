@@ -1,11 +1,13 @@
 /** What the gateway says about itself: info, health, readiness, metrics, its OpenAPI document. */
 
 import type { Clock } from '../clock.ts';
+import { RunnerError } from '../errors.ts';
 import { INFO } from './api.ts';
 import type { Functions } from './functions.ts';
 import { json } from './http.ts';
 import type { Route } from './http.ts';
 import { openApiDocument } from './openapi.ts';
+import { MESSAGE_SCHEMA } from './socket-messages.ts';
 import { flag, object, optional, text } from './schema.ts';
 
 export interface SystemApiOptions {
@@ -22,10 +24,29 @@ export interface SystemApiOptions {
 
 const HEALTH = object('a state', { ok: flag('it works'), message: optional(text({ about: 'why not' })) });
 
+/** What is at the path of the WebSocket for who asks for none. */
+const SOCKET_ROUTE: Route = {
+  method: 'GET',
+  path: '/api/v1/ws',
+  scope: 'public',
+  doc: {
+    summary:
+      'A WebSocket: live logs and events, streamed calls that survive a lost connection. Messages are JSON texts; credentials as everywhere, or as the protocol bearer.<key>.',
+    responses: {
+      101: { about: 'the WebSocket; what a client may send', schema: MESSAGE_SCHEMA },
+      426: { about: 'no WebSocket was asked for' },
+    },
+  },
+  handle() {
+    throw new RunnerError('REQUEST_INVALID', 'this is a WebSocket: send Upgrade: websocket', { details: { status: 426 } });
+  },
+};
+
 export function systemRoutes(options: SystemApiOptions): Route[] {
   const { functions, clock, version, limits, metrics, routes, isClosing } = options;
   const startedAt = clock.monotonic();
   return [
+    SOCKET_ROUTE,
     {
       method: 'GET',
       path: '/api/v1/info',

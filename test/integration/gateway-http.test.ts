@@ -346,6 +346,7 @@ describe('the gateway about itself', () => {
 
 describe('bad input', () => {
   const cases: readonly (readonly [what: string, line: string, body: string | undefined, status: number, code: string])[] = [
+    ['a WebSocket without asking for one', 'GET /api/v1/ws', undefined, 426, 'REQUEST_INVALID'],
     ['a path that leads nowhere', 'GET /nothing', undefined, 404, 'NOT_FOUND'],
     ['a method that the path does not take', 'PUT /api/v1/execute', undefined, 405, 'REQUEST_INVALID'],
     ['an encoded slash', 'GET /api/v1/functions/a%2fb', undefined, 400, 'REQUEST_INVALID'],

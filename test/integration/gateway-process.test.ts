@@ -265,7 +265,7 @@ describe('clients', () => {
     expect(await client.drain('stream')).toBe(1);
     expect(await client.logs('echo')).toEqual([]);
     expect((await client.info()).functions).toBe(2);
-    expect(await client.metrics()).toContain('blueprint_function_invocations_total{function="echo",outcome="OK"}');
+    expect(await client.metrics()).toContain('blueprint_function_invocations_total{backend="process",function="echo",outcome="OK"}');
     expect((await client.openapi())['openapi']).toBe('3.1.0');
     await client.remove('echo');
     await expect(client.describe('echo')).rejects.toMatchObject({ code: 'FUNCTION_NOT_FOUND' });
