@@ -25,6 +25,8 @@ export const FAMILIES = {
 export type Family = keyof typeof FAMILIES;
 
 const FAMILY_NAMES = Object.keys(FAMILIES) as Family[];
+const MB = 1024 * 1024;
+const DEVOURED_MB_MAX = 2_048;
 const FIRST_FAMILY = 200;
 
 /** Besides those of `CONFORMANCE_JOBS`. */
@@ -50,6 +52,7 @@ export const VECTOR_JOBS = {
   drip: 117n,
   stray: 118n,
   kill: 119n,
+  hoard: 120n,
 } as const;
 
 export const familyJob = (family: Family): bigint => BigInt(FIRST_FAMILY + FAMILY_NAMES.indexOf(family));
@@ -84,11 +87,21 @@ const explode = defineJob({ name: 'explode', raw: true }, () => {
 const spin = defineJob({ name: 'spin', raw: true }, () => {
   for (;;);
 });
+/** Takes memory outside of the heap of JavaScript; where nothing limits it, it says so instead of taking all that the machine has. */
 const devour = defineJob({ name: 'devour', raw: true }, async () => {
-  for (const kept: Buffer[] = []; ;) {
-    kept.push(Buffer.alloc(8 * 1024 * 1024, 1));
+  for (const kept: Buffer[] = []; kept.length < DEVOURED_MB_MAX;) {
+    kept.push(Buffer.alloc(MB, 1));
     await new Promise((resolve) => setImmediate(resolve));
   }
+  return 'nothing limits the memory';
+});
+/** The same inside of the heap. */
+const hoard = defineJob({ name: 'hoard', raw: true }, async () => {
+  for (const kept: number[][] = []; kept.length < DEVOURED_MB_MAX;) {
+    kept.push(Array.from({ length: MB / 8 }, (_, index) => index + 0.5));
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  return 'nothing limits the memory';
 });
 const several = defineJob(
   { name: 'several', params: 'uint8 count', result: 'uint8 count, string text, bytes bytes' },
@@ -160,6 +173,7 @@ const JOBS = {
   drip,
   stray,
   kill,
+  hoard,
 };
 
 function vectorRouter(): JobRouter {

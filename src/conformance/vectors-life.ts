@@ -248,6 +248,11 @@ const crashes: readonly Vector[] = [
     { needs: ['process'], expected: { code: 'FUNCTION_FAILED', message: 'nobody catches this' } },
   ),
   vector('crashes')(
+    'more objects than there is memory',
+    { jobId: VECTOR_JOBS.hoard, body: NOTHING },
+    { needs: ['memory'], expected: { code: 'FUNCTION_OUT_OF_MEMORY' } },
+  ),
+  vector('crashes')(
     'more memory than there is',
     { jobId: VECTOR_JOBS.devour, body: NOTHING },
     { needs: ['memory'], expected: { code: 'FUNCTION_OUT_OF_MEMORY' } },
