@@ -106,13 +106,23 @@ async function putFunction(
   const code: CodeInput = { kind: 'zip', bytes: request.body };
   // Each was parsed by the schema of its name.
   const input = { name, ...parseQuery(request, settingsQuery) } as CreateFunction;
-  if (!exists(functions, name)) return createFunction({ ...options, input, code });
+  if (!exists(functions, name)) {
+    try {
+      return await createFunction({ ...options, input, code });
+    } catch (thrown) {
+      // Somebody else was faster: his is replaced.
+      if (!isRunnerError(thrown) || thrown.code !== 'FUNCTION_EXISTS') throw thrown;
+    }
+  }
   if (input.backend !== undefined) functions.checkBackend(input.backend);
   const settings = settingsOf(input);
-  const before = functions.store.get(name);
-  const extra = input.backend === undefined ? {} : { extra: { ...before.extra, backend: input.backend } };
-  if (Object.keys(settings).length > 0 || input.backend !== undefined)
-    await functions.store.updateSettings(name, { ...settings, ...extra });
+  const { extra } = functions.store.get(name);
+  const patch = { ...settings, ...(input.backend !== undefined && { extra: { ...extra, backend: input.backend } }) };
+  if (Object.keys(patch).length > 0) {
+    // Nothing is changed unless all of it can be.
+    await functions.store.updateCode(name, code, { dryRun: true });
+    await functions.store.updateSettings(name, patch);
+  }
   const record = await functions.store.updateCode(name, code);
   return json(200, documentOf(functions, record, request));
 }

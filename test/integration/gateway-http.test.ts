@@ -66,6 +66,19 @@ describe('functions', () => {
     });
   });
 
+  test('a replacement that fails changes nothing; the same from many at once is no conflict', async () => {
+    const { url } = await startGateway();
+    const replies = await Promise.all(Array.from({ length: 4 }, () => send(url, DEPLOY, { body: HELLO })));
+    expect(replies.map(({ status }) => status).filter((status) => status !== 200 && status !== 201)).toEqual([]);
+    const before = (await send(url, 'GET /api/v1/functions/hello')).json as { revision_id: string };
+    expect(await send(url, `${DEPLOY}&memory_mb=256`, { body: 'no zip' })).toMatchObject({ status: 400, code: 'PACKAGE_INVALID' });
+    expect(await send(url, `${DEPLOY}&memory_mb=7`, { body: zipOf({ other: 'x' }) })).toMatchObject({
+      status: 400,
+      code: 'CONFIG_INVALID',
+    });
+    expect((await send(url, 'GET /api/v1/functions/hello')).json).toMatchObject({ revision_id: before.revision_id, memory_mb: 128 });
+  });
+
   test('pages', async () => {
     const { url } = await startGateway();
     for (const name of ['c', 'a', 'b']) await send(url, `PUT /api/v1/functions/${name}?runtime=nodejs24.x&handler=i.h`, { body: HELLO });
