@@ -1,3 +1,4 @@
+import { request as httpRequest } from 'node:http';
 import { connect } from 'node:net';
 import { describe, expect, test } from 'vitest';
 import { HELLO, newFolder, onEnd, send, sendRaw, startGateway, until, zipOf } from '../support/gateway.ts';
@@ -439,6 +440,29 @@ describe('bad input', () => {
     expect((await send(url, 'POST /api/v1/functions/hello/invoke', { body: JSON.stringify('x'.repeat(6 * 1024 * 1024 - 2)) })).status).toBe(
       200,
     );
+  });
+
+  test('a client that waits for 100 Continue is told to go on, or refused before it sends', async () => {
+    const { url } = await startGateway();
+    const ask = (line: string, bytes: number): Promise<{ status: number; wasAsked: boolean }> =>
+      new Promise((resolve, reject) => {
+        let wasAsked = false;
+        const [method, path] = line.split(' ');
+        const headers = { expect: '100-continue', 'content-length': String(bytes) };
+        const outgoing = httpRequest(url + path, { method, headers, agent: false }, (incoming) => {
+          incoming.resume();
+          resolve({ status: incoming.statusCode ?? 0, wasAsked });
+          outgoing.destroy();
+        });
+        outgoing.on('continue', () => {
+          wasAsked = true;
+          outgoing.end(HELLO);
+        });
+        outgoing.on('error', reject).flushHeaders();
+      });
+    expect(await ask(DEPLOY, HELLO.length)).toEqual({ status: 201, wasAsked: true });
+    expect(await ask(DEPLOY, 1_000_000_000)).toEqual({ status: 413, wasAsked: false });
+    expect(await ask('PUT /nothing', 10)).toEqual({ status: 404, wasAsked: false });
   });
 
   test('bodies of all requests together have a limit', async () => {
