@@ -5,12 +5,10 @@ import nodeModule from 'node:module';
 import paths from 'node:path';
 import streams from 'node:stream';
 import type { Writable } from 'node:stream';
-import { BASE, ERROR_TYPE, JSON_HEADERS, faultOf, postFault, runtimeError } from './node-client-lane.ts';
+import { BASE, ERROR_TYPE, JSON_HEADERS, WITH_NEXT, faultOf, postFault, runtimeError } from './node-client-lane.ts';
 import type { Answer, Lane } from './node-client-lane.ts';
 
 const STREAMED: unique symbol = Symbol.for('blueprint-runner.streamed');
-/** No platform refuses such an answer for its size, which would have to be told before the next event is asked for. */
-const TOGETHER_CHARACTERS_MAX = 16 * 1024;
 const ERROR_BODY = 'Lambda-Runtime-Function-Error-Body';
 const HTTP_STREAM_TYPE = 'application/vnd.awslambda.http-integration-response';
 
@@ -110,24 +108,30 @@ function serialised(result: unknown): string {
   }
 }
 
-async function answerBuffered(lane: Lane, handler: Handler, event: Answer): Promise<void> {
+interface Work {
+  readonly event: Answer;
+  /** The handler is done. Whether another event is wanted. */
+  readonly over: () => boolean;
+}
+
+async function answerBuffered(lane: Lane, handler: Handler, { event, over }: Work): Promise<Answer | undefined> {
   const path = `/invocation/${event.headers['lambda-runtime-aws-request-id']}`;
   let body: string;
   try {
     body = serialised(await callHandler(handler, JSON.parse(event.body.toString()), contextOf(event)));
   } catch (error) {
     await postFault(lane, `${path}/error`, error);
-    return;
+    over();
+    return undefined;
   }
-  if (body.length <= TOGETHER_CHARACTERS_MAX) {
-    await lane.answerAndAsk(`${path}/response`, { headers: JSON_HEADERS, body });
-    return;
-  }
-  const { status } = await lane.request('POST', `${path}/response`, { headers: JSON_HEADERS, body });
-  if (status !== 413) return;
+  const headers = over() ? JSON_HEADERS + WITH_NEXT : JSON_HEADERS;
+  const reply = await lane.request('POST', `${path}/response`, { headers, body });
+  if (reply.status === 200) return reply;
+  if (reply.status !== 413) return undefined;
   const tooLarge = new Error(`the response of ${Buffer.byteLength(body)} bytes is larger than the platform takes`);
   tooLarge.name = 'Function.ResponseSizeTooLarge';
   await postFault(lane, `${path}/error`, tooLarge);
+  return undefined;
 }
 
 /** What a streaming handler writes to: one chunk of HTTP for each write. The request starts with the first of them. */
@@ -177,7 +181,7 @@ class Response {
   }
 }
 
-async function answerStreaming(lane: Lane, handler: Handler, event: Answer): Promise<void> {
+async function answerStreaming(lane: Lane, handler: Handler, { event, over }: Work): Promise<undefined> {
   const path = `/invocation/${event.headers['lambda-runtime-aws-request-id']}`;
   const response = new Response(lane, path);
   responses.set(response.stream, response);
@@ -185,13 +189,11 @@ async function answerStreaming(lane: Lane, handler: Handler, event: Answer): Pro
     const returned = Promise.resolve(handler(JSON.parse(event.body.toString()), response.stream, contextOf(event)));
     await Promise.all([returned, response.finished]);
   } catch (error) {
-    if (!response.answered) {
-      await postFault(lane, `${path}/error`, error);
-      return;
-    }
-    response.breakOff(error);
+    if (response.answered) response.breakOff(error);
+    else await postFault(lane, `${path}/error`, error);
   }
   await response.answered;
+  over();
 }
 
 /** What AWS puts there for handlers that stream. */
@@ -208,7 +210,10 @@ export const awslambda = {
   },
 };
 
-/** Has the handler answer one event; failures of the handler are posted, failures of the Runtime API are thrown. */
-export function answer(lane: Lane, handler: Handler, event: Answer): Promise<void> {
-  return handler[STREAMED] ? answerStreaming(lane, handler, event) : answerBuffered(lane, handler, event);
+/**
+ * Has the handler answer one event; failures of the handler are posted, failures of the Runtime API are thrown. Resolves with the next
+ * event when it came along.
+ */
+export function answer(lane: Lane, handler: Handler, work: Work): Promise<Answer | undefined> {
+  return handler[STREAMED] ? answerStreaming(lane, handler, work) : answerBuffered(lane, handler, work);
 }

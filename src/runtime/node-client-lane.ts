@@ -28,39 +28,20 @@ interface Head {
 }
 
 export const BASE = '/2018-06-01/runtime';
-const NEXT = '/invocation/next';
+export const NEXT = '/invocation/next';
+/** The answer to an answer may be the next event. */
+export const WITH_NEXT = 'X-Blueprint-Next: event\r\n';
 export const JSON_HEADERS = 'Content-Type: application/json\r\n';
 export const ERROR_TYPE = 'Lambda-Runtime-Function-Error-Type';
 
-/** One connection to the Runtime API, connected when it is needed. Answers come in the order of the requests. */
+/** One connection to the Runtime API: one request at a time, connected when it is needed. */
 export class Lane {
   #socket: Socket | undefined;
-  #waiting: Waiting[] = [];
-  /** The event that was asked for together with an answer. */
-  #next: Promise<Answer> | undefined;
+  #waiting: Waiting | undefined;
   #received: Buffer[] = [];
   #receivedBytes = 0;
   #head: Head | undefined;
   #isClosed = false;
-  /** The last connection ended in the middle of an answer. */
-  #brokeOff = false;
-
-  next(): Promise<Answer> {
-    const next = this.#next ?? this.request('GET', NEXT);
-    this.#next = undefined;
-    return next;
-  }
-
-  /** Posts an answer and asks for the next event at once: each write to a socket wakes the other side up. */
-  answerAndAsk(path: string, sent: { headers: string; body: string }): Promise<Answer> {
-    this.#socket?.cork();
-    const accepted = this.request('POST', path, sent);
-    this.#next = this.request('GET', NEXT);
-    // Told to whoever takes it.
-    this.#next.catch(() => {});
-    this.#socket?.uncork();
-    return accepted;
-  }
 
   async request(method: 'GET' | 'POST', path: string, sent: { headers?: string; body?: Buffer | string } = {}): Promise<Answer> {
     const wasOpen = this.#socket !== undefined;
@@ -72,7 +53,7 @@ export class Lane {
       return await this.open(pieces);
     } catch (error) {
       // A server may close a connection that was idle while the handler ran.
-      if (!wasOpen || this.#brokeOff || this.#isClosed) throw error;
+      if (!wasOpen || this.#receivedBytes > 0 || this.#isClosed) throw error;
       return this.open(pieces);
     }
   }
@@ -80,7 +61,8 @@ export class Lane {
   /** Sends the beginning of a request, or all of it; resolves with the answer. */
   open(pieces: readonly (string | Uint8Array)[]): Promise<Answer> {
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ resolve, reject });
+      this.#waiting = { resolve, reject };
+      this.#reset();
       this.#socket ??= this.#connect();
       this.write(pieces);
     });
@@ -105,7 +87,11 @@ export class Lane {
   #connect(): Socket {
     const socket = net.connect(runtimeApi());
     const gone = (error?: Error): void => {
-      if (this.#socket === socket) this.#drop(error ?? new Error('the Runtime API closed the connection'));
+      if (this.#socket !== socket) return;
+      this.#socket = undefined;
+      const waiting = this.#waiting;
+      this.#waiting = undefined;
+      waiting?.reject(error ?? new Error('the Runtime API closed the connection'));
     };
     socket.on('data', (chunk: Buffer) => this.#receive(chunk));
     socket.on('error', gone);
@@ -113,47 +99,34 @@ export class Lane {
     return socket;
   }
 
-  #drop(error: Error): void {
-    this.#socket?.destroy();
-    this.#socket = undefined;
-    this.#brokeOff = this.#receivedBytes > 0 || this.#head !== undefined;
+  #reset(): void {
+    this.#received = [];
+    this.#receivedBytes = 0;
     this.#head = undefined;
-    this.#keep(Buffer.alloc(0));
-    for (const { reject } of this.#waiting.splice(0)) reject(error);
   }
 
   #receive(chunk: Buffer): void {
     this.#received.push(chunk);
     this.#receivedBytes += chunk.length;
-    for (let answer = this.#nextAnswer(); answer; answer = this.#nextAnswer()) {
-      this.#waiting.shift()?.resolve(answer);
-      if (answer.headers['connection'] === 'close') this.#drop(new Error('the Runtime API ended the connection'));
-    }
-  }
-
-  /** An answer that is complete, taken out. */
-  #nextAnswer(): Answer | undefined {
     if (!this.#head) {
-      if (this.#receivedBytes === 0) return undefined;
       const bytes = this.#joined();
       const end = bytes.indexOf('\r\n\r\n');
-      if (end < 0) return undefined;
+      if (end < 0) return;
       this.#head = parseHead(bytes.toString('latin1', 0, end));
-      this.#keep(bytes.subarray(end + 4));
+      this.#received = [bytes.subarray(end + 4)];
+      this.#receivedBytes = bytes.length - end - 4;
     }
     const { status, headers, length } = this.#head;
-    if (length !== undefined && this.#receivedBytes < length) return undefined;
-    const bytes = this.#joined();
-    const found = length === undefined ? unchunked(bytes) : { body: bytes.subarray(0, length), end: length };
-    if (!found) return undefined;
-    this.#head = undefined;
-    this.#keep(bytes.subarray(found.end));
-    return { status, headers, body: found.body };
-  }
-
-  #keep(rest: Buffer): void {
-    this.#received = [rest];
-    this.#receivedBytes = rest.length;
+    if (length !== undefined && this.#receivedBytes < length) return;
+    const body = length === undefined ? unchunked(this.#joined()) : this.#joined();
+    if (!body) return;
+    const waiting = this.#waiting;
+    this.#waiting = undefined;
+    if (headers['connection'] === 'close') {
+      this.#socket?.destroy();
+      this.#socket = undefined;
+    }
+    waiting?.resolve({ status, headers, body });
   }
 
   #joined(): Buffer {
@@ -174,8 +147,8 @@ function parseHead(text: string): Head {
   return { status: Number(first.split(' ')[1]), headers, length: isChunked ? undefined : Number(headers['content-length'] ?? 0) };
 }
 
-/** The body of a chunked answer, and where it ends; undefined until it is complete. */
-function unchunked(bytes: Buffer): { body: Buffer; end: number } | undefined {
+/** The body of a chunked answer; undefined until it is complete. */
+function unchunked(bytes: Buffer): Buffer | undefined {
   const pieces: Buffer[] = [];
   for (let at = 0; ;) {
     const lineEnd = bytes.indexOf('\r\n', at);
@@ -183,7 +156,7 @@ function unchunked(bytes: Buffer): { body: Buffer; end: number } | undefined {
     const size = Number.parseInt(bytes.toString('latin1', at, lineEnd), 16);
     const next = lineEnd + 2 + size + 2;
     if (next > bytes.length) return undefined;
-    if (size === 0) return { body: Buffer.concat(pieces), end: next };
+    if (size === 0) return Buffer.concat(pieces);
     pieces.push(bytes.subarray(lineEnd + 2, lineEnd + 2 + size));
     at = next;
   }

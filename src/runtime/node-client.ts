@@ -18,7 +18,7 @@ import nodeModule from 'node:module';
 import paths from 'node:path';
 import { answer, awslambda, loadHandler } from './node-client-handler.ts';
 import type { Handler } from './node-client-handler.ts';
-import { Lane, postFault, runtimeApi, runtimeError } from './node-client-lane.ts';
+import { Lane, NEXT, postFault, runtimeApi, runtimeError } from './node-client-lane.ts';
 
 interface Assignment {
   readonly environment: Readonly<Record<string, string>>;
@@ -38,16 +38,20 @@ let isStopping = false;
 
 async function work(handler: Handler, lane: Lane, setsTrace: boolean): Promise<void> {
   idle.add(lane);
-  while (!isStopping) {
-    const event = await lane.next();
+  for (let event = await lane.request('GET', NEXT); ;) {
     const id = event.headers['lambda-runtime-aws-request-id'];
     if (event.status !== 200 || id === undefined) throw new Error(`the Runtime API answered ${event.status} to a poll`);
     idle.delete(lane);
     running.add(id);
     if (setsTrace) process.env['_X_AMZN_TRACE_ID'] = event.headers['lambda-runtime-trace-id'] ?? '';
-    await answer(lane, handler, event);
-    running.delete(id);
-    idle.add(lane);
+    const over = (): boolean => {
+      running.delete(id);
+      if (!isStopping) idle.add(lane);
+      return !isStopping;
+    };
+    const next = await answer(lane, handler, { event, over });
+    if (isStopping) return;
+    event = next ?? (await lane.request('GET', NEXT));
   }
 }
 
@@ -146,7 +150,7 @@ async function warmUp(temporary: string): Promise<void> {
   process.env['AWS_LAMBDA_RUNTIME_API'] = `unix:${socketPath}`;
   const lane = new Lane();
   const handler = await loadHandler(folder, 'index.handler');
-  await answer(lane, handler, await lane.next());
+  await answer(lane, handler, { event: await lane.request('GET', NEXT), over: () => true });
   lane.close();
   server.close();
   fs.rmSync(folder, { recursive: true });

@@ -156,26 +156,35 @@ describe('the line of a call', () => {
     expect(api.calls()).toEqual([second]);
   });
 
-  test('a poll right behind an answer is heard before the answer is told, and gets the next event on the same connection', async () => {
-    const { api, path } = await open();
-    const [first, second] = [new RecordedCall('r1', 'one'), new RecordedCall('r2', 'two')];
-    const socket = connect(path);
-    opened.push(() => void socket.destroy());
-    let received = '';
-    socket.on('data', (chunk: Buffer) => (received += chunk.toString()));
-    const poll = `GET ${BASE}/invocation/next HTTP/1.1\r\nhost: x\r\n\r\n`;
-    socket.write(poll);
-    api.hand(first);
-    while (!received.endsWith('one')) await new Promise(setImmediate);
-    let wasAsking = false;
-    const over = first.over.then(() => (wasAsking = api.isAsking));
-    socket.write(`POST ${BASE}/invocation/r1/response HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\ndone${poll}`);
-    await over;
-    expect(wasAsking).toBe(true);
-    api.hand(second);
-    while (!received.endsWith('two')) await new Promise(setImmediate);
-    expect(received.match(/HTTP\/1.1 \d+/g)).toEqual(['HTTP/1.1 200', 'HTTP/1.1 202', 'HTTP/1.1 200']);
-    expect(first.told.at(-1)).toBe('answered');
+  test('an answer may ask for the next event, which comes in place of its status', async () => {
+    const { api, send } = await open();
+    const calls = ['one', 'two', 'three'].map((event, index) => new RecordedCall(`r${index}`, event));
+    for (const call of calls.slice(0, 2)) api.hand(call);
+    expect((await send('GET', `${BASE}/invocation/next`)).text).toBe('one');
+    const asks = { 'x-blueprint-next': 'event' };
+    const second = await send('POST', `${BASE}/invocation/r0/response`, 'done', asks);
+    expect(second).toMatchObject({ status: 200, text: 'two', headers: { 'lambda-runtime-aws-request-id': 'r1' } });
+    const third = send('POST', `${BASE}/invocation/r1/response`, 'done', asks);
+    const wasAsking = calls[1]?.over.then(() => api.isAsking);
+    expect(await wasAsking).toBe(true);
+    if (calls[2]) api.hand(calls[2]);
+    expect(await third).toMatchObject({ status: 200, text: 'three' });
+    expect(await send('POST', `${BASE}/invocation/r2/response`, 'done')).toMatchObject({ status: 202 });
+    expect(calls.map(({ told }) => told.at(-1))).toEqual(['answered', 'answered', 'answered']);
+  });
+
+  test('an answer that asks stands in line behind the polls; one that is too large gets no event', async () => {
+    const { api, send } = await open(2);
+    api.hand(new RecordedCall('r1'));
+    await send('GET', `${BASE}/invocation/next`);
+    const poll = send('GET', `${BASE}/invocation/next`);
+    while (!api.isAsking) await new Promise(setImmediate);
+    const sent = send('POST', `${BASE}/invocation/r1/response`, 'done', { 'x-blueprint-next': 'event' });
+    api.hand(new RecordedCall('r2', 'two'));
+    expect((await poll).text).toBe('two');
+    api.hand(new RecordedCall('r3', 'three'));
+    expect(await sent).toMatchObject({ status: 200, text: 'three' });
+    expect((await send('POST', `${BASE}/invocation/r2/response`, 'x'.repeat(2_000), { 'x-blueprint-next': 'event' })).status).toBe(413);
   });
 
   test('the client went away while it polled: the event goes to the next poll', async () => {
