@@ -26,11 +26,16 @@ export function headersOf({ rawHeaders, httpVersion }: Pick<IncomingMessage, 'ra
     if (before !== undefined && SINGLE.has(name)) throw badRequest(`the request has more than one header ${name}`);
     headers[name] = before === undefined ? value : `${before}, ${value}`;
   }
-  const { host, expect, 'transfer-encoding': encoding } = headers;
-  if (encoding !== undefined && encoding.toLowerCase() !== 'chunked') throw badRequest('the only transfer encoding taken is chunked');
+  const { host, expect } = headers;
   if (expect !== undefined && !/^100-continue$/i.test(expect)) throw badRequest('nothing can be expected but 100-continue', 417);
   if (host === undefined || !HOST.test(host)) throw badRequest('the request has no Host header, or one that is no host name');
   return headers;
+}
+
+/** When others could see the end of the request elsewhere: then what follows on the connection is nobody's. */
+export function framingError({ headers }: Pick<IncomingMessage, 'headers'>): RunnerError | undefined {
+  const { 'transfer-encoding': encoding = 'chunked' } = headers;
+  return encoding.toLowerCase() === 'chunked' ? undefined : badRequest('the only transfer encoding taken is chunked');
 }
 
 export interface OriginRules {

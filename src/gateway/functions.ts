@@ -1,7 +1,7 @@
 /** The functions of a gateway: which version a call means, which backend runs it, and that replaced code never runs again. */
 
 import { hash } from 'node:crypto';
-import { RunnerError } from '../errors.ts';
+import { RunnerError, toRunnerError } from '../errors.ts';
 import type { FunctionRuntime } from '../runtime/function-runtime.ts';
 import { LIMITS } from '../runtime/limits.ts';
 import type { FunctionVersion, InstanceInfo, Invocation, InvocationOptions, StreamedInvocation } from '../runtime/runtime.ts';
@@ -86,9 +86,15 @@ export class Functions {
     }
   }
 
+  /** Rejects with `STATE_INVALID` when the function is replaced meanwhile. */
   async warm(target: Target, count: number): Promise<void> {
     const { fn, runtime } = this.resolve(target);
-    await runtime.warm(fn, count);
+    try {
+      await runtime.warm(fn, count);
+    } catch (cause) {
+      const { code, message } = toRunnerError(cause);
+      throw code === 'ABORTED' ? new RunnerError('STATE_INVALID', message, { cause }) : cause;
+    }
   }
 
   /** Of all backends, by the name under which functions ask for them. */

@@ -25,6 +25,11 @@ export class Refusals {
     return (this.#open.get(socket)?.size ?? 0) > 0;
   }
 
+  /** Whether it is refused: nothing that comes over it counts. */
+  isOver(socket: Duplex): boolean {
+    return this.#refused.has(socket);
+  }
+
   /**
    * Answers and ends the connection, after the answers to what was sent before: whoever sent those must not take the refusal for one of
    * theirs. Of a request that breaks off in the middle it is the answer. Once for each connection.

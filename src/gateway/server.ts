@@ -15,7 +15,7 @@ import type { CallerLimits } from './admission.ts';
 import { ANONYMOUS } from './auth.ts';
 import type { Authenticator } from './auth.ts';
 import { BodyBudget, discard, readBody, sendChunks } from './body.ts';
-import { checkOrigin, headersOf, targetOf } from './checks.ts';
+import { checkOrigin, framingError, headersOf, targetOf } from './checks.ts';
 import type { Headers } from './checks.ts';
 import { badRequest, demand, failure, statusOf } from './http.ts';
 import type { Caller, Reply, Route } from './http.ts';
@@ -134,9 +134,7 @@ export class GatewayServer {
     server.on('request', (request, response) => void this.#answer(request, response, false));
     server.on('checkContinue', (request: IncomingMessage, response: ServerResponse) => void this.#answer(request, response, true));
     server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) => void this.#answer(request, response, false));
-    server.on('connect', ({ method = '' }: IncomingMessage, socket: Duplex) =>
-      this.#refuseRaw(socket, badRequest(`there are no tunnels here: ${method} is not taken`, 405)),
-    );
+    server.on('connect', (_: IncomingMessage, socket: Duplex) => this.#refuseRaw(socket, badRequest('there are no tunnels here', 405)));
     server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => this.#upgrade(request, socket, head));
     server.on('clientError', (error: NodeJS.ErrnoException, socket: Duplex) => this.#refuseRaw(socket, parserError(error)));
     await new Promise<void>((resolve, reject) => {
@@ -179,6 +177,9 @@ export class GatewayServer {
   }
 
   async #answer(request: IncomingMessage, response: ServerResponse, awaitsContinue: boolean): Promise<void> {
+    if (this.#refusals.isOver(request.socket)) return;
+    const misframed = framingError(request);
+    if (misframed) return this.#refuseRaw(request.socket, misframed);
     const gone = new AbortController();
     this.#running.add(gone);
     this.#refusals.begun(response);

@@ -80,6 +80,11 @@ function deep(levels: number): string {
   return `POST /api/v1/execute HTTP/1.1\r\n${HOST}Connection: close\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
 }
 
+it('nothing counts that follows a request whose end others may see elsewhere', async () => {
+  const doubtful = `POST /api/v1/execute HTTP/1.1\r\n${HOST}Transfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n`;
+  expect(codes(await send(`${doubtful}GET /healthz HTTP/1.1\r\n${HOST}\r\n`, 2))).toEqual([[400, 'REQUEST_INVALID']]);
+});
+
 describe('a refusal comes after the answers to what was sent before', () => {
   const call = `POST /api/v1/functions/slow/invoke HTTP/1.1\r\n${HOST}Content-Length: 2\r\n\r\n{}`;
 
