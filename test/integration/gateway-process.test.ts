@@ -116,6 +116,8 @@ test('killed under load and started again: no process is left, no acknowledged d
     }
   });
   await until(() => acknowledged.length >= 40);
+  // The gateway and its instances.
+  expect(processesOf(dataDir).length).toBeGreaterThan(3);
   first.child.kill('SIGKILL');
   await Promise.all([...load, ...deployments, first.ended]);
   const second = await startCommand(dataDir);
@@ -130,6 +132,34 @@ test('killed under load and started again: no process is left, no acknowledged d
   second.child.kill('SIGTERM');
   expect(await second.ended).toBe(0);
   expect(processesOf(dataDir)).toEqual([]);
+}, 60_000);
+
+test('deployed again and again under load: no call fails, none that began after an answer runs older code', async () => {
+  const { url } = await startCommand(await newFolder());
+  const client = new GatewayClient({ url, retries: 0 });
+  const version = (number: number): Uint8Array => zipOf({ 'index.mjs': `export const handler = async () => ${number};` });
+  await client.deploy('f', version(0), SETTINGS);
+  let acknowledged = 0;
+  let isOver = false;
+  const stale: string[] = [];
+  let calls = 0;
+  const load = Array.from({ length: 8 }, async () => {
+    while (!isOver) {
+      const atLeast = acknowledged;
+      const { output } = await client.invoke<null, number>('f', null);
+      calls += 1;
+      if (output < atLeast) stale.push(`${output} after ${atLeast}`);
+    }
+  });
+  for (let number = 1; number <= 10; number += 1) {
+    const before = calls;
+    await client.deploy('f', version(number), SETTINGS);
+    acknowledged = number;
+    await until(() => calls >= before + 20);
+  }
+  isOver = true;
+  await Promise.all(load);
+  expect(stale).toEqual([]);
 }, 60_000);
 
 describe('jobs', () => {

@@ -107,7 +107,7 @@ export function sendRaw(
   });
 }
 
-/** Resolves when the condition holds; it is asked again in each turn of the event loop. */
+/** Resolves when the condition holds; it is asked again and again, and leaves the processor to what it waits for. */
 export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
-  while (!(await condition())) await new Promise((resolve) => setImmediate(resolve));
+  while (!(await condition())) await new Promise((resolve) => setTimeout(resolve, 2));
 }
