@@ -18,6 +18,8 @@ import { FakeBackend } from '../support/fake-backend.ts';
 export interface Figures {
   readonly rssMb: number;
   readonly heapMb: number;
+  /** Buffers, outside of the heap. */
+  readonly buffersMb: number;
   readonly handles: number;
   /** Open files, sockets included. */
   readonly descriptors: number;
@@ -82,14 +84,15 @@ function filesIn(folder: string): number {
 
 async function figuresOf(folder: string): Promise<Figures> {
   for (let round = 0; round < 5; round += 1) {
-    globalThis.gc?.();
+    await globalThis.gc?.({ type: 'major', execution: 'async', flavor: 'last-resort' });
     await turn();
   }
-  const { heapUsed } = process.memoryUsage();
+  const { heapUsed, external } = process.memoryUsage();
   const status = readFileSync('/proc/self/status', 'utf8');
   return {
     rssMb: Number(/VmRSS:\s+(\d+)/.exec(status)?.[1]) / 1024,
     heapMb: heapUsed / MIB,
+    buffersMb: external / MIB,
     handles: process.getActiveResourcesInfo().filter((name) => name !== 'Timeout' && name !== 'Immediate').length,
     descriptors: readdirSync('/proc/self/fd').length,
     files: filesIn(folder),

@@ -1,21 +1,18 @@
 /** Fuzzes a gateway of its own: seeded, over raw connections, with probes in between. */
 
-import { fork } from 'node:child_process';
-import type { ChildProcess } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { FunctionStore } from '../../src/runtime/store.ts';
 import { Random } from '../../src/testing/fake-clock.ts';
-import type { Figures, FromGateway, ToGateway } from './fuzz-gateway.ts';
+import { FuzzedGateway } from './fuzz-child.ts';
+import type { Figures } from './fuzz-gateway.ts';
 import { ADMIN, framed, handshakeInput, httpInput } from './fuzz-http.ts';
 import type { Input } from './fuzz-http.ts';
 import { faultOf, faultOfRuntime } from './fuzz-judge.ts';
 import { KeptConnection } from './fuzz-kept.ts';
 import { HostileInstances } from './fuzz-runtime-api.ts';
 import { fieldsInput, targetsOf } from './fuzz-values.ts';
-import type { Target, WrongCredentials } from './fuzz-values.ts';
+import type { Target } from './fuzz-values.ts';
 import { RawWebSocket, framesInput } from './fuzz-websocket.ts';
 import { exchange, requestsIn } from './fuzz-wire.ts';
 import { ESCAPED, soundZip, zipInput } from './fuzz-zip.ts';
@@ -40,6 +37,8 @@ export interface FuzzReport {
   readonly counts: ReadonlyMap<string, ReadonlyMap<string, number>>;
   readonly failures: readonly Failure[];
   readonly failed: number;
+  /** Inputs before the first figures. */
+  readonly warmUp: number;
   readonly before: Figures;
   readonly after: Figures;
   readonly seconds: number;
@@ -58,84 +57,14 @@ const KINDS = ['bytes', 'handshake', 'fields', 'zip', 'websocket', 'runtime'] as
 type Kind = (typeof KINDS)[number];
 const WEIGHTS: Readonly<Record<Kind, number>> = { bytes: 14, handshake: 2, fields: 56, zip: 7, websocket: 17, runtime: 4 };
 const WHEEL: readonly Kind[] = KINDS.flatMap((kind) => Array.from({ length: WEIGHTS[kind] }, () => kind));
+/** What a long run sends before it is first measured. */
+export const WARM_UP_INPUTS = 100_000;
 const LANES = 20;
 const BACKGROUND_MAX = 128;
 const BATCH = 32;
 const PROBE_EVERY = 1_000;
 const FAILURES_SHOWN = 100;
 const KEPT = new Set(['fuzz-call', 'fuzz-set', 'fuzz-raw', 'probe']);
-
-/** The process, its folder, and what is said to it. */
-class FuzzedGateway {
-  readonly folder: string;
-  readonly #child: ChildProcess;
-  readonly #exit: Promise<number | string>;
-  #stderr = '';
-  port = 0;
-  wrong: WrongCredentials = { expired: '', narrow: '' };
-  instances: HostileInstances | undefined;
-  #figures: ((figures: Figures) => void) | undefined;
-
-  constructor() {
-    this.folder = mkdtempSync(join(tmpdir(), 'bf-'));
-    // Users of instances pass through it to what is theirs.
-    chmodSync(this.folder, 0o711);
-    mkdirSync(join(this.folder, 'tmp'));
-    const home = join(this.folder, 'tmp');
-    this.#child = fork(fileURLToPath(new URL('fuzz-gateway.ts', import.meta.url)), [this.folder], {
-      execArgv: ['--expose-gc', '--disable-warning=ExperimentalWarning'],
-      env: { PATH: `${dirname(process.execPath)}:/usr/bin:/bin`, TMPDIR: home, HOME: home },
-      cwd: home,
-      stdio: ['ignore', 'inherit', 'pipe', 'ipc'],
-    });
-    this.#exit = new Promise((resolve) => this.#child.once('close', (code, signal) => resolve(code ?? signal ?? 'unknown')));
-    this.#child.stderr?.on('data', (chunk: Buffer) => (this.#stderr = (this.#stderr + chunk.toString()).slice(-20_000)));
-  }
-
-  get stderr(): string {
-    return this.#stderr;
-  }
-
-  get hasEnded(): boolean {
-    return this.#child.exitCode !== null || this.#child.signalCode !== null;
-  }
-
-  start(): Promise<void> {
-    return new Promise((resolve, reject) => {
-      void this.#exit.then((how) => reject(new Error(`the gateway ended with ${how}\n${this.#stderr}`)));
-      this.#child.on('message', (message: FromGateway) => {
-        if (message.kind === 'listening') {
-          this.port = message.port;
-          this.wrong = message.tokens;
-          resolve();
-        } else if (message.kind === 'launched') this.instances?.launched(message.id, message.socketPath);
-        else if (message.kind === 'ended') this.instances?.ended(message.id);
-        else this.#figures?.(message.figures);
-      });
-    });
-  }
-
-  async figures(): Promise<Figures> {
-    const got = new Promise<Figures>((resolve, reject) => {
-      this.#figures = resolve;
-      void this.#exit.then((how) => reject(new Error(`the gateway ended with ${how}\n${this.#stderr}`)));
-    });
-    this.#send({ kind: 'figures' });
-    return got;
-  }
-
-  async end(): Promise<number | string> {
-    if (!this.hasEnded) this.#send({ kind: 'close' });
-    const timer = setTimeout(() => this.#child.kill('SIGKILL'), 20_000);
-    const how = await this.#exit;
-    clearTimeout(timer);
-    return how;
-  }
-
-  #send(message: ToGateway): void {
-    this.#child.send(message);
-  }
-}
 
 /** One run. */
 class Fuzz {
@@ -168,8 +97,9 @@ class Fuzz {
     if (only)
       await Promise.all(only.map(async (index) => this.#batch([index], { kept: this.#tidy, socket: new RawWebSocket(gateway.port) })));
     const last = only ? 0 : inputs;
+    const warmUp = Math.min(WARM_UP_INPUTS, Math.ceil(last / 4));
     const startedAt = performance.now();
-    await this.#lanes(Math.min(100_000, Math.ceil(last / 4)));
+    await this.#lanes(warmUp);
     const before = await this.#settled();
     await this.#lanes(last);
     const after = await this.#settled();
@@ -178,6 +108,7 @@ class Fuzz {
     const exit = await gateway.end();
     const half = Math.ceil(this.#probesMs.length / 2);
     const report = {
+      warmUp,
       counts: this.#counts,
       failures: this.#failures,
       failed: this.#failed,
@@ -330,6 +261,7 @@ class Fuzz {
 
   #fail(input: number, { what, bytes, fault }: { what: string; bytes: Buffer; fault: string }): void {
     this.#failed += 1;
+    this.#options.onProgress?.(`input ${input}, ${what}: ${fault}`);
     if (this.#failures.length < FAILURES_SHOWN) this.#failures.push({ input, what, fault, hex: bytes.toString('hex') });
   }
 
