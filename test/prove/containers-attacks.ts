@@ -8,8 +8,8 @@ import type { Attack } from './containers-handlers.ts';
 import { Load, Watch, until } from './containers-load.ts';
 import type { Check } from './containers-load.ts';
 
-/** What the log and the answers of hostile functions may take of the gateway. */
-const GROWTH_MB_MAX = 192;
+/** What the log and the answers of hostile functions may take of the gateway: the heap that it was given, and buffers beside it. */
+const GROWTH_MB_MAX = 256;
 /** The init of a function may take 10 s. */
 const TOLD_MS_MAX = 15_000;
 /** Limits of processes per instance, with some for the neighbour and for what makes instances. */
