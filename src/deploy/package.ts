@@ -204,6 +204,13 @@ const ownPackage: Plugin = {
       const file = here.endsWith('.ts') ? target.replace('./dist/', './').replace(/\.js$/, '.ts') : target;
       return { path: join(root, file), sideEffects: false };
     });
+    // What plugins load on first use stays out, whatever of it is installed here.
+    const own = ['dist', 'src', 'plugins', 'handler'].map((folder) => join(root, folder, '/'));
+    build.onResolve({ filter: /^[^./]/ }, ({ path, kind, importer }) =>
+      kind === 'dynamic-import' && !path.startsWith('node:') && own.some((folder) => importer.startsWith(folder))
+        ? { path, external: true }
+        : undefined,
+    );
   },
 };
 
