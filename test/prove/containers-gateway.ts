@@ -122,6 +122,12 @@ export class GatewayProcess {
     return (await this.#json<{ functions: { name: string }[] }>('/api/v1/functions')).functions.map(({ name }) => name);
   }
 
+  /** Resolves when so many instances are up. */
+  async warm(name: string, count: number): Promise<void> {
+    const { status, text } = await this.#send('POST', '/api/v1/instances/warm', JSON.stringify({ function: name, count }));
+    if (status >= 300) throw new Error(`${name} was not warmed: ${status} ${text}`);
+  }
+
   async remove(name: string): Promise<void> {
     const { status, text } = await this.#send('DELETE', `/api/v1/functions/${name}`);
     if (status >= 300) throw new Error(`${name} was not removed: ${status} ${text}`);
