@@ -229,7 +229,8 @@ async function starts(folder: string, backend: string): Promise<void> {
     const { ours, peer, ratios } = await interleaved({ ours: first(STARTS), peer: first(1) }, ROUNDS);
     print(`${STARTS} cold starts at once to one, ${backend}`, median(ratios), {
       detail: `${median(ours).toFixed(0)} ms vs ${median(peer).toFixed(0)} ms`,
-      goal: STARTS,
+      // One process may come from those that wait; of so many at once only the first do.
+      ...(backend !== 'process' && { goal: STARTS }),
     });
   } finally {
     await gateway.end('SIGTERM');
