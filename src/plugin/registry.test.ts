@@ -144,9 +144,7 @@ describe('mistakes', () => {
 
   test('a built-in plugin that cannot be imported is described with the reason', async () => {
     const registry = registryOf({ broken: () => Promise.reject(new Error('no such file')) });
-    expect(await registry.describe()).toEqual([
-      { name: 'broken', source: 'built-in', kinds: [], peers: [], problem: 'no such file' },
-    ]);
+    expect(await registry.describe()).toEqual([{ name: 'broken', source: 'built-in', kinds: [], peers: [], problem: 'no such file' }]);
   });
 });
 
