@@ -1,5 +1,6 @@
 /** A container as the engine is asked for it. */
 
+import type Docker from 'dockerode';
 import type { NetworkAccess } from '../../src/plugin.ts';
 import type { ContainerOptions } from './client.ts';
 import type { Resources } from './limits.ts';
@@ -69,5 +70,5 @@ export function containerOptions(plan: ContainerPlan): ContainerOptions {
       Mounts: program.mounts.map(({ source, target }) => ({ Type: 'bind', Source: source, Target: target, ReadOnly: true })),
       ...(plan.runtime !== undefined && { Runtime: plan.runtime }),
     },
-  };
+  } satisfies Docker.ContainerCreateOptions;
 }

@@ -40,7 +40,7 @@ test('it registers without touching our sources, by its own name', async () => {
     console.log(JSON.stringify([registry.names(), executor.name, refused]));
   `;
   const { stdout } = await run(process.execPath, ['--input-type=module', '--eval', program], { cwd: directory, env: {} });
-  expect(JSON.parse(stdout)).toEqual([['command', 'http'], 'command', 'CONFIG_INVALID']);
+  expect(JSON.parse(stdout)).toEqual([['command', 'container', 'http', 'process'], 'command', 'CONFIG_INVALID']);
 });
 
 test('it compiles against the published types', async () => {

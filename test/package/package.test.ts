@@ -50,7 +50,10 @@ const LIGHT =
   'viem abitype ox @noble/curves @noble/hashes @scure/base @scure/bip32 @scure/bip39 eventemitter3 tsyringe tslib reflect-metadata fflate'.split(
     ' ',
   );
-const EAGER: Readonly<Record<string, readonly string[]>> = { [`${manifest.name}/testing`]: [...LIGHT, 'undici', 'ws'] };
+const EAGER: Readonly<Record<string, readonly string[]>> = {
+  [`${manifest.name}/testing`]: [...LIGHT, 'undici', 'ws'],
+  [`${manifest.name}/gateway`]: [...LIGHT, 'ws'],
+};
 
 const PROBE = `
 import { registerHooks } from 'node:module';
