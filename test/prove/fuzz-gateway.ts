@@ -103,17 +103,17 @@ async function main(folder: string): Promise<void> {
   const metrics = createMetrics();
   const keys = new KeyFolder({ folder: join(folder, 'k') });
   const answer = async (): Promise<string> => '{"answer":42}';
-  const process_ = new ProcessBackend({ folder: join(folder, 'p') });
+  const here = new FakeBackend({ handler: answer });
   const gateway = new Gateway({
     folder: join(folder, 'g'),
     backends: new Map<string, InstanceBackend>([
-      ['here', new FakeBackend({ handler: answer })],
-      ['process', process_],
+      ['here', here],
+      ['process', new ProcessBackend({ folder: join(folder, 'p') })],
       ['raw', new RawBackend()],
     ]),
     auth: { keys, tokens: [{ name: 'fuzz', token: ADMIN_TOKEN }] },
     limits: { requestsPerSecond: MANY, burst: MANY, concurrent: MANY },
-    runtime: { limits: { instancesPerFunctionMax: 4 } },
+    runtime: { limits: { instancesPerFunctionMax: 8 } },
     telemetry: { log, metrics, startSpan: undefined },
     metrics: () => metrics.expose(),
   });
@@ -123,6 +123,8 @@ async function main(folder: string): Promise<void> {
     narrow: keys.create({ name: 'narrow', scopes: ['logs'], functions: ['nothing'] }).secret,
   };
   process.on('message', (message: ToGateway) => {
+    // The fake keeps its ended instances for tests to look at.
+    here.programs.splice(0, here.programs.length, ...here.running);
     if (message.kind === 'figures') void figuresOf(folder).then((figures) => tell({ kind: 'figures', figures }));
     else void gateway.close(1_000).then(() => process.disconnect());
   });

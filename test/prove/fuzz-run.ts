@@ -60,7 +60,9 @@ const WHEEL: readonly Kind[] = KINDS.flatMap((kind) => Array.from({ length: WEIG
 /** What a long run sends before it is first measured. */
 export const WARM_UP_INPUTS = 100_000;
 const LANES = 20;
-const BACKGROUND_MAX = 128;
+const BACKGROUND_MAX = 256;
+/** Calls of hostile instances at the same time: as many as there are instances. */
+const CALLS = 8;
 const BATCH = 32;
 const PROBE_EVERY = 1_000;
 const FAILURES_SHOWN = 100;
@@ -193,7 +195,7 @@ class Fuzz {
   async #later(work: Promise<void>): Promise<void> {
     const running: Promise<void> = work.finally(() => this.#background.delete(running));
     this.#background.add(running);
-    if (this.#background.size > BACKGROUND_MAX) await Promise.race(this.#background);
+    while (this.#background.size > BACKGROUND_MAX) await Promise.race(this.#background);
   }
 
   async #alone(index: number, kind: Kind, input: Input): Promise<void> {
@@ -217,7 +219,7 @@ class Fuzz {
 
   /** Events for the instances that are fuzzed: some at a time, as long as inputs wait. */
   #callRaw(): void {
-    if (this.#calls.size >= 4) return;
+    if (this.#calls.size >= CALLS) return;
     const connection = new KeptConnection(this.#gateway.port);
     const call = async (): Promise<void> => {
       while (this.#instances.isWanted) {
@@ -226,7 +228,7 @@ class Fuzz {
           bytes: framed({
             method: 'POST',
             target: '/api/v1/functions/fuzz-raw/invoke',
-            headers: [ADMIN, ['X-Timeout-Ms', '500']],
+            headers: [ADMIN, ['X-Timeout-Ms', '250']],
             body: '{}',
           }),
           mustRefuse: false,

@@ -1,6 +1,6 @@
 /** The side of the instance: bytes on the socket of the Runtime API, out of order, damaged, too long, and cut off. */
 
-import { setImmediate as turn } from 'node:timers/promises';
+import { setTimeout as pause } from 'node:timers/promises';
 import type { Random } from '../../src/testing/fake-clock.ts';
 import { cut, flip, requestOf } from './fuzz-http.ts';
 import type { Header, Input } from './fuzz-http.ts';
@@ -155,7 +155,8 @@ interface Waiting {
 }
 
 /** How many inputs one event gets. */
-const INPUTS_PER_EVENT = 8;
+const INPUTS_PER_EVENT = 16;
+const REPEAT_MS = 5;
 
 /** Plays all instances of the backend `raw`: takes events as a runtime client does, and in between does what none should. */
 export class HostileInstances {
@@ -201,7 +202,8 @@ export class HostileInstances {
       const next = await exchange({ path }, requestOf({ target: `${BASE}/invocation/next`, headers: [HOST, ['Connection', 'close']] }), 1);
       const id = next.answers[0]?.headers.get('lambda-runtime-aws-request-id');
       if (id === undefined) {
-        await turn();
+        // Another poll of this instance waits, or it is about to end.
+        await pause(REPEAT_MS);
         continue;
       }
       const taken = this.#waiting.splice(0, INPUTS_PER_EVENT);
