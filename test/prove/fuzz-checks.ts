@@ -10,7 +10,7 @@ const RSS_MARGIN_MB = 64;
 /** The allocator of the system keeps what large packages took: it has seen all sizes only after many inputs. */
 const RSS_MARGIN_COLD_MB = 96;
 const HEAP_MARGIN_MB = 16;
-const HANDLES_MARGIN = 24;
+const HANDLES_MARGIN = 48;
 const PROBE_FACTOR = 2;
 const PROBE_MARGIN_MS = 20;
 
