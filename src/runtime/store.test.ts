@@ -34,7 +34,7 @@ afterEach(() => {
 });
 
 function zip(files: Readonly<Record<string, string>>): Uint8Array {
-  return zipSync(Object.fromEntries(Object.entries(files).map(([name, text]) => [name, Buffer.from(text)])));
+  return zipSync(Object.fromEntries(Object.entries(files).map(([name, text]) => [name, Buffer.from(text)])), { mtime: '2026-01-01' });
 }
 
 function fn(overrides: Partial<NewFunction> = {}): NewFunction {

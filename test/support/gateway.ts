@@ -51,7 +51,7 @@ export async function startGateway(
 
 export function zipOf(files: Readonly<Record<string, string>>): Uint8Array<ArrayBuffer> {
   const entries = Object.entries(files).map(([name, text]) => [name, [strToU8(text), { os: 3, attrs: 0o100755 << 16 }] as const] as const);
-  return Uint8Array.from(zipSync(Object.fromEntries(entries) as unknown as Parameters<typeof zipSync>[0]));
+  return Uint8Array.from(zipSync(Object.fromEntries(entries) as unknown as Parameters<typeof zipSync>[0], { mtime: '2026-01-01' }));
 }
 
 export const HELLO = zipOf({ 'index.mjs': 'export const handler = async (event) => ({ got: event });' });
