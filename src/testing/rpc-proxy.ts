@@ -106,7 +106,8 @@ export class RpcProxy {
     this.#sockets.close();
     this.#server.closeAllConnections();
     await new Promise((resolve) => this.#server.close(resolve));
-    await this.#pool?.destroy();
+    // Not destroyed: what is on its way to the node would reject where nobody listens any more.
+    await this.#pool?.close();
   }
 
   #port(): number {
