@@ -60,6 +60,26 @@ export const ERROR_TEXTS = {
   FUNCTION_CRASHED: { meaning: 'The instance ended in the middle of a call.', remedy: 'See the exit code and the log of the instance.' },
   FUNCTION_OUT_OF_MEMORY: { meaning: 'The instance used more memory than it may.', remedy: 'Give the function more memory.' },
   DEPLOY_FAILED: { meaning: 'The platform could not deploy the function.', remedy: 'See the details of the platform.' },
+  LIMIT_EXCEEDED: {
+    meaning: 'What is to be deployed is above limits of the platform; nothing was sent.',
+    remedy: 'Stay within the limits that the details list, or choose another platform.',
+  },
+  OPERATION_UNSUPPORTED: { meaning: 'The platform has no such operation.', remedy: 'Use what the details name in its place.' },
+  RESOURCE_FOREIGN: {
+    meaning: 'A resource of that name is there and was not made by this tool; it was left as it is.',
+    remedy: 'Choose another name, or remove the resource yourself.',
+  },
+  CREDENTIALS_MISSING: {
+    meaning: 'There are no credentials for the platform, or it does not accept them.',
+    remedy: 'Set what the details name; `bpr cloud preflight` checks it.',
+  },
+  PLATFORM_UNREACHABLE: { meaning: 'The platform did not answer.', remedy: 'Check endpoint and network; running the deployment again goes on where it stopped.' },
+  PLATFORM_THROTTLED: { meaning: 'The platform takes no more requests for now.', remedy: 'Wait and run it again; it goes on where it stopped.' },
+  SCHEDULE_INVALID: { meaning: 'A schedule cannot be read.', remedy: 'Correct it at the position that the details give.' },
+  SCHEDULE_LOSSY: {
+    meaning: 'The target cannot keep all that the schedule says.',
+    remedy: 'Change what the details list, or leave strict mode: then it is a warning.',
+  },
   BUILD_FAILED: { meaning: 'The handler bundle could not be built.', remedy: 'Correct the error of the bundler that the message carries.' },
 
   // Chain

@@ -17,17 +17,26 @@ export type { Extractor, Extractors } from './job/extract.ts';
 export { concurrency, rate, timeout, trace, validate } from './job/middleware.ts';
 export type { Middleware, Next } from './job/middleware.ts';
 
+export type { Execution, ExecutionReport, ExecutorLimits, FaasExecutor, InvokeOptions } from './executor/executor.ts';
 export type {
-  Execution,
-  ExecutionReport,
-  ExecutorLimits,
+  DeployChange,
+  DeployOptions,
+  DeployProgress,
+  DeployReport,
+  ExecutorReference,
   FaasDeployer,
-  FaasExecutor,
   FunctionConfig,
-  FunctionDeployment,
+  FunctionInvocation,
   FunctionPackage,
-  InvokeOptions,
-} from './executor/executor.ts';
+  FunctionSchedule,
+  FunctionState,
+  FunctionVersionInfo,
+  InvocationType,
+  LimitViolation,
+  LogEntry,
+  LogQuery,
+} from './executor/deployer.ts';
+export type { Calendar, Periodic, Schedule } from './schedule/schedule.ts';
 export { LocalExecutor } from './executor/local.ts';
 export type { BackoffPolicy, BreakerPolicy, CircuitState, ExecutionPolicy } from './executor/resilience.ts';
 export type { RouteDescription } from './executor/routes.ts';

@@ -5,17 +5,26 @@ export type { CancelTimer, Clock } from './clock.ts';
 export { RunnerError, isErrorCode, isRunnerError, toRunnerError } from './errors.ts';
 export type { ErrorCode, ErrorDetails, Retry, RunnerErrorOptions } from './errors.ts';
 export { Deadlines, Expiring } from './executor/deadline.ts';
+export type { Execution, ExecutionReport, ExecutorLimits, FaasExecutor, InvokeOptions } from './executor/executor.ts';
 export type {
-  Execution,
-  ExecutionReport,
-  ExecutorLimits,
+  DeployChange,
+  DeployOptions,
+  DeployProgress,
+  DeployReport,
+  ExecutorReference,
   FaasDeployer,
-  FaasExecutor,
   FunctionConfig,
-  FunctionDeployment,
+  FunctionInvocation,
   FunctionPackage,
-  InvokeOptions,
-} from './executor/executor.ts';
+  FunctionSchedule,
+  FunctionState,
+  FunctionVersionInfo,
+  InvocationType,
+  LimitViolation,
+  LogEntry,
+  LogQuery,
+} from './executor/deployer.ts';
+export type { Calendar, Periodic, Schedule } from './schedule/schedule.ts';
 export { BLUEPRINT, Metadata, TANGLE, TRACE, toJobId } from './job/call.ts';
 export type { ChainCall, Hex, JobCall, JobIdLike, JobResult } from './job/call.ts';
 export {

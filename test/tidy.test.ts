@@ -9,12 +9,16 @@ import { describe, expect, it } from 'vitest';
 import { parseAst } from 'vitest/node';
 
 interface RoomRule {
-  /** Rooms, or with `:contract` only the file named like its room. */
+  /** Rooms, or with `:contract` only the file named like its room, and what `CONTRACTS` adds. */
   readonly rooms: readonly string[];
   readonly packages?: readonly string[];
 }
 
 const BASE = ['job', 'telemetry', 'clock', 'errors'];
+
+const AWS_PACKAGES = ['lambda', 'iam', 'cloudwatch-logs', 'scheduler', 'eventbridge', 's3', 'sqs', 'ec2', 'sts'].map(
+  (name) => `@aws-sdk/client-${name}`,
+);
 
 /** The import table. `index` and `plugin-entry` are the files that list what the package exports. */
 const TABLE: Readonly<Record<string, RoomRule>> = {
@@ -24,7 +28,7 @@ const TABLE: Readonly<Record<string, RoomRule>> = {
   job: { rooms: ['errors'], packages: ['viem'] },
   telemetry: { rooms: ['errors'], packages: ['pino', 'prom-client', '@opentelemetry/api'] },
   ledger: { rooms: BASE },
-  executor: { rooms: BASE },
+  executor: { rooms: ['schedule:contract', ...BASE] },
   runtime: { rooms: ['executor', ...BASE] },
   chain: { rooms: ['ledger', ...BASE], packages: ['viem', 'undici', 'ws'] },
   queue: { rooms: BASE },
@@ -43,7 +47,10 @@ const TABLE: Readonly<Record<string, RoomRule>> = {
     ],
     packages: ['tsyringe', 'reflect-metadata'],
   },
-  deploy: { rooms: ['job', 'executor', 'chain', 'schedule', 'plugin', 'telemetry', 'errors'], packages: ['esbuild', 'fflate'] },
+  deploy: {
+    rooms: ['job', 'executor', 'chain', 'schedule', 'plugin', 'telemetry', 'clock', 'errors'],
+    packages: ['esbuild', 'fflate', 'smol-toml', 'yaml'],
+  },
   runner: { rooms: ['ledger', 'executor', 'runtime', 'chain', 'queue', 'schedule', 'plugin', ...BASE], packages: ['eventemitter3'] },
   gateway: { rooms: ['runner', 'runtime', 'executor', 'queue', 'deploy', ...BASE], packages: ['ws'] },
   dashboard: { rooms: ['gateway'] },
@@ -68,11 +75,19 @@ const TABLE: Readonly<Record<string, RoomRule>> = {
   'plugins/process': { rooms: ['plugin-entry'] },
   'plugins/http': { rooms: ['plugin-entry'], packages: ['undici'] },
   'plugins/container': { rooms: ['plugin-entry'], packages: ['dockerode'] },
+  'plugins/aws-lambda': { rooms: ['plugin-entry'], packages: AWS_PACKAGES },
+  'plugins/gcp': { rooms: ['plugin-entry'], packages: ['undici', 'fflate'] },
+  'plugins/azure': { rooms: ['plugin-entry'], packages: ['undici', 'fflate'] },
+  'plugins/digitalocean': { rooms: ['plugin-entry'], packages: ['undici', 'fflate'] },
+  'plugins/cloudflare': { rooms: ['plugin-entry'], packages: ['undici', 'fflate', 'ws'] },
+  'plugins/kubernetes': { rooms: ['plugin-entry'], packages: ['undici', 'fflate', 'yaml'] },
 };
 /** The command line may use every room; the handler and the plugins are reached through the catalog and by package name. */
 const CLI_PACKAGES = ['commander', 'ws'];
 /** Loaded on first use: never by a plain import of a value. */
-const LAZY_PACKAGES = new Set(['pino', 'prom-client', '@opentelemetry/api', 'esbuild', 'commander', 'dockerode']);
+const LAZY_PACKAGES = new Set(['pino', 'prom-client', '@opentelemetry/api', 'esbuild', 'commander', 'dockerode', ...AWS_PACKAGES]);
+/** Contracts of a room that has more than one. */
+const CONTRACTS = new Set(['src/executor/deployer.ts', 'src/executor/limits.ts']);
 /** The one file of src that may load built-in plugins, lazily. */
 const CATALOG = 'src/plugin/catalog.ts';
 const NESTED = /^src\/(?:cli\/commands|testing\/contracts|gateway\/lambda|dashboard\/\w+)\//;
@@ -194,7 +209,7 @@ function importProblem(path: string, { specifier, kind }: Import): string | unde
   if (!rule) return `is in the room ${room}, which the import table does not know`;
   if (rule.rooms.includes(targetRoom) && (target.startsWith('src/') || targetRoom === room)) return undefined;
   if (rule.rooms.includes(`${targetRoom}:contract`)) {
-    return target === `src/${targetRoom}/${targetRoom}.ts`
+    return target === `src/${targetRoom}/${targetRoom}.ts` || CONTRACTS.has(target)
       ? undefined
       : `${room} may import only the contract of ${targetRoom}, not ${target}`;
   }

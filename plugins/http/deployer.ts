@@ -1,7 +1,7 @@
 /** Puts functions on a platform of the Custom FaaS Platform Specification v1.0. */
 
 import { RunnerError, errorFromResponse, systemClock } from '../../src/plugin.ts';
-import type { Clock, FaasDeployer, FunctionConfig, FunctionDeployment, FunctionPackage } from '../../src/plugin.ts';
+import type { Clock, FunctionConfig, FunctionPackage } from '../../src/plugin.ts';
 import type { HttpRequest, HttpResponse } from './client.ts';
 import { Connections, parseTarget } from './connection.ts';
 import type { ConnectionOptions, Target } from './connection.ts';
@@ -17,6 +17,17 @@ export interface HttpDeployerOptions extends ConnectionOptions {
 }
 
 const RESPONSE_BYTES_MAX = 1024 * 1024;
+
+export interface FunctionDeployment {
+  readonly functionId: string;
+  readonly endpoint: string;
+  readonly status: 'deployed' | 'deploying' | 'failed';
+  readonly memoryMb?: number;
+  readonly timeoutMs?: number;
+  readonly packageBytes?: number;
+  readonly deployedAt?: string;
+  readonly coldStartMs?: number;
+}
 
 /** What the platform says of a function; unknown fields are left alone. */
 interface FunctionInfo extends FunctionDeployment {
@@ -34,7 +45,7 @@ interface FunctionInfo extends FunctionDeployment {
  * const deployer = new HttpFaasDeployer('https://faas.example.org', { bearer: 'env:FAAS_TOKEN' });
  * const { endpoint } = await deployer.deploy('job0', { zip, sha256 }, { memoryMb: 512 });
  */
-export class HttpFaasDeployer implements FaasDeployer {
+export class HttpFaasDeployer {
   readonly #target: Target;
   readonly #options: HttpDeployerOptions;
   readonly #clock: Clock;

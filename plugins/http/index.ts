@@ -2,8 +2,6 @@
 
 import { RunnerError } from '../../src/plugin.ts';
 import type { Plugin } from '../../src/plugin.ts';
-import { HttpFaasDeployer } from './deployer.ts';
-import type { HttpDeployerOptions } from './deployer.ts';
 import { HttpFaasExecutor } from './executor.ts';
 import type { HttpExecutorOptions } from './executor.ts';
 
@@ -19,10 +17,6 @@ export const httpPlugin: Plugin = {
     registry.executor((options, { clock }) => {
       const { url, ...rest } = parseOptions<HttpExecutorOptions>(options, EXECUTOR_OPTIONS);
       return new HttpFaasExecutor(url, { clock, ...rest });
-    });
-    registry.deployer((options, { clock }) => {
-      const { url, ...rest } = parseOptions<HttpDeployerOptions>(options, DEPLOYER_OPTIONS);
-      return new HttpFaasDeployer(url, { clock, ...rest });
     });
   },
 };
@@ -59,7 +53,6 @@ const EXECUTOR_OPTIONS: Readonly<Record<string, Check>> = {
   wire: 'wire',
   limits: 'record',
 };
-const DEPLOYER_OPTIONS: Readonly<Record<string, Check>> = { ...CONNECTION_OPTIONS, whenExists: 'whenExists', timeoutMs: 'count' };
 
 function parseOptions<Options>(options: unknown, known: Readonly<Record<string, Check>>): Options & { readonly url: string } {
   if (typeof options !== 'object' || options === null)

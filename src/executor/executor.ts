@@ -66,40 +66,6 @@ export interface FaasExecutor {
   close?(): Promise<void>;
 }
 
-/** What to deploy for one job. */
-export interface FunctionPackage {
-  /** A zip whose root holds what the platform starts. */
-  readonly zip: Uint8Array;
-  readonly sha256: string;
-}
-
-export interface FunctionConfig {
-  readonly memoryMb?: number;
-  readonly timeoutMs?: number;
-  readonly concurrencyMax?: number;
-  readonly environment?: Readonly<Record<string, string>>;
-}
-
-export interface FunctionDeployment {
-  readonly functionId: string;
-  readonly endpoint: string;
-  readonly status: 'deployed' | 'deploying' | 'failed';
-  readonly memoryMb?: number;
-  readonly timeoutMs?: number;
-  readonly packageBytes?: number;
-  readonly deployedAt?: string;
-  readonly coldStartMs?: number;
-}
-
-/** Puts functions on a platform. Every operation is idempotent. */
-export interface FaasDeployer {
-  deploy(functionId: string, code: FunctionPackage, config: FunctionConfig): Promise<FunctionDeployment>;
-  /** Undefined when there is no such function. */
-  describe(functionId: string): Promise<FunctionDeployment | undefined>;
-  /** Removing what is not there succeeds. */
-  remove(functionId: string): Promise<void>;
-}
-
 /** The call as a handler elsewhere gets it: it learns which attempt this is, and how long somebody waits for it. */
 export function forAttempt(call: JobCall, { attempt, deadline }: InvokeOptions, now: number): JobCall {
   const metadata = new Metadata();

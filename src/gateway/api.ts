@@ -1,6 +1,6 @@
 /** The requests and responses of the gateway's own API: one description of each, from which types, checks and documentation follow. */
 
-import { RUNTIMES } from '../runtime/limits.ts';
+import { RUNTIMES } from '../executor/limits.ts';
 import { anything, base64, choice, flag, list, number, object, optional, record, text, whole } from './schema.ts';
 import type { Infer } from './schema.ts';
 

@@ -3,8 +3,8 @@
 import { hash } from 'node:crypto';
 import type { Clock } from '../clock.ts';
 import { isRunnerError } from '../errors.ts';
-import { LIMITS } from '../runtime/limits.ts';
-import type { Provider } from '../runtime/limits.ts';
+import { LIMITS } from '../executor/limits.ts';
+import type { Provider } from '../executor/limits.ts';
 import type { FunctionStore } from '../runtime/store.ts';
 import { EXECUTE, EXECUTED } from './api.ts';
 import type { Execute, Executed } from './api.ts';

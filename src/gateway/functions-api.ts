@@ -2,8 +2,8 @@
 
 import type { Clock } from '../clock.ts';
 import { isRunnerError } from '../errors.ts';
-import { LIMITS } from '../runtime/limits.ts';
-import type { Provider } from '../runtime/limits.ts';
+import { LIMITS } from '../executor/limits.ts';
+import type { Provider } from '../executor/limits.ts';
 import type { CodeInput, FunctionRecord, FunctionSettings } from '../runtime/store-records.ts';
 import { CREATE_FUNCTION, FUNCTION, FUNCTIONS, PUBLISH, QUALIFIER, SETTINGS, UPDATE_FUNCTION } from './api.ts';
 import type { CreateFunction, FunctionDocument, UpdateFunction } from './api.ts';

@@ -3,7 +3,7 @@
 import { hash } from 'node:crypto';
 import { RunnerError, toRunnerError } from '../errors.ts';
 import type { FunctionRuntime } from '../runtime/function-runtime.ts';
-import { LIMITS } from '../runtime/limits.ts';
+import { LIMITS } from '../executor/limits.ts';
 import type { FunctionVersion, InstanceInfo, Invocation, InvocationOptions, StreamedInvocation } from '../runtime/runtime.ts';
 import type { FunctionStore, Resolved } from '../runtime/store.ts';
 import type { FunctionRecord } from '../runtime/store-records.ts';

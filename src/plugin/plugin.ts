@@ -1,7 +1,8 @@
 /** The contract of a plugin: what a package has to offer to add executors, deployers and backends. */
 
 import type { Clock } from '../clock.ts';
-import type { FaasDeployer, FaasExecutor } from '../executor/executor.ts';
+import type { FaasDeployer } from '../executor/deployer.ts';
+import type { FaasExecutor } from '../executor/executor.ts';
 import type { InstanceBackend } from '../runtime/runtime.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
 

@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import { inspect } from 'node:util';
 import { describe, expect, test } from 'vitest';
 import { systemClock } from '../clock.ts';
-import type { FaasDeployer, FaasExecutor } from '../executor/executor.ts';
+import type { FaasDeployer } from '../executor/deployer.ts';
+import type { FaasExecutor } from '../executor/executor.ts';
 import { silentTelemetry } from '../telemetry/telemetry.ts';
 import { FakeClock } from '../testing/fake-clock.ts';
 import { importPeer } from './peer.ts';
@@ -15,10 +16,22 @@ import { Secret } from './secret.ts';
 
 const limits = { requestBytesMax: 1, responseBytesMax: 1, timeoutMsMax: 1 };
 const executor: FaasExecutor = { name: 'x', limits, invoke: async () => ({ results: [] }) };
+const unused = (): never => {
+  throw new Error('unused');
+};
 const deployer: FaasDeployer = {
-  deploy: () => Promise.reject(new Error('unused')),
-  describe: async () => undefined,
-  remove: async () => {},
+  name: 'x',
+  violations: unused,
+  deploy: unused,
+  updateCode: unused,
+  updateConfiguration: unused,
+  describe: unused,
+  list: unused,
+  invoke: unused,
+  logs: unused,
+  versions: unused,
+  rollback: unused,
+  remove: unused,
 };
 const plugin = (name: string, more: Partial<Plugin> = {}): Plugin => ({
   name,

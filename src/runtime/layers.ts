@@ -1,7 +1,7 @@
 /** Layers: packages that functions share, in numbered versions that never change. */
 
 import { RunnerError } from '../errors.ts';
-import { LIMITS } from './limits.ts';
+import { LIMITS } from '../executor/limits.ts';
 import type { BlobStore } from './store-blobs.ts';
 import type { LayerName, LayerRecord, LayerReference, Page, PageOptions } from './store-records.ts';
 import { pageLimit, toPage } from './store-records.ts';

@@ -1,6 +1,6 @@
 /** What the function store keeps of functions, aliases and layers. */
 
-import type { Provider } from './limits.ts';
+import type { Provider } from '../executor/limits.ts';
 import type { NetworkAccess } from './runtime.ts';
 
 export type JsonValue = string | number | boolean | null | readonly JsonValue[] | JsonObject;

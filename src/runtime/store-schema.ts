@@ -3,7 +3,7 @@
 import type { SQLOutputValue } from 'node:sqlite';
 import type { Clock } from '../clock.ts';
 import { RunnerError } from '../errors.ts';
-import type { Provider } from './limits.ts';
+import type { Provider } from '../executor/limits.ts';
 import type { StoreDatabase } from './store-database.ts';
 import type { CodeRecord, FunctionRecord, FunctionSettings, LayerReference } from './store-records.ts';
 

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { isRunnerError } from '../errors.ts';
-import { LIMITS, PROVIDERS } from './limits.ts';
-import type { Provider } from './limits.ts';
+import { LIMITS, PROVIDERS } from '../executor/limits.ts';
+import type { Provider } from '../executor/limits.ts';
 import type { FunctionSettings } from './store-records.ts';
 import { checkName, checkSettings, withDefaults } from './store-settings.ts';
 

@@ -2,8 +2,8 @@
 
 import { RunnerError } from '../errors.ts';
 import { RESERVED_ENVIRONMENT } from './environment.ts';
-import type { FunctionLimits, Provider, Range } from './limits.ts';
-import { LIMITS, PROVIDERS, RUNTIMES } from './limits.ts';
+import type { FunctionLimits, Provider, Range } from '../executor/limits.ts';
+import { LIMITS, PROVIDERS, RUNTIMES } from '../executor/limits.ts';
 import type { AsyncConfig, FunctionSettings, LayerName, NewFunction } from './store-records.ts';
 
 /** The rule that a value breaks: in the details of `CONFIG_INVALID`, so that a gateway can say it as the provider does. */

@@ -3,8 +3,8 @@
 import { hash } from 'node:crypto';
 import { RunnerError } from '../errors.ts';
 import { fingerprintOf } from './fingerprint.ts';
-import type { Provider } from './limits.ts';
-import { LIMITS } from './limits.ts';
+import type { Provider } from '../executor/limits.ts';
+import { LIMITS } from '../executor/limits.ts';
 import type { FunctionVersion } from './runtime.ts';
 import type { BlobStore } from './store-blobs.ts';
 import type { FunctionRecord, Page, PageOptions } from './store-records.ts';

@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { Clock } from '../clock.ts';
 import { systemClock } from '../clock.ts';
 import { isRunnerError } from '../errors.ts';
-import { LIMITS } from './limits.ts';
+import { LIMITS } from '../executor/limits.ts';
 import type { NewFunction } from './store-records.ts';
 import type { FunctionStoreOptions } from './store.ts';
 import { FunctionStore } from './store.ts';

@@ -14,7 +14,7 @@ import { Metadata, TANGLE } from '../../src/job/call.ts';
 import type { JobCall } from '../../src/job/call.ts';
 import { ProcessBackend } from '../../plugins/process/index.ts';
 import { Gateway } from '../../src/gateway/gateway.ts';
-import { LIMITS } from '../../src/runtime/limits.ts';
+import { LIMITS } from '../../src/executor/limits.ts';
 import { startFaasServer } from '../../src/testing/faas-server.ts';
 import { makeCertificate } from '../support/certificates.ts';
 

@@ -1,7 +1,7 @@
 /** Operations on what is attached to a function: reserved concurrency, permissions, rules for queued calls, tags; and the account. */
 
 import { RunnerError } from '../../errors.ts';
-import { LIMITS } from '../../runtime/limits.ts';
+import { LIMITS } from '../../executor/limits.ts';
 import type { Attachment } from '../../runtime/attachments.ts';
 import type { AsyncConfig, JsonObject } from '../../runtime/store-records.ts';
 import { breaks } from '../../runtime/store-settings.ts';

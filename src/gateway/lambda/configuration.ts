@@ -2,8 +2,8 @@
 
 import { hash } from 'node:crypto';
 import { RunnerError } from '../../errors.ts';
-import { PROVIDERS } from '../../runtime/limits.ts';
-import type { Provider } from '../../runtime/limits.ts';
+import { PROVIDERS } from '../../executor/limits.ts';
+import type { Provider } from '../../executor/limits.ts';
 import type { Architecture, CodeInput, FunctionRecord, FunctionSettings, JsonObject, JsonValue } from '../../runtime/store-records.ts';
 import { breaks } from '../../runtime/store-settings.ts';
 import type { Fields } from './fields.ts';

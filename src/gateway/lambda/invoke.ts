@@ -1,7 +1,7 @@
 /** Calls of functions: answered, queued, tried dry, streamed. */
 
 import { isRunnerError, RunnerError } from '../../errors.ts';
-import { LIMITS } from '../../runtime/limits.ts';
+import { LIMITS } from '../../executor/limits.ts';
 import type { InvocationOptions, StreamedInvocation } from '../../runtime/runtime.ts';
 import type { Resolved } from '../../runtime/store.ts';
 import { breaks } from '../../runtime/store-settings.ts';

@@ -1,6 +1,6 @@
 /** The operations of the Lambda API that the gateway answers. Paths as in the service's model, in which each has the date of its version. */
 
-import { LIMITS } from '../../runtime/limits.ts';
+import { LIMITS } from '../../executor/limits.ts';
 import type { Route } from '../http.ts';
 
 export interface OperationSpec {
