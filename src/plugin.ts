@@ -25,6 +25,7 @@ export type {
   LogQuery,
 } from './executor/deployer.ts';
 export type { Calendar, Periodic, Schedule } from './schedule/schedule.ts';
+export type { Machine, MachineHost, MachineReport, ProgramSpec } from './executor/machine.ts';
 export { BLUEPRINT, Metadata, TANGLE, TRACE, toJobId } from './job/call.ts';
 export type { ChainCall, Hex, JobCall, JobIdLike, JobResult } from './job/call.ts';
 export {
@@ -39,7 +40,16 @@ export {
 } from './job/wire.ts';
 export type { DecodedRequest, DecodedResponse, WireFormat, WireRequest, WireResponse } from './job/wire.ts';
 export { importPeer } from './plugin/peer.ts';
-export type { BackendFactory, DeployerFactory, ExecutorFactory, Peer, Plugin, PluginContext, PluginRegistration } from './plugin/plugin.ts';
+export type {
+  BackendFactory,
+  DeployerFactory,
+  ExecutorFactory,
+  HostFactory,
+  Peer,
+  Plugin,
+  PluginContext,
+  PluginRegistration,
+} from './plugin/plugin.ts';
 export { Secret } from './plugin/secret.ts';
 export type { SecretOptions, SecretReference } from './plugin/secret.ts';
 export { nodeClientSource } from './runtime/node-client-source.ts';

@@ -3,6 +3,7 @@
 import type { Clock } from '../clock.ts';
 import type { FaasDeployer } from '../executor/deployer.ts';
 import type { FaasExecutor } from '../executor/executor.ts';
+import type { MachineHost } from '../executor/machine.ts';
 import type { InstanceBackend } from '../runtime/runtime.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
 
@@ -21,11 +22,15 @@ export type DeployerFactory = (options: unknown, context: PluginContext) => Faas
 /** Makes one backend of the function runtime from options that the user wrote; checks them, and throws `CONFIG_INVALID`. Does no I/O. */
 export type BackendFactory = (options: unknown, context: PluginContext) => InstanceBackend;
 
+/** Makes one host of long-running programs from options that the user wrote; checks them, and throws `CONFIG_INVALID`. Does no I/O. */
+export type HostFactory = (options: unknown, context: PluginContext) => MachineHost;
+
 /** What a plugin may add, under its own name. Each at most once. */
 export interface PluginRegistration {
   executor(factory: ExecutorFactory): void;
   deployer(factory: DeployerFactory): void;
   backend(factory: BackendFactory): void;
+  host(factory: HostFactory): void;
 }
 
 /** A package that a plugin loads on first use. */

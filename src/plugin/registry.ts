@@ -11,15 +11,17 @@ import type { DependencyContainer } from 'tsyringe';
 import { RunnerError } from '../errors.ts';
 import type { FaasDeployer } from '../executor/deployer.ts';
 import type { FaasExecutor } from '../executor/executor.ts';
+import type { MachineHost } from '../executor/machine.ts';
 import type { InstanceBackend } from '../runtime/runtime.ts';
 import { BUILT_IN_PLUGINS } from './catalog.ts';
 import { installedVersion } from './peer.ts';
-import type { BackendFactory, DeployerFactory, ExecutorFactory, Peer, Plugin, PluginContext } from './plugin.ts';
+import type { BackendFactory, DeployerFactory, ExecutorFactory, HostFactory, Peer, Plugin, PluginContext } from './plugin.ts';
 
 interface Kinds {
   readonly executor: ExecutorFactory;
   readonly deployer: DeployerFactory;
   readonly backend: BackendFactory;
+  readonly host: HostFactory;
 }
 
 type Kind = keyof Kinds;
@@ -50,8 +52,10 @@ export interface PluginRegistry {
   deployer(name: string, options: unknown): Promise<FaasDeployer>;
   /** Makes a backend. Rejects with `PLUGIN_UNKNOWN`, or with what the factory says about the options. */
   backend(name: string, options: unknown): Promise<InstanceBackend>;
+  /** Makes a host of programs. Rejects with `PLUGIN_UNKNOWN`, or with what the factory says about the options. */
+  host(name: string, options: unknown): Promise<MachineHost>;
   /** Whether the plugin makes these. Loads it. */
-  has(kind: 'executor' | 'deployer' | 'backend', name: string): Promise<boolean>;
+  has(kind: 'executor' | 'deployer' | 'backend' | 'host', name: string): Promise<boolean>;
   /** Names of all plugins, loaded or not, sorted. */
   names(): string[];
   /** Every plugin with the state of its peers. Loads the built-in plugins, but none of their peers. */
@@ -109,6 +113,10 @@ class ContainerRegistry implements PluginRegistry {
 
   async backend(name: string, options: unknown): Promise<InstanceBackend> {
     return (await this.#factory('backend', name))(options, this.#context);
+  }
+
+  async host(name: string, options: unknown): Promise<MachineHost> {
+    return (await this.#factory('host', name))(options, this.#context);
   }
 
   async has(kind: Kind, name: string): Promise<boolean> {
@@ -171,6 +179,7 @@ class ContainerRegistry implements PluginRegistry {
       executor: (factory) => add('executor', factory),
       deployer: (factory) => add('deployer', factory),
       backend: (factory) => add('backend', factory),
+      host: (factory) => add('host', factory),
     });
     if (factories.size === 0) throw new RunnerError('CONFIG_INVALID', `plugin ${plugin.name} registers nothing`);
     for (const [kind, factory] of factories) this.#container.register(tokenOf(kind, plugin.name), { useValue: factory });
