@@ -8,7 +8,7 @@ function backend(options: unknown): InstanceBackend {
   const none = (): never => {
     throw new Error('only a backend is expected');
   };
-  containerPlugin.register({ backend: (factory) => void factories.push(factory), executor: none, deployer: none });
+  containerPlugin.register({ backend: (factory) => void factories.push(factory), executor: none, deployer: none, host: none });
   const [factory = none] = factories;
   return factory(options, { clock: systemClock, telemetry: silentTelemetry });
 }
