@@ -73,6 +73,8 @@ export interface FunctionState {
 export interface ExecutorReference {
   readonly use: string;
   readonly options: Readonly<Record<string, unknown>>;
+  /** Environment variables that it reads where it runs, credentials above all. */
+  readonly environment?: readonly string[];
 }
 
 /** One write to the platform: done, or to be done when it was a dry run. */
