@@ -6,7 +6,7 @@
 
 import type { Readable } from 'node:stream';
 import { RunnerError, toRunnerError } from '../src/errors.ts';
-import { BLUEPRINT } from '../src/job/call.ts';
+import { TIMEOUT_MS } from '../src/job/call.ts';
 import type { JobCall, JobResult } from '../src/job/call.ts';
 import type { JobRouter, ObserverErrorListener } from '../src/job/router.ts';
 import { JSON_TYPE, decodeRequest, encodeError, encodeResponse } from '../src/job/wire.ts';
@@ -181,8 +181,8 @@ function answer(response: WireResponse): HandlerResponse {
 }
 
 function timeoutOf({ metadata }: JobCall): number {
-  const text = metadata.get(BLUEPRINT.timeoutMs);
+  const text = metadata.get(TIMEOUT_MS);
   if (text === undefined) return Infinity;
   if (/^\d{1,15}$/.test(text)) return Number(text);
-  throw new RunnerError('WIRE_MALFORMED', `${BLUEPRINT.timeoutMs} is ${JSON.stringify(text.slice(0, 32))}; it must be whole milliseconds`);
+  throw new RunnerError('WIRE_MALFORMED', `${TIMEOUT_MS} is ${JSON.stringify(text.slice(0, 32))}; it must be whole milliseconds`);
 }

@@ -117,6 +117,7 @@ export const ERROR_TEXTS = {
   FORBIDDEN: { meaning: 'The credentials are right, and do not allow this.', remedy: 'Use a key with the scope and the function that the message names.' },
   REQUEST_INVALID: { meaning: 'A request to a server of ours is malformed.', remedy: 'Correct what the message names; /openapi.json describes every request.' },
   REQUEST_CONFLICT: { meaning: 'The request contradicts what is there: an idempotency key used for something else, or a change in between.', remedy: 'Read the present state and decide anew; use a new idempotency key for a new request.' },
+  OUTCOME_UNKNOWN: { meaning: 'A request with this idempotency key had begun when its process ended: the function may have run, or not.', remedy: 'Look at what the function does, and send the request with a new key when it is to run. Functions declared idempotent run again by themselves.' },
   RATE_LIMITED: { meaning: 'These credentials sent too many requests, or have too many running.', remedy: 'Wait as long as Retry-After says.' },
   NOT_FOUND: { meaning: 'There is no such thing.', remedy: 'Check the name or id.' },
   INTERNAL: { meaning: 'An assumption of the program does not hold.', remedy: 'Report it with the details.' },

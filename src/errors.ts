@@ -23,14 +23,18 @@ export interface ErrorCodeEntry {
   readonly status?: number;
 }
 
-const USER_NEVER: ErrorCodeEntry = { kind: 'user', retry: 'never' };
-const USER_SAFE: ErrorCodeEntry = { kind: 'user', retry: 'safe' };
-const USER_IDEMPOTENT: ErrorCodeEntry = { kind: 'user', retry: 'idempotent' };
-const SYSTEM_NEVER: ErrorCodeEntry = { kind: 'system', retry: 'never' };
-const SYSTEM_SAFE: ErrorCodeEntry = { kind: 'system', retry: 'safe' };
-const SYSTEM_IDEMPOTENT: ErrorCodeEntry = { kind: 'system', retry: 'idempotent' };
+const USER_NEVER = { kind: 'user', retry: 'never' } as const;
+const USER_SAFE = { kind: 'user', retry: 'safe' } as const;
+const USER_IDEMPOTENT = { kind: 'user', retry: 'idempotent' } as const;
+const SYSTEM_NEVER = { kind: 'system', retry: 'never' } as const;
+const SYSTEM_SAFE = { kind: 'system', retry: 'safe' } as const;
+const SYSTEM_IDEMPOTENT = { kind: 'system', retry: 'idempotent' } as const;
 
-const at = (status: number, entry: ErrorCodeEntry): ErrorCodeEntry => ({ ...entry, status });
+// Without effects, so that a bundle that does not use the table leaves it out.
+const at = /* @__NO_SIDE_EFFECTS__ */ <Status extends number, Entry extends ErrorCodeEntry>(status: Status, entry: Entry) => ({
+  ...entry,
+  status,
+});
 
 /** Every code the project can raise. What each means and what to do about it is said in error-texts.ts and ERRORS.md. */
 export const ERROR_CODES = {
@@ -131,12 +135,70 @@ export const ERROR_CODES = {
   FORBIDDEN: USER_NEVER,
   REQUEST_INVALID: USER_NEVER,
   REQUEST_CONFLICT: USER_NEVER,
+  OUTCOME_UNKNOWN: at(409, SYSTEM_NEVER),
   RATE_LIMITED: USER_SAFE,
   NOT_FOUND: at(404, USER_NEVER),
   INTERNAL: SYSTEM_NEVER,
 } as const satisfies Record<string, ErrorCodeEntry>;
 
 export type ErrorCode = keyof typeof ERROR_CODES;
+
+type Entries = typeof ERROR_CODES;
+type RetriedCode = { [Code in ErrorCode]: Entries[Code]['retry'] extends 'never' ? never : Code }[ErrorCode];
+type Brief<Entry extends ErrorCodeEntry> = readonly [retry: Entry['retry'], ...(Entry['status'] extends number ? [Entry['status']] : [])];
+
+const SAFE = 'safe';
+const IDEMPOTENT = 'idempotent';
+const NEVER = 'never';
+
+/**
+ * The table in brief: every code after which another attempt makes sense, and the answers of a handler whose status is not 400. A handler
+ * bundle carries this and not the table; the compiler holds the two together.
+ */
+const BRIEF = {
+  JOB_UNKNOWN: [NEVER, 404],
+  JOB_RESULT_INVALID: [NEVER, 500],
+  JOB_REJECTED: [NEVER, 422],
+  JOB_FAILED: [IDEMPOTENT, 500],
+  PAYLOAD_TOO_LARGE: [NEVER, 413],
+  EXECUTOR_UNREACHABLE: [SAFE, 502],
+  EXECUTOR_CONNECTION_LOST: [IDEMPOTENT, 502],
+  EXECUTOR_TIMEOUT: [IDEMPOTENT, 504],
+  EXECUTOR_THROTTLED: [SAFE, 429],
+  EXECUTOR_UNAVAILABLE: [SAFE, 503],
+  EXECUTOR_UNAUTHORIZED: [NEVER, 401],
+  EXECUTOR_NOT_FOUND: [NEVER, 404],
+  EXECUTOR_RESPONSE_INVALID: [IDEMPOTENT, 502],
+  EXECUTOR_CIRCUIT_OPEN: [SAFE, 503],
+  EXECUTOR_CLOSED: [SAFE, 503],
+  QUEUE_FULL: [SAFE, 429],
+  QUEUE_TIMEOUT: [SAFE, 429],
+  ABORTED: [IDEMPOTENT, 499],
+  FUNCTION_EXISTS: [NEVER, 409],
+  BACKEND_UNAVAILABLE: [SAFE],
+  INSTANCE_START_FAILED: [SAFE],
+  FUNCTION_INIT_FAILED: [SAFE],
+  FUNCTION_FAILED: [IDEMPOTENT, 502],
+  FUNCTION_CRASHED: [IDEMPOTENT],
+  FUNCTION_OUT_OF_MEMORY: [IDEMPOTENT],
+  DEPLOY_FAILED: [IDEMPOTENT],
+  PLATFORM_UNREACHABLE: [SAFE],
+  PLATFORM_THROTTLED: [SAFE],
+  RPC_UNREACHABLE: [SAFE],
+  RPC_RATE_LIMITED: [SAFE],
+  RPC_RESPONSE_INVALID: [SAFE],
+  HEARTBEAT_FAILED: [SAFE],
+  TX_UNDERFUNDED: [SAFE],
+  TX_FEE_CAPPED: [SAFE],
+  LEDGER_FULL: [SAFE],
+  RATE_LIMITED: [SAFE],
+  NOT_FOUND: [NEVER, 404],
+} as const satisfies { readonly [Code in ErrorCode]?: Brief<Entries[Code]> } & { readonly [Code in RetriedCode]: unknown };
+
+/** What another attempt means after this code, and the status of an HTTP response where a handler may answer it. */
+export function briefly(code: ErrorCode): readonly [retry: Retry, status?: number] {
+  return (BRIEF as Partial<Record<ErrorCode, readonly [Retry, number?]>>)[code] ?? [NEVER];
+}
 
 /** Values that help to find the fault. Never secrets: they are printed. */
 export type ErrorDetails = Readonly<Record<string, unknown>>;
@@ -167,7 +229,7 @@ export class RunnerError extends Error {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
     this.details = options.details ?? {};
-    this.retry = options.retry ?? ERROR_CODES[code].retry;
+    this.retry = options.retry ?? briefly(code)[0];
   }
 
   /** Whether some other attempt could make sense at all. Only `executor/resilience` decides to make one. */

@@ -5,11 +5,14 @@ import {
   asBoolean,
   asText,
   bufferOver,
+  expectNoRest,
   GrowingBuffer,
   hexSize,
+  readBoolean,
   readHex,
   readInteger,
   readText,
+  tooShort,
   writeHex,
   writeInteger,
 } from './scalar.ts';
@@ -60,8 +63,7 @@ class AbiReader {
   }
 
   end(): void {
-    const rest = this.#buffer.length - this.#used;
-    if (rest !== 0) throw new RangeError(`${rest} of ${this.#buffer.length} bytes belong to no value`);
+    expectNoRest(this.#buffer.length - this.#used, this.#buffer.length);
   }
 
   /** The value whose head lies at `at`; offsets count from `base`. */
@@ -87,7 +89,7 @@ class AbiReader {
         return readHex(this.#buffer, at, at + type.size);
       case 'tuple': {
         const values = this.fields(type.fields, type.dynamic ? base + this.#count(at) : at);
-        return type.named ? named(type.fields, values) : values;
+        return tupleOf(type, values);
       }
       case 'array':
         return this.#items(type.item, type.dynamic ? base + this.#count(at) : at, type.length);
@@ -123,9 +125,7 @@ class AbiReader {
   #boolean(at: number): boolean {
     this.#take(at, WORD);
     this.#padding(at, at + WORD - 1, 0);
-    const byte = this.#buffer[at + WORD - 1] as number;
-    if (byte > 1) throw new RangeError(`a bool is ${byte}`);
-    return byte === 1;
+    return readBoolean(this.#buffer[at + WORD - 1]);
   }
 
   /** An offset or length. Anything above 2^48 is far outside of the data. */
@@ -136,8 +136,7 @@ class AbiReader {
   }
 
   #take(at: number, size: number): void {
-    if (at + size > this.#buffer.length)
-      throw new RangeError(`the data ends at byte ${this.#buffer.length}, but a value needs bytes ${at} to ${at + size}`);
+    if (at + size > this.#buffer.length) throw tooShort(this.#buffer.length, at, size);
     this.#used += size;
     if (this.#used > this.#buffer.length) throw new RangeError('two values share the same bytes');
   }
@@ -149,18 +148,13 @@ class AbiReader {
   }
 }
 
-class AbiWriter {
-  readonly #out: GrowingBuffer;
+class AbiWriter extends GrowingBuffer {
   /** Where the offsets of the value being written count from. */
   #base = 0;
 
   constructor(headBytes: number) {
-    this.#out = new GrowingBuffer(headBytes);
-    this.#out.reserve(headBytes);
-  }
-
-  bytes(): Uint8Array {
-    return this.#out.bytes();
+    super(headBytes);
+    this.reserve(headBytes);
   }
 
   /** Writes into the head that the constructor reserved. */
@@ -183,31 +177,31 @@ class AbiWriter {
       case 'uint':
       case 'int': {
         const start = at + WORD - (type.bits >> 3);
-        writeInteger(this.#out.buffer, start, { type, value });
-        if (type.kind === 'int' && ((this.#out.buffer[start] as number) & 0x80) !== 0) this.#out.buffer.fill(0xff, at, start);
+        writeInteger(this.buffer, start, { type, value });
+        if (type.kind === 'int' && ((this.buffer[start] as number) & 0x80) !== 0) this.buffer.fill(0xff, at, start);
         return;
       }
       case 'bool':
-        this.#out.buffer[at + WORD - 1] = asBoolean(value) ? 1 : 0;
+        this.buffer[at + WORD - 1] = asBoolean(value) ? 1 : 0;
         return;
       case 'address':
         hexSize(value, 20);
-        return writeHex(this.#out.buffer, at + 12, value);
+        return writeHex(this.buffer, at + 12, value);
       case 'fixedBytes':
         hexSize(value, type.size);
-        return writeHex(this.#out.buffer, at, value);
+        return writeHex(this.buffer, at, value);
       case 'string': {
         const text = asText(value);
         const start = this.#content(at, Buffer.byteLength(text));
-        this.#out.buffer.write(text, start);
+        this.buffer.write(text, start);
         return;
       }
       case 'bytes': {
         const start = this.#content(at, hexSize(value));
-        return writeHex(this.#out.buffer, start, value);
+        return writeHex(this.buffer, start, value);
       }
       case 'tuple': {
-        const values = type.named && !Array.isArray(value) ? unnamed(type.fields, value) : asArray(value, type.fields.length);
+        const values = componentsOf(type, value);
         return this.#fields(type.fields, values, type.dynamic ? this.#tail(at, headBytesOf(type.fields)) : at);
       }
       case 'array': {
@@ -217,7 +211,7 @@ class AbiWriter {
       case 'list': {
         const values = asArray(value);
         const start = this.#tail(at, WORD + values.length * type.item.headBytes);
-        this.#out.buffer.writeUIntBE(values.length, start + WORD - 6, 6);
+        this.buffer.writeUIntBE(values.length, start + WORD - 6, 6);
         return this.#items(type.item, values, start + WORD);
       }
       case 'optional':
@@ -236,27 +230,31 @@ class AbiWriter {
   /** Reserves room for so many bytes behind their length. */
   #content(at: number, length: number): number {
     const start = this.#tail(at, WORD + Math.ceil(length / WORD) * WORD);
-    this.#out.buffer.writeUIntBE(length, start + WORD - 6, 6);
+    this.buffer.writeUIntBE(length, start + WORD - 6, 6);
     return start + WORD;
   }
 
   /** Reserves zeroed bytes at the end and writes their offset into the head. */
   #tail(at: number, size: number): number {
-    const start = this.#out.reserve(size);
-    this.#out.buffer.writeUIntBE(start - this.#base, at + WORD - 6, 6);
+    const start = this.reserve(size);
+    this.buffer.writeUIntBE(start - this.#base, at + WORD - 6, 6);
     return start;
   }
 }
 
-/** The object of a tuple whose components are all named. */
-export function named(fields: readonly Parameter[], values: readonly unknown[]): Record<string, unknown> {
+type TupleType = Extract<SolidityType, { kind: 'tuple' }>;
+
+/** A tuple whose components are all named is an object. */
+export function tupleOf({ fields, named }: TupleType, values: unknown[]): unknown {
+  if (!named) return values;
   const object: Record<string, unknown> = {};
   for (let index = 0; index < fields.length; index += 1) object[(fields[index] as Parameter).name] = values[index];
   return object;
 }
 
-/** The values of an object in the order of its components. */
-export function unnamed(fields: readonly Parameter[], value: unknown): unknown[] {
+/** The values of a tuple in the order of its components. */
+export function componentsOf({ fields, named }: TupleType, value: unknown): readonly unknown[] {
+  if (!named || Array.isArray(value)) return asArray(value, fields.length);
   if (typeof value !== 'object' || value === null)
     throw new TypeError(`a tuple is missing; it needs ${fields.map((field) => field.name).join(', ')}`);
   return fields.map((field) => (value as Record<string, unknown>)[field.name]);

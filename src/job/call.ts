@@ -79,10 +79,18 @@ export class Metadata {
   }
 }
 
+// One by one, so that a handler bundle leaves out those it has no use for.
+export const CALL_ID = 'x-tangle-call-id';
+export const SERVICE_ID = 'x-tangle-service-id';
+export const CALL_KEY = 'x-blueprint-call-key';
+export const TIMEOUT_MS = 'x-blueprint-timeout-ms';
+export const PARAMS_CODEC = 'x-blueprint-params-codec';
+export const RESULT_CODEC = 'x-blueprint-result-codec';
+
 /** Metadata names of a call from the chain; the spelling is upstream's (tangle-extra). */
 export const TANGLE = {
-  callId: 'x-tangle-call-id',
-  serviceId: 'x-tangle-service-id',
+  callId: CALL_ID,
+  serviceId: SERVICE_ID,
   jobIndex: 'x-tangle-job-index',
   blockNumber: 'x-tangle-block-number',
   blockHash: 'x-tangle-block-hash',
@@ -93,15 +101,15 @@ export const TANGLE = {
 /** Metadata names of our own. */
 export const BLUEPRINT = {
   /** The `id` of the call: the idempotency key. */
-  callKey: 'x-blueprint-call-key',
+  callKey: CALL_KEY,
   /** Which attempt this is, from 1. */
   attempt: 'x-blueprint-attempt',
   /** Milliseconds that the caller still waits. */
-  timeoutMs: 'x-blueprint-timeout-ms',
+  timeoutMs: TIMEOUT_MS,
   /** `abi` or `compact`: how the arguments are encoded. Absent: `abi`. */
-  paramsCodec: 'x-blueprint-params-codec',
+  paramsCodec: PARAMS_CODEC,
   /** `abi` or `compact`: how the result must be encoded. Absent: `abi`. */
-  resultCodec: 'x-blueprint-result-codec',
+  resultCodec: RESULT_CODEC,
 } as const;
 
 /** Metadata names of W3C Trace Context: the span of the attempt, for jobs that trace what they do. */

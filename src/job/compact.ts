@@ -3,17 +3,20 @@
  * Source of the layout: SchemaLib.sol of the Tangle contracts, measured against them.
  */
 
-import { named, unnamed } from './abi.ts';
+import { componentsOf, tupleOf } from './abi.ts';
 import {
   asArray,
   asBoolean,
   asText,
   bufferOver,
+  expectNoRest,
   GrowingBuffer,
   hexSize,
+  readBoolean,
   readHex,
   readInteger,
   readText,
+  tooShort,
   writeHex,
   writeInteger,
 } from './scalar.ts';
@@ -60,11 +63,8 @@ class CompactReader {
       case 'uint':
       case 'int':
         return readInteger(this.#buffer, this.#take(type.bits >> 3), type);
-      case 'bool': {
-        const byte = this.#buffer[this.#take(1)] as number;
-        if (byte > 1) throw new RangeError(`a bool is ${byte}`);
-        return byte === 1;
-      }
+      case 'bool':
+        return readBoolean(this.#buffer[this.#take(1)]);
       case 'address':
         return readHex(this.#buffer, this.#take(20), this.#at);
       case 'fixedBytes':
@@ -84,7 +84,7 @@ class CompactReader {
         const count = this.#length();
         if (count !== type.fields.length) throw new RangeError(`a struct has ${count} fields, not ${type.fields.length}`);
         const values = type.fields.map((field) => this.value(field.type));
-        return type.named ? named(type.fields, values) : values;
+        return tupleOf(type, values);
       }
       case 'optional':
         return this.#optional(type.item);
@@ -92,7 +92,7 @@ class CompactReader {
   }
 
   end(): void {
-    if (this.#at !== this.#limit) throw new RangeError(`${this.#limit - this.#at} of ${this.#buffer.length} bytes belong to no value`);
+    expectNoRest(this.#limit - this.#at, this.#buffer.length);
   }
 
   #list(item: SolidityType, length: number): unknown[] {
@@ -132,30 +132,27 @@ class CompactReader {
 
   #take(size: number): number {
     const start = this.#at;
-    if (start + size > this.#limit)
-      throw new RangeError(`the data ends at byte ${this.#limit}, but a value needs bytes ${start} to ${start + size}`);
+    if (start + size > this.#limit) throw tooShort(this.#limit, start, size);
     this.#at += size;
     return start;
   }
 }
 
 /** Grows as it is written; also writes the schema bytes themselves. */
-export class CompactWriter {
-  readonly #out = new GrowingBuffer(128);
-
-  bytes(): Uint8Array {
-    return this.#out.bytes();
+export class CompactWriter extends GrowingBuffer {
+  constructor() {
+    super(128);
   }
 
   integer(value: number, size: number): void {
-    const at = this.#out.reserve(size);
-    this.#out.buffer.writeUIntBE(value, at, size);
+    const at = this.reserve(size);
+    this.buffer.writeUIntBE(value, at, size);
   }
 
   /** Text without a length. */
   text(text: string, size: number): void {
-    const at = this.#out.reserve(size);
-    this.#out.buffer.write(text, at);
+    const at = this.reserve(size);
+    this.buffer.write(text, at);
   }
 
   value(type: SolidityType, value: unknown): void {
@@ -164,8 +161,8 @@ export class CompactWriter {
         return;
       case 'uint':
       case 'int': {
-        const at = this.#out.reserve(type.bits >> 3);
-        return writeInteger(this.#out.buffer, at, { type, value });
+        const at = this.reserve(type.bits >> 3);
+        return writeInteger(this.buffer, at, { type, value });
       }
       case 'bool':
         return this.integer(asBoolean(value) ? 1 : 0, 1);
@@ -196,7 +193,7 @@ export class CompactWriter {
         return;
       }
       case 'tuple': {
-        const values = type.named && !Array.isArray(value) ? unnamed(type.fields, value) : asArray(value, type.fields.length);
+        const values = componentsOf(type, value);
         this.#payloadLength(values.length);
         for (const [index, field] of type.fields.entries()) this.value(field.type, values[index]);
         return;
@@ -213,8 +210,8 @@ export class CompactWriter {
     const bytes = inner.bytes();
     if (bytes.length === 0) throw new RangeError('an optional value of no bytes cannot be told from none');
     this.#payloadLength(bytes.length);
-    const at = this.#out.reserve(bytes.length);
-    this.#out.buffer.set(bytes, at);
+    const at = this.reserve(bytes.length);
+    this.buffer.set(bytes, at);
   }
 
   #payloadLength(length: number): void {
@@ -226,7 +223,7 @@ export class CompactWriter {
   }
 
   #hex(value: unknown, size: number): void {
-    const at = this.#out.reserve(size);
-    writeHex(this.#out.buffer, at, value);
+    const at = this.reserve(size);
+    writeHex(this.buffer, at, value);
   }
 }

@@ -2,7 +2,7 @@
 
 import { isRunnerError, RunnerError } from '../errors.ts';
 import { decodeAbi, encodeAbi } from './abi.ts';
-import { BLUEPRINT, Metadata, TANGLE } from './call.ts';
+import { CALL_ID, Metadata, PARAMS_CODEC, RESULT_CODEC, SERVICE_ID } from './call.ts';
 import type { JobCall, JobResult } from './call.ts';
 import { decodeCompact, encodeCompact } from './compact.ts';
 import { extractInto } from './extract.ts';
@@ -182,7 +182,7 @@ class DefinedJob implements Job {
   }
 
   #arguments(call: JobCall): unknown[] {
-    const codec = call.metadata.get(BLUEPRINT.paramsCodec);
+    const codec = call.metadata.get(PARAMS_CODEC);
     try {
       return codecOf(codec) === 'abi' ? decodeAbi(this.#params, call.body) : decodeCompact(this.#params, call.body);
     } catch (cause) {
@@ -229,7 +229,7 @@ class DefinedJob implements Job {
     }
     try {
       const values = types.length === 1 ? [value] : asTuple(value, types.length);
-      return codecOf(call.metadata.get(BLUEPRINT.resultCodec)) === 'abi' ? encodeAbi(types, values) : encodeCompact(types, values);
+      return codecOf(call.metadata.get(RESULT_CODEC)) === 'abi' ? encodeAbi(types, values) : encodeCompact(types, values);
     } catch (cause) {
       throw this.#invalid(value, call, cause);
     }
@@ -304,10 +304,10 @@ function asTuple(value: unknown, length: number): readonly unknown[] {
 
 function resultMetadata(call: Metadata, added: Iterable<readonly [string, string]> | undefined): Metadata {
   const metadata = new Metadata(added);
-  const callId = call.get(TANGLE.callId);
-  const serviceId = call.get(TANGLE.serviceId);
-  if (callId !== undefined) metadata.set(TANGLE.callId, callId);
-  if (serviceId !== undefined) metadata.set(TANGLE.serviceId, serviceId);
+  const callId = call.get(CALL_ID);
+  const serviceId = call.get(SERVICE_ID);
+  if (callId !== undefined) metadata.set(CALL_ID, callId);
+  if (serviceId !== undefined) metadata.set(SERVICE_ID, serviceId);
   return metadata;
 }
 

@@ -38,6 +38,22 @@ export class GrowingBuffer {
   }
 }
 
+/** What the bytes of a bool say; anything but 0 and 1 is none. */
+export function readBoolean(byte: number | undefined): boolean {
+  if (byte !== 0 && byte !== 1) throw new RangeError(`a bool is ${byte}`);
+  return byte === 1;
+}
+
+/** A value needs these bytes, and the data ends before. */
+export function tooShort(end: number, start: number, size: number): RangeError {
+  return new RangeError(`the data ends at byte ${end}, but a value needs bytes ${start} to ${start + size}`);
+}
+
+/** Throws unless everything was read. */
+export function expectNoRest(rest: number, bytes: number): void {
+  if (rest !== 0) throw new RangeError(`${rest} of ${bytes} bytes belong to no value`);
+}
+
 /** Small ones come from the pool of Node: a memory of its own for each result would be the larger part of the work. */
 function zeroed(size: number): Buffer {
   return size <= 1_024 ? Buffer.allocUnsafe(size).fill(0) : Buffer.alloc(size);

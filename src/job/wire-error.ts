@@ -1,6 +1,6 @@
 /** Errors on the wire: an HTTP status and `{"error":"...","code":"CODE","details":{}}`, in every format the same. */
 
-import { ERROR_CODES, isErrorCode, RunnerError, toRunnerError } from '../errors.ts';
+import { ERROR_CODES, briefly, isErrorCode, RunnerError, toRunnerError } from '../errors.ts';
 import type { ErrorCode, ErrorCodeEntry, ErrorDetails, Retry } from '../errors.ts';
 import { bufferOver } from './scalar.ts';
 
@@ -50,11 +50,14 @@ export function statusOf(code: ErrorCode): number {
   return status ?? (kind === 'user' ? 400 : 500);
 }
 
+/** What is wrong with a request or a job is the caller's fault; of other codes, nothing is known. */
+const answeredStatus = (code: ErrorCode): number => briefly(code)[1] ?? (/^(?:JOB|WIRE|SCHEMA|CONFIG)_/.test(code) ? 400 : 500);
+
 /** Any error as a response. Causes and stacks stay here, and details whose name sounds like a secret. */
 export function encodeError(thrown: unknown): WireResponse {
   const error = toRunnerError(thrown);
   const body = { error: shorten(error.message), code: error.code, details: printable(error.details) };
-  return { status: statusOf(error.code), headers: { 'content-type': 'application/json' }, body: Buffer.from(JSON.stringify(body)) };
+  return { status: answeredStatus(error.code), headers: { 'content-type': 'application/json' }, body: Buffer.from(JSON.stringify(body)) };
 }
 
 /**

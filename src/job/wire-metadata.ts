@@ -1,7 +1,7 @@
 /** Metadata on the wire: one header for each name of ours, one header for all others; or an object in JSON. */
 
 import type { RunnerError } from '../errors.ts';
-import { BLUEPRINT, Metadata } from './call.ts';
+import { CALL_KEY, Metadata } from './call.ts';
 import type { Headers, HeaderValue } from './wire-error.ts';
 
 export const JOB_ID_HEADER = 'x-blueprint-job-id';
@@ -31,7 +31,7 @@ export function metadataHeaders(metadata: Metadata, type: string, callId?: strin
     if (metadata.isSensitive(name)) (sensitive ??= []).push(name);
   };
   for (const [name, value] of metadata) put(name, value);
-  if (callId !== undefined) put(BLUEPRINT.callKey, callId);
+  if (callId !== undefined) put(CALL_KEY, callId);
   if (others) headers[OTHERS_HEADER] = Buffer.from(JSON.stringify(others)).toString('base64');
   if (sensitive) headers[SENSITIVE_HEADER] = Buffer.from(JSON.stringify(sensitive)).toString('base64');
   return headers;
@@ -61,7 +61,7 @@ export function metadataJson(metadata: Metadata, callId?: string): string {
     values[name] = value;
     if (metadata.isSensitive(name)) sensitive.push(name);
   }
-  if (callId !== undefined) values[BLUEPRINT.callKey] = callId;
+  if (callId !== undefined) values[CALL_KEY] = callId;
   return `"metadata":${JSON.stringify(values)}${sensitive.length > 0 ? `,"sensitive":${JSON.stringify(sensitive)}` : ''}`;
 }
 

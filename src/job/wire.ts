@@ -11,7 +11,7 @@
  */
 
 import { RunnerError } from '../errors.ts';
-import { BLUEPRINT, TANGLE, toJobId } from './call.ts';
+import { CALL_ID, CALL_KEY, SERVICE_ID, toJobId } from './call.ts';
 import type { JobCall, JobIdLike, JobResult, Metadata } from './call.ts';
 import { bufferOver } from './scalar.ts';
 import { errorFromReply, errorFromResponse } from './wire-error.ts';
@@ -187,13 +187,13 @@ function makeCall(
   const jobId = said ?? named;
   if (jobId === undefined) throw malformed('the job id is missing');
   if (named !== undefined && named !== jobId) throw malformed(`the request says job ${jobId}, its path says job ${named}`);
-  const id = metadata.get(BLUEPRINT.callKey) ?? (options.newId ?? randomId)();
+  const id = metadata.get(CALL_KEY) ?? (options.newId ?? randomId)();
   return { id, jobId, body, metadata };
 }
 
 /** Whose result it is, is not the handler's to say. */
 function answered(metadata: Metadata, call: JobCall): Metadata {
-  for (const name of [TANGLE.callId, TANGLE.serviceId]) {
+  for (const name of [CALL_ID, SERVICE_ID]) {
     const value = call.metadata.get(name);
     if (value === undefined) metadata.delete(name);
     else metadata.set(name, value);

@@ -39,7 +39,8 @@ type Code = keyof typeof ERROR_CODES;
 /** The comment lines of the table, each with the codes below it. */
 function groupsOf(source: string): readonly (readonly [group: string, codes: Code[]])[] {
   const groups: [string, Code[]][] = [];
-  const table = source.slice(source.indexOf('ERROR_CODES = {'), source.indexOf('} as const'));
+  const start = source.indexOf('ERROR_CODES = {');
+  const table = source.slice(start, source.indexOf('} as const', start));
   for (const line of table.split('\n')) {
     const comment = /^ {2}\/\/ (.+)$/.exec(line)?.[1];
     const code = /^ {2}([A-Z_]+): (?:at\(\d{3}, [A-Z_]+\)|[A-Z_]+),$/.exec(line)?.[1];
