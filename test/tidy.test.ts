@@ -48,7 +48,7 @@ const TABLE: Readonly<Record<string, RoomRule>> = {
     packages: ['tsyringe', 'reflect-metadata'],
   },
   deploy: {
-    rooms: ['job', 'executor', 'chain', 'schedule', 'plugin', 'telemetry', 'clock', 'errors'],
+    rooms: ['job', 'executor', 'chain', 'schedule', 'plugin', 'runner', 'telemetry', 'clock', 'errors'],
     packages: ['esbuild', 'fflate', 'smol-toml', 'yaml'],
   },
   runner: { rooms: ['ledger', 'executor', 'runtime', 'chain', 'queue', 'schedule', 'plugin', ...BASE], packages: ['eventemitter3'] },

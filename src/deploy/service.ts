@@ -1,0 +1,348 @@
+/**
+ * Deploys a service: functions on their platforms, then the orchestrator that hands them the calls of the chain. Every step is recorded
+ * before and after it, and every step can be repeated, so that a deployment that stopped anywhere goes on when it is run again.
+ */
+
+import type { Clock } from '../clock.ts';
+import { RunnerError, toRunnerError } from '../errors.ts';
+import type { DeployChange, DeployProgress, FaasDeployer, FunctionPackage, FunctionState } from '../executor/deployer.ts';
+import type { Machine, MachineHost, ProgramSpec } from '../executor/machine.ts';
+import type { PluginRegistry } from '../plugin/registry.ts';
+import type { RunnerManifest } from '../runner/manifest.ts';
+import type { PluginReference, RecordedFunction, RecordedJob, ServiceRecord, ServiceRecords } from './record.ts';
+import { functionNameOf, orchestratorNameOf } from './service-plan.ts';
+import type { JobPlan, ServicePlan } from './service-plan.ts';
+
+/** What the deployment of a service needs besides its plan. */
+export interface ServiceParts {
+  readonly plugins: Pick<PluginRegistry, 'deployer' | 'host'>;
+  readonly records: ServiceRecords;
+  readonly clock: Clock;
+  /** The bundle of all jobs; asked for when there is a function to deploy. */
+  readonly functionPackage: () => Promise<FunctionPackage>;
+  /** The program that runs the manifest, with everything but the manifest. */
+  readonly program: (manifest: RunnerManifest) => Promise<ProgramSpec>;
+  readonly host: PluginReference;
+  /** The manifest without its jobs. */
+  readonly manifest: Omit<RunnerManifest, 'jobs'>;
+  /** Path of the module with the jobs, for the record. */
+  readonly entry: string;
+}
+
+export interface ServiceOptions {
+  /** Reads, compares and reports; writes nothing. */
+  readonly dryRun?: boolean;
+  readonly strict?: boolean;
+  readonly signal?: AbortSignal;
+  readonly onProgress?: (progress: DeployProgress) => void;
+}
+
+export interface ServiceReport {
+  readonly record: ServiceRecord;
+  readonly machine?: Machine;
+  /** Empty: everything was as it should be. */
+  readonly changes: readonly DeployChange[];
+  readonly warnings: readonly string[];
+}
+
+export interface ServiceStatus {
+  readonly record: ServiceRecord;
+  readonly orchestrator: Machine | undefined;
+  /** By job id: what the platform says now, or why it says nothing. */
+  readonly functions: Readonly<Record<string, { readonly state?: FunctionState; readonly problem?: string }>>;
+  /** What is not as it was deployed, in words. Empty: nothing. */
+  readonly drift: readonly string[];
+}
+
+const FUNCTIONS_AT_ONCE = 4;
+
+/** The deployment of one service, its status and its end. */
+export class ServiceDeployment {
+  readonly #parts: ServiceParts;
+  readonly #open = new Map<string, Promise<FaasDeployer | MachineHost>>();
+
+  constructor(parts: ServiceParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * Rejects with the first error that no fallback covers, after the other functions have ended; the record then says `failed`, and running
+   * it again goes on. `STATE_INVALID` while another process deploys this service.
+   */
+  async deploy(plan: ServicePlan, options: ServiceOptions = {}): Promise<ServiceReport> {
+    const unlock = options.dryRun ? () => {} : this.#parts.records.lock(plan);
+    const run = new DeployRun(this.#parts, plan, options);
+    try {
+      return await run.deploy(
+        (reference) => this.#deployer(reference),
+        (reference) => this.#host(reference),
+      );
+    } catch (thrown) {
+      run.failed(toRunnerError(thrown, 'DEPLOY_FAILED'));
+      throw thrown;
+    } finally {
+      unlock();
+    }
+  }
+
+  async status(record: ServiceRecord): Promise<ServiceStatus> {
+    const functions: Record<string, { state?: FunctionState; problem?: string }> = {};
+    const drift: string[] = [];
+    for (const [jobId, { name, function: recorded }] of Object.entries(record.jobs)) {
+      if (!recorded) continue;
+      try {
+        const state = await (await this.#deployer(recorded.deployer)).describe(recorded.name);
+        functions[jobId] = { ...(state && { state }) };
+        drift.push(...driftOf(`function ${recorded.name} of job ${name}`, recorded, state));
+      } catch (thrown) {
+        const { code, message } = toRunnerError(thrown);
+        functions[jobId] = { problem: `${code}: ${message}` };
+      }
+    }
+    const { orchestrator } = record;
+    const machine = orchestrator && (await (await this.#host(orchestrator.host)).describe(orchestrator.name));
+    if (orchestrator && machine?.status !== 'running') drift.push(`the orchestrator ${orchestrator.name} is ${machine?.status ?? 'gone'}`);
+    return { record, orchestrator: machine, functions, drift };
+  }
+
+  /** Ends the orchestrator first, so that no call is handed to a function that is going. Logs stay. */
+  async remove(record: ServiceRecord, options: ServiceOptions = {}): Promise<readonly DeployChange[]> {
+    const unlock = options.dryRun ? () => {} : this.#parts.records.lock(record);
+    try {
+      if (!options.dryRun) this.#parts.records.write({ ...record, status: 'removing', updatedAt: this.#timestamp() });
+      const changes: DeployChange[] = [];
+      const { orchestrator } = record;
+      if (orchestrator) changes.push(...(await (await this.#host(orchestrator.host)).terminate(orchestrator.name, options)).changes);
+      const all = [...Object.values(record.jobs).flatMap((job) => job.function ?? []), ...record.leftovers];
+      for (const { deployer, name } of all) changes.push(...(await (await this.#deployer(deployer)).remove(name, options)).changes);
+      if (!options.dryRun) this.#parts.records.remove(record);
+      return changes;
+    } finally {
+      unlock();
+    }
+  }
+
+  async close(): Promise<void> {
+    const opened = await Promise.allSettled(this.#open.values());
+    await Promise.all(opened.map(async (outcome) => outcome.status === 'fulfilled' && outcome.value.close?.()));
+  }
+
+  #timestamp(): string {
+    return new Date(this.#parts.clock.now()).toISOString();
+  }
+
+  #deployer(reference: PluginReference): Promise<FaasDeployer> {
+    return this.#once('deployer', reference, () => this.#parts.plugins.deployer(reference.use, reference.options));
+  }
+
+  #host(reference: PluginReference): Promise<MachineHost> {
+    return this.#once('host', reference, () => this.#parts.plugins.host(reference.use, reference.options));
+  }
+
+  #once<T extends FaasDeployer | MachineHost>(kind: string, reference: PluginReference, make: () => Promise<T>): Promise<T> {
+    const key = `${kind} ${JSON.stringify(reference)}`;
+    const known = this.#open.get(key) as Promise<T> | undefined; // as: the kind is part of the key
+    if (known) return known;
+    const made = make();
+    this.#open.set(key, made);
+    return made;
+  }
+}
+
+/** One run of a deployment: the record as it grows. */
+class DeployRun {
+  readonly #parts: ServiceParts;
+  readonly #plan: ServicePlan;
+  readonly #options: ServiceOptions;
+  readonly #changes: DeployChange[] = [];
+  readonly #warnings: string[];
+  #record: ServiceRecord;
+
+  constructor(parts: ServiceParts, plan: ServicePlan, options: ServiceOptions) {
+    this.#parts = parts;
+    this.#plan = plan;
+    this.#options = options;
+    this.#warnings = [...plan.warnings];
+    const earlier = parts.records.read(plan);
+    const { serviceId, blueprintId, blueprintName, chainId, contract, strategy, reasons } = plan;
+    const createdAt = earlier?.createdAt ?? this.#timestamp();
+    this.#record = {
+      version: 1,
+      serviceId,
+      blueprintId,
+      blueprintName,
+      chainId,
+      contract,
+      strategy,
+      reasons,
+      createdAt,
+      status: 'deploying',
+      entry: parts.entry,
+      jobs: Object.fromEntries(plan.jobs.map((job) => [job.id, recordedJob(job, earlier?.jobs[job.id])])),
+      leftovers: leftoversOf(plan, earlier),
+      ...(earlier?.orchestrator && { orchestrator: earlier.orchestrator }),
+      updatedAt: createdAt,
+      history: earlier?.history ?? [],
+    };
+  }
+
+  async deploy(
+    deployerOf: (reference: PluginReference) => Promise<FaasDeployer>,
+    hostOf: (reference: PluginReference) => Promise<MachineHost>,
+  ): Promise<ServiceReport> {
+    const functions = this.#plan.jobs.filter((job) => job.place === 'function');
+    this.#note('begun', `${this.#plan.strategy}: ${functions.length} of ${this.#plan.jobs.length} jobs on a platform`);
+    if (functions.length > 0) {
+      const code = await this.#parts.functionPackage();
+      await eachOf(functions, FUNCTIONS_AT_ONCE, async (job) => this.#deployFunction(job, code, deployerOf));
+    }
+    const machine = await this.#orchestrate(hostOf);
+    // Calls go to the new places now: what is left of the old ones may go.
+    for (const left of this.#record.leftovers) {
+      const { changes } = await (await deployerOf(left.deployer)).remove(left.name, this.#options);
+      this.#changes.push(...changes);
+      this.#save({ leftovers: this.#record.leftovers.filter((other) => other !== left) });
+    }
+    this.#save({ status: 'deployed' });
+    this.#note('deployed', `${this.#changes.length} changes`);
+    return { record: this.#record, ...(machine && { machine }), changes: this.#changes, warnings: this.#warnings };
+  }
+
+  failed(error: RunnerError): void {
+    this.#save({ status: 'failed', error: { code: error.code, message: error.message } });
+    this.#note('failed', `${error.code}: ${error.message}`);
+  }
+
+  async #deployFunction(
+    job: JobPlan,
+    code: FunctionPackage,
+    deployerOf: (reference: PluginReference) => Promise<FaasDeployer>,
+  ): Promise<void> {
+    const { deployer: reference, config = {} } = job;
+    if (!reference) throw new RunnerError('INTERNAL', `the plan names no platform for job ${job.id}`);
+    const name = functionNameOf(this.#plan, job.id);
+    // Before it is there: should this process die now, the next one knows where to look.
+    this.#saveJob(job.id, { function: { deployer: reference, name, ...this.#record.jobs[job.id]?.function } });
+    try {
+      const deployer = await deployerOf(reference);
+      const { state, changes, warnings } = await deployer.deploy(name, code, config, this.#options);
+      this.#changes.push(...changes);
+      this.#warnings.push(...warnings);
+      const { id, endpoint, sha256, executor } = state ?? {};
+      this.#saveJob(job.id, {
+        function: {
+          deployer: reference,
+          name,
+          ...(id !== undefined && { id }),
+          ...(endpoint !== undefined && { endpoint }),
+          ...(sha256 !== undefined && { sha256 }),
+          ...(executor && { executor }),
+        },
+      });
+      this.#note(
+        'function',
+        `${name}: ${changes.length === 0 ? 'unchanged' : changes.map(({ action, resource }) => `${action} ${resource}`).join(', ')}`,
+      );
+    } catch (thrown) {
+      const error = toRunnerError(thrown, 'DEPLOY_FAILED');
+      if (!this.#plan.fallback || error.code === 'ABORTED') throw error;
+      this.#fallBack(job, error);
+    }
+  }
+
+  #fallBack(job: JobPlan, { code, message }: RunnerError): void {
+    const warning = `job ${job.id} runs in the orchestrator, because its platform failed: ${code}: ${message}`;
+    this.#warnings.push(warning);
+    this.#note('fallback', warning);
+    this.#saveJob(job.id, { fellBack: { code, message, at: this.#timestamp() } });
+  }
+
+  async #orchestrate(hostOf: (reference: PluginReference) => Promise<MachineHost>): Promise<Machine | undefined> {
+    const name = orchestratorNameOf(this.#plan);
+    const manifest = { ...this.#parts.manifest, jobs: manifestJobs(this.#record, this.#plan.fallback) };
+    const spec = await this.#parts.program(manifest);
+    const { host: reference } = this.#parts;
+    const earlier = this.#record.orchestrator;
+    if (earlier && JSON.stringify(earlier.host) !== JSON.stringify(reference)) {
+      // Two runners would settle the same calls: the old one ends first.
+      this.#changes.push(...(await (await hostOf(earlier.host)).terminate(earlier.name, this.#options)).changes);
+    }
+    this.#save({ orchestrator: { host: reference, name } });
+    const { machine, changes, warnings } = await (await hostOf(reference)).run({ ...spec, name }, this.#options);
+    this.#changes.push(...changes);
+    this.#warnings.push(...warnings);
+    if (machine) this.#save({ orchestrator: { host: reference, name, id: machine.id } });
+    this.#note('orchestrator', `${name}: ${changes.length === 0 ? 'unchanged' : (machine?.status ?? 'planned')}`);
+    return machine;
+  }
+
+  #note(event: string, detail: string): void {
+    this.#save({ history: [...this.#record.history, { at: this.#timestamp(), event, detail }] });
+  }
+
+  #saveJob(id: string, patch: Partial<RecordedJob>): void {
+    const job = this.#record.jobs[id];
+    if (job) this.#save({ jobs: { ...this.#record.jobs, [id]: { ...job, ...patch } } });
+  }
+
+  #save(patch: Partial<ServiceRecord>): void {
+    this.#record = { ...this.#record, ...patch, updatedAt: this.#timestamp() };
+    if (!this.#options.dryRun) this.#parts.records.write(this.#record);
+  }
+
+  #timestamp(): string {
+    return new Date(this.#parts.clock.now()).toISOString();
+  }
+}
+
+function recordedJob(job: JobPlan, earlier: RecordedJob | undefined): RecordedJob {
+  const { name, place, reason } = job;
+  const known = earlier?.function;
+  const stays = place === 'function' && known && JSON.stringify(known.deployer) === JSON.stringify(job.deployer);
+  return { name, place, reason, ...(stays && { function: known }) };
+}
+
+/** Functions of an earlier deployment that this one does not go on with. */
+function leftoversOf(plan: ServicePlan, earlier: ServiceRecord | undefined): RecordedFunction[] {
+  const kept = new Map(plan.jobs.filter(({ place }) => place === 'function').map(({ id, deployer }) => [id, JSON.stringify(deployer)]));
+  const gone = Object.entries(earlier?.jobs ?? {}).flatMap(([id, { function: recorded }]) =>
+    recorded && kept.get(id) !== JSON.stringify(recorded.deployer) ? [recorded] : [],
+  );
+  return [...(earlier?.leftovers ?? []), ...gone];
+}
+
+function manifestJobs(record: ServiceRecord, fallback: boolean): RunnerManifest['jobs'] {
+  return Object.fromEntries(
+    Object.entries(record.jobs).map(([id, { name, function: recorded, fellBack }]) => {
+      const executor = fellBack ? undefined : recorded?.executor;
+      return [id, { name, ...(executor && { executor }), ...(executor && fallback && { fallback: 'in-process' as const }) }];
+    }),
+  );
+}
+
+function driftOf(what: string, recorded: RecordedFunction, state: FunctionState | undefined): string[] {
+  if (!state) return [`${what} is gone`];
+  if (state.status === 'foreign') return [`${what} belongs to somebody else`];
+  if (state.status === 'failed') return [`${what} failed: ${state.reason ?? 'the platform does not say why'}`];
+  return recorded.sha256 !== undefined && state.sha256 !== undefined && recorded.sha256 !== state.sha256
+    ? [`${what} runs another package than was deployed`]
+    : [];
+}
+
+/** So many at once. Waits for all that were begun before it rejects with the first error. */
+async function eachOf<T>(items: readonly T[], atOnce: number, action: (item: T) => Promise<void>): Promise<void> {
+  const rest = items.values();
+  let failed: { readonly error: unknown } | undefined;
+  const work = async (): Promise<void> => {
+    for (const item of rest) {
+      if (failed) return;
+      try {
+        await action(item);
+      } catch (error) {
+        failed ??= { error };
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(atOnce, items.length) }, work));
+  if (failed) throw failed.error;
+}
