@@ -4,14 +4,14 @@
 
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { mkdir, rename, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
-import type { BuildFailure, BuildResult, Message, Metafile, Plugin } from 'esbuild';
+import type { BuildFailure, BuildResult, Metafile } from 'esbuild';
 import { RunnerError } from '../errors.ts';
 import { importPeer } from '../plugin/peer.ts';
+import { PACKAGE_NAME, explain, ownPackage, packageRootOf } from './bundler.ts';
 
 export interface BuildHandlerOptions {
   /** The module that exports a `JobRouter`, as default or named `router`. */
@@ -68,7 +68,6 @@ export interface BundleInput {
   readonly bytes: number;
 }
 
-const PACKAGE_NAME = 'blueprint-runner';
 const DESCRIBE_TIMEOUT_MS = 20_000;
 const DESCRIBE_BYTES_MAX = 16 * 1024 * 1024;
 /** Above it the start of a function visibly takes longer. */
@@ -152,7 +151,8 @@ async function bundle(options: BuildHandlerOptions): Promise<Bundle> {
       sourcemap: options.sourcemap === true ? 'external' : false,
       charset: 'utf8',
       logLevel: 'silent',
-      plugins: [ownPackage],
+      // What plugins load on first use stays out, whatever of it is installed here.
+      plugins: [ownPackage(() => false)],
     })
     .catch((failure: BuildFailure) => {
       const reasons = failure.errors?.map(explain) ?? [failure.message];
@@ -186,54 +186,6 @@ function entrySource(entry: string): string {
     `import { serve } from '${PACKAGE_NAME}/handler/main';`,
     `export const handler = await serve(() => import(${JSON.stringify(`./${basename(entry)}`)}), { meta: import.meta });`,
   ].join('\n');
-}
-
-/** The bundle holds this copy of the package, whatever copy the entry would find. From source it has no `dist`. */
-const ownPackage: Plugin = {
-  name: PACKAGE_NAME,
-  setup(build) {
-    const here = fileURLToPath(import.meta.url);
-    const root = packageRootOf(here) ?? dirname(here);
-    const { exports } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
-      exports: Record<string, { default?: string } | string>;
-    };
-    build.onResolve({ filter: /^blueprint-runner(?:\/|$)/ }, ({ path }) => {
-      const entry = exports[`.${path.slice(PACKAGE_NAME.length)}`];
-      const target = typeof entry === 'string' ? entry : entry?.default;
-      if (target === undefined) return undefined;
-      const file = here.endsWith('.ts') ? target.replace('./dist/', './').replace(/\.js$/, '.ts') : target;
-      return { path: join(root, file), sideEffects: false };
-    });
-    const own = ['dist', 'src', 'plugins', 'handler'].map((folder) => join(root, folder, '/'));
-    // Found without the settings of a compiler beside them: from source they give the same bytes as from `dist`.
-    build.onResolve({ filter: /^\.\.?\/.*\.ts$/ }, ({ path, importer }) =>
-      own.some((folder) => importer.startsWith(folder)) ? { path: join(dirname(importer), path), sideEffects: false } : undefined,
-    );
-    // What plugins load on first use stays out, whatever of it is installed here.
-    build.onResolve({ filter: /^[^./]/ }, ({ path, kind, importer }) =>
-      kind === 'dynamic-import' && !path.startsWith('node:') && own.some((folder) => importer.startsWith(folder))
-        ? { path, external: true }
-        : undefined,
-    );
-  },
-};
-
-function packageRootOf(file: string): string | undefined {
-  for (let directory = dirname(file); ; directory = dirname(directory)) {
-    if (existsSync(join(directory, 'package.json'))) return directory;
-    if (directory === dirname(directory)) return undefined;
-  }
-}
-
-function explain({ text, location }: Message): string {
-  const where = location ? ` (${location.file}:${location.line}:${location.column})` : '';
-  return `${text}${where}${hintOf(text)}`;
-}
-
-function hintOf(text: string): string {
-  if (text.includes('".node" files'))
-    return '; a native addon cannot be in a bundle that runs on every platform: use a package without one';
-  return text.startsWith('Could not resolve') ? '; install the package or correct the path' : '';
 }
 
 function inputsOf({ outputs }: Metafile): BundleInput[] {
