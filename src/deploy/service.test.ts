@@ -1,0 +1,312 @@
+import { mkdtempSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { systemClock } from '../clock.ts';
+import { RunnerError } from '../errors.ts';
+import type { DeployReport, FaasDeployer, FunctionState } from '../executor/deployer.ts';
+import type { MachineHost, ProgramSpec } from '../executor/machine.ts';
+import { ServiceRecords } from './record.ts';
+import type { ServiceRecord } from './record.ts';
+import { ServiceDeployment } from './service.ts';
+import type { ServiceParts } from './service.ts';
+import type { ServicePlan } from './service-plan.ts';
+
+const CONTRACT = `0x${'ab'.repeat(20)}`;
+const unused = (): never => {
+  throw new Error('unused');
+};
+
+/** A platform and a host in memory, that tell in which order they were asked. */
+class World {
+  readonly functions = new Map<string, FunctionState>();
+  readonly programs = new Map<string, ProgramSpec>();
+  readonly log: string[] = [];
+  failing = new Set<string>();
+
+  deployer(use: string): FaasDeployer {
+    const report = (state: FunctionState | undefined, action: 'create' | 'delete' | undefined, name: string): DeployReport => ({
+      ...(state && { state }),
+      changes: action ? [{ action, resource: 'function', id: name }] : [],
+      warnings: [],
+    });
+    return {
+      name: use,
+      deploy: async (name, { sha256 }, config, { dryRun = false } = {}) => {
+        if (this.failing.has(name)) throw new RunnerError('PLATFORM_UNREACHABLE', `${use} does not answer`);
+        const known = this.functions.get(name);
+        if (known?.sha256 === sha256) return report(known, undefined, name);
+        if (dryRun) return report(known, 'create', name);
+        this.log.push(`${use} deploys ${name}`);
+        const state: FunctionState = {
+          name,
+          id: `${use}:${name}`,
+          status: 'active',
+          sha256,
+          config,
+          executor: { use, options: { name } },
+          resources: [],
+        };
+        this.functions.set(name, state);
+        return report(state, 'create', name);
+      },
+      describe: async (name) => this.functions.get(name),
+      remove: async (name, { dryRun = false } = {}) => {
+        if (!this.functions.has(name)) return report(undefined, undefined, name);
+        if (!dryRun) this.log.push(`${use} removes ${name}`);
+        if (!dryRun) this.functions.delete(name);
+        return report(undefined, 'delete', name);
+      },
+      violations: unused,
+      updateCode: unused,
+      updateConfiguration: unused,
+      list: unused,
+      invoke: unused,
+      logs: unused,
+      versions: unused,
+      rollback: unused,
+    };
+  }
+
+  host(use: string): MachineHost {
+    return {
+      name: use,
+      run: async (spec, { dryRun = false } = {}) => {
+        const known = this.programs.get(spec.name);
+        const isSame = JSON.stringify(known) === JSON.stringify(spec);
+        if (!isSame && !dryRun) this.log.push(`${use} runs ${spec.name}`);
+        if (!dryRun) this.programs.set(spec.name, spec);
+        const changes = isSame ? [] : [{ action: known ? 'update' : 'create', resource: 'process', id: spec.name } as const];
+        return { machine: { name: spec.name, id: `${use}-1`, status: 'running' }, changes, warnings: [] };
+      },
+      describe: async (name) => (this.programs.has(name) ? { name, id: `${use}-1`, status: 'running' } : undefined),
+      terminate: async (name, { dryRun = false } = {}) => {
+        const isThere = this.programs.has(name);
+        if (isThere && !dryRun) this.log.push(`${use} ends ${name}`);
+        if (!dryRun) this.programs.delete(name);
+        return { changes: isThere ? [{ action: 'delete', resource: 'process', id: name }] : [], warnings: [] };
+      },
+      list: unused,
+      logs: unused,
+    };
+  }
+}
+
+let folder: string;
+let world: World;
+let records: ServiceRecords;
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'service-'));
+  world = new World();
+  records = new ServiceRecords(folder);
+});
+afterEach(() => rmSync(folder, { recursive: true }));
+
+const AWS = { use: 'aws-lambda', options: { region: 'us-east-1' } };
+const PLAN: ServicePlan = {
+  serviceId: '7',
+  blueprintId: '3',
+  blueprintName: 'squares',
+  chainId: 31_337,
+  contract: CONTRACT,
+  strategy: 'hybrid',
+  reasons: ['job 2 keeps state'],
+  jobs: [
+    { id: '0', name: 'a', place: 'function', reason: 'fits', deployer: AWS, config: { memoryMb: 512 } },
+    { id: '1', name: 'b', place: 'function', reason: 'fits', deployer: AWS },
+    { id: '2', name: 'c', place: 'runner', reason: 'keeps state' },
+  ],
+  fallback: true,
+  warnings: [],
+};
+
+function deployment(change: Partial<ServiceParts> = {}): ServiceDeployment {
+  return new ServiceDeployment({
+    plugins: { deployer: async (use) => world.deployer(use), host: async (use) => world.host(use) },
+    records,
+    clock: systemClock,
+    functionPackage: async () => ({ zip: Buffer.from('zip'), sha256: 'aa' }),
+    program: async (manifest) => ({
+      name: '',
+      files: { 'deployment.json': Buffer.from(JSON.stringify(manifest)) },
+      args: ['deployment.json'],
+      environment: {},
+      healthPort: manifest.metricsPort,
+    }),
+    host: { use: 'process', options: {} },
+    manifest: { version: 1, serviceIds: ['7'], rpcUrls: ['http://rpc'], contract: CONTRACT, dataDir: 'data', metricsPort: 9_100 },
+    entry: '/jobs.ts',
+    ...change,
+  });
+}
+
+function manifest(): { jobs: Record<string, { executor?: { options: { name: string } }; fallback?: string }> } {
+  const program = world.programs.get('blueprint-7-orchestrator');
+  return JSON.parse(Buffer.from(program?.files['deployment.json'] ?? '').toString());
+}
+
+function read(): ServiceRecord {
+  const record = records.read(PLAN);
+  if (!record) throw new Error('there is no record');
+  return record;
+}
+
+describe('a deployment', () => {
+  test('puts functions on their platform, then starts the orchestrator with what each job runs on', async () => {
+    const { changes, machine } = await deployment().deploy(PLAN);
+    expect(changes.map(({ action, id }) => `${action} ${id}`)).toEqual([
+      'create blueprint-7-job-0',
+      'create blueprint-7-job-1',
+      'create blueprint-7-orchestrator',
+    ]);
+    expect(machine?.status).toBe('running');
+    expect(world.log.at(-1)).toBe('process runs blueprint-7-orchestrator');
+    expect(manifest().jobs).toEqual({
+      0: { name: 'a', executor: { use: 'aws-lambda', options: { name: 'blueprint-7-job-0' } }, fallback: 'in-process' },
+      1: { name: 'b', executor: { use: 'aws-lambda', options: { name: 'blueprint-7-job-1' } }, fallback: 'in-process' },
+      2: { name: 'c' },
+    });
+    expect(read()).toMatchObject({
+      status: 'deployed',
+      orchestrator: { id: 'process-1' },
+      jobs: { 0: { function: { id: 'aws-lambda:blueprint-7-job-0' } } },
+    });
+  });
+
+  test('changes nothing when it is run again', async () => {
+    await deployment().deploy(PLAN);
+    world.log.length = 0;
+    expect((await deployment().deploy(PLAN)).changes).toEqual([]);
+    expect(world.log).toEqual([]);
+  });
+
+  test('writes nothing in a dry run, and says what it would do', async () => {
+    const { changes } = await deployment().deploy(PLAN, { dryRun: true });
+    expect(changes).toHaveLength(3);
+    expect([world.log, records.list()]).toEqual([[], []]);
+  });
+
+  test('goes on after a death at any write of its record, without a function or a program too many', async () => {
+    class Mortal extends ServiceRecords {
+      left = 0;
+      override write(record: ServiceRecord): void {
+        this.left -= 1;
+        if (this.left < 0) throw new Error('the process died');
+        super.write(record);
+      }
+    }
+    for (let writes = 0; ; writes += 1) {
+      world = new World();
+      const mortal = new Mortal(mkdtempSync(join(folder, 'run-')));
+      mortal.left = writes;
+      const died = await deployment({ records: mortal })
+        .deploy(PLAN)
+        .then(
+          () => false,
+          () => true,
+        );
+      mortal.left = Number.MAX_SAFE_INTEGER;
+      await deployment({ records: mortal }).deploy(PLAN);
+      expect(mortal.read(PLAN)).toMatchObject({ status: 'deployed', leftovers: [] });
+      expect([...world.functions.keys()].toSorted()).toEqual(['blueprint-7-job-0', 'blueprint-7-job-1']);
+      expect(world.log.filter((line) => line.includes('deploys blueprint-7-job-0'))).toHaveLength(1);
+      expect([...world.programs.keys()]).toEqual(['blueprint-7-orchestrator']);
+      if (died) continue;
+      expect(writes).toBeGreaterThan(8);
+      break;
+    }
+  });
+
+  test('a job whose platform fails runs in the orchestrator, and moves when the platform is back', async () => {
+    world.failing.add('blueprint-7-job-1');
+    const { warnings } = await deployment().deploy(PLAN);
+    expect(warnings).toEqual([
+      expect.stringContaining('job 1 runs in the orchestrator, because its platform failed: PLATFORM_UNREACHABLE'),
+    ]);
+    expect(manifest().jobs['1']).toEqual({ name: 'b' });
+    expect(read().jobs['1']?.fellBack?.code).toBe('PLATFORM_UNREACHABLE');
+    world.failing.clear();
+    await deployment().deploy(PLAN);
+    expect(manifest().jobs['1']?.executor?.options.name).toBe('blueprint-7-job-1');
+    expect(read().jobs['1']?.fellBack).toBeUndefined();
+  });
+
+  test('without fallback the error surfaces, the record says so, and no orchestrator is started', async () => {
+    world.failing.add('blueprint-7-job-1');
+    await expect(deployment().deploy({ ...PLAN, fallback: false })).rejects.toMatchObject({ code: 'PLATFORM_UNREACHABLE' });
+    expect(read()).toMatchObject({ status: 'failed', error: { code: 'PLATFORM_UNREACHABLE' } });
+    expect(world.programs.size).toBe(0);
+    world.failing.clear();
+    await deployment().deploy({ ...PLAN, fallback: false });
+    expect(read()).toMatchObject({ status: 'deployed' });
+    expect(read().error).toBeUndefined();
+    expect(manifest().jobs['0']?.fallback).toBeUndefined();
+  });
+
+  test('what is no longer wanted goes after the orchestrator knows of it', async () => {
+    await deployment().deploy(PLAN);
+    world.log.length = 0;
+    const moved = { use: 'gcp', options: {} };
+    const [first, second, third] = PLAN.jobs;
+    if (!first || !second || !third) throw new Error('three jobs');
+    await deployment().deploy({
+      ...PLAN,
+      jobs: [{ id: '0', name: 'a', place: 'runner', reason: 'asked' }, { ...second, deployer: moved }, third],
+    });
+    expect(world.log).toEqual([
+      'process runs blueprint-7-orchestrator',
+      'aws-lambda removes blueprint-7-job-0',
+      'aws-lambda removes blueprint-7-job-1',
+    ]);
+    expect(read().leftovers).toEqual([]);
+  });
+
+  test('an orchestrator that moves to another host ends before the new one starts', async () => {
+    await deployment().deploy(PLAN);
+    world.log.length = 0;
+    await deployment({ host: { use: 'container', options: {} } }).deploy(PLAN);
+    expect(world.log).toEqual(['process ends blueprint-7-orchestrator', 'container runs blueprint-7-orchestrator']);
+  });
+
+  test('only one process deploys a service at a time; the lock of a dead one counts for nothing', async () => {
+    const unlock = records.lock(PLAN);
+    await expect(deployment().deploy(PLAN)).rejects.toMatchObject({ code: 'STATE_INVALID' });
+    unlock();
+    await expect(deployment().deploy(PLAN)).resolves.toMatchObject({ record: { status: 'deployed' } });
+  });
+});
+
+describe('a deployed service', () => {
+  test('says what is not as it was deployed', async () => {
+    await deployment().deploy(PLAN);
+    expect((await deployment().status(read())).drift).toEqual([]);
+    world.functions.delete('blueprint-7-job-0');
+    const other = world.functions.get('blueprint-7-job-1');
+    if (other) world.functions.set('blueprint-7-job-1', { ...other, sha256: 'bb' });
+    world.programs.clear();
+    expect((await deployment().status(read())).drift).toEqual([
+      'function blueprint-7-job-0 of job a is gone',
+      'function blueprint-7-job-1 of job b runs another package than was deployed',
+      'the orchestrator blueprint-7-orchestrator is gone',
+    ]);
+  });
+
+  test('ends from its orchestrator to its record, and a second end finds nothing', async () => {
+    await deployment().deploy(PLAN);
+    world.log.length = 0;
+    const record = read();
+    const changes = await deployment().remove(record);
+    expect(changes).toHaveLength(3);
+    expect(world.log[0]).toBe('process ends blueprint-7-orchestrator');
+    expect([records.read(PLAN), world.functions.size]).toEqual([undefined, 0]);
+    expect(await deployment().remove(record)).toEqual([]);
+  });
+
+  test('its record is readable by its owner alone', async () => {
+    await deployment().deploy(PLAN);
+    const [name] = records.list('7').map(({ serviceId }) => serviceId);
+    expect(name).toBe('7');
+    expect(statSync(folder).mode & 0o077).toBe(0);
+  });
+});
