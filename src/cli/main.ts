@@ -4,6 +4,7 @@ import { Command, CommanderError } from 'commander';
 import { RunnerError, isRunnerError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
 import { addBuild } from './commands/build.ts';
+import { addCloud } from './commands/cloud.ts';
 import { addConformance } from './commands/conformance.ts';
 import { addDev } from './commands/dev.ts';
 import { addDoctor } from './commands/doctor.ts';
@@ -73,7 +74,8 @@ function createProgram(cli: Cli, json: boolean): Command {
       getOutHasColors: () => false,
       getErrHasColors: () => false,
     });
-  for (const add of [addInit, addDev, addBuild, addRun, addGateway, addJobs, addWhy, addDoctor, addConformance]) add(program, cli);
+  for (const add of [addInit, addDev, addBuild, addRun, addGateway, addJobs, addWhy, addDoctor, addCloud, addConformance])
+    add(program, cli);
   program.addHelpText('after', '\nExit status: 0 done, 1 failed, 2 called in a wrong way; some commands have others, see their help.');
   return program;
 }

@@ -162,6 +162,69 @@ export const LIMITS: Readonly<Record<Provider, FunctionLimits>> = {
   },
 };
 
+/** Where functions can be deployed besides the providers. */
+export type Target = Provider | 'kubernetes' | 'custom';
+
+export const TARGET_LIMITS: Readonly<Record<Target, FunctionLimits>> = {
+  ...LIMITS,
+  kubernetes: {
+    ...COMMON,
+    source:
+      'https://kubernetes.io/docs/concepts/overview/working-with-objects/names/ and .../configuration/configmap/; the rest is up to the nodes',
+    // A CronJob appends 11 characters to its name.
+    namePattern: /^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$/,
+    nameLengthMax: 52,
+    requestBytesMax: NO_LIMIT,
+    responseBytesMax: NO_LIMIT,
+    asyncBytesMax: MIB,
+    streamBytesMax: NO_LIMIT,
+    timeoutMs: { min: SECOND, max: NO_LIMIT, default: 5 * MINUTE },
+    memoryMb: { min: 32, max: NO_LIMIT, default: 512 },
+    environmentBytesMax: MIB,
+    zipBytesMax: MIB,
+    unpackedBytesMax: NO_LIMIT,
+    concurrencyMax: NO_LIMIT,
+  },
+  custom: {
+    ...COMMON,
+    source: 'what a platform of unknown make is taken to allow',
+    namePattern: /^[a-zA-Z0-9-_]+$/,
+    nameLengthMax: 64,
+    requestBytesMax: 5 * MIB,
+    responseBytesMax: 5 * MIB,
+    asyncBytesMax: 5 * MIB,
+    streamBytesMax: 5 * MIB,
+    timeoutMs: { min: SECOND, max: 5 * MINUTE, default: 5 * MINUTE },
+    memoryMb: { min: 128, max: 2_048, default: 512 },
+    environmentBytesMax: NO_LIMIT,
+    zipBytesMax: 50 * MIB,
+    unpackedBytesMax: 250 * MIB,
+    concurrencyMax: NO_LIMIT,
+  },
+};
+
+/** What decides whether a job can be a function. */
+export interface JobLimits {
+  readonly memoryMb: number;
+  readonly timeoutMs: number;
+  readonly payloadBytes: number;
+}
+
+/**
+ * The round figures that blueprints are planned with. They are the default of the analysis, which must come to the same result on every
+ * machine and in every year; a deployment is held to `TARGET_LIMITS`.
+ */
+export const PLANNING_LIMITS: Readonly<Record<Target, JobLimits>> = {
+  aws: { memoryMb: 10_240, timeoutMs: 15 * MINUTE, payloadBytes: 6 * MIB },
+  gcp: { memoryMb: 32_768, timeoutMs: 60 * MINUTE, payloadBytes: 10 * MIB },
+  azure: { memoryMb: 14_336, timeoutMs: 10 * MINUTE, payloadBytes: 100 * MIB },
+  custom: { memoryMb: 2_048, timeoutMs: 5 * MINUTE, payloadBytes: 5 * MIB },
+  // Planned with from the start: these are the real ones.
+  digitalocean: { memoryMb: 1_024, timeoutMs: 15 * MINUTE, payloadBytes: MIB },
+  cloudflare: { memoryMb: 128, timeoutMs: 5 * MINUTE, payloadBytes: 100 * MIB },
+  kubernetes: { memoryMb: NO_LIMIT, timeoutMs: NO_LIMIT, payloadBytes: NO_LIMIT },
+};
+
 /** Names that `CreateFunction` takes as a runtime; which of them run here is the backend's to say. */
 export const RUNTIMES: readonly string[] = (
   'nodejs26.x nodejs24.x nodejs22.x nodejs20.x nodejs18.x nodejs16.x nodejs14.x nodejs12.x nodejs10.x nodejs8.10 nodejs6.10 nodejs4.3-edge ' +
