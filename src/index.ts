@@ -36,7 +36,20 @@ export type {
   LogEntry,
   LogQuery,
 } from './executor/deployer.ts';
-export type { Calendar, Periodic, Schedule } from './schedule/schedule.ts';
+export { CRON_TARGETS, cronFirings, parseCron } from './schedule/cron.ts';
+export type { CronFiringOptions, CronMeaning, CronTarget } from './schedule/cron.ts';
+export type { Loss, LossKind } from './schedule/cron-fields.ts';
+export { calendarToCron, periodicToRate, scheduleToEventBridgeExpression, toEventBridgeScheduler } from './schedule/eventbridge.ts';
+export type { ExpressionOptions, FlexibleTimeWindow, SchedulerTranslation } from './schedule/eventbridge.ts';
+export { normalCalendar } from './schedule/calendar-format.ts';
+export { firings, nextFiring } from './schedule/firings.ts';
+export type { FiringOptions } from './schedule/firings.ts';
+export { calendar, parseSchedule, periodic } from './schedule/schedule.ts';
+export type { Calendar, CalendarOptions, Periodic, PeriodicOptions, Schedule } from './schedule/schedule.ts';
+export { translate } from './schedule/translate.ts';
+export type { TranslateOptions, Translation } from './schedule/translate.ts';
+export { toKubernetesCronJob, toSystemdUnits } from './schedule/units.ts';
+export type { CronJobTranslation, SystemdUnitOptions, SystemdUnits } from './schedule/units.ts';
 export { LocalExecutor } from './executor/local.ts';
 export type { BackoffPolicy, BreakerPolicy, CircuitState, ExecutionPolicy } from './executor/resilience.ts';
 export type { RouteDescription } from './executor/routes.ts';

@@ -6,6 +6,7 @@ export { RunnerError, isErrorCode, isRunnerError, toRunnerError } from './errors
 export type { ErrorCode, ErrorDetails, Retry, RunnerErrorOptions } from './errors.ts';
 export { Deadlines, Expiring } from './executor/deadline.ts';
 export type { Execution, ExecutionReport, ExecutorLimits, FaasExecutor, InvokeOptions } from './executor/executor.ts';
+export { LIMITS, RUNTIMES } from './executor/limits.ts';
 export type {
   DeployChange,
   DeployOptions,
@@ -24,7 +25,17 @@ export type {
   LogEntry,
   LogQuery,
 } from './executor/deployer.ts';
+export { parseCron } from './schedule/cron.ts';
+export type { CronTarget } from './schedule/cron.ts';
+export type { Loss, LossKind } from './schedule/cron-fields.ts';
+export { scheduleToEventBridgeExpression, toEventBridgeScheduler } from './schedule/eventbridge.ts';
+export type { FlexibleTimeWindow, SchedulerTranslation } from './schedule/eventbridge.ts';
+export { parseSchedule } from './schedule/schedule.ts';
 export type { Calendar, Periodic, Schedule } from './schedule/schedule.ts';
+export { translate } from './schedule/translate.ts';
+export type { TranslateOptions, Translation } from './schedule/translate.ts';
+export { toKubernetesCronJob } from './schedule/units.ts';
+export type { CronJobTranslation } from './schedule/units.ts';
 export type { Machine, MachineHost, MachineReport, ProgramSpec } from './executor/machine.ts';
 export { BLUEPRINT, Metadata, TANGLE, TRACE, toJobId } from './job/call.ts';
 export type { ChainCall, Hex, JobCall, JobIdLike, JobResult } from './job/call.ts';
@@ -53,6 +64,7 @@ export type {
 export { Secret } from './plugin/secret.ts';
 export type { SecretOptions, SecretReference } from './plugin/secret.ts';
 export { nodeClientSource } from './runtime/node-client-source.ts';
+export { ResultDecoder } from './runtime/runtime-executor.ts';
 export type {
   FunctionCode,
   FunctionVersion,
