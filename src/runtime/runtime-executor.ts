@@ -170,7 +170,7 @@ function invocationOptions({ deadline, signal }: InvokeOptions): InvocationOptio
 }
 
 /** Base64 in JSON, decoded while it arrives. */
-class ResultDecoder {
+export class ResultDecoder {
   #isStarted = false;
   #isEnded = false;
   #rest: Buffer = Buffer.alloc(0);
