@@ -20,6 +20,7 @@ export const SETTINGS = {
   concurrency_per_instance: optional(whole({ about: 'calls that one instance takes at the same time', min: 1, max: 1_024 })),
   network: optional(choice('none: only loopback; open: what the machine reaches', ['none', 'open'])),
   backend: optional(BACKEND),
+  idempotent: optional(flag('another run of the same call does no harm; default false')),
 } as const;
 
 const IMAGE = object('a container image in place of a zip', {
@@ -59,6 +60,7 @@ export const FUNCTION = object('a function, one version of it', {
   environment_names: list(text({ about: 'name' }), { about: 'names of the variables' }),
   concurrency_per_instance: number('calls that one instance takes at the same time'),
   network: choice('what instances reach', ['none', 'open']),
+  idempotent: flag('another run of the same call does no harm'),
   package: choice('how the code came', ['zip', 'image']),
   sha256: optional(text({ about: 'of the zip, hex' })),
   zip_bytes: optional(number('size of the zip')),

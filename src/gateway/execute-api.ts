@@ -8,12 +8,12 @@ import type { Provider } from '../executor/limits.ts';
 import type { FunctionStore } from '../runtime/store.ts';
 import { EXECUTE, EXECUTED } from './api.ts';
 import type { Execute, Executed } from './api.ts';
-import { CODE_MARK, isCodeOfRequest } from './functions.ts';
+import { CODE_MARK, isCodeOfRequest, isIdempotent } from './functions.ts';
 import type { Functions, Invoked, Target } from './functions.ts';
-import { codeOf, settingsOf } from './functions-api.ts';
+import { codeOf, extraOf, settingsOf } from './function-documents.ts';
 import { JSON_TYPE, badRequest, demand, json } from './http.ts';
 import type { GatewayRequest, Reply, Route } from './http.ts';
-import { IdempotencyKeys } from './idempotency.ts';
+import type { IdempotencyKeys } from './idempotency.ts';
 import { optionsOf, reportDocument } from './invocation.ts';
 import { parseJson } from './schema.ts';
 
@@ -21,10 +21,10 @@ export interface ExecuteApiOptions {
   readonly functions: Functions;
   readonly provider: Provider;
   readonly clock: Clock;
+  readonly keys: IdempotencyKeys;
 }
 
 const MIB = 1024 * 1024;
-const DAY_MS = 86_400_000;
 /** Functions that were made for code of requests; the one that was used longest ago goes first. */
 const CACHED_CODE_MAX = 100;
 const CODE_PREFIX = 'execute-';
@@ -40,8 +40,7 @@ export function removeCodeOfRequests(store: FunctionStore): void {
 }
 
 export function executeRoutes(options: ExecuteApiOptions): Route[] {
-  const { clock, provider } = options;
-  const keys = new IdempotencyKeys({ clock, keepMs: DAY_MS, entriesMax: 1_000, bytesMax: 64 * MIB });
+  const { functions, provider, keys } = options;
   const cache = new CodeCache(options);
   const { requestBytesMax, zipBytesMax } = LIMITS[provider];
   return [
@@ -55,7 +54,7 @@ export function executeRoutes(options: ExecuteApiOptions): Route[] {
         request: { contentType: JSON_TYPE, schema: EXECUTE.json },
         responses: {
           200: { about: 'the output', schema: EXECUTED.json },
-          409: { about: 'the idempotency key was used for another request' },
+          409: { about: 'the idempotency key was used for another request, or its request was cut off' },
           502: { about: 'the function failed' },
           504: { about: 'it took too long' },
         },
@@ -63,11 +62,15 @@ export function executeRoutes(options: ExecuteApiOptions): Route[] {
       handle(request) {
         const input = EXECUTE.parse(parseJson(request.body, 'the body'), 'the body');
         const target = targetOf(request, input);
-        const run = (): Promise<Reply> => execute(options, request, { input, target, cache });
         const key = request.headers['idempotency-key'] ?? input.idempotency_key;
-        if (key === undefined) return run();
+        if (key === undefined) return execute(options, request, { input, target, cache, signal: request.signal });
         if (!/^[!-~]{1,256}$/.test(key)) throw badRequest('the idempotency key is not 1 to 256 visible characters');
-        return keys.once(`${request.caller.id} ${key}`, hash('sha256', request.body, 'hex'), run);
+        return keys.once(`${request.caller.id} ${key}`, {
+          hash: hash('sha256', request.body, 'hex'),
+          // Without the signal: a client that is lost comes back for the answer.
+          work: () => execute(options, request, { input, target, cache, signal: undefined }),
+          mayRunAgain: () => (target ? isIdempotent(functions.store.get(target.name, target.qualifier)) : input.idempotent === true),
+        });
       },
     },
   ];
@@ -91,19 +94,21 @@ interface Execution {
   readonly input: Execute;
   readonly target: Target | undefined;
   readonly cache: CodeCache;
+  /** Gives the call up. */
+  readonly signal: AbortSignal | undefined;
 }
 
 async function execute(
   { functions, clock }: ExecuteApiOptions,
   request: GatewayRequest,
-  { input, target, cache }: Execution,
+  { input, target, cache, signal }: Execution,
 ): Promise<Reply> {
   const { mode = 'cached', payload = null, payload_base64: bytes } = input;
   if (bytes && input.payload !== undefined) throw badRequest('the body has both payload and payload_base64');
   const event = bytes ?? Buffer.from(JSON.stringify(payload));
   const options = {
     ...optionsOf(
-      { ...request, headers: { ...request.headers, 'content-type': bytes ? 'application/octet-stream' : JSON_TYPE } },
+      { ...request, signal, headers: { ...request.headers, 'content-type': bytes ? 'application/octet-stream' : JSON_TYPE } },
       clock.now(),
     ),
     awaitLog: true,
@@ -167,7 +172,7 @@ class CodeCache {
     if (before) return before;
     const { functions, provider } = this.#options;
     const { backend } = input;
-    const extra = { [CODE_MARK]: true, ...(backend !== undefined && { backend }) };
+    const extra = { [CODE_MARK]: true, ...extraOf(input) };
     if (backend !== undefined) functions.checkBackend(backend);
     const making = functions.store.create({ name, code: codeOf(input), profile: provider, ...settingsOf(input), extra }).then(
       () => {},

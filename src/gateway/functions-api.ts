@@ -4,16 +4,17 @@ import type { Clock } from '../clock.ts';
 import { isRunnerError } from '../errors.ts';
 import { LIMITS } from '../executor/limits.ts';
 import type { Provider } from '../executor/limits.ts';
-import type { CodeInput, FunctionRecord, FunctionSettings } from '../runtime/store-records.ts';
+import type { CodeInput } from '../runtime/store-records.ts';
 import { CREATE_FUNCTION, FUNCTION, FUNCTIONS, PUBLISH, QUALIFIER, SETTINGS, UPDATE_FUNCTION } from './api.ts';
-import type { CreateFunction, FunctionDocument, UpdateFunction } from './api.ts';
+import type { CreateFunction } from './api.ts';
+import { codeOf, documentOf, extraOf, patchOf, settingsOf } from './function-documents.ts';
 import { isCodeOfRequest } from './functions.ts';
 import type { Functions } from './functions.ts';
 import { JSON_TYPE, OCTETS, allows, badRequest, demand, json } from './http.ts';
 import type { GatewayRequest, Reply, Route, RouteDoc } from './http.ts';
 import { invocationReply, optionsOf, sseOf } from './invocation.ts';
 import { decimal, invalid, optional, parseJson, text } from './schema.ts';
-import type { Infer, Schema } from './schema.ts';
+import type { Schema } from './schema.ts';
 
 export interface FunctionsApiOptions {
   readonly functions: Functions;
@@ -92,7 +93,7 @@ async function createFunction({ functions, provider, request, input, code }: Cre
     code,
     profile: provider,
     ...settingsOf(input),
-    extra: backend === undefined ? {} : { backend },
+    extra: extraOf(input),
   });
   return json(201, documentOf(functions, record, request), { location: `${BASE}/${encodeURIComponent(name)}` });
 }
@@ -115,9 +116,7 @@ async function putFunction(
     }
   }
   if (input.backend !== undefined) functions.checkBackend(input.backend);
-  const settings = settingsOf(input);
-  const { extra } = functions.store.get(name);
-  const patch = { ...settings, ...(input.backend !== undefined && { extra: { ...extra, backend: input.backend } }) };
+  const patch = patchOf(input, functions.store.get(name));
   if (Object.keys(patch).length > 0) {
     // Nothing is changed unless all of it can be.
     await functions.store.updateCode(name, code, { dryRun: true });
@@ -207,8 +206,7 @@ function changeRoutes({ functions }: FunctionsApiOptions): Route[] {
         const input = UPDATE_FUNCTION.parse(parseJson(request.body, 'the body'), 'the body');
         const { backend, revision_id: revisionId } = input;
         if (backend !== undefined) functions.checkBackend(backend);
-        const before = functions.store.get(name(request));
-        const patch = { ...settingsOf(input), ...(backend !== undefined && { extra: { ...before.extra, backend } }) };
+        const patch = patchOf(input, functions.store.get(name(request)));
         const record = await functions.store.updateSettings(name(request), patch, revisionId === undefined ? {} : { revisionId });
         return json(200, documentOf(functions, record, request));
       },
@@ -323,9 +321,13 @@ function qualifierOf(request: GatewayRequest): string | undefined {
   return qualifier as string | undefined;
 }
 
-/** Of a value in a query: numbers are written as text there. */
+const FLAGS: Readonly<Record<string, boolean>> = { true: true, false: false };
+
+/** Of a value in a query: numbers and flags are written as text there. */
 function fromText(schema: Schema<unknown>): Schema<unknown> {
-  if (schema.json['type'] !== 'integer') return schema;
+  const { type } = schema.json;
+  if (type === 'boolean') return { ...schema, parse: (value, place) => schema.parse(FLAGS[String(value)] ?? value, place) };
+  if (type !== 'integer') return schema;
   return {
     ...schema,
     parse: (value, place) => schema.parse(typeof value === 'string' && /^\d{1,15}$/.test(value) ? Number(value) : value, place),
@@ -340,54 +342,4 @@ function exists(functions: Functions, name: string): boolean {
     if (isRunnerError(thrown) && thrown.code === 'FUNCTION_NOT_FOUND') return false;
     throw thrown;
   }
-}
-
-/** Exactly one of zip and image. Throws `REQUEST_INVALID`. */
-export function codeOf({ zip, image }: Pick<CreateFunction, 'zip' | 'image'>): CodeInput {
-  if (zip && !image) return { kind: 'zip', bytes: zip };
-  if (!image || zip) throw badRequest('the body has neither zip nor image, or both');
-  const { uri, command, entry_point: entryPoint } = image;
-  return { kind: 'image', uri, ...(command && { command }), ...(entryPoint && { entryPoint }) };
-}
-
-type Settings = Infer<Schema<UpdateFunction>>;
-
-export function settingsOf(input: Omit<Settings, 'revision_id'>): Partial<FunctionSettings> {
-  const settings = {
-    runtime: input.runtime,
-    handler: input.handler,
-    description: input.description,
-    memoryMb: input.memory_mb,
-    timeoutMs: input.timeout_ms,
-    ephemeralMb: input.ephemeral_mb,
-    environment: input.environment,
-    concurrencyPerInstance: input.concurrency_per_instance,
-    network: input.network,
-  };
-  return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
-}
-
-/** Values of variables are for those who may change the function. */
-function documentOf(functions: Functions, record: FunctionRecord, { caller }: Pick<GatewayRequest, 'caller'>): FunctionDocument {
-  const { code } = record;
-  return {
-    name: record.name,
-    version: record.version,
-    backend: functions.backendOf(record),
-    runtime: record.runtime,
-    handler: record.handler,
-    description: record.description,
-    memory_mb: record.memoryMb,
-    timeout_ms: record.timeoutMs,
-    ephemeral_mb: record.ephemeralMb,
-    ...(allows(caller, 'functions:write', record.name) && { environment: record.environment }),
-    environment_names: Object.keys(record.environment),
-    concurrency_per_instance: record.concurrencyPerInstance,
-    network: record.network,
-    package: code.kind,
-    ...(code.kind === 'zip' ? { sha256: code.sha256, zip_bytes: code.zipBytes } : { image_uri: code.uri }),
-    fingerprint: record.fingerprint,
-    revision_id: record.revisionId,
-    modified_at: new Date(record.modifiedAt).toISOString(),
-  };
 }

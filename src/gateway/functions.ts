@@ -7,6 +7,7 @@ import { LIMITS } from '../executor/limits.ts';
 import type { FunctionVersion, InstanceInfo, Invocation, InvocationOptions, StreamedInvocation } from '../runtime/runtime.ts';
 import type { FunctionStore, Resolved } from '../runtime/store.ts';
 import type { FunctionRecord } from '../runtime/store-records.ts';
+import { checkEvent } from './invocation.ts';
 
 export interface FunctionsOptions {
   readonly store: FunctionStore;
@@ -38,6 +39,11 @@ export function isCodeOfRequest({ extra }: Pick<FunctionRecord, 'extra'>): boole
   return extra[CODE_MARK] === true;
 }
 
+/** Declared by its author: another run of the same call does no harm. */
+export function isIdempotent({ extra }: Pick<FunctionRecord, 'extra'>): boolean {
+  return extra['idempotent'] === true;
+}
+
 export class Functions {
   readonly store: FunctionStore;
   readonly runtimes: ReadonlyMap<string, FunctionRuntime>;
@@ -57,7 +63,7 @@ export class Functions {
 
   async invoke(target: Target, event: Uint8Array, options: InvocationOptions): Promise<Invoked> {
     const { fn, executedVersion, reserved, runtime, record } = this.resolve(target);
-    checkEvent(event, record);
+    checkEvent(event.length, record);
     const invocation = await runtime.invoke(fn, event, limited(options, reserved));
     checkAnswer(invocation.body.length, record);
     return { invocation, executedVersion };
@@ -65,7 +71,7 @@ export class Functions {
 
   async stream(target: Target, event: Uint8Array, options: InvocationOptions): Promise<Streamed> {
     const { fn, executedVersion, reserved, runtime, record } = this.resolve(target);
-    checkEvent(event, record);
+    checkEvent(event.length, record);
     const invocation = await runtime.stream(fn, event, limited(options, reserved));
     const { streamBytesMax } = LIMITS[record.profile];
     return { invocation: { ...invocation, chunks: atMost(invocation.chunks, streamBytesMax) }, executedVersion };
@@ -74,7 +80,7 @@ export class Functions {
   /** On an instance that serves this call alone. */
   async invokeAlone(target: Target, event: Uint8Array, options: InvocationOptions & { readonly requestId: string }): Promise<Invoked> {
     const { fn, executedVersion, reserved, runtime, record } = this.resolve(target);
-    checkEvent(event, record);
+    checkEvent(event.length, record);
     const alone: FunctionVersion = { ...fn, fingerprint: hash('sha256', `${fn.fingerprint} ${options.requestId}`, 'hex') };
     try {
       const invocation = await runtime.invoke(alone, event, limited(options, reserved));
@@ -151,14 +157,6 @@ export class Functions {
 
 function limited(options: InvocationOptions, reserved: number | undefined): InvocationOptions {
   return reserved === undefined ? options : { ...options, concurrencyMax: reserved };
-}
-
-function checkEvent({ length }: Uint8Array, { name, profile }: FunctionRecord): void {
-  const limit = LIMITS[profile].requestBytesMax;
-  if (length > limit)
-    throw new RunnerError('PAYLOAD_TOO_LARGE', `an event of ${length} bytes is more than ${name} takes: ${limit} bytes with ${profile}`, {
-      details: { size: length, limit },
-    });
 }
 
 function checkAnswer(size: number, { name, profile }: FunctionRecord): void {

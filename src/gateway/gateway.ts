@@ -22,6 +22,7 @@ import { executeRoutes, removeCodeOfRequests } from './execute-api.ts';
 import { functionRoutes } from './functions-api.ts';
 import { Functions } from './functions.ts';
 import type { Route } from './http.ts';
+import { IdempotencyKeys } from './idempotency.ts';
 import { instanceRoutes } from './instances-api.ts';
 import { LambdaApi } from './lambda/lambda-api.ts';
 import { logRoutes } from './logs-api.ts';
@@ -83,6 +84,8 @@ const LIMITS_DEFAULT: ServerLimits = {
 const LOG_CHARACTERS_MAX = MIB;
 const CLOSE_MS = 10_000;
 const COLLECT_MS = 10 * 60_000;
+/** Answers by idempotency key. */
+const KEYS = { keepMs: 86_400_000, entriesMax: 10_000, bytesMax: 256 * MIB } as const;
 
 /** The limits of a function are those of its own provider; a runtime takes what any of them allows. */
 const WIDEST = {
@@ -97,6 +100,7 @@ interface Parts {
   readonly server: GatewayServer;
   readonly socket: GatewaySocket;
   readonly lambda: LambdaApi;
+  readonly keys: IdempotencyKeys;
 }
 
 /**
@@ -188,14 +192,15 @@ export class Gateway {
     parts.socket.close();
     await parts.server.close(deadlineMs);
     const queueClosed = parts.lambda.close();
-    // Calls that nobody waits for are queued durably: the next process runs them again.
+    // Calls that nobody waits for are queued durably: the next process runs them again. Those with a key may have lost who waits for them.
     const rest = Math.max(0, deadlineMs - (this.#clock.monotonic() - startedAt));
     const over = Promise.withResolvers<void>();
     const cancel = this.#clock.after(rest, () => over.resolve());
-    await Promise.race([queueClosed, over.promise]);
+    await Promise.race([Promise.all([queueClosed, parts.keys.settled()]), over.promise]);
     cancel();
     await Promise.all([...parts.runtimes.values()].map((runtime) => runtime.close(0)));
-    await queueClosed;
+    await Promise.all([queueClosed, parts.keys.settled()]);
+    parts.keys.close();
     parts.store.close();
   }
 
@@ -212,28 +217,31 @@ export class Gateway {
       },
     });
     const runtimes = new Map<string, FunctionRuntime>();
+    let keys: IdempotencyKeys | undefined;
     try {
       removeCodeOfRequests(store);
+      keys = new IdempotencyKeys({ path: join(folder, 'keys', 'answers.db'), clock: this.#clock, ...KEYS });
       for (const [name, backend] of this.#options.backends) runtimes.set(name, await this.#startRuntime(name, backend));
+      const functions = new Functions({ store, runtimes, defaultBackend: this.#defaultBackend });
+      late.functions = functions;
+      const { region } = this.#options.runtime ?? {};
+      const lambda = LambdaApi.open({
+        functions,
+        folder: join(folder, 'lambda'),
+        clock: this.#clock,
+        telemetry: this.#telemetry,
+        ...(region !== undefined && { region }),
+      });
+      late.lambda = lambda;
+      lambda.start();
+      this.#collectLater(store);
+      return { store, runtimes, lambda, keys, ...this.#server({ functions, lambda, keys }) };
     } catch (thrown) {
       await Promise.all([...runtimes.values()].map((runtime) => runtime.close(0)));
+      keys?.close();
       store.close();
       throw thrown;
     }
-    const functions = new Functions({ store, runtimes, defaultBackend: this.#defaultBackend });
-    late.functions = functions;
-    const { region } = this.#options.runtime ?? {};
-    const lambda = LambdaApi.open({
-      functions,
-      folder: join(folder, 'lambda'),
-      clock: this.#clock,
-      telemetry: this.#telemetry,
-      ...(region !== undefined && { region }),
-    });
-    late.lambda = lambda;
-    lambda.start();
-    this.#collectLater(store);
-    return { store, runtimes, lambda, ...this.#server(functions, lambda) };
   }
 
   async #startRuntime(name: string, backend: InstanceBackend): Promise<FunctionRuntime> {
@@ -251,7 +259,7 @@ export class Gateway {
     return runtime;
   }
 
-  #server(functions: Functions, lambda: LambdaApi): Pick<Parts, 'server' | 'socket'> {
+  #server({ functions, lambda, keys }: { functions: Functions } & Pick<Parts, 'lambda' | 'keys'>): Pick<Parts, 'server' | 'socket'> {
     const { corsOrigins = [], metrics, version = '0.0.0', provider = 'aws' } = this.#options;
     const limits = { ...LIMITS_DEFAULT, ...this.#options.limits };
     const clock = this.#clock;
@@ -260,7 +268,7 @@ export class Gateway {
       ...functionRoutes({ functions, provider, clock }),
       ...logRoutes({ functions, logs: this.#logs }),
       ...instanceRoutes(functions),
-      ...executeRoutes({ functions, provider, clock }),
+      ...executeRoutes({ functions, provider, clock, keys }),
       ...platformRoutes({ functions, provider, clock }),
       ...lambda.routes,
       ...systemRoutes({

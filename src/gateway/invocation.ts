@@ -1,7 +1,9 @@
 /** From a request to the options of an invocation, and from what came back to a reply: the same for every API that invokes. */
 
 import { RunnerError, toRunnerError } from '../errors.ts';
+import { LIMITS } from '../executor/limits.ts';
 import type { Invocation, InvocationOptions, InvocationReport, StreamedInvocation } from '../runtime/runtime.ts';
+import type { FunctionRecord } from '../runtime/store-records.ts';
 import { REPORT_HEADERS } from './api.ts';
 import type { ReportDocument } from './api.ts';
 import { errorDocument } from './http.ts';
@@ -19,7 +21,10 @@ function traceIdOf(headers: GatewayRequest['headers']): string | undefined {
 }
 
 /** `x-timeout-ms` may shorten the timeout of the function. Throws `REQUEST_INVALID`. */
-export function optionsOf(request: GatewayRequest, now: number): InvocationOptions & { readonly requestId: string } {
+export function optionsOf(
+  request: Pick<GatewayRequest, 'headers' | 'id'> & { readonly signal: AbortSignal | undefined },
+  now: number,
+): InvocationOptions & { readonly requestId: string } {
   const { headers, id, signal } = request;
   const traceId = traceIdOf(headers);
   const contentType = headers['content-type'];
@@ -28,11 +33,20 @@ export function optionsOf(request: GatewayRequest, now: number): InvocationOptio
     throw new RunnerError('REQUEST_INVALID', 'x-timeout-ms is not a number of milliseconds');
   return {
     requestId: id,
-    signal,
+    ...(signal && { signal }),
     ...(traceId !== undefined && { traceId }),
     ...(contentType !== undefined && { contentType }),
     ...(timeout !== undefined && { deadline: now + Number(timeout) }),
   };
+}
+
+/** `Event`: a call that is queued. Throws `PAYLOAD_TOO_LARGE` by the limits of the function's provider. */
+export function checkEvent(size: number, { profile }: FunctionRecord, type: 'RequestResponse' | 'Event' = 'RequestResponse'): void {
+  const { requestBytesMax, asyncBytesMax } = LIMITS[profile];
+  const limit = type === 'Event' ? asyncBytesMax : requestBytesMax;
+  if (size <= limit) return;
+  const message = `${size} byte payload is too large for the ${type} invocation type (limit ${limit} bytes)`;
+  throw new RunnerError('PAYLOAD_TOO_LARGE', message, { details: { size, limit } });
 }
 
 export function reportDocument(report: InvocationReport): ReportDocument {

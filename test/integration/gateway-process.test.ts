@@ -1,11 +1,8 @@
 /** The gateway as its users run it: the command, real processes, the published clients. */
 
-import { execFile, spawn } from 'node:child_process';
-import type { ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
+import { execFile } from 'node:child_process';
 import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 import { describe, expect, test } from 'vitest';
 import { HttpFaasDeployer, HttpFaasExecutor } from '../../plugins/http/index.ts';
@@ -14,39 +11,10 @@ import { GatewayClient } from '../../src/gateway/client.ts';
 import { Metadata } from '../../src/job/call.ts';
 import { requirePeer, runs } from '../require.ts';
 import { newFolder, onEnd, send, until, zipOf } from '../support/gateway.ts';
+import { BPR, startCommand } from '../support/gateway-command.ts';
 
 const run = promisify(execFile);
-const BPR = join(import.meta.dirname, '../fixtures/cli/bpr.ts');
 const ROOT = join(import.meta.dirname, '../..');
-
-interface Running {
-  readonly url: string;
-  readonly child: ChildProcess;
-  readonly ended: Promise<number | null>;
-  readonly listening: Readonly<Record<string, unknown>>;
-}
-
-async function startCommand(dataDir: string, ...flags: string[]): Promise<Running> {
-  const child = spawn(
-    process.execPath,
-    [BPR, 'gateway', '--port', '0', '--backend', 'process', '--data-dir', dataDir, '--json', ...flags],
-    {
-      stdio: ['ignore', 'pipe', 'inherit'],
-    },
-  );
-  const ended = once(child, 'close').then(([code]) => code as number | null);
-  onEnd(async () => {
-    child.kill('SIGKILL');
-    await ended;
-  });
-  const lines = createInterface({ input: child.stdout });
-  const [line] = (await Promise.race([
-    once(lines, 'line'),
-    ended.then((code) => Promise.reject(new Error(`the gateway ended with ${code}`))),
-  ])) as [string];
-  const listening = JSON.parse(line) as Record<string, unknown>;
-  return { url: String(listening['url']), child, ended, listening };
-}
 
 const ECHO = zipOf({ 'index.mjs': 'export const handler = async (event) => ({ pid: process.pid, got: event });' });
 const STREAM = zipOf({

@@ -7,6 +7,7 @@ import type { Resolved } from '../../runtime/store.ts';
 import { breaks } from '../../runtime/store-settings.ts';
 import type { Reply } from '../http.ts';
 import { OCTETS } from '../http.ts';
+import { checkEvent } from '../invocation.ts';
 import type { AsyncQueue } from './async-queue.ts';
 import { invokeComplete, payloadChunk } from './event-stream.ts';
 import { functionArn } from './names.ts';
@@ -133,7 +134,7 @@ export class Invocations {
   }
 
   async #enqueue(request: OperationRequest): Promise<void> {
-    const { resolved, event, options } = this.#call(request, 'asyncBytesMax');
+    const { resolved, event, options } = this.#call(request, 'Event');
     await this.#queue.add({
       id: request.id,
       name: resolved.record.name,
@@ -150,11 +151,10 @@ export class Invocations {
   }
 
   /** Throws what refuses the call. */
-  #call(request: OperationRequest, limitName: 'requestBytesMax' | 'asyncBytesMax' = 'requestBytesMax'): Call {
+  #call(request: OperationRequest, type: 'RequestResponse' | 'Event' = 'RequestResponse'): Call {
     const { headers, body, fn, signal, id } = request;
     const resolved = this.#resolve(request);
-    const limit = LIMITS[resolved.record.profile][limitName];
-    if (body.length > limit) throw tooLargeRequest(body.length, limit, limitName === 'asyncBytesMax' ? 'Event' : 'RequestResponse');
+    checkEvent(body.length, resolved.record, type);
     const clientContext = headers['x-amz-client-context'];
     if (clientContext !== undefined && clientContext.length > CLIENT_CONTEXT_CHARS_MAX)
       throw breaks('clientContext', clientContext, { lengthMax: CLIENT_CONTEXT_CHARS_MAX });
@@ -195,12 +195,6 @@ function oneOf<const T extends string>(field: string, value: string, known: read
   const found = known.find((one) => one === value);
   if (found === undefined) throw breaks(field, value, { oneOf: known });
   return found;
-}
-
-function tooLargeRequest(bytes: number, limit: number, type: string): RunnerError {
-  return new RunnerError('PAYLOAD_TOO_LARGE', `${bytes} byte payload is too large for the ${type} invocation type (limit ${limit} bytes)`, {
-    details: { bytes, limit },
-  });
 }
 
 /** The service passes on only what is JSON. */
