@@ -224,8 +224,11 @@ export class RuncBackend implements InstanceBackend {
     output.read(child.stderr, 'stderr');
     // A start that hangs is not waited for.
     signal.addEventListener('abort', () => this.#clock.after(HANG_MS, () => child.kill('SIGKILL')), { once: true });
-    const failure = Promise.race([
+    const over = Promise.race([
       once(child, 'exit').then(async () => {
+        // A program that ends at once may be gone before its start was seen.
+        const pid = await pidOf(pidFile);
+        if (pid !== undefined) return pid;
         await output.finish();
         throw startFailed(spec, `runc ended with ${child.exitCode}${output.tail.lastLines()}`);
       }),
@@ -234,7 +237,7 @@ export class RuncBackend implements InstanceBackend {
       }),
     ]);
     try {
-      const pid = await Promise.race([pidWritten(watcher, pidFile), failure]);
+      const pid = await Promise.race([pidWritten(watcher, pidFile), over]);
       signal.throwIfAborted();
       const groups = await readFile(`/proc/${pid}/cgroup`, 'utf8').catch(() => '');
       return {
@@ -248,7 +251,7 @@ export class RuncBackend implements InstanceBackend {
         hasExited: false,
       };
     } finally {
-      failure.catch(() => {});
+      over.catch(() => {});
       watcher.close();
     }
   }
@@ -318,6 +321,11 @@ function messageOf(error: unknown): string {
 async function pidWritten(watcher: ReturnType<typeof watch>, file: string): Promise<number> {
   for await (const [, name] of events(watcher)) if (name === PID_FILE) break;
   return Number(await readFile(file, 'utf8'));
+}
+
+async function pidOf(file: string): Promise<number | undefined> {
+  const text = await readFile(file, 'utf8').catch(() => '');
+  return text === '' ? undefined : Number(text);
 }
 
 async function* events(watcher: ReturnType<typeof watch>): AsyncGenerator<readonly [string, string | null]> {
