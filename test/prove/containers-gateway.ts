@@ -190,6 +190,35 @@ export function processesOf(folder: string, except: readonly number[]): number[]
   return pids.filter((pid) => pid !== process.pid && !except.includes(pid) && mentions(pid, folder));
 }
 
+/** A process and all that it started, directly or not. */
+export function familyOf(pid: number): number[] {
+  const family = [pid];
+  for (const one of family) {
+    for (const task of foldersOf(`/proc/${one}/task`)) {
+      const children = textOf(`/proc/${one}/task/${task}/children`);
+      family.push(...children.split(' ').filter(Boolean).map(Number));
+    }
+  }
+  return family;
+}
+
+function foldersOf(path: string): string[] {
+  try {
+    return readdirSync(path);
+  } catch {
+    // It has ended meanwhile.
+    return [];
+  }
+}
+
+function textOf(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}
+
 function mentions(pid: number, folder: string): boolean {
   const read = (file: string): string => {
     try {

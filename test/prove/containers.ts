@@ -14,7 +14,7 @@ import { parseArgs } from 'node:util';
 import Docker from 'dockerode';
 import { Random } from '../../src/testing/testing.ts';
 import { attacksRound } from './containers-attacks.ts';
-import { GatewayProcess, processesOf, quantile } from './containers-gateway.ts';
+import { GatewayProcess, familyOf, processesOf, quantile } from './containers-gateway.ts';
 import type { CallResult } from './containers-gateway.ts';
 import { echo } from './containers-handlers.ts';
 import { Load, Watch, until } from './containers-load.ts';
@@ -42,8 +42,6 @@ const FUNCTIONS = 20;
 const INSTANCES_PER_FUNCTION_MAX = 100;
 const STARTS_MAX = 8;
 const LABEL = 'dev.blueprint-runner.owner';
-/** Of the process backend, which wait for the next function. */
-const SPARE_PROCESSES_MAX = backend === 'process' ? 4 : 0;
 const docker = new Docker();
 
 /** Containers, running or not, of the gateway with this folder. */
@@ -176,11 +174,14 @@ async function killRound(first: GatewayProcess, folder: string): Promise<{ check
       seen.neighbours += 1;
   }
   for (const name of names) await gateway.remove(name);
-  // What an engine was asked for before the kill may come up after the restart.
-  const cleanMs = await until(
-    async () => (await containersOf(folder)).length === 0 && processesOf(folder, [gateway.pid]).length <= SPARE_PROCESSES_MAX,
-  );
-  const left = [...(await containersOf(folder)), ...processesOf(folder, [gateway.pid])];
+  // What an engine was asked for before the kill may come up after the restart. Processes that wait for the next function are the gateway's own.
+  const found = async (): Promise<unknown[]> => [
+    ...(await containersOf(folder)),
+    ...(await gateway.instances()),
+    ...processesOf(folder, familyOf(gateway.pid)),
+  ];
+  const cleanMs = await until(async () => (await found()).length === 0);
+  const left = await found();
   await other.end('SIGTERM');
   await rm(otherFolder, { recursive: true, force: true });
   console.log(
