@@ -4,6 +4,8 @@ export { backendCases, checkBackend, runBackendConformance } from './backend.ts'
 export type { BackendCase, BackendUnderTest } from './backend.ts';
 export { chainCases } from './chain.ts';
 export type { ChainCase, ChainSubject, ConformanceCall } from './chain.ts';
+export { checkDeployer, conformanceFunction, deployerCases, runDeployerConformance } from './deployer.ts';
+export type { Connection, DeployerCapability, DeployerCase, DeployerPlatform, DeployerTrial, DeployerUnderTest } from './deployer.ts';
 export { checkExecutor, executorCases, runExecutorConformance } from './executor.ts';
 export type { CaseOutcome, ExecutorCase, ExecutorUnderTest, TestFramework } from './executor.ts';
 export { canRunHandlerCase, checkHandlerCase, handlerCases } from './handler.ts';

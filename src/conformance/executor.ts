@@ -302,7 +302,8 @@ export async function checkExecutor(subject: ExecutorUnderTest): Promise<CaseOut
 /** The parts of a test framework that the suite uses; those of vitest, jest, mocha and node:test fit. */
 export interface TestFramework {
   describe(name: string, body: () => void): unknown;
-  readonly it: ((name: string, body: () => Promise<void>) => unknown) & {
+  /** Some cases of some suites need more time than the framework gives by default. */
+  readonly it: ((name: string, body: () => Promise<void>, timeoutMs?: number) => unknown) & {
     readonly skip: (name: string, body: () => Promise<void>) => unknown;
   };
 }
