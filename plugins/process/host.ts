@@ -1,12 +1,12 @@
 /** Keeps long-running programs alive as processes of this machine, apart from the one that started them. */
 
 import { spawn } from 'node:child_process';
-import { createHash, randomUUID } from 'node:crypto';
+import { randomUUID } from 'node:crypto';
 import { closeSync, existsSync, mkdirSync, openSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { homedir } from 'node:os';
-import { dirname, join, normalize } from 'node:path';
-import { RunnerError, Secret, systemClock } from '../../src/plugin.ts';
+import { join } from 'node:path';
+import { RunnerError, Secret, checkProgram, programDigest, systemClock, writeProgram } from '../../src/plugin.ts';
 import type { Clock, DeployOptions, LogEntry, LogQuery, Machine, MachineHost, MachineReport, ProgramSpec } from '../../src/plugin.ts';
 import { readLog, trimLog } from './host-log.ts';
 import { identityOf } from './leftovers.ts';
@@ -32,14 +32,13 @@ interface Note {
   readonly token: string;
 }
 
-const NAME = /^[a-z0-9][a-z0-9-]{0,62}$/;
 const POLL_MS = 50;
 const HEAP_SHARE = 0.75;
 const TOKEN_VARIABLE = 'BPR_MACHINE_TOKEN';
 const REASON_LINES = 20;
 
 /**
- * Programs outlive the process that starts them: each has a session, a folder and a log of its own. A program is recognised by process id,
+ * Programs outlive the process that starts them: each has a session, a folder, a log and data of its own. A program is recognised by process id,
  * boot and start time, so that another process with its id is never taken for it.
  */
 export class ProcessHost implements MachineHost {
@@ -60,9 +59,13 @@ export class ProcessHost implements MachineHost {
     this.#environment = environment;
   }
 
+  dataFolder(name: string): string {
+    return join(this.#folder, '.data', name);
+  }
+
   async run(spec: ProgramSpec, options: DeployOptions = {}): Promise<MachineReport> {
-    checkSpec(spec);
-    const specSha256 = digestOf(spec);
+    checkProgram(spec);
+    const specSha256 = programDigest(spec);
     const present = this.#find(spec.name);
     const isSame = present?.note.specSha256 === specSha256 && present.pid !== undefined;
     const action = present?.pid === undefined ? 'create' : 'update';
@@ -109,12 +112,8 @@ export class ProcessHost implements MachineHost {
   #start(spec: ProgramSpec, specSha256: string, secrets: Readonly<Record<string, string>>): void {
     const folder = join(this.#folder, spec.name);
     const programs = join(folder, `program-${specSha256.slice(0, 12)}`);
-    rmSync(programs, { recursive: true, force: true });
-    for (const [path, bytes] of Object.entries(spec.files)) {
-      const file = join(programs, path);
-      mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
-      writeFileSync(file, bytes, { mode: 0o600 });
-    }
+    writeProgram(spec, programs, { folder: 0o700, file: 0o600 });
+    mkdirSync(this.dataFolder(spec.name), { recursive: true, mode: 0o700 });
     for (const other of readdirSync(folder))
       if (other.startsWith('program-') && join(folder, other) !== programs) rmSync(join(folder, other), { recursive: true, force: true });
     const note: Note = {
@@ -224,22 +223,6 @@ interface Found {
 
 function notFound(name: string): RunnerError {
   return new RunnerError('NOT_FOUND', `there is no program ${name} on this machine`, { details: { name } });
-}
-
-function checkSpec({ name, files, args }: ProgramSpec): void {
-  if (!NAME.test(name)) throw new RunnerError('CONFIG_INVALID', `the name ${JSON.stringify(name)} must match ${NAME.source}`);
-  for (const path of Object.keys(files)) {
-    if (path.startsWith('/') || normalize(path).startsWith('..'))
-      throw new RunnerError('CONFIG_INVALID', `the path ${path} of program ${name} leaves its folder`, { details: { path } });
-  }
-  if (args[0] === undefined || !(args[0] in files))
-    throw new RunnerError('CONFIG_INVALID', `the program ${name} starts ${String(args[0])}, which is none of its files`);
-}
-
-function digestOf({ files, tags: _, ...rest }: ProgramSpec): string {
-  const hash = createHash('sha256').update(JSON.stringify(rest));
-  for (const path of Object.keys(files).toSorted()) hash.update(path).update(files[path] ?? new Uint8Array());
-  return hash.digest('hex');
 }
 
 async function readSecrets(references: Readonly<Record<string, string>>, environment: NodeJS.ProcessEnv): Promise<Record<string, string>> {

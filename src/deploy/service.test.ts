@@ -71,6 +71,7 @@ class World {
   host(use: string): MachineHost {
     return {
       name: use,
+      dataFolder: () => '/data',
       run: async (spec, { dryRun = false } = {}) => {
         const known = this.programs.get(spec.name);
         const isSame = JSON.stringify(known) === JSON.stringify(spec);
@@ -128,14 +129,13 @@ function deployment(change: Partial<ServiceParts> = {}): ServiceDeployment {
     clock: systemClock,
     functionPackage: async () => ({ zip: Buffer.from('zip'), sha256: 'aa' }),
     program: async (manifest) => ({
-      name: '',
       files: { 'deployment.json': Buffer.from(JSON.stringify(manifest)) },
       args: ['deployment.json'],
       environment: {},
       healthPort: manifest.metricsPort,
     }),
     host: { use: 'process', options: {} },
-    manifest: { version: 1, serviceIds: ['7'], rpcUrls: ['http://rpc'], contract: CONTRACT, dataDir: 'data', metricsPort: 9_100 },
+    manifest: { version: 1, serviceIds: ['7'], rpcUrls: ['http://rpc'], contract: CONTRACT, metricsPort: 9_100 },
     entry: '/jobs.ts',
     ...change,
   });

@@ -21,10 +21,10 @@ export interface ServiceParts {
   /** The bundle of all jobs; asked for when there is a function to deploy. */
   readonly functionPackage: () => Promise<FunctionPackage>;
   /** The program that runs the manifest, with everything but the manifest. */
-  readonly program: (manifest: RunnerManifest) => Promise<ProgramSpec>;
+  readonly program: (manifest: RunnerManifest) => Promise<Omit<ProgramSpec, 'name'>>;
   readonly host: PluginReference;
-  /** The manifest without its jobs. */
-  readonly manifest: Omit<RunnerManifest, 'jobs'>;
+  /** The manifest without its jobs, and without its data folder, which is the host's to say. */
+  readonly manifest: Omit<RunnerManifest, 'jobs' | 'dataDir'>;
   /** Path of the module with the jobs, for the record. */
   readonly entry: string;
 }
@@ -259,16 +259,17 @@ class DeployRun {
 
   async #orchestrate(hostOf: (reference: PluginReference) => Promise<MachineHost>): Promise<Machine | undefined> {
     const name = orchestratorNameOf(this.#plan);
-    const manifest = { ...this.#parts.manifest, jobs: manifestJobs(this.#record, this.#plan.fallback) };
-    const spec = await this.#parts.program(manifest);
     const { host: reference } = this.#parts;
+    const host = await hostOf(reference);
+    const jobs = manifestJobs(this.#record, this.#plan.fallback);
+    const spec = await this.#parts.program({ ...this.#parts.manifest, dataDir: host.dataFolder(name), jobs });
     const earlier = this.#record.orchestrator;
     if (earlier && JSON.stringify(earlier.host) !== JSON.stringify(reference)) {
       // Two runners would settle the same calls: the old one ends first.
       this.#changes.push(...(await (await hostOf(earlier.host)).terminate(earlier.name, this.#options)).changes);
     }
     this.#save({ orchestrator: { host: reference, name } });
-    const { machine, changes, warnings } = await (await hostOf(reference)).run({ ...spec, name }, this.#options);
+    const { machine, changes, warnings } = await host.run({ ...spec, name }, this.#options);
     this.#changes.push(...changes);
     this.#warnings.push(...warnings);
     if (machine) this.#save({ orchestrator: { host: reference, name, id: machine.id } });

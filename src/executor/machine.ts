@@ -1,5 +1,9 @@
 /** The contract of everything that keeps one long-running program alive: this machine, a container engine, a virtual machine of a cloud. */
 
+import { createHash } from 'node:crypto';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join, normalize } from 'node:path';
+import { RunnerError } from '../errors.ts';
 import type { DeployChange, DeployOptions, LogEntry, LogQuery } from './deployer.ts';
 
 /** A program for node, with all that it needs. */
@@ -51,6 +55,8 @@ export interface MachineReport {
  */
 export interface MachineHost {
   readonly name: string;
+  /** Where the program of that name may keep what has to outlive it, seen from inside. Ending a program leaves it alone. */
+  dataFolder(name: string): string;
   /** Resolves when the program is ready, or when the host cannot tell: then its status is `starting`. */
   run(spec: ProgramSpec, options?: DeployOptions): Promise<MachineReport>;
   /** Undefined when there is none of that name. */
@@ -62,4 +68,34 @@ export interface MachineHost {
   /** SIGTERM, time to drain, then by force. No changes in the report: it was not there. */
   terminate(name: string, options?: DeployOptions): Promise<MachineReport>;
   close?(): Promise<void>;
+}
+
+const NAME = /^[a-z0-9][a-z0-9-]{0,62}$/;
+
+/** Throws `CONFIG_INVALID` for a name or a path that no host takes, or a program that is not among its files. */
+export function checkProgram({ name, files, args }: ProgramSpec): void {
+  if (!NAME.test(name)) throw new RunnerError('CONFIG_INVALID', `the name ${JSON.stringify(name)} must match ${NAME.source}`);
+  for (const path of Object.keys(files)) {
+    if (path.startsWith('/') || normalize(path).startsWith('..'))
+      throw new RunnerError('CONFIG_INVALID', `the path ${path} of program ${name} leaves its folder`, { details: { path } });
+  }
+  if (args[0] === undefined || !(args[0] in files))
+    throw new RunnerError('CONFIG_INVALID', `the program ${name} starts ${String(args[0])}, which is none of its files`);
+}
+
+/** SHA-256, hex, of everything that makes the program what it is; tags and the values of secrets are not part of it. */
+export function programDigest({ files, tags: _, ...rest }: ProgramSpec): string {
+  const hash = createHash('sha256').update(JSON.stringify(rest));
+  for (const path of Object.keys(files).toSorted()) hash.update(path).update(files[path] ?? new Uint8Array());
+  return hash.digest('hex');
+}
+
+/** Writes the files into an empty folder. */
+export function writeProgram({ files }: ProgramSpec, folder: string, modes: { readonly folder: number; readonly file: number }): void {
+  rmSync(folder, { recursive: true, force: true });
+  for (const [path, bytes] of Object.entries(files)) {
+    const file = join(folder, path);
+    mkdirSync(dirname(file), { recursive: true, mode: modes.folder });
+    writeFileSync(file, bytes, { mode: modes.file });
+  }
 }
