@@ -111,7 +111,9 @@ export class ProcessBackend implements InstanceBackend {
     const [builder, program] = await Promise.all([this.#build(), programOf(spec.fn, this.#options.runtimes ?? {})]);
     this.#throwIfAborted(spec);
     const kind = this.#classOf(spec.fn, spec.ownerId, program);
-    const worker = this.#fromBlank(builder, spec, kind) ?? (await this.#cold(builder, spec, { ...kind, program }));
+    // What waits is our client on node: a package that brings its own program needs a process of its own.
+    const waiting = program.kind === 'node' ? this.#fromBlank(builder, spec, kind) : undefined;
+    const worker = waiting ?? (await this.#cold(builder, spec, { ...kind, program }));
     const createMs = this.#clock.monotonic() - started;
     this.#workers.set(spec.instanceId, worker);
     void worker.ended.then(() => this.#workers.delete(spec.instanceId));
