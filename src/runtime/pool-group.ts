@@ -70,6 +70,30 @@ export interface WarmDemand {
   readonly reject: (error: RunnerError) => void;
 }
 
+/** What starts and calls of a function take. */
+interface Figures {
+  /** The last start. Zero: there was none. */
+  startMs: number;
+  /** For how long a slot is leased, on a moving average. */
+  leaseMs: number | undefined;
+}
+
+/** What is known of functions by their name, so that a new version begins with what the one before it has shown. */
+export class FiguresBook {
+  readonly #all = new Map<string, Figures>();
+
+  /** For a version that comes now. */
+  next(name: string): Figures {
+    const figures: Figures = { startMs: 0, leaseMs: undefined, ...this.#all.get(name) };
+    this.#all.delete(name);
+    this.#all.set(name, figures);
+    const [oldest] = this.#all.size > NAMES_MAX ? this.#all.keys() : [];
+    if (oldest !== undefined) this.#all.delete(oldest);
+    return figures;
+  }
+}
+
+const NAMES_MAX = 10_000;
 const SHORTEST_LEASE_MS = 0.05;
 /** Of the newest lease in the moving average. */
 const LEASE_WEIGHT = 0.2;
@@ -95,10 +119,8 @@ export class Group<I extends PoolInstance> {
   /** No start before; monotonic. */
   retryAt = 0;
   running = 0;
-  /** What the last start took. */
-  #startMs = 0;
-  /** For how long a slot is leased, on a moving average; and when one was freed last. */
-  #leaseMs = 0;
+  readonly #figures: Figures;
+  /** When a slot was freed last, or came up. */
   #freedAt = Number.NEGATIVE_INFINITY;
   /** Looks again whether starts are missing. */
   #recheck: CancelTimer | undefined = undefined;
@@ -107,8 +129,9 @@ export class Group<I extends PoolInstance> {
   /** An instance that was started again stays so long without a call. */
   keepAgainMs = 0;
 
-  constructor(fn: FunctionVersion) {
+  constructor(fn: FunctionVersion, figures: Figures) {
     this.fn = fn;
+    this.#figures = figures;
   }
 
   get starting(): number {
@@ -126,7 +149,9 @@ export class Group<I extends PoolInstance> {
   /** How many instances to start now, when at most `instancesMax` may be up. */
   missing(instancesMax: number, now: number): number {
     if (now < this.retryAt) return 0;
-    const forWaiters = Math.ceil((this.waiters.size - this.#servedWhileStarting(now)) / this.fn.concurrencyPerInstance);
+    const turns = this.#turns(now);
+    const slots = this.fn.concurrencyPerInstance;
+    const forWaiters = Math.ceil((this.waiters.size - this.#servedWhileStarting(turns)) / (slots * Math.max(1, turns)));
     let wanted = this.isRetired ? 0 : this.min;
     for (const { count } of this.demands) wanted = Math.max(wanted, count);
     const needed = Math.max(forWaiters, wanted - this.members.size) - this.starting;
@@ -136,12 +161,18 @@ export class Group<I extends PoolInstance> {
   }
 
   /**
-   * Waiters whose turn comes before another instance would be up: with short calls a start is of no use to them. Only as long as slots are
-   * in fact freed: a call that takes longer than usual holds nobody back for more than the time of a start.
+   * How many calls follow each other on a slot in the time of a start; zero when that is not known. It is believed as long as nothing is
+   * up, or slots are in fact freed: a call that takes longer than usual holds nobody back for more than the time of a start.
    */
-  #servedWhileStarting(now: number): number {
-    if (this.#startMs === 0 || now - this.#freedAt >= this.#startMs) return 0;
-    const turns = this.#startMs / Math.max(this.#leaseMs, SHORTEST_LEASE_MS);
+  #turns(now: number): number {
+    const { startMs, leaseMs } = this.#figures;
+    if (startMs === 0 || leaseMs === undefined) return 0;
+    if (this.members.size > 0 && now - this.#freedAt >= startMs) return 0;
+    return startMs / Math.max(leaseMs, SHORTEST_LEASE_MS);
+  }
+
+  /** Waiters whose turn comes before another instance would be up: with short calls a start is of no use to them. */
+  #servedWhileStarting(turns: number): number {
     let useful = 0;
     for (const { state } of this.members) if (state !== 'draining') useful += 1;
     return Math.floor(useful * this.fn.concurrencyPerInstance * turns);
@@ -150,8 +181,8 @@ export class Group<I extends PoolInstance> {
   /** Waiters are left to the instances that are up: looks again when a start would have been over. */
   lookAgain(clock: Clock, plan: () => void): void {
     const now = clock.monotonic();
-    if (this.waiters.size === 0 || this.#recheck || this.#servedWhileStarting(now) === 0) return;
-    this.#recheck = clock.after(this.#freedAt + this.#startMs - now + 1, () => {
+    if (this.waiters.size === 0 || this.#recheck || this.members.size === 0 || this.#turns(now) === 0) return;
+    this.#recheck = clock.after(this.#freedAt + this.#figures.startMs - now + 1, () => {
       this.#recheck = undefined;
       if (this.isWanted) plan();
     });
@@ -208,7 +239,8 @@ export class Group<I extends PoolInstance> {
   /** Gives a slot back. */
   put(member: Member<I>, now: number): void {
     const leaseMs = now - member.leasedAt;
-    this.#leaseMs = this.#freedAt < 0 ? leaseMs : this.#leaseMs + (leaseMs - this.#leaseMs) * LEASE_WEIGHT;
+    const { leaseMs: usualMs = leaseMs } = this.#figures;
+    this.#figures.leaseMs = usualMs + (leaseMs - usualMs) * LEASE_WEIGHT;
     this.#freedAt = now;
     const wasFull = member.busy >= this.fn.concurrencyPerInstance;
     member.busy -= 1;
@@ -254,8 +286,9 @@ export class Group<I extends PoolInstance> {
     this.retryAt = this.failures === 1 ? now : now + Math.min(BACKOFF_MS_MIN * 2 ** (this.failures - 2), BACKOFF_MS_MAX);
   }
 
-  startSucceeded(startMs: number): void {
-    this.#startMs = startMs;
+  startSucceeded(startMs: number, now: number): void {
+    this.#figures.startMs = startMs;
+    this.#freedAt = now;
     this.forgetFailures();
   }
 

@@ -242,6 +242,53 @@ describe('who gets an instance', () => {
     expect([world.launches, waiting.member?.instance.id]).toEqual([2, 'i1']);
   });
 
+  /** 16 calls at once, of which each takes so long; resolves with how many instances were started for them and how long they took. */
+  async function burst(world: World, fn: FunctionVersion, callMs: number): Promise<{ launches: number; ms: number }> {
+    const [before, began] = [world.launches, world.clock.monotonic()];
+    const running = new Map<Call, number>();
+    const calls = new Set(Array.from({ length: 16 }, () => world.call(fn)));
+    while (calls.size > 0) {
+      const now = world.clock.monotonic();
+      for (const call of calls) {
+        if (call.member && !running.has(call)) running.set(call, now);
+        if (now - (running.get(call) ?? now) < callMs) continue;
+        calls.delete(call);
+        world.release(call);
+      }
+      await world.clock.advance(1);
+    }
+    return { launches: world.launches - before, ms: world.clock.monotonic() - began };
+  }
+
+  test('a new version begins with the figures of the one that it replaces', async () => {
+    const world = worldOf({ limits: { startsMax: 16 } });
+    const versions = ['1', '2', '3', '4'].map((version) => versionOf({ version, fingerprint: version })) as [FunctionVersion, FunctionVersion, FunctionVersion, FunctionVersion]; // prettier-ignore
+    // Nothing is known of the first one: each of those who wait gets an instance.
+    expect((await burst(world, versions[0], 5)).launches).toBe(16);
+    world.pool.retire('cook', ['2']);
+    // A start takes as long as 20 calls.
+    const second = await burst(world, versions[1], 5);
+    expect(second.launches).toBe(1);
+    expect(second.ms).toBeLessThan(100 + 16 * 6 + 5);
+    // Its calls take longer than those before: that is noticed when no slot is freed for the time of a start.
+    world.pool.retire('cook', ['3']);
+    const third = await burst(world, versions[2], 300);
+    expect(third.launches).toBe(16);
+    expect(third.ms).toBeLessThan(100 + 100 + 100 + 300 + 10);
+    // Now starts are what takes less.
+    world.pool.retire('cook', ['4']);
+    expect((await burst(world, versions[3], 300)).launches).toBe(16);
+  });
+
+  test('what is known of a function does not depend on its instances, and is not that of another', async () => {
+    const world = worldOf();
+    await burst(world, versionOf(), 5);
+    await world.clock.advance(3_600_000);
+    expect(world.up).toEqual([]);
+    expect((await burst(world, versionOf(), 5)).launches).toBe(1);
+    expect((await burst(world, versionOf({ name: 'other', fingerprint: 'other' }), 5)).launches).toBeGreaterThan(7);
+  });
+
   test('functions take turns when starts are few', async () => {
     const world = worldOf({ limits: { startsMax: 1 } });
     const a = [1, 2, 3].map(() => world.call(versionOf({ fingerprint: 'a' })));

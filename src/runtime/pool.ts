@@ -10,7 +10,7 @@ import type { Clock } from '../clock.ts';
 import { RunnerError, toRunnerError } from '../errors.ts';
 import type { Deadlines } from '../executor/deadline.ts';
 import type { KeepAlive } from './keep-alive.ts';
-import { Group, Member } from './pool-group.ts';
+import { FiguresBook, Group, Member } from './pool-group.ts';
 import type { PoolInstance, Waiter } from './pool-group.ts';
 import { IdleKeeper } from './pool-idle.ts';
 import type { FunctionVersion } from './runtime.ts';
@@ -53,6 +53,7 @@ export class Pool<I extends PoolInstance> {
   /** By fingerprint: those that take calls. */
   readonly #groups = new Map<string, Group<I>>();
   readonly #retired = new Set<Group<I>>();
+  readonly #figures = new FiguresBook();
   /** Groups that want starts, in turn. */
   #hungry = new Set<Group<I>>();
   readonly #stopping = new Set<Promise<void>>();
@@ -215,7 +216,7 @@ export class Pool<I extends PoolInstance> {
 
   #groupOf(fn: FunctionVersion): Group<I> {
     let group = this.#groups.get(fn.fingerprint);
-    if (!group) this.#groups.set(fn.fingerprint, (group = new Group(fn)));
+    if (!group) this.#groups.set(fn.fingerprint, (group = new Group(fn, this.#figures.next(fn.name))));
     return group;
   }
 
@@ -302,10 +303,7 @@ export class Pool<I extends PoolInstance> {
     if (!least) return false;
     this.#options.keepAlive.evicted?.(least.rank);
     this.#makingRoom += 1;
-    const ended = (): void => {
-      this.#makingRoom -= 1;
-    };
-    void this.#end(least.member, 'room', ended);
+    void this.#end(least.member, 'room', () => (this.#makingRoom -= 1));
     return true;
   }
 
@@ -333,7 +331,7 @@ export class Pool<I extends PoolInstance> {
 
   #started(member: Member<I>): void {
     const { group } = member;
-    group.startSucceeded(member.instance.startMs);
+    group.startSucceeded(member.instance.startMs, this.#clock.monotonic());
     group.add(member);
     this.#members += 1;
     void member.instance.ended.then(() => this.#end(member, 'lost'));
