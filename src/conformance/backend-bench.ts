@@ -119,16 +119,13 @@ export class SuiteInstance {
         requestId,
         event: body,
         isAnswering: false,
-        taken: () => [
-          'content-type',
-          'application/json',
-          'content-length',
-          String(body.length),
-          'lambda-runtime-aws-request-id',
-          requestId,
-          'lambda-runtime-deadline-ms',
-          String(systemClock.now() + READY_MS_MAX),
-        ],
+        taken: () => ({
+          contentType: 'application/json',
+          deadline: systemClock.now() + READY_MS_MAX,
+          functionArn: undefined,
+          traceId: undefined,
+          clientContext: undefined,
+        }),
         answering: () => Number.POSITIVE_INFINITY,
         chunk: (data) => void chunks.push(data),
         answered: () => resolve(JSON.parse(Buffer.concat(chunks).toString('utf8'))),
@@ -136,6 +133,7 @@ export class SuiteInstance {
           reject(new assert.AssertionError({ message: `the function failed: ${errorType}: ${errorMessage}` })),
         tooLarge: () => reject(new assert.AssertionError({ message: 'the answer is too large' })),
         truncated: () => reject(new assert.AssertionError({ message: 'the connection broke' })),
+        violated: (reason) => reject(new assert.AssertionError({ message: `the client broke the protocol: ${reason}` })),
       };
       this.api.hand(call);
     });
@@ -212,7 +210,8 @@ export class BackendBench {
     const output = { stdout: [] as Buffer[], stderr: [] as Buffer[] };
     const ready = Promise.withResolvers<void>();
     const initFailed = (fault: { readonly errorMessage: string }): void => ready.reject(new Error(`init error: ${fault.errorMessage}`));
-    const api = new RuntimeApi({ ready: ready.resolve, initFailed }, fn.concurrencyPerInstance);
+    const violated = (reason: string): void => ready.reject(new Error(reason));
+    const api = new RuntimeApi({ ready: ready.resolve, initFailed, violated }, fn.concurrencyPerInstance);
     await api.listen(socketPath);
     this.#cleanups.push(() => api.close());
     const instance = await backend.launch({

@@ -39,6 +39,8 @@ export class ChunkQueue implements AsyncIterable<Uint8Array> {
   end(error?: Error): void {
     this.#isEnded = true;
     this.#error = error;
+    // Nothing more comes here; what still comes on its connection is not to wait for this reader.
+    if (this.#isHeld) this.#release();
     this.#wake?.();
   }
 
@@ -64,7 +66,10 @@ export class ChunkQueue implements AsyncIterable<Uint8Array> {
 
   #took(chunk: Uint8Array): void {
     this.#bytes -= chunk.length;
-    if (!this.#isHeld || this.#bytes > WAITING_BYTES_MAX / 2) return;
+    if (this.#isHeld && this.#bytes <= WAITING_BYTES_MAX / 2) this.#release();
+  }
+
+  #release(): void {
     this.#isHeld = false;
     this.#flow?.resume();
   }

@@ -10,7 +10,8 @@ import type { InstanceCall, LiveInstance } from './live-instance.ts';
 import type { Pool } from './pool.ts';
 import { Waiter } from './pool-group.ts';
 import type { Member } from './pool-group.ts';
-import type { Fault, Flow } from './runtime-api.ts';
+import type { EventHead, Flow } from './runtime-api.ts';
+import type { Fault } from './runtime-fault.ts';
 import type { FunctionVersion, InstanceEnd, InvocationOptions, InvocationReport } from './runtime.ts';
 
 export interface CallLimits {
@@ -25,6 +26,8 @@ export interface CallHost {
   readonly clock: Clock;
   readonly deadlines: Deadlines;
   readonly limits: CallLimits;
+  /** An instance has taken the event. */
+  taken(call: FunctionCall): void;
   /** An outcome was told. `instance` is undefined when the call never had one. */
   ended(call: FunctionCall, code: ErrorCode | 'OK', report: InvocationReport | undefined): void;
 }
@@ -124,28 +127,21 @@ export abstract class FunctionCall extends Waiter<LiveInstance> implements Insta
     this.#tell(new RunnerError('QUEUE_TIMEOUT', message, { details: { requestId: this.requestId, waitedMs } }));
   }
 
-  taken(): string[] {
+  taken(): EventHead {
     const { clock } = this.host;
-    const { contentType = 'application/json', deadline: callerDeadline = Infinity, ...options } = this.#options;
+    const { contentType = 'application/json', deadline: callerDeadline = Infinity, functionArn, traceId, clientContext } = this.#options;
     this.wasTaken = true;
     this.#takenAt = clock.monotonic();
     const deadline = Math.min(clock.now() + this.fn.timeoutMs, callerDeadline);
     this.#limitTo(deadline, this.#timedOut);
-    const headers = [
-      'Content-Type',
+    this.host.taken(this);
+    return {
       contentType,
-      'Content-Length',
-      String(this.event.length),
-      'Lambda-Runtime-Aws-Request-Id',
-      this.requestId,
-      'Lambda-Runtime-Deadline-Ms',
-      String(Math.floor(deadline)),
-      'Lambda-Runtime-Invoked-Function-Arn',
-      options.functionArn ?? `arn:aws:lambda:us-east-1:000000000000:function:${this.fn.name}`,
-    ];
-    if (options.traceId) headers.push('Lambda-Runtime-Trace-Id', options.traceId);
-    if (options.clientContext) headers.push('Lambda-Runtime-Client-Context', options.clientContext);
-    return headers;
+      deadline: Math.floor(deadline),
+      functionArn: functionArn ?? `arn:aws:lambda:us-east-1:000000000000:function:${this.fn.name}`,
+      traceId,
+      clientContext,
+    };
   }
 
   answering(answer: { readonly contentType: string; readonly streamed: boolean; readonly flow: Flow }): number {
@@ -190,6 +186,11 @@ export abstract class FunctionCall extends Waiter<LiveInstance> implements Insta
     const message = `the connection to instance ${this.instanceId} broke in the middle of the response of ${this.fn.name}`;
     const error = new RunnerError('EXECUTOR_CONNECTION_LOST', message, { details: { requestId: this.requestId } });
     this.#limitTo(this.host.clock.now() + END_MS_MAX, () => this.#kill(error));
+  }
+
+  violated(reason: string): void {
+    const message = `instance ${this.instanceId} of ${this.fn.name} broke the protocol of its runtime client: ${reason}`;
+    this.#kill(new RunnerError('EXECUTOR_RESPONSE_INVALID', message, { details: { requestId: this.requestId } }));
   }
 
   instanceEnded(end: InstanceEnd): void {

@@ -8,7 +8,8 @@ import { InstanceLog } from './instance-log.ts';
 import type { LogBook } from './instance-log.ts';
 import type { PoolInstance } from './pool-group.ts';
 import { RuntimeApi } from './runtime-api.ts';
-import type { ApiCall, Fault } from './runtime-api.ts';
+import type { ApiCall } from './runtime-api.ts';
+import type { Fault } from './runtime-fault.ts';
 import type { FunctionVersion, Instance, InstanceBackend, InstanceEnd } from './runtime.ts';
 
 /** A call on an instance. */
@@ -72,15 +73,14 @@ export class LiveInstance implements PoolInstance {
           this.#ready.resolve();
         },
         initFailed: (fault) => this.#initFault.resolve(fault),
+        violated: (reason) => {
+          this.#writeLine('stderr', `the instance is ended: its runtime client broke the protocol: ${reason}`);
+          void this.stop();
+        },
       },
       fn.concurrencyPerInstance,
     );
-    this.log = new InstanceLog((stream, text) => {
-      const requestId = this.#calls.size === 1 ? this.#onlyCall() : undefined;
-      const { name, version } = fn;
-      const line = { at: options.clock.now(), name, version, instanceId: this.id, stream, text };
-      options.logBook.write(requestId === undefined ? line : { ...line, requestId });
-    });
+    this.log = new InstanceLog((stream, text) => this.#writeLine(stream, text));
   }
 
   get isOver(): boolean {
@@ -244,6 +244,14 @@ export class LiveInstance implements PoolInstance {
     await this.api.close();
     // What cannot be removed now is removed by the next start.
     await rm(dirname(this.#options.socketPath), { recursive: true, force: true }).catch(() => {});
+  }
+
+  #writeLine(stream: 'stdout' | 'stderr', text: string): void {
+    const { clock, logBook } = this.#options;
+    const requestId = this.#calls.size === 1 ? this.#onlyCall() : undefined;
+    const { name, version } = this.fn;
+    const line = { at: clock.now(), name, version, instanceId: this.id, stream, text };
+    logBook.write(requestId === undefined ? line : { ...line, requestId });
   }
 
   #onlyCall(): string | undefined {

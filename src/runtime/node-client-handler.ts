@@ -5,11 +5,10 @@ import nodeModule from 'node:module';
 import paths from 'node:path';
 import streams from 'node:stream';
 import type { Writable } from 'node:stream';
-import { BASE, ERROR_TYPE, JSON_HEADERS, WITH_NEXT, faultOf, postFault, runtimeError } from './node-client-lane.ts';
-import type { Answer, Lane } from './node-client-lane.ts';
+import { runtimeError } from './node-client-lane.ts';
+import type { Event, Outlet } from './node-client-lane.ts';
 
 const STREAMED: unique symbol = Symbol.for('blueprint-runner.streamed');
-const ERROR_BODY = 'Lambda-Runtime-Function-Error-Body';
 const HTTP_STREAM_TYPE = 'application/vnd.awslambda.http-integration-response';
 
 export type Handler = ((...parameters: unknown[]) => unknown) & { [STREAMED]?: true };
@@ -18,6 +17,7 @@ export type Handler = ((...parameters: unknown[]) => unknown) & { [STREAMED]?: t
 const responses = new WeakMap<object, Response>();
 
 export async function loadHandler(folder: string, name: string): Promise<Handler> {
+  standing = standingContext();
   const base = paths.basename(name);
   const dot = base.indexOf('.');
   if (name.includes('..') || dot <= 0)
@@ -67,20 +67,27 @@ function parsed(text: string | undefined): unknown {
   return text === undefined ? undefined : (JSON.parse(text) as unknown);
 }
 
-function contextOf({ headers }: Answer): object {
-  const deadlineMs = Number(headers['lambda-runtime-deadline-ms']);
+/** What of the context is the same for all events: to ask the environment each time takes longer than all the rest. */
+let standing: object = {};
+
+function standingContext(): object {
   const { env } = process;
-  const clientContext = headers['lambda-runtime-client-context'];
   return {
-    awsRequestId: headers['lambda-runtime-aws-request-id'],
-    invokedFunctionArn: headers['lambda-runtime-invoked-function-arn'],
     functionName: env['AWS_LAMBDA_FUNCTION_NAME'],
     functionVersion: env['AWS_LAMBDA_FUNCTION_VERSION'],
     memoryLimitInMB: env['AWS_LAMBDA_FUNCTION_MEMORY_SIZE'],
     logGroupName: env['AWS_LAMBDA_LOG_GROUP_NAME'],
     logStreamName: env['AWS_LAMBDA_LOG_STREAM_NAME'],
+  };
+}
+
+function contextOf({ id, deadlineMs, functionArn, clientContext, identity }: Event): object {
+  return {
+    awsRequestId: id,
+    invokedFunctionArn: functionArn,
+    ...standing,
     clientContext: parsed(clientContext?.startsWith('{') === false ? Buffer.from(clientContext, 'base64').toString() : clientContext),
-    identity: parsed(headers['lambda-runtime-cognito-identity']),
+    identity: parsed(identity),
     callbackWaitsForEmptyEventLoop: true,
     getRemainingTimeInMillis: () => Math.max(0, deadlineMs - Date.now()),
   };
@@ -108,52 +115,45 @@ function serialised(result: unknown): string {
   }
 }
 
-interface Work {
-  readonly event: Answer;
-  /** The handler is done. Whether another event is wanted. */
-  readonly over: () => boolean;
+/** One event on its way through the handler. */
+export interface Work {
+  readonly event: Event;
+  readonly outlet: Outlet;
+  /** The handler is done. */
+  readonly over: () => void;
 }
 
-async function answerBuffered(lane: Lane, handler: Handler, { event, over }: Work): Promise<Answer | undefined> {
-  const path = `/invocation/${event.headers['lambda-runtime-aws-request-id']}`;
+async function answerBuffered(handler: Handler, { event, outlet, over }: Work): Promise<void> {
   let body: string;
   try {
-    body = serialised(await callHandler(handler, JSON.parse(event.body.toString()), contextOf(event)));
+    body = serialised(await callHandler(handler, JSON.parse(event.text), contextOf(event)));
   } catch (error) {
-    await postFault(lane, `${path}/error`, error);
+    await outlet.fail(error);
     over();
-    return undefined;
+    return;
   }
-  const headers = over() ? JSON_HEADERS + WITH_NEXT : JSON_HEADERS;
-  const reply = await lane.request('POST', `${path}/response`, { headers, body });
-  if (reply.status === 200) return reply;
-  if (reply.status !== 413) return undefined;
-  const tooLarge = new Error(`the response of ${Buffer.byteLength(body)} bytes is larger than the platform takes`);
-  tooLarge.name = 'Function.ResponseSizeTooLarge';
-  await postFault(lane, `${path}/error`, tooLarge);
-  return undefined;
+  over();
+  await outlet.respond(body);
 }
 
-/** What a streaming handler writes to: one chunk of HTTP for each write. The request starts with the first of them. */
+/** What a streaming handler writes to: each write is a chunk. The answer begins with the first of them. */
 class Response {
   readonly stream: Writable;
   readonly finished: Promise<void>;
-  answered: Promise<Answer> | undefined;
   contentType = 'application/octet-stream';
-  readonly #lane: Lane;
-  readonly #path: string;
+  isBegun = false;
+  readonly #outlet: Outlet;
 
-  constructor(lane: Lane, path: string) {
-    this.#lane = lane;
-    this.#path = path;
+  constructor(outlet: Outlet) {
+    this.#outlet = outlet;
     this.stream = new streams.Writable({
       write: (chunk: Buffer, _encoding, done) => {
-        this.#start();
-        lane.write([`${chunk.length.toString(16)}\r\n`, chunk, '\r\n'], done);
+        this.#begin();
+        outlet.write(chunk, done);
       },
       final: (done) => {
-        this.#start();
-        lane.write(['0\r\n\r\n'], done);
+        this.#begin();
+        outlet.end(done);
       },
     });
     Object.assign(this.stream, { setContentType: (type: string) => void (this.contentType = type) });
@@ -164,35 +164,25 @@ class Response {
     this.finished.catch(() => {});
   }
 
-  /** Ends the request with the error as trailers. */
-  breakOff(thrown: unknown): void {
-    const fault = faultOf(thrown);
-    const body = Buffer.from(JSON.stringify(fault)).toString('base64');
-    const type = encodeURI(fault.errorType);
-    this.#lane.write([`0\r\n${ERROR_TYPE}: ${type}\r\n${ERROR_BODY}: ${body}\r\n\r\n`]);
-  }
-
-  #start(): void {
-    this.answered ??= this.#lane.open([
-      `POST ${BASE}${this.#path}/response HTTP/1.1\r\nHost: runtime\r\nContent-Type: ${this.contentType}\r\nTransfer-Encoding: chunked\r\n` +
-        `Lambda-Runtime-Function-Response-Mode: streaming\r\nTrailer: ${ERROR_TYPE}, ${ERROR_BODY}\r\n\r\n`,
-    ]);
-    this.answered.catch(() => this.stream.destroy(new Error('the Runtime API closed the connection')));
+  #begin(): void {
+    if (this.isBegun) return;
+    this.isBegun = true;
+    this.#outlet.begin(this.contentType);
+    this.#outlet.taken.catch(() => this.stream.destroy(new Error('the Runtime API closed the connection')));
   }
 }
 
-async function answerStreaming(lane: Lane, handler: Handler, { event, over }: Work): Promise<undefined> {
-  const path = `/invocation/${event.headers['lambda-runtime-aws-request-id']}`;
-  const response = new Response(lane, path);
+async function answerStreaming(handler: Handler, { event, outlet, over }: Work): Promise<void> {
+  const response = new Response(outlet);
   responses.set(response.stream, response);
   try {
-    const returned = Promise.resolve(handler(JSON.parse(event.body.toString()), response.stream, contextOf(event)));
+    const returned = Promise.resolve(handler(JSON.parse(event.text), response.stream, contextOf(event)));
     await Promise.all([returned, response.finished]);
   } catch (error) {
-    if (response.answered) response.breakOff(error);
-    else await postFault(lane, `${path}/error`, error);
+    if (response.isBegun) outlet.breakOff(error);
+    else await outlet.fail(error);
   }
-  await response.answered;
+  await outlet.taken;
   over();
 }
 
@@ -210,10 +200,7 @@ export const awslambda = {
   },
 };
 
-/**
- * Has the handler answer one event; failures of the handler are posted, failures of the Runtime API are thrown. Resolves with the next
- * event when it came along.
- */
-export function answer(lane: Lane, handler: Handler, work: Work): Promise<Answer | undefined> {
-  return handler[STREAMED] ? answerStreaming(lane, handler, work) : answerBuffered(lane, handler, work);
+/** Has the handler answer one event; failures of the handler are told, failures of the Runtime API are thrown. */
+export function answer(handler: Handler, work: Work): Promise<void> {
+  return handler[STREAMED] ? answerStreaming(handler, work) : answerBuffered(handler, work);
 }

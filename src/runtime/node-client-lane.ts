@@ -9,6 +9,30 @@ export interface Answer {
   readonly body: Buffer;
 }
 
+/** What a handler is to work on. */
+export interface Event {
+  readonly id: string;
+  readonly deadlineMs: number;
+  readonly functionArn: string | undefined;
+  readonly traceId: string | undefined;
+  readonly clientContext: string | undefined;
+  readonly identity?: string | undefined;
+  readonly text: string;
+}
+
+/** Where the answer to one event goes: one of `respond`, `fail`, or `begin` and what follows it. */
+export interface Outlet {
+  respond(body: string): Promise<void> | void;
+  fail(thrown: unknown): Promise<void> | void;
+  /** A streamed answer. */
+  begin(contentType: string): void;
+  write(chunk: Buffer, done: (error?: Error | null) => void): void;
+  end(done: (error?: Error | null) => void): void;
+  breakOff(thrown: unknown): void;
+  /** A streamed answer has arrived. Rejects when it cannot. */
+  readonly taken: Promise<unknown>;
+}
+
 interface Waiting {
   readonly resolve: (answer: Answer) => void;
   readonly reject: (error: Error) => void;
@@ -27,12 +51,15 @@ interface Head {
   readonly length: number | undefined;
 }
 
-export const BASE = '/2018-06-01/runtime';
+const BASE = '/2018-06-01/runtime';
 export const NEXT = '/invocation/next';
 /** The answer to an answer may be the next event. */
-export const WITH_NEXT = 'X-Blueprint-Next: event\r\n';
-export const JSON_HEADERS = 'Content-Type: application/json\r\n';
-export const ERROR_TYPE = 'Lambda-Runtime-Function-Error-Type';
+const WITH_NEXT = 'X-Blueprint-Next: event\r\n';
+const JSON_HEADERS = 'Content-Type: application/json\r\n';
+const ERROR_TYPE = 'Lambda-Runtime-Function-Error-Type';
+const ERROR_BODY = 'Lambda-Runtime-Function-Error-Body';
+/** A Runtime API need not take more of an error. */
+const FAULT_CHARS_MAX = 250_000;
 
 /** One connection to the Runtime API: one request at a time, connected when it is needed. */
 export class Lane {
@@ -136,6 +163,71 @@ export class Lane {
   }
 }
 
+/** How one event is answered over HTTP. */
+export class HttpOutlet implements Outlet {
+  /** The next event, when it came along with what was posted. */
+  next: Answer | undefined;
+  taken: Promise<unknown> = Promise.resolve();
+  readonly #lane: Lane;
+  readonly #path: string;
+  /** Whether another event is wanted. */
+  readonly #wantsNext: () => boolean;
+
+  constructor(lane: Lane, id: string, wantsNext: () => boolean) {
+    this.#lane = lane;
+    this.#path = `/invocation/${id}`;
+    this.#wantsNext = wantsNext;
+  }
+
+  async respond(body: string): Promise<void> {
+    const headers = this.#wantsNext() ? JSON_HEADERS + WITH_NEXT : JSON_HEADERS;
+    const reply = await this.#lane.request('POST', `${this.#path}/response`, { headers, body });
+    if (reply.status === 200) this.next = reply;
+    if (reply.status !== 413) return;
+    const tooLarge = new Error(`the response of ${Buffer.byteLength(body)} bytes is larger than the platform takes`);
+    tooLarge.name = 'Function.ResponseSizeTooLarge';
+    await this.fail(tooLarge);
+  }
+
+  fail(thrown: unknown): Promise<void> {
+    return postFault(this.#lane, `${this.#path}/error`, thrown);
+  }
+
+  begin(contentType: string): void {
+    this.taken = this.#lane.open([
+      `POST ${BASE}${this.#path}/response HTTP/1.1\r\nHost: runtime\r\nContent-Type: ${contentType}\r\nTransfer-Encoding: chunked\r\n` +
+        `Lambda-Runtime-Function-Response-Mode: streaming\r\nTrailer: ${ERROR_TYPE}, ${ERROR_BODY}\r\n\r\n`,
+    ]);
+  }
+
+  write(chunk: Buffer, done: (error?: Error | null) => void): void {
+    this.#lane.write([`${chunk.length.toString(16)}\r\n`, chunk, '\r\n'], done);
+  }
+
+  end(done: (error?: Error | null) => void): void {
+    this.#lane.write(['0\r\n\r\n'], done);
+  }
+
+  /** The error as trailers. */
+  breakOff(thrown: unknown): void {
+    const fault = faultOf(thrown);
+    const body = Buffer.from(JSON.stringify(fault)).toString('base64');
+    this.#lane.write([`0\r\n${ERROR_TYPE}: ${encodeURI(fault.errorType)}\r\n${ERROR_BODY}: ${body}\r\n\r\n`]);
+  }
+}
+
+export function eventOfAnswer({ headers, body }: Answer): Event {
+  return {
+    id: headers['lambda-runtime-aws-request-id'] ?? '',
+    deadlineMs: Number(headers['lambda-runtime-deadline-ms']),
+    functionArn: headers['lambda-runtime-invoked-function-arn'],
+    traceId: headers['lambda-runtime-trace-id'],
+    clientContext: headers['lambda-runtime-client-context'],
+    identity: headers['lambda-runtime-cognito-identity'],
+    text: body.toString(),
+  };
+}
+
 function parseHead(text: string): Head {
   const [first = '', ...lines] = text.split('\r\n');
   const headers: Record<string, string> = {};
@@ -169,7 +261,7 @@ export function runtimeApi(): { path: string } | { host: string; port: number } 
   return { host: address.slice(0, colon), port: Number(address.slice(colon + 1)) };
 }
 
-export function faultOf(thrown: unknown): Fault {
+function faultOf(thrown: unknown): Fault {
   if (typeof thrown !== 'object' || thrown === null || !('message' in thrown))
     return { errorType: typeof thrown, errorMessage: String(thrown), trace: [] };
   const { name, message, stack } = thrown as Partial<Error>;
@@ -184,8 +276,17 @@ export function runtimeError(name: string, message: string, cause?: unknown): Er
   return error;
 }
 
+/** As JSON; a very long one is cut. */
+export function boundedFault(thrown: unknown): string {
+  const fault = faultOf(thrown);
+  const text = JSON.stringify(fault);
+  if (text.length <= FAULT_CHARS_MAX) return text;
+  const { errorType, errorMessage } = fault;
+  return JSON.stringify({ errorType: errorType.slice(0, 256), errorMessage: errorMessage.slice(0, 16_384), trace: [] });
+}
+
 export async function postFault(lane: Lane, path: string, thrown: unknown): Promise<void> {
   const fault = faultOf(thrown);
   const type = /^(?:Runtime|Function)\.\w+$/.test(fault.errorType) ? `${ERROR_TYPE}: ${fault.errorType}\r\n` : '';
-  await lane.request('POST', path, { headers: JSON_HEADERS + type, body: JSON.stringify(fault) });
+  await lane.request('POST', path, { headers: JSON_HEADERS + type, body: boundedFault(thrown) });
 }

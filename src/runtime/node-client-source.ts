@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { stripTypeScriptTypes } from 'node:module';
 
 /** In the order in which they use each other. */
-const PARTS = ['node-client-lane', 'node-client-handler', 'node-client'];
+const PARTS = ['frames', 'node-client-lane', 'node-client-channel', 'node-client-handler', 'node-client'];
 const BUILT_IN = /^import (\w+) from '(node:\w+)';$/gm;
 const OWN = /^import [^;]* from '\.\/[^']+';$/gm;
 const EXPORT = /^export (?=async |class |const |function |interface |type )/gm;

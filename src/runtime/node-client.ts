@@ -3,7 +3,8 @@
  * (https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html), inside the instance.
  *
  * Its parts are joined to one script for Node 20 and later (`nodeClientSource`), so they import only built-in modules, by default
- * imports. HTTP is spoken on bare sockets, because loading `node:http` would make every cold start a tenth longer.
+ * imports. It speaks frames (`frames.ts`) with a Runtime API that does, and else HTTP, on bare sockets, because loading `node:http` would
+ * make every cold start a tenth longer.
  *
  * Modes, as the first argument:
  * - `run`: the environment names everything.
@@ -18,7 +19,10 @@ import nodeModule from 'node:module';
 import paths from 'node:path';
 import { answer, awslambda, loadHandler } from './node-client-handler.ts';
 import type { Handler } from './node-client-handler.ts';
-import { Lane, NEXT, postFault, runtimeApi, runtimeError } from './node-client-lane.ts';
+import { FrameReader, FrameWriter } from './frames.ts';
+import { Channel } from './node-client-channel.ts';
+import { HttpOutlet, Lane, NEXT, eventOfAnswer, postFault, runtimeApi, runtimeError } from './node-client-lane.ts';
+import type { Event, Outlet } from './node-client-lane.ts';
 
 interface Assignment {
   readonly environment: Readonly<Record<string, string>>;
@@ -32,27 +36,57 @@ const EMPTY_MODULE = new URL('data:text/javascript,');
 
 /** Ids of the invocations that are worked on. */
 const running = new Set<string>();
-/** Lanes that wait for an event. */
+/** Lanes that wait for an event over HTTP. */
 const idle = new Set<Lane>();
+let channel: Channel | undefined;
 let isStopping = false;
 
-async function work(handler: Handler, lane: Lane, setsTrace: boolean): Promise<void> {
+function begin({ id, traceId }: Event, setsTrace: boolean): void {
+  running.add(id);
+  if (setsTrace) process.env['_X_AMZN_TRACE_ID'] = traceId ?? '';
+}
+
+async function workOverHttp(handler: Handler, lane: Lane, setsTrace: boolean): Promise<void> {
   idle.add(lane);
-  for (let event = await lane.request('GET', NEXT); ;) {
-    const id = event.headers['lambda-runtime-aws-request-id'];
-    if (event.status !== 200 || id === undefined) throw new Error(`the Runtime API answered ${event.status} to a poll`);
+  for (let polled = await lane.request('GET', NEXT); ;) {
+    const event = eventOfAnswer(polled);
+    if (polled.status !== 200 || event.id === '') throw new Error(`the Runtime API answered ${polled.status} to a poll`);
     idle.delete(lane);
-    running.add(id);
-    if (setsTrace) process.env['_X_AMZN_TRACE_ID'] = event.headers['lambda-runtime-trace-id'] ?? '';
-    const over = (): boolean => {
-      running.delete(id);
+    begin(event, setsTrace);
+    const outlet = new HttpOutlet(lane, event.id, () => !isStopping);
+    const over = (): void => {
+      running.delete(event.id);
       if (!isStopping) idle.add(lane);
-      return !isStopping;
     };
-    const next = await answer(lane, handler, { event, over });
+    await answer(handler, { event, outlet, over });
     if (isStopping) return;
-    event = next ?? (await lane.request('GET', NEXT));
+    polled = outlet.next ?? (await lane.request('GET', NEXT));
   }
+}
+
+/** False: the Runtime API speaks no frames. */
+async function workOverFrames(handler: Handler, lanes: number): Promise<boolean> {
+  const work = (event: Event, outlet: Outlet): void => {
+    begin(event, lanes === 1);
+    const over = (): void => {
+      running.delete(event.id);
+      // After the answer, which is written next.
+      if (isStopping && running.size === 0) queueMicrotask(leave);
+    };
+    void answer(handler, { event, outlet, over });
+  };
+  channel = await Channel.open(lanes, work, () => {
+    if (isStopping) process.exit(0);
+    process.stderr.write('the Runtime API is gone: it closed the connection\n');
+    process.exit(1);
+  });
+  return channel !== undefined;
+}
+
+/** Nothing runs any more. */
+function leave(): void {
+  if (channel) channel.end(() => process.exit(0));
+  else process.exit(0);
 }
 
 /** Says of every running invocation that the process is about to die, and dies. */
@@ -72,8 +106,9 @@ function watchOver(): void {
   });
   process.once('SIGTERM', () => {
     isStopping = true;
+    channel?.stop();
     for (const lane of idle) lane.close();
-    if (running.size === 0) process.exit(0);
+    if (running.size === 0) leave();
   });
   Reflect.set(globalThis, 'awslambda', awslambda);
 }
@@ -89,8 +124,9 @@ async function serve(): Promise<void> {
     process.exit(1);
   }
   const lanes = Math.max(1, Number(env['AWS_LAMBDA_MAX_CONCURRENCY'] ?? 1));
+  if (await workOverFrames(handler, lanes)) return;
   try {
-    await Promise.all(Array.from({ length: lanes }, () => work(handler, new Lane(), lanes === 1)));
+    await Promise.all(Array.from({ length: lanes }, () => workOverHttp(handler, new Lane(), lanes === 1)));
   } catch (error) {
     if (!isStopping) {
       process.stderr.write(`the Runtime API is gone: ${error instanceof Error ? error.message : String(error)}\n`);
@@ -138,21 +174,26 @@ async function warmUp(temporary: string): Promise<void> {
   await import(String(EMPTY_MODULE));
   const folder = fs.mkdtempSync(paths.join(temporary, 'warm-up-'));
   fs.writeFileSync(paths.join(folder, 'index.js'), 'exports.handler = async (event) => event;');
-  const answers = [
-    'HTTP/1.1 200 OK\r\nLambda-Runtime-Aws-Request-Id: a\r\nContent-Length: 2\r\n\r\n{}',
-    'HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n',
-  ];
   const server = net.createServer((socket) => {
-    socket.on('data', () => void socket.write(answers.shift() ?? ''));
+    const answered = new FrameReader({ opened: () => {}, piece: () => {}, closed: () => void socket.end() });
+    socket.once('data', () => {
+      socket.on('data', (data: Buffer) => answered.push(data));
+      socket.write('HTTP/1.1 200 OK\r\n\r\n');
+      new FrameWriter(socket).event(0, 'a\n0', Buffer.from('{}'));
+    });
   });
-  const socketPath = paths.join(folder, 'socket');
-  await new Promise<void>((resolve) => void server.listen(socketPath, resolve));
-  process.env['AWS_LAMBDA_RUNTIME_API'] = `unix:${socketPath}`;
-  const lane = new Lane();
+  const before = process.cwd();
+  // Paths of sockets have to be short.
+  process.chdir(folder);
+  await new Promise<void>((resolve) => void server.listen('socket', resolve));
+  process.env['AWS_LAMBDA_RUNTIME_API'] = 'unix:socket';
   const handler = await loadHandler(folder, 'index.handler');
-  await answer(lane, handler, { event: await lane.request('GET', NEXT), over: () => true });
-  lane.close();
+  await new Promise<void>((resolve) => {
+    const work = (event: Event, outlet: Outlet): void => void answer(handler, { event, outlet, over: () => {} });
+    void Channel.open(1, work, resolve);
+  });
   server.close();
+  process.chdir(before);
   fs.rmSync(folder, { recursive: true });
 }
 

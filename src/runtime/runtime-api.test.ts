@@ -7,7 +7,8 @@ import { join } from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
 import { Random } from '../testing/fake-clock.ts';
 import { RuntimeApi } from './runtime-api.ts';
-import type { ApiCall, Fault } from './runtime-api.ts';
+import type { ApiCall, EventHead } from './runtime-api.ts';
+import type { Fault } from './runtime-fault.ts';
 
 const BASE = '/2018-06-01/runtime';
 
@@ -29,9 +30,9 @@ class RecordedCall implements ApiCall {
     return this.#over.promise;
   }
 
-  taken(): string[] {
+  taken(): EventHead {
     this.told.push('taken');
-    return ['lambda-runtime-aws-request-id', this.requestId, 'content-length', String(this.event.length)];
+    return { contentType: 'text/plain', deadline: 5, functionArn: 'arn', traceId: undefined, clientContext: undefined };
   }
 
   answering({ contentType, streamed }: { contentType: string; streamed: boolean }): number {
@@ -62,6 +63,10 @@ class RecordedCall implements ApiCall {
     this.#end('truncated');
   }
 
+  violated(reason: string): void {
+    this.#end(`violated: ${reason}`);
+  }
+
   #end(how: string): void {
     this.told.push(how);
     this.#over.resolve();
@@ -83,6 +88,7 @@ async function open(concurrency = 1): Promise<{
   readonly api: RuntimeApi;
   readonly path: string;
   readonly faults: Fault[];
+  readonly violations: string[];
   readonly readied: () => number;
   send(method: string, path: string, body?: string, headers?: Record<string, string>): Promise<Reply>;
   raw(text: string): Promise<string>;
@@ -91,7 +97,11 @@ async function open(concurrency = 1): Promise<{
   const path = join(folder, 'api');
   const faults: Fault[] = [];
   let readied = 0;
-  const api = new RuntimeApi({ ready: () => (readied += 1), initFailed: (fault) => faults.push(fault) }, concurrency);
+  const violations: string[] = [];
+  const api = new RuntimeApi(
+    { ready: () => (readied += 1), initFailed: (fault) => faults.push(fault), violated: (reason) => violations.push(reason) },
+    concurrency,
+  );
   await api.listen(path);
   const agent = new Agent({ keepAlive: true });
   opened.push(
@@ -103,6 +113,7 @@ async function open(concurrency = 1): Promise<{
     api,
     path,
     faults,
+    violations,
     readied: () => readied,
     send: (method, target, body, headers) =>
       new Promise((resolve, reject) => {

@@ -9,15 +9,11 @@ import { createServer } from 'node:http';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import { createServer as createPortServer } from 'node:net';
 import type { Server as PortServer, Socket } from 'node:net';
-
-/** An error as a runtime client reports it. */
-export interface Fault {
-  readonly errorType: string;
-  readonly errorMessage: string;
-  readonly stackTrace: readonly string[];
-  /** What was posted. */
-  readonly body: string;
-}
+import { FRAMES_LANES, FRAMES_TARGET } from './frames.ts';
+import { RuntimeChannel } from './runtime-channel.ts';
+import type { Fault } from './runtime-fault.ts';
+import { accept, headersOf, notAllowed, readFault, refuse, refuseMalformed, refuseRaw, trailerFault } from './runtime-replies.ts';
+import type { Refusal } from './runtime-replies.ts';
 
 /** Stops and goes on with reading an answer. */
 export interface Flow {
@@ -25,13 +21,23 @@ export interface Flow {
   resume(): unknown;
 }
 
+/** What goes to the instance besides the event. */
+export interface EventHead {
+  readonly contentType: string;
+  /** Milliseconds since the epoch. */
+  readonly deadline: number;
+  readonly functionArn: string | undefined;
+  readonly traceId: string | undefined;
+  readonly clientContext: string | undefined;
+}
+
 /** One event on its way through an instance. The server tells it what happens, in this order. */
 export interface ApiCall {
   readonly requestId: string;
   readonly event: Uint8Array;
   readonly isAnswering: boolean;
-  /** The event goes out now, and may have been seen from here on. Returns its headers, names and values in turn. */
-  taken(): string[];
+  /** The event goes out now, and may have been seen from here on. */
+  taken(): EventHead;
   /** An answer begins. Returns the most bytes that it may have. */
   answering(answer: { readonly contentType: string; readonly streamed: boolean; readonly flow: Flow }): number;
   chunk(data: Buffer): void;
@@ -41,12 +47,16 @@ export interface ApiCall {
   tooLarge(bytesMax: number): void;
   /** The connection was lost in the middle of the answer. */
   truncated(): void;
+  /** The client broke the rules of frames, and its connection was closed. */
+  violated(reason: string): void;
 }
 
 export interface RuntimeApiListener {
   /** The first poll. */
   ready(): void;
   initFailed(fault: Fault): void;
+  /** The client broke the rules of frames: nothing it says can be trusted. */
+  violated(reason: string): void;
 }
 
 const BASE = '/2018-06-01/runtime/';
@@ -57,9 +67,6 @@ const RESPONSE = '/response';
 const ERROR = '/error';
 /** Trailers carry an error with its stack, in base64. */
 const HEADER_BYTES_MAX = 256 * 1024;
-const FAULT_BYTES_MAX = 1024 * 1024;
-/** So much of a body that is refused is read, so that the client gets to see the refusal. */
-const DRAIN_BYTES_MAX = 64 * 1024 * 1024;
 /** Calls that are remembered after their answer: another answer is out of order, not unknown. */
 const ANSWERED_MAX = 64;
 /**
@@ -67,10 +74,6 @@ const ANSWERED_MAX = 64;
  * socket wakes a process up, so that this halves what a call costs. Who does not know it answers with the status, and is asked apart.
  */
 const WITH_NEXT = 'x-blueprint-next';
-const ACCEPTED = '{"status":"OK"}';
-const ACCEPTED_HEAD = ['content-type', 'application/json', 'content-length', String(ACCEPTED.length)];
-
-type Refusal = readonly [status: number, errorType: string, errorMessage: string];
 
 export class RuntimeApi {
   readonly #listener: RuntimeApiListener;
@@ -84,6 +87,8 @@ export class RuntimeApi {
   /** Calls that wait for a poll, oldest first. */
   readonly #pending: ApiCall[] = [];
   readonly #running = new Map<string, ApiCall>();
+  /** Our own client. */
+  #channel: RuntimeChannel | undefined;
   readonly #answered: string[] = [];
   /** Its answer was too large; the client may say so as well. */
   #oversized = '';
@@ -108,7 +113,7 @@ export class RuntimeApi {
     this.#server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) =>
       refuse(request, response, [417, 'ExpectationFailed', `${request.headers.expect} cannot be expected`]),
     );
-    this.#server.on('connect', (_request, socket) => refuseMalformed({ code: 'HPE_INVALID_METHOD' }, socket));
+    this.#server.on('connect', (request: IncomingMessage, socket: Socket, head: Buffer) => this.#connect(request, socket, head));
   }
 
   listen(socketPath: string): Promise<void> {
@@ -131,7 +136,7 @@ export class RuntimeApi {
   /** An event would go out at once. */
   get isAsking(): boolean {
     this.#dropDeadPolls();
-    return this.#polls.length > this.#pending.length;
+    return this.#asking > this.#pending.length;
   }
 
   /** Calls that were handed over and not answered. */
@@ -145,6 +150,11 @@ export class RuntimeApi {
 
   /** Goes out with the poll that waits, or with the next one. */
   hand(call: ApiCall): void {
+    if (this.#channel && this.#channel.asking > 0) {
+      this.#running.set(call.requestId, call);
+      this.#channel.give(call);
+      return;
+    }
     this.#dropDeadPolls();
     const poll = this.#polls.shift();
     if (poll) this.#deliver(poll, call);
@@ -163,6 +173,7 @@ export class RuntimeApi {
     if (this.#closed) return;
     this.#closed = true;
     this.#polls.length = 0;
+    this.#channel?.close();
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
     this.#server.closeAllConnections();
     const port = await this.#port?.catch(() => undefined);
@@ -187,10 +198,7 @@ export class RuntimeApi {
 
   #next(request: IncomingMessage, response: ServerResponse): void {
     this.#dropDeadPolls();
-    if (this.#polls.length + this.#running.size >= this.#concurrency) {
-      const reason = `${this.#running.size} events are not answered, and ${this.#polls.length} polls wait; the instance takes ${this.#concurrency}`;
-      return refuse(request, response, [403, 'InvalidStateTransition', reason]);
-    }
+    if (this.#asking + this.#running.size >= this.#concurrency) return refuse(request, response, this.#tooMany());
     // A body is nothing that this request has.
     request.resume();
     this.#wait(response);
@@ -200,14 +208,53 @@ export class RuntimeApi {
     const call = this.#pending.shift();
     if (call) return this.#deliver(poll, call);
     this.#polls.push(poll);
+    this.#isReady();
+  }
+
+  #isReady(): void {
     if (this.#asked) return;
     this.#asked = true;
     this.#listener.ready();
   }
 
+  get #asking(): number {
+    return this.#polls.length + (this.#channel?.asking ?? 0);
+  }
+
+  #tooMany(): Refusal {
+    const reason = `${this.#running.size} events are not answered, and ${this.#asking} more are asked for; the instance takes ${this.#concurrency}`;
+    return [403, 'InvalidStateTransition', reason];
+  }
+
+  /** Our own client asks to speak frames; nobody else has a reason to connect to anything here. */
+  #connect(request: IncomingMessage, socket: Socket, head: Buffer): void {
+    const lanes = Number(request.headers[FRAMES_LANES]);
+    if (request.url !== FRAMES_TARGET || !Number.isSafeInteger(lanes) || lanes < 1)
+      return refuseMalformed({ code: 'HPE_INVALID_METHOD' }, socket);
+    this.#dropDeadPolls();
+    if (this.#channel || this.#asking + this.#running.size + lanes > this.#concurrency) return refuseRaw(socket, this.#tooMany());
+    const channel = new RuntimeChannel(socket, lanes, {
+      isRunning: ({ requestId }) => this.#running.has(requestId),
+      settle: ({ requestId }) => this.#settle(requestId),
+      next: () => {
+        const call = this.#pending.shift();
+        if (call) this.#running.set(call.requestId, call);
+        return call;
+      },
+      lost: (violation) => {
+        this.#channel = undefined;
+        if (violation !== undefined) this.#listener.violated(violation);
+      },
+    });
+    this.#channel = channel;
+    channel.begin(head);
+    this.#isReady();
+    return undefined;
+  }
+
   #deliver(poll: ServerResponse, call: ApiCall): void {
     this.#running.set(call.requestId, call);
-    poll.writeHead(200, call.taken());
+    poll.writeHead(200, headersOf(call));
     poll.end(call.event);
   }
 
@@ -302,87 +349,4 @@ function listenOnPort(connected: (socket: Socket) => void): Promise<PortServer> 
     server.once('error', reject);
     server.listen(0, '127.0.0.1', () => resolve(server));
   });
-}
-
-function accept(response: ServerResponse): void {
-  response.writeHead(202, ACCEPTED_HEAD);
-  response.end(ACCEPTED);
-}
-
-const notAllowed = ({ method, url }: IncomingMessage): Refusal => [405, 'MethodNotAllowed', `${url} takes no ${method}`];
-
-function refuse(request: IncomingMessage, response: ServerResponse, [status, errorType, errorMessage]: Refusal): void {
-  if (!response.headersSent) {
-    const text = JSON.stringify({ errorMessage, errorType });
-    response.writeHead(status, ['content-type', 'application/json', 'content-length', String(Buffer.byteLength(text))]);
-    response.end(text);
-  }
-  let bytes = 0;
-  request.on('data', (data: Buffer) => {
-    bytes += data.length;
-    if (bytes > DRAIN_BYTES_MAX) request.destroy();
-  });
-  request.resume();
-}
-
-/** What is not HTTP, or more than a request may carry. */
-function refuseMalformed(
-  error: { readonly code?: string },
-  socket: { writable: boolean; end(text: string): unknown; destroy(): unknown },
-): void {
-  if (!socket.writable) return void socket.destroy();
-  const isCut = error.code === 'HPE_INVALID_EOF_STATE';
-  const status = error.code === 'HPE_HEADER_OVERFLOW' ? '431 Request Header Fields Too Large' : '400 Bad Request';
-  const text = JSON.stringify({
-    errorMessage: isCut ? 'the request ended before its body did' : `this is not a request: ${error.code ?? 'malformed'}`,
-    errorType: isCut ? 'TruncatedHTTPRequest' : 'InvalidRequest',
-  });
-  socket.end(
-    `HTTP/1.1 ${status}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(text)}\r\nconnection: close\r\n\r\n${text}`,
-  );
-}
-
-function readFault(request: IncomingMessage, response: ServerResponse, done: (fault: Fault) => void): void {
-  const chunks: Buffer[] = [];
-  let bytes = 0;
-  request.on('data', (data: Buffer) => {
-    bytes += data.length;
-    if (bytes <= FAULT_BYTES_MAX) chunks.push(data);
-  });
-  request.on('end', () => {
-    if (bytes > FAULT_BYTES_MAX) {
-      return refuse(request, response, [413, 'RequestEntityTooLarge', `the error has more than ${FAULT_BYTES_MAX} bytes`]);
-    }
-    done(faultOf(headerText(request, 'lambda-runtime-function-error-type'), Buffer.concat(chunks).toString('utf8')));
-  });
-}
-
-function headerText(request: IncomingMessage, name: string): string {
-  const value = request.headers[name];
-  return typeof value === 'string' ? value : '';
-}
-
-/** Clients differ in where they say the type and in how they call the stack; a body that is no JSON is a message. */
-function faultOf(headerType: string, body: string): Fault {
-  let fields: { errorType?: unknown; errorMessage?: unknown; stackTrace?: unknown; trace?: unknown } = {};
-  try {
-    const parsed: unknown = JSON.parse(body);
-    if (typeof parsed === 'object' && parsed !== null) fields = parsed;
-  } catch {
-    fields = { errorMessage: body };
-  }
-  const stack = Array.isArray(fields.stackTrace) ? fields.stackTrace : Array.isArray(fields.trace) ? fields.trace : [];
-  return {
-    errorType: typeof fields.errorType === 'string' && fields.errorType !== '' ? fields.errorType : headerType || 'Function.Unknown',
-    errorMessage: typeof fields.errorMessage === 'string' ? fields.errorMessage : '',
-    stackTrace: stack.filter((line) => typeof line === 'string'),
-    body,
-  };
-}
-
-function trailerFault({ trailers }: IncomingMessage): Fault | undefined {
-  const type = trailers['lambda-runtime-function-error-type'];
-  const body = trailers['lambda-runtime-function-error-body'];
-  if (type === undefined && body === undefined) return undefined;
-  return faultOf(type ?? '', Buffer.from(body ?? '', 'base64').toString('utf8'));
 }
