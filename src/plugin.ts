@@ -36,6 +36,7 @@ export { translate } from './schedule/translate.ts';
 export type { TranslateOptions, Translation } from './schedule/translate.ts';
 export { toKubernetesCronJob } from './schedule/units.ts';
 export type { CronJobTranslation } from './schedule/units.ts';
+export { logFilter, logLevelOf } from './executor/log-query.ts';
 export { checkProgram, programDigest, writeProgram } from './executor/machine.ts';
 export type { Machine, MachineHost, MachineReport, ProgramSpec } from './executor/machine.ts';
 export { BLUEPRINT, Metadata, TANGLE, TRACE, toJobId } from './job/call.ts';

@@ -87,7 +87,7 @@ const CLI_PACKAGES = ['commander', 'ws'];
 /** Loaded on first use: never by a plain import of a value. */
 const LAZY_PACKAGES = new Set(['pino', 'prom-client', '@opentelemetry/api', 'esbuild', 'commander', 'dockerode', ...AWS_PACKAGES]);
 /** Contracts of a room that has more than one. */
-const CONTRACTS = new Set(['src/executor/deployer.ts', 'src/executor/limits.ts', 'src/executor/machine.ts']);
+const CONTRACTS = new Set(['src/executor/deployer.ts', 'src/executor/limits.ts', 'src/executor/machine.ts', 'src/executor/log-query.ts']);
 /** The one file of src that may load built-in plugins, lazily. */
 const CATALOG = 'src/plugin/catalog.ts';
 const NESTED = /^src\/(?:cli\/commands|testing\/contracts|gateway\/lambda|dashboard\/\w+)\//;

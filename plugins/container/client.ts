@@ -13,6 +13,7 @@ import type Docker from 'dockerode';
 import { RunnerError, importPeer, toRunnerError } from '../../src/plugin.ts';
 import type { Clock } from '../../src/plugin.ts';
 import { engineAddresses } from './engines.ts';
+import { LogLines } from './log-lines.ts';
 import type { EngineAddress, Surroundings } from './engines.ts';
 
 /** What it creates a container from. A type of ours in declarations: nobody needs dockerode to compile against them. */
@@ -42,6 +43,14 @@ export interface ContainerState {
   readonly exitCode: number;
   readonly oomKilled: boolean;
   readonly error: string;
+}
+
+export interface NamedContainer {
+  readonly id: string;
+  readonly running: boolean;
+  /** How often the engine started it again. */
+  readonly restarts: number;
+  readonly labels: Readonly<Record<string, string>>;
 }
 
 export interface EngineOptions extends Surroundings {
@@ -165,6 +174,62 @@ export class Engine {
     }
   }
 
+  async named(name: string): Promise<NamedContainer | undefined> {
+    try {
+      const { Id: id, State: state, Config: config, RestartCount: restarts } = await this.#docker.getContainer(name).inspect();
+      return { id, running: state.Running, restarts, labels: config.Labels };
+    } catch (error) {
+      if (statusOf(error) === 404) return undefined;
+      throw error;
+    }
+  }
+
+  /** SIGTERM, and SIGKILL after so many seconds. One that has ended already is fine. */
+  async stop(id: string, seconds: number): Promise<void> {
+    try {
+      await this.#docker.getContainer(id).stop({ t: seconds });
+    } catch (error) {
+      if (statusOf(error) !== 304 && statusOf(error) !== 404) throw error;
+    }
+  }
+
+  /** Lines that it wrote and the engine kept, each with its time before it. */
+  async output(id: string): Promise<string[]> {
+    const written = await this.#docker.getContainer(id).logs({ stdout: true, stderr: true, timestamps: true, follow: false });
+    return new LogLines().add(written);
+  }
+
+  /** Lines that it writes from this second of the epoch on, until the signal fires or it ends. */
+  async *outputFrom(id: string, since: number, signal: AbortSignal | undefined): AsyncGenerator<string> {
+    const options = { stdout: true, stderr: true, timestamps: true, follow: true, since } as const;
+    const stream = Readable.from(await this.#docker.getContainer(id).logs(options));
+    const onAbort = (): void => void stream.destroy();
+    signal?.addEventListener('abort', onAbort, { once: true });
+    const lines = new LogLines();
+    try {
+      for await (const chunk of stream as AsyncIterable<Buffer>) yield* lines.add(chunk);
+    } catch (error) {
+      if (!signal?.aborted) throw error;
+    } finally {
+      signal?.removeEventListener('abort', onAbort);
+    }
+  }
+
+  /** Runs a program beside the one of a container; whether it ended with 0. */
+  async succeeds(id: string, command: readonly string[]): Promise<boolean> {
+    try {
+      const exec = await this.#docker.getContainer(id).exec({ Cmd: [...command], AttachStdout: true, AttachStderr: true });
+      for await (const _ of Readable.from(await exec.start({}))) {
+        // Its end is what counts.
+      }
+      return (await exec.inspect()).ExitCode === 0;
+    } catch (error) {
+      // It ended meanwhile.
+      if (statusOf(error) === 404 || statusOf(error) === 409) return false;
+      throw error;
+    }
+  }
+
   async pause(id: string): Promise<void> {
     await this.#docker.getContainer(id).pause();
   }
@@ -173,9 +238,10 @@ export class Engine {
     await this.#docker.getContainer(id).unpause();
   }
 
-  /** Of all containers, running or not, that carry the label. */
-  async list(label: string, value: string): Promise<{ readonly id: string; readonly labels: Readonly<Record<string, string>> }[]> {
-    const found = await this.#docker.listContainers({ all: true, filters: { label: [`${label}=${value}`] } });
+  /** Of all containers, running or not, that carry the label, with this value when it is given. */
+  async list(label: string, value?: string): Promise<{ readonly id: string; readonly labels: Readonly<Record<string, string>> }[]> {
+    const wanted = value === undefined ? label : `${label}=${value}`;
+    const found = await this.#docker.listContainers({ all: true, filters: { label: [wanted] } });
     return found.map(({ Id: id, Labels: labels }) => ({ id, labels }));
   }
 

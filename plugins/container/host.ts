@@ -76,7 +76,7 @@ export class ContainerHost {
   }
 
   /** Fetches or makes the image that the function needs. */
-  async place(fn: FunctionVersion, signal: AbortSignal): Promise<Place> {
+  async place(fn: Pick<FunctionVersion, 'code' | 'runtime'>, signal: AbortSignal): Promise<Place> {
     const engine = await this.engine();
     const nodeMajor = Number(process.versions.node.split('.')[0]);
     this.#images ??= new Images(engine, { ...this.options, rootfs: () => this.files.rootfs(), nodeMajor });

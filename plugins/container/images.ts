@@ -48,6 +48,8 @@ export function rewriteImage(uri: string, registry: string | undefined): string 
 const REPOSITORY = 'blueprint-runner/node';
 const CONTENT_LABEL = 'dev.blueprint-runner.content';
 
+type ImageNeed = Pick<FunctionVersion, 'code' | 'runtime'>;
+
 export interface ChosenImage {
   readonly reference: string;
   /** It is the one that was made of the node on disk. */
@@ -72,7 +74,7 @@ export class Images {
   }
 
   /** Rejects with `RUNTIME_UNSUPPORTED`, `INSTANCE_START_FAILED` (no such image, and it cannot be fetched), `ABORTED`. */
-  async choose(fn: FunctionVersion, signal: AbortSignal): Promise<ChosenImage> {
+  async choose(fn: ImageNeed, signal: AbortSignal): Promise<ChosenImage> {
     const key = fn.code.kind === 'image' ? `image ${fn.code.uri}` : `runtime ${fn.runtime}`;
     for (;;) {
       try {
@@ -84,7 +86,7 @@ export class Images {
     }
   }
 
-  #begin(key: string, { code, runtime }: FunctionVersion, signal: AbortSignal): Promise<ChosenImage> {
+  #begin(key: string, { code, runtime }: ImageNeed, signal: AbortSignal): Promise<ChosenImage> {
     const choice = code.kind === 'image' ? this.#present(code.uri, signal) : this.#forRuntime(runtime, signal);
     this.#running.set(key, choice);
     choice.catch(() => this.#running.delete(key));

@@ -4,11 +4,15 @@ import { RunnerError } from '../../src/plugin.ts';
 import type { Plugin } from '../../src/plugin.ts';
 import { ContainerBackend } from './backend.ts';
 import type { ContainerBackendOptions } from './host.ts';
+import { ContainerMachineHost } from './machine-host.ts';
+import type { ContainerMachineOptions } from './machine-host.ts';
 import { RuncBackend } from './runc.ts';
 import type { RuncBackendOptions } from './runc.ts';
 
 export { ContainerBackend } from './backend.ts';
 export type { ContainerBackendOptions } from './host.ts';
+export { ContainerMachineHost } from './machine-host.ts';
+export type { ContainerMachineOptions } from './machine-host.ts';
 export { ContainerStdioExecutor } from './stdio-executor.ts';
 export type { ContainerStdioExecutorOptions } from './stdio-executor.ts';
 export type { StdioOptions, StdioResult } from './stdio.ts';
@@ -30,6 +34,7 @@ export const containerPlugin: Plugin = {
       const options = parseOptions(given);
       return options.driver === 'runc' ? new RuncBackend({ clock, ...options }) : new ContainerBackend({ clock, ...options });
     });
+    registry.host((given, { clock }) => new ContainerMachineHost({ clock, ...parsed<ContainerMachineOptions>(given, MACHINE_OPTIONS) }));
   },
 };
 
@@ -57,22 +62,31 @@ const OPTIONS = {
   runc: { ...BOTH, runcPath: 'text' },
 } as const satisfies Record<string, Readonly<Record<string, Check>>>;
 
+const MACHINE_OPTIONS: Readonly<Record<string, Check>> = {
+  folder: 'text',
+  host: 'text',
+  network: 'text',
+  readyTimeoutMs: 'count',
+  stopTimeoutMs: 'count',
+  cpus: 'count',
+};
+
 function parseOptions(options: unknown): ContainerPluginOptions {
+  const driver = typeof options === 'object' && options !== null && 'driver' in options && options.driver === 'runc' ? 'runc' : 'engine';
+  return parsed<ContainerPluginOptions>(options, OPTIONS[driver], ` by ${driver}`);
+}
+
+function parsed<Options>(options: unknown, known: Readonly<Record<string, Check>>, what = ''): Options {
   if (typeof options !== 'object' || options === null)
     throw new RunnerError('CONFIG_INVALID', 'plugin container takes an object of options with a folder');
-  const driver = 'driver' in options && options.driver === 'runc' ? 'runc' : 'engine';
-  const known: Readonly<Record<string, Check>> = OPTIONS[driver];
   for (const [name, value] of Object.entries(options)) {
     const check = known[name];
     if (check === undefined)
-      throw new RunnerError(
-        'CONFIG_INVALID',
-        `plugin container by ${driver} has no option ${name}; it has ${Object.keys(known).join(', ')}`,
-      );
+      throw new RunnerError('CONFIG_INVALID', `plugin container${what} has no option ${name}; it has ${Object.keys(known).join(', ')}`);
     if (value !== undefined && !CHECKS[check](value))
       throw new RunnerError('CONFIG_INVALID', `the option ${name} of plugin container is not a ${check}`);
   }
   if (!('folder' in options)) throw new RunnerError('CONFIG_INVALID', 'plugin container needs the option folder');
   // Every field was checked above.
-  return options as ContainerPluginOptions;
+  return options as Options;
 }

@@ -1,13 +1,12 @@
 /** The log file of a long-running program: bounded, read from its end, followed. */
 
 import { existsSync, openSync, readSync, closeSync, statSync, truncateSync, writeFileSync, readFileSync } from 'node:fs';
+import { logFilter, logLevelOf } from '../../src/plugin.ts';
 import type { Clock, LogEntry, LogQuery } from '../../src/plugin.ts';
 
 const LOG_BYTES_MAX = 32 * 1024 * 1024;
 const LOG_BYTES_KEPT = 8 * 1024 * 1024;
 const FOLLOW_MS = 200;
-/** pino's numbers. */
-const LEVELS: Readonly<Record<string, number>> = { trace: 10, debug: 20, info: 30, warn: 40, error: 50, fatal: 60 };
 
 /** Keeps the end of a log that has grown large. Its writer appends, so that it goes on at the new end. */
 export function trimLog(file: string): void {
@@ -21,7 +20,7 @@ export function trimLog(file: string): void {
 /** Oldest first. */
 export async function* readLog(file: string, query: LogQuery, clock: Clock): AsyncGenerator<LogEntry> {
   const bytes = existsSync(file) ? readFileSync(file) : Buffer.alloc(0);
-  const isWanted = filterOf(query);
+  const isWanted = logFilter(query);
   yield* linesOf(bytes.toString('utf8'), clock.now())
     .filter(isWanted)
     .slice(-(query.limit ?? 100));
@@ -60,20 +59,11 @@ function linesOf(text: string, now: number): LogEntry[] {
 /** A line of pino tells time and level; any other line is a message of now. */
 function entryOf(line: string, now: number): LogEntry {
   try {
-    const { time, level } = JSON.parse(line) as { readonly time?: unknown; readonly level?: unknown };
+    const { time } = JSON.parse(line) as { readonly time?: unknown };
     const at = typeof time === 'number' ? time : typeof time === 'string' ? Date.parse(time) : Number.NaN;
-    const name = typeof level === 'string' ? level : Object.entries(LEVELS).find(([, value]) => value === level)?.[0];
-    return { at: Number.isNaN(at) ? now : at, message: line, ...(name !== undefined && { level: name }) };
+    const level = logLevelOf(line);
+    return { at: Number.isNaN(at) ? now : at, message: line, ...(level !== undefined && { level }) };
   } catch {
     return { at: now, message: line };
   }
-}
-
-function filterOf({ sinceMs, untilMs, level, search, requestId }: LogQuery): (entry: LogEntry) => boolean {
-  return (entry) =>
-    (sinceMs === undefined || entry.at >= sinceMs) &&
-    (untilMs === undefined || entry.at <= untilMs) &&
-    (level === undefined || (LEVELS[entry.level ?? 'info'] ?? 30) >= (LEVELS[level] ?? 0)) &&
-    (search === undefined || entry.message.includes(search)) &&
-    (requestId === undefined || entry.message.includes(requestId));
 }
