@@ -1,10 +1,11 @@
 /**
- * Calls per second through the gateway, of a function that runs as a process, against the same handler behind a bare `node:http` server, and
- * against a `node:http` server that passes calls on to a process over a unix socket, which is how any gateway is built. And what it takes
- * to start 8 instances at once.
+ * Calls per second through the gateway, of a function that runs as a process, against the same handler behind a bare `node:http` server. And
+ * what it takes to start 8 instances at once.
  *
- * What is printed is the time of ours for one of the peer's: the goal of 0.6 of the calls of the bare server is its reciprocal.
- * `--profile FOLDER` writes what the processor of the gateway does there.
+ * What is printed is the time of ours for one of the peer's: the goal of 0.6 of the calls of the bare server is its reciprocal. Two bounds
+ * stand beside it: a `node:http` server that passes calls on to a process over a unix socket, which is how any gateway is built, and one
+ * that passes bytes on to a process that knows no HTTP: nothing that keeps functions in processes of their own answers a lone call sooner.
+ * `--profile FOLDER` writes what the processor of the gateway does there; `--only TEXT` measures the rows whose name has it.
  */
 
 import { spawn } from 'node:child_process';
@@ -25,6 +26,7 @@ const { values } = parseArgs({
     'slice-ms': { type: 'string', default: '1500' },
     connections: { type: 'string', default: '1,16,64' },
     profile: { type: 'string' },
+    only: { type: 'string', default: '' },
     'no-starts': { type: 'boolean', default: false },
   },
 });
@@ -32,14 +34,17 @@ const ROUNDS = Number(values.rounds);
 const SLICE_MS = Number(values['slice-ms']);
 const CONNECTIONS = values.connections.split(',').map(Number);
 const GOAL = 1 / 0.6;
+/** No limit: what is measured is not how a caller is held back. */
+const RATE = 999_999;
 const STARTS = 8;
 const EVENT = JSON.stringify({ name: 'Ada', numbers: [1, 2, 3] });
 const HANDLER =
   'export const handler = async (event) => ({ greeting: `Hello, ${event.name}`, sum: event.numbers.reduce((a, b) => a + b, 0) });\n';
 
-/** The handler as a server of its own; `forward`: in another process, behind a server that passes on. */
+/** The handler as a server of its own; `forward`: in another process, behind a server that passes on; `pass`: the same without HTTP. */
 const SERVER = `
 import { Agent, createServer, request as send } from 'node:http';
+import { connect, createServer as listen } from 'node:net';
 import { handler } from './index.mjs';
 const [kind, socketPath] = process.argv.slice(2);
 const read = (stream, done) => {
@@ -61,9 +66,25 @@ const forward = (request, response) => read(request, (body) => {
   }));
   passed.end(body);
 });
-const server = createServer(kind === 'forward' ? forward : answer);
+const pass = (socket) => {
+  const next = connect(socketPath);
+  socket.on('data', (bytes) => next.write(bytes));
+  next.on('data', (bytes) => socket.write(bytes));
+  socket.on('close', () => next.destroy());
+  for (const each of [socket, next]) each.on('error', () => {});
+};
+const ANSWER = 'HTTP/1.1 200 OK\\r\\ncontent-length: 2\\r\\n\\r\\n{}';
+const deaf = (socket) => socket.on('data', () => socket.write(ANSWER)).on('error', () => {});
+const makes = {
+  bare: () => createServer(answer),
+  behind: () => createServer(answer),
+  forward: () => createServer(forward),
+  pass: () => listen({ noDelay: true }, pass),
+  deaf: () => listen(deaf),
+};
+const server = makes[kind]();
 server.keepAliveTimeout = 0;
-server.listen(kind === 'behind' ? socketPath : 0, () => console.log(server.address().port ?? 'up'));
+server.listen(kind === 'behind' || kind === 'deaf' ? socketPath : 0, () => console.log(server.address().port ?? 'up'));
 process.on('SIGTERM', () => process.exit());
 `;
 
@@ -152,6 +173,7 @@ async function compareCalls(
   options: { connections: number; goal?: number },
 ): Promise<void> {
   const { connections, goal } = options;
+  if (!name.includes(values.only)) return;
   // One that is not counted: instances come up, code gets warm.
   await callsPerSecond(sides.ours, connections);
   await callsPerSecond(sides.peer, connections);
@@ -170,18 +192,22 @@ async function compareCalls(
 async function calls(folder: string): Promise<void> {
   writeFileSync(join(folder, 'index.mjs'), HANDLER);
   writeFileSync(join(folder, 'server.mjs'), SERVER);
-  const socketPath = join(folder, 'behind.sock');
+  const [behindPath, deafPath] = [join(folder, 'behind.sock'), join(folder, 'deaf.sock')];
   const servers = [
     await serve(folder, ['bare']),
-    await serve(folder, ['behind', socketPath]),
-    await serve(folder, ['forward', socketPath]),
+    await serve(folder, ['behind', behindPath]),
+    await serve(folder, ['forward', behindPath]),
+    await serve(folder, ['deaf', deafPath]),
+    await serve(folder, ['pass', deafPath]),
   ];
   const gateway = await GatewayProcess.start({
     folder: join(folder, 'd'),
     backend: 'process',
+    rate: RATE,
+    heap: 'whole',
     ...(values.profile !== undefined && { profile: values.profile }),
   });
-  const [bare, , forward] = servers.map(({ port, child }) => ({ pid: child.pid ?? -1, port, path: '/' }));
+  const [bare, , forward, , pass] = servers.map(({ port, child }) => ({ pid: child.pid ?? -1, port, path: '/' }));
   try {
     await gateway.deploy('greet', HANDLER, { memory_mb: 256 });
     await gateway.deploy('greet-many', HANDLER, { memory_mb: 256, concurrency_per_instance: 64 });
@@ -189,7 +215,7 @@ async function calls(folder: string): Promise<void> {
     const { pid } = gateway;
     const v1 = (name: string): Served => ({ pid, port, path: `/api/v1/functions/${name}/invoke` });
     const lambda: Served = { pid, port, path: '/2015-03-31/functions/greet-many/invocations' };
-    if (!bare || !forward) throw new Error('a server is missing');
+    if (!bare || !forward || !pass) throw new Error('a server is missing');
     // Servers answer calls beside each other, in one process: so does an instance that may take several.
     const [alone, shared] = [v1('greet'), v1('greet-many')];
     for (const connections of CONNECTIONS) {
@@ -197,6 +223,7 @@ async function calls(folder: string): Promise<void> {
       await compareCalls('/api/v1 to bare node:http', { ours: shared, peer: bare }, { connections, goal });
       await compareCalls('Lambda API to bare node:http', { ours: lambda, peer: bare }, { connections, goal });
       await compareCalls('/api/v1 to node:http that passes on', { ours: shared, peer: forward }, { connections });
+      await compareCalls('/api/v1 to what passes bytes on', { ours: shared, peer: pass }, { connections });
       if (connections > 1)
         await compareCalls('/api/v1, an instance for each call, to bare', { ours: alone, peer: bare }, { connections, goal });
     }

@@ -45,6 +45,10 @@ export interface GatewayOptions {
   readonly backend: string;
   /** Where to write what its processor does, when it ends. */
   readonly profile?: string;
+  /** Requests per second of each caller. Default: that of the gateway. */
+  readonly rate?: number;
+  /** Default 128. `whole`: what it takes by itself, as in production. */
+  readonly heap?: 'whole';
 }
 
 export class GatewayProcess {
@@ -64,10 +68,11 @@ export class GatewayProcess {
   }
 
   /** Resolves when it listens. */
-  static async start({ folder, backend, profile }: GatewayOptions): Promise<GatewayProcess> {
+  static async start({ folder, backend, profile, rate, heap }: GatewayOptions): Promise<GatewayProcess> {
     const script = `import { main } from ${JSON.stringify(MAIN)}; process.exitCode = await main(process.argv.slice(1));`;
     const args = ['gateway', '--json', '--port', '0', '--backend', backend, '--data-dir', folder];
-    const flags = [`--max-old-space-size=${HEAP_MB}`, ...(profile === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${profile}`])];
+    if (rate !== undefined) args.push('--rate', String(rate));
+    const flags = [...(heap === 'whole' ? [] : [`--max-old-space-size=${HEAP_MB}`]), ...(profile === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${profile}`])];
     const child = spawn(process.execPath, [...flags, '--input-type=module', '-e', script, '--', ...args], {
       env: { PATH: process.env['PATH'], HOME: folder, ...(process.env['DOCKER_HOST'] && { DOCKER_HOST: process.env['DOCKER_HOST'] }) },
       stdio: ['ignore', 'pipe', 'pipe'],
