@@ -287,7 +287,7 @@ class Channel:
         yield from self._subscribe({"topic": "logs", "function": function}, since)
 
     def events(self, topic: str, function: Optional[str] = None, since: Optional[str] = None) -> Iterator[Dict[str, Any]]:
-        """topic: instances or invocations."""
+        """What happens to instances, or to calls (topic "invocations": queued, started, finished with outcome and report)."""
         wanted = {"topic": topic} if function is None else {"topic": topic, "function": function}
         yield from self._subscribe(wanted, since)
 

@@ -88,7 +88,10 @@ class GatewayTest(unittest.TestCase):
             self.assertEqual(raised.exception.code, "FUNCTION_NOT_FOUND")
         with self.gateway.connect() as channel:
             events = channel.events("invocations", self.name, since="none-0")
-            self.assertEqual(next(events)["function"], self.name)
+            first = next(events)
+            self.assertEqual((first["function"], first["state"]), (self.name, "queued"))
+            finished = next(event for event in events if event["state"] == "finished")
+            self.assertEqual(finished["report"]["request_id"], finished["request_id"])
 
     def test_the_gateway(self) -> None:
         self.assertTrue(self.gateway.healthy() and self.gateway.ready())

@@ -2,7 +2,8 @@
 
 import type { LogLineDocument, ReportDocument } from './api.ts';
 import { GatewayError, errorOf, fromBase64 } from './client-wire.ts';
-import type { ClientMessage, EventDocument, ServerMessage } from './socket-messages.ts';
+import type { InstanceEventDocument, InvocationEventDocument } from './events.ts';
+import type { ClientMessage, ServerMessage } from './socket-messages.ts';
 
 const RETRY_MS_MAX = 5_000;
 const FAILURES_MAX = 10;
@@ -13,6 +14,11 @@ const OPEN = 1;
 function lost(id: string): ServerMessage {
   const message = 'the WebSocket was lost, or is not taken';
   return { type: 'error', id, error: { code: 'EXECUTOR_CONNECTION_LOST', message, details: {}, request_id: '' } };
+}
+
+interface TopicEvents {
+  readonly instances: InstanceEventDocument;
+  readonly invocations: InvocationEventDocument;
 }
 
 type Listener = (message: ServerMessage) => void;
@@ -41,8 +47,8 @@ export class GatewayChannel {
   }
 
   /** What happens to instances or calls, of one function or of all. */
-  events(topic: 'instances' | 'invocations', functionName?: string, since?: string): AsyncGenerator<EventDocument> {
-    return this.#subscribe<EventDocument>({ topic, ...(functionName !== undefined && { function: functionName }) }, since);
+  events<Topic extends keyof TopicEvents>(topic: Topic, functionName?: string, since?: string): AsyncGenerator<TopicEvents[Topic]> {
+    return this.#subscribe<TopicEvents[Topic]>({ topic, ...(functionName !== undefined && { function: functionName }) }, since);
   }
 
   /** As `GatewayClient.stream`; a lost connection is opened again, and no chunk is lost or comes twice. */

@@ -17,7 +17,7 @@ import type {
 } from './api.ts';
 import { GatewayChannel } from './client-channel.ts';
 import { GatewayError, errorOf, fromBase64, serverSentEvents, sleepOf, toBase64 } from './client-wire.ts';
-import type { EventDocument } from './socket-messages.ts';
+import type { EventDocument } from './events.ts';
 
 export { GatewayChannel } from './client-channel.ts';
 export { GatewayError } from './client-wire.ts';

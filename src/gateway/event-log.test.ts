@@ -34,6 +34,17 @@ describe('a log of news', () => {
     expect(log.read('a', { since: 'another-1' }).map(({ item }) => item)).toEqual(['1', '3']);
   });
 
+  test('tells who comes back late that something is gone', () => {
+    const log = new EventLog<string>({ epoch: 'e', entriesMax: 4, topicsMax: 2 });
+    for (let count = 1; count <= 4; count += 1) log.append('a', String(count));
+    expect(log.resumeAt('a', 'e-0')).toEqual({ since: 'e-0', hasMissed: false });
+    for (let count = 5; count <= 6; count += 1) log.append('a', String(count));
+    const late = log.resumeAt('a', 'e-1');
+    expect([late.hasMissed, log.read('a', { since: late.since }).map(({ item }) => item)]).toEqual([true, ['3', '4', '5', '6']]);
+    expect(log.resumeAt('a', 'e-2')).toEqual({ since: 'e-2', hasMissed: false });
+    expect(log.resumeAt('b', 'another-7')).toEqual({ since: 'e-0', hasMissed: true });
+  });
+
   test('forgets the topic that was used least lately', () => {
     const log = new EventLog<string>({ epoch: 'e', entriesMax: 100, topicsMax: 2 });
     for (const topic of ['a', 'b', 'a', 'c']) log.append(topic, topic);

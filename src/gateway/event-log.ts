@@ -10,6 +10,8 @@ interface Ring<T> {
   readonly entries: Numbered<T>[];
   weight: number;
   usedAt: number;
+  /** Number of the newest that is kept no more. */
+  cutAt: number;
 }
 
 export interface EventLogOptions<T> {
@@ -27,7 +29,7 @@ export interface EventLogOptions<T> {
 const SLACK = 1.25;
 
 /** What a reader sees. */
-export type EventReader<T> = Pick<EventLog<T>, 'lastId' | 'read' | 'listen'>;
+export type EventReader<T> = Pick<EventLog<T>, 'lastId' | 'read' | 'resumeAt' | 'listen'>;
 
 export class EventLog<T> {
   readonly #options: EventLogOptions<T>;
@@ -68,6 +70,14 @@ export class EventLog<T> {
     return entries.slice(from, from + limit);
   }
 
+  /** Where to read on after `since`, and whether entries in between are kept no more, or were of an earlier process. */
+  resumeAt(topic: string, since: string): { readonly since: string; readonly hasMissed: boolean } {
+    const cutAt = this.#rings.get(topic)?.cutAt ?? 0;
+    const number = this.#numberOf(since);
+    if (number !== undefined && number >= cutAt) return { since, hasMissed: false };
+    return { since: `${this.#options.epoch}-${cutAt}`, hasMissed: true };
+  }
+
   /** The listener must not throw. Returns what ends it. */
   listen(listener: (entry: Numbered<T>) => void): () => void {
     this.#listeners.add(listener);
@@ -84,6 +94,7 @@ export class EventLog<T> {
     for (const entry of ring.entries) {
       if (ring.entries.length - from <= entriesMax && ring.weight <= weightMax) break;
       ring.weight -= this.#weightOf(entry);
+      ring.cutAt = this.#numberOf(entry.id) ?? 0;
       from += 1;
     }
     ring.entries.splice(0, from);
@@ -105,7 +116,7 @@ export class EventLog<T> {
       const [oldest] = [...this.#rings].reduce((left, right) => (left[1].usedAt <= right[1].usedAt ? left : right));
       this.#rings.delete(oldest);
     }
-    const ring = { entries: [], usedAt: 0, weight: 0 };
+    const ring = { entries: [], usedAt: 0, weight: 0, cutAt: 0 };
     this.#rings.set(topic, ring);
     return ring;
   }

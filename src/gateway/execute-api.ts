@@ -5,6 +5,7 @@ import type { Clock } from '../clock.ts';
 import { isRunnerError } from '../errors.ts';
 import { LIMITS } from '../executor/limits.ts';
 import type { Provider } from '../executor/limits.ts';
+import type { CancelSignal } from '../runtime/runtime.ts';
 import type { FunctionStore } from '../runtime/store.ts';
 import { EXECUTE, EXECUTED } from './api.ts';
 import type { Execute, Executed } from './api.ts';
@@ -95,7 +96,7 @@ interface Execution {
   readonly target: Target | undefined;
   readonly cache: CodeCache;
   /** Gives the call up. */
-  readonly signal: AbortSignal | undefined;
+  readonly signal: CancelSignal | undefined;
 }
 
 async function execute(

@@ -10,7 +10,7 @@ import { FunctionRuntime } from '../runtime/function-runtime.ts';
 import type { FunctionRuntimeOptions } from '../runtime/function-runtime.ts';
 import type { Provider } from '../executor/limits.ts';
 import { LIMITS } from '../executor/limits.ts';
-import type { InstanceBackend, LogLine, RuntimeEvent } from '../runtime/runtime.ts';
+import type { InstanceBackend, LogLine } from '../runtime/runtime.ts';
 import { FunctionStore } from '../runtime/store.ts';
 import { silentTelemetry } from '../telemetry/telemetry.ts';
 import type { Labels, MetricOptions, Metrics, Telemetry } from '../telemetry/telemetry.ts';
@@ -18,6 +18,7 @@ import { Authenticator } from './auth.ts';
 import type { GatewayAuth } from './auth.ts';
 import { isLoopbackName } from './checks.ts';
 import { EventLog } from './event-log.ts';
+import type { GatewayEvents } from './events.ts';
 import { executeRoutes, removeCodeOfRequests } from './execute-api.ts';
 import { functionRoutes } from './functions-api.ts';
 import { Functions } from './functions.ts';
@@ -118,7 +119,7 @@ export class Gateway {
   readonly #authenticator: Authenticator;
   readonly #defaultBackend: string;
   readonly #logs: EventLog<LogLine>;
-  readonly #events: EventLog<RuntimeEvent>;
+  readonly #events: GatewayEvents;
   #parts: Promise<Parts> | undefined;
   #closing: Promise<void> | undefined;
   #stopCollecting: (() => void) | undefined;
@@ -230,6 +231,7 @@ export class Gateway {
         folder: join(folder, 'lambda'),
         clock: this.#clock,
         telemetry: this.#telemetry,
+        onEvent: (event) => this.#events.append(event.kind, event),
         ...(region !== undefined && { region }),
       });
       late.lambda = lambda;

@@ -2,11 +2,12 @@
 
 import { RunnerError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
+import type { CancelSignal } from '../runtime/runtime.ts';
 import { createRedactor } from '../telemetry/redact.ts';
 import type { JsonSchema, Schema } from './schema.ts';
 
 /** What credentials allow. `admin` includes all others. */
-export const SCOPES = ['functions:read', 'functions:write', 'invoke', 'logs', 'admin'] as const;
+export const SCOPES = ['functions:read', 'functions:write', 'invoke', 'invocations', 'logs', 'admin'] as const;
 export type Scope = (typeof SCOPES)[number];
 
 /** Who sends a request. */
@@ -35,7 +36,7 @@ export interface GatewayRequest {
   /** Origin by which the client reached us, such as `http://127.0.0.1:8080`. */
   readonly origin: string;
   /** Fires when the client is gone, or the gateway cannot wait any longer. */
-  readonly signal: AbortSignal;
+  readonly signal: CancelSignal;
   /** Fires when the gateway begins to close: what only waits for news ends then. */
   readonly closing: AbortSignal;
 }
@@ -178,6 +179,7 @@ export function demand(caller: Caller, scope: Scope, functionName?: string): voi
 }
 
 function matches(pattern: string, name: string): boolean {
+  if (pattern === '*') return true;
   if (!pattern.includes('*')) return pattern === name;
   const parts = pattern.split('*');
   const last = parts.at(-1) ?? '';

@@ -2,7 +2,7 @@
 
 import { RunnerError, toRunnerError } from '../errors.ts';
 import { LIMITS } from '../executor/limits.ts';
-import type { Invocation, InvocationOptions, InvocationReport, StreamedInvocation } from '../runtime/runtime.ts';
+import type { CancelSignal, Invocation, InvocationOptions, InvocationReport, StreamedInvocation } from '../runtime/runtime.ts';
 import type { FunctionRecord } from '../runtime/store-records.ts';
 import { REPORT_HEADERS } from './api.ts';
 import type { ReportDocument } from './api.ts';
@@ -22,7 +22,7 @@ function traceIdOf(headers: GatewayRequest['headers']): string | undefined {
 
 /** `x-timeout-ms` may shorten the timeout of the function. Throws `REQUEST_INVALID`. */
 export function optionsOf(
-  request: Pick<GatewayRequest, 'headers' | 'id'> & { readonly signal: AbortSignal | undefined },
+  request: Pick<GatewayRequest, 'headers' | 'id'> & { readonly signal: CancelSignal | undefined },
   now: number,
 ): InvocationOptions & { readonly requestId: string } {
   const { headers, id, signal } = request;

@@ -73,27 +73,28 @@ function follow({ signal, closing }: GatewayRequest, { logs, lines, wanted }: Fo
     else waiting.push(entry);
     wake?.();
   });
-  const ended = AbortSignal.any([signal, closing]);
-  ended.addEventListener(
-    'abort',
-    () => {
-      stop();
-      wake?.();
-    },
-    { once: true },
-  );
+  let isOver = signal.aborted || closing.aborted;
+  const end = (): void => {
+    isOver = true;
+    stop();
+    wake?.();
+    signal.removeEventListener('abort', end);
+    closing.removeEventListener('abort', end);
+  };
+  signal.addEventListener('abort', end);
+  closing.addEventListener('abort', end);
   async function* events(): AsyncGenerator<Uint8Array> {
     try {
       yield Buffer.from(': live\n\n');
-      while (!ended.aborted) {
+      while (!isOver) {
         for (let entry = waiting.shift(); entry; entry = waiting.shift()) yield sse('line', JSON.stringify(lineDocument(entry)), entry.id);
         if (missed > 0) yield sse('missed', String(missed));
         missed = 0;
-        if (waiting.length === 0 && !ended.aborted) await new Promise<void>((resolve) => (wake = resolve));
+        if (waiting.length === 0 && !isOver) await new Promise<void>((resolve) => (wake = resolve));
         wake = undefined;
       }
     } finally {
-      stop();
+      end();
     }
   }
   return { status: 200, headers: { 'content-type': 'text/event-stream' }, body: events() };

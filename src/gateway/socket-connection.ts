@@ -4,15 +4,17 @@ import { randomUUID } from 'node:crypto';
 import type { RawData, WebSocket } from 'ws';
 import type { CancelTimer, Clock } from '../clock.ts';
 import { RunnerError, toRunnerError } from '../errors.ts';
-import type { LogLine, RuntimeEvent } from '../runtime/runtime.ts';
+import type { LogLine } from '../runtime/runtime.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
 import type { EventLog, EventReader, Numbered } from './event-log.ts';
+import { eventDocument } from './events.ts';
+import type { GatewayEvent, GatewayEvents } from './events.ts';
 import type { Functions } from './functions.ts';
 import { allows, demand, errorDocument } from './http.ts';
-import type { Caller } from './http.ts';
+import type { Caller, Scope } from './http.ts';
 import { lineDocument } from './logs-api.ts';
 import { parseMessage } from './socket-messages.ts';
-import type { ClientMessage, EventDocument, ServerMessage } from './socket-messages.ts';
+import type { ClientMessage, ServerMessage } from './socket-messages.ts';
 import type { SocketLimits } from './socket.ts';
 import type { StreamReader, StreamSession, StreamSessionOptions } from './stream-session.ts';
 
@@ -22,7 +24,7 @@ export interface SocketConnectionOptions {
   readonly caller: Caller;
   readonly functions: Functions;
   readonly logs: EventLog<LogLine>;
-  readonly events: EventLog<RuntimeEvent>;
+  readonly events: GatewayEvents;
   readonly admit: (callerId: string) => () => void;
   readonly clock: Clock;
   readonly telemetry: Telemetry;
@@ -38,13 +40,17 @@ const CLOSE = { tooSlow: 4008, silent: 4009 } as const;
 /** After it was asked to close, a client is not waited for any longer. */
 const CLOSE_GRACE_MS = 1_000;
 const READ_AT_ONCE = 100;
+/** What a topic asks for. */
+const SCOPE_OF = { logs: 'logs', instances: 'functions:read', invocations: 'invocations' } as const satisfies Record<string, Scope>;
 
 interface Subscription {
   readonly id: string;
+  /** Goes on where there is something, and tells whether something is gone before it. */
+  hasMissed(): boolean;
   /** News after the last that was sent. */
-  next(): readonly Numbered<LogLine | RuntimeEvent>[];
+  next(): readonly Numbered<LogLine | GatewayEvent>[];
   sent(entryId: string): void;
-  wants(entry: Numbered<LogLine | RuntimeEvent>): boolean;
+  wants(entry: Numbered<LogLine | GatewayEvent>): boolean;
   readonly stop: () => void;
 }
 
@@ -155,15 +161,20 @@ export class SocketConnection {
       throw new RunnerError('RATE_LIMITED', `${limits.subscriptionsMax} subscriptions are the most`);
     if (topic === 'logs') {
       if (name === undefined) throw new RunnerError('REQUEST_INVALID', 'logs are those of a function: the message lacks function');
-      demand(caller, 'logs', name);
+      demand(caller, SCOPE_OF[topic], name);
       functions.store.get(name);
-    } else demand(caller, 'functions:read', name);
-    const mayRead = (one: string): boolean => allows(caller, 'functions:read', one);
+    } else demand(caller, SCOPE_OF[topic], name);
+    const mayRead = (one: string): boolean => allows(caller, SCOPE_OF[topic], one);
     const key = topic === 'logs' ? (name ?? '') : topic === 'instances' ? 'instance' : 'invocation';
-    const log: EventReader<LogLine | RuntimeEvent> = topic === 'logs' ? this.#options.logs : this.#options.events;
+    const log: EventReader<LogLine | GatewayEvent> = topic === 'logs' ? this.#options.logs : this.#options.events;
     let last = since ?? log.lastId;
     const subscription: Subscription = {
       id,
+      hasMissed() {
+        const at = log.resumeAt(key, last);
+        last = at.since;
+        return at.hasMissed;
+      },
       next: () => log.read(key, { since: last, limit: READ_AT_ONCE }),
       sent: (entryId) => (last = entryId),
       wants: ({ item }) => topic === 'logs' || ((name === undefined || item.name === name) && mayRead(item.name)),
@@ -177,11 +188,13 @@ export class SocketConnection {
   }
 
   #pumpSubscription(subscription: Subscription): void {
+    if (!this.#hasRoom()) return;
+    if (subscription.hasMissed()) this.#send({ type: 'missed', id: subscription.id });
     for (let entries = subscription.next(); entries.length > 0; entries = subscription.next()) {
       for (const entry of entries) {
         if (!this.#hasRoom()) return;
         subscription.sent(entry.id);
-        if (subscription.wants(entry)) this.#send({ type: 'event', id: subscription.id, event_id: entry.id, event: eventDocument(entry) });
+        if (subscription.wants(entry)) this.#send({ type: 'event', id: subscription.id, event_id: entry.id, event: documentOf(entry) });
       }
     }
   }
@@ -279,16 +292,7 @@ export class SocketConnection {
   }
 }
 
-function eventDocument(entry: Numbered<LogLine | RuntimeEvent>): ReturnType<typeof lineDocument> | EventDocument {
+function documentOf(entry: Numbered<LogLine | GatewayEvent>): (ServerMessage & { type: 'event' })['event'] {
   const { item } = entry;
-  if (!('kind' in item)) return lineDocument({ ...entry, item });
-  const common = { kind: item.kind, at: new Date(item.at).toISOString(), function: item.name, version: item.version };
-  if (item.kind === 'instance')
-    return { ...common, instance_id: item.instanceId, state: item.state, ...(item.reason !== undefined && { reason: item.reason }) };
-  return {
-    ...common,
-    request_id: item.requestId,
-    outcome: item.outcome,
-    ...(item.instanceId !== undefined && { instance_id: item.instanceId }),
-  };
+  return 'kind' in item ? eventDocument({ ...entry, item }) : lineDocument({ ...entry, item });
 }

@@ -2,6 +2,8 @@
 
 import { QUALIFIER } from './api.ts';
 import type { LogLineDocument, ReportDocument } from './api.ts';
+import { EVENT_SCHEMA } from './events.ts';
+import type { EventDocument } from './events.ts';
 import type { ErrorDocument } from './http.ts';
 import { anything, base64, choice, invalid, object, optional, parseJson, text, whole } from './schema.ts';
 import type { Infer } from './schema.ts';
@@ -38,24 +40,11 @@ const MESSAGES = {
 
 export type ClientMessage = { [Kind in keyof typeof MESSAGES]: Infer<(typeof MESSAGES)[Kind]> }[keyof typeof MESSAGES];
 
-/** What an instance did, or how a call went. */
-export interface EventDocument {
-  readonly kind: 'instance' | 'invocation';
-  readonly at: string;
-  readonly function: string;
-  readonly version: string;
-  readonly instance_id?: string;
-  readonly request_id?: string;
-  readonly state?: string;
-  readonly outcome?: string;
-  readonly reason?: string;
-}
-
 export type ServerMessage =
   | { readonly type: 'hello'; readonly caller: string }
   | { readonly type: 'subscribed' | 'unsubscribed'; readonly id: string }
   | { readonly type: 'event'; readonly id: string; readonly event_id: string; readonly event: LogLineDocument | EventDocument }
-  /** Some events are gone: they were written faster than they were read. */
+  /** Some events are gone: they were written faster than they were read, or long ago. Then come those that are kept. */
   | { readonly type: 'missed'; readonly id: string }
   | { readonly type: 'started'; readonly id: string; readonly stream: string; readonly request_id: string; readonly content_type: string }
   /** `data` is base64. */
@@ -64,8 +53,14 @@ export type ServerMessage =
   | { readonly type: 'error'; readonly id?: string; readonly error: ErrorDocument['error'] }
   | { readonly type: 'pong' };
 
-/** What a client may send, for the documentation. */
-export const MESSAGE_SCHEMA = { oneOf: Object.values(MESSAGES).map((message) => message.json) } as const;
+/** For the documentation. */
+export const SOCKET_SCHEMA = {
+  type: 'object',
+  properties: {
+    sent: { description: 'what a client may send', oneOf: Object.values(MESSAGES).map((message) => message.json) },
+    event: { description: 'in messages of type event', ...EVENT_SCHEMA },
+  },
+} as const;
 
 /** Throws `REQUEST_INVALID`. */
 export function parseMessage(bytes: Uint8Array): ClientMessage {

@@ -4,11 +4,12 @@ import { WebSocketServer } from 'ws';
 import type { WebSocket } from 'ws';
 import type { Clock } from '../clock.ts';
 import { RunnerError } from '../errors.ts';
-import type { LogLine, RuntimeEvent } from '../runtime/runtime.ts';
+import type { LogLine } from '../runtime/runtime.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
 import type { Authenticator } from './auth.ts';
 import { targetOf } from './checks.ts';
 import type { EventLog } from './event-log.ts';
+import type { GatewayEvents } from './events.ts';
 import type { Functions } from './functions.ts';
 import type { Caller } from './http.ts';
 import type { Upgrade } from './server.ts';
@@ -47,7 +48,7 @@ const LIMITS: SocketLimits = {
 export interface SocketOptions {
   readonly functions: Functions;
   readonly logs: EventLog<LogLine>;
-  readonly events: EventLog<RuntimeEvent>;
+  readonly events: GatewayEvents;
   readonly authenticator: Authenticator;
   /** Counts a request in; the returned function counts it out. Throws `RATE_LIMITED`. */
   readonly admit: (callerId: string) => () => void;

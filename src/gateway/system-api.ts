@@ -7,7 +7,7 @@ import type { Functions } from './functions.ts';
 import { json } from './http.ts';
 import type { Route } from './http.ts';
 import { openApiDocument } from './openapi.ts';
-import { MESSAGE_SCHEMA } from './socket-messages.ts';
+import { SOCKET_SCHEMA } from './socket-messages.ts';
 import { flag, object, optional, text } from './schema.ts';
 
 export interface SystemApiOptions {
@@ -33,7 +33,7 @@ const SOCKET_ROUTE: Route = {
     summary:
       'A WebSocket: live logs and events, streamed calls that survive a lost connection. Messages are JSON texts; credentials as everywhere, or as the protocol bearer.<key>.',
     responses: {
-      101: { about: 'the WebSocket; what a client may send', schema: MESSAGE_SCHEMA },
+      101: { about: 'the WebSocket: what a client may send, and the events that it gets', schema: SOCKET_SCHEMA },
       426: { about: 'no WebSocket was asked for' },
     },
   },

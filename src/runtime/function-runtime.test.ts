@@ -819,15 +819,21 @@ describe('what happens is told', () => {
     await runtime.invoke(versionOf(), event(1), { requestId: 'r1' });
     await expect(runtime.invoke(versionOf(), event(2), { requestId: 'r2' })).rejects.toMatchObject({ code: 'FUNCTION_FAILED' });
     await runtime.close();
-    expect(events.map((each) => (each.kind === 'instance' ? each.state : `${each.requestId} ${each.outcome}`))).toEqual([
-      'r1 started',
+    expect(events.map((each) => (each.kind === 'instance' ? each.state : `${each.requestId} ${each.outcome ?? each.state}`))).toEqual([
+      'r1 queued',
       'starting',
       'ready',
+      'r1 started',
       'r1 OK',
+      'r2 queued',
       'r2 started',
       'r2 FUNCTION_FAILED',
       'ended',
     ]);
+    const [queued, started, ended] = events.filter((each) => each.kind === 'invocation');
+    expect(queued).not.toHaveProperty('instanceId');
+    expect(started).toMatchObject({ instanceId: runtime.log('cook').at(-1)?.instanceId ?? started?.instanceId });
+    expect(ended).toMatchObject({ instanceId: started?.instanceId, report: { requestId: 'r1', coldStart: true } });
     const values = telemetry.values();
     expect(values).toMatchObject({
       'blueprint_function_invocations_total{function=cook,outcome=OK}': 1,

@@ -145,6 +145,7 @@ export class FunctionRuntime {
       clock: this.#clock,
       deadlines: this.#deadlines,
       limits: this.limits,
+      taken: (call) => this.#tellCall(call, 'started'),
       ended: (call, outcome, report) => this.#ended(call, outcome, report),
     };
   }
@@ -260,11 +261,10 @@ export class FunctionRuntime {
   }
 
   #begin(call: FunctionCall): void {
-    const { name, version } = call.fn;
+    const { name } = call.fn;
     this.#inFlight.set(name, (this.#inFlight.get(name) ?? 0) + 1);
     this.#metricsOf(name).inFlight.add(1);
-    const { onEvent } = this.#options;
-    onEvent?.({ kind: 'invocation', at: this.#clock.now(), requestId: call.requestId, name, version, outcome: 'started' });
+    this.#tellCall(call, 'queued');
     this.#measureLater();
     call.begin();
   }
@@ -279,23 +279,24 @@ export class FunctionRuntime {
   }
 
   #ended(call: FunctionCall, outcome: ErrorCode | 'OK', report: InvocationReport | undefined): void {
-    const { name, version } = call.fn;
+    const { name } = call.fn;
     const inFlight = (this.#inFlight.get(name) ?? 1) - 1;
     if (inFlight === 0) this.#inFlight.delete(name);
     else this.#inFlight.set(name, inFlight);
     this.#metricsOf(name).ended(outcome, report);
+    this.#tellCall(call, 'finished', { outcome, ...(report && { report }) });
+  }
+
+  #tellCall(
+    { fn, requestId, instanceId }: FunctionCall,
+    state: (RuntimeEvent & { kind: 'invocation' })['state'],
+    end?: Pick<RuntimeEvent & { kind: 'invocation' }, 'outcome' | 'report'>,
+  ): void {
     const { onEvent } = this.#options;
     if (!onEvent) return;
-    const { requestId, instanceId } = call;
-    onEvent({
-      kind: 'invocation',
-      at: this.#clock.now(),
-      requestId,
-      name,
-      version,
-      outcome,
-      ...(instanceId !== undefined && { instanceId }),
-    });
+    const { name, version } = fn;
+    const at = this.#clock.now();
+    onEvent({ kind: 'invocation', at, requestId, name, version, state, ...(instanceId !== undefined && { instanceId }), ...end });
   }
 
   async #launch(fn: FunctionVersion, signal: AbortSignal): Promise<LiveInstance> {

@@ -146,10 +146,18 @@ export interface StreamedInvocation {
   readonly done: Promise<{ readonly report: InvocationReport; readonly logTail: Uint8Array }>;
 }
 
+/** The part of an `AbortSignal` that cancels a call; a whole one for each call costs more than all else that is made for it. */
+export interface CancelSignal {
+  readonly aborted: boolean;
+  readonly reason: unknown;
+  addEventListener(type: 'abort', listener: () => void, options?: { readonly once?: boolean }): void;
+  removeEventListener(type: 'abort', listener: () => void): void;
+}
+
 export interface InvocationOptions {
   /** Milliseconds since the epoch; may shorten the timeout of the function, never lengthen it. */
   readonly deadline?: number;
-  readonly signal?: AbortSignal;
+  readonly signal?: CancelSignal;
   /** Default: a new UUID. */
   readonly requestId?: string;
   readonly contentType?: string;
@@ -209,9 +217,14 @@ export type RuntimeEvent =
       readonly kind: 'invocation';
       readonly at: number;
       readonly requestId: string;
-      readonly instanceId?: string;
       readonly name: string;
       readonly version: string;
-      /** `started`, `OK`, or the code of the error. */
-      readonly outcome: string;
+      /** `queued`: it was taken in, and waits for an instance; `started`: an instance has taken it. */
+      readonly state: 'queued' | 'started' | 'finished';
+      /** From `started` on. */
+      readonly instanceId?: string;
+      /** Of `finished`: `OK`, or the code of the error. */
+      readonly outcome?: string;
+      /** Of `finished`, when an instance had taken it. */
+      readonly report?: InvocationReport;
     };

@@ -60,6 +60,8 @@ describe('keys', () => {
       ],
       'functions:write': ['PATCH /api/v1/functions/hello', 'POST /api/v1/functions/hello/versions', 'GET /api/v1/functions/hello/code'],
       invoke: ['POST /api/v1/functions/hello/invoke', 'POST /api/v1/functions/hello/stream'],
+      // What it opens is a subscription.
+      invocations: [],
       logs: ['GET /api/v1/functions/hello/logs'],
       admin: [],
     };

@@ -46,6 +46,22 @@ class Peer {
   }
 }
 
+/** What came for a subscription to what happens. */
+function eventsOf(peer: Peer, subscription: string): Readonly<Record<string, unknown>>[] {
+  return peer.messages.flatMap((message) => (message.type === 'event' && message.id === subscription ? [{ ...message.event }] : []));
+}
+
+interface SocketSchema {
+  readonly properties: { readonly event: { readonly oneOf: readonly { readonly properties: Readonly<Record<string, unknown>> }[] } };
+}
+
+async function socketSchema(url: string): Promise<SocketSchema> {
+  const { paths } = (await send(url, 'GET /openapi.json')).json as {
+    paths: { '/api/v1/ws': { get: { responses: { 101: { content: { 'application/json': { schema: SocketSchema } } } } } } };
+  };
+  return paths['/api/v1/ws'].get.responses[101].content['application/json'].schema;
+}
+
 /** What a WebSocket that is refused is answered. */
 async function refusal(url: string, options: ConstructorParameters<typeof Peer>[1] = {}): Promise<number> {
   const peer = new Peer(url, options);
@@ -90,10 +106,77 @@ describe('subscriptions', () => {
     await peer.find('subscribed', ({ id }) => id === 'c');
     await send(url, 'POST /api/v1/functions/hello/invoke', { body: '1' });
     await peer.find('event', ({ id, event }) => id === 'i' && 'state' in event && event.state === 'ready');
-    expect((await peer.find('event', ({ id, event }) => id === 'c' && 'outcome' in event && event.outcome === 'OK')).event).toMatchObject({
-      kind: 'invocation',
-      function: 'hello',
-    });
+    await peer.find('event', ({ id, event }) => id === 'c' && 'outcome' in event && event.outcome === 'OK');
+    const [queued, started, finished, ...more] = eventsOf(peer, 'c');
+    const common = { kind: 'invocation', function: 'hello', version: '$LATEST', request_id: queued?.request_id };
+    expect(queued).toEqual({ ...common, state: 'queued', at: queued?.at });
+    expect(started).toEqual({ ...common, state: 'started', at: started?.at, instance_id: finished?.instance_id });
+    expect(finished).toMatchObject({ ...common, state: 'finished', report: { cold_start: true, request_id: queued?.request_id } });
+    expect(more).toEqual([]);
+    const { properties } = await socketSchema(url);
+    const [, , described] = properties.event.oneOf;
+    for (const event of [queued, started, finished])
+      for (const name of Object.keys(event ?? {})) expect(Object.keys(described?.properties ?? {})).toContain(name);
+  });
+
+  test('calls: failures with their code, of one function, from where somebody was', async () => {
+    const { url } = await startHello(async () => Promise.reject(new Error('no')));
+    await send(url, 'PUT /api/v1/functions/other?runtime=nodejs24.x&handler=index.handler', { body: HELLO });
+    const peer = await Peer.open(url);
+    peer.say({ type: 'subscribe', id: 'c', topic: 'invocations', function: 'hello' });
+    await peer.find('subscribed');
+    for (const name of ['other', 'hello', 'other', 'hello']) await send(url, `POST /api/v1/functions/${name}/invoke`, { body: '1' });
+    const outcomes = (): unknown[] => eventsOf(peer, 'c').map(({ state, outcome }) => outcome ?? state);
+    await until(() => outcomes().length === 6);
+    expect(outcomes()).toEqual(['queued', 'started', 'FUNCTION_FAILED', 'queued', 'started', 'FUNCTION_FAILED']);
+    expect(eventsOf(peer, 'c').map((event) => event.function)).toEqual(Array.from({ length: 6 }, () => 'hello'));
+    const [, , third] = peer.messages.filter((message) => message.type === 'event');
+    const again = await Peer.open(url);
+    again.say({ type: 'subscribe', id: 'c', topic: 'invocations', function: 'hello', since: third?.event_id });
+    await until(() => eventsOf(again, 'c').length === 3);
+    expect(eventsOf(again, 'c')).toEqual(eventsOf(peer, 'c').slice(3));
+  });
+
+  test('calls that nobody waits for: accepted, each attempt, settled', async () => {
+    const { url } = await startHello(async ({ body }) => body);
+    const peer = await Peer.open(url);
+    peer.say({ type: 'subscribe', id: 'c', topic: 'invocations' });
+    await peer.find('subscribed');
+    const headers = { 'x-amz-invocation-type': 'Event' };
+    expect((await send(url, 'POST /2015-03-31/functions/hello/invocations', { body: '1', headers })).status).toBe(202);
+    await until(() => eventsOf(peer, 'c').length === 5);
+    expect(eventsOf(peer, 'c').map(({ state, outcome }) => [state, outcome])).toEqual([
+      ['accepted', undefined],
+      ['queued', undefined],
+      ['started', undefined],
+      ['finished', 'OK'],
+      ['settled', 'succeeded'],
+    ]);
+    expect(new Set(eventsOf(peer, 'c').map((event) => event.request_id)).size).toBe(1);
+  });
+
+  test('calls have a scope of their own, for the functions of the credentials', async () => {
+    const tokens = [
+      { name: 'reader', token: 'r'.repeat(32), scopes: ['functions:read', 'invoke', 'functions:write'] },
+      { name: 'watcher', token: 'w'.repeat(32), scopes: ['invocations'], functions: ['hel*'] },
+    ] as const;
+    const [reader, watcher] = tokens.map(({ token }) => ({ authorization: `Bearer ${token}` }));
+    const { url } = await startGateway({ auth: { tokens } });
+    for (const name of ['hello', 'other'])
+      await send(url, `PUT /api/v1/functions/${name}?runtime=nodejs24.x&handler=index.handler`, { body: HELLO, headers: reader ?? {} });
+    const refused = await Peer.open(url, { headers: reader ?? {} });
+    refused.say({ type: 'subscribe', id: 'c', topic: 'invocations' });
+    expect((await refused.find('error')).error).toMatchObject({ code: 'FORBIDDEN' });
+    const peer = await Peer.open(url, { headers: watcher ?? {} });
+    peer.say({ type: 'subscribe', id: 'i', topic: 'instances' });
+    expect((await peer.find('error', ({ id }) => id === 'i')).error).toMatchObject({ code: 'FORBIDDEN' });
+    peer.say({ type: 'subscribe', id: 'o', topic: 'invocations', function: 'other' });
+    expect((await peer.find('error', ({ id }) => id === 'o')).error).toMatchObject({ code: 'FORBIDDEN' });
+    peer.say({ type: 'subscribe', id: 'c', topic: 'invocations' });
+    await peer.find('subscribed');
+    for (const name of ['other', 'hello']) await send(url, `POST /api/v1/functions/${name}/invoke`, { body: '1', headers: reader ?? {} });
+    await until(() => eventsOf(peer, 'c').length === 3);
+    expect(new Set(eventsOf(peer, 'c').map((event) => event.function))).toEqual(new Set(['hello']));
   });
 });
 

@@ -18,6 +18,7 @@ test('settings and states are closed sets', () => {
   void client.deploy('hello', new Uint8Array(), { memoryMb: 128 });
   // @ts-expect-error there is no such mode
   void client.execute(1, { function: 'hello', mode: 'forked' });
+  expectTypeOf(client.connect().events('invocations')).toExtend<AsyncGenerator<{ readonly request_id: string }>>();
   // @ts-expect-error there is no such topic
   void client.connect().events('jobs');
 });

@@ -10,6 +10,7 @@ import type { CancelTimer } from '../../clock.ts';
 import { RunnerError, toRunnerError } from '../../errors.ts';
 import { StoreDatabase } from '../../runtime/store-database.ts';
 import type { Counter } from '../../telemetry/telemetry.ts';
+import type { QueuedCallEvent } from '../events.ts';
 import type { Destinations } from './destinations.ts';
 import type { LambdaParts } from './operation.ts';
 import { runQueued } from './queued-call.ts';
@@ -23,6 +24,8 @@ export interface AsyncQueueOptions extends LambdaParts {
   readonly runningMax?: number;
   /** Calls that wait. Default 100,000. */
   readonly queuedMax?: number;
+  /** Must not throw. */
+  readonly onEvent?: (event: QueuedCallEvent) => void;
 }
 
 const MINUTE_MS = 60_000;
@@ -92,6 +95,7 @@ export class AsyncQueue {
       throw thrown;
     }
     this.#counters('queued').add();
+    this.#tell(call, 'accepted');
     this.#work();
   }
 
@@ -255,6 +259,23 @@ export class AsyncQueue {
     });
     this.#queued += allowed.length - 1;
     this.#counters(outcome).add();
+    this.#tell(task, 'settled', outcome);
+    for (const call of allowed) this.#tell(call, 'accepted');
+  }
+
+  /** Records that are told are no calls. */
+  #tell({ id, name, qualifier = '$LATEST', target }: QueuedCall, state: QueuedCallEvent['state'], outcome?: string): void {
+    if (target !== undefined) return;
+    const at = this.#options.clock.now();
+    this.#options.onEvent?.({
+      kind: 'invocation',
+      at,
+      requestId: id,
+      name,
+      version: qualifier,
+      state,
+      ...(outcome !== undefined && { outcome }),
+    });
   }
 }
 

@@ -10,6 +10,7 @@ import type { FunctionRecord } from '../../runtime/store-records.ts';
 import type { FunctionStore } from '../../runtime/store.ts';
 import { silentTelemetry } from '../../telemetry/telemetry.ts';
 import type { Telemetry } from '../../telemetry/telemetry.ts';
+import type { QueuedCallEvent } from '../events.ts';
 import type { Route } from '../http.ts';
 import { AsyncQueue } from './async-queue.ts';
 import { asyncHandlers, concurrencyHandlers, policyHandlers, tagHandlers } from './attached.ts';
@@ -45,6 +46,8 @@ export interface LambdaApiOptions {
   readonly asyncRunningMax?: number;
   /** Queued calls that wait. Default 100,000. */
   readonly asyncQueuedMax?: number;
+  /** Queued calls: accepted, and settled. Must not throw. */
+  readonly onEvent?: (event: QueuedCallEvent) => void;
 }
 
 export class LambdaApi {
@@ -82,6 +85,7 @@ export class LambdaApi {
       path: join(folder, 'async.sqlite'),
       ...(options.asyncRunningMax !== undefined && { runningMax: options.asyncRunningMax }),
       ...(options.asyncQueuedMax !== undefined && { queuedMax: options.asyncQueuedMax }),
+      ...(options.onEvent && { onEvent: options.onEvent }),
     });
     this.#provisioned = new Provisioned(parts);
     const links = new CodeLinks(store, clock);
