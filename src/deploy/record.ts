@@ -69,7 +69,7 @@ export interface ServiceRecord {
   readonly jobs: Readonly<Record<string, RecordedJob>>;
   /** Functions of jobs that are elsewhere now: to be removed. */
   readonly leftovers: readonly RecordedFunction[];
-  readonly orchestrator?: { readonly host: PluginReference; readonly name: string; readonly id?: string };
+  readonly orchestrator?: { readonly host: PluginReference; readonly name: string; readonly healthPort: number; readonly id?: string };
   readonly createdAt: string;
   readonly updatedAt: string;
   /** The latest ones, oldest first. */

@@ -268,11 +268,12 @@ class DeployRun {
       // Two runners would settle the same calls: the old one ends first.
       this.#changes.push(...(await (await hostOf(earlier.host)).terminate(earlier.name, this.#options)).changes);
     }
-    this.#save({ orchestrator: { host: reference, name } });
+    const healthPort = this.#parts.manifest.metricsPort;
+    this.#save({ orchestrator: { host: reference, name, healthPort } });
     const { machine, changes, warnings } = await host.run({ ...spec, name }, this.#options);
     this.#changes.push(...changes);
     this.#warnings.push(...warnings);
-    if (machine) this.#save({ orchestrator: { host: reference, name, id: machine.id } });
+    if (machine) this.#save({ orchestrator: { host: reference, name, healthPort, id: machine.id } });
     this.#note('orchestrator', `${name}: ${changes.length === 0 ? 'unchanged' : (machine?.status ?? 'planned')}`);
     return machine;
   }

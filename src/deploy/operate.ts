@@ -1,0 +1,103 @@
+/** From what an operator says to the deployment of a service: reads chain and policy, plans, and gathers what the deployment needs. */
+
+import { readFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import type { BlueprintMetadata, ChainClient } from '../chain/chain.ts';
+import type { Clock } from '../clock.ts';
+import type { PluginRegistry } from '../plugin/registry.ts';
+import type { RunnerManifest } from '../runner/manifest.ts';
+import type { JobFacts } from './analyze.ts';
+import { buildHandler } from './package.ts';
+import { planService } from './planner.ts';
+import type { DeploymentPolicy } from './policy-model.ts';
+import { buildProgram } from './program.ts';
+import type { PluginReference, ServiceRecords } from './record.ts';
+import { ServiceDeployment } from './service.ts';
+import type { ServicePlan } from './service-plan.ts';
+
+export interface OperateOptions {
+  readonly serviceId: bigint;
+  /** The module that exports the jobs. */
+  readonly entry: string;
+  readonly chain: Pick<ChainClient, 'service' | 'blueprint' | 'chainId' | 'contract' | 'source'>;
+  readonly rpcUrls: readonly string[];
+  readonly wsUrl?: string | undefined;
+  readonly policy: DeploymentPolicy;
+  readonly profiles?: ReadonlyMap<number, JobFacts> | undefined;
+  readonly assume?: 'function' | 'local' | undefined;
+  /** More options for the deployers of a plugin, by its name. */
+  readonly deployerOptions?: Readonly<Record<string, Readonly<Record<string, unknown>>>> | undefined;
+  readonly host: PluginReference;
+  /** Where the key of the operator is: `env:NAME`, `file:/path`, or what the host understands. */
+  readonly key: string;
+  readonly fromBlock?: bigint | undefined;
+  readonly confirmations?: number | undefined;
+  readonly plugins: PluginRegistry;
+  readonly records: ServiceRecords;
+  /** For bundles. */
+  readonly buildFolder: string;
+  readonly clock: Clock;
+  readonly environment: Readonly<Record<string, string | undefined>>;
+}
+
+export interface PreparedService {
+  readonly plan: ServicePlan;
+  readonly blueprint: BlueprintMetadata;
+  readonly deployment: ServiceDeployment;
+}
+
+/** Reads and plans; writes nothing. Rejects with `SERVICE_NOT_FOUND`, `BLUEPRINT_NOT_FOUND`, `STATE_INVALID`, `CONFIG_INVALID` or `RPC_*`. */
+export async function prepareService(options: OperateOptions): Promise<PreparedService> {
+  const { chain, serviceId, records, entry } = options;
+  const service = await chain.service(serviceId);
+  const blueprint = await chain.blueprint(service.blueprintId);
+  const { chainId, contract } = chain;
+  const plan = planService({ ...options, service, blueprint, chainId, contract });
+  const metricsPort = records.read(plan)?.orchestrator?.healthPort ?? (await freePort());
+  const deployment = new ServiceDeployment({
+    plugins: options.plugins,
+    records,
+    clock: options.clock,
+    host: options.host,
+    entry,
+    manifest: {
+      version: 1,
+      serviceIds: [String(serviceId)],
+      blueprintId: plan.blueprintId,
+      rpcUrls: options.rpcUrls,
+      ...(options.wsUrl !== undefined && { wsUrl: options.wsUrl }),
+      contract,
+      chainId,
+      ...(options.fromBlock !== undefined && { fromBlock: String(options.fromBlock) }),
+      ...(options.confirmations !== undefined && { confirmations: options.confirmations }),
+      metricsPort,
+    },
+    functionPackage: async () => {
+      const { zipFile, sha256 } = await buildHandler({ entry, outDir: join(options.buildFolder, `service-${serviceId}`) });
+      return { zip: readFileSync(zipFile), sha256 };
+    },
+    program: (manifest) => buildProgram({ entry, manifest, secrets: secretsOf(manifest, options) }),
+  });
+  return { plan, blueprint, deployment };
+}
+
+/** The key of the operator, and what the executors say that they read. */
+function secretsOf({ jobs }: RunnerManifest, { key, environment }: OperateOptions): Record<string, string> {
+  const read = Object.values(jobs).flatMap(({ executor }) => executor?.environment ?? []);
+  const there = [...new Set(read)].filter((name) => environment[name] !== undefined).toSorted();
+  return { OPERATOR_PRIVATE_KEY: key, ...Object.fromEntries(there.map((name) => [name, `env:${name}`])) };
+}
+
+/** It stays the service's: it is part of its record from then on. */
+function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const server = createServer();
+    server.once('error', reject);
+    server.listen(0, '127.0.0.1', () => {
+      const { port } = server.address() as AddressInfo; // as: it listens on a port
+      server.close(() => resolve(port));
+    });
+  });
+}
