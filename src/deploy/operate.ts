@@ -5,8 +5,6 @@ import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import type { BlueprintMetadata, ChainClient } from '../chain/chain.ts';
-import type { Clock } from '../clock.ts';
-import type { PluginRegistry } from '../plugin/registry.ts';
 import type { RunnerManifest } from '../runner/manifest.ts';
 import type { JobFacts } from './analyze.ts';
 import { buildHandler } from './package.ts';
@@ -14,7 +12,7 @@ import { planService } from './planner.ts';
 import type { DeploymentPolicy } from './policy-model.ts';
 import { buildProgram } from './program.ts';
 import type { PluginReference, ServiceRecords } from './record.ts';
-import { ServiceDeployment } from './service.ts';
+import type { ServiceParts } from './service.ts';
 import type { ServicePlan } from './service-plan.ts';
 
 export interface OperateOptions {
@@ -34,18 +32,16 @@ export interface OperateOptions {
   readonly key: string;
   readonly fromBlock?: bigint | undefined;
   readonly confirmations?: number | undefined;
-  readonly plugins: PluginRegistry;
   readonly records: ServiceRecords;
   /** For bundles. */
   readonly buildFolder: string;
-  readonly clock: Clock;
   readonly environment: Readonly<Record<string, string | undefined>>;
 }
 
 export interface PreparedService {
   readonly plan: ServicePlan;
   readonly blueprint: BlueprintMetadata;
-  readonly deployment: ServiceDeployment;
+  readonly parts: ServiceParts;
 }
 
 /** Reads and plans; writes nothing. Rejects with `SERVICE_NOT_FOUND`, `BLUEPRINT_NOT_FOUND`, `STATE_INVALID`, `CONFIG_INVALID` or `RPC_*`. */
@@ -56,10 +52,7 @@ export async function prepareService(options: OperateOptions): Promise<PreparedS
   const { chainId, contract } = chain;
   const plan = planService({ ...options, service, blueprint, chainId, contract });
   const metricsPort = records.read(plan)?.orchestrator?.healthPort ?? (await freePort());
-  const deployment = new ServiceDeployment({
-    plugins: options.plugins,
-    records,
-    clock: options.clock,
+  const parts: ServiceParts = {
     host: options.host,
     entry,
     manifest: {
@@ -79,8 +72,8 @@ export async function prepareService(options: OperateOptions): Promise<PreparedS
       return { zip: readFileSync(zipFile), sha256 };
     },
     program: (manifest) => buildProgram({ entry, manifest, secrets: secretsOf(manifest, options) }),
-  });
-  return { plan, blueprint, deployment };
+  };
+  return { plan, blueprint, parts };
 }
 
 /** The key of the operator, and what the executors say that they read. */

@@ -8,8 +8,8 @@ import type { DeployReport, FaasDeployer, FunctionState } from '../executor/depl
 import type { MachineHost, ProgramSpec } from '../executor/machine.ts';
 import { ServiceRecords } from './record.ts';
 import type { ServiceRecord } from './record.ts';
-import { ServiceDeployment } from './service.ts';
-import type { ServiceParts } from './service.ts';
+import { ServiceOperator } from './service.ts';
+import type { ServiceParts, ServiceTools } from './service.ts';
 import type { ServicePlan } from './service-plan.ts';
 
 const CONTRACT = `0x${'ab'.repeat(20)}`;
@@ -122,24 +122,23 @@ const PLAN: ServicePlan = {
   warnings: [],
 };
 
-function deployment(change: Partial<ServiceParts> = {}): ServiceDeployment {
-  return new ServiceDeployment({
-    plugins: { deployer: async (use) => world.deployer(use), host: async (use) => world.host(use) },
-    records,
-    clock: systemClock,
-    functionPackage: async () => ({ zip: Buffer.from('zip'), sha256: 'aa' }),
-    program: async (manifest) => ({
-      files: { 'deployment.json': Buffer.from(JSON.stringify(manifest)) },
-      args: ['deployment.json'],
-      environment: {},
-      healthPort: manifest.metricsPort,
-    }),
-    host: { use: 'process', options: {} },
-    manifest: { version: 1, serviceIds: ['7'], rpcUrls: ['http://rpc'], contract: CONTRACT, metricsPort: 9_100 },
-    entry: '/jobs.ts',
-    ...change,
-  });
+function operator(change: Partial<ServiceTools> = {}): ServiceOperator {
+  const plugins = { deployer: async (use: string) => world.deployer(use), host: async (use: string) => world.host(use) };
+  return new ServiceOperator({ plugins, records, clock: systemClock, ...change });
 }
+
+const PARTS: ServiceParts = {
+  functionPackage: async () => ({ zip: Buffer.from('zip'), sha256: 'aa' }),
+  program: async (given) => ({
+    files: { 'deployment.json': Buffer.from(JSON.stringify(given)) },
+    args: ['deployment.json'],
+    environment: {},
+    healthPort: given.metricsPort,
+  }),
+  host: { use: 'process', options: {} },
+  manifest: { version: 1, serviceIds: ['7'], rpcUrls: ['http://rpc'], contract: CONTRACT, metricsPort: 9_100 },
+  entry: '/jobs.ts',
+};
 
 function manifest(): { jobs: Record<string, { executor?: { options: { name: string } }; fallback?: string }> } {
   const program = world.programs.get('blueprint-7-orchestrator');
@@ -154,7 +153,7 @@ function read(): ServiceRecord {
 
 describe('a deployment', () => {
   test('puts functions on their platform, then starts the orchestrator with what each job runs on', async () => {
-    const { changes, machine } = await deployment().deploy(PLAN);
+    const { changes, machine } = await operator().deploy(PLAN, PARTS);
     expect(changes.map(({ action, id }) => `${action} ${id}`)).toEqual([
       'create blueprint-7-job-0',
       'create blueprint-7-job-1',
@@ -175,14 +174,14 @@ describe('a deployment', () => {
   });
 
   test('changes nothing when it is run again', async () => {
-    await deployment().deploy(PLAN);
+    await operator().deploy(PLAN, PARTS);
     world.log.length = 0;
-    expect((await deployment().deploy(PLAN)).changes).toEqual([]);
+    expect((await operator().deploy(PLAN, PARTS)).changes).toEqual([]);
     expect(world.log).toEqual([]);
   });
 
   test('writes nothing in a dry run, and says what it would do', async () => {
-    const { changes } = await deployment().deploy(PLAN, { dryRun: true });
+    const { changes } = await operator().deploy(PLAN, PARTS, { dryRun: true });
     expect(changes).toHaveLength(3);
     expect([world.log, records.list()]).toEqual([[], []]);
   });
@@ -200,14 +199,14 @@ describe('a deployment', () => {
       world = new World();
       const mortal = new Mortal(mkdtempSync(join(folder, 'run-')));
       mortal.left = writes;
-      const died = await deployment({ records: mortal })
-        .deploy(PLAN)
+      const died = await operator({ records: mortal })
+        .deploy(PLAN, PARTS)
         .then(
           () => false,
           () => true,
         );
       mortal.left = Number.MAX_SAFE_INTEGER;
-      await deployment({ records: mortal }).deploy(PLAN);
+      await operator({ records: mortal }).deploy(PLAN, PARTS);
       expect(mortal.read(PLAN)).toMatchObject({ status: 'deployed', leftovers: [] });
       expect([...world.functions.keys()].toSorted()).toEqual(['blueprint-7-job-0', 'blueprint-7-job-1']);
       expect(world.log.filter((line) => line.includes('deploys blueprint-7-job-0'))).toHaveLength(1);
@@ -220,40 +219,43 @@ describe('a deployment', () => {
 
   test('a job whose platform fails runs in the orchestrator, and moves when the platform is back', async () => {
     world.failing.add('blueprint-7-job-1');
-    const { warnings } = await deployment().deploy(PLAN);
+    const { warnings } = await operator().deploy(PLAN, PARTS);
     expect(warnings).toEqual([
       expect.stringContaining('job 1 runs in the orchestrator, because its platform failed: PLATFORM_UNREACHABLE'),
     ]);
     expect(manifest().jobs['1']).toEqual({ name: 'b' });
     expect(read().jobs['1']?.fellBack?.code).toBe('PLATFORM_UNREACHABLE');
     world.failing.clear();
-    await deployment().deploy(PLAN);
+    await operator().deploy(PLAN, PARTS);
     expect(manifest().jobs['1']?.executor?.options.name).toBe('blueprint-7-job-1');
     expect(read().jobs['1']?.fellBack).toBeUndefined();
   });
 
   test('without fallback the error surfaces, the record says so, and no orchestrator is started', async () => {
     world.failing.add('blueprint-7-job-1');
-    await expect(deployment().deploy({ ...PLAN, fallback: false })).rejects.toMatchObject({ code: 'PLATFORM_UNREACHABLE' });
+    await expect(operator().deploy({ ...PLAN, fallback: false }, PARTS)).rejects.toMatchObject({ code: 'PLATFORM_UNREACHABLE' });
     expect(read()).toMatchObject({ status: 'failed', error: { code: 'PLATFORM_UNREACHABLE' } });
     expect(world.programs.size).toBe(0);
     world.failing.clear();
-    await deployment().deploy({ ...PLAN, fallback: false });
+    await operator().deploy({ ...PLAN, fallback: false }, PARTS);
     expect(read()).toMatchObject({ status: 'deployed' });
     expect(read().error).toBeUndefined();
     expect(manifest().jobs['0']?.fallback).toBeUndefined();
   });
 
   test('what is no longer wanted goes after the orchestrator knows of it', async () => {
-    await deployment().deploy(PLAN);
+    await operator().deploy(PLAN, PARTS);
     world.log.length = 0;
     const moved = { use: 'gcp', options: {} };
     const [first, second, third] = PLAN.jobs;
     if (!first || !second || !third) throw new Error('three jobs');
-    await deployment().deploy({
-      ...PLAN,
-      jobs: [{ id: '0', name: 'a', place: 'runner', reason: 'asked' }, { ...second, deployer: moved }, third],
-    });
+    await operator().deploy(
+      {
+        ...PLAN,
+        jobs: [{ id: '0', name: 'a', place: 'runner', reason: 'asked' }, { ...second, deployer: moved }, third],
+      },
+      PARTS,
+    );
     expect(world.log).toEqual([
       'process runs blueprint-7-orchestrator',
       'aws-lambda removes blueprint-7-job-0',
@@ -263,29 +265,29 @@ describe('a deployment', () => {
   });
 
   test('an orchestrator that moves to another host ends before the new one starts', async () => {
-    await deployment().deploy(PLAN);
+    await operator().deploy(PLAN, PARTS);
     world.log.length = 0;
-    await deployment({ host: { use: 'container', options: {} } }).deploy(PLAN);
+    await operator().deploy(PLAN, { ...PARTS, host: { use: 'container', options: {} } });
     expect(world.log).toEqual(['process ends blueprint-7-orchestrator', 'container runs blueprint-7-orchestrator']);
   });
 
   test('only one process deploys a service at a time; the lock of a dead one counts for nothing', async () => {
     const unlock = records.lock(PLAN);
-    await expect(deployment().deploy(PLAN)).rejects.toMatchObject({ code: 'STATE_INVALID' });
+    await expect(operator().deploy(PLAN, PARTS)).rejects.toMatchObject({ code: 'STATE_INVALID' });
     unlock();
-    await expect(deployment().deploy(PLAN)).resolves.toMatchObject({ record: { status: 'deployed' } });
+    await expect(operator().deploy(PLAN, PARTS)).resolves.toMatchObject({ record: { status: 'deployed' } });
   });
 });
 
 describe('a deployed service', () => {
   test('says what is not as it was deployed', async () => {
-    await deployment().deploy(PLAN);
-    expect((await deployment().status(read())).drift).toEqual([]);
+    await operator().deploy(PLAN, PARTS);
+    expect((await operator().status(read())).drift).toEqual([]);
     world.functions.delete('blueprint-7-job-0');
     const other = world.functions.get('blueprint-7-job-1');
     if (other) world.functions.set('blueprint-7-job-1', { ...other, sha256: 'bb' });
     world.programs.clear();
-    expect((await deployment().status(read())).drift).toEqual([
+    expect((await operator().status(read())).drift).toEqual([
       'function blueprint-7-job-0 of job a is gone',
       'function blueprint-7-job-1 of job b runs another package than was deployed',
       'the orchestrator blueprint-7-orchestrator is gone',
@@ -293,18 +295,18 @@ describe('a deployed service', () => {
   });
 
   test('ends from its orchestrator to its record, and a second end finds nothing', async () => {
-    await deployment().deploy(PLAN);
+    await operator().deploy(PLAN, PARTS);
     world.log.length = 0;
     const record = read();
-    const changes = await deployment().remove(record);
+    const changes = await operator().remove(record);
     expect(changes).toHaveLength(3);
     expect(world.log[0]).toBe('process ends blueprint-7-orchestrator');
     expect([records.read(PLAN), world.functions.size]).toEqual([undefined, 0]);
-    expect(await deployment().remove(record)).toEqual([]);
+    expect(await operator().remove(record)).toEqual([]);
   });
 
   test('its record is readable by its owner alone', async () => {
-    await deployment().deploy(PLAN);
+    await operator().deploy(PLAN, PARTS);
     const [name] = records.list('7').map(({ serviceId }) => serviceId);
     expect(name).toBe('7');
     expect(statSync(folder).mode & 0o077).toBe(0);

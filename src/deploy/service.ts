@@ -5,7 +5,15 @@
 
 import type { Clock } from '../clock.ts';
 import { RunnerError, toRunnerError } from '../errors.ts';
-import type { DeployChange, DeployProgress, FaasDeployer, FunctionPackage, FunctionState } from '../executor/deployer.ts';
+import type {
+  DeployChange,
+  DeployProgress,
+  FaasDeployer,
+  FunctionPackage,
+  FunctionState,
+  LogEntry,
+  LogQuery,
+} from '../executor/deployer.ts';
 import type { Machine, MachineHost, ProgramSpec } from '../executor/machine.ts';
 import type { PluginRegistry } from '../plugin/registry.ts';
 import type { RunnerManifest } from '../runner/manifest.ts';
@@ -13,14 +21,18 @@ import type { PluginReference, RecordedFunction, RecordedJob, ServiceRecord, Ser
 import { functionNameOf, orchestratorNameOf } from './service-plan.ts';
 import type { JobPlan, ServicePlan } from './service-plan.ts';
 
-/** What the deployment of a service needs besides its plan. */
-export interface ServiceParts {
+/** What every operation on services needs. */
+export interface ServiceTools {
   readonly plugins: Pick<PluginRegistry, 'deployer' | 'host'>;
   readonly records: ServiceRecords;
   readonly clock: Clock;
+}
+
+/** What the deployment of a service needs besides its plan. */
+export interface ServiceParts {
   /** The bundle of all jobs; asked for when there is a function to deploy. */
   readonly functionPackage: () => Promise<FunctionPackage>;
-  /** The program that runs the manifest, with everything but the manifest. */
+  /** The program that runs the manifest. */
   readonly program: (manifest: RunnerManifest) => Promise<Omit<ProgramSpec, 'name'>>;
   readonly host: PluginReference;
   /** The manifest without its jobs, and without its data folder, which is the host's to say. */
@@ -56,22 +68,22 @@ export interface ServiceStatus {
 
 const FUNCTIONS_AT_ONCE = 4;
 
-/** The deployment of one service, its status and its end. */
-export class ServiceDeployment {
-  readonly #parts: ServiceParts;
+/** Deploys services, says how they are, and ends them. */
+export class ServiceOperator {
+  readonly #tools: ServiceTools;
   readonly #open = new Map<string, Promise<FaasDeployer | MachineHost>>();
 
-  constructor(parts: ServiceParts) {
-    this.#parts = parts;
+  constructor(tools: ServiceTools) {
+    this.#tools = tools;
   }
 
   /**
    * Rejects with the first error that no fallback covers, after the other functions have ended; the record then says `failed`, and running
    * it again goes on. `STATE_INVALID` while another process deploys this service.
    */
-  async deploy(plan: ServicePlan, options: ServiceOptions = {}): Promise<ServiceReport> {
-    const unlock = options.dryRun ? () => {} : this.#parts.records.lock(plan);
-    const run = new DeployRun(this.#parts, plan, options);
+  async deploy(plan: ServicePlan, parts: ServiceParts, options: ServiceOptions = {}): Promise<ServiceReport> {
+    const unlock = options.dryRun ? () => {} : this.#tools.records.lock(plan);
+    const run = new DeployRun(plan, { ...this.#tools, ...parts }, options);
     try {
       return await run.deploy(
         (reference) => this.#deployer(reference),
@@ -105,17 +117,23 @@ export class ServiceDeployment {
     return { record, orchestrator: machine, functions, drift };
   }
 
+  /** What the orchestrator wrote, oldest first. */
+  async *logs({ orchestrator }: ServiceRecord, query: LogQuery = {}): AsyncGenerator<LogEntry> {
+    if (!orchestrator) throw new RunnerError('NOT_FOUND', 'the service has no orchestrator');
+    yield* (await this.#host(orchestrator.host)).logs(orchestrator.name, query);
+  }
+
   /** Ends the orchestrator first, so that no call is handed to a function that is going. Logs stay. */
   async remove(record: ServiceRecord, options: ServiceOptions = {}): Promise<readonly DeployChange[]> {
-    const unlock = options.dryRun ? () => {} : this.#parts.records.lock(record);
+    const unlock = options.dryRun ? () => {} : this.#tools.records.lock(record);
     try {
-      if (!options.dryRun) this.#parts.records.write({ ...record, status: 'removing', updatedAt: this.#timestamp() });
+      if (!options.dryRun) this.#tools.records.write({ ...record, status: 'removing', updatedAt: this.#timestamp() });
       const changes: DeployChange[] = [];
       const { orchestrator } = record;
       if (orchestrator) changes.push(...(await (await this.#host(orchestrator.host)).terminate(orchestrator.name, options)).changes);
       const all = [...Object.values(record.jobs).flatMap((job) => job.function ?? []), ...record.leftovers];
       for (const { deployer, name } of all) changes.push(...(await (await this.#deployer(deployer)).remove(name, options)).changes);
-      if (!options.dryRun) this.#parts.records.remove(record);
+      if (!options.dryRun) this.#tools.records.remove(record);
       return changes;
     } finally {
       unlock();
@@ -128,15 +146,15 @@ export class ServiceDeployment {
   }
 
   #timestamp(): string {
-    return new Date(this.#parts.clock.now()).toISOString();
+    return new Date(this.#tools.clock.now()).toISOString();
   }
 
   #deployer(reference: PluginReference): Promise<FaasDeployer> {
-    return this.#once('deployer', reference, () => this.#parts.plugins.deployer(reference.use, reference.options));
+    return this.#once('deployer', reference, () => this.#tools.plugins.deployer(reference.use, reference.options));
   }
 
   #host(reference: PluginReference): Promise<MachineHost> {
-    return this.#once('host', reference, () => this.#parts.plugins.host(reference.use, reference.options));
+    return this.#once('host', reference, () => this.#tools.plugins.host(reference.use, reference.options));
   }
 
   #once<T extends FaasDeployer | MachineHost>(kind: string, reference: PluginReference, make: () => Promise<T>): Promise<T> {
@@ -151,14 +169,14 @@ export class ServiceDeployment {
 
 /** One run of a deployment: the record as it grows. */
 class DeployRun {
-  readonly #parts: ServiceParts;
+  readonly #parts: ServiceTools & ServiceParts;
   readonly #plan: ServicePlan;
   readonly #options: ServiceOptions;
   readonly #changes: DeployChange[] = [];
   readonly #warnings: string[];
   #record: ServiceRecord;
 
-  constructor(parts: ServiceParts, plan: ServicePlan, options: ServiceOptions) {
+  constructor(plan: ServicePlan, parts: ServiceTools & ServiceParts, options: ServiceOptions) {
     this.#parts = parts;
     this.#plan = plan;
     this.#options = options;

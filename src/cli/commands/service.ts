@@ -1,0 +1,363 @@
+import { existsSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { InvalidArgumentError, Option } from 'commander';
+import type { Command } from 'commander';
+import { systemClock } from '../../clock.ts';
+import { RunnerError } from '../../errors.ts';
+import type { DeployChange, DeployProgress } from '../../executor/deployer.ts';
+import type { OperateOptions, PreparedService } from '../../deploy/operate.ts';
+import type { PluginReference, ServiceRecord, ServiceRecords } from '../../deploy/record.ts';
+import type { ServiceOperator, ServiceOptions, ServiceReport, ServiceStatus } from '../../deploy/service.ts';
+import { parseCount, parseNumber, parseUint64 } from '../calls.ts';
+import { settingsOf } from '../environment.ts';
+import type { ChainFlags } from '../environment.ts';
+import { print, progress, sizeText, table } from '../output.ts';
+import type { Cli, Io } from '../output.ts';
+
+type Target = 'process' | 'container' | 'ec2';
+
+interface ServiceFlags {
+  readonly serviceId: bigint;
+  readonly contract?: string;
+  readonly json?: true;
+}
+
+interface DeployFlags extends ServiceFlags, ChainFlags {
+  readonly wsUrl?: string;
+  readonly config?: string;
+  readonly profiles?: string;
+  readonly assume?: 'function' | 'local';
+  readonly target: Target;
+  readonly network?: string;
+  readonly hostOption?: Readonly<Record<string, unknown>>;
+  readonly deployerOption?: Readonly<Record<string, Readonly<Record<string, unknown>>>>;
+  readonly key: string;
+  readonly fromBlock?: bigint;
+  readonly confirmations?: number;
+  readonly dryRun?: true;
+  readonly strict?: true;
+}
+
+const ENTRIES = ['src/jobs.ts', 'jobs.ts', 'src/jobs.js', 'dist/jobs.js', 'jobs.js'];
+
+const EXAMPLES = `
+Examples:
+  bpr service deploy --service-id 123              by the policy: see bpr cloud policy
+  bpr service deploy src/jobs.ts --service-id 123 --target container --key file:/run/operator-key
+  bpr service deploy --service-id 123 --dry-run    what would be where, and why; writes nothing
+  bpr service status --service-id 123              from any process, at any time
+  bpr service remove --service-id 123
+
+Jobs that fit their platform become functions, the others run in the orchestrator: a runner that follows the chain, hands calls out and
+settles results. It outlives this command. Running a deployment again changes what differs, and goes on with one that stopped halfway.`;
+
+const DEPLOY_EXAMPLES = `
+Examples:
+  bpr service deploy --service-id 123
+  bpr service deploy --service-id 123 --target container --network host
+  bpr service deploy --service-id 123 --deployer-option aws-lambda.endpoint=http://127.0.0.1:4566
+
+Environment: HTTP_RPC_URL or RPC_URL, WS_RPC_URL, TANGLE_CONTRACT, OPERATOR_PRIVATE_KEY, BPR_DEPLOYMENTS (where records lie), and the
+credentials of the platforms.
+
+Exit status: 0 it runs; 1 failed, the message begins with a code of ERRORS.md, and running it again goes on; 2 called in a wrong way.`;
+
+/** `bpr service`: a service as a whole, from the policy to a running orchestrator. */
+export function addService(program: Command, cli: Cli): void {
+  const service = program
+    .command('service')
+    .description('deploy a service: functions and orchestrator; see how it is, end it')
+    .addHelpText('after', EXAMPLES);
+  addDeploy(service, cli);
+  addStatus(service, cli);
+  addList(service, cli);
+  addLogs(service, cli);
+  addRemove(service, cli);
+}
+
+function addDeploy(service: Command, cli: Cli): void {
+  const { io } = cli;
+  service
+    .command('deploy')
+    .description('deploy the jobs of a service and the orchestrator that settles their results')
+    .argument('[entry]', `module that exports the jobs (default: the first of ${ENTRIES.join(', ')})`)
+    .requiredOption('--service-id <id>', 'the service', parseUint64)
+    .option('--rpc-url <url>', 'JSON-RPC endpoint of the chain; several, comma-separated')
+    .option('--ws-url <url>', 'websocket endpoint: announces blocks at once')
+    .option('--contract <address>', 'address of the Tangle contract')
+    .option('--config <file>', 'the deployment policy, when it is not in the configuration directory')
+    .option('--profiles <file>', 'what bpr profile measured; wins over what the chain says')
+    .addOption(new Option('--assume <place>', 'where jobs without a profile go').choices(['function', 'local']))
+    .addOption(new Option('--target <host>', 'what the orchestrator runs on').choices(['process', 'container', 'ec2']).default('process'))
+    .option('--network <name>', 'network of the container: bridge, host, or a name (default: bridge)')
+    .option('--host-option <name=value>', 'an option of the host; can be repeated', collectOptions)
+    .option('--deployer-option <plugin.name=value>', 'an option of a platform; can be repeated', collectPluginOptions)
+    .option('--key <reference>', 'where the key of the operator is: env:NAME or file:/path', 'env:OPERATOR_PRIVATE_KEY')
+    .option('--from-block <number>', 'first block for a new ledger (default: the head)', parseUint64)
+    .option('--confirmations <count>', 'blocks on top of a call before its result is signed (default: 1)', parseNumber)
+    .option('--dry-run', 'say what would be done, and do nothing')
+    .option('--strict', 'what a platform cannot do as asked is an error')
+    .option('--json', 'print one JSON document')
+    .addHelpText('after', DEPLOY_EXAMPLES)
+    .action(async (entry: string | undefined, flags: DeployFlags) => {
+      const { loadPolicy } = await import('../../deploy/policy.ts');
+      const { policy, warnings } = loadPolicy({ env: io.env, ...(flags.config !== undefined && { path: resolve(io.cwd, flags.config) }) });
+      await withOperator(io, async (operator, records) => {
+        const { plan, parts } = await prepared(io, { entry: entryOf(io, entry), flags, policy, records });
+        const report = await operator.deploy(plan, parts, { ...flagOptions(flags), ...reporting(io) });
+        const all = { ...report, warnings: [...warnings, ...report.warnings] };
+        print(io, flags.json, { document: { ...all, plan }, text: deployText(all, flags.dryRun === true) });
+      });
+    });
+}
+
+interface Wanted {
+  readonly entry: string;
+  readonly flags: DeployFlags;
+  readonly policy: OperateOptions['policy'];
+  readonly records: ServiceRecords;
+}
+
+async function prepared(io: Io, { entry, flags, policy, records }: Wanted): Promise<PreparedService> {
+  const { rpcUrls, contract, wsUrl } = settingsOf(io, flags);
+  if (contract === undefined) throw new RunnerError('CONFIG_INVALID', 'the contract is not known: set TANGLE_CONTRACT or pass --contract');
+  const [{ connectRpcChain }, { prepareService }] = await Promise.all([
+    import('../../chain/connect.ts'),
+    import('../../deploy/operate.ts'),
+  ]);
+  const chain = await connectRpcChain({ rpcUrl: rpcUrls, contract, clock: systemClock });
+  try {
+    return await prepareService({
+      serviceId: flags.serviceId,
+      entry,
+      chain,
+      rpcUrls,
+      wsUrl: flags.wsUrl ?? wsUrl,
+      policy,
+      assume: flags.assume,
+      deployerOptions: flags.deployerOption,
+      host: hostOf(io, flags),
+      key: flags.key,
+      fromBlock: flags.fromBlock,
+      confirmations: flags.confirmations,
+      records,
+      buildFolder: join(stateFolder(io), 'build'),
+      environment: io.env,
+    });
+  } finally {
+    await chain.close();
+  }
+}
+
+function addStatus(service: Command, cli: Cli): void {
+  const { io } = cli;
+  withService(service.command('status').description('say how a deployed service is'))
+    .addHelpText('after', '\nExit status: 0 all is as it was deployed; 1 something is not, or it failed; 2 called in a wrong way.')
+    .action(async (flags: ServiceFlags) => {
+      await withRecord(io, flags, async (record, operator) => {
+        const status = await operator.status(record);
+        if (status.drift.length > 0 || record.status !== 'deployed') cli.exitCode = 1;
+        print(io, flags.json, { document: status, text: statusText(status) });
+      });
+    });
+}
+
+function addList(service: Command, { io }: Cli): void {
+  service
+    .command('list')
+    .description('list the services that were deployed from here')
+    .option('--json', 'print one JSON document')
+    .action(async ({ json }: { readonly json?: true }) => {
+      const all = (await recordsOf(io)).list();
+      const rows = all.map(({ serviceId, blueprintName, strategy, status, updatedAt }) => [
+        serviceId,
+        blueprintName,
+        strategy,
+        status,
+        updatedAt,
+      ]);
+      const text =
+        rows.length === 0
+          ? 'no service was deployed from here'
+          : table([['service', 'blueprint', 'strategy', 'status', 'updated'], ...rows]);
+      print(io, json, { document: { services: all }, text });
+    });
+}
+
+interface LogFlags extends ServiceFlags {
+  readonly limit: number;
+  readonly follow?: true;
+  readonly search?: string;
+}
+
+function addLogs(service: Command, { io }: Cli): void {
+  withService(service.command('logs').description('print what the orchestrator of a service wrote'))
+    .option('--limit <count>', 'the newest so many lines', parseCount, 100)
+    .option('--search <text>', 'only lines with this text')
+    .option('-f, --follow', 'go on with what is written from now on, until interrupted')
+    .action(async (flags: LogFlags) => {
+      await withRecord(io, flags, async (record, operator) => {
+        const stop = new AbortController();
+        process.once('SIGINT', () => stop.abort());
+        const { limit, follow, search } = flags;
+        const query = { limit, signal: stop.signal, ...(follow && { follow }), ...(search !== undefined && { search }) };
+        for await (const { message } of operator.logs(record, query)) io.stdout.write(`${message}\n`);
+      });
+    });
+}
+
+function addRemove(service: Command, { io }: Cli): void {
+  withService(service.command('remove').alias('terminate').description('end the orchestrator of a service and remove its functions'))
+    .option('--dry-run', 'say what would be removed')
+    .addHelpText('after', '\nThe ledger of the orchestrator and the logs of the functions stay.')
+    .action(async (flags: ServiceFlags & { readonly dryRun?: true }) => {
+      await withRecord(io, flags, async (record, operator) => {
+        const changes = await operator.remove(record, { ...flagOptions(flags), ...reporting(io) });
+        print(io, flags.json, { document: { changes }, text: changesText(changes, flags.dryRun === true) || 'nothing was left of it' });
+      });
+    });
+}
+
+function withService(command: Command): Command {
+  return command
+    .requiredOption('--service-id <id>', 'the service', parseUint64)
+    .option('--contract <address>', 'which one, when services of several chains have this id')
+    .option('--json', 'print one JSON document');
+}
+
+async function withRecord(
+  io: Io,
+  { serviceId, contract }: ServiceFlags,
+  action: (record: ServiceRecord, operator: ServiceOperator) => Promise<void>,
+): Promise<void> {
+  await withOperator(io, async (operator, records) => {
+    const found = records.list(String(serviceId)).filter((one) => contract === undefined || one.contract === contract.toLowerCase());
+    const [record, other] = found;
+    if (!record)
+      throw new RunnerError('NOT_FOUND', `service ${serviceId} was not deployed from here`, { details: { serviceId: String(serviceId) } });
+    if (other) throw new RunnerError('CONFIG_INVALID', `service ${serviceId} was deployed on several chains; say which with --contract`);
+    await action(record, operator);
+  });
+}
+
+async function withOperator(io: Io, action: (operator: ServiceOperator, records: ServiceRecords) => Promise<void>): Promise<void> {
+  const records = await recordsOf(io);
+  const [{ ServiceOperator: Operator }, { createPluginRegistry }, { silentTelemetry }] = await Promise.all([
+    import('../../deploy/service.ts'),
+    import('../../plugin/registry.ts'),
+    import('../../telemetry/telemetry.ts'),
+  ]);
+  const plugins = createPluginRegistry({ clock: systemClock, telemetry: silentTelemetry });
+  const operator = new Operator({ plugins, records, clock: systemClock });
+  try {
+    await action(operator, records);
+  } finally {
+    await operator.close();
+  }
+}
+
+async function recordsOf({ env }: Io): Promise<ServiceRecords> {
+  const { ServiceRecords: Records, defaultRecordFolder } = await import('../../deploy/record.ts');
+  return new Records(defaultRecordFolder({ ...env }));
+}
+
+function stateFolder({ env }: Io): string {
+  return join(env['XDG_STATE_HOME'] ?? join(homedir(), '.local', 'state'), 'blueprint-runner');
+}
+
+function hostOf(io: Io, { target, network, hostOption }: DeployFlags): PluginReference {
+  const folder = stateFolder(io);
+  switch (target) {
+    case 'process':
+      return { use: 'process', options: { folder: join(folder, 'machines'), ...hostOption } };
+    case 'container':
+      return {
+        use: 'container',
+        options: { folder: join(folder, 'containers'), ...(network !== undefined && { network }), ...hostOption },
+      };
+    case 'ec2':
+      return { use: 'aws-lambda', options: { ...hostOption } };
+  }
+}
+
+function entryOf({ cwd }: Io, entry: string | undefined): string {
+  if (entry !== undefined) return resolve(cwd, entry);
+  const found = ENTRIES.map((name) => resolve(cwd, name)).find((file) => existsSync(file));
+  if (found === undefined)
+    throw new RunnerError('CONFIG_INVALID', `there is none of ${ENTRIES.join(', ')} in ${cwd}; name the module with the jobs`);
+  return found;
+}
+
+function flagOptions({ dryRun, strict }: { readonly dryRun?: true; readonly strict?: true }): ServiceOptions {
+  return { ...(dryRun && { dryRun }), ...(strict && { strict }) };
+}
+
+function reporting(io: Io): ServiceOptions {
+  return {
+    onProgress: ({ step, function: name, done, total }: DeployProgress) =>
+      progress(io, `${name}: ${step}${done !== undefined && total !== undefined ? ` (${done} of ${total})` : ''}`),
+  };
+}
+
+function changesText(changes: readonly DeployChange[], isDryRun: boolean): string {
+  const verb = isDryRun ? 'would ' : '';
+  return changes
+    .map(({ action, resource, id, fields }) => `${verb}${action} ${resource} ${id}${fields ? `: ${fields.join(', ')}` : ''}`)
+    .join('\n');
+}
+
+function deployText({ record, machine, changes, warnings }: ServiceReport, isDryRun: boolean): string {
+  return [
+    `service ${record.serviceId} of blueprint ${record.blueprintId} ${record.blueprintName}: ${record.strategy}`,
+    ...record.reasons.map((reason) => `  ${reason}`),
+    changesText(changes, isDryRun) || 'nothing had to change',
+    ...warnings.map((warning) => `warning: ${warning}`),
+    ...(machine
+      ? [`orchestrator ${machine.name}: ${machine.status}${machine.healthUrl === undefined ? '' : `, ${machine.healthUrl}`}`]
+      : []),
+  ].join('\n');
+}
+
+function statusText({ record, orchestrator, functions, drift }: ServiceStatus): string {
+  const rows = Object.entries(record.jobs).map(([id, { name, place, reason, function: recorded, fellBack }]) => {
+    const known = functions[id];
+    const state = place === 'runner' ? 'in the orchestrator' : (known?.problem ?? known?.state?.status ?? 'gone');
+    return [id, name, fellBack ? 'runner (fallback)' : place, recorded?.endpoint ?? recorded?.id ?? '', state, fellBack?.message ?? reason];
+  });
+  const memory = orchestrator?.memoryBytes === undefined ? '' : `, ${sizeText(orchestrator.memoryBytes)}`;
+  return [
+    `service ${record.serviceId} of blueprint ${record.blueprintId} ${record.blueprintName}: ${record.strategy}, ${record.status}`,
+    ...(record.error ? [`${record.error.code}: ${record.error.message}`] : []),
+    table([['job', 'name', 'place', 'where', 'state', 'why'], ...rows]),
+    orchestrator ? `orchestrator ${orchestrator.name}: ${orchestrator.status}, ${orchestrator.id}${memory}` : 'no orchestrator',
+    ...drift.map((what) => `differs: ${what}`),
+  ].join('\n');
+}
+
+/** `name=value`; the value as JSON when it is, as text when it is not. */
+function pair(text: string): readonly [name: string, value: unknown] {
+  const equals = text.indexOf('=');
+  if (equals < 1) throw new InvalidArgumentError('It must be name=value.');
+  const value = text.slice(equals + 1);
+  try {
+    return [text.slice(0, equals), JSON.parse(value) as unknown];
+  } catch {
+    return [text.slice(0, equals), value];
+  }
+}
+
+function collectOptions(text: string, previous: Readonly<Record<string, unknown>> = {}): Record<string, unknown> {
+  const [name, value] = pair(text);
+  return { ...previous, [name]: value };
+}
+
+type PluginOptions = Readonly<Record<string, Readonly<Record<string, unknown>>>>;
+
+function collectPluginOptions(text: string, previous: PluginOptions = {}): PluginOptions {
+  const [path, value] = pair(text);
+  const dot = path.indexOf('.');
+  if (dot < 1) throw new InvalidArgumentError('It must be plugin.name=value.');
+  const [plugin, name] = [path.slice(0, dot), path.slice(dot + 1)];
+  return { ...previous, [plugin]: { ...previous[plugin], [name]: value } };
+}
