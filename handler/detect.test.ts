@@ -43,6 +43,21 @@ describe('the first row that fits decides', () => {
       seen: { env: { BLUEPRINT_SOCKET: '/run/s' }, isStdinPiped: () => true },
       adapter: 'http',
     },
+    {
+      name: 'imported by the Node worker of Azure Functions',
+      seen: { isMain: false, env: { FUNCTIONS_WORKER_RUNTIME: 'node' } },
+      adapter: 'azure',
+    },
+    {
+      name: 'imported by a worker for another language',
+      seen: { isMain: false, env: { FUNCTIONS_WORKER_RUNTIME: 'custom' } },
+      adapter: 'lambda',
+    },
+    {
+      name: 'started as a custom handler of Azure',
+      seen: { env: { FUNCTIONS_CUSTOMHANDLER_PORT: '1' }, isStdinPiped: () => true },
+      adapter: 'http',
+    },
     { name: 'a piped stdin', seen: { isStdinPiped: () => true }, adapter: 'stdio' },
     { name: 'nothing', seen: {}, adapter: 'http' },
   ];

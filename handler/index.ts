@@ -97,6 +97,7 @@ export function readBody(stream: Readable, bytesMax: number): Promise<HandlerBod
         resolve('too-large');
       }
     });
+    if (stream.readableEnded) resolve(new Uint8Array());
     stream.once('end', () => resolve(chunks.length === 1 && chunks[0] ? chunks[0] : Buffer.concat(chunks)));
     stream.once('error', () => resolve('broken'));
     // After the end, the promise is settled already.
@@ -136,7 +137,7 @@ export function createHandler(router: JobRouter, options: HandlerOptions = {}): 
     admit({ method, path, headers }) {
       if (method === 'HEAD' || (method === 'GET' && (path === '/health' || path === '/healthz'))) {
         const jobs = router.jobIds().map(String);
-        return answer({ status: 200, headers: { 'content-type': JSON_TYPE }, body: Buffer.from(JSON.stringify({ status: 'ok', jobs })) });
+        return answer(jsonResponse({ status: 'ok', jobs }));
       }
       const jobId = path.startsWith('/job/') ? path.slice('/job/'.length) : undefined;
       if (method !== 'POST' || (jobId === undefined && path !== '/' && path !== '/invoke')) {
@@ -167,6 +168,12 @@ export function createHandler(router: JobRouter, options: HandlerOptions = {}): 
     },
   };
 }
+
+export const jsonResponse = (value: unknown): HandlerResponse => ({
+  status: 200,
+  headers: { 'content-type': JSON_TYPE },
+  body: Buffer.from(JSON.stringify(value)),
+});
 
 /** Takes the same time for every wrong text. */
 function isEqual(given: Headers[string], expected: string): boolean {

@@ -6,14 +6,15 @@
  * Logs are JSON lines on stderr.
  */
 
-import { RunnerError, toRunnerError } from '../src/errors.ts';
+import { toRunnerError } from '../src/errors.ts';
 import type { JobRouter } from '../src/job/router.ts';
-import { httpConfig, startHttp } from './adapters/http.ts';
-import { lambdaFunction } from './adapters/lambda.ts';
-import type { LambdaFunction } from './adapters/lambda.ts';
+import { registerFunctions } from './adapters/azure.ts';
+import { functionsOf } from './adapters/functions.ts';
+import type { HandlerExports } from './adapters/functions.ts';
+import { httpCalls, httpConfig, startHttp } from './adapters/http.ts';
 import { lambdaRuntimeConfig, postInitError, startLambdaRuntime } from './adapters/lambda-runtime.ts';
 import { startStdio, takeStdout } from './adapters/stdio.ts';
-import { detectAdapter, numberOf } from './detect.ts';
+import { detectAdapter, invalid, numberOf } from './detect.ts';
 import type { AdapterName } from './detect.ts';
 import { REQUEST_BYTES_MAX, createHandler } from './index.ts';
 import type { JobHandler, RunningAdapter } from './index.ts';
@@ -28,6 +29,7 @@ export interface ServeOptions {
   readonly process?: NodeJS.Process;
 }
 
+type StartedAdapter = Exclude<AdapterName, 'lambda' | 'azure' | 'describe'>;
 type Fields = Readonly<Record<string, unknown>>;
 
 const DRAIN_MS = 10_000;
@@ -36,22 +38,24 @@ const GRACE_MS = 1_000;
 /**
  * Serves the jobs of a router on whatever platform this process is.
  *
- * Resolves with the function that a managed Lambda runtime calls when the bundle was imported, else with undefined once the
- * adapter runs. The process ends with status 0 when its input ended, or after SIGTERM or SIGINT when every running call was
+ * Resolves with what the platform calls when it imported the bundle, else with nothing in it once the adapter runs. The process ends with status 0 when its input ended, or after SIGTERM or SIGINT when every running call was
  * answered; with 1 when the start failed, a call had to be cut off, the platform is gone, or an exception was not caught.
  *
  * @example
- * export const handler = await serve(() => import('./jobs.ts'), { meta: import.meta });
+ * const served = await serve(() => import('./jobs.ts'), { meta: import.meta });
+ * export const { handler, handler: main } = served;
+ * export default served;
  */
-export async function serve(source: RouterSource, { meta, process: host = process }: ServeOptions): Promise<LambdaFunction | undefined> {
+export async function serve(source: RouterSource, { meta, process: host = process }: ServeOptions): Promise<HandlerExports> {
   const service = serviceOf(source, host);
   const isMain = isStartedDirectly(meta, host.argv[1]);
   try {
     const name = detectAdapter({ env: host.env, args: host.argv.slice(2), isMain, isStdinPiped });
-    if (name === 'lambda') return lambdaFunction(await service.open());
-    if (name === 'describe') await service.describe();
+    if (name === 'lambda') return functionsOf(await service.open(), httpCalls(host.env));
+    if (name === 'azure') await registerFunctions(await service.open(), host.env);
+    else if (name === 'describe') await service.describe();
     else await service.start(name);
-    return undefined;
+    return {};
   } catch (error) {
     service.logError('the handler cannot start', error);
     // Who imported the bundle decides what becomes of it.
@@ -121,7 +125,7 @@ function serviceOf(source: RouterSource, host: NodeJS.Process) {
     host.exit(1);
   };
 
-  const start = async (name: Exclude<AdapterName, 'lambda' | 'describe'>): Promise<void> => {
+  const start = async (name: StartedAdapter): Promise<void> => {
     const drainMs = numberOf(env, 'BLUEPRINT_DRAIN_MS', { fallback: DRAIN_MS, min: 0 });
     const adapter = await startAdapter(name, host, open);
     for (const signal of ['SIGTERM', 'SIGINT'] as const) host.on(signal, () => void stop(adapter, signal, drainMs));
@@ -141,11 +145,7 @@ function serviceOf(source: RouterSource, host: NodeJS.Process) {
   return { open, describe, start, logError };
 }
 
-async function startAdapter(
-  name: Exclude<AdapterName, 'lambda' | 'describe'>,
-  host: NodeJS.Process,
-  open: () => Promise<JobHandler>,
-): Promise<RunningAdapter> {
+async function startAdapter(name: StartedAdapter, host: NodeJS.Process, open: () => Promise<JobHandler>): Promise<RunningAdapter> {
   const { env } = host;
   if (name === 'http') {
     const config = httpConfig(env);
@@ -190,11 +190,11 @@ async function tokenOf(env: NodeJS.ProcessEnv): Promise<string | undefined> {
   if (path !== undefined) {
     const { readFile } = await import('node:fs/promises');
     token = await readFile(path, 'utf8').catch((cause: unknown) => {
-      throw new RunnerError('CONFIG_INVALID', `BLUEPRINT_TOKEN_FILE is ${path}, which cannot be read`, { cause });
+      throw invalid(`BLUEPRINT_TOKEN_FILE is ${path}, which cannot be read`, cause);
     });
     token = token.trim();
   }
-  if (token === '') throw new RunnerError('CONFIG_INVALID', 'the token of the handler is empty');
+  if (token === '') throw invalid('the token of the handler is empty');
   return token;
 }
 
@@ -203,10 +203,7 @@ function routerOf(exports: object): JobRouter {
   const { default: byDefault, router }: { default?: unknown; router?: unknown } = exports;
   for (const candidate of [byDefault, router]) if (isRouter(candidate)) return candidate;
   const names = Object.keys(exports).join(', ') || 'nothing';
-  throw new RunnerError(
-    'CONFIG_INVALID',
-    `the module of the jobs exports no JobRouter: export one as default, or named router (it exports ${names})`,
-  );
+  throw invalid(`the module of the jobs exports no JobRouter: export one as default, or named router (it exports ${names})`);
 }
 
 function isRouter(value: unknown): value is JobRouter {

@@ -71,7 +71,7 @@ const TABLE: Readonly<Record<string, RoomRule>> = {
   index: { rooms: ['ledger', 'executor', 'runtime', 'chain', 'queue', 'worker', 'schedule', 'plugin', 'deploy', 'runner', ...BASE] },
   'plugin-entry': { rooms: ['executor', 'runtime', 'queue', 'chain', 'schedule', 'plugin', ...BASE] },
   operator: { rooms: ['chain', ...BASE] },
-  handler: { rooms: ['job', 'errors'] },
+  handler: { rooms: ['job', 'errors'], packages: ['@azure/functions'] },
   'plugins/process': { rooms: ['plugin-entry'] },
   'plugins/http': { rooms: ['plugin-entry'], packages: ['undici'] },
   'plugins/container': { rooms: ['plugin-entry'], packages: ['dockerode'] },
@@ -85,7 +85,16 @@ const TABLE: Readonly<Record<string, RoomRule>> = {
 /** The command line may use every room; the handler and the plugins are reached through the catalog and by package name. */
 const CLI_PACKAGES = ['commander', 'ws'];
 /** Loaded on first use: never by a plain import of a value. */
-const LAZY_PACKAGES = new Set(['pino', 'prom-client', '@opentelemetry/api', 'esbuild', 'commander', 'dockerode', ...AWS_PACKAGES]);
+const LAZY_PACKAGES = new Set([
+  '@azure/functions',
+  'pino',
+  'prom-client',
+  '@opentelemetry/api',
+  'esbuild',
+  'commander',
+  'dockerode',
+  ...AWS_PACKAGES,
+]);
 /** Contracts of a room that has more than one. */
 const CONTRACTS = new Set(['src/executor/deployer.ts', 'src/executor/limits.ts', 'src/executor/machine.ts', 'src/executor/log-query.ts']);
 /** The one file of src that may load built-in plugins, lazily. */

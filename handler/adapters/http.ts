@@ -8,18 +8,28 @@
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import { RunnerError } from '../../src/errors.ts';
 import { RunningCalls } from '../calls.ts';
-import { numberOf } from '../detect.ts';
+import { AZURE_PORT, invalid, numberOf } from '../detect.ts';
 import { readBody } from '../index.ts';
-import type { HandlerResponse, JobHandler, RequestHead, RunningAdapter } from '../index.ts';
+import type { HandlerResponse, JobHandler, RunningAdapter } from '../index.ts';
 import { nodeHttp } from '../node-http.ts';
+import { answerInvocation } from './azure.ts';
+import { withMargin } from './lambda.ts';
 
-export interface HttpConfig {
+/** What the calls of a server are allowed. */
+export interface HttpCalls {
+  /** Calls that run at the same time; more are refused with `EXECUTOR_THROTTLED`. */
+  readonly concurrencyMax: number;
+  /** When the platform ends a call, from its start; 0, the default: never. */
+  readonly timeoutMs?: number;
+  /** Of a custom handler under Azure: what comes by the name of a function instead of by a route is an invocation. */
+  readonly azure?: NodeJS.ProcessEnv;
+}
+
+export interface HttpConfig extends HttpCalls {
   readonly host: string;
   readonly port: number;
   /** Listens here instead of host and port. */
   readonly socketPath?: string;
-  /** Calls that run at the same time; more are refused with `EXECUTOR_THROTTLED`. */
-  readonly concurrencyMax: number;
   /** How long the head of a request may take. Default: 10 s. */
   readonly headersTimeoutMs?: number;
   /** How long a whole request may take. Default: 60 s. */
@@ -42,25 +52,34 @@ const isLoopback = (host: string): boolean => host === 'localhost' || host === '
 export function httpConfig(env: NodeJS.ProcessEnv): HttpConfig {
   const host = env.HOST ?? '127.0.0.1';
   const socketPath = env.BLUEPRINT_SOCKET;
+  const isAzure = env[AZURE_PORT] !== undefined;
   const hasToken = env.BLUEPRINT_TOKEN !== undefined || env.BLUEPRINT_TOKEN_FILE !== undefined;
   if (socketPath === undefined && !isLoopback(host) && !hasToken && env.BLUEPRINT_ALLOW_INSECURE !== '1') {
-    throw new RunnerError(
-      'CONFIG_INVALID',
+    throw invalid(
       `HOST is ${host} and there is no token: everybody who reaches the port could run jobs. Set BLUEPRINT_TOKEN or BLUEPRINT_TOKEN_FILE, or BLUEPRINT_ALLOW_INSECURE=1 when the platform guards the port`,
     );
   }
   return {
     host,
-    port: numberOf(env, 'PORT', { fallback: 8080, min: 0, max: 65_535 }),
-    concurrencyMax: numberOf(env, 'BLUEPRINT_CONCURRENCY_MAX', { fallback: 1_000, min: 1 }),
+    port: numberOf(env, isAzure ? AZURE_PORT : 'PORT', { fallback: 8080, min: 0, max: 65_535 }),
+    ...(isAzure && { azure: env }),
+    ...httpCalls(env),
     ...(socketPath !== undefined && { socketPath }),
+  };
+}
+
+/** Cloud Run says how long a call may take. */
+export function httpCalls(env: NodeJS.ProcessEnv): HttpCalls {
+  return {
+    concurrencyMax: numberOf(env, 'BLUEPRINT_CONCURRENCY_MAX', { fallback: 1_000, min: 1 }),
+    timeoutMs: numberOf(env, 'CLOUD_RUN_TIMEOUT_SECONDS', { fallback: 0, min: 0 }) * 1_000,
   };
 }
 
 /** Starts the server; resolves when it listens. Rejects with `CONFIG_INVALID` when it cannot. */
 export async function startHttp(handler: JobHandler, config: HttpConfig): Promise<RunningAdapter> {
   const { createServer } = nodeHttp();
-  const service = serviceOf(handler, config.concurrencyMax);
+  const service = httpService(handler, config);
   const { headersTimeoutMs = 10_000, requestTimeoutMs = 60_000 } = config;
   const server = createServer({
     headersTimeout: headersTimeoutMs,
@@ -97,7 +116,7 @@ async function listen(server: Server, { host, port, socketPath }: HttpConfig): P
       await attempt();
     })
     .catch((cause: NodeJS.ErrnoException) => {
-      throw new RunnerError('CONFIG_INVALID', `cannot listen on ${shown}: ${cause.message}`, { cause });
+      throw invalid(`cannot listen on ${shown}: ${cause.message}`, cause);
     });
   const bound = server.address();
   if (bound === null || typeof bound === 'string') return `unix:${socketPath}`;
@@ -116,14 +135,27 @@ async function isStaleSocket(path: string): Promise<boolean> {
   });
 }
 
+/** What the call of a request is: of a job, or of a function by its name. */
+interface Admitted {
+  readonly jobId?: string;
+  readonly name?: string;
+}
+type Admission = HandlerResponse | Admitted;
+
+function admissionOf(handler: JobHandler, { method = '', url = '/', headers }: IncomingMessage, hasInvocations: boolean): Admission {
+  const path = url.split('?', 1)[0] ?? '/';
+  return hasInvocations && method === 'POST' && !/^\/(?:$|invoke$|job\/)/.test(path)
+    ? { name: path.slice(1) }
+    : handler.admit({ method, path, headers });
+}
+
 /** What the server does with requests, and how it ends. */
-function serviceOf(handler: JobHandler, concurrencyMax: number) {
+export function httpService(handler: JobHandler, { concurrencyMax, timeoutMs = 0, azure }: HttpCalls) {
   const running = new RunningCalls();
   let isStopping = false;
 
-  const admit = ({ method = '', url = '/', headers }: IncomingMessage): ReturnType<JobHandler['admit']> => {
-    const head: RequestHead = { method, path: url.split('?', 1)[0] ?? '/', headers };
-    const admission = handler.admit(head);
+  const admit = (request: IncomingMessage): Admission => {
+    const admission = admissionOf(handler, request, azure !== undefined);
     if ('status' in admission) return isStopping && admission.status === 200 ? { ...admission, status: 503 } : admission;
     if (isStopping) return handler.refuse(new RunnerError('EXECUTOR_UNAVAILABLE', 'the handler is stopping'));
     if (running.count < concurrencyMax) return admission;
@@ -139,20 +171,25 @@ function serviceOf(handler: JobHandler, concurrencyMax: number) {
     response.end(body);
   };
 
-  const answer = async (request: IncomingMessage, response: ServerResponse, jobId: string | undefined): Promise<void> => {
+  const answer = async (request: IncomingMessage, response: ServerResponse, { jobId, name }: Admitted): Promise<void> => {
     const call = running.begin();
     response.once('close', () => {
       if (!response.writableFinished) call.abort(new RunnerError('ABORTED', 'the caller went away'));
       running.end(call);
     });
-    const { headers } = request;
-    const limit = handler.requestBytesMax;
+    const { headers, rawBody }: IncomingMessage & { readonly rawBody?: Buffer } = request;
+    // An invocation wraps the body in JSON: the handler checks the limit of the body itself.
+    const limit = name === undefined ? handler.requestBytesMax : 2 * handler.requestBytesMax;
+    const limits = { signal: call.signal, ...(timeoutMs > 0 && { deadline: Date.now() + timeoutMs }) };
     const isWorthReading = headers['transfer-encoding'] !== undefined || bodyBytes(request) <= limit;
     if (isWorthReading && headers.expect !== undefined) response.writeContinue();
-    const body = isWorthReading ? await readBody(request, limit) : 'too-large';
+    // A framework in front has read it already.
+    const body = rawBody ?? (isWorthReading ? await readBody(request, limit) : 'too-large');
     // The request broke off in the middle: nobody is there to answer.
     if (body === 'broken') return;
-    const result = await handler.handle({ headers, body, signal: call.signal, ...(jobId !== undefined && { jobId }) });
+    const result = await (azure && name !== undefined
+      ? answerInvocation(handler, { name, body, env: azure, ...limits })
+      : handler.handle({ headers, body, ...withMargin(limits), ...(jobId !== undefined && { jobId }) }));
     if (response.destroyed) return;
     if (body === 'too-large') sendAndClose(request, response, result);
     else send(response, result);
@@ -161,7 +198,7 @@ function serviceOf(handler: JobHandler, concurrencyMax: number) {
   return {
     async take(request: IncomingMessage, response: ServerResponse): Promise<void> {
       const admission = admit(request);
-      if (!('status' in admission)) await answer(request, response, admission.jobId);
+      if (!('status' in admission)) await answer(request, response, admission);
       else if (bodyBytes(request) <= handler.requestBytesMax) send(response, admission);
       else sendAndClose(request, response, admission);
     },

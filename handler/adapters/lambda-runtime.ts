@@ -11,7 +11,7 @@ import { RunnerError, toRunnerError } from '../../src/errors.ts';
 import { JSON_TYPE } from '../../src/job/wire.ts';
 import { RunningCalls, callScope } from '../calls.ts';
 import type { CallScope } from '../calls.ts';
-import { numberOf } from '../detect.ts';
+import { invalid, numberOf } from '../detect.ts';
 import { readBody } from '../index.ts';
 import type { HandlerResponse, JobHandler, RunningAdapter } from '../index.ts';
 import { nodeHttp } from '../node-http.ts';
@@ -41,11 +41,11 @@ export function lambdaRuntimeConfig(env: NodeJS.ProcessEnv): LambdaRuntimeConfig
   const address = env.AWS_LAMBDA_RUNTIME_API ?? '';
   const [, socketPath, hostname, port] = /^(?:unix:(\/.*)|(?:http:\/\/)?([^:/]+)(?::(\d+))?)$/.exec(address) ?? [];
   if (socketPath === undefined && hostname === undefined)
-    throw new RunnerError('CONFIG_INVALID', `AWS_LAMBDA_RUNTIME_API is ${JSON.stringify(address)}; it must be host:port or unix:/path`);
+    throw invalid(`AWS_LAMBDA_RUNTIME_API is ${JSON.stringify(address)}; it must be host:port or unix:/path`);
   const concurrency = numberOf(env, 'AWS_LAMBDA_MAX_CONCURRENCY', { fallback: 1, min: 1, max: CONCURRENCY_MAX });
   const responseMode = env.BLUEPRINT_RESPONSE_MODE ?? 'buffered';
   if (responseMode !== 'buffered' && responseMode !== 'streaming') {
-    throw new RunnerError('CONFIG_INVALID', `BLUEPRINT_RESPONSE_MODE is ${responseMode}; it must be buffered or streaming`);
+    throw invalid(`BLUEPRINT_RESPONSE_MODE is ${responseMode}; it must be buffered or streaming`);
   }
   const setTraceId = (traceId: string | undefined): void => {
     if (concurrency > 1) return;

@@ -7,7 +7,9 @@
  * would repeat a failed asynchronous invocation, and a job is not to run twice.
  */
 
+import { isRecord } from '../../src/job/scalar.ts';
 import { JSON_TYPE } from '../../src/job/wire.ts';
+import type { Headers } from '../../src/job/wire.ts';
 import type { HandlerBody, HandlerResponse, JobHandler } from '../index.ts';
 
 /** The part of the context that is used. */
@@ -46,8 +48,10 @@ export interface EventLimits {
   readonly deadline?: number;
 }
 
-const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value);
-const textOr = (value: unknown, fallback: string): string => (typeof value === 'string' ? value : fallback);
+export const textOf = (bytes: Uint8Array): string => Buffer.from(bytes).toString();
+/** What a value of these headers is, without a change when it is sent as text. */
+export const isJson = (headers: Headers): boolean => String(headers['content-type']).startsWith(JSON_TYPE);
+export const textOr = (value: unknown, fallback: string): string => (typeof value === 'string' ? value : fallback);
 
 /** Undefined when the event is not one of payload format 2.0. */
 function httpEventOf(event: unknown): HttpEvent | undefined {
@@ -90,29 +94,32 @@ export function answerEvent(handler: JobHandler, body: HandlerBody, limits: Even
   return handler.handle({ headers: { 'content-type': JSON_TYPE }, body, ...withMargin(limits) });
 }
 
-const withMargin = ({ signal, deadline }: EventLimits): EventLimits => ({
+export const withMargin = ({ signal, deadline }: EventLimits): EventLimits => ({
   ...(signal && { signal }),
   ...(deadline !== undefined && { deadline: deadline - DEADLINE_MARGIN_MS }),
 });
 
 /** JSON stays text; other bodies are encoded. */
 export function httpEventResult({ status, headers, body }: HandlerResponse): HttpEventResult {
-  const isText = headers['content-type']?.startsWith(JSON_TYPE) === true;
-  return { statusCode: status, headers, body: Buffer.from(body).toString(isText ? 'utf8' : 'base64'), isBase64Encoded: !isText };
+  const isBase64Encoded = !isJson(headers);
+  return { statusCode: status, headers, body: Buffer.from(body).toString(isBase64Encoded ? 'base64' : 'utf8'), isBase64Encoded };
+}
+
+/** What the context of a call says; OpenWhisk says it in the environment. */
+export function limitsOf(context: LambdaContext | undefined): EventLimits {
+  const remainingMs = context?.getRemainingTimeInMillis?.();
+  const deadline = remainingMs === undefined ? process.env.__OW_DEADLINE : Date.now() + remainingMs;
+  return { ...(context?.signal && { signal: context.signal }), ...(deadline !== undefined && { deadline: Number(deadline) }) };
 }
 
 /** What `handler.handler` of the bundle is under a managed Node runtime. */
 export function lambdaFunction(handler: JobHandler): LambdaFunction {
   return async (event, context) => {
-    const remainingMs = context?.getRemainingTimeInMillis?.();
-    const limits: EventLimits = {
-      ...(context?.signal && { signal: context.signal }),
-      ...(remainingMs !== undefined && { deadline: Date.now() + remainingMs }),
-    };
+    const limits = limitsOf(context);
     const httpEvent = httpEventOf(event);
     if (httpEvent) return httpEventResult(await answerHttpEvent(handler, httpEvent, limits));
     const response = await answerEvent(handler, Buffer.from(JSON.stringify(event) ?? ''), limits);
-    const result: unknown = JSON.parse(Buffer.from(response.body).toString('utf8'));
+    const result: unknown = JSON.parse(textOf(response.body));
     return result;
   };
 }

@@ -3,7 +3,6 @@
  */
 
 import { execFile } from 'node:child_process';
-import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { mkdir, rename, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
@@ -11,6 +10,8 @@ import { gzipSync } from 'node:zlib';
 import type { BuildFailure, BuildResult, Metafile } from 'esbuild';
 import { RunnerError } from '../errors.ts';
 import { importPeer } from '../plugin/peer.ts';
+import { ROOT_FILES } from './package-platform.ts';
+import { jsonFile, packFiles, sha256Of, textFile } from './zip.ts';
 import { PACKAGE_NAME, explain, ownPackage, packageRootOf } from './bundler.ts';
 
 export interface BuildHandlerOptions {
@@ -50,7 +51,10 @@ export interface BuiltHandler {
   readonly gzipBytes: number;
   /** Of `handler.mjs`, hex. */
   readonly fileSha256: string;
-  /** The absolute path of the zip: `bootstrap` (executable), `handler.json` (what it holds) and `handler.mjs`. */
+  /**
+   * The absolute path of the zip: `bootstrap` (executable), `handler.json` (what it holds), `handler.mjs`, `package.json` (which module to load)
+   * and `host.json` (for Azure). `packageFor` adds what only one platform looks for.
+   */
   readonly zipFile: string;
   readonly zipBytes: number;
   /** Of the zip, hex. */
@@ -100,12 +104,10 @@ export async function buildHandler(options: BuildHandlerOptions): Promise<BuiltH
   if (map) await replaceFile(`${file}.map`, map);
   const jobs = await describe(file, options);
   const fileSha256 = sha256Of(code);
-  const zip = await pack({
-    bootstrap: { data: Buffer.from(BOOTSTRAP), mode: 0o755 },
-    'handler.json': {
-      data: Buffer.from(`${JSON.stringify({ handler: 'handler.mjs', sha256: fileSha256, jobs }, null, 2)}\n`),
-      mode: 0o644,
-    },
+  const zip = await packFiles({
+    ...ROOT_FILES,
+    bootstrap: textFile(BOOTSTRAP, 0o755),
+    'handler.json': jsonFile({ handler: 'handler.mjs', sha256: fileSha256, jobs }),
     'handler.mjs': { data: code, mode: 0o644 },
   });
   const zipFile = join(outDir, `${options.name ?? 'handler'}.zip`);
@@ -184,7 +186,9 @@ function readBundle({ outputFiles, metafile, warnings }: BuildResult<{ write: fa
 function entrySource(entry: string): string {
   return [
     `import { serve } from '${PACKAGE_NAME}/handler/main';`,
-    `export const handler = await serve(() => import(${JSON.stringify(`./${basename(entry)}`)}), { meta: import.meta });`,
+    `const served = await serve(() => import(${JSON.stringify(`./${basename(entry)}`)}), { meta: import.meta });`,
+    'export const { handler, handler: main } = served;',
+    'export default served;',
   ].join('\n');
 }
 
@@ -250,30 +254,9 @@ function loggedReason(stderr: string): string | undefined {
   return undefined;
 }
 
-interface PackedFile {
-  readonly data: Uint8Array;
-  readonly mode: number;
-}
-
-async function pack(files: Readonly<Record<string, PackedFile>>): Promise<Uint8Array> {
-  const { zipSync } = await import('fflate');
-  // The oldest date that the format knows; it stores local time.
-  const mtime = new Date(1980, 0, 1);
-  const UNIX = 3;
-  const REGULAR_FILE = 0o100_000;
-  const sorted = Object.entries(files).toSorted(([a], [b]) => (a < b ? -1 : 1));
-  return zipSync(
-    Object.fromEntries(
-      sorted.map(([name, { data, mode }]) => [name, [data, { mtime, level: 9, os: UNIX, attrs: (REGULAR_FILE | mode) << 16 }]]),
-    ),
-  );
-}
-
 /** Whoever reads the file meanwhile sees the old one or the new one. */
 async function replaceFile(path: string, data: Uint8Array): Promise<void> {
   const temporary = `${path}.${process.pid}.tmp`;
   await writeFile(temporary, data);
   await rename(temporary, path);
 }
-
-const sha256Of = (data: Uint8Array): string => createHash('sha256').update(data).digest('hex');

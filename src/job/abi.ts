@@ -8,11 +8,13 @@ import {
   expectNoRest,
   GrowingBuffer,
   hexSize,
+  rangeError,
   readBoolean,
   readHex,
   readInteger,
   readText,
   tooShort,
+  typeError,
   writeHex,
   writeInteger,
 } from './scalar.ts';
@@ -29,216 +31,186 @@ const WORD = 32;
  * size of the input. Addresses are lower case.
  */
 export function decodeAbi(parameters: readonly Parameter[], bytes: Uint8Array): unknown[] {
-  const reader = new AbiReader(bufferOver(bytes));
-  const values = reader.fields(parameters, 0);
-  reader.end();
-  return values;
-}
-
-/** The ABI encoding of the values. */
-export function encodeAbi(parameters: readonly Parameter[], values: readonly unknown[]): Uint8Array {
-  const writer = new AbiWriter(headBytesOf(parameters));
-  writer.fields(parameters, values);
-  return writer.bytes();
-}
-
-class AbiReader {
-  readonly #buffer: Buffer;
+  const buffer = bufferOver(bytes);
   /** Bytes read so far: more than there are means that parts overlap, fewer at the end that something was left out. */
-  #used = 0;
+  let used = 0;
 
-  constructor(buffer: Buffer) {
-    this.#buffer = buffer;
-  }
-
-  fields(fields: readonly Parameter[], base: number): unknown[] {
+  /** Where the bytes lie, which are read now. */
+  const take = (at: number, size = WORD): number => {
+    if (at + size > buffer.length) tooShort(buffer.length, at, size);
+    used += size;
+    if (used > buffer.length) rangeError('two values share the same bytes');
+    return at;
+  };
+  /** An offset or length. Anything above 2^48 is far outside of the data. */
+  const count = (at: number): number => {
+    expectZeros(buffer, take(at), at + WORD - 6);
+    return buffer.readUIntBE(at + WORD - 6, 6);
+  };
+  const fieldsAt = (fields: readonly Parameter[], base: number): unknown[] => {
     const values = new Array<unknown>(fields.length);
     let at = base;
     for (let index = 0; index < fields.length; index += 1) {
       const { type } = fields[index] as Parameter;
-      values[index] = this.#value(type, at, base);
+      values[index] = valueAt(type, at, base);
       at += type.headBytes;
     }
     return values;
-  }
-
-  end(): void {
-    expectNoRest(this.#buffer.length - this.#used, this.#buffer.length);
-  }
-
+  };
+  const items = (item: SolidityType, base: number, length: number): unknown[] => {
+    if (length * item.headBytes > buffer.length - base) rangeError(`${length} items do not fit into ${buffer.length} bytes`);
+    const values = new Array<unknown>(length);
+    for (let index = 0; index < length; index += 1) values[index] = valueAt(item, base + index * item.headBytes, base);
+    return values;
+  };
   /** The value whose head lies at `at`; offsets count from `base`. */
-  #value(type: SolidityType, at: number, base: number): unknown {
+  const valueAt = (type: SolidityType, at: number, base: number): unknown => {
     switch (type.kind) {
-      case 'uint':
-      case 'int': {
-        this.#take(at, WORD);
-        const start = at + WORD - (type.bits >> 3);
-        const negative = type.kind === 'int' && ((this.#buffer[start] as number) & 0x80) !== 0;
-        this.#padding(at, start, negative ? 0xff : 0);
-        return readInteger(this.#buffer, start, type);
-      }
-      case 'bool':
-        return this.#boolean(at);
-      case 'address':
-        this.#take(at, WORD);
-        this.#padding(at, at + 12, 0);
-        return readHex(this.#buffer, at + 12, at + WORD);
-      case 'fixedBytes':
-        this.#take(at, WORD);
-        this.#padding(at + type.size, at + WORD, 0);
-        return readHex(this.#buffer, at, at + type.size);
-      case 'tuple': {
-        const values = this.fields(type.fields, type.dynamic ? base + this.#count(at) : at);
-        return tupleOf(type, values);
-      }
+      case 'tuple':
+        return tupleOf(type, fieldsAt(type.fields, type.dynamic ? base + count(at) : at));
       case 'array':
-        return this.#items(type.item, type.dynamic ? base + this.#count(at) : at, type.length);
+        return items(type.item, type.dynamic ? base + count(at) : at, type.length);
       case 'string':
       case 'bytes':
       case 'list': {
-        const start = base + this.#count(at);
-        const length = this.#count(start);
-        if (type.kind === 'list') return this.#items(type.item, start + WORD, length);
-        return this.#content(type.kind, start + WORD, length);
+        const start = base + count(at) + WORD;
+        const length = count(start - WORD);
+        if (type.kind === 'list') return items(type.item, start, length);
+        const end = start + length;
+        expectZeros(buffer, end, take(start, paddedSize(length)) + paddedSize(length));
+        return type.kind === 'string' ? readText(buffer, start, end) : readHex(buffer, start, end);
       }
-      case 'optional':
-      case 'void':
-        throw new TypeError(`${type.kind} has no ABI encoding`);
+      default:
+        return readWord(type, buffer, take(at));
     }
-  }
+  };
 
-  #items(item: SolidityType, base: number, length: number): unknown[] {
-    if (length * item.headBytes > this.#buffer.length - base)
-      throw new RangeError(`${length} items do not fit into ${this.#buffer.length} bytes`);
-    const values = new Array<unknown>(length);
-    for (let index = 0; index < length; index += 1) values[index] = this.#value(item, base + index * item.headBytes, base);
-    return values;
-  }
+  const values = fieldsAt(parameters, 0);
+  expectNoRest(buffer.length - used, buffer.length);
+  return values;
+}
 
-  #content(kind: 'string' | 'bytes', start: number, length: number): string {
-    const padded = Math.ceil(length / WORD) * WORD;
-    this.#take(start, padded);
-    this.#padding(start + length, start + padded, 0);
-    return kind === 'string' ? readText(this.#buffer, start, start + length) : readHex(this.#buffer, start, start + length);
-  }
-
-  #boolean(at: number): boolean {
-    this.#take(at, WORD);
-    this.#padding(at, at + WORD - 1, 0);
-    return readBoolean(this.#buffer[at + WORD - 1]);
-  }
-
-  /** An offset or length. Anything above 2^48 is far outside of the data. */
-  #count(at: number): number {
-    this.#take(at, WORD);
-    this.#padding(at, at + WORD - 6, 0);
-    return this.#buffer.readUIntBE(at + WORD - 6, 6);
-  }
-
-  #take(at: number, size: number): void {
-    if (at + size > this.#buffer.length) throw tooShort(this.#buffer.length, at, size);
-    this.#used += size;
-    if (this.#used > this.#buffer.length) throw new RangeError('two values share the same bytes');
-  }
-
-  #padding(from: number, to: number, byte: number): void {
-    for (let at = from; at < to; at += 1) {
-      if (this.#buffer[at] !== byte) throw new RangeError(`the padding at byte ${at} is not clean, or a number is too large for its type`);
+function readWord(type: SolidityType, buffer: Buffer, at: number): unknown {
+  const end = at + WORD;
+  switch (type.kind) {
+    case 'uint':
+    case 'int': {
+      const start = end - (type.bits >> 3);
+      const isNegative = type.kind === 'int' && ((buffer[start] as number) & 0x80) !== 0;
+      (isNegative ? expectOnes : expectZeros)(buffer, at, start);
+      return readInteger(buffer, start, type);
     }
+    case 'bool':
+      expectZeros(buffer, at, end - 1);
+      return readBoolean(buffer[end - 1]);
+    case 'address':
+      expectZeros(buffer, at, at + 12);
+      return readHex(buffer, at + 12, end);
+    case 'fixedBytes':
+      expectZeros(buffer, at + type.size, end);
+      return readHex(buffer, at, at + type.size);
+    default:
+      typeError(`${type.kind} has no ABI encoding`);
   }
 }
 
-class AbiWriter extends GrowingBuffer {
+const filledWith =
+  (byte: number) =>
+  (buffer: Buffer, from: number, to: number): void => {
+    for (let at = from; at < to; at += 1) {
+      if (buffer[at] !== byte) rangeError(`the padding at byte ${at} is not clean, or a number is too large for its type`);
+    }
+  };
+const expectZeros = filledWith(0);
+const expectOnes = filledWith(0xff);
+
+/** In whole words. */
+const paddedSize = (length: number): number => Math.ceil(length / WORD) * WORD;
+
+/** The ABI encoding of the values. */
+export function encodeAbi(parameters: readonly Parameter[], values: readonly unknown[]): Uint8Array {
+  const headBytes = headBytesOf(parameters);
+  const out = new GrowingBuffer(headBytes);
+  out.reserve(headBytes);
   /** Where the offsets of the value being written count from. */
-  #base = 0;
+  let base = 0;
 
-  constructor(headBytes: number) {
-    super(headBytes);
-    this.reserve(headBytes);
-  }
-
-  /** Writes into the head that the constructor reserved. */
-  fields(fields: readonly Parameter[], values: readonly unknown[]): void {
-    this.#fields(fields, values, 0);
-  }
-
-  #fields(fields: readonly Parameter[], values: readonly unknown[], base: number): void {
-    let at = base;
+  const putCount = (count: number, at: number): unknown => out.buffer.writeUIntBE(count, at + WORD - 6, 6);
+  /** Reserves zeroed bytes at the end and writes their offset into the head. */
+  const tail = (at: number, size: number): number => {
+    const start = out.reserve(size);
+    putCount(start - base, at);
+    return start;
+  };
+  /** Reserves room for so many bytes behind their length. */
+  const content = (at: number, length: number): number => {
+    const start = tail(at, WORD + paddedSize(length));
+    putCount(length, start);
+    return start + WORD;
+  };
+  const putFields = (fields: readonly Parameter[], items: readonly unknown[], start: number): void => {
+    let at = start;
     for (let index = 0; index < fields.length; index += 1) {
       const { type } = fields[index] as Parameter;
-      this.#base = base;
-      this.#value(type, values[index], at);
+      base = start;
+      put(type, items[index], at);
       at += type.headBytes;
     }
-  }
-
-  #value(type: SolidityType, value: unknown, at: number): void {
-    switch (type.kind) {
-      case 'uint':
-      case 'int': {
-        const start = at + WORD - (type.bits >> 3);
-        writeInteger(this.buffer, start, { type, value });
-        if (type.kind === 'int' && ((this.buffer[start] as number) & 0x80) !== 0) this.buffer.fill(0xff, at, start);
-        return;
-      }
-      case 'bool':
-        this.buffer[at + WORD - 1] = asBoolean(value) ? 1 : 0;
-        return;
-      case 'address':
-        hexSize(value, 20);
-        return writeHex(this.buffer, at + 12, value);
-      case 'fixedBytes':
-        hexSize(value, type.size);
-        return writeHex(this.buffer, at, value);
-      case 'string': {
-        const text = asText(value);
-        const start = this.#content(at, Buffer.byteLength(text));
-        this.buffer.write(text, start);
-        return;
-      }
-      case 'bytes': {
-        const start = this.#content(at, hexSize(value));
-        return writeHex(this.buffer, start, value);
-      }
-      case 'tuple': {
-        const values = componentsOf(type, value);
-        return this.#fields(type.fields, values, type.dynamic ? this.#tail(at, headBytesOf(type.fields)) : at);
-      }
-      case 'array': {
-        const values = asArray(value, type.length);
-        return this.#items(type.item, values, type.dynamic ? this.#tail(at, type.length * type.item.headBytes) : at);
-      }
-      case 'list': {
-        const values = asArray(value);
-        const start = this.#tail(at, WORD + values.length * type.item.headBytes);
-        this.buffer.writeUIntBE(values.length, start + WORD - 6, 6);
-        return this.#items(type.item, values, start + WORD);
-      }
-      case 'optional':
-      case 'void':
-        throw new TypeError(`${type.kind} has no ABI encoding`);
+  };
+  const putItems = (item: SolidityType, items: readonly unknown[], start: number): void => {
+    for (let index = 0; index < items.length; index += 1) {
+      base = start;
+      put(item, items[index], start + index * item.headBytes);
     }
-  }
-
-  #items(item: SolidityType, values: readonly unknown[], base: number): void {
-    for (let index = 0; index < values.length; index += 1) {
-      this.#base = base;
-      this.#value(item, values[index], base + index * item.headBytes);
+  };
+  const put = (type: SolidityType, value: unknown, at: number): void => {
+    if (type.kind === 'string') {
+      const text = asText(value);
+      const start = content(at, Buffer.byteLength(text));
+      out.buffer.write(text, start);
+    } else if (type.kind === 'bytes') {
+      const start = content(at, hexSize(value));
+      writeHex(out.buffer, start, value);
+    } else if (type.kind === 'tuple') {
+      const items = componentsOf(type, value);
+      putFields(type.fields, items, type.dynamic ? tail(at, headBytesOf(type.fields)) : at);
+    } else if (type.kind === 'array') {
+      const items = asArray(value, type.length);
+      putItems(type.item, items, type.dynamic ? tail(at, type.length * type.item.headBytes) : at);
+    } else if (type.kind === 'list') {
+      const items = asArray(value);
+      const start = tail(at, WORD + items.length * type.item.headBytes);
+      putCount(items.length, start);
+      putItems(type.item, items, start + WORD);
+    } else {
+      writeWord(out.buffer, at, { type, value });
     }
-  }
+  };
 
-  /** Reserves room for so many bytes behind their length. */
-  #content(at: number, length: number): number {
-    const start = this.#tail(at, WORD + Math.ceil(length / WORD) * WORD);
-    this.buffer.writeUIntBE(length, start + WORD - 6, 6);
-    return start + WORD;
-  }
+  putFields(parameters, values, 0);
+  return out.bytes();
+}
 
-  /** Reserves zeroed bytes at the end and writes their offset into the head. */
-  #tail(at: number, size: number): number {
-    const start = this.reserve(size);
-    this.buffer.writeUIntBE(start - this.#base, at + WORD - 6, 6);
-    return start;
+function writeWord(buffer: Buffer, at: number, { type, value }: { readonly type: SolidityType; readonly value: unknown }): void {
+  switch (type.kind) {
+    case 'uint':
+    case 'int': {
+      const start = at + WORD - (type.bits >> 3);
+      writeInteger(buffer, start, { type, value });
+      if (type.kind === 'int' && ((buffer[start] as number) & 0x80) !== 0) buffer.fill(0xff, at, start);
+      return;
+    }
+    case 'bool':
+      buffer[at + WORD - 1] = asBoolean(value) ? 1 : 0;
+      return;
+    case 'address':
+      hexSize(value, 20);
+      return writeHex(buffer, at + 12, value);
+    case 'fixedBytes':
+      hexSize(value, type.size);
+      return writeHex(buffer, at, value);
+    default:
+      typeError(`${type.kind} has no ABI encoding`);
   }
 }
 
@@ -256,6 +228,6 @@ export function tupleOf({ fields, named }: TupleType, values: unknown[]): unknow
 export function componentsOf({ fields, named }: TupleType, value: unknown): readonly unknown[] {
   if (!named || Array.isArray(value)) return asArray(value, fields.length);
   if (typeof value !== 'object' || value === null)
-    throw new TypeError(`a tuple is missing; it needs ${fields.map((field) => field.name).join(', ')}`);
+    typeError(`a tuple is missing; it needs ${fields.map((field) => field.name).join(', ')}`);
   return fields.map((field) => (value as Record<string, unknown>)[field.name]);
 }

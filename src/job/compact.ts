@@ -12,6 +12,7 @@ import {
   expectNoRest,
   GrowingBuffer,
   hexSize,
+  rangeError,
   readBoolean,
   readHex,
   readInteger,
@@ -31,10 +32,93 @@ const SPARE_ITEMS_MAX = 65_536;
  * than 0 and 1 and text that is not UTF-8.
  */
 export function decodeCompact(parameters: readonly Parameter[], bytes: Uint8Array): unknown[] {
-  const reader = new CompactReader(bufferOver(bytes));
-  const values = parameters.map((parameter) => reader.value(parameter.type));
-  reader.end();
+  const buffer = bufferOver(bytes);
+  let at = 0;
+  let limit = buffer.length;
+  let items = limit + SPARE_ITEMS_MAX;
+  const take = (size: number): number => {
+    const start = at;
+    if (start + size > limit) tooShort(limit, start, size);
+    at += size;
+    return start;
+  };
+  const byte = (): number => buffer[take(1)] as number;
+  const hex = (size: number): string => readHex(buffer, take(size), at);
+  const length = (): number => {
+    const first = byte();
+    if (first < 0x80) return first;
+    return first < 0xc0 ? ((first & 0x3f) << 8) | byte() : longLength(first & 0x3f, byte);
+  };
+  const list = (item: SolidityType, count: number): unknown[] => {
+    items -= count;
+    if (items < 0) rangeError('there are more items than the bytes can hold');
+    return Array.from({ length: count }, () => value(item));
+  };
+  const optional = (item: SolidityType): unknown => {
+    const size = length();
+    if (size === 0) return undefined;
+    const outer = limit;
+    const end = at + size;
+    if (end > outer) rangeError(`an optional value of ${size} bytes does not fit`);
+    limit = end;
+    const present = value(item);
+    if (at !== end) rangeError(`an optional value leaves ${end - at} bytes`);
+    limit = outer;
+    return present;
+  };
+  const value = (type: SolidityType): unknown => {
+    switch (type.kind) {
+      case 'void':
+        return undefined;
+      case 'uint':
+      case 'int':
+        return readInteger(buffer, take(type.bits >> 3), type);
+      case 'bool':
+        return readBoolean(byte());
+      case 'address':
+        return hex(20);
+      case 'fixedBytes':
+        return hex(type.size);
+      case 'string':
+        return readText(buffer, take(length()), at);
+      case 'bytes':
+        return hex(length());
+      case 'array':
+        return list(type.item, type.length);
+      case 'list':
+        return list(type.item, listLength(length()));
+      case 'tuple':
+        expectFields(length(), type.fields);
+        return tupleOf(
+          type,
+          type.fields.map((field) => value(field.type)),
+        );
+      case 'optional':
+        return optional(type.item);
+    }
+  };
+  const values = parameters.map(({ type }) => value(type));
+  expectNoRest(limit - at, buffer.length);
   return values;
+}
+
+function listLength(length: number): number {
+  if (length > LIST_LENGTH_MAX) rangeError(`a list has ${length} items; the limit is ${LIST_LENGTH_MAX}`);
+  return length;
+}
+
+function expectFields(count: number, { length }: readonly Parameter[]): void {
+  if (count !== length) rangeError(`a struct has ${count} fields, not ${length}`);
+}
+
+function longLength(size: number, byte: () => number): number {
+  if (size < 1 || size > 32) rangeError(`a length has ${size} bytes; 1 to 32 are possible`);
+  let length = 0;
+  for (let index = 0; index < size; index += 1) {
+    length = length * 256 + byte();
+    if (length > Number.MAX_SAFE_INTEGER / 256) rangeError('a length is far larger than the payload');
+  }
+  return length;
 }
 
 /** The compact payload of the values, as the contract accepts it. */
@@ -42,100 +126,6 @@ export function encodeCompact(parameters: readonly Parameter[], values: readonly
   const writer = new CompactWriter();
   for (let index = 0; index < parameters.length; index += 1) writer.value((parameters[index] as Parameter).type, values[index]);
   return writer.bytes();
-}
-
-class CompactReader {
-  readonly #buffer: Buffer;
-  #at = 0;
-  #limit: number;
-  #items: number;
-
-  constructor(buffer: Buffer) {
-    this.#buffer = buffer;
-    this.#limit = buffer.length;
-    this.#items = buffer.length + SPARE_ITEMS_MAX;
-  }
-
-  value(type: SolidityType): unknown {
-    switch (type.kind) {
-      case 'void':
-        return undefined;
-      case 'uint':
-      case 'int':
-        return readInteger(this.#buffer, this.#take(type.bits >> 3), type);
-      case 'bool':
-        return readBoolean(this.#buffer[this.#take(1)]);
-      case 'address':
-        return readHex(this.#buffer, this.#take(20), this.#at);
-      case 'fixedBytes':
-        return readHex(this.#buffer, this.#take(type.size), this.#at);
-      case 'string':
-        return readText(this.#buffer, this.#take(this.#length()), this.#at);
-      case 'bytes':
-        return readHex(this.#buffer, this.#take(this.#length()), this.#at);
-      case 'array':
-        return this.#list(type.item, type.length);
-      case 'list': {
-        const length = this.#length();
-        if (length > LIST_LENGTH_MAX) throw new RangeError(`a list has ${length} items; the limit is ${LIST_LENGTH_MAX}`);
-        return this.#list(type.item, length);
-      }
-      case 'tuple': {
-        const count = this.#length();
-        if (count !== type.fields.length) throw new RangeError(`a struct has ${count} fields, not ${type.fields.length}`);
-        const values = type.fields.map((field) => this.value(field.type));
-        return tupleOf(type, values);
-      }
-      case 'optional':
-        return this.#optional(type.item);
-    }
-  }
-
-  end(): void {
-    expectNoRest(this.#limit - this.#at, this.#buffer.length);
-  }
-
-  #list(item: SolidityType, length: number): unknown[] {
-    this.#items -= length;
-    if (this.#items < 0) throw new RangeError('there are more items than the bytes can hold');
-    const values: unknown[] = [];
-    for (let index = 0; index < length; index += 1) values.push(this.value(item));
-    return values;
-  }
-
-  #optional(item: SolidityType): unknown {
-    const length = this.#length();
-    if (length === 0) return undefined;
-    const outer = this.#limit;
-    const end = this.#at + length;
-    if (end > outer) throw new RangeError(`an optional value of ${length} bytes does not fit`);
-    this.#limit = end;
-    const value = this.value(item);
-    if (this.#at !== end) throw new RangeError(`an optional value leaves ${end - this.#at} bytes`);
-    this.#limit = outer;
-    return value;
-  }
-
-  #length(): number {
-    const first = this.#buffer[this.#take(1)] as number;
-    if (first < 0x80) return first;
-    if (first < 0xc0) return ((first & 0x3f) << 8) | (this.#buffer[this.#take(1)] as number);
-    const size = first & 0x3f;
-    if (size < 1 || size > 32) throw new RangeError(`a length has ${size} bytes; 1 to 32 are possible`);
-    let length = 0;
-    for (let at = this.#take(size); at < this.#at; at += 1) {
-      length = length * 256 + (this.#buffer[at] as number);
-      if (length > Number.MAX_SAFE_INTEGER / 256) throw new RangeError('a length is far larger than the payload');
-    }
-    return length;
-  }
-
-  #take(size: number): number {
-    const start = this.#at;
-    if (start + size > this.#limit) throw tooShort(this.#limit, start, size);
-    this.#at += size;
-    return start;
-  }
 }
 
 /** Grows as it is written; also writes the schema bytes themselves. */
@@ -186,8 +176,7 @@ export class CompactWriter extends GrowingBuffer {
         return;
       case 'list': {
         const items = asArray(value);
-        if (items.length > LIST_LENGTH_MAX)
-          throw new RangeError(`the list has ${items.length} items; the contract takes ${LIST_LENGTH_MAX}`);
+        if (items.length > LIST_LENGTH_MAX) rangeError(`the list has ${items.length} items; the contract takes ${LIST_LENGTH_MAX}`);
         this.#payloadLength(items.length);
         for (const item of items) this.value(type.item, item);
         return;
@@ -208,7 +197,7 @@ export class CompactWriter extends GrowingBuffer {
     const inner = new CompactWriter();
     inner.value(item, value);
     const bytes = inner.bytes();
-    if (bytes.length === 0) throw new RangeError('an optional value of no bytes cannot be told from none');
+    if (bytes.length === 0) rangeError('an optional value of no bytes cannot be told from none');
     this.#payloadLength(bytes.length);
     const at = this.reserve(bytes.length);
     this.buffer.set(bytes, at);

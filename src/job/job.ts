@@ -7,7 +7,7 @@ import type { JobCall, JobResult } from './call.ts';
 import { decodeCompact, encodeCompact } from './compact.ts';
 import { extractInto } from './extract.ts';
 import type { Extracted, Extractor, Extractors } from './extract.ts';
-import { reasonOf, shown } from './scalar.ts';
+import { reasonOf, shown, rangeError, typeError } from './scalar.ts';
 import { parseParameters } from './solidity.ts';
 import type { JobArgs, JobValue, Parameter } from './solidity.ts';
 
@@ -294,11 +294,11 @@ function checkOptions(job: string, options: CommonOptions<Extractors>): void {
 function codecOf(name: string | undefined): 'abi' | 'compact' {
   if (name === undefined || name === 'abi') return 'abi';
   if (name === 'compact') return 'compact';
-  throw new RangeError(`${shown(name)} is not a codec; abi and compact are`);
+  rangeError(`${shown(name)} is not a codec; abi and compact are`);
 }
 
 function asTuple(value: unknown, length: number): readonly unknown[] {
-  if (!Array.isArray(value) || value.length !== length) throw new TypeError(`${shown(value)} is not an array of ${length} values`);
+  if (!Array.isArray(value) || value.length !== length) typeError(`${shown(value)} is not an array of ${length} values`);
   return value;
 }
 

@@ -38,20 +38,33 @@ export class GrowingBuffer {
   }
 }
 
+// Functions that throw: a bundle has two dozens of these messages.
+export function rangeError(message: string): never {
+  throw new RangeError(message);
+}
+
+export function typeError(message: string): never {
+  throw new TypeError(message);
+}
+
+export function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
 /** What the bytes of a bool say; anything but 0 and 1 is none. */
 export function readBoolean(byte: number | undefined): boolean {
-  if (byte !== 0 && byte !== 1) throw new RangeError(`a bool is ${byte}`);
+  if (byte !== 0 && byte !== 1) rangeError(`a bool is ${byte}`);
   return byte === 1;
 }
 
 /** A value needs these bytes, and the data ends before. */
-export function tooShort(end: number, start: number, size: number): RangeError {
-  return new RangeError(`the data ends at byte ${end}, but a value needs bytes ${start} to ${start + size}`);
+export function tooShort(end: number, start: number, size: number): never {
+  rangeError(`the data ends at byte ${end}, but a value needs bytes ${start} to ${start + size}`);
 }
 
 /** Throws unless everything was read. */
 export function expectNoRest(rest: number, bytes: number): void {
-  if (rest !== 0) throw new RangeError(`${rest} of ${bytes} bytes belong to no value`);
+  if (rest !== 0) rangeError(`${rest} of ${bytes} bytes belong to no value`);
 }
 
 /** Small ones come from the pool of Node: a memory of its own for each result would be the larger part of the work. */
@@ -78,13 +91,13 @@ export function writeInteger(buffer: Buffer, at: number, integer: { readonly typ
   const { type, value } = integer;
   const size = type.bits >> 3;
   if (typeof value === 'number' && size <= 6) {
-    if (!Number.isInteger(value) || value < Number(type.min) || value > Number(type.max)) throw outOfRange(type, value);
+    if (!Number.isInteger(value) || value < Number(type.min) || value > Number(type.max)) outOfRange(type, value);
     if (type.kind === 'uint') buffer.writeUIntBE(value, at, size);
     else buffer.writeIntBE(value, at, size);
     return;
   }
   const exact = typeof value === 'number' && Number.isSafeInteger(value) ? BigInt(value) : value;
-  if (typeof exact !== 'bigint' || exact < type.min || exact > type.max) throw outOfRange(type, value);
+  if (typeof exact !== 'bigint' || exact < type.min || exact > type.max) outOfRange(type, value);
   const unsigned = exact < 0n ? BigInt.asUintN(type.bits, exact) : exact;
   if (size === 8) buffer.writeBigUInt64BE(unsigned, at);
   else writeParts(buffer, at, { size, unsigned });
@@ -94,7 +107,7 @@ export function readText(buffer: Buffer, start: number, end: number): string {
   try {
     return UTF8.decode(buffer.subarray(start, end));
   } catch {
-    throw new RangeError('the text is not UTF-8');
+    rangeError('the text is not UTF-8');
   }
 }
 
@@ -103,33 +116,33 @@ export function readHex(buffer: Buffer, start: number, end: number): Hex {
 }
 
 export function asBoolean(value: unknown): boolean {
-  if (typeof value !== 'boolean') throw new TypeError(`${shown(value)} is not a boolean`);
+  if (typeof value !== 'boolean') typeError(`${shown(value)} is not a boolean`);
   return value;
 }
 
 export function asText(value: unknown): string {
-  if (typeof value !== 'string') throw new TypeError(`${shown(value)} is not a string`);
-  if (!value.isWellFormed()) throw new RangeError('the string holds a lone surrogate');
+  if (typeof value !== 'string') typeError(`${shown(value)} is not a string`);
+  if (!value.isWellFormed()) rangeError('the string holds a lone surrogate');
   return value;
 }
 
 /** How many bytes a 0x string says; their digits are checked when they are written. */
 export function hexSize(value: unknown, size?: number): number {
-  if (typeof value !== 'string' || !value.startsWith('0x') || value.length % 2 !== 0) throw notHex(value);
+  if (typeof value !== 'string' || !value.startsWith('0x') || value.length % 2 !== 0) notHex(value);
   const bytes = value.length / 2 - 1;
-  if (size !== undefined && bytes !== size) throw new RangeError(`${shown(value)} has ${bytes} bytes, not ${size}`);
+  if (size !== undefined && bytes !== size) rangeError(`${shown(value)} has ${bytes} bytes, not ${size}`);
   return bytes;
 }
 
 /** Writes a 0x string whose size `hexSize` told. */
 export function writeHex(buffer: Buffer, at: number, value: unknown): void {
   const text = value as string;
-  if (buffer.write(text.slice(2), at, 'hex') !== text.length / 2 - 1) throw notHex(value);
+  if (buffer.write(text.slice(2), at, 'hex') !== text.length / 2 - 1) notHex(value);
 }
 
 export function asArray(value: unknown, length?: number): readonly unknown[] {
-  if (!Array.isArray(value)) throw new TypeError(`${shown(value)} is not an array`);
-  if (length !== undefined && value.length !== length) throw new RangeError(`the array has ${value.length} items, not ${length}`);
+  if (!Array.isArray(value)) typeError(`${shown(value)} is not an array`);
+  if (length !== undefined && value.length !== length) rangeError(`the array has ${value.length} items, not ${length}`);
   return value;
 }
 
@@ -159,10 +172,10 @@ function writeParts(buffer: Buffer, at: number, { size, unsigned }: { readonly s
   }
 }
 
-function notHex(value: unknown): TypeError {
-  return new TypeError(`${shown(value)} is not a 0x string of whole bytes`);
+function notHex(value: unknown): never {
+  typeError(`${shown(value)} is not a 0x string of whole bytes`);
 }
 
-function outOfRange(type: IntegerType, value: unknown): RangeError {
-  return new RangeError(`${shown(value)} is not an integer from ${type.min} to ${type.max} (${type.kind}${type.bits})`);
+function outOfRange(type: IntegerType, value: unknown): never {
+  rangeError(`${shown(value)} is not an integer from ${type.min} to ${type.max} (${type.kind}${type.bits})`);
 }

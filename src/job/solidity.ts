@@ -116,89 +116,80 @@ export function typeText(type: SolidityType): string {
  * @throws `JOB_TYPE_INVALID`
  */
 export function parseParameters(text: string): readonly Parameter[] {
-  if (text.trim() === '') return [];
-  const parser = new Parser(text);
-  const parameters = parser.list(0);
-  parser.end();
-  return parameters;
-}
+  let at = 0;
 
-class Parser {
-  readonly #text: string;
-  #at = 0;
+  const fail = (reason: string): never => {
+    throw new RunnerError('JOB_TYPE_INVALID', `${JSON.stringify(text)} is not a list of Solidity parameters: ${reason}`, {
+      details: { types: text, position: at },
+    });
+  };
 
-  constructor(text: string) {
-    this.#text = text;
-  }
+  /** The text at the cursor that matches, without the blanks before it; empty when it does not match. */
+  const take = (pattern: RegExp): string => {
+    while (at < text.length && text.charAt(at).trim() === '') at += 1;
+    pattern.lastIndex = at;
+    const found = pattern.exec(text)?.[0] ?? '';
+    at += found.length;
+    return found;
+  };
 
-  list(depth: number): readonly Parameter[] {
+  const list = (depth: number): readonly Parameter[] => {
     const parameters: Parameter[] = [];
     const names = new Set<string>();
     do {
-      const type = this.#type(depth);
-      const name = this.#take(/[A-Za-z_$][\w$]*/y);
-      if (name !== '' && (names.has(name) || name === '__proto__')) this.#fail(`the name ${name} cannot be used here`);
+      const type = typeAt(depth);
+      const name = take(/[A-Za-z_$][\w$]*/y);
+      if (name !== '' && (names.has(name) || name === '__proto__')) fail(`the name ${name} cannot be used here`);
       names.add(name);
       parameters.push({ name, type });
-    } while (this.#take(/,/y) !== '');
+    } while (take(/,/y) !== '');
     return parameters;
-  }
+  };
 
-  end(): void {
-    if (this.#take(/[^]/y) !== '') this.#fail(`${JSON.stringify(this.#text.at(this.#at - 1))} is unexpected`);
-  }
+  const tuple = (depth: number): SolidityType => {
+    const fields = list(depth);
+    if (take(/\)/y) === '') fail('a tuple is not closed');
+    return tupleType(fields);
+  };
 
-  #type(depth: number): SolidityType {
-    if (depth >= DEPTH_MAX) this.#fail(`types nest deeper than ${DEPTH_MAX}`);
-    let type = this.#take(/\(/y) === '' ? this.#elementary() : this.#tuple(depth);
+  const elementary = (): SolidityType => {
+    const word = take(/[A-Za-z]\w*/y);
+    return elementaryType(word) ?? fail(word === '' ? 'a type is missing' : `${word} is not a Solidity type`);
+  };
+
+  const typeAt = (depth: number): SolidityType => {
     let level = depth;
-    while (this.#take(/\[/y) !== '') {
+    const deeper = (): void => {
+      if (level >= DEPTH_MAX) fail(`types nest deeper than ${DEPTH_MAX}`);
       level += 1;
-      if (level >= DEPTH_MAX) this.#fail(`types nest deeper than ${DEPTH_MAX}`);
-      const digits = this.#take(/\d+/y);
-      if (this.#take(/\]/y) === '') this.#fail('an array bracket is not closed');
+    };
+    deeper();
+    let type = take(/\(/y) === '' ? elementary() : tuple(level);
+    while (take(/\[/y) !== '') {
+      deeper();
+      const digits = take(/\d+/y);
+      if (take(/\]/y) === '') fail('an array bracket is not closed');
       if (digits === '') type = listType(type);
       else if (Number(digits) >= 1 && Number(digits) <= ARRAY_LENGTH_MAX) type = arrayType(type, Number(digits));
-      else this.#fail(`an array has ${digits} items; 1 to ${ARRAY_LENGTH_MAX} are possible`);
+      else fail(`an array has ${digits} items; 1 to ${ARRAY_LENGTH_MAX} are possible`);
     }
     return type;
-  }
+  };
 
-  #tuple(depth: number): SolidityType {
-    const fields = this.list(depth + 1);
-    if (this.#take(/\)/y) === '') this.#fail('a tuple is not closed');
-    return tupleType(fields);
-  }
+  if (text.trim() === '') return [];
+  const parameters = list(0);
+  if (take(/[^]/y) !== '') fail(`${JSON.stringify(text.at(at - 1))} is unexpected`);
+  return parameters;
+}
 
-  #elementary(): SolidityType {
-    const word = this.#take(/[A-Za-z]\w*/y);
-    const [, base = '', digits = ''] = /^([a-z]+)(\d*)$/.exec(word) ?? [];
-    const size = Number(digits);
-    const sized = digits !== '' && !digits.startsWith('0');
-    if ((base === 'uint' || base === 'int') && digits === '') return integerType(base, 256);
-    if ((base === 'uint' || base === 'int') && sized && size <= 256 && size % 8 === 0) return integerType(base, size);
-    if (base === 'bytes' && sized && size <= 32) return { kind: 'fixedBytes', size, dynamic: false, headBytes: 32 };
-    if (word === 'string' || word === 'bytes') return { kind: word, dynamic: true, headBytes: 32 };
-    if (word === 'bool' || word === 'address') return { kind: word, dynamic: false, headBytes: 32 };
-    return this.#fail(word === '' ? 'a type is missing' : `${word} is not a Solidity type`);
-  }
-
-  /** The text at the cursor that matches, without surrounding blanks; empty when it does not match. */
-  #take(pattern: RegExp): string {
-    this.#blanks();
-    pattern.lastIndex = this.#at;
-    const found = pattern.exec(this.#text)?.[0] ?? '';
-    this.#at += found.length;
-    return found;
-  }
-
-  #blanks(): void {
-    while (this.#at < this.#text.length && this.#text.charAt(this.#at).trim() === '') this.#at += 1;
-  }
-
-  #fail(reason: string): never {
-    throw new RunnerError('JOB_TYPE_INVALID', `${JSON.stringify(this.#text)} is not a list of Solidity parameters: ${reason}`, {
-      details: { types: this.#text, position: this.#at },
-    });
-  }
+function elementaryType(word: string): SolidityType | undefined {
+  const [, base = '', digits = ''] = /^([a-z]+)(\d*)$/.exec(word) ?? [];
+  const size = Number(digits);
+  const sized = digits !== '' && !digits.startsWith('0');
+  if ((base === 'uint' || base === 'int') && (digits === '' || (sized && size <= 256 && size % 8 === 0)))
+    return integerType(base, size || 256);
+  if (base === 'bytes' && sized && size <= 32) return { kind: 'fixedBytes', size, dynamic: false, headBytes: 32 };
+  if (word === 'string' || word === 'bytes') return { kind: word, dynamic: true, headBytes: 32 };
+  if (word === 'bool' || word === 'address') return { kind: word, dynamic: false, headBytes: 32 };
+  return undefined;
 }

@@ -2,6 +2,7 @@
 
 import type { RunnerError } from '../errors.ts';
 import { CALL_KEY, Metadata } from './call.ts';
+import { isRecord } from './scalar.ts';
 import type { Headers, HeaderValue } from './wire-error.ts';
 
 export const JOB_ID_HEADER = 'x-blueprint-job-id';
@@ -93,8 +94,4 @@ function decoded(value: HeaderValue): unknown {
   } catch {
     return undefined;
   }
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

@@ -13,7 +13,7 @@
 import { RunnerError } from '../errors.ts';
 import { CALL_ID, CALL_KEY, SERVICE_ID, toJobId } from './call.ts';
 import type { JobCall, JobIdLike, JobResult, Metadata } from './call.ts';
-import { bufferOver } from './scalar.ts';
+import { bufferOver, isRecord } from './scalar.ts';
 import { errorFromReply, errorFromResponse } from './wire-error.ts';
 import type { Headers, WireResponse } from './wire-error.ts';
 import { encodeBytesJson, IntegerText, scanFlatJson } from './wire-json.ts';
@@ -233,7 +233,7 @@ function parseObject(body: Uint8Array, fail: (reason: string) => RunnerError): R
   } catch {
     throw fail(`the ${body.length} bytes are not JSON`);
   }
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw fail('the JSON is not an object');
+  if (!isRecord(value)) throw fail('the JSON is not an object');
   return Object.assign(Object.create(null) as Record<string, unknown>, value);
 }
 

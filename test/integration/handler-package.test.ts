@@ -67,7 +67,7 @@ describe('what is built', () => {
     const zip = readFileSync(built.zipFile);
     expect(built).toMatchObject({ zipBytes: zip.length, sha256: sha256(zip) });
     const files = unzipSync(zip);
-    expect(Object.keys(files)).toEqual(['bootstrap', 'handler.json', 'handler.mjs']);
+    expect(Object.keys(files)).toEqual(['bootstrap', 'handler.json', 'handler.mjs', 'host.json', 'package.json']);
     expect(sha256(files['handler.mjs'] ?? new Uint8Array())).toBe(built.fileSha256);
     expect(JSON.parse(Buffer.from(files['handler.json'] ?? []).toString())).toEqual({
       handler: 'handler.mjs',
@@ -90,6 +90,8 @@ describe('what is built', () => {
       ['bootstrap', '0o100755', 3, date, 0],
       ['handler.json', '0o100644', 3, date, 0],
       ['handler.mjs', '0o100644', 3, date, 0],
+      ['host.json', '0o100644', 3, date, 0],
+      ['package.json', '0o100644', 3, date, 0],
     ]);
   });
 
