@@ -166,7 +166,8 @@ class Reader {
   }
 
   #epoch(): Omit<CalendarSpec, 'weekdays'> {
-    const match = /^@(\d+)$/.exec(this.#text.slice(this.#at));
+    // As strtoul(3) reads it.
+    const match = /^@ *\+?(\d+)$/.exec(this.#text.slice(this.#at));
     const date = new Date(Number(match?.[1]) * 1_000);
     const year = date.getUTCFullYear();
     if (!match || Number.isNaN(year)) throw this.#error('seconds since the epoch are expected after @', this.#at + 1);
@@ -269,6 +270,7 @@ class Reader {
       this.#at += 2;
       stop = this.#number(scale);
       repeat = scale;
+      if (scale !== 1 && this.#peek() !== '/' && start + scale > stop) throw this.#error('a range of seconds is one second or more');
     }
     if (this.#peek() === '/') {
       this.#at += 1;

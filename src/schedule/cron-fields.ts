@@ -17,6 +17,7 @@ export type LossKind =
   | 'day-and-weekday'
   | 'last-day'
   | 'year'
+  | 'length'
   | 'time-zone';
 
 /** Something that a schedule says and the target cannot keep. */
@@ -237,8 +238,8 @@ function list(values: readonly number[], range: FieldRange, { step: stepStyle, i
   const step = second - first;
   if (values.length === range.to - range.from + 1) return '*';
   const isEven = values.every((value, index) => value === first + index * step);
-  if (isEven && step > 1 && values.length > 2 && first === range.from && last + step > range.to)
-    return `${stepStyle === 'star' ? '*' : first}/${step}`;
+  const isOpen = stepStyle === 'first' || first === range.from;
+  if (isEven && isOpen && step > 1 && values.length > 2 && last + step > range.to) return `${stepStyle === 'star' ? '*' : first}/${step}`;
   const shown = (value: number): string => (isPadded ? String(value).padStart(2, '0') : String(value));
   const parts: string[] = [];
   for (let index = 0; index < values.length; index += 1) {

@@ -91,6 +91,11 @@ const MONTHS = ['JAN', 'FEB', 'MAR', 'APR', 'MAY', 'JUN', 'JUL', 'AUG', 'SEP', '
 const WEEKDAYS_FROM_SUNDAY = [WEEKDAYS[6], ...WEEKDAYS.slice(0, 6)].map((name) => name.toUpperCase());
 const UNIT_MS: Readonly<Record<string, number>> = { minute: 60_000, hour: 3_600_000, day: 86_400_000 };
 
+/** Characters that the platform takes. */
+export function cronLengthMax(target: CronTarget): number {
+  return DIALECTS[target].lengthMax;
+}
+
 /** What an expression says. */
 export type CronMeaning =
   | { readonly kind: 'cron'; readonly pattern: WallPattern }

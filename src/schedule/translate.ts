@@ -5,7 +5,7 @@ import { FIELDS, parseCalendar } from './calendar-spec.ts';
 import type { CalendarSpec } from './calendar-spec.ts';
 import { planCron, products, weekdayName } from './cron-fields.ts';
 import type { CronFields, CronTraits, Loss } from './cron-fields.ts';
-import { parseCron } from './cron.ts';
+import { cronLengthMax, parseCron } from './cron.ts';
 import type { CronTarget } from './cron.ts';
 import { fieldValues, secondsOf } from './firings.ts';
 import { parseSchedule } from './schedule.ts';
@@ -117,7 +117,7 @@ const TARGETS: Readonly<Record<CronTarget, TargetTraits>> = {
  * counted from the epoch, as `nextFiring` does by default.
  *
  * Throws `SCHEDULE_INVALID`; `SCHEDULE_LOSSY` with `details.losses` in strict mode, and for a Periodic below one minute where the
- * target starts at most once a minute.
+ * target starts at most once a minute, and for lists longer than the target takes.
  *
  * @example
  * translate('gcp', calendar('Mon-Fri 09:00 Europe/Berlin')); // { expressions: ['0 9 * * MON-FRI'], timezone: 'Europe/Berlin', losses: [] }
@@ -128,6 +128,11 @@ export function translate(target: CronTarget, schedule: Schedule | string, optio
   const translation = checked.kind === 'calendar' ? calendarFor(checked, traits) : periodicFor(checked, traits);
   const losses = [...translation.losses, ...commonLosses(checked, traits)];
   if (options.strict === true && losses.length > 0) throw lossy(checked, traits, losses);
+  const longest = Math.max(...translation.expressions.map((expression) => expression.length));
+  if (longest > cronLengthMax(target)) {
+    const message = `the expression is ${longest} characters long, and at most ${cronLengthMax(target)} are taken`;
+    throw lossy(checked, traits, [{ kind: 'length', message }]);
+  }
   for (const expression of translation.expressions) parseCron(target, expression);
   return { ...translation, losses };
 }

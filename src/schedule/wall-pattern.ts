@@ -21,13 +21,14 @@ export interface WallPattern {
   readonly micros: (from: number) => number | undefined;
 }
 
-/** Monday is 0. */
+/** Monday is 0; the epoch was a Thursday. */
 export function weekdayOf(year: number, month: number, day: number): number {
-  return (new Date(Date.UTC(year, month - 1, day)).getUTCDay() + 6) % 7;
+  return (Date.UTC(year, month - 1, day) / 86_400_000 + 3) % 7;
 }
 
 export function daysOfMonth(year: number, month: number): number {
-  return new Date(Date.UTC(year, month, 0)).getUTCDate();
+  if (month === 2) return year % 4 === 0 && (year % 100 !== 0 || year % 400 === 0) ? 29 : 28;
+  return month === 4 || month === 6 || month === 9 || month === 11 ? 30 : 31;
 }
 
 /**
