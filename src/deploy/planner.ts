@@ -9,6 +9,7 @@ import type { BlueprintAnalysis, JobFacts, JobVerdict } from './analyze.ts';
 import { TARGET_OF } from './policy-model.ts';
 import type { DeploymentPolicy, FaasProvider, JobPolicy } from './policy-model.ts';
 import type { PluginReference } from './record.ts';
+import { functionNameOf } from './service-plan.ts';
 import type { JobPlan, ServicePlan } from './service-plan.ts';
 import { fitSize } from './sizing.ts';
 
@@ -132,14 +133,16 @@ function jobPlan(index: number, name: string, options: PlanOptions & { readonly 
   const provider = providerOf(policy.serverless, index);
   const config = configOf(provider, verdict, { own, policy });
   if (!config) return { id, name, place: 'runner', reason: `no size of ${provider.type} has as much memory as it needs` };
-  const reference = deployerOf(provider, deployerOptions);
-  const isManual = own?.endpoint !== undefined;
+  const endpoint = own?.endpoint;
   return {
     id,
     name,
     place: 'function',
-    reason: why || (isManual ? `it is deployed by hand at ${own.endpoint}` : `it fits the limits of ${provider.type}`),
-    deployer: isManual ? { use: reference.use, options: { ...reference.options, manual: true } } : reference,
+    reason: why || (endpoint === undefined ? `it fits the limits of ${provider.type}` : `it is deployed by hand at ${endpoint}`),
+    deployer:
+      endpoint === undefined
+        ? deployerOf(provider, deployerOptions)
+        : { use: 'http', options: { endpoints: { [functionNameOf({ serviceId: String(options.service.serviceId) }, id)]: endpoint } } },
     config,
   };
 }
