@@ -84,6 +84,8 @@ const LIMITS_DEFAULT: ServerLimits = {
 /** Of the lines of one function that are kept. */
 const LOG_CHARACTERS_MAX = MIB;
 const CLOSE_MS = 10_000;
+/** For queued calls to be noted as such when the runtime was closed under them. */
+const SETTLE_MS = 5_000;
 const COLLECT_MS = 10 * 60_000;
 /** Answers by idempotency key. */
 const KEYS = { keepMs: 86_400_000, entriesMax: 10_000, bytesMax: 256 * MIB } as const;
@@ -190,16 +192,18 @@ export class Gateway {
     if (!parts) return;
     this.#stopCollecting?.();
     const startedAt = this.#clock.monotonic();
-    parts.socket.close();
-    await parts.server.close(deadlineMs);
-    const queueClosed = parts.lambda.close();
+    const runtimes = [...parts.runtimes.values()];
+    // Instances end now, or after the calls that they have.
+    for (const runtime of runtimes) for (const { name } of runtime.instances()) runtime.retire(name, []);
+    const queueClosed = parts.lambda.close(deadlineMs + SETTLE_MS);
+    await Promise.all([parts.socket.close(deadlineMs), parts.server.close(deadlineMs)]);
     // Calls that nobody waits for are queued durably: the next process runs them again. Those with a key may have lost who waits for them.
     const rest = Math.max(0, deadlineMs - (this.#clock.monotonic() - startedAt));
     const over = Promise.withResolvers<void>();
     const cancel = this.#clock.after(rest, () => over.resolve());
     await Promise.race([Promise.all([queueClosed, parts.keys.settled()]), over.promise]);
     cancel();
-    await Promise.all([...parts.runtimes.values()].map((runtime) => runtime.close(0)));
+    await Promise.all(runtimes.map((runtime) => runtime.close(0)));
     await Promise.all([queueClosed, parts.keys.settled()]);
     parts.keys.close();
     parts.store.close();
@@ -221,7 +225,7 @@ export class Gateway {
     let keys: IdempotencyKeys | undefined;
     try {
       removeCodeOfRequests(store);
-      keys = new IdempotencyKeys({ path: join(folder, 'keys', 'answers.db'), clock: this.#clock, ...KEYS });
+      keys = new IdempotencyKeys({ path: join(folder, 'execute', 'answers.sqlite'), clock: this.#clock, ...KEYS });
       for (const [name, backend] of this.#options.backends) runtimes.set(name, await this.#startRuntime(name, backend));
       const functions = new Functions({ store, runtimes, defaultBackend: this.#defaultBackend });
       late.functions = functions;

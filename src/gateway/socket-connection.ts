@@ -66,6 +66,7 @@ export class SocketConnection {
   readonly #streams = new Map<string, Stream>();
   #isAlive = true;
   #isClosed = false;
+  #closeDrained: (() => void) | undefined;
   #stopHeartbeat: CancelTimer | undefined;
   #stopSlow: CancelTimer | undefined;
 
@@ -84,6 +85,12 @@ export class SocketConnection {
     const { webSocket, clock } = this.#options;
     webSocket.close(code, reason);
     clock.after(CLOSE_GRACE_MS, () => webSocket.terminate());
+  }
+
+  /** Takes no calls and subscriptions any more, and closes when the calls that stream have ended. */
+  drain(code: number, reason: string): void {
+    this.#closeDrained = () => this.close(code, reason);
+    if (this.#streams.size === 0) this.#closeDrained();
   }
 
   #beat(): void {
@@ -126,6 +133,8 @@ export class SocketConnection {
   }
 
   #handle(message: ClientMessage): void {
+    const isNew = message.type === 'subscribe' || message.type === 'invoke' || message.type === 'resume';
+    if (isNew && this.#closeDrained) throw new RunnerError('EXECUTOR_CLOSED', 'the gateway is closing');
     switch (message.type) {
       case 'subscribe':
         return this.#subscribe(message);
@@ -146,8 +155,7 @@ export class SocketConnection {
         const reason = new RunnerError('ABORTED', 'the client gave the call up');
         if (stream.session) stream.session.close(reason);
         else stream.giveUp(reason);
-        this.#streams.delete(message.id);
-        return this.#sendError(reason, message.id);
+        return this.#failed(message.id, reason);
       }
       case 'ping':
         return this.#send({ type: 'pong' });
@@ -214,13 +222,11 @@ export class SocketConnection {
           stream.session = this.#options.keepStream({ invocation, callerId: caller.id, cancel: (reason) => controller.abort(reason) });
           return this.#attach(id, stream.session, { reader: stream.reader, after: 0 });
         } catch (thrown) {
-          return this.#sendError(thrown, id);
+          return this.#failed(id, thrown);
         }
       },
       (thrown: unknown) => {
-        if (this.#streams.get(id) !== stream) return;
-        this.#streams.delete(id);
-        this.#sendError(thrown, id);
+        if (this.#streams.get(id) === stream) this.#failed(id, thrown);
       },
     );
   }
@@ -250,15 +256,20 @@ export class SocketConnection {
         this.#send({ type: 'chunk', id, seq, data: Buffer.from(data).toString('base64') });
         return true;
       },
-      end: (report) => {
-        this.#streams.delete(id);
-        this.#send({ type: 'end', id, report });
-      },
-      failed: (error) => {
-        this.#streams.delete(id);
-        this.#sendError(error, id);
-      },
+      end: (report) => this.#ended({ type: 'end', id, report }),
+      failed: (error) => this.#failed(id, error),
     };
+  }
+
+  #failed(id: string, thrown: unknown): void {
+    this.#ended({ type: 'error', id, error: this.#errorOf(thrown) });
+  }
+
+  /** The last message of a call. */
+  #ended(message: ServerMessage & { readonly id: string }): void {
+    this.#streams.delete(message.id);
+    this.#send(message);
+    if (this.#streams.size === 0) this.#closeDrained?.();
   }
 
   /** Whether the client takes more. When it does not, it has some time to catch up. */
@@ -287,8 +298,11 @@ export class SocketConnection {
   }
 
   #sendError(thrown: unknown, id?: string): void {
-    const { error } = errorDocument(toRunnerError(thrown), this.#options.id);
-    this.#send({ type: 'error', ...(id !== undefined && { id }), error });
+    this.#send({ type: 'error', ...(id !== undefined && { id }), error: this.#errorOf(thrown) });
+  }
+
+  #errorOf(thrown: unknown): (ServerMessage & { type: 'error' })['error'] {
+    return errorDocument(toRunnerError(thrown), this.#options.id).error;
   }
 }
 

@@ -60,6 +60,7 @@ export interface SocketOptions {
 const PATH = '/api/v1/ws';
 const PROTOCOL = 'blueprint.v1';
 const GOING_AWAY = 1001;
+const CLOSING = 'the gateway is closing';
 
 export class GatewaySocket {
   readonly #options: SocketOptions;
@@ -67,6 +68,7 @@ export class GatewaySocket {
   readonly #server: WebSocketServer;
   readonly #connections = new Set<SocketConnection>();
   readonly #streams = new Map<string, StreamSession>();
+  #drained: (() => void) | undefined;
 
   constructor(options: SocketOptions) {
     this.#options = options;
@@ -98,10 +100,21 @@ export class GatewaySocket {
     this.#server.handleUpgrade(request, socket, head, (webSocket) => this.#open(webSocket, caller, id));
   }
 
-  /** Ends all connections and the calls that stream. */
-  close(): void {
-    for (const connection of this.#connections) connection.close(GOING_AWAY, 'the gateway is closing');
-    for (const stream of this.#streams.values()) stream.close(new RunnerError('EXECUTOR_CLOSED', 'the gateway is closing'));
+  /** Ends each connection when nothing streams over it any more, at the latest after the deadline, and then what still streams. */
+  async close(deadlineMs: number): Promise<void> {
+    const reason = new RunnerError('EXECUTOR_CLOSED', CLOSING);
+    // Nobody can come back for the rest.
+    for (const stream of this.#streams.values()) if (!stream.hasReader) stream.close(reason);
+    for (const connection of this.#connections) connection.drain(GOING_AWAY, CLOSING);
+    if (this.#connections.size > 0) {
+      const over = Promise.withResolvers<void>();
+      this.#drained = over.resolve;
+      const cancel = this.#options.clock.after(deadlineMs, over.resolve);
+      await over.promise;
+      cancel();
+    }
+    for (const connection of this.#connections) connection.close(GOING_AWAY, CLOSING);
+    for (const stream of this.#streams.values()) stream.close(reason);
     this.#server.close();
   }
 
@@ -133,7 +146,10 @@ export class GatewaySocket {
       limits: this.#limits,
       findStream: (streamId) => this.#find(streamId, caller),
       keepStream: (options) => this.#keep(options),
-      onClosed: () => this.#connections.delete(connection),
+      onClosed: () => {
+        this.#connections.delete(connection);
+        if (this.#connections.size === 0) this.#drained?.();
+      },
     });
     this.#connections.add(connection);
   }

@@ -60,6 +60,10 @@ export class StreamSession {
     void this.#collect(invocation);
   }
 
+  get hasReader(): boolean {
+    return this.#reader !== undefined;
+  }
+
   /** Throws `NOT_FOUND` when the chunks after `after` are not kept any more. */
   attach(reader: StreamReader, after: number): void {
     const oldest = this.#chunks[0]?.seq ?? this.#lastSeq + 1;

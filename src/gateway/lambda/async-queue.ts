@@ -82,8 +82,9 @@ export class AsyncQueue {
       metrics.counter({ name: 'gateway_async_calls_total', help: 'Queued calls by what became of them.', labels: { outcome } });
   }
 
-  /** Resolves when it is on disk. Throws `QUEUE_FULL`. */
+  /** Resolves when it is on disk. Throws `QUEUE_FULL`, `EXECUTOR_CLOSED`. */
   async add(call: QueuedCall): Promise<void> {
+    if (this.#closing) throw new RunnerError('EXECUTOR_CLOSED', 'the queue of calls is closed');
     if (this.#queued >= this.#queuedMax) {
       throw new RunnerError('QUEUE_FULL', `${this.#queued} calls wait already`, { details: { queuedMax: this.#queuedMax } });
     }
