@@ -24,7 +24,7 @@ export interface TlsFiles {
 }
 
 export interface HttpRequest {
-  readonly method: 'GET' | 'POST' | 'PUT' | 'DELETE' | 'HEAD';
+  readonly method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE' | 'HEAD';
   /** Path and query. */
   readonly path: string;
   /** Names and values in turn. */

@@ -1,14 +1,38 @@
-/** Puts functions on a platform of the Custom FaaS Platform Specification v1.0. */
+/** Puts functions on a gateway of this project, or on any platform of the Custom FaaS Platform Specification v1.0. */
 
-import { RunnerError, errorFromResponse, systemClock } from '../../src/plugin.ts';
-import type { Clock, FunctionConfig, FunctionPackage } from '../../src/plugin.ts';
-import type { HttpRequest, HttpResponse } from './client.ts';
+import { RunnerError, systemClock } from '../../src/plugin.ts';
+import type {
+  Clock,
+  DeployOptions,
+  DeployReport,
+  FaasDeployer,
+  FunctionConfig,
+  FunctionInvocation,
+  FunctionPackage,
+  FunctionState,
+  FunctionVersionInfo,
+  InvocationType,
+  LimitViolation,
+  LogEntry,
+  LogQuery,
+} from '../../src/plugin.ts';
 import { Connections, parseTarget } from './connection.ts';
-import type { ConnectionOptions, Target } from './connection.ts';
+import type { ConnectionOptions } from './connection.ts';
+import { BOOTSTRAP_HANDLER, GatewayFunctions } from './gateway.ts';
+import type { GatewayFunction } from './gateway.ts';
+import { PlatformRequests, fieldsOf } from './platform-requests.ts';
+import type { Step } from './platform-requests.ts';
+import { SpecifiedFunctions } from './specified.ts';
+import type { SpecifiedFunction } from './specified.ts';
 
 export interface HttpDeployerOptions extends ConnectionOptions {
   /**
-   * When the platform has another function of that id: `replace` (default) removes it first, which loses the calls that run on it;
+   * - `auto` (default): the platform is asked once whether it is a gateway of this project; its own API can do more
+   * - `specification`: what every platform of the specification can do
+   */
+  readonly api?: 'auto' | 'specification' | undefined;
+  /**
+   * A platform that refuses to replace a function: `replace` (default) removes it first, which loses the calls that run on it;
    * `refuse` fails with `FUNCTION_EXISTS`.
    */
   readonly whenExists?: 'replace' | 'refuse' | undefined;
@@ -16,182 +40,249 @@ export interface HttpDeployerOptions extends ConnectionOptions {
   readonly timeoutMs?: number | undefined;
 }
 
-const RESPONSE_BYTES_MAX = 1024 * 1024;
+/** What is known of a function, and through which API. */
+type Present =
+  | { readonly via: 'gateway'; readonly is: GatewayFunction }
+  | { readonly via: 'specification'; readonly is: SpecifiedFunction };
 
-export interface FunctionDeployment {
-  readonly functionId: string;
-  readonly endpoint: string;
-  readonly status: 'deployed' | 'deploying' | 'failed';
-  readonly memoryMb?: number;
-  readonly timeoutMs?: number;
-  readonly packageBytes?: number;
-  readonly deployedAt?: string;
-  readonly coldStartMs?: number;
+interface Doing extends DeployOptions {
+  readonly warnings?: readonly string[];
 }
 
-/** What the platform says of a function; unknown fields are left alone. */
-interface FunctionInfo extends FunctionDeployment {
-  /** Only some platforms tell it. */
-  readonly sha256: string | undefined;
+interface Wanted {
+  readonly code: FunctionPackage;
+  readonly config: FunctionConfig;
+  readonly options: DeployOptions;
 }
+
+const NO_CODE: FunctionPackage = { zip: new Uint8Array(), sha256: '' };
+const NAME = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/;
+const MIB = 1024 * 1024;
+/** Bounds of the specification. */
+const BOUNDS = { memoryMb: [128, 10_240], timeoutMs: [1, 900_000], concurrencyMax: [1, 1_000] } as const;
+const ZIP_BYTES_MAX = 50 * MIB;
+const MARKED_DESCRIPTION_MAX = 220;
 
 /**
- * Deploys, describes and removes functions.
+ * A deployer of functions behind HTTP.
  *
- * Every operation can be repeated: deploying what is there already changes nothing, as far as the platform tells what is there.
- * Rejects with `FUNCTION_EXISTS`, `DEPLOY_FAILED`, `PAYLOAD_TOO_LARGE` and the errors of `HttpClient.send`.
+ * On a gateway of this project a bundle of `buildHandler` is replaced while calls go on, and there are versions, rollbacks, a list and
+ * logs. Elsewhere, and for a package that is only a `bootstrap`, the specification says little: what cannot be had is
+ * `OPERATION_UNSUPPORTED`, and a deployment replaces the function as a whole.
  *
  * @example
  * const deployer = new HttpFaasDeployer('https://faas.example.org', { bearer: 'env:FAAS_TOKEN' });
- * const { endpoint } = await deployer.deploy('job0', { zip, sha256 }, { memoryMb: 512 });
+ * const { state } = await deployer.deploy('job0', { zip, sha256 }, { memoryMb: 512 });
  */
-export class HttpFaasDeployer {
-  readonly #target: Target;
-  readonly #options: HttpDeployerOptions;
-  readonly #clock: Clock;
+export class HttpFaasDeployer implements FaasDeployer {
+  readonly name: string;
   readonly #connections: Connections;
+  readonly #requests: PlatformRequests;
+  readonly #specified: SpecifiedFunctions;
+  readonly #gateway: GatewayFunctions;
+  #isGateway: Promise<boolean> | undefined;
 
   /** Does no I/O. Throws `CONFIG_INVALID`. */
   constructor(url: string, options: HttpDeployerOptions = {}) {
-    this.#target = parseTarget(url);
-    this.#options = options;
-    this.#clock = options.clock ?? systemClock;
-    this.#connections = new Connections(options, this.#clock);
+    const clock: Clock = options.clock ?? systemClock;
+    const target = parseTarget(url);
+    this.name = `http:${target.socketPath ?? new URL(target.origin).host}`;
+    this.#connections = new Connections(options, clock);
+    this.#requests = new PlatformRequests(target, this.#connections, { clock, timeoutMs: options.timeoutMs ?? 120_000 });
+    const executor = (name: string): FunctionState['executor'] => ({
+      use: 'http',
+      options: { url, mode: 'platform', functionId: name, ...(typeof options.bearer === 'string' && { bearer: options.bearer }) },
+    });
+    this.#specified = new SpecifiedFunctions({ requests: this.#requests, executor, whenExists: options.whenExists ?? 'replace' });
+    this.#gateway = new GatewayFunctions({ requests: this.#requests, executor });
+    if (options.api === 'specification') this.#isGateway = Promise.resolve(false);
   }
 
-  async deploy(functionId: string, code: FunctionPackage, config: FunctionConfig): Promise<FunctionDeployment> {
-    const first = await this.#put(functionId, code, config);
-    if (first.status !== 409) return this.#deployed(functionId, first);
-    const present = await this.#info(functionId);
-    if (present && isSame(present, code, config)) return present;
-    if (this.#options.whenExists === 'refuse') {
-      throw new RunnerError('FUNCTION_EXISTS', `the platform has another function ${functionId}`, {
-        details: { functionId, sha256: present?.sha256 },
-      });
+  violations(name: string, code: FunctionPackage, config: FunctionConfig): readonly LimitViolation[] {
+    const broken: LimitViolation[] = [];
+    const violated = (limit: string, value: number | string, allowed: string): void =>
+      void broken.push({ limit, value, allowed, message: `${limit} is ${value}; it must be ${allowed}` });
+    if (!NAME.test(name)) violated('name', name, 'up to 128 letters, digits and _ . -, beginning with a letter or digit');
+    if (code.zip.length > ZIP_BYTES_MAX) violated('zipBytes', code.zip.length, `up to ${ZIP_BYTES_MAX}`);
+    for (const [field, [min, max]] of Object.entries(BOUNDS)) {
+      const value = config[field as keyof typeof BOUNDS];
+      if (value !== undefined && (value < min || value > max)) violated(field, value, `from ${min} to ${max}`);
     }
-    await this.remove(functionId);
-    return this.#deployed(functionId, await this.#put(functionId, code, config));
+    const { description = '' } = config;
+    if (description.length > MARKED_DESCRIPTION_MAX) violated('descriptionLength', description.length, `up to ${MARKED_DESCRIPTION_MAX}`);
+    return broken;
   }
 
-  async describe(functionId: string): Promise<FunctionDeployment | undefined> {
-    return this.#info(functionId);
+  // oxlint-disable-next-line max-params -- the contract has four
+  async deploy(name: string, code: FunctionPackage, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
+    this.#check(name, { code, config, options });
+    const present = await this.#own(name, options.signal);
+    const isBundle = Buffer.from(code.zip.buffer, code.zip.byteOffset, code.zip.length).includes('handler.mjs');
+    if ((await this.#asksGateway(options.signal)) && (isBundle || config.handler !== undefined)) {
+      const warnings = warningsOf(config, GATEWAY_CANNOT, options);
+      const steps = await this.#gateway.plan(name, present?.via === 'gateway' ? present.is : undefined, {
+        code,
+        config,
+        signal: options.signal,
+      });
+      return this.#carryOut(name, steps, { ...options, warnings });
+    }
+    const warnings = warningsOf(config, SPECIFICATION_CANNOT, options);
+    const there = await this.#specified.find(name, options.signal);
+    const steps = this.#specified.plan(name, there, { code, config });
+    if (there && steps.length > 0) warnings.push(`the platform replaces ${name} as a whole; calls that come in between may fail`);
+    return this.#carryOut(name, steps, { ...options, warnings });
   }
 
-  async remove(functionId: string): Promise<void> {
-    const response = await this.#send({ method: 'DELETE', path: this.#path(functionId) });
-    if (response.status >= 300 && response.status !== 404) throw failure(`remove function ${functionId}`, response);
+  async updateCode(name: string, code: FunctionPackage, options: DeployOptions = {}): Promise<DeployReport> {
+    this.#check(name, { code, config: {}, options });
+    const present = await this.#gatewayFunction(name, 'updates only the code: deploy it with its whole configuration', options.signal);
+    return this.#carryOut(name, await this.#gateway.plan(name, present, { code, config: {}, signal: options.signal }), options);
+  }
+
+  async updateConfiguration(name: string, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
+    this.#check(name, { code: NO_CODE, config, options });
+    const present = await this.#gatewayFunction(name, 'changes only the configuration: deploy it with its code', options.signal);
+    const warnings = warningsOf(config, GATEWAY_CANNOT, options);
+    return this.#carryOut(name, await this.#gateway.plan(name, present, { config, signal: options.signal }), { ...options, warnings });
+  }
+
+  async describe(name: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<FunctionState | undefined> {
+    return (await this.#find(name, signal))?.is.state;
+  }
+
+  async *list({ all = false, signal }: { readonly all?: boolean; readonly signal?: AbortSignal } = {}): AsyncGenerator<FunctionState> {
+    if (!(await this.#asksGateway(signal))) throw this.#unsupported('lists its functions');
+    for await (const { state } of this.#gateway.list(signal)) if (all || state.status !== 'foreign') yield state;
+  }
+
+  async invoke(
+    name: string,
+    event: Uint8Array,
+    options: { readonly type?: InvocationType; readonly version?: string; readonly signal?: AbortSignal } = {},
+  ): Promise<FunctionInvocation> {
+    const { type = 'sync', signal } = options;
+    const present = await this.#find(name, signal);
+    if (!present) throw notFound(name);
+    if (type === 'async') throw this.#unsupported('takes a call without answering it');
+    if (type === 'dry-run') return { body: new Uint8Array(), failed: false };
+    if (present.via === 'gateway') return this.#gateway.invoke(name, event, options);
+    if (options.version !== undefined) throw this.#unsupported('keeps versions');
+    return this.#specified.invoke(name, event, signal);
+  }
+
+  async *logs(name: string, query: LogQuery = {}): AsyncGenerator<LogEntry> {
+    if (!(await this.#asksGateway(query.signal))) throw this.#unsupported('gives logs');
+    yield* this.#gateway.logs(name, query);
+  }
+
+  async versions(name: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<readonly FunctionVersionInfo[]> {
+    await this.#gatewayFunction(name, 'keeps versions', signal);
+    return this.#gateway.versions(name, signal);
+  }
+
+  async rollback(name: string, version?: string, options: DeployOptions = {}): Promise<DeployReport> {
+    const present = await this.#gatewayFunction(name, 'keeps the versions before', options.signal);
+    return this.#carryOut(name, await this.#gateway.rollback(name, present, { version, signal: options.signal }), options);
+  }
+
+  async remove(name: string, options: DeployOptions = {}): Promise<DeployReport> {
+    const present = await this.#own(name, options.signal);
+    if (!present) return { changes: [], warnings: [] };
+    const api = present.via === 'gateway' ? this.#gateway : this.#specified;
+    const { changes, warnings } = await this.#carryOut(name, [api.removal(name)], options);
+    return { changes, warnings };
   }
 
   close(): Promise<void> {
     return this.#connections.close();
   }
 
-  #path(functionId: string): string {
-    return `${this.#target.path}/api/functions/${encodeURIComponent(functionId)}`;
-  }
-
-  #put(functionId: string, code: FunctionPackage, config: FunctionConfig): Promise<HttpResponse> {
-    const header = JSON.stringify({
-      memory_mb: config.memoryMb,
-      timeout_secs: config.timeoutMs === undefined ? undefined : Math.ceil(config.timeoutMs / 1_000),
-      max_concurrency: config.concurrencyMax,
-      env_vars: config.environment,
+  #asksGateway(signal: AbortSignal | undefined): Promise<boolean> {
+    this.#isGateway ??= this.#ask(signal).catch((error: unknown) => {
+      this.#isGateway = undefined;
+      throw error;
     });
-    const headers = ['content-type', 'application/zip', 'x-blueprint-config', Buffer.from(header).toString('base64')];
-    return this.#send({ method: 'PUT', path: this.#path(functionId), headers, body: code.zip });
+    return this.#isGateway;
   }
 
-  async #info(functionId: string): Promise<FunctionInfo | undefined> {
-    const response = await this.#send({ method: 'GET', path: this.#path(functionId) });
-    if (response.status === 404) return undefined;
-    if (response.status >= 300) throw failure(`describe function ${functionId}`, response);
-    return parseInfo(functionId, response);
+  /** A platform that does not know the question is none of ours. */
+  async #ask(signal: AbortSignal | undefined): Promise<boolean> {
+    const { status, body } = await this.#requests.send({ method: 'GET', path: '/api/v1/info', signal });
+    return status === 200 && fieldsOf(body)?.['name'] === 'blueprint-runner';
   }
 
-  #deployed(functionId: string, response: HttpResponse): FunctionDeployment {
-    if (response.status >= 300) throw failure(`deploy function ${functionId}`, response);
-    return parseInfo(functionId, response);
+  async #find(name: string, signal: AbortSignal | undefined): Promise<Present | undefined> {
+    if (await this.#asksGateway(signal)) {
+      const is = await this.#gateway.find(name, signal);
+      if (!is) return undefined;
+      if (is.handler !== BOOTSTRAP_HANDLER) return { via: 'gateway', is };
+    }
+    const is = await this.#specified.find(name, signal);
+    return is && { via: 'specification', is };
   }
 
-  #send(request: Pick<HttpRequest, 'method' | 'path' | 'body'> & { readonly headers?: string[] }): Promise<HttpResponse> {
-    const deadline = this.#clock.now() + (this.#options.timeoutMs ?? 120_000);
-    return this.#connections.send(this.#target, { headers: [], ...request, deadline, responseBytesMax: RESPONSE_BYTES_MAX });
+  async #own(name: string, signal: AbortSignal | undefined): Promise<Present | undefined> {
+    const present = await this.#find(name, signal);
+    if (present?.is.state.status !== 'foreign') return present;
+    throw new RunnerError('RESOURCE_FOREIGN', `somebody else made the function ${name}: it is left as it is`, { details: { name } });
+  }
+
+  async #gatewayFunction(name: string, what: string, signal: AbortSignal | undefined): Promise<GatewayFunction> {
+    if (!(await this.#asksGateway(signal))) throw this.#unsupported(what);
+    const present = await this.#own(name, signal);
+    if (!present) throw notFound(name);
+    if (present.via !== 'gateway') throw this.#unsupported(what);
+    return present.is;
+  }
+
+  #check(name: string, { code, config, options: { signal } }: Wanted): void {
+    if (signal?.aborted) throw new RunnerError('ABORTED', `the deployment of ${name} was cancelled`, { cause: signal.reason });
+    if (config.schedules && config.schedules.length > 0) throw this.#unsupported('has schedules');
+    const violations = this.violations(name, code, config);
+    if (violations.length === 0) return;
+    const message = `the function ${name} breaks limits: ${violations.map((each) => each.message).join('; ')}`;
+    throw new RunnerError('LIMIT_EXCEEDED', message, { details: { violations } });
+  }
+
+  #unsupported(what: string): RunnerError {
+    return new RunnerError('OPERATION_UNSUPPORTED', `the platform ${this.name} is not one that ${what}`);
+  }
+
+  async #carryOut(name: string, steps: readonly Step[], options: Doing): Promise<DeployReport> {
+    const { dryRun = false, signal, onProgress, warnings = [] } = options;
+    const changes = steps.map(({ change }) => change);
+    for (const [done, { change, run }] of steps.entries()) {
+      onProgress?.({ step: `${change.action} ${change.resource}`, function: name, done, total: steps.length });
+      if (!dryRun) await run(signal);
+    }
+    const removed = changes.some(({ action, resource }) => action === 'delete' && resource === 'function');
+    const state =
+      removed || (dryRun && changes.some(({ action }) => action === 'create'))
+        ? undefined
+        : await this.describe(name, signal && { signal });
+    return { ...(state && { state }), changes, warnings };
   }
 }
 
-/** Whether the platform says that it runs this package with this configuration. */
-function isSame(present: FunctionInfo, code: FunctionPackage, config: FunctionConfig): boolean {
-  const agrees = (wanted: number | undefined, has: number | undefined): boolean => wanted === undefined || wanted === has;
-  return (
-    present.status === 'deployed' &&
-    present.sha256 === code.sha256 &&
-    agrees(config.memoryMb, present.memoryMb) &&
-    agrees(config.timeoutMs, present.timeoutMs)
-  );
+function notFound(name: string): RunnerError {
+  return new RunnerError('FUNCTION_NOT_FOUND', `the platform has no function ${name}`, { details: { name } });
 }
 
-/** Codes that say more about a deployment than `DEPLOY_FAILED`. */
-const TELLING: ReadonlySet<string> = new Set([
-  'EXECUTOR_UNAUTHORIZED',
-  'PAYLOAD_TOO_LARGE',
-  'EXECUTOR_THROTTLED',
-  'EXECUTOR_UNAVAILABLE',
-  'FUNCTION_EXISTS',
-]);
+const SPECIFICATION_CANNOT = ['description', 'instancesMin', 'tags', 'logRetentionDays', 'ephemeralStorageMb', 'architecture'] as const;
+const GATEWAY_CANNOT = ['concurrencyMax', 'instancesMin', 'tags', 'logRetentionDays', 'architecture'] as const;
 
-function failure(what: string, { status, body, headers }: HttpResponse): RunnerError {
-  const cause = errorFromResponse(status, body, headers);
-  const code = TELLING.has(cause.code) ? cause.code : 'DEPLOY_FAILED';
-  return new RunnerError(code, `cannot ${what}: ${cause.message}`, {
-    cause,
-    details: cause.details,
-    retry: code === 'DEPLOY_FAILED' && status < 500 ? 'never' : cause.retry,
-  });
-}
-
-function parseInfo(functionId: string, response: HttpResponse): FunctionInfo {
-  let info: unknown;
-  try {
-    info = JSON.parse(Buffer.from(response.body).toString('utf8'));
-  } catch (cause) {
-    throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `the platform describes function ${functionId} in something that is not JSON`, {
-      cause,
-    });
+/** What is asked for and cannot be had; under `strict` it is `LIMIT_EXCEEDED`. */
+function warningsOf(config: FunctionConfig, cannot: readonly (keyof FunctionConfig)[], { strict = false }: DeployOptions): string[] {
+  const asked = cannot.filter((field) => config[field] !== undefined);
+  if (strict && asked.length > 0) {
+    const violations = asked.map((limit) => ({
+      limit,
+      value: JSON.stringify(config[limit]),
+      allowed: 'nothing',
+      message: `the platform has no ${limit}`,
+    }));
+    throw new RunnerError('LIMIT_EXCEEDED', `the platform has no ${asked.join(', ')}`, { details: { violations } });
   }
-  // A JSON object has text keys and unknown values.
-  const fields = (typeof info === 'object' && info !== null ? info : {}) as Record<string, unknown>;
-  const endpoint = text(fields['endpoint']);
-  if (endpoint === undefined)
-    throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `the platform describes function ${functionId} without its endpoint`);
-  const timeoutSecs = number(fields['timeout_secs']);
-  return dropUndefined({
-    functionId: text(fields['function_id']) ?? functionId,
-    endpoint,
-    status: statusOf(fields['status']),
-    memoryMb: number(fields['memory_mb']),
-    timeoutMs: timeoutSecs === undefined ? undefined : timeoutSecs * 1_000,
-    packageBytes: number(fields['binary_size_bytes']),
-    deployedAt: text(fields['deployed_at']),
-    coldStartMs: number(fields['cold_start_ms']),
-    sha256: text(fields['sha256']),
-  });
-}
-
-function statusOf(value: unknown): FunctionDeployment['status'] {
-  return value === 'deploying' || value === 'failed' ? value : 'deployed';
-}
-
-function text(value: unknown): string | undefined {
-  return typeof value === 'string' ? value : undefined;
-}
-
-function number(value: unknown): number | undefined {
-  return typeof value === 'number' ? value : undefined;
-}
-
-type Loose<T> = { [K in keyof T]: T[K] | undefined };
-
-function dropUndefined(info: Loose<FunctionInfo>): FunctionInfo {
-  // Only optional fields can be undefined here.
-  return Object.fromEntries(Object.entries(info).filter(([, value]) => value !== undefined)) as unknown as FunctionInfo;
+  return asked.map((field) => `${field} is left out: the platform has no such setting`);
 }

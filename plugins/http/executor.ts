@@ -23,8 +23,8 @@ export interface HttpExecutorOptions extends ConnectionOptions {
    * - `platform`: `POST {url}/api/functions/{functionId}/invoke`, version 1.0 of the Custom FaaS Platform Specification
    */
   readonly mode?: 'plain' | 'platform' | undefined;
-  /** The function of a job on a platform. Default: `job{id}`. */
-  readonly functionId?: ((jobId: bigint) => string) | undefined;
+  /** The function of a job on a platform, or the one that has all jobs. Default: `job{id}`. */
+  readonly functionId?: string | ((jobId: bigint) => string) | undefined;
   /** Addresses of single jobs, complete: in plain mode the address that is posted to, on a platform that of the function. */
   readonly endpoints?: Iterable<readonly [JobIdLike, string]> | undefined;
   /**
@@ -176,7 +176,8 @@ export class HttpFaasExecutor implements FaasExecutor {
 
   #functionPath(jobId: bigint, endpoint: Endpoint): string {
     if (endpoint !== this.#base) return endpoint.target.path.replace(/\/invoke$/, '');
-    const functionId = this.#options.functionId?.(jobId) ?? `job${jobId}`;
+    const { functionId: given = (id: bigint) => `job${id}` } = this.#options;
+    const functionId = typeof given === 'string' ? given : given(jobId);
     return `${endpoint.target.path}/api/functions/${encodeURIComponent(functionId)}`;
   }
 

@@ -2,13 +2,19 @@
 
 import { RunnerError } from '../../src/plugin.ts';
 import type { Plugin } from '../../src/plugin.ts';
+import { HttpFaasDeployer } from './deployer.ts';
+import type { HttpDeployerOptions } from './deployer.ts';
 import { HttpFaasExecutor } from './executor.ts';
 import type { HttpExecutorOptions } from './executor.ts';
+import { ManualFaasDeployer } from './manual.ts';
+import type { ManualDeployerOptions } from './manual.ts';
 
 export { HttpFaasDeployer } from './deployer.ts';
 export type { HttpDeployerOptions } from './deployer.ts';
 export { HttpFaasExecutor } from './executor.ts';
 export type { HttpExecutorOptions } from './executor.ts';
+export { ManualFaasDeployer } from './manual.ts';
+export type { ManualDeployerOptions } from './manual.ts';
 
 export const httpPlugin: Plugin = {
   name: 'http',
@@ -17,6 +23,12 @@ export const httpPlugin: Plugin = {
     registry.executor((options, { clock }) => {
       const { url, ...rest } = parseOptions<HttpExecutorOptions>(options, EXECUTOR_OPTIONS);
       return new HttpFaasExecutor(url, { clock, ...rest });
+    });
+    registry.deployer((options, { clock }) => {
+      if (typeof options === 'object' && options !== null && 'endpoints' in options)
+        return new ManualFaasDeployer({ clock, ...checkOptions<ManualDeployerOptions>(options, MANUAL_OPTIONS) });
+      const { url, ...rest } = parseOptions<HttpDeployerOptions>(options, DEPLOYER_OPTIONS);
+      return new HttpFaasDeployer(url, { clock, ...rest });
     });
   },
 };
@@ -31,7 +43,10 @@ const CHECKS = {
   mode: (value: unknown) => value === 'plain' || value === 'platform',
   wire: (value: unknown) => value === 'auto' || value === 'json' || value === 'binary',
   whenExists: (value: unknown) => value === 'replace' || value === 'refuse',
-  callback: (value: unknown) => typeof value === 'function',
+  api: (value: unknown) => value === 'auto' || value === 'specification',
+  addresses: (value: unknown) =>
+    typeof value === 'object' && value !== null && !Array.isArray(value) && Object.values(value).every((each) => typeof each === 'string'),
+  name: (value: unknown) => typeof value === 'function' || typeof value === 'string',
 } as const;
 
 type Check = keyof typeof CHECKS;
@@ -48,13 +63,27 @@ const EXECUTOR_OPTIONS: Readonly<Record<string, Check>> = {
   ...CONNECTION_OPTIONS,
   name: 'text',
   mode: 'mode',
-  functionId: 'callback',
+  functionId: 'name',
   endpoints: 'list',
   wire: 'wire',
   limits: 'record',
 };
+const DEPLOYER_OPTIONS: Readonly<Record<string, Check>> = {
+  ...CONNECTION_OPTIONS,
+  api: 'api',
+  whenExists: 'whenExists',
+  timeoutMs: 'count',
+};
+const { url: _, ...ADDRESSLESS_OPTIONS } = CONNECTION_OPTIONS;
+const MANUAL_OPTIONS: Readonly<Record<string, Check>> = { ...ADDRESSLESS_OPTIONS, endpoints: 'addresses', timeoutMs: 'count' };
 
 function parseOptions<Options>(options: unknown, known: Readonly<Record<string, Check>>): Options & { readonly url: string } {
+  const checked = checkOptions<Options & { readonly url?: string }>(options, known);
+  if (checked.url === undefined) throw new RunnerError('CONFIG_INVALID', 'plugin http needs the option url');
+  return { ...checked, url: checked.url };
+}
+
+function checkOptions<Options>(options: unknown, known: Readonly<Record<string, Check>>): Options {
   if (typeof options !== 'object' || options === null)
     throw new RunnerError('CONFIG_INVALID', 'plugin http takes an object of options with a url');
   for (const [name, value] of Object.entries(options)) {
@@ -64,7 +93,6 @@ function parseOptions<Options>(options: unknown, known: Readonly<Record<string, 
     if (value !== undefined && !CHECKS[check](value))
       throw new RunnerError('CONFIG_INVALID', `the option ${name} of plugin http is not a ${check}`);
   }
-  if (!('url' in options)) throw new RunnerError('CONFIG_INVALID', 'plugin http needs the option url');
   // Every field was checked above.
-  return options as Options & { readonly url: string };
+  return options as Options;
 }

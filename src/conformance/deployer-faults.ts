@@ -98,7 +98,9 @@ function writers(trial: DeployerTrial): readonly (readonly [string, (deployer: F
   const { lacks, platform, config, change } = trial;
   return [
     ['deploy', async (deployer) => deployer.deploy(NAME, await platform.codeOf('b'), config)],
-    ['updateCode', async (deployer) => deployer.updateCode(NAME, await platform.codeOf('b'))],
+    ...(lacks.code === undefined
+      ? [['updateCode', async (deployer: FaasDeployer) => deployer.updateCode(NAME, await platform.codeOf('b'))] as const]
+      : []),
     ...(lacks.configuration === undefined
       ? [['updateConfiguration', (deployer: FaasDeployer) => deployer.updateConfiguration(NAME, change)] as const]
       : []),
@@ -127,7 +129,7 @@ const carefulCases: readonly DeployerCase[] = [
       const b = await trial.platform.codeOf('b');
       await dryThenReal(trial, (dryRun) => trial.connect().deploy(NAME, b, { ...trial.config, ...trial.change }, { dryRun }));
       const c = await trial.platform.codeOf('c');
-      await dryThenReal(trial, (dryRun) => trial.connect().updateCode(NAME, c, { dryRun }));
+      if (trial.lacks.code === undefined) await dryThenReal(trial, (dryRun) => trial.connect().updateCode(NAME, c, { dryRun }));
       if (trial.lacks.configuration === undefined)
         await dryThenReal(trial, (dryRun) => trial.connect().updateConfiguration(NAME, trial.config, { dryRun }));
       if (trial.lacks.rollback === undefined) await dryThenReal(trial, (dryRun) => trial.connect().rollback(NAME, undefined, { dryRun }));
@@ -249,7 +251,7 @@ export const faultCases: readonly DeployerCase[] = [
       await deploy(trial, 'a');
       trial.platform.throttle?.(Number.POSITIVE_INFINITY);
       await rejects(trial.connect().describe(NAME), 'PLATFORM_THROTTLED');
-      await rejects(trial.connect().updateCode(NAME, await trial.platform.codeOf('b')), 'PLATFORM_THROTTLED');
+      await rejects(deploy(trial, 'b'), 'PLATFORM_THROTTLED');
       trial.platform.throttle?.(0);
       await deploy(trial, 'b');
     },

@@ -106,6 +106,7 @@ const scheduleCases: readonly DeployerCase[] = [
 const updateCases: readonly DeployerCase[] = [
   {
     name: 'updates the code: calls go on without a failure, then all get the new one, the configuration stays',
+    capabilities: ['code'],
     async run(trial) {
       await deploy(trial, 'a');
       const before = await trial.connect().describe(NAME);
@@ -185,7 +186,7 @@ const versionCases: readonly DeployerCase[] = [
       await deploy(trial, 'a');
       assert.equal((await trial.connect().versions(NAME)).filter(({ current }) => current).length, 1);
       const code = await trial.platform.codeOf('b');
-      await trial.connect().updateCode(NAME, code);
+      await trial.connect().deploy(NAME, code, trial.config);
       const versions = await trial.connect().versions(NAME);
       assert.ok(versions.length >= 2, JSON.stringify(versions));
       assert.deepEqual(
@@ -204,7 +205,7 @@ const versionCases: readonly DeployerCase[] = [
       await deploy(trial, 'a');
       await rejects(trial.connect().rollback(NAME), 'NOT_FOUND');
       const code = await trial.platform.codeOf('b');
-      await trial.connect().updateCode(NAME, code);
+      await trial.connect().deploy(NAME, code, trial.config);
       const second = (await trial.connect().versions(NAME)).find(({ current }) => current);
       assert.ok(second);
       const report = checked(await trial.connect().rollback(NAME), sha256);
@@ -274,7 +275,7 @@ export const lifeCases: readonly DeployerCase[] = [
       const bare = await trial.platform.snapshot();
       const config = trial.lacks.schedules === undefined ? withSchedules(trial, SCHEDULES) : trial.config;
       await trial.connect().deploy(NAME, await trial.platform.codeOf('a'), config);
-      await trial.connect().updateCode(NAME, await trial.platform.codeOf('b'));
+      await deploy(trial, 'b');
       const { changes } = await trial.connect().remove(NAME);
       assert.ok(changes.length > 0);
       assert.ok(

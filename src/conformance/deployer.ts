@@ -16,6 +16,7 @@ import type { CaseOutcome, TestFramework } from './executor.ts';
  * What not every platform can do. All but `execution` and `credentials` are operations, and a platform without them must say
  * `OPERATION_UNSUPPORTED`:
  * - `async`, `dry-run`: these types of invocation
+ * - `code`: to change the code without sending the configuration
  * - `configuration`: to change the configuration without sending the code
  * - `logs`, `follow`; `list`; `versions`, `rollback`; `schedules`
  * - `execution`: the platform runs what it is given (an emulator may not)
@@ -24,6 +25,7 @@ import type { CaseOutcome, TestFramework } from './executor.ts';
 export type DeployerCapability =
   | 'async'
   | 'dry-run'
+  | 'code'
   | 'configuration'
   | 'logs'
   | 'follow'
@@ -69,6 +71,10 @@ export interface DeployerPlatform {
   schedules?(): number | Promise<number>;
   /** Writes lines to the log of a function, as if it had. Default: it is invoked once for each line with `{ "say": line }`. */
   say?(name: string, lines: readonly string[]): Promise<void>;
+  /** The event of a call, where the platform wants calls in a form of its own. Default: as it is. */
+  wrap?(event: Uint8Array): Uint8Array;
+  /** The answer of the function out of what the platform sends. Default: as it is. */
+  unwrap?(body: Uint8Array): Uint8Array;
   close(): Promise<void>;
 }
 
@@ -206,7 +212,7 @@ async function runCase(each: DeployerCase, subject: DeployerUnderTest): Promise<
       connect(how = 'well') {
         const deployer = platform.connect(how);
         deployers.push(deployer);
-        return deployer;
+        return wrapped(deployer, platform);
       },
     });
     await inTime(work, each.timeoutMs ?? TIMEOUT_MS);
@@ -223,4 +229,22 @@ async function inTime(work: Promise<void>, timeoutMs: number): Promise<void> {
     timer = setTimeout(() => reject(new RunnerError('INTERNAL', `the case is not over after ${timeoutMs} ms`)), timeoutMs - 100);
   });
   await Promise.race([work, late]).finally(() => clearTimeout(timer));
+}
+
+/** A deployer whose calls have the form that its platform wants. */
+function wrapped(deployer: FaasDeployer, { wrap, unwrap }: DeployerPlatform): FaasDeployer {
+  if (!wrap && !unwrap) return deployer;
+  return new Proxy(deployer, {
+    get(target, property) {
+      if (property === 'invoke') {
+        const invoke: FaasDeployer['invoke'] = async (name, event, options) => {
+          const invocation = await target.invoke(name, wrap?.(event) ?? event, options);
+          return unwrap && invocation.body.length > 0 ? { ...invocation, body: unwrap(invocation.body) } : invocation;
+        };
+        return invoke;
+      }
+      const value: unknown = Reflect.get(target, property, target);
+      return typeof value === 'function' ? (value.bind(target) as unknown) : value;
+    },
+  });
 }

@@ -147,11 +147,7 @@ describe('jobs', () => {
     const zip = readFileSync(zipFile);
     expect(await deployer.describe('job0')).toBeUndefined();
     expect(await deployer.deploy('job0', { zip, sha256 }, { memoryMb: 256, timeoutMs: 5_000 })).toMatchObject({
-      functionId: 'job0',
-      endpoint: `${url}/api/functions/job0/invoke`,
-      status: 'deployed',
-      memoryMb: 256,
-      packageBytes: zip.length,
+      state: { name: 'job0', endpoint: `${url}/api/functions/job0/invoke`, status: 'active', sha256, config: { memoryMb: 256 } },
     });
     await executor.health(0n);
     await executor.warm(0n);

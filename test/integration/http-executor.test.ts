@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { createHash } from 'node:crypto';
 import { strToU8, zipSync } from 'fflate';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { HttpFaasDeployer, HttpFaasExecutor } from '../../plugins/http/index.ts';
+import { HttpFaasDeployer, HttpFaasExecutor, ManualFaasDeployer } from '../../plugins/http/index.ts';
 import type { HttpExecutorOptions } from '../../plugins/http/index.ts';
 import { Metadata, TANGLE } from '../../src/job/call.ts';
 import type { JobCall } from '../../src/job/call.ts';
@@ -17,6 +17,9 @@ import { Gateway } from '../../src/gateway/gateway.ts';
 import { LIMITS } from '../../src/executor/limits.ts';
 import { startFaasServer } from '../../src/testing/faas-server.ts';
 import { makeCertificate } from '../support/certificates.ts';
+import { systemClock } from '../../src/clock.ts';
+import { createPluginRegistry } from '../../src/plugin/registry.ts';
+import { silentTelemetry } from '../../src/telemetry/telemetry.ts';
 
 interface Seen {
   readonly method: string | undefined;
@@ -374,18 +377,21 @@ describe.each(PLATFORMS)('platform mode and deployer: $name', (platform) => {
     await expect(invoke(executor)).rejects.toMatchObject({ code: 'EXECUTOR_NOT_FOUND' });
     expect(await deployer.describe('job1')).toBeUndefined();
     expect(await deployer.deploy('job1', good, { memoryMb: 256, timeoutMs: 5_000, environment: { STAGE: 'b' } })).toMatchObject({
-      functionId: 'job1',
-      endpoint: `${url}/api/functions/job1/invoke`,
-      status: 'deployed',
-      memoryMb: 256,
-      timeoutMs: 5_000,
+      changes: [{ action: 'create', resource: 'function', id: 'job1' }],
+      state: {
+        name: 'job1',
+        endpoint: `${url}/api/functions/job1/invoke`,
+        status: 'active',
+        config: { memoryMb: 256, timeoutMs: 5_000 },
+        executor: { use: 'http', options: { url, mode: 'platform', functionId: 'job1' } },
+      },
     });
     await executor.health(1n);
     await executor.warm(1n);
     const execution = await invoke(executor);
     expect([...(execution.results[0]?.body ?? [])]).toEqual([5]);
     expect(execution.report?.executionMs).toBeGreaterThanOrEqual(0);
-    expect(await deployer.describe('job1')).toMatchObject({ packageBytes: good.zip.length });
+    expect(await deployer.describe('job1')).toMatchObject({ name: 'job1', status: 'active' });
     await deployer.remove('job1');
     await deployer.remove('job1');
     expect(await deployer.describe('job1')).toBeUndefined();
@@ -409,12 +415,12 @@ describe.each(PLATFORMS)('platform mode and deployer: $name', (platform) => {
     const careful = new HttpFaasDeployer(url, { whenExists: 'refuse' });
     const executor = executorOf(url, { mode: 'platform' });
     const first = await deployer.deploy('job1', good, { memoryMb: 256 });
-    expect((await careful.deploy('job1', good, { memoryMb: 256 })).deployedAt).toBe(first.deployedAt);
+    expect(await careful.deploy('job1', good, { memoryMb: 256 })).toEqual({ state: first.state, changes: [], warnings: [] });
     await expect(careful.deploy('job1', other, { memoryMb: 256 })).rejects.toMatchObject({ code: 'FUNCTION_EXISTS' });
     expect([...((await invoke(executor)).results[0]?.body ?? [])]).toEqual([5]);
     await deployer.deploy('job1', other, { memoryMb: 256 });
     expect([...((await invoke(executor)).results[0]?.body ?? [])]).toEqual([6]);
-    expect(await deployer.deploy('job1', other, { memoryMb: 512 })).toMatchObject({ memoryMb: 512 });
+    expect(await deployer.deploy('job1', other, { memoryMb: 512 })).toMatchObject({ state: { config: { memoryMb: 512 } } });
     await Promise.all([deployer.close(), careful.close()]);
   });
 
@@ -444,5 +450,43 @@ describe.each(PLATFORMS)('platform mode and deployer: $name', (platform) => {
     await deployer.deploy('job1', packageOf(script(line)), { timeoutMs: 1_000 });
     await expect(invoke(executorOf(url, { mode: 'platform' }))).rejects.toMatchObject({ code, retry });
     await deployer.close();
+  });
+});
+
+describe('manual deployment', () => {
+  test('changes nothing and says so, asks the address whether it is well, and a runner can call it', async () => {
+    const { url, seen } = await serve(({ method, url: path }) => (method === 'HEAD' ? { status: path === '/ill' ? 503 : 404 } : V1_REPLY));
+    const endpoints = { squaring: `${url}/jobs`, ill: `${url}/ill`, gone: 'http://127.0.0.1:1' };
+    const deployer = new ManualFaasDeployer({ endpoints });
+    cleanUps.push(() => deployer.close());
+    const { changes, warnings, state } = await deployer.deploy('squaring');
+    expect(changes).toEqual([]);
+    expect(warnings).toEqual([`squaring is deployed by hand: nothing was changed at ${url}/jobs`]);
+    expect(seen.map(({ method }) => method)).toEqual(['HEAD']);
+    expect(await deployer.describe('ill')).toMatchObject({ status: 'failed', reason: 'it answers with status 503' });
+    expect(await deployer.describe('gone')).toMatchObject({ status: 'failed', reason: expect.stringContaining('127.0.0.1:1') as string });
+    expect(await deployer.describe('other')).toBeUndefined();
+    expect((await deployer.remove('squaring')).warnings).toEqual(['squaring is deployed by hand: it is still there']);
+    expect(new TextDecoder().decode((await deployer.invoke('squaring', new TextEncoder().encode('{}'))).body)).toBe('{"result":[9,8]}');
+    await expect(deployer.versions()).rejects.toMatchObject({ code: 'OPERATION_UNSUPPORTED' });
+    await expect(deployer.deploy('other')).rejects.toMatchObject({ code: 'FUNCTION_NOT_FOUND' });
+
+    const plugins = createPluginRegistry({ clock: systemClock, telemetry: silentTelemetry });
+    const executor = await plugins.executor(state?.executor.use ?? '', state?.executor.options);
+    cleanUps.push(() => executor.close?.());
+    const { results } = await executor.invoke(call(3n), { deadline: Date.now() + 5_000, attempt: 1 });
+    expect([...(results[0]?.body ?? [])]).toEqual([9, 8]);
+    expect(seen.at(-1)).toMatchObject({ method: 'POST', url: '/jobs/job/3' });
+  });
+
+  test.each<[string, unknown]>([
+    ['an address that is none', { endpoints: { a: 'nowhere' } }],
+    ['a list of addresses', { endpoints: ['http://a'] }],
+    ['neither url nor endpoints', {}],
+    ['an API that it does not know', { url: 'http://a', api: 'theirs' }],
+    ['both url and endpoints', { url: 'http://a', endpoints: {} }],
+  ])('options with %s are refused', async (_, options) => {
+    const plugins = createPluginRegistry({ clock: systemClock, telemetry: silentTelemetry });
+    await expect(plugins.deployer('http', options)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
   });
 });
