@@ -1,15 +1,16 @@
 import { existsSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { InvalidArgumentError, Option } from 'commander';
+import { Option } from 'commander';
 import type { Command } from 'commander';
 import { systemClock } from '../../clock.ts';
 import { RunnerError } from '../../errors.ts';
-import type { DeployChange, DeployProgress } from '../../executor/deployer.ts';
 import type { OperateOptions, PreparedService } from '../../deploy/operate.ts';
 import type { PluginReference, ServiceRecord, ServiceRecords } from '../../deploy/record.ts';
 import type { ServiceOperator, ServiceOptions, ServiceReport, ServiceStatus } from '../../deploy/service.ts';
 import { parseCount, parseNumber, parseUint64 } from '../calls.ts';
+import { changesText, collectOptions, collectPluginOptions, interrupted, progressText } from '../deployer-flags.ts';
+import type { PluginOptions } from '../deployer-flags.ts';
 import { settingsOf } from '../environment.ts';
 import type { ChainFlags } from '../environment.ts';
 import { print, progress, sizeText, table } from '../output.ts';
@@ -31,7 +32,7 @@ interface DeployFlags extends ServiceFlags, ChainFlags {
   readonly target: Target;
   readonly network?: string;
   readonly hostOption?: Readonly<Record<string, unknown>>;
-  readonly deployerOption?: Readonly<Record<string, Readonly<Record<string, unknown>>>>;
+  readonly deployerOption?: PluginOptions;
   readonly key: string;
   readonly fromBlock?: bigint;
   readonly confirmations?: number;
@@ -198,10 +199,8 @@ function addLogs(service: Command, { io }: Cli): void {
     .option('-f, --follow', 'go on with what is written from now on, until interrupted')
     .action(async (flags: LogFlags) => {
       await withRecord(io, flags, async (record, operator) => {
-        const stop = new AbortController();
-        process.once('SIGINT', () => stop.abort());
         const { limit, follow, search } = flags;
-        const query = { limit, signal: stop.signal, ...(follow && { follow }), ...(search !== undefined && { search }) };
+        const query = { limit, signal: interrupted(), ...(follow && { follow }), ...(search !== undefined && { search }) };
         for await (const { message } of operator.logs(record, query)) io.stdout.write(`${message}\n`);
       });
     });
@@ -294,17 +293,7 @@ function flagOptions({ dryRun, strict }: { readonly dryRun?: true; readonly stri
 }
 
 function reporting(io: Io): ServiceOptions {
-  return {
-    onProgress: ({ step, function: name, done, total }: DeployProgress) =>
-      progress(io, `${name}: ${step}${done !== undefined && total !== undefined ? ` (${done} of ${total})` : ''}`),
-  };
-}
-
-function changesText(changes: readonly DeployChange[], isDryRun: boolean): string {
-  const verb = isDryRun ? 'would ' : '';
-  return changes
-    .map(({ action, resource, id, fields }) => `${verb}${action} ${resource} ${id}${fields ? `: ${fields.join(', ')}` : ''}`)
-    .join('\n');
+  return { onProgress: (news) => progress(io, progressText(news)), signal: interrupted() };
 }
 
 function deployText({ record, machine, changes, warnings }: ServiceReport, isDryRun: boolean): string {
@@ -333,31 +322,4 @@ function statusText({ record, orchestrator, functions, drift }: ServiceStatus): 
     orchestrator ? `orchestrator ${orchestrator.name}: ${orchestrator.status}, ${orchestrator.id}${memory}` : 'no orchestrator',
     ...drift.map((what) => `differs: ${what}`),
   ].join('\n');
-}
-
-/** `name=value`; the value as JSON when it is, as text when it is not. */
-function pair(text: string): readonly [name: string, value: unknown] {
-  const equals = text.indexOf('=');
-  if (equals < 1) throw new InvalidArgumentError('It must be name=value.');
-  const value = text.slice(equals + 1);
-  try {
-    return [text.slice(0, equals), JSON.parse(value) as unknown];
-  } catch {
-    return [text.slice(0, equals), value];
-  }
-}
-
-function collectOptions(text: string, previous: Readonly<Record<string, unknown>> = {}): Record<string, unknown> {
-  const [name, value] = pair(text);
-  return { ...previous, [name]: value };
-}
-
-type PluginOptions = Readonly<Record<string, Readonly<Record<string, unknown>>>>;
-
-function collectPluginOptions(text: string, previous: PluginOptions = {}): PluginOptions {
-  const [path, value] = pair(text);
-  const dot = path.indexOf('.');
-  if (dot < 1) throw new InvalidArgumentError('It must be plugin.name=value.');
-  const [plugin, name] = [path.slice(0, dot), path.slice(dot + 1)];
-  return { ...previous, [plugin]: { ...previous[plugin], [name]: value } };
 }

@@ -1,0 +1,136 @@
+/** What the commands share that talk with one platform: which one, and its deployer. */
+
+import { resolve } from 'node:path';
+import { InvalidArgumentError, Option } from 'commander';
+import type { Command } from 'commander';
+import { systemClock } from '../clock.ts';
+import { FAAS_TYPES } from '../deploy/policy-model.ts';
+import type { FaasType } from '../deploy/policy-model.ts';
+import type { DeployChange, DeployOptions, DeployProgress, DeployReport, FaasDeployer } from '../executor/deployer.ts';
+import { progress } from './output.ts';
+import type { Io } from './output.ts';
+
+export interface PlatformFlags {
+  readonly provider?: FaasType;
+  readonly config?: string;
+  readonly deployerOption?: PluginOptions;
+  readonly json?: true;
+}
+
+export interface WriteFlags {
+  readonly dryRun?: true;
+  readonly strict?: true;
+}
+
+export type PluginOptions = Readonly<Record<string, Readonly<Record<string, unknown>>>>;
+
+export function withPlatform(command: Command): Command {
+  return command
+    .addOption(new Option('-p, --provider <type>', 'the platform (default: the one of the policy)').choices(FAAS_TYPES))
+    .option('--config <file>', 'the deployment policy, when it is not in the configuration directory')
+    .option('--deployer-option <plugin.name=value>', 'an option of the platform; can be repeated', collectPluginOptions)
+    .option('--json', 'print one JSON document');
+}
+
+export function withWrites(command: Command): Command {
+  return command
+    .option('--dry-run', 'say what would be done, and do nothing')
+    .option('--strict', 'what the platform cannot do as asked is an error');
+}
+
+/** Makes the deployer of the platform, and closes it afterwards. */
+export async function withDeployer(io: Io, flags: PlatformFlags, action: (deployer: FaasDeployer) => Promise<void>): Promise<void> {
+  const [{ loadPolicy }, { deployerOf }, { createPluginRegistry }, { silentTelemetry }, { PROVIDER_FIELDS, providerOf }] =
+    await Promise.all([
+      import('../deploy/policy.ts'),
+      import('../deploy/planner.ts'),
+      import('../plugin/registry.ts'),
+      import('../telemetry/telemetry.ts'),
+      import('../deploy/policy-model.ts'),
+    ]);
+  const { policy } = loadPolicy({ env: io.env, ...(flags.config !== undefined && { path: resolve(io.cwd, flags.config) }) });
+  const said = policy.serverless.provider;
+  const { provider: type = said.type } = flags;
+  const provider =
+    type === said.type
+      ? said
+      : providerOf(type, (field) => {
+          const { env: variables = [], fallback = '' } = PROVIDER_FIELDS[type][field] ?? {};
+          return variables.map((name) => io.env[name]).find(Boolean) ?? fallback;
+        });
+  const { use, options } = deployerOf(provider, flags.deployerOption);
+  const deployer = await createPluginRegistry({ clock: systemClock, telemetry: silentTelemetry }).deployer(use, options);
+  try {
+    await action(deployer);
+  } finally {
+    await deployer.close?.();
+  }
+}
+
+/** Progress on a terminal, an end at SIGINT that leaves nothing half written behind. */
+export function deployOptions(io: Io, { dryRun, strict }: WriteFlags): DeployOptions {
+  return {
+    ...(dryRun && { dryRun }),
+    ...(strict && { strict }),
+    signal: interrupted(),
+    onProgress: (news) => progress(io, progressText(news)),
+  };
+}
+
+export function interrupted(): AbortSignal {
+  const stop = new AbortController();
+  process.once('SIGINT', () => stop.abort());
+  return stop.signal;
+}
+
+export function progressText({ step, function: name, done, total }: DeployProgress): string {
+  return `${name}: ${step}${done !== undefined && total !== undefined ? ` (${done} of ${total})` : ''}`;
+}
+
+export function changesText(changes: readonly DeployChange[], isDryRun: boolean): string {
+  const verb = isDryRun ? 'would ' : '';
+  return changes
+    .map(({ action, resource, id, fields }) => `${verb}${action} ${resource} ${id}${fields ? `: ${fields.join(', ')}` : ''}`)
+    .join('\n');
+}
+
+export function reportText(report: DeployReport, isDryRun: boolean): string {
+  const { state, changes, warnings } = report;
+  return [
+    changesText(changes, isDryRun) || 'nothing had to change',
+    ...warnings.map((warning) => `warning: ${warning}`),
+    ...(state ? [`${state.name}: ${state.status}${state.endpoint === undefined ? '' : `, ${state.endpoint}`}`] : []),
+  ].join('\n');
+}
+
+/** `name=value`; the value as JSON when it is, as text when it is not. */
+export function pair(text: string): readonly [name: string, value: unknown] {
+  const equals = text.indexOf('=');
+  if (equals < 1) throw new InvalidArgumentError('It must be name=value.');
+  const value = text.slice(equals + 1);
+  try {
+    return [text.slice(0, equals), JSON.parse(value) as unknown];
+  } catch {
+    return [text.slice(0, equals), value];
+  }
+}
+
+/** `name=value`, as text. */
+export function collectTexts(text: string, previous: Readonly<Record<string, string>> = {}): Record<string, string> {
+  const equals = text.indexOf('=');
+  if (equals < 1) throw new InvalidArgumentError('It must be name=value.');
+  return { ...previous, [text.slice(0, equals)]: text.slice(equals + 1) };
+}
+
+export function collectOptions(text: string, previous: Readonly<Record<string, unknown>> = {}): Record<string, unknown> {
+  const [name, value] = pair(text);
+  return { ...previous, [name]: value };
+}
+
+export function collectPluginOptions(text: string, previous: PluginOptions = {}): PluginOptions {
+  const [path, value] = pair(text);
+  const dot = path.indexOf('.');
+  if (dot < 1) throw new InvalidArgumentError('It must be plugin.name=value.');
+  const [plugin, name] = [path.slice(0, dot), path.slice(dot + 1)];
+  return { ...previous, [plugin]: { ...previous[plugin], [name]: value } };
+}
