@@ -1,15 +1,18 @@
 /**
  * Code and layers on disk, named by the SHA-256 of their zip: `sha256/<hex>.zip` and, unpacked and read-only, `sha256/<hex>/`.
- * Whatever has such a name is complete: it was written under another one, synced, and renamed.
+ * Whatever has such a name is complete: it was written under another one and renamed.
+ *
+ * A zip is on disk before anybody refers to it. Its tree follows later, because to sync thousands of files takes seconds: `synced/<hex>`
+ * says that it is there. A tree without that mark may have suffered from a loss of power, and is unpacked again at the next start.
  */
 
 import { hash, randomUUID } from 'node:crypto';
-import { chmodSync, existsSync, lstatSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import { chmodSync, existsSync, lstatSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { chmod, copyFile, link, lstat, mkdir, open, readFile, readdir, readlink, rename, rm, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { RunnerError } from '../errors.ts';
 import type { ZipLimits } from './unzip.ts';
-import { readZip, syncFolder, unpackZip } from './unzip.ts';
+import { readZip, syncFolder, unpackZip, unpackZipSync } from './unzip.ts';
 
 export interface Blob {
   readonly sha256: string;
@@ -18,18 +21,27 @@ export interface Blob {
 }
 
 const TEMPORARY = '.part-';
+/** Of what was taken once. */
+const NO_LIMITS = { unpackedBytesMax: Infinity, entriesMax: Infinity, ratioMax: Infinity };
 
 export class BlobStore {
   readonly #folder: string;
+  readonly #synced: string;
   readonly #making = new Map<string, Promise<void>>();
+  readonly #syncing = new Map<string, Promise<void>>();
   readonly #held = new Map<string, number>();
 
   /** Removes what is not in `known`: an earlier process was killed before it was referred to. */
   constructor(folder: string, known: ReadonlySet<string>) {
     this.#folder = join(folder, 'sha256');
-    mkdirSync(this.#folder, { recursive: true, mode: 0o711 });
+    this.#synced = join(folder, 'synced');
+    for (const path of [this.#folder, this.#synced]) {
+      mkdirSync(path, { recursive: true, mode: 0o711 });
+      for (const name of readdirSync(path)) if (!known.has(name.replace(/\.zip$/, ''))) removeSync(join(path, name));
+    }
     for (const name of readdirSync(this.#folder)) {
-      if (!known.has(name.replace(/\.zip$/, ''))) removeSync(join(this.#folder, name));
+      const [, sha256] = /^(\w+)\.zip$/.exec(name) ?? [];
+      if (sha256 !== undefined && !(this.has(sha256) && existsSync(join(this.#synced, sha256)))) this.#unpackAgain(sha256);
     }
   }
 
@@ -58,7 +70,8 @@ export class BlobStore {
         // The tree last: where it is, the zip is too.
         await this.#writeZip(sha256, zip);
         try {
-          await this.#make(sha256, (part) => unpackZip(zip, part, limits));
+          await this.#make(sha256, (part) => unpackZip(zip, part, { ...limits, readOnly: true }));
+          this.#syncLater(sha256);
         } catch (thrown) {
           rmSync(`${this.treeOf(sha256)}.zip`, { force: true });
           throw thrown;
@@ -74,8 +87,11 @@ export class BlobStore {
     return this.#hold(sha256, async () => {
       await this.#once(sha256, () =>
         this.#make(sha256, async (part) => {
+          // No zip has this tree: it is on disk when somebody refers to it, and so are the files that it shares.
+          for (const layer of layers) await this.#syncing.get(layer);
           await mkdir(part);
           for (const layer of layers) await overlay(this.treeOf(layer), part);
+          await closeFolders(part);
         }),
       );
       return use(sha256);
@@ -91,9 +107,16 @@ export class BlobStore {
   /** Gone for everybody when it returns; the disk space follows. */
   remove(sha256: string): Promise<void> {
     rmSync(`${this.treeOf(sha256)}.zip`, { force: true });
+    this.#syncing.delete(sha256);
+    rmSync(join(this.#synced, sha256), { force: true });
     const part = this.#part();
     if (this.has(sha256)) renameSync(this.treeOf(sha256), part);
     return removeTree(part);
+  }
+
+  /** Leaves to the next start what is not synced yet. */
+  close(): void {
+    this.#syncing.clear();
   }
 
   async #hold<T>(sha256: string, run: () => Promise<T>): Promise<T> {
@@ -121,7 +144,6 @@ export class BlobStore {
     const part = this.#part();
     try {
       await fill(part);
-      await makeReadOnly(part);
       await rename(part, this.treeOf(sha256));
       await chmod(this.treeOf(sha256), 0o555);
       await syncFolder(this.#folder);
@@ -129,6 +151,39 @@ export class BlobStore {
       await removeTree(part);
       throw thrown;
     }
+  }
+
+  /** What an earlier process had unpacked. */
+  #unpackAgain(sha256: string): void {
+    const part = this.#part();
+    try {
+      unpackZipSync(readFileSync(`${this.treeOf(sha256)}.zip`), part, NO_LIMITS);
+    } catch {
+      // The disk has lost more than this can help with: the tree is left as it is.
+      removeSync(part);
+      return;
+    }
+    removeSync(this.treeOf(sha256));
+    renameSync(part, this.treeOf(sha256));
+    chmodSync(this.treeOf(sha256), 0o555);
+    this.#syncLater(sha256);
+  }
+
+  /** Never fails: a tree that could not be synced is unpacked again at the next start. */
+  #syncLater(sha256: string): void {
+    // False when it was removed, and perhaps stored again.
+    const isWanted = (): boolean => this.#syncing.get(sha256) === syncing;
+    const syncing: Promise<void> = syncTree(this.treeOf(sha256), isWanted)
+      .then(async () => {
+        if (!isWanted()) return;
+        writeFileSync(join(this.#synced, sha256), '');
+        await syncFolder(this.#synced);
+      })
+      .catch(() => {})
+      .finally(() => {
+        if (isWanted()) this.#syncing.delete(sha256);
+      });
+    this.#syncing.set(sha256, syncing);
   }
 
   async #writeZip(sha256: string, zip: Uint8Array): Promise<void> {
@@ -149,17 +204,23 @@ export class BlobStore {
   }
 }
 
-/** Everything beneath the folder, not the folder itself: a folder that cannot be written cannot be renamed on every system. */
-async function makeReadOnly(folder: string): Promise<void> {
+/** Goes no further when it is not wanted any more. */
+async function syncTree(folder: string, isWanted: () => boolean): Promise<void> {
   for (const entry of await readdir(folder, { withFileTypes: true })) {
+    if (!isWanted()) return;
     const path = join(folder, entry.name);
-    if (entry.isDirectory()) {
-      await makeReadOnly(path);
-      await chmod(path, 0o555);
-    } else if (entry.isFile()) {
-      const { mode, nlink } = await lstat(path);
-      if (nlink === 1) await chmod(path, mode & 0o111 ? 0o555 : 0o444);
-    }
+    if (entry.isDirectory()) await syncTree(path, isWanted);
+    else if (entry.isFile()) await syncFolder(path);
+  }
+  await syncFolder(folder);
+}
+
+/** Everything beneath the folder, not the folder itself: a folder that cannot be written cannot be renamed on every system. */
+async function closeFolders(folder: string): Promise<void> {
+  for (const entry of await readdir(folder, { withFileTypes: true })) {
+    if (!entry.isDirectory()) continue;
+    await closeFolders(join(folder, entry.name));
+    await chmod(join(folder, entry.name), 0o555);
   }
 }
 

@@ -1,8 +1,8 @@
-import { mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { zipSync } from 'fflate';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { Clock } from '../clock.ts';
 import { systemClock } from '../clock.ts';
 import { isRunnerError } from '../errors.ts';
@@ -101,6 +101,49 @@ describe('functions', () => {
     expect([path, join(path, 'a'), join(path, 'a', 'index.mjs')].map((one) => statSync(one).mode & 0o777)).toEqual([0o555, 0o555, 0o444]);
     expect(statSync(`${path}.zip`).mode & 0o777).toBe(0o600);
     expect(statSync(join(folder, 'functions.sqlite')).mode & 0o777).toBe(0o600);
+  });
+
+  it('unpacks again what the disk may have lost, and nothing else', async () => {
+    await store.create(fn({ code: { kind: 'zip', bytes: zip({ 'a/index.mjs': 'one' }) } }));
+    const [tree = ''] = blobs();
+    const file = join(folder, 'blobs', 'sha256', tree, 'a', 'index.mjs');
+    const mark = join(folder, 'blobs', 'synced', tree);
+    await vi.waitUntil(() => existsSync(mark));
+    const { ino } = statSync(file);
+    const loseContent = (): void => {
+      chmodSync(file, 0o644);
+      writeFileSync(file, '');
+    };
+    store.close();
+    store = open();
+    expect(statSync(file).ino).toBe(ino);
+
+    // A loss of power before everything was on disk: names without content, or no names.
+    for (const lose of [loseContent, () => rmSync(join(folder, 'blobs', 'sha256', tree), { recursive: true })]) {
+      store.close();
+      rmSync(mark, { force: true });
+      lose();
+      store = open();
+      expect(readFileSync(file, 'utf8')).toBe('one');
+      expect([file, join(file, '..'), join(file, '../..')].map((one) => statSync(one).mode & 0o777)).toEqual([0o444, 0o555, 0o555]);
+      expect(blobs()).toEqual([tree, `${tree}.zip`]);
+      await vi.waitUntil(() => existsSync(mark));
+    }
+    store.remove('hello');
+    expect(await store.collect(0)).toBe(1);
+    expect(blobs()).toEqual([]);
+    expect(existsSync(mark)).toBe(false);
+  });
+
+  it('opens although a package is damaged', async () => {
+    await store.create(fn());
+    const [tree = ''] = blobs();
+    store.close();
+    rmSync(join(folder, 'blobs', 'synced', tree), { force: true });
+    writeFileSync(join(folder, 'blobs', 'sha256', `${tree}.zip`), 'no zip');
+    store = open();
+    expect(readFileSync(join(folder, 'blobs', 'sha256', tree, 'index.mjs'), 'utf8')).toBe('one');
+    expect(blobs()).toEqual([tree, `${tree}.zip`]);
   });
 
   it('refuses a second function of one name, also when both are made at once', async () => {

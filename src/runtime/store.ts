@@ -327,6 +327,7 @@ export class FunctionStore {
 
   /** Idempotent. */
   close(): void {
+    this.#blobs.close();
     this.#database.close();
   }
 

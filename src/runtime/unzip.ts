@@ -5,13 +5,14 @@
  * Nothing is written before every name, size and link of the archive has been checked; nothing is ever written outside of the folder.
  */
 
-import { mkdir, open, symlink } from 'node:fs/promises';
+import { chmodSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmod, mkdir, open, symlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { crc32, inflateRaw, inflateRawSync } from 'node:zlib';
-import type { ErrorDetails } from '../errors.ts';
-import { RunnerError } from '../errors.ts';
+import { isRunnerError } from '../errors.ts';
 import { resolveLinks } from './unzip-links.ts';
+import { cleanName, decodeName, invalid } from './unzip-names.ts';
 
 export interface ZipLimits {
   /** Bytes of all files together, unpacked. */
@@ -37,6 +38,11 @@ export interface ZipEntry {
   readonly data: Uint8Array;
 }
 
+export interface UnpackOptions extends ZipLimits {
+  /** Nothing in the folder can be written afterwards, the folder itself can. */
+  readonly readOnly?: boolean;
+}
+
 export interface Unpacked {
   readonly files: number;
   readonly unpackedBytes: number;
@@ -54,12 +60,13 @@ const METHOD = { stored: 0, deflated: 8 } as const;
 /** Systems whose entries carry Unix modes [4.4.2.2]. */
 const UNIX_HOSTS = new Set([3, 19]);
 const MODE = { type: 0o170000, file: 0o100000, folder: 0o040000, link: 0o120000, executable: 0o111 } as const;
-const SEGMENT_BYTES_MAX = 255;
-const NAME_BYTES_MAX = 1_024;
 const LINK_BYTES_MAX = 4_096;
 const RATIO_FROM_BYTES = 1024 * 1024;
 /** Files written at the same time. */
 const WRITERS = 16;
+/** So little is inflated at once: the way to another thread and back would take longer. */
+const SMALL_BYTES = 64 * 1024;
+const READ_ONLY = 0o555;
 
 /**
  * The entries of an archive, all checked against each other; contents are checked when they are unpacked. Throws `PACKAGE_INVALID`
@@ -87,41 +94,72 @@ export function readZip(zip: Uint8Array, limits: ZipLimits = ZIP_LIMITS): ZipEnt
 }
 
 /**
- * Unpacks into `folder`, which must be empty and nobody else's; on failure it holds a part and is the caller's to remove.
- * Files are on disk when it resolves. Throws `PACKAGE_INVALID`.
+ * Unpacks into `folder`, which must be empty and nobody else's; on failure it holds a part and is the caller's to remove. The disk may
+ * not have it yet when it resolves. Throws `PACKAGE_INVALID`.
  */
-export async function unpackZip(zip: Uint8Array, folder: string, limits: ZipLimits = ZIP_LIMITS): Promise<Unpacked> {
-  const entries = readZip(zip, limits);
-  const files = entries.filter(({ kind }) => kind === 'file');
-  const folders = new Set(entries.flatMap(({ name, kind }) => (kind === 'folder' ? [name] : [dirname(name)])));
-  for (const name of [...folders].toSorted()) await mkdir(join(folder, name), { recursive: true });
+export async function unpackZip(zip: Uint8Array, folder: string, options: UnpackOptions = ZIP_LIMITS): Promise<Unpacked> {
+  const { files, folders, links } = sorted(readZip(zip, options));
+  for (const name of folders) await mkdir(join(folder, name), { recursive: true });
   const next = files.values();
   await Promise.all(
     Array.from({ length: WRITERS }, async () => {
-      for (const entry of next) await writeEntry(join(folder, entry.name), entry);
+      for (const entry of next) await writeEntry(join(folder, entry.name), entry, options.readOnly);
     }),
   );
   // Last, so that nothing was ever written through one.
-  for (const { name, kind, target } of entries) {
-    if (kind === 'link' && target !== undefined) await symlink(target, join(folder, name)).catch(clash(name));
-  }
-  for (const name of folders) await syncFolder(join(folder, name));
+  for (const { name, target } of links) await symlink(target ?? '', join(folder, name)).catch(clash(name));
+  if (options.readOnly) for (const name of folders.toReversed()) if (name !== '.') await chmod(join(folder, name), READ_ONLY);
   return { files: files.length, unpackedBytes: files.reduce((sum, { unpackedBytes }) => sum + unpackedBytes, 0) };
 }
 
-async function writeEntry(path: string, entry: ZipEntry): Promise<void> {
-  const content = entry.deflated ? await inflate(entry) : entry.data;
-  checkContent(entry, content);
-  const file = await open(path, 'wx', entry.executable ? 0o755 : 0o644).catch(clash(entry.name));
+/** The same read-only tree, of a package that was unpacked before. */
+export function unpackZipSync(zip: Uint8Array, folder: string, limits: ZipLimits): void {
+  const { files, folders, links } = sorted(readZip(zip, limits));
+  for (const name of folders) mkdirSync(join(folder, name), { recursive: true });
+  for (const entry of files) {
+    const path = join(folder, entry.name);
+    writeFileSync(path, contentOf(entry), { flag: 'wx' });
+    chmodSync(path, modeOf(entry, true));
+  }
+  for (const { name, target } of links) symlinkSync(target ?? '', join(folder, name));
+  for (const name of folders.toReversed()) if (name !== '.') chmodSync(join(folder, name), READ_ONLY);
+}
+
+interface SortedEntries {
+  readonly files: readonly ZipEntry[];
+  /** Parents first. */
+  readonly folders: readonly string[];
+  readonly links: readonly ZipEntry[];
+}
+
+function sorted(entries: readonly ZipEntry[]): SortedEntries {
+  const folders = new Set(['.']);
+  for (const { name, kind } of entries)
+    for (let at = kind === 'folder' ? name : dirname(name); !folders.has(at) && at !== ''; at = dirname(at)) folders.add(at);
+  return {
+    files: entries.filter(({ kind }) => kind === 'file'),
+    folders: [...folders].toSorted(),
+    links: entries.filter(({ kind }) => kind === 'link'),
+  };
+}
+
+async function writeEntry(path: string, entry: ZipEntry, readOnly = false): Promise<void> {
+  const content = entry.unpackedBytes > SMALL_BYTES && entry.deflated ? await inflate(entry) : contentOf(entry);
+  const file = await open(path, 'wx').catch(clash(entry.name));
   try {
+    await file.chmod(modeOf(entry, readOnly));
     await file.writeFile(content);
-    await file.sync();
   } finally {
     await file.close();
   }
 }
 
-/** Makes the names in it durable. */
+function modeOf({ executable }: ZipEntry, readOnly: boolean): number {
+  const mode = executable ? 0o755 : 0o644;
+  return readOnly ? mode & READ_ONLY : mode;
+}
+
+/** Has the disk hold the names in a folder, or the content of a file. */
 export async function syncFolder(path: string): Promise<void> {
   const folder = await open(path, 'r');
   try {
@@ -142,7 +180,15 @@ function clash(name: string): (thrown: unknown) => never {
 
 async function inflate(entry: ZipEntry): Promise<Uint8Array> {
   try {
-    return await inflateRawAsync(entry.data, inflateOptions(entry));
+    return checked(entry, await inflateRawAsync(entry.data, inflateOptions(entry)));
+  } catch (thrown) {
+    throw damaged(entry, thrown);
+  }
+}
+
+function contentOf(entry: ZipEntry): Uint8Array {
+  try {
+    return checked(entry, entry.deflated ? inflateRawSync(entry.data, inflateOptions(entry)) : entry.data);
   } catch (thrown) {
     throw damaged(entry, thrown);
   }
@@ -153,21 +199,18 @@ function inflateOptions({ unpackedBytes }: { readonly unpackedBytes: number }): 
   return { maxOutputLength: Math.max(1, unpackedBytes) };
 }
 
-function damaged({ name }: { readonly name: string }, cause: unknown): RunnerError {
+function damaged({ name }: { readonly name: string }, cause: unknown): unknown {
+  if (isRunnerError(cause)) return cause;
   const bomb = cause instanceof Error && 'code' in cause && cause.code === 'ERR_BUFFER_TOO_LARGE';
   return invalid(bomb ? 'an entry is larger than it says' : 'an entry is damaged', { entry: name }, cause);
 }
 
-function checkContent(entry: ZipEntry, content: Uint8Array): void {
+function checked(entry: ZipEntry, content: Uint8Array): Uint8Array {
   if (content.length !== entry.unpackedBytes) {
     throw invalid(`an entry has ${content.length} bytes and says ${entry.unpackedBytes}`, { entry: entry.name });
   }
   if (crc32(content) !== entry.crc) throw invalid('the checksum of an entry is wrong', { entry: entry.name });
-}
-
-function invalid(what: string, details: ErrorDetails = {}, cause?: unknown): RunnerError {
-  const where = typeof details['entry'] === 'string' ? ` (${JSON.stringify(details['entry'])})` : '';
-  return new RunnerError('PACKAGE_INVALID', `the package cannot be unpacked: ${what}${where}`, { details, cause });
+  return content;
 }
 
 interface End {
@@ -242,15 +285,6 @@ function readCentral(bytes: Buffer, at: number, end: number): RawEntry {
   if (entry.method === METHOD.stored && entry.packedBytes !== entry.unpackedBytes)
     throw invalid('the sizes of a stored entry differ', { entry: name });
   return entry;
-}
-
-function decodeName(bytes: Uint8Array): string {
-  if (bytes.length > NAME_BYTES_MAX) throw invalid(`a name has ${bytes.length} bytes`, { limit: NAME_BYTES_MAX });
-  try {
-    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
-  } catch (thrown) {
-    throw invalid('a name is not UTF-8', { entry: Buffer.from(bytes).toString('latin1') }, thrown);
-  }
 }
 
 /** Local headers [4.3.7] lie one after another before the directory: two that share bytes are how a small archive unpacks to a huge one. */
@@ -328,31 +362,9 @@ function kindOf({ name, mode }: RawEntry): ZipEntry['kind'] {
   throw invalid('an entry is neither file, folder nor link', { entry: name });
 }
 
-/** Relative and harmless on every system, or refused. */
-function cleanName(name: string): string {
-  const refuse = (why: string): never => {
-    throw invalid(why, { entry: name });
-  };
-  if (/[\u0000-\u001f\u007f]/.test(name)) refuse('a name has control characters');
-  if (name.includes('\\')) refuse('a name has a backslash; folders are separated by /');
-  if (name.startsWith('/') || /^[a-zA-Z]:/.test(name)) refuse('a name is absolute');
-  const segments = name.split('/').filter((segment) => segment !== '' && segment !== '.');
-  if (segments.includes('..')) refuse('a name leads out of the package');
-  if (segments.some((segment) => Buffer.byteLength(segment) > SEGMENT_BYTES_MAX))
-    refuse(`a part of a name is longer than ${SEGMENT_BYTES_MAX} bytes`);
-  if (segments.length === 0 && !name.endsWith('/')) refuse('a name is empty');
-  return segments.join('/');
-}
-
 function readTarget(entry: ZipEntry): string {
   if (entry.unpackedBytes > LINK_BYTES_MAX) throw invalid('the target of a link is too long', { entry: entry.name, limit: LINK_BYTES_MAX });
-  let content: Uint8Array;
-  try {
-    content = entry.deflated ? inflateRawSync(entry.data, inflateOptions(entry)) : entry.data;
-  } catch (thrown) {
-    throw damaged(entry, thrown);
-  }
-  checkContent(entry, content);
+  const content = contentOf(entry);
   const target = Buffer.from(content).toString('utf8');
   if (target === '' || target.includes('\0') || target.includes('\ufffd'))
     throw invalid('the target of a link is not a path', { entry: entry.name });
