@@ -2,12 +2,25 @@
 
 import type { Plugin } from '../../src/plugin.ts';
 import { PEERS } from './client.ts';
+import { LambdaDeployer } from './deployer.ts';
 import { LambdaExecutor } from './executor.ts';
-import { EXECUTOR_CHECKS, parseOptions } from './options.ts';
-import type { LambdaExecutorOptions } from './options.ts';
+import { DEPLOYER_CHECKS, EXECUTOR_CHECKS, parseOptions } from './options.ts';
+import type { LambdaDeployerOptions, LambdaExecutorOptions } from './options.ts';
 
+export { LambdaDeployer } from './deployer.ts';
 export { LambdaExecutor } from './executor.ts';
-export type { AwsCredentials, AwsOptions, AwsService, LambdaExecutorOptions } from './options.ts';
+export { INSIGHTS } from './logs.ts';
+export type { InsightsQuery } from './logs.ts';
+export type {
+  AwsCredentials,
+  AwsOptions,
+  AwsService,
+  LambdaDeployerOptions,
+  LambdaExecutorOptions,
+  LambdaPlatform,
+  LayerPackage,
+} from './options.ts';
+export type { FunctionMetrics } from './report.ts';
 
 export const awsLambdaPlugin: Plugin = {
   name: 'aws-lambda',
@@ -16,6 +29,9 @@ export const awsLambdaPlugin: Plugin = {
     registry.executor(
       (options, context) =>
         new LambdaExecutor({ ...context, ...parseOptions<LambdaExecutorOptions>(options, EXECUTOR_CHECKS, ['function']) }),
+    );
+    registry.deployer(
+      (options, context) => new LambdaDeployer({ ...context, ...parseOptions<LambdaDeployerOptions>(options, DEPLOYER_CHECKS) }),
     );
   },
 };

@@ -1,0 +1,214 @@
+/** AWS on this machine: the server of moto, and a proxy before it that counts, cuts and refuses. */
+
+import { execFileSync, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
+import { createServer, request as httpRequest } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { buffer } from 'node:stream/consumers';
+
+/** Throws the reason when moto is not there: a probe for `requirePeer`. */
+export function probeMoto(): void {
+  execFileSync('moto_server', ['--help'], { stdio: 'ignore', timeout: 30_000 });
+}
+
+export interface Moto {
+  readonly url: string;
+  /** Forgets everything. */
+  reset(): Promise<void>;
+  close(): Promise<void>;
+}
+
+const START_MS_MAX = 60_000;
+
+export async function startMoto(): Promise<Moto> {
+  const port = await freePort();
+  const env = { ...process.env, MOTO_IAM_LOAD_MANAGED_POLICIES: 'true', PYTHONUNBUFFERED: '1' };
+  const child = spawn('moto_server', ['-H', '127.0.0.1', '-p', String(port)], { env, stdio: ['ignore', 'ignore', 'pipe'], detached: true });
+  const url = `http://127.0.0.1:${port}`;
+  try {
+    await listening(child);
+  } catch (error) {
+    end(child);
+    throw error;
+  }
+  // A late line must not block it.
+  child.stderr?.resume();
+  return {
+    url,
+    async reset() {
+      await fetch(`${url}/moto-api/reset`, { method: 'POST' });
+      // Without Docker it answers calls by itself.
+      await fetch(`${url}/moto-api/config`, { method: 'POST', body: JSON.stringify({ lambda: { use_docker: false } }) });
+    },
+    async close() {
+      const over = new Promise((resolve) => child.once('exit', resolve));
+      end(child);
+      await over;
+    },
+  };
+}
+
+/** The command may be a script that starts the server: the group is ended. */
+function end(child: ChildProcess): void {
+  if (child.pid !== undefined && child.exitCode === null) process.kill(-child.pid, 'SIGKILL');
+}
+
+function listening(child: ChildProcess): Promise<void> {
+  return new Promise((resolve, reject) => {
+    let text = '';
+    const timer = setTimeout(() => reject(new Error(`moto did not start: ${text}`)), START_MS_MAX);
+    child.stderr?.on('data', (chunk: Buffer) => {
+      text += chunk.toString();
+      if (!text.includes('Running on')) return;
+      clearTimeout(timer);
+      resolve();
+    });
+    child.once('error', reject);
+    child.once('exit', (code) => reject(new Error(`moto ended with status ${code}: ${text}`)));
+  });
+}
+
+function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const server = createServer();
+    server.once('error', reject);
+    server.listen(0, '127.0.0.1', () => {
+      const { port } = server.address() as AddressInfo;
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+/** What an operation of AWS is called, as far as the request tells; for REST the method and path. */
+export function operationOf(request: IncomingMessage, body: Buffer): string {
+  const target = request.headers['x-amz-target'];
+  if (typeof target === 'string') return target.split('.').at(-1) ?? '';
+  const path = request.url ?? '';
+  const rpc = /\/service\/[^/]+\/operation\/(\w+)/.exec(path);
+  if (rpc) return rpc[1] ?? '';
+  if (request.headers['content-type']?.startsWith('application/x-www-form-urlencoded'))
+    return new URLSearchParams(body.toString('latin1')).get('Action') ?? '';
+  return `${request.method} ${path}`;
+}
+
+const READS = /^(?:GET|HEAD|Get|List|Describe|Filter|StartQuery|POST \/2015-03-31\/functions\/[^/]+\/invocations)/;
+export const isWrite = (operation: string): boolean => !READS.test(operation);
+
+export interface Answer {
+  readonly status: number;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body: string;
+}
+
+export interface AwsProxy {
+  readonly url: string;
+  /** Operations that were carried out and change something, in order. */
+  readonly writes: string[];
+  /** Everything that was asked. */
+  readonly requests: string[];
+  cutAfter(writes: number | undefined): void;
+  throttle(requests: number): void;
+  /** Answers in the place of AWS, when it gives an answer. */
+  answer: ((operation: string, body: Buffer) => Answer | undefined) | undefined;
+  reset(): void;
+  close(): Promise<void>;
+}
+
+export async function startAwsProxy(upstream: string): Promise<AwsProxy> {
+  let left = Number.POSITIVE_INFINITY;
+  let refusals = 0;
+  const proxy: Omit<AwsProxy, 'url' | 'close'> & { answer: AwsProxy['answer'] } = {
+    writes: [],
+    requests: [],
+    answer: undefined,
+    cutAfter: (writes) => (left = writes ?? Number.POSITIVE_INFINITY),
+    throttle: (requests) => (refusals = requests),
+    reset() {
+      left = Number.POSITIVE_INFINITY;
+      refusals = 0;
+      proxy.answer = undefined;
+      proxy.writes.length = 0;
+      proxy.requests.length = 0;
+    },
+  };
+  const serve = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
+    const body = await buffer(request);
+    const operation = operationOf(request, body);
+    proxy.requests.push(operation);
+    if (left <= 0) return void request.socket.destroy();
+    if (refusals > 0) {
+      refusals -= 1;
+      return send(response, throttled(request));
+    }
+    const instead = proxy.answer?.(operation, body);
+    if (instead) return send(response, instead);
+    if (isWrite(operation)) {
+      left -= 1;
+      proxy.writes.push(operation);
+    }
+    const answer = await forward(upstream, request, body);
+    if (left <= 0) return void request.socket.destroy();
+    const { 'transfer-encoding': _, connection: __, ...headers } = answer.headers;
+    response.writeHead(answer.status, headers).end(answer.body);
+  };
+  const server = createServer((request, response) => {
+    serve(request, response).catch(() => request.socket.destroy());
+  });
+  await new Promise<void>((resolve) => {
+    server.listen(0, '127.0.0.1', resolve);
+  });
+  return Object.assign(proxy, {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    close: () => closed(server),
+  });
+}
+
+function send(response: ServerResponse, { status, headers = {}, body }: Answer): void {
+  response.writeHead(status, headers).end(body);
+}
+
+/** As the services of each protocol say it. */
+function throttled(request: IncomingMessage): Answer {
+  const isQuery = request.headers['content-type']?.startsWith('application/x-www-form-urlencoded');
+  const common = { 'retry-after': '1', 'x-amzn-errortype': 'TooManyRequestsException' };
+  return isQuery
+    ? {
+        status: 400,
+        headers: { ...common, 'content-type': 'text/xml' },
+        body: '<ErrorResponse><Error><Type>Sender</Type><Code>Throttling</Code><Message>Rate exceeded</Message></Error><RequestId>r</RequestId></ErrorResponse>',
+      }
+    : {
+        status: 429,
+        headers: { ...common, 'content-type': 'application/json' },
+        body: JSON.stringify({ __type: 'TooManyRequestsException', Type: 'User', message: 'Rate exceeded' }),
+      };
+}
+
+interface Forwarded {
+  readonly status: number;
+  readonly headers: IncomingMessage['headers'];
+  readonly body: Buffer;
+}
+
+function forward(upstream: string, request: IncomingMessage, body: Buffer): Promise<Forwarded> {
+  const { hostname, port } = new URL(upstream);
+  const { 'transfer-encoding': _, connection: __, ...headers } = request.headers;
+  return new Promise((resolve, reject) => {
+    const outgoing = httpRequest(
+      { hostname, port, method: request.method, path: request.url, headers: { ...headers, 'content-length': String(body.length) } },
+      (answer) => {
+        buffer(answer).then((bytes) => resolve({ status: answer.statusCode ?? 502, headers: answer.headers, body: bytes }), reject);
+      },
+    );
+    outgoing.once('error', reject);
+    outgoing.end(body);
+  });
+}
+
+function closed(server: Server): Promise<void> {
+  return new Promise((resolve) => {
+    server.closeAllConnections();
+    server.close(() => resolve());
+  });
+}
