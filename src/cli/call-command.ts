@@ -21,9 +21,14 @@ export function callCommand(job: JobInfo & { readonly id: string }, { key, rpcUr
 
 function valueFlags({ raw, params, result }: JobInfo): string {
   if (raw) return '--data 0x00';
-  const samples = parseParameters(params).map(({ type }) => sampleOf(type));
+  const samples = sampleArguments(params);
   const types = params === '' ? '' : `--types '${params}' `;
   return `${types}--args '${toJson(samples, 0)}'${result === '' ? '' : ` --result '${result}'`}`;
+}
+
+/** Values for these parameters, made up. */
+export function sampleArguments(params: string): unknown[] {
+  return parseParameters(params).map(({ type }) => sampleOf(type));
 }
 
 /** A value that `jobs submit` takes for the type. */

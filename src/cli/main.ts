@@ -11,6 +11,7 @@ import { addDoctor } from './commands/doctor.ts';
 import { addJobs } from './commands/jobs.ts';
 import { addGateway } from './commands/gateway.ts';
 import { addInit } from './commands/init.ts';
+import { addProfile } from './commands/profile.ts';
 import { addRun } from './commands/run.ts';
 import { addService } from './commands/service.ts';
 import { addWhy } from './commands/why.ts';
@@ -75,7 +76,20 @@ function createProgram(cli: Cli, json: boolean): Command {
       getOutHasColors: () => false,
       getErrHasColors: () => false,
     });
-  for (const add of [addInit, addDev, addBuild, addRun, addService, addGateway, addJobs, addWhy, addDoctor, addCloud, addConformance])
+  for (const add of [
+    addInit,
+    addDev,
+    addBuild,
+    addRun,
+    addService,
+    addGateway,
+    addJobs,
+    addWhy,
+    addDoctor,
+    addProfile,
+    addCloud,
+    addConformance,
+  ])
     add(program, cli);
   program.addHelpText('after', '\nExit status: 0 done, 1 failed, 2 called in a wrong way; some commands have others, see their help.');
   return program;

@@ -69,7 +69,9 @@ const CASES: readonly (readonly [Needs, SelectOptions, Target | undefined, Targe
 ];
 
 describe('the choice', () => {
-  it.each(CASES)('%j with %j: %s', (needs, options, chosen, other, against) => {
+  const cases = CASES.map(([needs, options, chosen, other, against]) => ({ needs, options, chosen, other, against }));
+
+  it.each(cases)('$needs with $options: $chosen', ({ needs, options, chosen, other, against }) => {
     const selection = selectProvider(needs, options);
     expect({ chosen: selection.chosen, because: selection.because }).toMatchObject({ chosen });
     if (other) expect(selection.candidates.find(({ target }) => target === other)?.against.join()).toContain(against);

@@ -36,6 +36,8 @@ export interface SelectOptions extends CostOptions {
   /** Platforms to choose from. Default: those that publish prices. */
   readonly among?: readonly Target[];
   readonly strategy?: Strategy;
+  /** All functions that the costs are of. Default: one, with the usage and the memory of the needs. */
+  readonly costs?: readonly Usage[];
   /** The one that is named in the policy: taken when nothing speaks for another. */
   readonly preferred?: Target | undefined;
 }
@@ -152,8 +154,8 @@ export function selectionOf(policy: DeploymentPolicy): { readonly needs: Needs; 
 function candidateOf(target: Target, needs: Needs, options: SelectOptions): Candidate {
   const { memoryMb = 128, usage, monthlyUsdMax } = needs;
   const place = placeOf(target, needs);
-  const monthlyUsd =
-    usage && fitSize(target, memoryMb) ? estimateCost(target, { ...usage, ...archOf(needs), memoryMb }, options)?.monthlyUsd : undefined;
+  const usages = options.costs ?? (usage ? [{ ...usage, ...archOf(needs), memoryMb }] : undefined);
+  const monthlyUsd = usages && estimateCost(target, usages, options)?.monthlyUsd;
   const tooDear =
     monthlyUsd !== undefined && monthlyUsdMax !== undefined && monthlyUsd > monthlyUsdMax
       ? [`$${cents(monthlyUsd)} a month are above the $${cents(monthlyUsdMax)} of the limit`]

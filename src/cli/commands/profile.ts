@@ -1,0 +1,213 @@
+import { spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
+import { resolve } from 'node:path';
+import { InvalidArgumentError } from 'commander';
+import type { Command } from 'commander';
+import { profileDocument, profilingData } from '../../deploy/profiles.ts';
+import type { MeasuredJob } from '../../deploy/profiles.ts';
+import { RunnerError, isErrorCode } from '../../errors.ts';
+import { encodeAbi } from '../../job/abi.ts';
+import type { JobDescription } from '../../job/router.ts';
+import { parseParameters } from '../../job/solidity.ts';
+import { loadModule } from '../author-module.ts';
+import { sampleArguments } from '../call-command.ts';
+import { parseCount } from '../calls.ts';
+import { print, progress, table } from '../output.ts';
+import type { Cli, Io } from '../output.ts';
+import type { FromProfile, ToProfile } from '../profile-runner.ts';
+
+interface ProfileFlags {
+  readonly runs: number;
+  readonly warmUps: number;
+  readonly inputs?: string;
+  readonly job?: readonly number[];
+  readonly stateful?: readonly number[];
+  readonly connections?: readonly number[];
+  readonly timeout: number;
+  readonly out: string;
+  readonly metadata?: true;
+  readonly json?: true;
+}
+
+interface JobInputs {
+  readonly bodies: readonly Uint8Array[];
+  readonly isMadeUp: boolean;
+}
+
+const EXAMPLES = `
+Examples:
+  bpr profile src/jobs.ts                            every job, 50 runs each, into profiles.json
+  bpr profile src/jobs.ts --inputs inputs.json --runs 200
+  bpr profile src/jobs.ts --stateful 2 --metadata    also the text that the blueprint carries on chain
+
+The inputs are real calls of each job: {"0": [[5], [7]], "1": ["0x00ff"]}, lists of arguments, or the bytes of a raw job. A job without
+them is called with values made up for its types: its sizes and times are worth little then.
+Each job runs in a process of its own; its memory is that of the whole process. Nobody can measure whether a job keeps state or
+connections between calls: say it.
+
+Exit status: 0 done; 1 failed, the message begins with a code of ERRORS.md; 2 called in a wrong way.`;
+
+const RAW_SAMPLE = new Uint8Array(1);
+/** Loading, and ending, besides the runs. */
+const START_MS = 60_000;
+
+/** `bpr profile`: how long the jobs take and what they need. */
+export function addProfile(program: Command, { io }: Cli): void {
+  program
+    .command('profile')
+    .description('measure what jobs take and need, for the analysis')
+    .argument('<entry>', 'module that exports the job router')
+    .option('--runs <count>', 'calls of each job', parsePositive, 50)
+    .option('--warm-ups <count>', 'calls before them that do not count', parseCount, 1)
+    .option('--inputs <file>', 'real arguments of the jobs, JSON')
+    .option('--job <ids>', 'only these jobs, comma-separated', parseIds)
+    .option('--stateful <ids>', 'these jobs keep state between calls', parseIds)
+    .option('--connections <ids>', 'these jobs keep connections open between calls', parseIds)
+    .option('--timeout <seconds>', 'longest that one call may take', parsePositive, 900)
+    .option('--out <file>', 'where the profiles go', 'profiles.json')
+    .option('--metadata', 'print the text that the blueprint carries on chain, too')
+    .option('--json', 'print one JSON document')
+    .addHelpText('after', EXAMPLES)
+    .action((entry: string, flags: ProfileFlags) => profile(io, resolve(io.cwd, entry), flags));
+}
+
+async function profile(io: Io, entry: string, flags: ProfileFlags): Promise<void> {
+  const { router } = await loadModule(entry);
+  if (!router) throw new RunnerError('CONFIG_INVALID', `${entry} exports no JobRouter, as default or named router`);
+  const given = flags.inputs === undefined ? {} : readInputs(resolve(io.cwd, flags.inputs));
+  const jobs = router.describe().filter(({ id }) => !flags.job || flags.job.includes(Number(id)));
+  const wanted = jobs.map((job) => ({ job, inputs: inputsOf(job, given[job.id]) }));
+  const measured = new Map<number, MeasuredJob>();
+  const madeUp: number[] = [];
+  for (const { job, inputs } of wanted) {
+    const index = Number(job.id);
+    progress(io, `job ${job.id} ${job.name}: ${flags.runs} runs ...`);
+    if (inputs.isMadeUp) madeUp.push(index);
+    const marks = {
+      stateful: flags.stateful?.includes(index) ?? false,
+      persistentConnections: flags.connections?.includes(index) ?? false,
+    };
+    measured.set(index, { ...(await measureJob(io, { entry, job, inputs }, flags)), ...marks });
+  }
+  const file = resolve(io.cwd, flags.out);
+  const about = { measured_at: new Date().toISOString(), node: process.versions.node, made_up_inputs: madeUp };
+  const document = profileDocument(measured, about);
+  await writeFile(file, `${JSON.stringify(document, null, 2)}\n`);
+  const metadata = flags.metadata ? { profilingData: profilingData(measured) } : {};
+  print(io, flags.json, {
+    document: { file, ...document, ...metadata },
+    text: [
+      profileText(measured, madeUp),
+      '',
+      ...(metadata.profilingData === undefined ? [] : [metadata.profilingData]),
+      `written to ${file}`,
+    ].join('\n'),
+  });
+}
+
+function profileText(measured: ReadonlyMap<number, MeasuredJob>, madeUp: readonly number[]): string {
+  const head = ['JOB', 'AVG MS', 'P50', 'P95', 'P99', 'PEAK MB', 'INPUT', 'RESULT'];
+  const rows = [...measured].map(([index, job]) => [
+    String(index),
+    ...[job.avgDurationMs, job.p50DurationMs, job.p95DurationMs, job.p99DurationMs].map((ms) => ms.toFixed(2)),
+    job.peakMemoryMb.toFixed(1),
+    `${job.requestBytes} B`,
+    `${job.responseBytes} B`,
+  ]);
+  const warning = madeUp.length === 0 ? [] : ['', `warning: the inputs of ${madeUp.join(', ')} are made up; pass real ones with --inputs`];
+  return [table([head, ...rows]), ...warning].join('\n');
+}
+
+async function measureJob(
+  io: Io,
+  { entry, job, inputs }: { readonly entry: string; readonly job: JobDescription; readonly inputs: JobInputs },
+  { runs, warmUps, timeout }: ProfileFlags,
+): Promise<Omit<MeasuredJob, 'stateful' | 'persistentConnections'>> {
+  const task = { entry, jobId: BigInt(job.id), inputs: inputs.bodies, runs, warmUps, timeoutMs: timeout * 1000 };
+  const answer = await runTask(io, task);
+  if (answer.kind === 'failed') {
+    const code = isErrorCode(answer.code) ? answer.code : 'JOB_FAILED';
+    throw new RunnerError(code, `job ${job.id} ${job.name}: ${answer.message}`);
+  }
+  const sorted = answer.durationsMs.toSorted((a, b) => a - b);
+  const at = (part: number): number => round(sorted[Math.max(0, Math.ceil(sorted.length * part) - 1)] ?? 0);
+  return {
+    avgDurationMs: round(sorted.reduce((sum, ms) => sum + ms, 0) / sorted.length),
+    p50DurationMs: at(0.5),
+    p95DurationMs: at(0.95),
+    p99DurationMs: at(0.99),
+    peakMemoryMb: round(answer.peakMemoryMb),
+    requestBytes: Math.max(...inputs.bodies.map(({ length }) => length)),
+    responseBytes: answer.responseBytesMax,
+    samples: sorted.length,
+  };
+}
+
+/** What the jobs print goes to stderr; a certificate bundle of the parent would only slow the start. */
+function runTask(io: Io, task: ToProfile): Promise<FromProfile> {
+  const main = new URL(`../profile-runner${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`, import.meta.url).href;
+  const script = `import { serveProfile } from ${JSON.stringify(main)};\nawait serveProfile();`;
+  const { NODE_OPTIONS: _options, NODE_EXTRA_CA_CERTS: _certificates, ...env } = io.env;
+  const child = spawn(process.execPath, ['--input-type=module', '--eval', script], {
+    cwd: io.cwd,
+    env,
+    serialization: 'advanced',
+    stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+    timeout: START_MS + task.timeoutMs * (task.runs + task.warmUps),
+  });
+  child.stdout?.setEncoding('utf8').on('data', (text: string) => io.stderr.write(text));
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => io.stderr.write(text));
+  return new Promise((done, failed) => {
+    let answer: FromProfile | undefined;
+    child.once('message', (message) => (answer = message as FromProfile)); // as: only profile-runner writes to this channel
+    child.once('error', failed);
+    child.once('close', (code, signal) => {
+      if (answer) done(answer);
+      else
+        failed(
+          new RunnerError('JOB_FAILED', `the process of job ${task.jobId} ended with ${signal ?? `status ${code}`} before it was measured`),
+        );
+    });
+    child.send(task);
+  });
+}
+
+function readInputs(file: string): Readonly<Record<string, unknown>> {
+  try {
+    const read: unknown = JSON.parse(readFileSync(file, 'utf8'));
+    if (typeof read === 'object' && read !== null && !Array.isArray(read)) return read as Readonly<Record<string, unknown>>; // as: an object of JSON
+  } catch (cause) {
+    throw new RunnerError('CONFIG_INVALID', `${file} cannot be read: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+  }
+  throw new RunnerError('CONFIG_INVALID', `${file} must hold an object: lists of calls by job id`);
+}
+
+function inputsOf(job: JobDescription, given: unknown): JobInputs {
+  const parameters = job.raw ? [] : parseParameters(job.params);
+  if (given === undefined) return { bodies: [job.raw ? RAW_SAMPLE : encodeAbi(parameters, sampleArguments(job.params))], isMadeUp: true };
+  if (!Array.isArray(given) || given.length === 0)
+    throw new RunnerError('CONFIG_INVALID', `the inputs of job ${job.id} must be a list of calls`);
+  const bodies = given.map((call: unknown) => {
+    if (job.raw && typeof call === 'string' && /^0x(?:[0-9a-fA-F]{2})*$/.test(call))
+      return Uint8Array.from(Buffer.from(call.slice(2), 'hex'));
+    if (!job.raw && Array.isArray(call)) return encodeAbi(parameters, call);
+    const expected = job.raw ? '0x bytes' : `a list of arguments (${job.params})`;
+    throw new RunnerError('CONFIG_INVALID', `an input of job ${job.id} is ${JSON.stringify(call)}; it must be ${expected}`);
+  });
+  return { bodies, isMadeUp: false };
+}
+
+function round(value: number): number {
+  return Math.round(value * 1000) / 1000;
+}
+
+function parsePositive(text: string): number {
+  const count = parseCount(text);
+  if (count === 0) throw new InvalidArgumentError('It must be 1 or more.');
+  return count;
+}
+
+function parseIds(text: string): readonly number[] {
+  return text.split(',').map((id) => parseCount(id.trim()));
+}
