@@ -177,7 +177,7 @@ export class ProcessBackend implements InstanceBackend {
     const worker = cradle ?? this.#start(plan);
     cradle?.begin(plan);
     worker.sendOutput(spec.onOutput);
-    if (assignment) worker.assign(assignment);
+    if (assignment) worker.assign(assignment, spec.runtimeApi);
     return worker;
   }
 
@@ -201,7 +201,7 @@ export class ProcessBackend implements InstanceBackend {
       return undefined;
     }
     worker.sendOutput(spec.onOutput);
-    worker.assign(assignment);
+    worker.assign(assignment, spec.runtimeApi);
     return worker;
   }
 

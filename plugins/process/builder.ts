@@ -88,7 +88,7 @@ export class Builder {
   async cold(
     spec: LaunchSpec,
     kind: WorkerClass & { readonly program: Program & { readonly folder: string }; readonly cradle: WorkerPlan | undefined },
-  ): Promise<{ plan: WorkerPlan; assignment?: Assignment }> {
+  ): Promise<{ plan: WorkerPlan; assignment?: Omit<Assignment, 'isServed'> }> {
     const { program } = kind;
     const base = kind.cradle ?? this.#base(kind, spec.instanceId);
     if (kind.cradle) base.cgroup?.limit(this.#limits(kind));
@@ -134,7 +134,7 @@ export class Builder {
   }
 
   /** Gives a waiting process the code and the socket. Undefined when that takes longer than a fresh process. */
-  furnish(plan: WorkerPlan, spec: LaunchSpec): Assignment | undefined {
+  furnish(plan: WorkerPlan, spec: LaunchSpec): Omit<Assignment, 'isServed'> | undefined {
     const { code, layers } = spec.fn;
     if (code.kind !== 'folder') return undefined;
     const { folder } = plan;

@@ -4,6 +4,7 @@ import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
+import type { Socket } from 'node:net';
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import { RunnerError } from '../../src/plugin.ts';
@@ -29,6 +30,8 @@ export interface WorkerPlan {
 }
 
 export interface Assignment {
+  /** The Runtime API is served over the connection that tells this. */
+  readonly isServed: boolean;
   readonly environment: Readonly<Record<string, string>>;
   readonly folder: string;
 }
@@ -129,8 +132,10 @@ export class Worker {
   }
 
   /** Tells a process that waits what it is to run. */
-  assign(assignment: Assignment): void {
-    this.#control.end(`${JSON.stringify(assignment)}\n`);
+  assign(assignment: Omit<Assignment, 'isServed'>, { serve }: LaunchSpec['runtimeApi']): void {
+    const told: Assignment = { ...assignment, isServed: serve !== undefined };
+    this.#control.write(`${JSON.stringify(told)}\n`);
+    if (serve) this.said.then(() => serve(this.#control)).catch(() => {});
   }
 
   async terminate(): Promise<void> {
@@ -142,9 +147,9 @@ export class Worker {
     await this.ended;
   }
 
-  get #control(): NodeJS.WritableStream & NodeJS.ReadableStream {
+  get #control(): Socket {
     // The fourth entry of stdio is a pipe.
-    return this.#child.stdio[3] as unknown as NodeJS.WritableStream & NodeJS.ReadableStream;
+    return this.#child.stdio[3] as Socket;
   }
 
   #follow(): void {
@@ -157,7 +162,11 @@ export class Worker {
     child.once('exit', (code, signal) => void this.#finish(this.#endOf(code, signal)));
     if (child.pid === undefined) return;
     this.#control.on('error', () => {});
-    this.#control.once('data', () => this.#said.resolve());
+    this.#control.once('data', (said: Buffer) => {
+      // Behind the line there may be the first of what it says to the Runtime API.
+      if (said.length > 1) this.#control.unshift(said.subarray(1));
+      this.#said.resolve();
+    });
     for (const name of ['stdout', 'stderr'] as const)
       child[name]?.on('data', (chunk: Buffer) => this.#output(name, chunk)).on('error', () => {});
   }

@@ -1,10 +1,9 @@
 /** The part of the runtime client (`node-client.ts`) that speaks frames with the Runtime API: one connection for all lanes. */
 
-import net from 'node:net';
 import type { Socket } from 'node:net';
 import { FRAME, FRAMES_LANES, FRAMES_TARGET, FrameReader, FrameWriter } from './frames.ts';
 import type { FrameSink } from './frames.ts';
-import { boundedFault, runtimeApi } from './node-client-lane.ts';
+import { boundedFault } from './node-client-lane.ts';
 import type { Event, Outlet } from './node-client-lane.ts';
 
 const UNFIT_FOR_A_HEADER = /[^\t\x20-\x7e\x80-\xff]/g;
@@ -55,6 +54,13 @@ class LaneOutlet implements Outlet {
   }
 }
 
+export interface ChannelUse {
+  readonly lanes: number;
+  readonly work: (event: Event, outlet: Outlet) => void;
+  /** The connection is gone. */
+  readonly lost: () => void;
+}
+
 export class Channel implements FrameSink {
   readonly writer: FrameWriter;
   readonly #socket: Socket;
@@ -66,9 +72,8 @@ export class Channel implements FrameSink {
   #pieces: Buffer[] = [];
 
   /** Resolves when the lanes have asked for work; undefined when the Runtime API speaks no frames. */
-  static open(lanes: number, work: (event: Event, outlet: Outlet) => void, lost: () => void): Promise<Channel | undefined> {
+  static open(socket: Socket, { lanes, work, lost }: ChannelUse): Promise<Channel | undefined> {
     return new Promise((resolve) => {
-      const socket = net.connect(runtimeApi());
       let channel: Channel | undefined;
       let head = Buffer.alloc(0);
       socket.on('error', () => {});

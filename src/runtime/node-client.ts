@@ -15,6 +15,7 @@
 
 import fs from 'node:fs';
 import net from 'node:net';
+import type { Socket } from 'node:net';
 import nodeModule from 'node:module';
 import paths from 'node:path';
 import { answer, awslambda, loadHandler } from './node-client-handler.ts';
@@ -25,11 +26,14 @@ import { HttpOutlet, Lane, NEXT, eventOfAnswer, postFault, runtimeApi, runtimeEr
 import type { Event, Outlet } from './node-client-lane.ts';
 
 interface Assignment {
+  /** The connection that it comes over speaks the Runtime API from now on. */
+  readonly isServed: boolean;
   readonly environment: Readonly<Record<string, string>>;
   readonly folder: string;
 }
 
 const ASSIGNMENT_FD = 3;
+const LINE_END = 10;
 const EXIT_REJECTION = 128;
 const EXIT_EXCEPTION = 129;
 const EMPTY_MODULE = new URL('data:text/javascript,');
@@ -65,7 +69,7 @@ async function workOverHttp(handler: Handler, lane: Lane, setsTrace: boolean): P
 }
 
 /** False: the Runtime API speaks no frames. */
-async function workOverFrames(handler: Handler, lanes: number): Promise<boolean> {
+async function workOverFrames(handler: Handler, lanes: number, connection: Socket): Promise<boolean> {
   const work = (event: Event, outlet: Outlet): void => {
     begin(event, lanes === 1);
     const over = (): void => {
@@ -75,11 +79,12 @@ async function workOverFrames(handler: Handler, lanes: number): Promise<boolean>
     };
     void answer(handler, { event, outlet, over });
   };
-  channel = await Channel.open(lanes, work, () => {
+  const lost = (): void => {
     if (isStopping) process.exit(0);
     process.stderr.write('the Runtime API is gone: it closed the connection\n');
     process.exit(1);
-  });
+  };
+  channel = await Channel.open(connection, { lanes, work, lost });
   return channel !== undefined;
 }
 
@@ -113,7 +118,8 @@ function watchOver(): void {
   Reflect.set(globalThis, 'awslambda', awslambda);
 }
 
-async function serve(): Promise<void> {
+/** `connection`: one with the Runtime API that is there already. */
+async function serve(connection?: Socket): Promise<void> {
   const { env } = process;
   let handler: Handler;
   try {
@@ -124,7 +130,7 @@ async function serve(): Promise<void> {
     process.exit(1);
   }
   const lanes = Math.max(1, Number(env['AWS_LAMBDA_MAX_CONCURRENCY'] ?? 1));
-  if (await workOverFrames(handler, lanes)) return;
+  if (await workOverFrames(handler, lanes, connection ?? net.connect(runtimeApi()))) return;
   try {
     await Promise.all(Array.from({ length: lanes }, () => workOverHttp(handler, new Lane(), lanes === 1)));
   } catch (error) {
@@ -136,18 +142,29 @@ async function serve(): Promise<void> {
   process.exit(0);
 }
 
-/** Blocks until the line is there; undefined when the other side went away first. */
-function readAssignment(): Assignment | undefined {
+/** The line that says what to run; undefined when the other side went away first. */
+function readAssignment(connection: Socket): Promise<Assignment | undefined> {
   const pieces: Buffer[] = [];
-  for (;;) {
-    const buffer = Buffer.alloc(64 * 1024);
-    const count = fs.readSync(ASSIGNMENT_FD, buffer);
-    if (count === 0) return undefined;
-    pieces.push(buffer.subarray(0, count));
-    if (buffer[count - 1] === 10) break;
-  }
-  fs.closeSync(ASSIGNMENT_FD);
-  return JSON.parse(Buffer.concat(pieces).toString()) as Assignment;
+  return new Promise((resolve) => {
+    const gone = (): void => resolve(undefined);
+    connection.on('error', gone);
+    connection.on('close', gone);
+    connection.on('data', function receive(piece: Buffer): void {
+      pieces.push(piece);
+      if (piece.at(-1) !== LINE_END) return;
+      connection.off('data', receive).off('error', gone).off('close', gone);
+      resolve(JSON.parse(Buffer.concat(pieces).toString()) as Assignment);
+    });
+  });
+}
+
+function become({ environment, folder }: Pick<Assignment, 'environment' | 'folder'>): void {
+  const { env } = process;
+  const modules = env['NODE_PATH'];
+  for (const name of Object.keys(env)) if (!(name in environment)) delete env[name];
+  Object.assign(env, environment);
+  process.chdir(folder);
+  if (env['NODE_PATH'] !== modules) (nodeModule as unknown as { _initPaths(): void })._initPaths();
 }
 
 function becomeUser(user: number): void {
@@ -159,41 +176,48 @@ function becomeUser(user: number): void {
 async function assigned(isBlank: boolean): Promise<void> {
   watchOver();
   if (isBlank) await warmUp(process.env['TMPDIR'] ?? '/tmp');
-  fs.writeSync(ASSIGNMENT_FD, '\n');
-  const assignment = readAssignment();
+  const connection = new net.Socket({ fd: ASSIGNMENT_FD, readable: true, writable: true });
+  connection.write('\n');
+  const assignment = await readAssignment(connection);
   if (!assignment) process.exit(0);
-  for (const name of Object.keys(process.env)) if (!(name in assignment.environment)) delete process.env[name];
-  Object.assign(process.env, assignment.environment);
-  process.chdir(assignment.folder);
-  if (process.env['NODE_PATH'] !== undefined) (nodeModule as unknown as { _initPaths(): void })._initPaths();
-  await serve();
+  become(assignment);
+  if (assignment.isServed) return serve(connection);
+  connection.destroy();
+  return serve();
 }
 
-/** Does once all that an instance does for its first event, against a Runtime API of its own: the first time takes several times longer. */
+/**
+ * Does once all that an instance does from its assignment to its first answer, against a Runtime API of its own: the first time takes several
+ * times longer. Environment and folder are afterwards what they were.
+ */
 async function warmUp(temporary: string): Promise<void> {
   await import(String(EMPTY_MODULE));
+  const before = { environment: { ...process.env } as Record<string, string>, folder: process.cwd() };
   const folder = fs.mkdtempSync(paths.join(temporary, 'warm-up-'));
   fs.writeFileSync(paths.join(folder, 'index.js'), 'exports.handler = async (event) => event;');
   const server = net.createServer((socket) => {
     const answered = new FrameReader({ opened: () => {}, piece: () => {}, closed: () => void socket.end() });
+    const environment = { ...before.environment, NODE_PATH: folder, LAMBDA_TASK_ROOT: folder };
+    socket.write(`${JSON.stringify({ environment, folder, isServed: true })}\n`);
     socket.once('data', () => {
       socket.on('data', (data: Buffer) => answered.push(data));
       socket.write('HTTP/1.1 200 OK\r\n\r\n');
       new FrameWriter(socket).event(0, 'a\n0', Buffer.from('{}'));
     });
   });
-  const before = process.cwd();
   // Paths of sockets have to be short.
   process.chdir(folder);
   await new Promise<void>((resolve) => void server.listen('socket', resolve));
-  process.env['AWS_LAMBDA_RUNTIME_API'] = 'unix:socket';
+  const connection = net.connect('socket');
+  const assignment = await readAssignment(connection);
+  if (assignment) become(assignment);
   const handler = await loadHandler(folder, 'index.handler');
-  await new Promise<void>((resolve) => {
+  await new Promise<void>((lost) => {
     const work = (event: Event, outlet: Outlet): void => void answer(handler, { event, outlet, over: () => {} });
-    void Channel.open(1, work, resolve);
+    void Channel.open(connection, { lanes: 1, work, lost });
   });
   server.close();
-  process.chdir(before);
+  become(before);
   fs.rmSync(folder, { recursive: true });
 }
 

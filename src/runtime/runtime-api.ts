@@ -126,9 +126,14 @@ export class RuntimeApi {
     });
   }
 
+  /** The same API over a connection that is there already. */
+  serve(connection: Socket): void {
+    this.#server.emit('connection', connection);
+  }
+
   /** The same API on a port of 127.0.0.1. The same port when called again. */
   async openPort(): Promise<number> {
-    this.#port ??= listenOnPort((socket) => this.#server.emit('connection', socket));
+    this.#port ??= listenOnPort((socket) => this.serve(socket));
     const address = (await this.#port).address();
     return typeof address === 'object' && address !== null ? address.port : 0;
   }

@@ -6,6 +6,8 @@
  * its next event. An instance is ready when it asked for the first time, never because a port is open.
  */
 
+import type { Socket } from 'node:net';
+
 /** Where the code of a version lies. Folders are immutable: their name is the hash of their content. */
 export type FunctionCode =
   | { readonly kind: 'folder'; readonly path: string; readonly sha256: string }
@@ -49,6 +51,11 @@ export interface RuntimeApiAddress {
   readonly socketPath: string;
   /** Opens a port on 127.0.0.1 as well, for runtime clients that know only host and port. The same port when called again. */
   openPort(): Promise<number>;
+  /**
+   * Speaks the Runtime API over a connection, too, that the backend has with our own client: a process that waits need not connect when it
+   * learns what it is. The API closes it.
+   */
+  serve?(connection: Socket): void;
 }
 
 export interface LaunchSpec {
