@@ -46,6 +46,17 @@ export { firings, nextFiring } from './schedule/firings.ts';
 export type { FiringOptions } from './schedule/firings.ts';
 export { calendar, parseSchedule, periodic } from './schedule/schedule.ts';
 export type { Calendar, CalendarOptions, Periodic, PeriodicOptions, Schedule } from './schedule/schedule.ts';
+export { Scheduler } from './schedule/scheduler.ts';
+export type {
+  Firing,
+  LastRunStore,
+  OverlapPolicy,
+  RunOutcome,
+  RunRecord,
+  ScheduledTask,
+  SchedulerOptions,
+  TaskStatus,
+} from './schedule/scheduler.ts';
 export { translate } from './schedule/translate.ts';
 export type { TranslateOptions, Translation } from './schedule/translate.ts';
 export { toKubernetesCronJob, toSystemdUnits } from './schedule/units.ts';
@@ -102,5 +113,7 @@ export type { ChainMode, Environment, MetricsServerConfig, RunnerConfig } from '
 export type { ExecutedCall, RunnerEvents, RunnerState } from './runner/events.ts';
 export type { BackgroundService, Consumer, ErrorHook, Producer, ServiceContext } from './runner/parts.ts';
 export { BlueprintRunner } from './runner/runner.ts';
+export { SCHEDULED, scheduledJobs } from './runner/scheduled.ts';
+export type { ScheduleProducer, ScheduledJob, ScheduledJobsOptions } from './runner/scheduled.ts';
 export type { RunnerStatus } from './runner/runner.ts';
 export type { RestartPolicy } from './runner/supervisor.ts';

@@ -19,6 +19,8 @@ export interface Producer {
    * them, and a call whose id is known is not run again. Called again, more and more slowly, when it throws.
    */
   calls(signal: AbortSignal): AsyncIterable<JobCall | readonly JobCall[]>;
+  /** Hears of every call of the runner that was executed or failed, and of its own that are known already; never throws. */
+  ended?(call: JobCall): void;
 }
 
 /** Gets every result of every call, after it was journaled; at most once. */

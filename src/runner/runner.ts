@@ -195,8 +195,10 @@ export class BlueprintRunner {
     this.#line?.dispatch.pump();
     const { intake } = this.#line ?? {};
     if (intake) this.#supervise({ name: 'chain', run: (signal) => intake.follow(signal), restart: 'always' });
-    for (const producer of this.#parts.producers)
+    for (const producer of this.#parts.producers) {
+      if (producer.ended) for (const name of ['executed', 'failed'] as const) this.#events.on(name, ({ call }) => producer.ended?.(call));
       this.#supervise({ name: `producer ${producer.name}`, run: (signal) => this.#produce(producer, signal) });
+    }
     for (const service of this.#parts.services) this.#serve(service);
     await this.#openServer();
     if (!this.#stopping) this.#become('running');
@@ -212,7 +214,7 @@ export class BlueprintRunner {
       if (signal.aborted) return;
       const calls = 'jobId' in made ? [made] : made;
       if (this.#line) {
-        await this.#journal(calls, this.#line);
+        for (const known of await this.#journal(calls, this.#line)) producer.ended?.(known);
         continue;
       }
       for (const call of calls) {
@@ -222,14 +224,16 @@ export class BlueprintRunner {
     }
   }
 
-  async #journal(calls: readonly JobCall[], line: Line): Promise<void> {
+  /** Those that are not new. */
+  async #journal(calls: readonly JobCall[], line: Line): Promise<readonly JobCall[]> {
     const { dispatch } = line;
     const areNew = await Promise.all(calls.map((call) => this.#isNew(call, line)));
-    const count = areNew.filter(Boolean).length;
-    if (count === 0) return;
-    this.#metrics.seen.add(count);
+    const known = calls.filter((_, index) => areNew[index] === false);
+    if (known.length === calls.length) return known;
+    this.#metrics.seen.add(calls.length - known.length);
     dispatch.pump();
     await dispatch.whenFree();
+    return known;
   }
 
   /** False: its id is known already, or no ledger can hold it. */

@@ -1,10 +1,15 @@
 /** Our calendars against systemd's own. */
 
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import fc from 'fast-check';
 import { expect } from 'vitest';
 import { normalCalendar } from '../../src/schedule/calendar-format.ts';
 import { firings } from '../../src/schedule/firings.ts';
-import { calendar } from '../../src/schedule/schedule.ts';
+import { calendar, periodic } from '../../src/schedule/schedule.ts';
+import { toSystemdUnits } from '../../src/schedule/units.ts';
 import { requirePeer, runs } from '../require.ts';
 import { calendars, systemdCalendars } from '../support/schedules.ts';
 
@@ -137,4 +142,39 @@ testSystemd('what systemd refuses is refused, and nothing else', () => {
     .filter((entry) => entry.theirs !== 'stuck' && entry.ours !== entry.theirs);
   expect(differences).toEqual([]);
   expect(theirs.filter((text) => text !== 'refused').length).toBeGreaterThan(500);
+});
+
+testSystemd('systemd takes the units that are written', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'units-'));
+  try {
+    const list = [
+      calendar('Mon-Fri 14:00 Europe/Berlin', { randomizedDelayMs: 90_000 }),
+      calendar('*-*~1 0:0:30.25'),
+      periodic(300, { startOn: 'boot', relativeTo: 'finish' }),
+      periodic(0.5, { startOn: 'login' }),
+    ];
+    for (const [index, schedule] of list.entries()) {
+      const { timer, service } = toSystemdUnits(schedule, {
+        name: `job-${index}`,
+        description: 'A job of 100% "quotes"',
+        command: [process.execPath, '/srv/a b.js', '$HOME', '50%', 'say "hi"', 'back\\slash'],
+        environment: { A: 'b c', D: '$e%f' },
+        workingDirectory: '/',
+      });
+      for (const { file, text } of [timer, service]) writeFileSync(join(folder, file), text);
+      const { stdout, stderr, status } = spawnSync(
+        'systemd-analyze',
+        ['verify', '--man=no', join(folder, timer.file), join(folder, service.file)],
+        {
+          encoding: 'utf8',
+        },
+      );
+      expect({ status, complaints: `${stdout}${stderr}`.split('\n').filter((line) => line.includes(folder)) }).toEqual({
+        status: 0,
+        complaints: [],
+      });
+    }
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 });
