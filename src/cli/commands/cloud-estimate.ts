@@ -71,9 +71,9 @@ export function addEstimate(cloud: Command, { io }: Cli): void {
     .option('--arm', 'on arm64')
     .option('--concurrency <count>', 'calls that share an instance', parseCount)
     .option('--cold-starts <percent>', 'calls that need a new instance', parsePercent)
-    .option('--init <ms>', 'until a new instance takes its call', parseCount)
+    .option('--init <ms>', 'until a new instance takes its call', parseMany)
     .option('--schedules <count>', 'schedules that call it every minute', parseCount)
-    .option('--log-bytes <count>', 'written per call', parseCount)
+    .option('--log-bytes <count>', 'written per call', parseMany)
     .option('--profiles <file>', 'what bpr profile measured, for durations and memory')
     .option('--no-free-tier', 'the free amounts are used up')
     .option('--prices <file>', 'own prices, JSON');

@@ -20,17 +20,20 @@ export interface PolicyFileFlags {
   readonly json?: true;
 }
 
+/** A parser of commander cannot give null. */
+type OrNone = number | 'none';
+
 interface PolicyFlags extends PolicyFileFlags, ProviderFlags {
   readonly gpuProviders?: readonly string[];
   readonly cpuProviders?: readonly string[];
   readonly memoryProviders?: readonly string[];
   readonly costProviders?: readonly string[];
-  readonly maxCost?: number | null;
+  readonly maxCost?: OrNone;
   readonly preferSpot?: boolean;
-  readonly autoTerminate?: number | null;
+  readonly autoTerminate?: OrNone;
   readonly regions?: readonly string[];
   readonly costStrategy?: Strategy;
-  readonly maxLatency?: number | null;
+  readonly maxLatency?: OrNone;
   readonly serverless?: boolean;
   readonly faasMemory?: number;
   readonly faasTimeout?: number;
@@ -156,7 +159,8 @@ function plainEdits(flags: PolicyFlags): PolicyEdits {
     'regions.preferred_regions': flags.regions,
     'regions.max_latency_ms': flags.maxLatency,
   };
-  return Object.fromEntries(Object.entries(keys).filter(([, value]) => value !== undefined));
+  const said = Object.entries(keys).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(said.map(([key, value]) => [key, value === 'none' ? null : value]));
 }
 
 function show(io: Io, flags: PolicyFileFlags, loaded: LoadedPolicy): void {
@@ -245,14 +249,14 @@ function parseList(text: string): readonly string[] {
     .filter((name) => name !== '');
 }
 
-function parseAmount(text: string): number | null {
-  if (text === 'none') return null;
+function parseAmount(text: string): OrNone {
+  if (text === 'none') return text;
   if (!/^\d+(?:\.\d+)?$/.test(text)) throw new InvalidArgumentError('It must be an amount in USD, like 2.50, or none.');
   return Number(text);
 }
 
-function parseCountOrNone(text: string): number | null {
-  return text === 'none' ? null : parseCount(text);
+function parseCountOrNone(text: string): OrNone {
+  return text === 'none' ? text : parseCount(text);
 }
 
 function collect(text: string, before: readonly string[] = []): readonly string[] {

@@ -2,7 +2,6 @@ import { spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
-import { InvalidArgumentError } from 'commander';
 import type { Command } from 'commander';
 import { profileDocument, profilingData } from '../../deploy/profiles.ts';
 import type { MeasuredJob } from '../../deploy/profiles.ts';
@@ -12,7 +11,7 @@ import type { JobDescription } from '../../job/router.ts';
 import { parseParameters } from '../../job/solidity.ts';
 import { loadModule } from '../author-module.ts';
 import { sampleArguments } from '../call-command.ts';
-import { parseCount } from '../calls.ts';
+import { parseCount, parseNumber } from '../calls.ts';
 import { print, progress, table } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
 import type { FromProfile, ToProfile } from '../profile-runner.ts';
@@ -58,13 +57,13 @@ export function addProfile(program: Command, { io }: Cli): void {
     .command('profile')
     .description('measure what jobs take and need, for the analysis')
     .argument('<entry>', 'module that exports the job router')
-    .option('--runs <count>', 'calls of each job', parsePositive, 50)
-    .option('--warm-ups <count>', 'calls before them that do not count', parseCount, 1)
+    .option('--runs <count>', 'calls of each job', parseCount, 50)
+    .option('--warm-ups <count>', 'calls before them that do not count', parseNumber, 1)
     .option('--inputs <file>', 'real arguments of the jobs, JSON')
     .option('--job <ids>', 'only these jobs, comma-separated', parseIds)
     .option('--stateful <ids>', 'these jobs keep state between calls', parseIds)
     .option('--connections <ids>', 'these jobs keep connections open between calls', parseIds)
-    .option('--timeout <seconds>', 'longest that one call may take', parsePositive, 900)
+    .option('--timeout <seconds>', 'longest that one call may take', parseCount, 900)
     .option('--out <file>', 'where the profiles go', 'profiles.json')
     .option('--metadata', 'print the text that the blueprint carries on chain, too')
     .option('--json', 'print one JSON document')
@@ -202,12 +201,6 @@ function round(value: number): number {
   return Math.round(value * 1000) / 1000;
 }
 
-function parsePositive(text: string): number {
-  const count = parseCount(text);
-  if (count === 0) throw new InvalidArgumentError('It must be 1 or more.');
-  return count;
-}
-
 function parseIds(text: string): readonly number[] {
-  return text.split(',').map((id) => parseCount(id.trim()));
+  return text.split(',').map((id) => parseNumber(id.trim()));
 }
