@@ -44,8 +44,8 @@ const DELETE_OLDEST = `DELETE FROM answers WHERE state <> ${STATE.running} AND k
   SELECT key, row_number() OVER newest AS number, sum(coalesce(length(body), 0)) OVER newest AS bytes FROM answers
   WINDOW newest AS (ORDER BY started_at DESC, rowid DESC)) WHERE number > ? OR bytes > ?)`;
 
-/** How much may come beyond what is kept before it is looked at again. */
-const SLACK = { entries: 100, bytes: 16 } as const;
+/** What part may come beyond what is kept before it is looked at again: that takes as long as a hundred requests. */
+const SLACK = { entries: 10, bytes: 16 } as const;
 
 export class IdempotencyKeys {
   readonly #options: IdempotencyOptions;
@@ -57,15 +57,16 @@ export class IdempotencyKeys {
   /** Throws `STORE_FAILED`. */
   constructor(options: IdempotencyOptions) {
     this.#options = options;
-    this.#database = new StoreDatabase({ path: options.path, mark: 'BPRI', version: 1, schema: SCHEMA });
+    this.#database = new StoreDatabase({ path: options.path, mark: 'BPRI', version: 1, schema: SCHEMA, sync: 'background' });
     this.#database.transact(() =>
       this.#database.prepare(`UPDATE answers SET state = ${STATE.unknown} WHERE state = ${STATE.running}`).run(),
     );
   }
 
   /**
-   * What the work gives, or gave before for this key. It is on disk that it begins before it does, and its answer before it is given. Only
-   * answers are kept: after a failure the key can be used again. Rejects with `REQUEST_CONFLICT` when the key was used for another request,
+   * What the work gives, or gave before for this key. That it begins is on disk before it does: it never runs twice. Its answer outlives the
+   * process before it is given; when the machine itself fails it may be lost, and is then unknown. Only answers are kept: after a failure the
+   * key can be used again. Rejects with `REQUEST_CONFLICT` when the key was used for another request,
    * `OUTCOME_UNKNOWN` when it began and was not heard of again, `RATE_LIMITED` when too many requests with keys run.
    */
   async once(key: string, request: KeyedRequest): Promise<Reply> {
@@ -113,7 +114,7 @@ export class IdempotencyKeys {
       reply = await work();
     } catch (thrown) {
       const state = wasCutOff(thrown) ? STATE.unknown : undefined;
-      await this.#database.write(() =>
+      await this.#write(() =>
         state === undefined
           ? this.#database.prepare('DELETE FROM answers WHERE key = ?').run(key)
           : this.#database.prepare('UPDATE answers SET state = ? WHERE key = ?').run(state, key),
@@ -125,8 +126,13 @@ export class IdempotencyKeys {
     const bytes = Buffer.from(body);
     this.#news.bytes += bytes.length;
     const sql = `UPDATE answers SET state = ${STATE.answered}, status = ?, headers = ?, body = ? WHERE key = ?`;
-    await this.#database.write(() => this.#database.prepare(sql).run(status, JSON.stringify(headers), bytes, key));
+    await this.#write(() => this.#database.prepare(sql).run(status, JSON.stringify(headers), bytes, key));
     return reply;
+  }
+
+  /** What a call came to: when it is lost, the call counts as cut off. */
+  async #write(change: () => unknown): Promise<void> {
+    await this.#database.write(change, { isDurable: false });
   }
 
   #begin(key: string, hash: string): void {

@@ -1,15 +1,13 @@
 /** A small SQLite file of our own: opened for one process alone, every change on disk before it is answered. */
 
-import { chmodSync, mkdirSync } from 'node:fs';
+import { chmodSync, closeSync, fdatasync, fdatasyncSync, mkdirSync, openSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import type { StatementSync } from 'node:sqlite';
 import { RunnerError, isRunnerError } from '../errors.ts';
 
-/**
- * The lock of exclusive mode is the file's own: the system lets go of it however the process ends. FULL: a commit returns when it is on disk.
- */
-const SETTINGS = 'PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;';
+/** The lock of exclusive mode is the file's own: the system lets go of it however the process ends. */
+const SETTINGS = 'PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA foreign_keys = ON;';
 // Primary result codes: https://www.sqlite.org/rescode.html
 const BUSY: readonly (number | undefined)[] = [5, 6];
 
@@ -21,13 +19,22 @@ export interface StoreDatabaseOptions {
   readonly version: number;
   /** Statements that may run again on a file that has it all. */
   readonly schema: string;
+  /**
+   * `commit` (default): a commit returns when it is on disk. `background`: it returns when the system has it, which outlives the process;
+   * that it is on disk is waited for by `write` alone, beside the event loop.
+   */
+  readonly sync?: 'commit' | 'background';
 }
 
 interface Write {
   readonly change: () => unknown;
   readonly resolve: (value: never) => void;
   readonly reject: (error: unknown) => void;
+  readonly isDurable: boolean;
 }
+
+/** Runs when the commit of a change is on disk, or could not be brought there. */
+type Synced = (error: unknown) => void;
 
 export class StoreDatabase {
   readonly path: string;
@@ -35,9 +42,13 @@ export class StoreDatabase {
   readonly #statements = new Map<string, StatementSync>();
   #queue: Write[] = [];
   #closed = false;
+  /** The log that commits go to, when it is synchronised by us. */
+  #log: number | undefined;
+  #unsynced: Synced[] = [];
+  #isSyncing = false;
 
   /** Throws `STORE_FAILED`: used by another process, damaged, of a newer version, or not writable. */
-  constructor({ path, mark, version, schema }: StoreDatabaseOptions) {
+  constructor({ path, mark, version, schema, sync = 'commit' }: StoreDatabaseOptions) {
     this.path = path;
     let database: DatabaseSync | undefined;
     try {
@@ -45,10 +56,12 @@ export class StoreDatabase {
       database = new DatabaseSync(path, { timeout: 0 });
       this.#database = database;
       if (path !== ':memory:') chmodSync(path, 0o600);
-      database.exec(SETTINGS);
+      // NORMAL: the log is synchronised before it is taken over into the file, not by each commit.
+      database.exec(`${SETTINGS} PRAGMA synchronous = ${sync === 'commit' ? 'FULL' : 'NORMAL'};`);
       const id = Buffer.from(mark).readUInt32BE(0);
       this.#check(id, version);
       this.transact(() => database?.exec(`${schema}; PRAGMA application_id = ${id}; PRAGMA user_version = ${version};`));
+      if (sync === 'background' && path !== ':memory:') this.#log = openSync(`${path}-wal`, 'r+');
     } catch (thrown) {
       database?.close();
       throw this.#failure(thrown);
@@ -76,10 +89,13 @@ export class StoreDatabase {
     }
   }
 
-  /** As `transact`; changes of the same turn of the event loop go to disk together. `change` runs again when a neighbour failed. */
-  write<T>(change: () => T): Promise<T> {
+  /**
+   * As `transact`; changes of the same turn of the event loop go to disk together. `change` runs again when a neighbour failed. With
+   * `isDurable: false` it resolves when the change would outlive the process, not yet the machine; it is on disk with the next that is.
+   */
+  write<T>(change: () => T, { isDurable = true }: { readonly isDurable?: boolean } = {}): Promise<T> {
     return new Promise<T>((resolve, reject) => {
-      if (this.#queue.push({ change, resolve, reject }) === 1) setImmediate(() => this.#flush());
+      if (this.#queue.push({ change, resolve, reject, isDurable }) === 1) setImmediate(() => this.#flush());
     });
   }
 
@@ -87,7 +103,38 @@ export class StoreDatabase {
     if (this.#closed) return;
     this.#flush();
     this.#closed = true;
+    this.#closeLog();
     this.#database.close();
+  }
+
+  /** One synchronisation at a time; the next is for all commits of meanwhile. */
+  #sync(): void {
+    if (this.#isSyncing || this.#log === undefined || this.#unsynced.length === 0) return;
+    const synced = this.#unsynced;
+    this.#unsynced = [];
+    this.#isSyncing = true;
+    fdatasync(this.#log, (error) => {
+      this.#isSyncing = false;
+      for (const each of synced) each(error);
+      if (this.#closed) this.#closeLog();
+      else this.#sync();
+    });
+  }
+
+  /** After the synchronisation that goes on. */
+  #closeLog(): void {
+    if (this.#log === undefined || this.#isSyncing) return;
+    const synced = this.#unsynced;
+    this.#unsynced = [];
+    let failed: unknown;
+    try {
+      fdatasyncSync(this.#log);
+    } catch (thrown) {
+      failed = thrown;
+    }
+    closeSync(this.#log);
+    this.#log = undefined;
+    for (const each of synced) each(failed);
   }
 
   #flush(): void {
@@ -96,16 +143,24 @@ export class StoreDatabase {
     if (group.length === 0) return;
     try {
       const values = this.transact(() => group.map(({ change }) => change()));
-      for (const [index, { resolve }] of group.entries()) resolve(values[index] as never);
+      for (const [index, write] of group.entries()) this.#committed(write, values[index]);
     } catch {
-      for (const { change, resolve, reject } of group) {
+      for (const write of group) {
         try {
-          resolve(this.transact(change) as never);
+          this.#committed(write, this.transact(write.change));
         } catch (thrown) {
-          reject(thrown);
+          write.reject(thrown);
         }
       }
     }
+    this.#sync();
+  }
+
+  #committed({ resolve, reject, isDurable }: Write, value: unknown): void {
+    // Of the type that its own change returned.
+    const done = (): void => resolve(value as never);
+    if (this.#log === undefined || !isDurable) done();
+    else this.#unsynced.push((error) => (error ? reject(this.#failure(error)) : done()));
   }
 
   #check(id: number, version: number): void {
