@@ -1,5 +1,6 @@
 /** What jobs take and need, as it is kept in files and on chain. */
 
+import { readFileSync } from 'node:fs';
 import { gzipSync } from 'node:zlib';
 import type { BlueprintMetadata } from '../chain/chain.ts';
 import { parseProfilingData } from '../chain/profiling.ts';
@@ -135,4 +136,15 @@ function parseJob(id: string, job: unknown): JobFacts & { readonly samples?: num
 
 function invalid(reason: string, cause?: unknown): RunnerError {
   return new RunnerError('METADATA_INVALID', `the profiles cannot be used: ${reason}`, { cause });
+}
+
+/** The profiles of a file, by job index. Throws `CONFIG_INVALID` for one that cannot be read, `METADATA_INVALID` as `parseProfileFile`. */
+export function readProfileFile(file: string): ReadonlyMap<number, JobFacts> {
+  let text: string;
+  try {
+    text = readFileSync(file, 'utf8');
+  } catch (cause) {
+    throw new RunnerError('CONFIG_INVALID', `${file} cannot be read: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+  }
+  return parseProfileFile(text).profiles;
 }

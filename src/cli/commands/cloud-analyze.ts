@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { InvalidArgumentError } from 'commander';
 import type { Command } from 'commander';
@@ -8,7 +7,7 @@ import type { BlueprintAnalysis, JobFacts } from '../../deploy/analyze.ts';
 import { FAAS_TYPES, TARGET_OF } from '../../deploy/policy-model.ts';
 import type { DeploymentPolicy, FaasType } from '../../deploy/policy-model.ts';
 import { loadPolicy } from '../../deploy/policy.ts';
-import { parseProfileFile, profilesOf } from '../../deploy/profiles.ts';
+import { profilesOf, readProfileFile } from '../../deploy/profiles.ts';
 import { fitSize } from '../../deploy/sizing.ts';
 import { RunnerError } from '../../errors.ts';
 import { PLANNING_LIMITS, TARGET_LIMITS } from '../../executor/limits.ts';
@@ -119,7 +118,7 @@ function analysisText({ name, source, jobNames, problems }: Subject, target: Tar
 async function subjectOf(io: Io, flags: AnalyzeFlags): Promise<Subject> {
   const named = [flags.serviceId, flags.blueprintId, flags.jobs].filter((one) => one !== undefined);
   if (named.length > 1) throw new RunnerError('CONFIG_INVALID', 'name one of --service-id, --blueprint-id and --jobs');
-  const measured = flags.profiles === undefined ? undefined : readProfiles(resolve(io.cwd, flags.profiles));
+  const measured = flags.profiles === undefined ? undefined : readProfileFile(resolve(io.cwd, flags.profiles));
   if (flags.jobs !== undefined || (named.length === 0 && measured)) {
     const count = flags.jobs ?? Math.max(-1, ...(measured?.keys() ?? [])) + 1;
     const jobNames = Array.from({ length: count }, (_, index) => `job ${index}`);
@@ -135,16 +134,6 @@ async function subjectOf(io: Io, flags: AnalyzeFlags): Promise<Subject> {
     profiles: measured ?? profilesOf(blueprint),
     problems: (blueprint.problems ?? []).map(({ message }) => message),
   };
-}
-
-function readProfiles(file: string): ReadonlyMap<number, JobFacts> {
-  let text: string;
-  try {
-    text = readFileSync(file, 'utf8');
-  } catch (cause) {
-    throw new RunnerError('CONFIG_INVALID', `${file} cannot be read: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
-  }
-  return parseProfileFile(text).profiles;
 }
 
 /** The real one; a made-up one only when it was asked for, and no chain can be reached. */

@@ -123,9 +123,10 @@ interface Wanted {
 async function prepared(io: Io, { entry, flags, policy, records }: Wanted): Promise<PreparedService> {
   const { rpcUrls, contract, wsUrl } = settingsOf(io, flags);
   if (contract === undefined) throw new RunnerError('CONFIG_INVALID', 'the contract is not known: set TANGLE_CONTRACT or pass --contract');
-  const [{ connectRpcChain }, { prepareService }] = await Promise.all([
+  const [{ connectRpcChain }, { prepareService }, { readProfileFile }] = await Promise.all([
     import('../../chain/connect.ts'),
     import('../../deploy/operate.ts'),
+    import('../../deploy/profiles.ts'),
   ]);
   const chain = await connectRpcChain({ rpcUrl: rpcUrls, contract, clock: systemClock });
   try {
@@ -136,6 +137,7 @@ async function prepared(io: Io, { entry, flags, policy, records }: Wanted): Prom
       rpcUrls,
       wsUrl: flags.wsUrl ?? wsUrl,
       policy,
+      ...(flags.profiles !== undefined && { profiles: readProfileFile(resolve(io.cwd, flags.profiles)) }),
       assume: flags.assume,
       deployerOptions: flags.deployerOption,
       host: hostOf(io, flags),
