@@ -22,7 +22,7 @@ export interface CloudConfig {
 }
 
 /** The region when nobody says one, and the variable that does. */
-export const REGIONS: Readonly<Partial<Record<Configurable, { readonly env: string; readonly fallback: string }>>> = {
+const REGIONS: Readonly<Partial<Record<Configurable, { readonly env: string; readonly fallback: string }>>> = {
   aws: { env: 'AWS_DEFAULT_REGION', fallback: 'us-east-1' },
   gcp: { env: 'GCP_DEFAULT_REGION', fallback: 'us-central1' },
   azure: { env: 'AZURE_DEFAULT_REGION', fallback: 'eastus' },

@@ -83,7 +83,7 @@ export function readSettings(path: string): ReadSettings {
 }
 
 /** As it will lie in the file: TOML in a `.toml` file, JSON in every other, because other readers of that file know only JSON. */
-export function formatOf(path: string): 'json' | 'toml' {
+function formatOf(path: string): 'json' | 'toml' {
   return extname(path) === '.toml' ? 'toml' : 'json';
 }
 
