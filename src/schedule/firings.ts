@@ -17,7 +17,9 @@ export interface FiringOptions {
  *
  * A Calendar follows the wall clock of its zone (UTC when it names none), as systemd 252 does: when the clocks are set forward, times in the
  * gap do not exist and are left out; when they are set back, the times that come twice are met the first time only, and `hourly` pauses
- * for one hour. Only a search that begins between the two goes on with the second. Throws `SCHEDULE_INVALID`.
+ * for one hour. Only a search that begins between the two goes on with the second. Two faults of systemd 252 are left to it: it takes the second
+ * of two when its search comes from months away and lands on midnight of such a day, and leaves out the first firings of a month or year for a
+ * repetition without end that does not divide its field (`1/19:00`). Throws `SCHEDULE_INVALID`.
  *
  * @example
  * nextFiring(calendar('Mon-Fri 09:00 Europe/Berlin'), Date.UTC(2026, 2, 27, 12)); // 2026-03-30T07:00:00Z
@@ -59,7 +61,7 @@ function compiled(calendar: Calendar): CompiledCalendar {
   return known;
 }
 
-export function patternOf(spec: CalendarSpec): WallPattern {
+function patternOf(spec: CalendarSpec): WallPattern {
   const weekdays = weekdaySet(spec);
   const days = new Map([28, 29, 30, 31].map((length) => [length, daysIn(spec, length)]));
   const { year, micros } = spec;

@@ -43,7 +43,8 @@ export function nextInstant(pattern: WallPattern, zone: string | undefined, afte
   for (let wall = nextWall(pattern, start); wall !== undefined;) {
     const { instantMs, resumeWallMs } = instantOf(zone, wall / MICROS_PER_MS, afterMs);
     if (instantMs !== undefined && instantMs > afterMs) return instantMs;
-    wall = nextWall(pattern, resumeWallMs === undefined ? wall + 1 : resumeWallMs * MICROS_PER_MS);
+    // Forward in any case, whatever a time zone says of itself.
+    wall = nextWall(pattern, Math.max(wall + 1, (resumeWallMs ?? 0) * MICROS_PER_MS));
   }
   return undefined;
 }
