@@ -39,6 +39,11 @@ export type { CronJobTranslation } from './schedule/units.ts';
 export { logFilter, logLevelOf } from './executor/log-query.ts';
 export { checkProgram, programDigest, writeProgram } from './executor/machine.ts';
 export type { Machine, MachineHost, MachineReport, ProgramSpec } from './executor/machine.ts';
+export { Connections, parseTarget } from './http/connection.ts';
+export type { ConnectionOptions, Target } from './http/connection.ts';
+export type { HttpRequest, HttpResponse, TlsFiles } from './http/http.ts';
+export { PlatformRequests, count, errorOf, failure, fieldsOf, text } from './http/platform-requests.ts';
+export type { PlatformRequest, Step } from './http/platform-requests.ts';
 export { BLUEPRINT, Metadata, TANGLE, TRACE, toJobId } from './job/call.ts';
 export type { ChainCall, Hex, JobCall, JobIdLike, JobResult } from './job/call.ts';
 export {

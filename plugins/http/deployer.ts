@@ -1,6 +1,6 @@
 /** Puts functions on a gateway of this project, or on any platform of the Custom FaaS Platform Specification v1.0. */
 
-import { RunnerError, systemClock } from '../../src/plugin.ts';
+import { RunnerError, systemClock, Connections, parseTarget, PlatformRequests, fieldsOf } from '../../src/plugin.ts';
 import type {
   Clock,
   DeployOptions,
@@ -15,13 +15,11 @@ import type {
   LimitViolation,
   LogEntry,
   LogQuery,
+  ConnectionOptions,
+  Step,
 } from '../../src/plugin.ts';
-import { Connections, parseTarget } from './connection.ts';
-import type { ConnectionOptions } from './connection.ts';
 import { BOOTSTRAP_HANDLER, GatewayFunctions } from './gateway.ts';
 import type { GatewayFunction } from './gateway.ts';
-import { PlatformRequests, fieldsOf } from './platform-requests.ts';
-import type { Step } from './platform-requests.ts';
 import { SpecifiedFunctions } from './specified.ts';
 import type { SpecifiedFunction } from './specified.ts';
 

@@ -1,6 +1,16 @@
 /** Runs jobs behind HTTP: a deployed handler, or a platform of the Custom FaaS Platform Specification. */
 
-import { BLUEPRINT, RunnerError, decodeResponse, encodeRequest, errorFromResponse, systemClock, toJobId } from '../../src/plugin.ts';
+import {
+  BLUEPRINT,
+  RunnerError,
+  decodeResponse,
+  encodeRequest,
+  errorFromResponse,
+  systemClock,
+  toJobId,
+  Connections,
+  parseTarget,
+} from '../../src/plugin.ts';
 import type {
   Clock,
   Execution,
@@ -10,10 +20,11 @@ import type {
   JobCall,
   JobIdLike,
   SecretReference,
+  HttpRequest,
+  HttpResponse,
+  ConnectionOptions,
+  Target,
 } from '../../src/plugin.ts';
-import type { HttpRequest, HttpResponse } from './client.ts';
-import { Connections, parseTarget } from './connection.ts';
-import type { ConnectionOptions, Target } from './connection.ts';
 
 export interface HttpExecutorOptions extends ConnectionOptions {
   /** For logs and metrics. Default: `http:` and the host. */

@@ -1,6 +1,6 @@
 /** Functions of a gateway of this project, through its own API. It keeps versions and logs, and replaces code while calls run. */
 
-import { RunnerError } from '../../src/plugin.ts';
+import { RunnerError, count, failure, fieldsOf, text } from '../../src/plugin.ts';
 import type {
   FunctionConfig,
   FunctionInvocation,
@@ -9,10 +9,11 @@ import type {
   FunctionVersionInfo,
   LogEntry,
   LogQuery,
+  HttpResponse,
+  PlatformRequest,
+  PlatformRequests,
+  Step,
 } from '../../src/plugin.ts';
-import type { HttpResponse } from './client.ts';
-import { count, failure, fieldsOf, text } from './platform-requests.ts';
-import type { PlatformRequest, PlatformRequests, Step } from './platform-requests.ts';
 
 export interface GatewayOptions {
   readonly requests: PlatformRequests;

@@ -1,6 +1,6 @@
 /** Functions that somebody deployed by hand: their addresses are known, nothing is ever deployed. */
 
-import { RunnerError, systemClock } from '../../src/plugin.ts';
+import { RunnerError, systemClock, Connections, parseTarget, PlatformRequests } from '../../src/plugin.ts';
 import type {
   DeployReport,
   FaasDeployer,
@@ -10,10 +10,8 @@ import type {
   LimitViolation,
   LogEntry,
   FunctionVersionInfo,
+  ConnectionOptions,
 } from '../../src/plugin.ts';
-import { Connections, parseTarget } from './connection.ts';
-import type { ConnectionOptions } from './connection.ts';
-import { PlatformRequests } from './platform-requests.ts';
 
 export interface ManualDeployerOptions extends ConnectionOptions {
   /** Names of functions and the addresses of their handlers; a job is called at `{address}/job/{id}`. */

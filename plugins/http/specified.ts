@@ -5,11 +5,16 @@
  */
 
 import { createHash } from 'node:crypto';
-import { RunnerError } from '../../src/plugin.ts';
-import type { FunctionConfig, FunctionInvocation, FunctionPackage, FunctionState } from '../../src/plugin.ts';
-import type { HttpResponse } from './client.ts';
-import { count, errorOf, failure, fieldsOf, text } from './platform-requests.ts';
-import type { PlatformRequests, Step } from './platform-requests.ts';
+import { RunnerError, count, errorOf, failure, fieldsOf, text } from '../../src/plugin.ts';
+import type {
+  FunctionConfig,
+  FunctionInvocation,
+  FunctionPackage,
+  FunctionState,
+  HttpResponse,
+  PlatformRequests,
+  Step,
+} from '../../src/plugin.ts';
 
 export interface SpecifiedOptions {
   readonly requests: PlatformRequests;

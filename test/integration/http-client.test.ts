@@ -6,8 +6,8 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
-import { HttpClient } from '../../plugins/http/client.ts';
-import type { HttpClientOptions, HttpRequest } from '../../plugins/http/client.ts';
+import { HttpClient } from '../../src/http/http.ts';
+import type { HttpClientOptions, HttpRequest } from '../../src/http/http.ts';
 import { systemClock } from '../../src/clock.ts';
 
 const cleanUps: (() => unknown)[] = [];

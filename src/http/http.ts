@@ -2,8 +2,10 @@
 
 import { readFile } from 'node:fs/promises';
 import type { Dispatcher, Pool } from 'undici';
-import { Deadlines, Expiring, RunnerError, importPeer } from '../../src/plugin.ts';
-import type { Clock } from '../../src/plugin.ts';
+import { RunnerError } from '../errors.ts';
+import { Deadlines, Expiring } from '../executor/deadline.ts';
+import { importPeer } from '../plugin/peer.ts';
+import type { Clock } from '../clock.ts';
 
 export interface HttpClientOptions {
   readonly clock: Clock;

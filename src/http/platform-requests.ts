@@ -1,8 +1,11 @@
 /** Requests of deployers: patient where a repetition does no harm, with the errors that deployers promise. */
 
-import { RunnerError, errorFromResponse, isRunnerError } from '../../src/plugin.ts';
-import type { Clock, DeployChange, ErrorCode } from '../../src/plugin.ts';
-import type { HttpRequest, HttpResponse } from './client.ts';
+import { RunnerError, isRunnerError } from '../errors.ts';
+import { errorFromResponse } from '../job/wire.ts';
+import type { Clock } from '../clock.ts';
+import type { ErrorCode } from '../errors.ts';
+import type { DeployChange } from '../executor/deployer.ts';
+import type { HttpRequest, HttpResponse } from './http.ts';
 import type { Connections, Target } from './connection.ts';
 
 /** One write, and what it is called in a report. */

@@ -1,9 +1,11 @@
 /** What executor and deployer share: addresses, credentials, and one client per origin. */
 
-import { RunnerError, Secret } from '../../src/plugin.ts';
-import type { Clock, SecretReference } from '../../src/plugin.ts';
-import { HttpClient } from './client.ts';
-import type { HttpRequest, HttpResponse, TlsFiles } from './client.ts';
+import { RunnerError } from '../errors.ts';
+import { Secret } from '../plugin/secret.ts';
+import type { Clock } from '../clock.ts';
+import type { SecretReference } from '../plugin/secret.ts';
+import { HttpClient } from './http.ts';
+import type { HttpRequest, HttpResponse, TlsFiles } from './http.ts';
 
 export interface ConnectionOptions {
   /** Sent as `Authorization: Bearer <secret>`. */
