@@ -1,0 +1,237 @@
+/** Puts functions on DigitalOcean: actions in a namespace, kept versions beside them, triggers for their schedules. */
+
+import { RunnerError } from '../../src/plugin.ts';
+import type {
+  DeployOptions,
+  DeployReport,
+  FaasDeployer,
+  FunctionConfig,
+  FunctionInvocation,
+  FunctionPackage,
+  FunctionState,
+  FunctionVersionInfo,
+  InvocationType,
+  LimitViolation,
+  LogEntry,
+  LogQuery,
+} from '../../src/plugin.ts';
+import { Actions, pathOf } from './actions.ts';
+import type { Action } from './actions.ts';
+import { Client, failure, fieldsOf } from './client.ts';
+import { violationsOf } from './limits.ts';
+import { Activations, invocationOf } from './logs.ts';
+import { Namespaces } from './namespace.ts';
+import type { DigitalOceanOptions } from './options.ts';
+import { namespaceOptionsOf, referenceOf, tokenOf } from './options.ts';
+import { Planner } from './plan.ts';
+import type { Step } from './plan.ts';
+import { Triggers, schedulesOf } from './triggers.ts';
+
+const CALL_MS_MAX = 15 * 60_000;
+
+/**
+ * A deployer of functions on DigitalOcean.
+ *
+ * A function is one action that is written at once, code and configuration together, so calls get the new one with the answer to the
+ * write. DigitalOcean keeps no versions: the last three packages are kept as actions `{name}.v{number}`, which nobody can call from
+ * outside. The namespace is made when it is missing, and is never removed: others may be in it.
+ *
+ * @example
+ * const deployer = new DigitalOceanDeployer({ namespace: 'blueprint-functions' }, { clock: systemClock });
+ */
+export class DigitalOceanDeployer implements FaasDeployer {
+  readonly name = 'digitalocean';
+  readonly #options: DigitalOceanOptions;
+  readonly #client: Client;
+  readonly #namespaces: Namespaces;
+  readonly #actions: Actions;
+  readonly #triggers: Triggers;
+  readonly #activations: Activations;
+  readonly #planner: Planner;
+
+  /** Does no I/O. Throws `CONFIG_INVALID`. */
+  constructor(options: DigitalOceanOptions, { clock }: { readonly clock: ConstructorParameters<typeof Client>[0]['clock'] }) {
+    this.#options = options;
+    this.#client = new Client({ clock, token: tokenOf(options, clock) });
+    this.#namespaces = new Namespaces(this.#client, namespaceOptionsOf(options));
+    this.#actions = new Actions(this.#namespaces);
+    this.#triggers = new Triggers(this.#namespaces);
+    this.#activations = new Activations(this.#namespaces);
+    this.#planner = new Planner({ namespaces: this.#namespaces, actions: this.#actions, triggers: this.#triggers });
+  }
+
+  violations(name: string, code: FunctionPackage, config: FunctionConfig): readonly LimitViolation[] {
+    return violationsOf(name, code, config);
+  }
+
+  // oxlint-disable-next-line max-params -- the contract has four
+  async deploy(name: string, code: FunctionPackage, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
+    this.#check(name, { code, config, options });
+    const present = await this.#own(name, options.signal);
+    return this.#carryOut(name, await this.#planner.plan(name, { present, code, config, options }), options);
+  }
+
+  async updateCode(name: string, code: FunctionPackage, options: DeployOptions = {}): Promise<DeployReport> {
+    this.#check(name, { code, config: {}, options });
+    const present = await this.#there(name, options.signal);
+    return this.#carryOut(name, await this.#planner.plan(name, { present, code, config: {}, options }), options);
+  }
+
+  async updateConfiguration(name: string, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
+    this.#check(name, { code: undefined, config, options });
+    const present = await this.#there(name, options.signal);
+    return this.#carryOut(name, await this.#planner.plan(name, { present, config, options }), options);
+  }
+
+  async describe(name: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<FunctionState | undefined> {
+    const action = await this.#actions.find(name, signal);
+    if (!action) return undefined;
+    if (!action.isOurs) return this.#state(action);
+    const triggers = await this.#triggers.list(name, signal);
+    const versions = await this.#planner.versions(name, action, signal);
+    return this.#state(action, {
+      schedules: schedulesOf(name, triggers),
+      version: versions.find(({ current }) => current)?.version,
+      resources: [
+        ...versions.map((each) => ({ kind: 'version', id: `${name}.v${each.version}` })),
+        ...triggers.map((each) => ({ kind: 'schedule', id: each.name })),
+      ],
+    });
+  }
+
+  async *list({ all = false, signal }: { readonly all?: boolean; readonly signal?: AbortSignal } = {}): AsyncGenerator<FunctionState> {
+    for await (const action of this.#actions.list(signal))
+      if (action.versionOf === undefined && (all || action.isOurs)) yield this.#state(action);
+  }
+
+  async invoke(
+    name: string,
+    event: Uint8Array,
+    options: { readonly type?: InvocationType; readonly version?: string; readonly signal?: AbortSignal } = {},
+  ): Promise<FunctionInvocation> {
+    const { type = 'sync', version, signal } = options;
+    const json = fieldsOf(event);
+    if (!json) throw new RunnerError('WIRE_MALFORMED', 'DigitalOcean takes only JSON objects as events', { retry: 'never' });
+    const action = version === undefined ? name : `${name}.v${version}`;
+    if (!(await this.#actions.find(action, signal))) throw notFound(action);
+    if (type === 'dry-run') return { body: new Uint8Array(), failed: false };
+    const path = `${pathOf(action)}?blocking=${type === 'sync'}&result=false`;
+    const response = await this.#namespaces.whisk({ method: 'POST', path, json, signal, once: true, timeoutMs: CALL_MS_MAX });
+    if (response.status === 404) throw notFound(action);
+    if (response.status === 429) throw failure(`invoke function ${name}`, response, 'PLATFORM_THROTTLED');
+    if (response.status !== 202) return invocationOf(name, response);
+    const requestId = String(fieldsOf(response.body)?.['activationId']);
+    if (type === 'async') return { body: new Uint8Array(), failed: false, requestId };
+    // The gateway of OpenWhisk waits for one minute; a longer call goes on behind it.
+    return invocationOf(name, await this.#activations.wait(requestId, this.#client.clock.now() + CALL_MS_MAX, signal));
+  }
+
+  async *logs(name: string, query: LogQuery = {}): AsyncGenerator<LogEntry> {
+    if (!(await this.#actions.find(name, query.signal))) throw notFound(name);
+    yield* this.#activations.logs(name, query);
+  }
+
+  async versions(name: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<readonly FunctionVersionInfo[]> {
+    return this.#planner.versions(name, await this.#there(name, signal), signal);
+  }
+
+  async rollback(name: string, version?: string, options: DeployOptions = {}): Promise<DeployReport> {
+    const present = await this.#there(name, options.signal);
+    const versions = await this.#planner.versions(name, present, options.signal);
+    const current = versions.findIndex((each) => each.current);
+    const target =
+      version === undefined ? (current < 0 ? undefined : versions[current + 1]) : versions.find((each) => each.version === version);
+    if (!target) {
+      const what = version === undefined ? 'version before the current one' : `version ${version}`;
+      throw new RunnerError('NOT_FOUND', `function ${name} has no ${what}`, {
+        details: { name, versions: versions.map((each) => each.version) },
+      });
+    }
+    if (target.current) return this.#carryOut(name, { steps: [], warnings: [] }, options);
+    const upload = await this.#actions.download(`${name}.v${target.version}`, options.signal);
+    const run: Step['run'] = (signal) => this.#actions.put(name, { present, upload, config: {} }, signal);
+    return this.#carryOut(name, { steps: [{ change: { action: 'update', resource: 'code', id: name }, run }], warnings: [] }, options);
+  }
+
+  async remove(name: string, options: DeployOptions = {}): Promise<DeployReport> {
+    const present = await this.#own(name, options.signal);
+    const { changes, warnings } = await this.#carryOut(name, await this.#planner.removal(name, present, options.signal), options);
+    return { changes, warnings };
+  }
+
+  close(): Promise<void> {
+    return this.#client.close();
+  }
+
+  #check(name: string, { code, config, options }: Wanted): void {
+    if (options.signal?.aborted)
+      throw new RunnerError('ABORTED', `the deployment of ${name} was cancelled`, { cause: options.signal.reason });
+    const violations = violationsOf(name, code, config);
+    if (violations.length === 0) return;
+    const message = `the function ${name} breaks limits of DigitalOcean: ${violations.map((each) => each.message).join('; ')}`;
+    throw new RunnerError('LIMIT_EXCEEDED', message, { details: { violations } });
+  }
+
+  async #own(name: string, signal: AbortSignal | undefined): Promise<Action | undefined> {
+    const action = await this.#actions.find(name, signal);
+    if (!action || (action.isOurs && action.versionOf === undefined)) return action;
+    throw new RunnerError('RESOURCE_FOREIGN', `somebody else made the function ${name}: it is left as it is`, { details: { name } });
+  }
+
+  async #there(name: string, signal: AbortSignal | undefined): Promise<Action> {
+    const action = await this.#own(name, signal);
+    if (!action) throw notFound(name);
+    return action;
+  }
+
+  #state(action: Action, more: More = {}): FunctionState {
+    const { schedules = [], version, resources = [] } = more;
+    const { name, config, sha256, updatedAt } = action;
+    return {
+      name,
+      id: name,
+      status: action.isOurs ? 'active' : 'foreign',
+      ...(sha256 !== undefined && action.isOurs && { sha256 }),
+      ...(version !== undefined && { version }),
+      ...(updatedAt !== undefined && { updatedAt }),
+      config: { ...config, ...(schedules.length > 0 && { schedules }) },
+      executor: referenceOf(this.#options, name),
+      resources,
+    };
+  }
+
+  async #carryOut(name: string, { steps, warnings }: Work, options: DeployOptions): Promise<DeployReport> {
+    const { dryRun = false, signal, onProgress } = options;
+    const changes = steps.map(({ change }) => change);
+    for (const [done, { change, run }] of steps.entries()) {
+      onProgress?.({ step: `${change.action} ${change.resource} ${change.id}`, function: name, done, total: steps.length });
+      if (!dryRun) await run(signal);
+    }
+    const isGone = changes.some(
+      ({ action, resource }) => resource === 'function' && (action === 'delete' || (dryRun && action === 'create')),
+    );
+    const state = isGone ? undefined : await this.describe(name, signal && { signal });
+    return { ...(state && { state }), changes, warnings };
+  }
+}
+
+interface Wanted {
+  readonly code: FunctionPackage | undefined;
+  readonly config: FunctionConfig;
+  readonly options: DeployOptions;
+}
+
+interface Work {
+  readonly steps: readonly Step[];
+  readonly warnings: readonly string[];
+}
+
+interface More {
+  readonly schedules?: FunctionState['config']['schedules'];
+  readonly version?: string | undefined;
+  readonly resources?: FunctionState['resources'];
+}
+
+function notFound(name: string): RunnerError {
+  return new RunnerError('FUNCTION_NOT_FOUND', `DigitalOcean has no function ${name}`, { details: { name } });
+}

@@ -1,0 +1,126 @@
+/** Logs and answers of activations: one activation is one call of a function. Kept for three days. */
+
+import { RunnerError } from '../../src/plugin.ts';
+import type { FunctionInvocation, LogEntry, LogQuery } from '../../src/plugin.ts';
+import { asFields, failure, fieldsOf, listOf, parsed } from './client.ts';
+import type { Fields, Response } from './client.ts';
+import type { Namespaces } from './namespace.ts';
+
+const PAGE = 200;
+/** The longest call: what it wrote late belongs to an activation that began so much earlier. */
+const CALL_MS_MAX = 15 * 60_000;
+const POLL_MS = 1_000;
+const ACTIVATIONS_MAX = 1_000;
+const LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal'];
+const LINE = /^(\S+)\s+(stdout|stderr): ([\s\S]*)$/;
+
+export class Activations {
+  readonly #namespaces: Namespaces;
+
+  constructor(namespaces: Namespaces) {
+    this.#namespaces = namespaces;
+  }
+
+  async *logs(name: string, query: LogQuery): AsyncGenerator<LogEntry> {
+    const { limit = 100, follow = false, signal } = query;
+    const seen = new Map<string, number>();
+    const first = await this.#entries(name, query, { sinceMs: query.sinceMs, wanted: limit, seen });
+    yield* first.slice(-limit);
+    const { clock } = this.#namespaces.client;
+    while (follow && !signal?.aborted) {
+      await clock.sleep(POLL_MS, signal).catch(() => {});
+      if (signal?.aborted) return;
+      const more = await this.#entries(name, query, { sinceMs: clock.now(), wanted: Number.POSITIVE_INFINITY, seen });
+      for (const entry of more) if (!signal?.aborted) yield entry;
+    }
+  }
+
+  /** The result of a call that goes on behind an answer that it was accepted. */
+  async wait(id: string, deadline: number, signal: AbortSignal | undefined): Promise<Response> {
+    const { clock } = this.#namespaces.client;
+    for (;;) {
+      const response = await this.#namespaces.whisk({ method: 'GET', path: `/activations/${id}`, signal });
+      if (response.status !== 404) return response;
+      if (clock.now() >= deadline) throw new RunnerError('EXECUTOR_TIMEOUT', `the activation ${id} has no result yet`, { details: { id } });
+      await clock.sleep(POLL_MS, signal);
+    }
+  }
+
+  /** Lines that were not seen before, oldest first. The newest activations are read first, until there are lines enough. */
+  async #entries(
+    name: string,
+    query: LogQuery,
+    { sinceMs, wanted, seen }: { readonly sinceMs: number | undefined; readonly wanted: number; readonly seen: Map<string, number> },
+  ): Promise<LogEntry[]> {
+    const entries: LogEntry[] = [];
+    const times = [
+      ...(sinceMs === undefined ? [] : [`since=${Math.max(0, sinceMs - CALL_MS_MAX)}`]),
+      ...(query.untilMs === undefined ? [] : [`upto=${query.untilMs}`]),
+    ];
+    for (let skip = 0; skip < ACTIVATIONS_MAX; skip += PAGE) {
+      const path = `/activations?${[`name=${encodeURIComponent(name)}`, `limit=${PAGE}`, `skip=${skip}`, 'docs=true', ...times].join('&')}`;
+      const response = await this.#namespaces.whisk({ method: 'GET', path, signal: query.signal });
+      if (response.status >= 300) throw failure(`list the activations of ${name}`, response);
+      const page = listOf(JSON.parse(Buffer.from(response.body).toString('utf8')));
+      for (const activation of page) entries.push(...(await this.#linesOf(activation, query, seen)));
+      if (page.length < PAGE || entries.length >= wanted) break;
+    }
+    return entries.toSorted((a, b) => a.at - b.at);
+  }
+
+  async #linesOf(activation: Fields, query: LogQuery, seen: Map<string, number>): Promise<LogEntry[]> {
+    const requestId = String(activation['activationId']);
+    const lines = await this.#textOf(requestId, activation['logs'], query.signal);
+    const fresh = lines.slice(seen.get(requestId) ?? 0);
+    seen.set(requestId, lines.length);
+    const start = typeof activation['start'] === 'number' ? activation['start'] : 0;
+    return fresh.map((line) => entryOf(line, requestId, start)).filter((entry) => isWanted(entry, query));
+  }
+
+  /** In the record of the activation, or apart from it: that depends on the host. */
+  async #textOf(id: string, logs: unknown, signal: AbortSignal | undefined): Promise<readonly string[]> {
+    if (Array.isArray(logs) && logs.length > 0) return logs.map(String);
+    const response = await this.#namespaces.whisk({ method: 'GET', path: `/activations/${id}/logs`, signal });
+    if (response.status === 404) return [];
+    const apart = parsed(`read the log of the activation ${id}`, response)['logs'];
+    return Array.isArray(apart) ? apart.map(String) : [];
+  }
+}
+
+function entryOf(line: string, requestId: string, start: number): LogEntry {
+  const [, at = '', stream, message = line] = LINE.exec(line) ?? [];
+  const time = Date.parse(at);
+  const level = levelOf(message) ?? (stream === 'stderr' ? 'error' : undefined);
+  return { at: Number.isNaN(time) ? start : time, message, requestId, ...(level !== undefined && { level }) };
+}
+
+/** Of a line that is a JSON object with a level in words. */
+function levelOf(message: string): string | undefined {
+  const level = message.startsWith('{') ? fieldsOf(Buffer.from(message))?.['level'] : undefined;
+  return typeof level === 'string' && LEVELS.includes(level) ? level : undefined;
+}
+
+function isWanted({ at, message, level, requestId }: LogEntry, query: LogQuery): boolean {
+  if (query.sinceMs !== undefined && at < query.sinceMs) return false;
+  if (query.untilMs !== undefined && at > query.untilMs) return false;
+  if (query.level !== undefined && (level === undefined || LEVELS.indexOf(level) < LEVELS.indexOf(query.level))) return false;
+  if (query.requestId !== undefined && requestId !== query.requestId) return false;
+  return query.search === undefined || message.includes(query.search);
+}
+
+/** What the record of an activation says. */
+export function invocationOf(name: string, response: Response): FunctionInvocation {
+  const record = fieldsOf(response.body);
+  const outcome = asFields(record?.['response']);
+  if (!record || !outcome) throw failure(`invoke function ${name}`, response);
+  const durationMs = record['duration'];
+  const initMs = listOf(record['annotations']).find(({ key }) => key === 'initTime')?.['value'];
+  const timesMs = { ...(typeof durationMs === 'number' && { durationMs }), ...(typeof initMs === 'number' && { initMs }) };
+  return {
+    body: Buffer.from(JSON.stringify(outcome['result'] ?? null)),
+    failed: outcome['success'] !== true,
+    requestId: String(record['activationId']),
+    version: String(record['version']),
+    report: timesMs,
+  };
+}
