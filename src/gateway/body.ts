@@ -48,73 +48,90 @@ export interface BodyRules {
   readonly announce?: () => void;
 }
 
+const NO_BODY: ReadBody = { bytes: new Uint8Array(), release() {} };
+
 /** Reads to the end. Rejects with `PAYLOAD_TOO_LARGE`, `REQUEST_INVALID` when the client breaks off, `EXECUTOR_UNAVAILABLE`. */
 export async function readBody(request: IncomingMessage, { bytesMax, budget, announce }: BodyRules): Promise<ReadBody> {
   const announced = request.headers['content-length'];
   const hasBody = request.headers['transfer-encoding'] !== undefined || (announced !== undefined && announced !== '0');
-  if (!hasBody) return { bytes: new Uint8Array(), release() {} };
-  if (Number(announced ?? 0) > bytesMax) throw tooLarge(bytesMax);
-  let taken = 0;
-  const take = (bytes: number): void => {
-    budget.take(bytes);
-    taken += bytes;
-  };
-  const release = (): void => {
-    budget.give(taken);
-    taken = 0;
-  };
-  try {
-    take(Number(announced ?? 0));
-    announce?.();
-    const bytes = await collect(request, (size) => {
-      if (size > bytesMax) throw tooLarge(bytesMax);
-      if (size > taken) take(size - taken);
-    });
-    return { bytes, release };
-  } catch (thrown) {
-    release();
-    throw thrown;
-  }
+  if (!hasBody) return NO_BODY;
+  const size = Number(announced ?? 0);
+  if (size > bytesMax) throw tooLarge(bytesMax);
+  if (request.destroyed) throw brokeOff();
+  budget.take(size);
+  const taken = new Collected(request, { bytesMax, budget }, size);
+  announce?.();
+  return taken.whole;
 }
 
-/** Unlike the iterator of a stream, this one leaves the socket alone when `check` refuses the size. */
-function collect(request: IncomingMessage, check: (size: number) => void): Promise<Uint8Array> {
-  return new Promise((resolve, reject) => {
-    const chunks: Buffer[] = [];
-    let size = 0;
-    const over = (): void => {
-      request.off('data', onData).off('end', onEnd).off('error', onError).off('close', onClose);
-    };
-    const onData = (chunk: Buffer): void => {
-      size += chunk.length;
-      try {
-        check(size);
-        chunks.push(chunk);
-      } catch (thrown) {
-        over();
-        request.pause();
-        reject(toRunnerError(thrown));
+/** Unlike the iterator of a stream, this leaves the socket alone when the body is too large. */
+class Collected implements ReadBody {
+  readonly whole: Promise<ReadBody>;
+  bytes: Uint8Array = NO_BODY.bytes;
+  readonly #request: IncomingMessage;
+  readonly #rules: Pick<BodyRules, 'bytesMax' | 'budget'>;
+  readonly #chunks: Buffer[] = [];
+  #size = 0;
+  /** Of the budget. */
+  #taken: number;
+  #isOver = false;
+  #resolve: (body: ReadBody) => void = () => {};
+  #reject: (error: Error) => void = () => {};
+
+  constructor(request: IncomingMessage, rules: Pick<BodyRules, 'bytesMax' | 'budget'>, announced: number) {
+    this.#request = request;
+    this.#rules = rules;
+    this.#taken = announced;
+    this.whole = new Promise((resolve, reject) => {
+      this.#resolve = resolve;
+      this.#reject = reject;
+    });
+    request.on('data', this.#onData);
+    request.on('end', () => this.#onEnd());
+    request.on('error', (cause: Error) => this.#brokeOff(cause));
+    request.on('close', () => this.#brokeOff());
+  }
+
+  readonly release = (): void => {
+    this.#rules.budget.give(this.#taken);
+    this.#taken = 0;
+  };
+
+  readonly #onData = (chunk: Buffer): void => {
+    const { bytesMax, budget } = this.#rules;
+    this.#size += chunk.length;
+    try {
+      if (this.#size > bytesMax) throw tooLarge(bytesMax);
+      if (this.#size > this.#taken) {
+        budget.take(this.#size - this.#taken);
+        this.#taken = this.#size;
       }
-    };
-    const onEnd = (): void => {
-      over();
-      if (request.complete) resolve(chunks.length === 1 && chunks[0] ? chunks[0] : Buffer.concat(chunks, size));
-      else reject(brokeOff());
-    };
-    const onError = (cause: Error): void => {
-      over();
-      reject(brokeOff(cause));
-    };
-    const onClose = (): void => {
-      over();
-      reject(brokeOff());
-    };
-    if (request.destroyed) {
-      reject(brokeOff());
-      return;
+      this.#chunks.push(chunk);
+    } catch (thrown) {
+      this.#request.off('data', this.#onData);
+      this.#request.pause();
+      this.#fail(toRunnerError(thrown));
     }
-    request.on('data', onData).on('end', onEnd).on('error', onError).on('close', onClose);
-  });
+  };
+
+  #onEnd(): void {
+    if (this.#isOver || !this.#request.complete) return this.#brokeOff();
+    this.#isOver = true;
+    const [first] = this.#chunks;
+    this.bytes = this.#chunks.length === 1 && first ? first : Buffer.concat(this.#chunks, this.#size);
+    return this.#resolve(this);
+  }
+
+  #brokeOff(cause?: Error): void {
+    if (!this.#isOver) this.#fail(brokeOff(cause));
+  }
+
+  #fail(error: Error): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.release();
+    this.#reject(error);
+  }
 }
 
 function brokeOff(cause?: unknown): RunnerError {

@@ -51,7 +51,7 @@ export interface OriginRules {
  */
 export function checkOrigin(headers: Headers, { isOpen, corsOrigins, scheme }: OriginRules): string | undefined {
   const { host = '', origin } = headers;
-  if (isOpen && !isLoopbackName(hostNameOf(host))) {
+  if (isOpen && !isLoopbackHost(host)) {
     throw new RunnerError(
       'FORBIDDEN',
       `the Host header is ${host}; without credentials only localhost and loopback addresses are answered`,
@@ -68,6 +68,16 @@ export function checkOrigin(headers: Headers, { isOpen, corsOrigins, scheme }: O
     throw new RunnerError('FORBIDDEN', 'pages of other sites may not use this gateway');
   }
   return undefined;
+}
+
+/** Clients come by few names. */
+let lastLoopbackHost = '';
+
+function isLoopbackHost(host: string): boolean {
+  if (host === lastLoopbackHost) return true;
+  const isLoopback = isLoopbackName(hostNameOf(host));
+  if (isLoopback) lastLoopbackHost = host;
+  return isLoopback;
 }
 
 function hostNameOf(host: string): string {

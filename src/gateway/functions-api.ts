@@ -305,6 +305,7 @@ function invokeRoutes({ functions, provider, clock }: FunctionsApiOptions): Rout
 /** Only the names that are there. Throws `REQUEST_INVALID` for an unknown one. */
 export function parseQuery(request: GatewayRequest, known: Readonly<Record<string, Schema<unknown>>>): Readonly<Record<string, unknown>> {
   const values: Record<string, unknown> = {};
+  if (request.query.size === 0) return values;
   for (const name of new Set(request.query.keys())) {
     const schema = Object.hasOwn(known, name) ? known[name] : undefined;
     if (!schema)

@@ -10,14 +10,17 @@ export class Refusals {
   readonly #open = new WeakMap<Duplex, Set<ServerResponse>>();
   readonly #refused = new WeakSet<Duplex>();
 
-  /** An answer is begun: a refusal on its connection comes after it. */
+  /** An answer is begun: a refusal on its connection comes after it, until `ended`. */
   begun(response: ServerResponse): void {
     const { socket } = response.req;
     let open = this.#open.get(socket);
     if (!open) this.#open.set(socket, (open = new Set()));
-    const answers = open;
-    answers.add(response);
-    response.once('close', () => answers.delete(response));
+    open.add(response);
+  }
+
+  /** An answer is complete, or never will be. */
+  ended(response: ServerResponse): void {
+    this.#open.get(response.req.socket)?.delete(response);
   }
 
   /** Whether the connection has answers that are not complete. */

@@ -16,6 +16,9 @@ interface Level {
 }
 
 const TARGET_CHARS_MAX = 8_192;
+/** Paths that are remembered with what they lead to, and how long they may be. */
+const KNOWN_MAX = 1_000;
+const KNOWN_CHARS_MAX = 256;
 const PARAMETER = /^\{(\w+)\}$/;
 /** What no name here holds: slashes of both kinds and control characters. */
 const UNSAFE = /[/\\\u0000-\u001f\u007f]/;
@@ -23,6 +26,8 @@ const UNSAFE = /[/\\\u0000-\u001f\u007f]/;
 /** A literal part of a path is preferred to a parameter. */
 export class Router {
   readonly #root: Level = level();
+  /** By method and path. Most requests name one of a few functions. */
+  readonly #known = new Map<string, Map<string, Match>>();
 
   /** Throws `INTERNAL` when two routes are the same. */
   constructor(routes: Iterable<Route>) {
@@ -31,6 +36,22 @@ export class Router {
 
   /** Throws `REQUEST_INVALID` for a path that is malformed or tricky, or a method that the path does not take; `NOT_FOUND`. */
   find(method: string, path: string): Match {
+    const known = this.#known.get(method)?.get(path);
+    if (known) return known;
+    const match = this.#find(method, path);
+    if (path.length <= KNOWN_CHARS_MAX) this.#remember(method, path, match);
+    return match;
+  }
+
+  #remember(method: string, path: string, match: Match): void {
+    let known = this.#known.get(method);
+    if (!known) this.#known.set(method, (known = new Map<string, Match>()));
+    if (known.size >= KNOWN_MAX) known.clear();
+    // A copy: the path may be a part of a longer text, which would be kept with it.
+    known.set(Buffer.from(path, 'utf8').toString('utf8'), match);
+  }
+
+  #find(method: string, path: string): Match {
     const parts = partsOf(path);
     const found = this.#walk(this.#root, parts, []);
     if (!found) throw new RunnerError('NOT_FOUND', `there is nothing at ${shown(path)}; /openapi.json lists what is there`);

@@ -1,14 +1,10 @@
 /** What the server counts of requests. */
 
-import type { Counter, Histogram, Metrics } from '../telemetry/telemetry.ts';
+import type { Counter, Histogram, Labels, Metrics } from '../telemetry/telemetry.ts';
+import type { Route } from './http.ts';
 
-export interface AnsweredRequest {
-  /** The pattern of the route, not the path: the number of series stays small. */
-  readonly route: string;
-  readonly method: string;
-  readonly status: number;
-  readonly seconds: number;
-}
+/** The pattern of a route, not the path: the number of series stays small. */
+type Pattern = Pick<Route, 'method' | 'path'>;
 
 interface RouteSeries {
   readonly byStatus: Map<number, Counter>;
@@ -17,23 +13,19 @@ interface RouteSeries {
 
 export class ServerMetrics {
   readonly #metrics: Metrics;
-  readonly #routes = new Map<string, RouteSeries>();
+  /** Undefined: no route was found. */
+  readonly #routes = new Map<Pattern | undefined, RouteSeries>();
 
   constructor(metrics: Metrics) {
     this.#metrics = metrics;
   }
 
-  answered({ route, method, status, seconds }: AnsweredRequest): void {
-    const key = `${method} ${route}`;
-    let series = this.#routes.get(key);
-    if (!series) {
-      const options = { name: 'blueprint_gateway_request_seconds', help: 'Time to answer a request, by route.', labels: { route, method } };
-      series = { byStatus: new Map(), seconds: this.#metrics.histogram(options) };
-      this.#routes.set(key, series);
-    }
+  answered(pattern: Pattern | undefined, status: number, seconds: number): void {
+    let series = this.#routes.get(pattern);
+    if (!series) this.#routes.set(pattern, (series = this.#seriesOf(labelsOf(pattern))));
     let counter = series.byStatus.get(status);
     if (!counter) {
-      const labels = { route, method, status: String(status) };
+      const labels = { ...labelsOf(pattern), status: String(status) };
       counter = this.#metrics.counter({
         name: 'blueprint_gateway_requests_total',
         help: 'Requests answered, by route and status.',
@@ -44,4 +36,13 @@ export class ServerMetrics {
     counter.add();
     series.seconds.record(seconds);
   }
+
+  #seriesOf(labels: Labels): RouteSeries {
+    const options = { name: 'blueprint_gateway_request_seconds', help: 'Time to answer a request, by route.', labels };
+    return { byStatus: new Map(), seconds: this.#metrics.histogram(options) };
+  }
+}
+
+function labelsOf(pattern: Pattern | undefined): Labels {
+  return pattern ? { route: pattern.path, method: pattern.method } : { route: 'none', method: 'other' };
 }

@@ -17,8 +17,10 @@ import type { Authenticator } from './auth.ts';
 import { BodyBudget, discard, readBody, sendChunks } from './body.ts';
 import { checkOrigin, framingError, headersOf, targetOf } from './checks.ts';
 import type { Headers } from './checks.ts';
+import { Departure, endWith } from './exchange.ts';
+import type { Exchange } from './exchange.ts';
 import { badRequest, demand, failure, statusOf } from './http.ts';
-import type { Caller, Reply, Route } from './http.ts';
+import type { Caller, Reply } from './http.ts';
 import { Refusals } from './refusals.ts';
 import type { Router } from './router.ts';
 import { ServerMetrics } from './server-metrics.ts';
@@ -74,6 +76,7 @@ export interface Upgrade {
 /** How often Node looks for requests that take too long. */
 const CHECK_MS = 1_000;
 const HEADERS_MAX = 100;
+const NO_QUERY = new URLSearchParams();
 const PREFLIGHT = {
   'access-control-allow-methods': 'GET, POST, PUT, PATCH, DELETE',
   'access-control-allow-headers':
@@ -90,7 +93,7 @@ export class GatewayServer {
   /** Fires when requests that would wait for long are to end. */
   readonly #closing = new AbortController();
   /** One for each request that runs. */
-  readonly #running = new Set<AbortController>();
+  readonly #running = new Set<Departure>();
   #server: Server | undefined;
   #scheme: 'http' | 'https' = 'http';
   #idle: (() => void) | undefined;
@@ -167,8 +170,7 @@ export class GatewayServer {
     const stopTimer = this.#options.clock.after(deadlineMs, () => cancel.resolve());
     await Promise.race([drained, cancel.promise]);
     stopTimer();
-    for (const controller of this.#running)
-      controller.abort(new RunnerError('EXECUTOR_CLOSED', 'the gateway closed before the request ended'));
+    for (const gone of this.#running) gone.abort(new RunnerError('EXECUTOR_CLOSED', 'the gateway closed before the request ended'));
     // Answers that are complete are still on their way.
     server.closeIdleConnections();
     const stop = this.#options.clock.after(200, () => server.closeAllConnections());
@@ -180,28 +182,29 @@ export class GatewayServer {
     if (this.#refusals.isOver(request.socket)) return;
     const misframed = framingError(request);
     if (misframed) return this.#refuseRaw(request.socket, misframed);
-    const gone = new AbortController();
-    this.#running.add(gone);
-    this.#refusals.begun(response);
-    response.once('close', () => {
-      // Nobody reads what streams to a HEAD.
-      if (!response.writableFinished || request.method === 'HEAD') gone.abort(new RunnerError('ABORTED', 'the client is gone'));
-      this.#running.delete(gone);
-      if (this.#running.size === 0) this.#idle?.();
-    });
+    const { clock } = this.#options;
     const exchange: Exchange = {
       request,
       response,
       awaitsContinue,
       id: randomUUID(),
-      gone: gone.signal,
-      startedAt: this.#options.clock.monotonic(),
+      gone: new Departure(),
+      startedAt: clock.monotonic(),
       cleanUps: [],
     };
+    this.#running.add(exchange.gone);
+    this.#refusals.begun(response);
+    response.on('close', () => this.#closed(exchange));
+    let reply: Reply;
+    try {
+      reply = await this.#handle(exchange);
+    } catch (thrown) {
+      reply = this.#failed(exchange, thrown);
+    }
     let bytesOut = 0;
     try {
-      const reply = await this.#reply(exchange);
-      bytesOut = await this.#send(exchange, reply);
+      const sent = this.#send(exchange, reply);
+      bytesOut = typeof sent === 'number' ? sent : await sent;
     } catch (thrown) {
       // Only sending can fail here: half an answer must not look like a whole one.
       response.destroy();
@@ -212,19 +215,21 @@ export class GatewayServer {
     }
   }
 
-  /** Never rejects. */
-  async #reply(exchange: Exchange): Promise<Reply> {
-    const { id } = exchange;
-    try {
-      return await this.#handle(exchange);
-    } catch (thrown) {
-      const error = toRunnerError(thrown);
-      exchange.code = error.code;
-      if (statusOf(error) === 500) this.#options.telemetry.log.error('a request failed', { requestId: id, error: thrown });
-      const { route, params = {} } = exchange;
-      const reply = route?.failure ? route.failure(error, { id, params }) : failure(error, { id });
-      return { ...reply, headers: { ...reply.headers, ...refusalHeaders(error) } };
-    }
+  #closed({ request, response, gone }: Exchange): void {
+    this.#refusals.ended(response);
+    // Nobody reads what streams to a HEAD.
+    if (!response.writableFinished || request.method === 'HEAD') gone.abort(new RunnerError('ABORTED', 'the client is gone'));
+    this.#running.delete(gone);
+    if (this.#running.size === 0) this.#idle?.();
+  }
+
+  #failed(exchange: Exchange, thrown: unknown): Reply {
+    const { id, route, params = {} } = exchange;
+    const error = toRunnerError(thrown);
+    exchange.code = error.code;
+    if (statusOf(error) === 500) this.#options.telemetry.log.error('a request failed', { requestId: id, error: thrown });
+    const reply = route?.failure ? route.failure(error, { id, params }) : failure(error, { id });
+    return { ...reply, headers: { ...reply.headers, ...refusalHeaders(error) } };
   }
 
   async #handle(exchange: Exchange): Promise<Reply> {
@@ -250,12 +255,12 @@ export class GatewayServer {
       caller = authenticator.identifySigner({ method: request.method ?? '', path, query, headers, body: body.bytes });
       this.#authorise(exchange, caller);
     }
-    return route.handle({
+    return await route.handle({
       id,
       method: request.method ?? 'GET',
       path,
       params,
-      query: new URLSearchParams(query),
+      query: query === '' ? NO_QUERY : new URLSearchParams(query),
       headers,
       body: body.bytes,
       caller,
@@ -283,7 +288,8 @@ export class GatewayServer {
     demand(caller, route.scope, value === undefined ? undefined : (route.functionOf?.(value) ?? value));
   }
 
-  async #send(exchange: Exchange, { status, headers, body }: Reply): Promise<number> {
+  /** Returns the bytes of the body that were sent. */
+  #send(exchange: Exchange, { status, headers, body }: Reply): number | Promise<number> {
     const { request, response, id, corsOrigin } = exchange;
     exchange.status = status;
     if (response.destroyed) throw new RunnerError('ABORTED', 'the client is gone');
@@ -291,34 +297,38 @@ export class GatewayServer {
     const closing = this.#closing.signal.aborted || (request.destroyed && !request.complete);
     if (!request.complete) discard(request);
     const streams = body !== undefined && typeof body === 'object' && Symbol.asyncIterator in body;
-    // Text goes out with the headers in one write.
     const whole = streams ? undefined : body;
-    const size = whole === undefined ? 0 : Buffer.byteLength(whole);
-    response.writeHead(status, {
-      'x-request-id': id,
-      'cache-control': 'no-store',
-      'x-content-type-options': 'nosniff',
-      ...(!streams && status !== 204 && { 'content-length': size }),
-      ...(corsOrigin !== undefined && { 'access-control-allow-origin': corsOrigin, 'access-control-expose-headers': '*', vary: 'origin' }),
-      ...(closing && { connection: 'close' }),
-      ...headers,
-    });
-    const isHead = request.method === 'HEAD';
-    if (streams && !isHead) {
-      const sent = await sendChunks(response, body, { clock: this.#options.clock, stallMs: this.#options.limits.stallMs });
-      response.end();
-      return sent;
+    const size = whole === undefined ? 0 : typeof whole === 'string' ? Buffer.byteLength(whole) : whole.length;
+    const head: Record<string, string | number> = { 'x-request-id': id, 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' };
+    if (!streams && status !== 204) head['content-length'] = size;
+    if (corsOrigin !== undefined) {
+      head['access-control-allow-origin'] = corsOrigin;
+      head['access-control-expose-headers'] = '*';
+      head['vary'] = 'origin';
     }
-    response.setTimeout(this.#options.limits.stallMs, () => response.destroy());
-    response.end(isHead ? undefined : whole);
+    if (closing) head['connection'] = 'close';
+    response.writeHead(status, headers ? Object.assign(head, headers) : head);
+    const isHead = request.method === 'HEAD';
+    if (streams && !isHead) return this.#stream(response, body);
+    endWith(response, isHead ? undefined : whole);
+    // What is with the system already needs nobody to wait for it.
+    if (response.socket?.writableLength !== 0) response.setTimeout(this.#options.limits.stallMs, () => response.destroy());
     return isHead ? 0 : size;
+  }
+
+  async #stream(response: ServerResponse, chunks: AsyncIterable<Uint8Array>): Promise<number> {
+    const sent = await sendChunks(response, chunks, { clock: this.#options.clock, stallMs: this.#options.limits.stallMs });
+    response.end();
+    return sent;
   }
 
   #tell(exchange: Exchange, bytesOut: number): void {
     const { id, request, route, status = 0, caller, startedAt, code, broken, params = {} } = exchange;
-    const durationMs = this.#options.clock.monotonic() - startedAt;
-    this.#metrics.answered({ route: route?.path ?? 'none', method: route ? route.method : 'other', status, seconds: durationMs / 1_000 });
-    this.#options.telemetry.log.info('request', {
+    const { clock, telemetry } = this.#options;
+    const durationMs = clock.monotonic() - startedAt;
+    this.#metrics.answered(route, status, durationMs / 1_000);
+    if (telemetry.log.isSilent?.('info')) return;
+    telemetry.log.info('request', {
       requestId: id,
       method: request.method,
       route: route?.path,
@@ -351,29 +361,9 @@ export class GatewayServer {
 
   /** An answer where there is no request to answer to. */
   #refuseRaw(socket: Duplex, error: RunnerError, id: string = randomUUID()): void {
-    this.#metrics.answered({ route: 'none', method: 'other', status: statusOf(error), seconds: 0 });
+    this.#metrics.answered(undefined, statusOf(error), 0);
     void this.#refusals.refuse(socket, error, id);
   }
-}
-
-interface Exchange {
-  readonly request: IncomingMessage;
-  readonly response: ServerResponse;
-  readonly awaitsContinue: boolean;
-  readonly id: string;
-  readonly gone: AbortSignal;
-  readonly startedAt: number;
-  /** What this request holds. */
-  readonly cleanUps: (() => void)[];
-  route?: Route;
-  params?: Readonly<Record<string, string>>;
-  caller?: Caller;
-  corsOrigin?: string | undefined;
-  status?: number;
-  /** Of the error that was answered. */
-  code?: string;
-  /** Why the answer broke off. */
-  broken?: string;
 }
 
 function certificateNameOf({ socket }: IncomingMessage): string | undefined {

@@ -89,6 +89,10 @@ class RedactingLogger implements Logger {
     this.#write('error', message, fields);
   }
 
+  isSilent(level: Exclude<LogLevel, 'silent'>): boolean {
+    return !this.#sink.isLevelEnabled(level);
+  }
+
   child(fields: LogFields): Logger {
     return new RedactingLogger(this.#sink, this.#redact, { ...this.#bound, ...this.#shown(fields) });
   }

@@ -9,6 +9,8 @@ export interface Logger {
   info(message: string, fields?: LogFields): void;
   warn(message: string, fields?: LogFields): void;
   error(message: string, fields?: LogFields): void;
+  /** Whether lines of this level go nowhere: then they need not be made. */
+  isSilent?(level: 'debug' | 'info' | 'warn' | 'error'): boolean;
   /** A logger that adds these fields to every line. */
   child(fields: LogFields): Logger;
 }
@@ -90,6 +92,7 @@ const silentLogger: Logger = {
   info() {},
   warn() {},
   error() {},
+  isSilent: () => true,
   child: () => silentLogger,
 };
 const silentMetric: Counter & Gauge & Histogram = { add() {}, set() {}, record() {} };
