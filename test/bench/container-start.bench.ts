@@ -1,62 +1,32 @@
 /** What it takes to start and to call an instance in a container, against plain containers of the same image. Needs Docker; runc where it is. */
 
 import { execFileSync } from 'node:child_process';
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync } from 'node:fs';
 import { Agent, request } from 'node:http';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import Docker from 'dockerode';
 import { ContainerBackend } from '../../plugins/container/backend.ts';
 import { RuncBackend } from '../../plugins/container/runc.ts';
-import type { FunctionVersion, Instance, InstanceBackend } from '../../src/plugin.ts';
-import { nodeClientSource } from '../../src/plugin.ts';
+import type { Instance, InstanceBackend } from '../../src/plugin.ts';
 import { FunctionRuntime } from '../../src/runtime/function-runtime.ts';
-import { startLambdaRuntimeApi } from '../../src/testing/lambda-runtime-api.ts';
+import { LightFunction } from './instances.ts';
 import { median } from './measure.ts';
 
 const ROUNDS = Number(process.argv[2] ?? 9);
 const CALLS = 2_000;
 const GOALS = { cold: 1.2, runc: 0.5, resumedMs: 10, warm: 2 };
 
-const root = mkdtempSync(join(tmpdir(), 'container-bench-'));
-const code = join(root, 'code');
-mkdirSync(code);
-chmodSync(code, 0o755);
-writeFileSync(join(code, 'index.mjs'), 'export const handler = async (event) => event;\n');
-writeFileSync(
-  join(code, 'server.cjs'),
-  `const server = require('node:http').createServer((request, response) => { const chunks = []; request.on('data', (chunk) => chunks.push(chunk)); request.on('end', () => response.end(Buffer.concat(chunks))); });
-   server.keepAliveTimeout = 0; process.umask(0); server.listen('/sockets/server.sock');`,
-);
-const client = join(root, 'client.cjs');
-writeFileSync(client, nodeClientSource());
-
-const fn: FunctionVersion = {
-  name: 'light',
-  version: '1',
-  fingerprint: 'light',
-  code: { kind: 'folder', path: code, sha256: 'light' },
-  layers: [],
-  runtime: `nodejs${process.versions.node.split('.')[0]}.x`,
-  handler: 'index.handler',
-  memoryMb: 1769,
-  timeoutMs: 10_000,
-  ephemeralMb: 64,
-  environment: {},
-  concurrencyPerInstance: 1,
-  network: 'none',
-};
 const ENVIRONMENT = { _HANDLER: 'index.handler', LAMBDA_TASK_ROOT: '/var/task', PATH: '/var/lang/bin:/bin' };
-
-let count = 0;
-
-async function newApi() {
-  count += 1;
-  const socketPath = join(root, `api-${count}.sock`);
-  const api = await startLambdaRuntimeApi({ socketPath });
-  chmodSync(socketPath, 0o666);
-  return { api, socketPath, id: `bench-${process.pid}-${count}` };
-}
+const light = new LightFunction({
+  files: {
+    'index.mjs': 'export const handler = async (event) => event;\n',
+    'server.cjs': `const server = require('node:http').createServer((request, response) => { const chunks = []; request.on('data', (chunk) => chunks.push(chunk)); request.on('end', () => response.end(Buffer.concat(chunks))); });
+   server.keepAliveTimeout = 0; process.umask(0); server.listen('/sockets/server.sock');`,
+  },
+  settings: { memoryMb: 1769, timeoutMs: 10_000 },
+  environment: ENVIRONMENT,
+});
+const { root, code, client, version: fn } = light;
 
 interface Started {
   readonly end: () => Promise<void>;
@@ -64,16 +34,8 @@ interface Started {
 
 /** From nothing to the first request for work. */
 async function ours(backend: InstanceBackend): Promise<Started> {
-  const { api, socketPath, id } = await newApi();
-  const instance = await backend.launch({
-    instanceId: id,
-    ownerId: 'bench',
-    fn,
-    runtimeApi: { socketPath, openPort: () => Promise.reject(new Error('there is no port')) },
-    environment: ENVIRONMENT,
-    onOutput: (_stream, chunk) => void process.stderr.write(chunk),
-    signal: new AbortController().signal,
-  });
+  const { api, spec } = await light.trial();
+  const instance = await backend.launch(spec);
   await api.waitForPolls(1);
   return { end: () => ended(backend, instance).then(() => api.close()) };
 }
@@ -93,7 +55,7 @@ async function newestImage(): Promise<string> {
 
 /** The same program in a container of the same image without any limit, as `docker run` makes it. */
 async function plain(image: string): Promise<Started> {
-  const { api, socketPath } = await newApi();
+  const { api, socketPath } = await light.trial();
   const container = await docker.createContainer({
     Image: image,
     Cmd: ['node', '/run/bpr/client.cjs', 'run'],
@@ -230,16 +192,8 @@ for (const name of Object.keys(backends)) {
   // A closed runtime may have closed its backend; a paused instance belongs to one of its own.
   const own: InstanceBackend =
     name === 'docker' ? new ContainerBackend({ folder: join(root, 'docker') }) : new RuncBackend({ folder: join(root, 'runc') });
-  const { api, socketPath, id } = await newApi();
-  const instance = await own.launch({
-    instanceId: id,
-    ownerId: 'bench',
-    fn,
-    runtimeApi: { socketPath, openPort: () => Promise.reject(new Error('there is no port')) },
-    environment: ENVIRONMENT,
-    onOutput: () => {},
-    signal: new AbortController().signal,
-  });
+  const { api, spec } = await light.trial();
+  const instance = await own.launch(spec);
   await api.waitForPolls(1);
   const times: number[] = [];
   for (let round = 0; round < ROUNDS + 1; round += 1) {
@@ -262,4 +216,4 @@ for (const name of Object.keys(backends)) {
 }
 
 for (const backend of Object.values(backends)) await backend.close?.();
-rmSync(root, { recursive: true, force: true });
+light.remove();

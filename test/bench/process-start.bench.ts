@@ -1,56 +1,27 @@
 /** What it takes to start an instance of the process backend, against processes that are nothing more. */
 
 import { spawn } from 'node:child_process';
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { Agent, request } from 'node:http';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ProcessBackend } from '../../plugins/process/index.ts';
 import type { ProcessBackendOptions } from '../../plugins/process/index.ts';
-import { nodeClientSource, systemClock } from '../../src/plugin.ts';
-import type { FunctionVersion, Instance, LaunchSpec } from '../../src/plugin.ts';
+import { systemClock } from '../../src/plugin.ts';
+import type { Instance } from '../../src/plugin.ts';
 import { FunctionRuntime } from '../../src/runtime/function-runtime.ts';
-import { startLambdaRuntimeApi } from '../../src/testing/lambda-runtime-api.ts';
-import type { LambdaRuntimeApi } from '../../src/testing/lambda-runtime-api.ts';
+import { LightFunction } from './instances.ts';
 import { median } from './measure.ts';
 
 const ROUNDS = 15;
 /** What refills behind a launch is done. */
 const SETTLE_MS = 150;
 const ENVIRONMENT = { _HANDLER: 'index.handler' };
-const root = mkdtempSync(join(tmpdir(), 'bpr-bench-'));
-chmodSync(root, 0o711);
-const code = join(root, 'code');
-mkdirSync(code);
-writeFileSync(join(code, 'index.js'), 'exports.handler = async (event) => event;\n');
-const client = join(root, 'client.cjs');
-writeFileSync(client, nodeClientSource());
-
-const fn: FunctionVersion = {
-  name: 'light',
-  version: '1',
-  fingerprint: 'light',
-  code: { kind: 'folder', path: code, sha256: '' },
-  layers: [],
-  runtime: 'nodejs24.x',
-  handler: 'index.handler',
-  memoryMb: 256,
-  timeoutMs: 3_000,
-  ephemeralMb: 64,
-  environment: {},
-  concurrencyPerInstance: 1,
-  network: 'none',
-};
-
-let count = 0;
-
-async function newApi(): Promise<{ readonly api: LambdaRuntimeApi; readonly socketPath: string }> {
-  count += 1;
-  const folder = join(root, `api-${count}`);
-  mkdirSync(folder, { mode: 0o700 });
-  const socketPath = join(folder, 'api.sock');
-  return { api: await startLambdaRuntimeApi({ socketPath }), socketPath };
-}
+const light = new LightFunction({
+  files: { 'index.js': 'exports.handler = async (event) => event;\n' },
+  settings: { memoryMb: 256, timeoutMs: 3_000 },
+  environment: ENVIRONMENT,
+});
+const { root, code, client, version: fn } = light;
 
 /** Ends what the last round left; not part of what is measured. */
 const cleanUp: (() => Promise<void>)[] = [];
@@ -64,7 +35,7 @@ function exited(command: string, args: readonly string[]): Promise<void> {
 }
 
 async function bareClient(): Promise<() => Promise<void>> {
-  const { api, socketPath } = await newApi();
+  const { api, socketPath } = await light.trial();
   return async () => {
     const env = { ...ENVIRONMENT, AWS_LAMBDA_RUNTIME_API: `unix:${socketPath}` };
     const child = spawn(process.execPath, [client, 'run'], { env, cwd: code, stdio: 'ignore' });
@@ -79,16 +50,7 @@ async function bareClient(): Promise<() => Promise<void>> {
 }
 
 async function ours(backend: ProcessBackend): Promise<() => Promise<void>> {
-  const { api, socketPath } = await newApi();
-  const spec: LaunchSpec = {
-    instanceId: `bench-${count}`,
-    ownerId: 'bench',
-    fn,
-    runtimeApi: { socketPath, openPort: () => Promise.reject(new Error('no port')) },
-    environment: ENVIRONMENT,
-    onOutput: (_stream, chunk) => void process.stderr.write(chunk),
-    signal: new AbortController().signal,
-  };
+  const { api, spec } = await light.trial();
   return async () => {
     const launched: Promise<Instance> = backend.launch(spec);
     await Promise.all([launched, api.waitForPolls(1)]);
@@ -218,5 +180,5 @@ try {
   await starts();
   await calls();
 } finally {
-  rmSync(root, { recursive: true, force: true });
+  light.remove();
 }
