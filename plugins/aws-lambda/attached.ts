@@ -4,9 +4,12 @@ import type { FunctionEventInvokeConfig } from '@aws-sdk/client-lambda';
 import { RunnerError } from '../../src/plugin.ts';
 import type { Changes } from './changes.ts';
 import type { Session } from './client.ts';
-import { isDenied, isNotFound } from './failure.ts';
+import { isDenied, isNotFound, rawOf, readFailure } from './failure.ts';
 import { MANAGED, OWNER_TAG, foreign, isManaged, isSame, queueName } from './names.ts';
 import type { LambdaPlatform } from './options.ts';
+
+/** Not there, or nothing that this endpoint knows: what speaks Lambda's language need not know all of it. */
+const isAbsent = (thrown: unknown): boolean => isNotFound(thrown) || readFailure(rawOf(thrown)).status === 404;
 
 export const logGroupOf = (functionName: string): string => `/aws/lambda/${functionName}`;
 
@@ -109,7 +112,7 @@ export interface PresentUrl {
 }
 
 export async function readUrl(session: Session, at: Qualified): Promise<PresentUrl | undefined> {
-  const found = await session.find('lambda', (lambda, request) => lambda.getFunctionUrlConfig(at, request), isNotFound);
+  const found = await session.find('lambda', (lambda, request) => lambda.getFunctionUrlConfig(at, request), isAbsent);
   if (found?.FunctionUrl === undefined) return undefined;
   const { AllowOrigins, AllowMethods, AllowHeaders } = found.Cors ?? {};
   const cors = {
@@ -318,11 +321,7 @@ export interface Provisioned {
 }
 
 export async function readProvisioned(session: Session, at: Qualified): Promise<Provisioned | undefined> {
-  const found = await session.find(
-    'lambda',
-    (lambda, request) => lambda.getProvisionedConcurrencyConfig(at, request),
-    (thrown) => /ProvisionedConcurrencyConfigNotFound/.test(String(thrown)) || isNotFound(thrown),
-  );
+  const found = await session.find('lambda', (lambda, request) => lambda.getProvisionedConcurrencyConfig(at, request), isAbsent);
   if (!found) return undefined;
   const { RequestedProvisionedConcurrentExecutions: wanted = 0, Status = 'READY', StatusReason } = found;
   return { wanted, status: Status, ...(StatusReason !== undefined && { reason: StatusReason }) };

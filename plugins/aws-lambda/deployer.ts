@@ -246,13 +246,13 @@ export class LambdaDeployer implements FaasDeployer {
       changes,
       (configuration.Layers ?? []).flatMap(({ Arn }) => Arn ?? []),
     );
-    const bucket = this.#bucket();
-    if (bucket) await removePackages(changes, bucket, { folder: name });
     // The queue is known by the function: it goes before.
     if (lastOf(configuration.DeadLetterConfig?.TargetArn ?? '') === queueName(name))
       await removeQueue(session, changes, await readQueue(session, name, ownerOf(name, region)));
     await changes.make({ action: 'delete', resource: 'function', id: name }, () =>
-      session.write('lambda', (lambda, request) => lambda.deleteFunction({ FunctionName: name }, request)),
+      whenIdle(session, changes, () =>
+        session.write('lambda', (lambda, request) => lambda.deleteFunction({ FunctionName: name }, request)),
+      ),
     );
   }
 
@@ -260,6 +260,8 @@ export class LambdaDeployer implements FaasDeployer {
   async #removeRest(session: Session, changes: Changes, present: PresentFunction | undefined): Promise<void> {
     const name = changes.function;
     const { region } = await this.#where();
+    const bucket = this.#bucket();
+    if (bucket) await removePackages(changes, bucket, { folder: name });
     const own = roleName(name, region, 'role');
     if (present && lastOf(present.configuration.Role ?? '') !== own) return;
     const owner = ownerOf(name, region);

@@ -241,7 +241,9 @@ export class LambdaExecutor implements FaasExecutor {
     try {
       await work(new Session(this.#aws, attempt.signal));
     } catch (error) {
-      throw attempt.explain(isRunnerError(error) && error.code.startsWith('PLATFORM_') ? error.cause : error);
+      throw attempt.explain(
+        isRunnerError(error) && (error.code.startsWith('PLATFORM_') || error.code === 'DEPLOY_FAILED') ? error.cause : error,
+      );
     } finally {
       attempt.end();
     }

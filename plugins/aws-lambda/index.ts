@@ -3,11 +3,13 @@
 import type { Plugin } from '../../src/plugin.ts';
 import { PEERS } from './client.ts';
 import { LambdaDeployer } from './deployer.ts';
+import { Ec2Host } from './ec2.ts';
 import { LambdaExecutor } from './executor.ts';
-import { DEPLOYER_CHECKS, EXECUTOR_CHECKS, parseOptions } from './options.ts';
-import type { LambdaDeployerOptions, LambdaExecutorOptions } from './options.ts';
+import { DEPLOYER_CHECKS, EXECUTOR_CHECKS, HOST_CHECKS, parseOptions } from './options.ts';
+import type { Ec2HostOptions, LambdaDeployerOptions, LambdaExecutorOptions } from './options.ts';
 
 export { LambdaDeployer } from './deployer.ts';
+export { Ec2Host } from './ec2.ts';
 export { LambdaExecutor } from './executor.ts';
 export { INSIGHTS } from './logs.ts';
 export type { InsightsQuery } from './logs.ts';
@@ -15,6 +17,7 @@ export type {
   AwsCredentials,
   AwsOptions,
   AwsService,
+  Ec2HostOptions,
   LambdaDeployerOptions,
   LambdaExecutorOptions,
   LambdaPlatform,
@@ -33,5 +36,6 @@ export const awsLambdaPlugin: Plugin = {
     registry.deployer(
       (options, context) => new LambdaDeployer({ ...context, ...parseOptions<LambdaDeployerOptions>(options, DEPLOYER_CHECKS) }),
     );
+    registry.host((options, context) => new Ec2Host({ ...context, ...parseOptions<Ec2HostOptions>(options, HOST_CHECKS) }));
   },
 };

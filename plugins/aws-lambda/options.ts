@@ -1,7 +1,7 @@
 /** What users of the plugin can say, and whether what they said is of the right shape. */
 
 import { RunnerError } from '../../src/plugin.ts';
-import type { Clock, ExecutorLimits, Telemetry } from '../../src/plugin.ts';
+import type { Clock, ExecutorLimits, ProgramSpec, Telemetry } from '../../src/plugin.ts';
 
 export const AWS_SERVICES = ['lambda', 'iam', 'logs', 'scheduler', 'events', 's3', 'sqs', 'ec2', 'ssm'] as const;
 export type AwsService = (typeof AWS_SERVICES)[number];
@@ -49,6 +49,24 @@ export interface LambdaDeployerOptions extends AwsOptions {
   readonly bucket?: string | undefined;
   /** What the keys in the bucket begin with. Default `blueprint-runner/`. */
   readonly bucketPrefix?: string | undefined;
+}
+
+export interface Ec2HostOptions extends AwsOptions {
+  /** Default: the newest Amazon Linux 2023 for ARM. An AMI id, or `ssm:` and the name of a public parameter that holds one. */
+  readonly imageId?: string | undefined;
+  /** Default `t4g.nano`. */
+  readonly instanceType?: string | undefined;
+  /** Name or ARN: as whom the instance reads the bucket and secrets. */
+  readonly instanceProfile?: string | undefined;
+  /** Default: one of the default network. */
+  readonly subnetId?: string | undefined;
+  /** Default: a group of its own that lets nothing in. */
+  readonly securityGroupIds?: readonly string[] | undefined;
+  /** For programs above 16 KB. */
+  readonly bucket?: string | undefined;
+  readonly bucketPrefix?: string | undefined;
+  /** The script that the instance runs when it starts. Default: one that installs node and runs the program under systemd. */
+  readonly userData?: ((spec: ProgramSpec) => string | Promise<string>) | undefined;
 }
 
 /** A layer that is published with the function: the same bytes are published once. */
@@ -149,7 +167,17 @@ export const EXECUTOR_CHECKS: Readonly<Record<string, Check>> = {
   limits: ['an object of limits', isRecord],
 };
 export const DEPLOYER_CHECKS: Readonly<Record<string, Check>> = { ...AWS_CHECKS, bucket: text, bucketPrefix: text };
-export const HOST_CHECKS: Readonly<Record<string, Check>> = AWS_CHECKS;
+export const HOST_CHECKS: Readonly<Record<string, Check>> = {
+  ...AWS_CHECKS,
+  imageId: ['an AMI id, or ssm:/name', (value) => isText(value) && /^(?:ami-[0-9a-f]+|(?:resolve:)?ssm:\/?[\w./-]+)$/.test(value)],
+  instanceType: text,
+  instanceProfile: text,
+  subnetId: text,
+  securityGroupIds: ['a list of ids', isTexts],
+  bucket: text,
+  bucketPrefix: text,
+  userData: ['a function', (value) => typeof value === 'function'],
+};
 
 const PLATFORM_CHECKS: Readonly<Record<string, Check>> = {
   role: ['the ARN of a role', (value) => isText(value) && /^arn:[\w-]+:iam::\d{12}:role\/.+/.test(value)],

@@ -259,7 +259,7 @@ export class Reconciliation {
       const write = (): Promise<FunctionConfiguration> =>
         whenIdle(session, changes, () => session.write('lambda', (lambda, options) => lambda.updateFunctionConfiguration(input, options)));
       const made = await changes.make({ action: 'update', resource: 'configuration', id: FunctionName, fields: names }, () =>
-        whenAssumable(session, changes, write),
+        this.#platform.role === undefined ? whenAssumable(session, changes, write) : write(),
       );
       if (made) latest = await whenDone(changes, made);
     }

@@ -1,6 +1,6 @@
 /** When a function runs by itself: EventBridge Scheduler, or rules of EventBridge. */
 
-import { RunnerError, parseSchedule, scheduleToEventBridgeExpression, toEventBridgeScheduler } from '../../src/plugin.ts';
+import { RunnerError, parseSchedule, toEventBridgeScheduler, translate } from '../../src/plugin.ts';
 import type { FunctionSchedule, Schedule } from '../../src/plugin.ts';
 import type { Changes } from './changes.ts';
 import type { Session } from './client.ts';
@@ -48,19 +48,18 @@ export function entriesOf(changes: Changes, schedules: readonly FunctionSchedule
     const schedule = { ...one, schedule: parseSchedule(one.schedule) };
     const input = JSON.stringify(one.event ?? {});
     const lost = (message: string): void => changes.lossy(`schedule ${one.name}: ${message}`, { schedule: one.name });
-    if (kind === 'rules') {
-      const expression = scheduleToEventBridgeExpression(schedule.schedule, { onLoss: ({ message }) => lost(message) });
-      return [{ name: `${prefix}${one.name}`, expression, input, schedule }];
-    }
-    const { expressions, timezone, flexibleTimeWindow, losses } = toEventBridgeScheduler(schedule.schedule);
+    const { expressions, timezone, flexibleTimeWindow, losses } =
+      kind === 'rules'
+        ? { ...translate('eventbridge-rule', schedule.schedule), timezone: undefined, flexibleTimeWindow: undefined }
+        : toEventBridgeScheduler(schedule.schedule);
     for (const { message } of losses) lost(message);
     return expressions.map((expression, index) => ({
-      name: `${prefix}${one.name}${index === 0 ? '' : `.${index + 1}`}`,
+      name: `${prefix}${one.name}${index === 0 ? '' : `_${index + 1}`}`,
       expression,
-      timezone,
       input,
       schedule,
-      ...(flexibleTimeWindow.MaximumWindowInMinutes !== undefined && { windowMinutes: flexibleTimeWindow.MaximumWindowInMinutes }),
+      ...(timezone !== undefined && { timezone }),
+      ...(flexibleTimeWindow?.MaximumWindowInMinutes !== undefined && { windowMinutes: flexibleTimeWindow.MaximumWindowInMinutes }),
     }));
   });
 }

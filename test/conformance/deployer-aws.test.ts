@@ -17,7 +17,7 @@ const testMoto = requirePeer('moto', () => {
 
 beforeAll(async () => {
   if (!isThere) return;
-  const moto = await startMoto();
+  const moto = await startMoto({ answersCalls: true });
   world = { moto, proxy: await startAwsProxy(moto.url) };
 }, 60_000);
 
@@ -26,14 +26,14 @@ afterAll(async () => {
   await world?.moto.close();
 });
 
-runDeployerConformance(
-  { describe, it: Object.assign(testMoto, { skip: testMoto }) },
-  {
-    name: 'aws-lambda on moto',
-    create: () => {
-      if (!world) throw new Error('moto did not start');
-      return motoPlatform(world);
-    },
-    lacks: { execution: 'moto runs functions only in Docker' },
+const declare = (title: string, run: () => Promise<void>, timeoutMs?: number): void => testMoto(title, run, timeoutMs);
+const framework = { describe, it: Object.assign(declare, { skip: declare }) };
+
+runDeployerConformance(framework, {
+  name: 'aws-lambda on moto',
+  create: () => {
+    if (!world) throw new Error('moto did not start');
+    return motoPlatform(world);
   },
-);
+  lacks: { execution: 'moto runs functions only in Docker' },
+});

@@ -21,7 +21,10 @@ export interface Moto {
 
 const START_MS_MAX = 60_000;
 
-export async function startMoto(): Promise<Moto> {
+/**
+ * Without Docker moto can answer calls of functions by itself (`answersCalls`); it then does not find layers.
+ */
+export async function startMoto({ answersCalls = false } = {}): Promise<Moto> {
   const port = await freePort();
   const env = { ...process.env, MOTO_IAM_LOAD_MANAGED_POLICIES: 'true', PYTHONUNBUFFERED: '1' };
   const child = spawn('moto_server', ['-H', '127.0.0.1', '-p', String(port)], { env, stdio: ['ignore', 'ignore', 'pipe'], detached: true });
@@ -38,7 +41,7 @@ export async function startMoto(): Promise<Moto> {
     url,
     async reset() {
       await fetch(`${url}/moto-api/reset`, { method: 'POST' });
-      // Without Docker it answers calls by itself.
+      if (!answersCalls) return;
       await fetch(`${url}/moto-api/config`, { method: 'POST', body: JSON.stringify({ lambda: { use_docker: false } }) });
     },
     async close() {
