@@ -66,7 +66,7 @@ describe('the first row that fits decides', () => {
   });
 
   test.each([
-    ['flag', { args: ['--htpp'] }, /the flag is --htpp; it must be one of --describe, --http/],
+    ['flag', { args: ['--htpp'] }, /the flag is --htpp; it must be one of --http, --stdio, --stdio=lines, --lambda-runtime, --describe$/],
     ['BLUEPRINT_ADAPTER', { env: { BLUEPRINT_ADAPTER: 'toString' } }, /BLUEPRINT_ADAPTER is toString; it must be one of http, stdio/],
   ])('an unknown %s is refused with the choices', (_, seen, message) => {
     expect(() => detectAdapter({ ...bare, ...seen })).toThrow(

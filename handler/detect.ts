@@ -34,10 +34,8 @@ export interface Surroundings {
 
 /** Where the host of Azure Functions reaches a custom handler. */
 export const AZURE_PORT = 'FUNCTIONS_CUSTOMHANDLER_PORT';
-const CHOICES: readonly AdapterName[] = ['http', 'stdio', 'stdio-lines', 'lambda-runtime', 'lambda', 'azure'];
-const FLAGS = new Map<string, AdapterName>(
-  (['describe', ...CHOICES.slice(0, 4)] as const).map((name) => [`--${name.replace('-lines', '=lines')}`, name]),
-);
+const CHOICES: readonly AdapterName[] = ['http', 'stdio', 'stdio-lines', 'lambda-runtime', 'describe', 'lambda', 'azure'];
+const FLAGS = new Map(CHOICES.slice(0, 5).map((name) => [`--${name.replace('-lines', '=lines')}`, name]));
 
 /** Throws `CONFIG_INVALID` for an unknown flag or choice. */
 export function detectAdapter({ env, args, isMain, isStdinPiped }: Surroundings): AdapterName {

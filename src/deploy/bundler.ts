@@ -14,30 +14,30 @@ export const PACKAGE_NAME = 'blueprint-runner';
 export const ownPackage = (holds: (packageName: string) => boolean): Plugin => ({
   name: PACKAGE_NAME,
   setup(build) {
-    const here = fileURLToPath(import.meta.url);
-    const root = packageRootOf(here) ?? dirname(here);
-    const { exports } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
-      exports: Record<string, { default?: string } | string>;
-    };
     build.onResolve({ filter: /^blueprint-runner(?:\/|$)/ }, ({ path }) => {
-      const entry = exports[`.${path.slice(PACKAGE_NAME.length)}`];
-      const target = typeof entry === 'string' ? entry : entry?.default;
-      if (target === undefined) return undefined;
-      const file = here.endsWith('.ts') ? target.replace('./dist/', './').replace(/\.js$/, '.ts') : target;
-      return { path: join(root, file), sideEffects: false };
+      const file = ownFile(path);
+      return file === undefined ? undefined : { path: file, sideEffects: false };
     });
     const own = ['dist', 'src', 'plugins', 'handler'].map((folder) => join(root, folder, '/'));
-    // Found without the settings of a compiler beside them: from source they give the same bytes as from `dist`.
-    build.onResolve({ filter: /^\.\.?\/.*\.ts$/ }, ({ path, importer }) =>
-      own.some((folder) => importer.startsWith(folder)) ? { path: join(dirname(importer), path), sideEffects: false } : undefined,
-    );
-    build.onResolve({ filter: /^[^./]/ }, ({ path, kind, importer }) =>
-      kind === 'dynamic-import' && !path.startsWith('node:') && own.some((folder) => importer.startsWith(folder)) && !holds(path)
-        ? { path, external: true }
-        : undefined,
+    // The bundler asks here for whatever matches, and waits: not for the modules of node.
+    build.onResolve({ filter: /^[^./][^:]*$/ }, ({ path, kind, importer }) =>
+      kind === 'dynamic-import' && own.some((folder) => importer.startsWith(folder)) && !holds(path) ? { path, external: true } : undefined,
     );
   },
 });
+
+const HERE = fileURLToPath(import.meta.url);
+const root = packageRootOf(HERE) ?? dirname(HERE);
+let exported: Readonly<Record<string, { readonly default?: string } | string>> | undefined;
+
+/** The file behind an entry of this package, `blueprint-runner/...`; undefined when there is none. */
+export function ownFile(path: string): string | undefined {
+  exported ??= (JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { exports: NonNullable<typeof exported> }).exports;
+  const entry = exported[`.${path.slice(PACKAGE_NAME.length)}`];
+  const target = typeof entry === 'string' ? entry : entry?.default;
+  if (target === undefined) return undefined;
+  return join(root, HERE.endsWith('.ts') ? target.replace('./dist/', './').replace(/\.js$/, '.ts') : target);
+}
 
 /** The nearest folder with a package.json. */
 export function packageRootOf(file: string): string | undefined {

@@ -2,7 +2,6 @@
  * Packaging: from the module that exports a job router to one file that runs on every platform, and the zip that is deployed.
  */
 
-import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { mkdir, rename, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
@@ -10,9 +9,11 @@ import { gzipSync } from 'node:zlib';
 import type { BuildFailure, BuildResult, Metafile } from 'esbuild';
 import { RunnerError } from '../errors.ts';
 import { importPeer } from '../plugin/peer.ts';
+import { startDescriber } from './describe.ts';
+import type { Describer } from './describe.ts';
 import { ROOT_FILES } from './package-platform.ts';
 import { jsonFile, packFiles, sha256Of, textFile } from './zip.ts';
-import { PACKAGE_NAME, explain, ownPackage, packageRootOf } from './bundler.ts';
+import { PACKAGE_NAME, explain, ownFile, ownPackage, packageRootOf } from './bundler.ts';
 
 export interface BuildHandlerOptions {
   /** The module that exports a `JobRouter`, as default or named `router`. */
@@ -72,8 +73,6 @@ export interface BundleInput {
   readonly bytes: number;
 }
 
-const DESCRIBE_TIMEOUT_MS = 20_000;
-const DESCRIBE_BYTES_MAX = 16 * 1024 * 1024;
 /** Above it the start of a function visibly takes longer. */
 const BUNDLE_BYTES_ADVISED = 512 * 1024;
 
@@ -96,14 +95,23 @@ exec "\${BLUEPRINT_NODE:-node}" "$here/handler.mjs"
  * const { zipFile, sha256 } = await buildHandler({ entry: 'src/jobs.ts', outDir: 'build' });
  */
 export async function buildHandler(options: BuildHandlerOptions): Promise<BuiltHandler> {
+  const describer = startDescriber({ entry: options.entry, env: options.env ?? process.env });
+  try {
+    return await build(options, describer);
+  } finally {
+    describer.close();
+  }
+}
+
+async function build(options: BuildHandlerOptions, describer: Describer): Promise<BuiltHandler> {
   const outDir = resolve(options.outDir);
   const { code, map, inputs, warnings } = await bundle(options);
   const file = join(outDir, 'handler.mjs');
   await mkdir(outDir, { recursive: true });
   await replaceFile(file, code);
   if (map) await replaceFile(`${file}.map`, map);
-  const jobs = await describe(file, options);
   const fileSha256 = sha256Of(code);
+  const jobs = await describer.describe(file, fileSha256);
   const zip = await packFiles({
     ...ROOT_FILES,
     bootstrap: textFile(BOOTSTRAP, 0o755),
@@ -169,11 +177,12 @@ async function bundle(options: BuildHandlerOptions): Promise<Bundle> {
 function readBundle({ outputFiles, metafile, warnings }: BuildResult<{ write: false; metafile: true }>): Bundle {
   const output = outputFiles.find(({ path }) => path.endsWith('.mjs'));
   if (!output) throw new RunnerError('INTERNAL', 'the bundler gave no output');
+  const text = withoutDirectives(output.text);
   // Packages in the older module format ask for built-in modules at run time; a module has no `require` of its own.
-  const needsRequire = output.text.includes('Dynamic require of ');
-  const code = needsRequire
-    ? Buffer.concat([Buffer.from("import{createRequire as __cr}from'node:module';const require=__cr(import.meta.url);"), output.contents])
-    : output.contents;
+  const isRequiring = text.includes('Dynamic require of ');
+  const code = Buffer.from(
+    isRequiring ? `import{createRequire as __cr}from'node:module';const require=__cr(import.meta.url);${text}` : text,
+  );
   return {
     code,
     map: outputFiles.find(({ path }) => path.endsWith('.map'))?.contents,
@@ -182,10 +191,18 @@ function readBundle({ outputFiles, metafile, warnings }: BuildResult<{ write: fa
   };
 }
 
+/**
+ * From source, the settings of the compiler beside it add a directive to what is loaded later; from `dist` there is none. A module needs none:
+ * both ways give the same bytes (and from source a map that is a few columns off).
+ */
+function withoutDirectives(text: string): string {
+  return import.meta.url.endsWith('.ts') ? text.replaceAll(/(=[\w$]+\(\(\)=>\{)"use strict";/g, '$1') : text;
+}
+
 /** The jobs are loaded by the handler, so that it can report a failure to the platform and keep their output off stdout. */
 function entrySource(entry: string): string {
   return [
-    `import { serve } from '${PACKAGE_NAME}/handler/main';`,
+    `import { serve } from ${JSON.stringify(ownFile(`${PACKAGE_NAME}/handler/main`))};`,
     `const served = await serve(() => import(${JSON.stringify(`./${basename(entry)}`)}), { meta: import.meta });`,
     'export const { handler, handler: main } = served;',
     'export default served;',
@@ -203,55 +220,6 @@ function sizeWarning(bytes: number, inputs: readonly BundleInput[]): string[] {
   if (bytes <= BUNDLE_BYTES_ADVISED) return [];
   const largest = inputs.slice(0, 3).map((input) => `${input.path} (${Math.round(input.bytes / 1024)} KiB)`);
   return [`the bundle has ${Math.round(bytes / 1024)} KiB, which makes the first call slow; the largest parts are ${largest.join(', ')}`];
-}
-
-/** Asks the bundle itself, in a process of its own: that also proves that it loads. */
-async function describe(file: string, { entry, env = process.env }: BuildHandlerOptions): Promise<readonly PackagedJob[]> {
-  const { NODE_OPTIONS: _options, NODE_EXTRA_CA_CERTS: _certificates, ...environment } = env;
-  const { error, stdout, stderr } = await run(file, environment);
-  if (error) {
-    const ending = error.killed === true ? `it did not load within ${DESCRIBE_TIMEOUT_MS / 1000} s` : `it ended with status ${error.code}`;
-    const reason = loggedReason(stderr) ?? `${ending}\n${stderr}`.trimEnd();
-    throw new RunnerError('BUILD_FAILED', `${entry} was bundled, but ${reason}`, { cause: error, details: { entry } });
-  }
-  const jobs = parseJobs(stdout, entry);
-  if (jobs.length > 0) return jobs;
-  throw new RunnerError('BUILD_FAILED', `${entry} exports a router without routes: add one with route(id, job)`, { details: { entry } });
-}
-
-function parseJobs(text: string, entry: string): readonly PackagedJob[] {
-  try {
-    return JSON.parse(text) as readonly PackagedJob[];
-  } catch (cause) {
-    const message = `${entry} was bundled, but what it writes to stdout while it loads is in the way of the handler: ${text.slice(0, 200)}`;
-    throw new RunnerError('BUILD_FAILED', message, { cause, details: { entry } });
-  }
-}
-
-interface Finished {
-  readonly error: (Error & { readonly killed?: boolean; readonly code?: number | string | null }) | null;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-function run(file: string, env: NodeJS.ProcessEnv): Promise<Finished> {
-  const limits = { timeout: DESCRIBE_TIMEOUT_MS, killSignal: 'SIGKILL', maxBuffer: DESCRIBE_BYTES_MAX } as const;
-  return new Promise((settle) => {
-    const child = execFile(process.execPath, [file, '--describe'], { ...limits, env }, (error, stdout, stderr) =>
-      settle({ error, stdout, stderr }),
-    );
-    child.stdin?.end();
-  });
-}
-
-/** What the handler wrote to its log before it gave up. */
-function loggedReason(stderr: string): string | undefined {
-  for (const line of stderr.trimEnd().split('\n').toReversed()) {
-    if (!line.startsWith('{')) continue;
-    const { reason, cause } = JSON.parse(line) as { reason?: string; cause?: string };
-    return cause ?? reason;
-  }
-  return undefined;
 }
 
 /** Whoever reads the file meanwhile sees the old one or the new one. */
