@@ -78,6 +78,9 @@ export class Worker {
   #onOutput: LaunchSpec['onOutput'] | undefined;
   #early: (readonly [stream: 'stdout' | 'stderr', chunk: Uint8Array])[] = [];
   #tail = Buffer.alloc(0);
+  #hasSaid = false;
+  /** Hands the connection over to the Runtime API. */
+  #serve: ((head: Buffer) => void) | undefined;
   #isTerminated = false;
   #hasEnded = false;
   #windowStart = 0;
@@ -135,7 +138,9 @@ export class Worker {
   assign(assignment: Omit<Assignment, 'isServed'>, { serve }: LaunchSpec['runtimeApi']): void {
     const told: Assignment = { ...assignment, isServed: serve !== undefined };
     this.#control.write(`${JSON.stringify(told)}\n`);
-    if (serve) this.said.then(() => serve(this.#control)).catch(() => {});
+    if (!serve) return;
+    if (this.#hasSaid) serve(this.#control, Buffer.alloc(0));
+    else this.#serve = (head) => serve(this.#control, head);
   }
 
   async terminate(): Promise<void> {
@@ -163,9 +168,10 @@ export class Worker {
     if (child.pid === undefined) return;
     this.#control.on('error', () => {});
     this.#control.once('data', (said: Buffer) => {
-      // Behind the line there may be the first of what it says to the Runtime API.
-      if (said.length > 1) this.#control.unshift(said.subarray(1));
+      this.#hasSaid = true;
       this.#said.resolve();
+      // Behind the line there may be the first of what it says to the Runtime API.
+      this.#serve?.(said.subarray(1));
     });
     for (const name of ['stdout', 'stderr'] as const)
       child[name]?.on('data', (chunk: Buffer) => this.#output(name, chunk)).on('error', () => {});

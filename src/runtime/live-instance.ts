@@ -148,7 +148,7 @@ export class LiveInstance implements PoolInstance {
         instanceId: this.id,
         ownerId: options.ownerId,
         fn: this.fn,
-        runtimeApi: { socketPath, openPort: () => this.api.openPort(), serve: (connection) => this.api.serve(connection) },
+        runtimeApi: { socketPath, openPort: () => this.api.openPort(), serve: (connection, head) => this.api.serve(connection, head) },
         environment: options.environment,
         onOutput: (stream, chunk) => this.log.output(stream, chunk),
         signal: AbortSignal.any([signal, limit.signal]),

@@ -89,6 +89,7 @@ export class RuntimeApi {
   readonly #running = new Map<string, ApiCall>();
   /** Our own client. */
   #channel: RuntimeChannel | undefined;
+  #served: Socket | undefined;
   readonly #answered: string[] = [];
   /** Its answer was too large; the client may say so as well. */
   #oversized = '';
@@ -113,7 +114,9 @@ export class RuntimeApi {
     this.#server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) =>
       refuse(request, response, [417, 'ExpectationFailed', `${request.headers.expect} cannot be expected`]),
     );
-    this.#server.on('connect', (request: IncomingMessage, socket: Socket, head: Buffer) => this.#connect(request, socket, head));
+    this.#server.on('connect', (request: IncomingMessage, socket: Socket, head: Buffer) =>
+      this.#speakFrames(socket, { target: request.url, lanes: Number(request.headers[FRAMES_LANES]) }, head),
+    );
   }
 
   listen(socketPath: string): Promise<void> {
@@ -126,14 +129,27 @@ export class RuntimeApi {
     });
   }
 
-  /** The same API over a connection that is there already. */
-  serve(connection: Socket): void {
-    this.#server.emit('connection', connection);
+  /** Speaks frames over a connection that is there already, when its other side asks for them. */
+  serve(connection: Socket, head: Buffer): void {
+    let received = Buffer.alloc(0);
+    const receive = (data: Buffer): void => {
+      received = Buffer.concat([received, data]);
+      const end = received.indexOf('\r\n\r\n');
+      if (end < 0 && received.length < HEADER_BYTES_MAX) return;
+      connection.off('data', receive);
+      const [, target, lanes] =
+        /^CONNECT (\S+) .*\r\nx-blueprint-lanes: (\d+)$/s.exec(received.toString('latin1', 0, Math.max(0, end))) ?? [];
+      this.#speakFrames(connection, { target, lanes: Number(lanes) }, received.subarray(end + 4));
+    };
+    this.#served = connection;
+    connection.on('error', ignore);
+    connection.on('data', receive);
+    if (head.length > 0) receive(head);
   }
 
   /** The same API on a port of 127.0.0.1. The same port when called again. */
   async openPort(): Promise<number> {
-    this.#port ??= listenOnPort((socket) => this.serve(socket));
+    this.#port ??= listenOnPort((socket) => this.#server.emit('connection', socket));
     const address = (await this.#port).address();
     return typeof address === 'object' && address !== null ? address.port : 0;
   }
@@ -179,6 +195,7 @@ export class RuntimeApi {
     this.#closed = true;
     this.#polls.length = 0;
     this.#channel?.close();
+    this.#served?.destroy();
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
     this.#server.closeAllConnections();
     const port = await this.#port?.catch(() => undefined);
@@ -232,9 +249,8 @@ export class RuntimeApi {
   }
 
   /** Our own client asks to speak frames; nobody else has a reason to connect to anything here. */
-  #connect(request: IncomingMessage, socket: Socket, head: Buffer): void {
-    const lanes = Number(request.headers[FRAMES_LANES]);
-    if (request.url !== FRAMES_TARGET || !Number.isSafeInteger(lanes) || lanes < 1)
+  #speakFrames(socket: Socket, { target, lanes }: { readonly target: string | undefined; readonly lanes: number }, head: Buffer): void {
+    if (target !== FRAMES_TARGET || !Number.isSafeInteger(lanes) || lanes < 1)
       return refuseMalformed({ code: 'HPE_INVALID_METHOD' }, socket);
     this.#dropDeadPolls();
     if (this.#channel || this.#asking + this.#running.size + lanes > this.#concurrency) return refuseRaw(socket, this.#tooMany());

@@ -53,9 +53,9 @@ export interface RuntimeApiAddress {
   openPort(): Promise<number>;
   /**
    * Speaks the Runtime API over a connection, too, that the backend has with our own client: a process that waits need not connect when it
-   * learns what it is. The API closes it.
+   * learns what it is. `head` came over it already. To be called in the turn in which that came, so that nothing is lost. The API closes it.
    */
-  serve?(connection: Socket): void;
+  serve?(connection: Socket, head: Buffer): void;
 }
 
 export interface LaunchSpec {
