@@ -72,7 +72,10 @@ export class GatewayProcess {
     const script = `import { main } from ${JSON.stringify(MAIN)}; process.exitCode = await main(process.argv.slice(1));`;
     const args = ['gateway', '--json', '--port', '0', '--backend', backend, '--data-dir', folder];
     if (rate !== undefined) args.push('--rate', String(rate));
-    const flags = [...(heap === 'whole' ? [] : [`--max-old-space-size=${HEAP_MB}`]), ...(profile === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${profile}`])];
+    const flags = [
+      ...(heap === 'whole' ? [] : [`--max-old-space-size=${HEAP_MB}`]),
+      ...(profile === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${profile}`]),
+    ];
     const child = spawn(process.execPath, [...flags, '--input-type=module', '-e', script, '--', ...args], {
       env: { PATH: process.env['PATH'], HOME: folder, ...(process.env['DOCKER_HOST'] && { DOCKER_HOST: process.env['DOCKER_HOST'] }) },
       stdio: ['ignore', 'pipe', 'pipe'],
