@@ -1,8 +1,7 @@
-/** HTTP to DigitalOcean: its API and the OpenWhisk of a namespace. The only file that touches undici. */
+/** HTTP to DigitalOcean: its API and the OpenWhisk of a namespace. */
 
-import type { Agent } from 'undici';
-import { RunnerError, importPeer, isRunnerError } from '../../src/plugin.ts';
-import type { Clock, ErrorCode, Secret } from '../../src/plugin.ts';
+import { Connections, RunnerError, isRunnerError, parseTarget } from '../../src/plugin.ts';
+import type { Clock, ErrorCode, HttpResponse, Secret } from '../../src/plugin.ts';
 
 export interface Request {
   readonly method: 'GET' | 'POST' | 'PUT' | 'DELETE';
@@ -20,12 +19,7 @@ export interface Request {
   readonly once?: boolean;
 }
 
-export interface Response {
-  readonly status: number;
-  /** Names in lower case. */
-  readonly headers: Readonly<Record<string, string | string[] | undefined>>;
-  readonly body: Uint8Array;
-}
+export type Response = HttpResponse;
 
 export interface ClientOptions {
   readonly clock: Clock;
@@ -36,22 +30,19 @@ const TRIES_MAX = 5;
 const BACKOFF_MS = 500;
 const WAIT_MS_MAX = 30_000;
 const TIMEOUT_MS = 120_000;
-const CONNECTIONS_MAX = 64;
+const CONNECTIONS_MAX = 128;
+/** A function with its code. */
+const RESPONSE_BYTES_MAX = 80 * 1024 * 1024;
 
-/**
- * Rejects with `PLATFORM_UNREACHABLE`, `PLATFORM_THROTTLED` after patient repetitions, `CREDENTIALS_MISSING`, `ABORTED`; every other
- * answer is the caller's to judge.
- */
 export class Client {
   readonly clock: Clock;
   readonly #token: Secret;
-  #agent: Agent | undefined;
-  #isClosed = false;
-  #closing: Promise<void> | undefined;
+  readonly #connections: Connections;
 
   constructor({ clock, token }: ClientOptions) {
     this.clock = clock;
     this.#token = token;
+    this.#connections = new Connections({ connectionsMax: CONNECTIONS_MAX }, clock);
   }
 
   /** As `Authorization` of the API. */
@@ -64,9 +55,15 @@ export class Client {
     }
   }
 
+  /**
+   * Rejects with `PLATFORM_UNREACHABLE`, `PLATFORM_THROTTLED` after patient repetitions, `ABORTED`; every other answer is the caller's
+   * to judge.
+   */
   async send(request: Request): Promise<Response> {
     for (let tries = 1; ; tries += 1) {
-      const response = await this.#attempt(request);
+      const response = await this.attempt(request).catch((error: unknown) => {
+        throw said(error);
+      });
       const afterMs = retryAfterMs(response);
       const isThrottled = response.status === 429 || (response.status === 503 && afterMs !== undefined);
       if (!isThrottled || request.once) return response;
@@ -75,68 +72,42 @@ export class Client {
     }
   }
 
+  /** Once, with the errors of executors: their `retry` says whether anything was sent. */
+  attempt({ method, url, authorization, headers = {}, json, body, signal, timeoutMs = TIMEOUT_MS }: Request): Promise<Response> {
+    const { pathname, search } = new URL(url);
+    const { origin, socketPath } = parseTarget(url);
+    const all = {
+      accept: 'application/json',
+      ...(json !== undefined && { 'content-type': 'application/json' }),
+      ...(authorization !== undefined && { authorization }),
+      ...headers,
+    };
+    return this.#connections.send(
+      { origin, socketPath, path: '' },
+      {
+        method,
+        path: pathname + search,
+        headers: Object.entries(all).flat(),
+        body: json === undefined ? body : Buffer.from(JSON.stringify(json)),
+        deadline: this.clock.now() + timeoutMs,
+        signal,
+        responseBytesMax: RESPONSE_BYTES_MAX,
+      },
+    );
+  }
+
   /** Graceful and idempotent. */
   close(): Promise<void> {
-    this.#isClosed = true;
-    this.#closing ??= this.#agent?.close() ?? Promise.resolve();
-    return this.#closing;
-  }
-
-  async #attempt(request: Request): Promise<Response> {
-    const { method, url, authorization, headers = {}, json, body, signal, timeoutMs = TIMEOUT_MS } = request;
-    if (this.#isClosed) throw new RunnerError('EXECUTOR_CLOSED', 'the connections to DigitalOcean are closed');
-    if (signal?.aborted) throw aborted(request, 'safe');
-    const undici = await importPeer('digitalocean', 'undici', () => import('undici'));
-    this.#agent ??= new undici.Agent({ connections: CONNECTIONS_MAX, allowH2: false });
-    const timeout = new AbortController();
-    const cancel = this.clock.after(timeoutMs, () => timeout.abort());
-    try {
-      const response = await undici.request(url, {
-        method,
-        dispatcher: this.#agent,
-        headers: {
-          accept: 'application/json',
-          ...(json !== undefined && { 'content-type': 'application/json' }),
-          ...(authorization !== undefined && { authorization }),
-          ...headers,
-        },
-        body: json === undefined ? (body ?? null) : JSON.stringify(json),
-        signal: signal ? AbortSignal.any([signal, timeout.signal]) : timeout.signal,
-        headersTimeout: 0,
-        bodyTimeout: 0,
-      });
-      return { status: response.statusCode, headers: response.headers, body: new Uint8Array(await response.body.arrayBuffer()) };
-    } catch (thrown) {
-      if (isRunnerError(thrown)) throw thrown;
-      if (signal?.aborted) throw aborted(request, 'idempotent');
-      throw unreachable(request, thrown, timeout.signal.aborted ? timeoutMs : undefined);
-    } finally {
-      cancel();
-    }
+    return this.#connections.close();
   }
 }
 
-function aborted({ method, url, signal }: Request, retry: 'safe' | 'idempotent'): RunnerError {
-  return new RunnerError('ABORTED', `${method} ${withoutQuery(url)} was cancelled`, { cause: signal?.reason, retry });
-}
+const UNREACHABLE: ReadonlySet<ErrorCode> = new Set(['EXECUTOR_UNREACHABLE', 'EXECUTOR_CONNECTION_LOST', 'EXECUTOR_TIMEOUT']);
 
-/** Codes of a connection that never came about. */
-const UNSENT = new Set(['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETUNREACH', 'UND_ERR_CONNECT_TIMEOUT']);
-
-function unreachable({ method, url }: Request, thrown: unknown, timedOutMs: number | undefined): RunnerError {
-  const reason = thrown instanceof Error ? thrown.message : String(thrown);
-  const what = timedOutMs === undefined ? `failed: ${reason}` : `was not answered within ${timedOutMs} ms`;
-  const code = thrown instanceof Error && 'code' in thrown ? String(thrown.code) : '';
-  return new RunnerError('PLATFORM_UNREACHABLE', `${method} ${withoutQuery(url)} ${what}`, {
-    cause: thrown,
-    details: { isTimeout: timedOutMs !== undefined },
-    retry: UNSENT.has(code) ? 'safe' : 'idempotent',
-  });
-}
-
-/** A query can carry what is nobody's business. */
-function withoutQuery(url: string): string {
-  return url.split('?', 1)[0] ?? '';
+/** In the words of deployers. */
+function said(thrown: unknown): unknown {
+  if (!isRunnerError(thrown) || !UNREACHABLE.has(thrown.code)) return thrown;
+  return new RunnerError('PLATFORM_UNREACHABLE', thrown.message, { cause: thrown, details: thrown.details, retry: thrown.retry });
 }
 
 function retryAfterMs({ headers }: Response): number | undefined {

@@ -75,25 +75,20 @@ export class DigitalOceanExecutor implements FaasExecutor {
     const name = this.#functionOf(call.jobId);
     const { url, secret } = await this.#web(name, signal).catch((error: unknown) => {
       // Nothing was sent to the function yet.
-      throw executorError(error, 'safe');
+      throw unsent(error);
     });
     const { headers, body } = encodeRequest('octets', call);
     const timeoutMs = deadline - this.#clock.now();
     if (timeoutMs <= 0) throw new RunnerError('EXECUTOR_TIMEOUT', 'the call was not sent before its deadline', { retry: 'safe' });
     const remaining = { [BLUEPRINT.timeoutMs]: String(Math.ceil(timeoutMs)), [BLUEPRINT.attempt]: String(options.attempt) };
-    const response = await this.#client
-      .send({
-        method: 'POST',
-        url,
-        headers: { ...headers, ...remaining, ...(secret !== undefined && { 'x-require-whisk-auth': secret }) },
-        body,
-        signal,
-        timeoutMs,
-        once: true,
-      })
-      .catch((error: unknown) => {
-        throw executorError(error, 'idempotent');
-      });
+    const response = await this.#client.attempt({
+      method: 'POST',
+      url,
+      headers: { ...headers, ...remaining, ...(secret !== undefined && { 'x-require-whisk-auth': secret }) },
+      body,
+      signal,
+      timeoutMs,
+    });
     // It was replaced by another one of the name: the next call asks anew.
     if (response.status === 401 || response.status === 404) this.#webs.delete(name);
     const requestId = response.headers['x-openwhisk-activation-id'];
@@ -127,13 +122,10 @@ export class DigitalOceanExecutor implements FaasExecutor {
   }
 }
 
-/** What the client says, in the words of executors. */
-function executorError(thrown: unknown, retry: 'safe' | 'idempotent'): unknown {
+/** What kept the address of a function from being found, in the words of executors. */
+function unsent(thrown: unknown): unknown {
   if (!isRunnerError(thrown)) return thrown;
-  const { message, details, cause } = thrown;
-  if (thrown.code === 'PLATFORM_THROTTLED') return new RunnerError('EXECUTOR_THROTTLED', message, { cause, details });
-  if (thrown.code !== 'PLATFORM_UNREACHABLE') return thrown;
-  const isSafe = retry === 'safe' || thrown.retry === 'safe';
-  const code = details['isTimeout'] === true ? 'EXECUTOR_TIMEOUT' : isSafe ? 'EXECUTOR_UNREACHABLE' : 'EXECUTOR_CONNECTION_LOST';
-  return new RunnerError(code, message, { cause, details, retry: isSafe ? 'safe' : 'idempotent' });
+  const { code, message, details, cause } = thrown;
+  if (code === 'PLATFORM_THROTTLED') return new RunnerError('EXECUTOR_THROTTLED', message, { cause, details });
+  return code === 'PLATFORM_UNREACHABLE' ? new RunnerError('EXECUTOR_UNREACHABLE', message, { cause, details }) : thrown;
 }
