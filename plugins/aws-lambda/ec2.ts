@@ -223,7 +223,7 @@ const machineReport = (changes: Changes, machine: Machine | undefined): MachineR
 };
 
 /** Of all that makes it another program. */
-export function specSha256(spec: ProgramSpec, script: string): string {
+function specSha256(spec: ProgramSpec, script: string): string {
   const files = Object.entries(spec.files).map(([path, bytes]) => `${path} ${createHash('sha256').update(bytes).digest('hex')}`);
   return sha(canonical([{ ...spec, files: files.toSorted() }, script]));
 }

@@ -14,7 +14,7 @@ export const PARTS_TAG = 'blueprint-runner:parts';
 /** Of a function: hashes of the keys of the user's tags; of a role: of its managed policies. */
 export const KEYS_TAG = 'blueprint-runner:keys';
 
-export const QUEUE_SUFFIX = '-dead-letters';
+const QUEUE_SUFFIX = '-dead-letters';
 const ROLE_LENGTH_MAX = 64;
 const SCHEDULE_FUNCTION_LENGTH = 20;
 /** So that a schedule's own name fits behind its prefix in the 64 characters that EventBridge allows. */
@@ -42,7 +42,7 @@ export function schedulePrefix(functionName: string): string {
 export const queueName = (functionName: string): string => `${functionName.slice(0, 64)}${QUEUE_SUFFIX}`;
 
 /** Short for a tag, which holds at most 256 characters. */
-export const mark = (text: string): string => sha(text).slice(0, 6);
+const mark = (text: string): string => sha(text).slice(0, 6);
 export const marksOf = (texts: Iterable<string>): string => [...new Set([...texts].map(mark))].toSorted().join('.');
 export const hasMark = (marks: string | undefined, text: string): boolean => (marks ?? '').split('.').includes(mark(text));
 /** Of so many a tag can tell. */

@@ -3,7 +3,7 @@
 import { RunnerError } from '../../src/plugin.ts';
 import type { Clock, ExecutorLimits, ProgramSpec, Telemetry } from '../../src/plugin.ts';
 
-export const AWS_SERVICES = ['lambda', 'iam', 'logs', 'scheduler', 'events', 's3', 'sqs', 'ec2', 'ssm'] as const;
+export const AWS_SERVICES = ['lambda', 'iam', 'logs', 'scheduler', 'events', 's3', 'sqs', 'ec2'] as const;
 export type AwsService = (typeof AWS_SERVICES)[number];
 
 export interface AwsCredentials {

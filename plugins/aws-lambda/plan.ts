@@ -68,13 +68,13 @@ export function runtimeOf(neutral: string | undefined): string | undefined {
   return RUNTIMES.includes(`${neutral}.x`) ? `${neutral}.x` : undefined;
 }
 
-export function neutralRuntime(runtime: string | undefined): string | undefined {
+function neutralRuntime(runtime: string | undefined): string | undefined {
   if (runtime === 'provided.al2023') return 'custom';
   return runtime?.startsWith('nodejs') ? runtime.replace(/\.x$/, '') : runtime;
 }
 
 /** What the bundle exports: `handler` of `handler.mjs`, or an executable. */
-export const handlerOf = (runtime: string): string => (runtime.startsWith('provided') ? 'bootstrap' : 'handler.handler');
+const handlerOf = (runtime: string): string => (runtime.startsWith('provided') ? 'bootstrap' : 'handler.handler');
 
 /** What else decides about settings: other resources, and whether the function is there. */
 export interface Resolved {

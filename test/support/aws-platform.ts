@@ -18,7 +18,7 @@ import type { FunctionPackage } from '../../src/executor/deployer.ts';
 import type { AwsProxy, Moto } from './moto.ts';
 
 export const REGION = 'eu-central-1';
-export const KEYS = { accessKeyId: 'AKIAEXAMPLE', secretAccessKey: 'not-so-secret' };
+const KEYS = { accessKeyId: 'AKIAEXAMPLE', secretAccessKey: 'not-so-secret' };
 export const settings = (endpoint: string) => ({ endpoint, region: REGION, credentials: KEYS, maxAttempts: 1 });
 export const credentials = () => Promise.resolve(KEYS);
 
