@@ -2,6 +2,7 @@
 
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Random } from '../../src/testing/fake-clock.ts';
+import { HostileFrames } from './fuzz-frames.ts';
 import { cut, flip, requestOf } from './fuzz-http.ts';
 import type { Header, Input } from './fuzz-http.ts';
 import { exchange } from './fuzz-wire.ts';
@@ -157,6 +158,8 @@ interface Waiting {
 /** How many inputs one event gets. */
 const INPUTS_PER_EVENT = 16;
 const REPEAT_MS = 5;
+/** One in so many events is taken over frames; what is played there usually ends the instance. */
+const FRAMES_EVERY = 4;
 
 /** Plays all instances of the backend `raw`: takes events as a runtime client does, and in between does what none should. */
 export class HostileInstances {
@@ -165,6 +168,7 @@ export class HostileInstances {
   readonly #running = new Map<string, Promise<void>>();
   readonly #callAgain: () => void;
   #isClosed = false;
+  #events = 0;
 
   /** @param callAgain asks for a call of the function, as nothing else brings events */
   constructor(callAgain: () => void) {
@@ -199,6 +203,11 @@ export class HostileInstances {
   async #live(instanceId: string, path: string): Promise<void> {
     const isOver = (): boolean => this.#isClosed || this.#over.has(instanceId);
     while (!isOver()) {
+      this.#events += 1;
+      if (this.#events % FRAMES_EVERY === 0) {
+        await this.#overFrames(path, isOver);
+        continue;
+      }
       const next = await exchange({ path }, requestOf({ target: `${BASE}/invocation/next`, headers: [HOST, ['Connection', 'close']] }), 1);
       const id = next.answers[0]?.headers.get('lambda-runtime-aws-request-id');
       if (id === undefined) {
@@ -210,6 +219,20 @@ export class HostileInstances {
       await Promise.all(taken.map((each) => this.#play(each, { path, id, isOver })));
       if (!isOver()) await exchange({ path }, post(`/invocation/${id}/response`, '{"answer":42}', [['Connection', 'close']]), 1);
     }
+  }
+
+  async #overFrames(path: string, isOver: () => boolean): Promise<void> {
+    const frames = new HostileFrames(path);
+    const stop = setInterval(() => isOver() && frames.end(), REPEAT_MS);
+    const [waiting] = (await frames.event) ? this.#waiting.splice(0, 1) : [];
+    clearInterval(stop);
+    if (!waiting) {
+      frames.end();
+      await pause(REPEAT_MS);
+      return;
+    }
+    const { input, isStuck } = await frames.play(waiting.random);
+    waiting.done({ answers: [], rest: 0, input, isStuck, isInstanceOver: isOver() });
   }
 
   async #play({ random, done }: Waiting, { path, id, isOver }: { path: string; id: string; isOver: () => boolean }): Promise<void> {
