@@ -241,7 +241,7 @@ export class Gateway {
       late.lambda = lambda;
       lambda.start();
       this.#collectLater(store);
-      return { store, runtimes, lambda, keys, ...this.#server({ functions, lambda, keys }) };
+      return { store, runtimes, lambda, keys, ...this.#server({ functions, lambda, keys, runtimes }) };
     } catch (thrown) {
       await Promise.all([...runtimes.values()].map((runtime) => runtime.close(0)));
       keys?.close();
@@ -265,7 +265,12 @@ export class Gateway {
     return runtime;
   }
 
-  #server({ functions, lambda, keys }: { functions: Functions } & Pick<Parts, 'lambda' | 'keys'>): Pick<Parts, 'server' | 'socket'> {
+  #server({
+    functions,
+    lambda,
+    keys,
+    runtimes,
+  }: { functions: Functions } & Pick<Parts, 'lambda' | 'keys' | 'runtimes'>): Pick<Parts, 'server' | 'socket'> {
     const { corsOrigins = [], metrics, version = '0.0.0', provider = 'aws' } = this.#options;
     const limits = { ...LIMITS_DEFAULT, ...this.#options.limits };
     const clock = this.#clock;
@@ -282,7 +287,7 @@ export class Gateway {
         clock,
         version,
         metrics,
-        limits: shownLimits(provider),
+        limits: shownLimits(provider, runtimes),
         routes: () => routes,
         isClosing: () => server.closing.aborted,
       }),
@@ -318,7 +323,9 @@ export class Gateway {
   }
 }
 
-function shownLimits(provider: Provider): Readonly<Record<string, number>> {
+function shownLimits(provider: Provider, runtimes: ReadonlyMap<string, FunctionRuntime>): Readonly<Record<string, number>> {
+  // All have the same.
+  const [runtime] = runtimes.values();
   const { requestBytesMax, responseBytesMax, streamBytesMax, zipBytesMax, unpackedBytesMax, timeoutMs } = LIMITS[provider];
   return {
     request_bytes: requestBytesMax,
@@ -327,6 +334,13 @@ function shownLimits(provider: Provider): Readonly<Record<string, number>> {
     zip_bytes: zipBytesMax,
     unpacked_bytes: unpackedBytesMax,
     timeout_ms: timeoutMs.max,
+    ...(runtime && {
+      instances: runtime.limits.instancesMax,
+      instances_per_function: runtime.limits.instancesPerFunctionMax,
+      starts: runtime.limits.startsMax,
+      queue: runtime.limits.queueMax,
+      queue_timeout_ms: runtime.limits.queueTimeoutMs,
+    }),
   };
 }
 

@@ -1,11 +1,14 @@
 import { Agent, request } from 'node:http';
 import type { IncomingHttpHeaders } from 'node:http';
 import { mkdtemp, rm } from 'node:fs/promises';
-import { connect } from 'node:net';
+import { once } from 'node:events';
+import { connect, createServer } from 'node:net';
+import type { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
 import { Random } from '../testing/fake-clock.ts';
+import { FRAMES_LANES, FRAMES_TARGET } from './frames.ts';
 import { RuntimeApi } from './runtime-api.ts';
 import type { ApiCall, EventHead } from './runtime-api.ts';
 import type { Fault } from './runtime-fault.ts';
@@ -357,4 +360,37 @@ describe('what is no request', () => {
     expect(call.told).toEqual(['taken']);
     expect((await send('POST', `${BASE}/invocation/r1/response`, 'done')).status).toBe(202);
   }, 30_000);
+});
+
+test.each(['in one piece', 'in pieces', 'before it listened'])('serves frames over a connection that is there already: %s', async (how) => {
+  const { api, readied, path } = await open();
+  const accepted = Promise.withResolvers<Socket>();
+  const server = createServer((socket) => accepted.resolve(socket));
+  await new Promise<void>((resolve) => void server.listen(`${path}-other`, resolve));
+  const client = connect(`${path}-other`);
+  const connection = await accepted.promise;
+  server.close();
+  const asks = `CONNECT ${FRAMES_TARGET} HTTP/1.1\r\nHost: runtime\r\n${FRAMES_LANES}: 1\r\n\r\n`;
+  api.serve(connection, Buffer.from(how === 'before it listened' ? asks : ''));
+  if (how === 'in one piece') client.write(asks);
+  if (how === 'in pieces') for (const character of asks) await new Promise((resolve) => void client.write(character, resolve));
+  const [reply] = (await once(client, 'data')) as [Buffer];
+  expect(reply.toString()).toMatch(/^HTTP\/1\.1 200 /);
+  expect([readied(), api.isAsking]).toEqual([1, true]);
+  await api.close();
+  await once(client, 'close');
+});
+
+test('refuses whoever asks for something else over it', async () => {
+  const { api, readied, path } = await open();
+  const accepted = Promise.withResolvers<Socket>();
+  const server = createServer((socket) => accepted.resolve(socket));
+  await new Promise<void>((resolve) => void server.listen(`${path}-other`, resolve));
+  const client = connect(`${path}-other`);
+  api.serve(await accepted.promise, Buffer.from('GET / HTTP/1.1\r\n\r\n'));
+  server.close();
+  const [reply] = (await once(client, 'data')) as [Buffer];
+  expect(reply.toString()).toMatch(/^HTTP\/1\.1 400 /);
+  expect(readied()).toBe(0);
+  client.destroy();
 });

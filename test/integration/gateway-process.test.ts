@@ -42,6 +42,37 @@ function processesOf(folder: string): number[] {
     .map(Number);
 }
 
+test('limits of instances and of the queue come from flags, then from the environment, and hold', async () => {
+  const dataDir = await newFolder();
+  const flags = ['--instances-per-function-max', '1', '--queue-max', '1', '--queue-timeout-ms', '2500', '--starts-max', '2'];
+  const { url } = await startCommand(dataDir, ...flags);
+  expect((await send(url, 'GET /api/v1/info')).json).toMatchObject({
+    limits: { instances: 1_000, instances_per_function: 1, starts: 2, queue: 1, queue_timeout_ms: 2_500 },
+  });
+  const client = new GatewayClient({ url });
+  const slow = zipOf({ 'index.mjs': 'export const handler = (event) => new Promise((resolve) => setTimeout(() => resolve(event), 400));' });
+  await client.deploy('slow', slow, SETTINGS);
+  await client.warm('slow', 1);
+  const calls = await Promise.all(['1', '2', '3'].map((body) => send(url, 'POST /api/v1/functions/slow/invoke', { body })));
+  expect(calls.map(({ status, code }) => code ?? String(status)).toSorted((a, b) => a.localeCompare(b))).toEqual([
+    '200',
+    '200',
+    'QUEUE_FULL',
+  ]);
+  expect(await client.instances('slow')).toHaveLength(1);
+
+  const refusal = (args: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<unknown> =>
+    run(process.execPath, [BPR, 'gateway', '--port', '0', '--data-dir', dataDir, ...args], { env: { ...process.env, ...env } }).then(
+      () => undefined,
+      (error: unknown) => error,
+    );
+  expect(await refusal(['--queue-max', '0'])).toMatchObject({ code: 2, stderr: expect.stringContaining('from 1 to 1000000') });
+  expect(await refusal([], { BPR_STARTS_MAX: '1001' })).toMatchObject({
+    code: 1,
+    stderr: expect.stringContaining('BPR_STARTS_MAX is 1001; it must be a number from 1 to 1000'),
+  });
+}, 30_000);
+
 test('what was deployed is there after a restart; a signal lets calls finish', async () => {
   const dataDir = await newFolder();
   const first = await startCommand(dataDir);

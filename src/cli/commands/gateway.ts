@@ -14,11 +14,13 @@ import type { Provider } from '../../executor/limits.ts';
 import type { InstanceBackend } from '../../runtime/runtime.ts';
 import type { LogLevel } from '../../telemetry/pino.ts';
 import { parseCount, parseNumber } from '../calls.ts';
+import { LIMIT_VARIABLES, addLimits, limitsOf } from '../gateway-limits.ts';
+import type { LimitFlags } from '../gateway-limits.ts';
 import { print, table, timeText, toJson } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
 import { ownVersion } from '../version.ts';
 
-interface GatewayFlags {
+interface GatewayFlags extends LimitFlags {
   readonly host: string;
   readonly port: number;
   readonly backend: string;
@@ -49,7 +51,8 @@ Examples:
 Backends: process; docker (Docker or podman); runc (as root, without a daemon). auto takes all that work here; the first is the default
 of functions that name none. SIGTERM or SIGINT lets calls finish; a second one ends at once. What was deployed stays.
 Anything but a loopback address needs --auth keys, --token or --client-ca.
-Environment: BPR_DATA_DIR; LOG_LEVEL (default warn; info writes a line for each request to stderr).
+Environment: BPR_DATA_DIR; LOG_LEVEL (default warn; info writes a line for each request to stderr); for what no flag says,
+${LIMIT_VARIABLES}.
 
 Exit status: 0 ended by a signal; 1 it could not start; 2 called in a wrong way; 130 or 143 ended at once by a second signal.`;
 
@@ -78,10 +81,12 @@ export function addGateway(program: Command, cli: Cli): void {
     .option('--json', 'print one JSON line when it listens')
     .addHelpText('after', EXAMPLES)
     .action((flags: GatewayFlags) => serve(io, flags));
+  addLimits(gateway);
   addKeys(gateway, cli);
 }
 
 async function serve(io: Io, flags: GatewayFlags): Promise<void> {
+  const limits = limitsOf(io, flags);
   const folder = folderOf(io, flags);
   const [{ Gateway }, { createMetrics }, { createLogger }] = await Promise.all([
     import('../../gateway/gateway.ts'),
@@ -96,6 +101,7 @@ async function serve(io: Io, flags: GatewayFlags): Promise<void> {
     folder,
     backends: found.backends,
     provider: flags.limits,
+    runtime: { limits },
     ...(auth && { auth }),
     ...(flags.corsOrigin && { corsOrigins: flags.corsOrigin }),
     ...(flags.rate !== undefined && { limits: { requestsPerSecond: flags.rate, burst: flags.rate } }),
