@@ -3,12 +3,14 @@
 import { spawn } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { Agent, request } from 'node:http';
+import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import { ProcessBackend } from '../../plugins/process/index.ts';
 import type { ProcessBackendOptions } from '../../plugins/process/index.ts';
 import { systemClock } from '../../src/plugin.ts';
 import type { Instance } from '../../src/plugin.ts';
 import { FunctionRuntime } from '../../src/runtime/function-runtime.ts';
+import { RuntimeApi } from '../../src/runtime/runtime-api.ts';
 import { LightFunction } from './instances.ts';
 import { median } from './measure.ts';
 
@@ -49,11 +51,18 @@ async function bareClient(): Promise<() => Promise<void>> {
   };
 }
 
+/** With the Runtime API that instances have, which belongs to what a start takes. */
 async function ours(backend: ProcessBackend): Promise<() => Promise<void>> {
-  const { api, spec } = await light.trial();
+  const { api: other, spec, socketPath } = await light.trial();
+  await other.close();
   return async () => {
-    const launched: Promise<Instance> = backend.launch(spec);
-    await Promise.all([launched, api.waitForPolls(1)]);
+    const ready = Promise.withResolvers<void>();
+    const fail = (reason: unknown): void => ready.reject(new Error(`the instance failed: ${JSON.stringify(reason)}`));
+    const api = new RuntimeApi({ ready: ready.resolve, initFailed: fail, violated: fail }, 1);
+    await api.listen(socketPath);
+    const serve = (connection: Socket, head: Buffer): void => api.serve(connection, head);
+    const launched: Promise<Instance> = backend.launch({ ...spec, runtimeApi: { ...spec.runtimeApi, serve } });
+    await Promise.all([launched, ready.promise]);
     const instance = await launched;
     cleanUp.push(async () => {
       await backend.terminate(instance);
