@@ -1,4 +1,5 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -100,6 +101,37 @@ describe('build', () => {
     const { stdout } = await bpr(['build', JOBS, '--name', 'squares']);
     expect(stdout).toContain(join(cwd, 'build/squares.zip'));
     expect(stdout).toMatch(/^0 {4}square {2}\(uint64 x\) -> \(uint64\)$/m);
+  });
+
+  it('writes the package of a platform, a layer and an image when asked', async () => {
+    const library = join(cwd, 'node_modules/upper');
+    mkdirSync(library, { recursive: true });
+    writeFileSync(join(library, 'package.json'), '{"name":"upper","version":"1.2.3"}');
+    const args = ['build', JOBS, '--platform', 'digitalocean', '--layer', 'upper', '--image', 'oci', '--json'];
+    const { status, stdout } = await bpr(args);
+    const built = JSON.parse(stdout) as {
+      zipFile: string;
+      zipBytes: number;
+      sha256: string;
+      layer: { file: string; packages: unknown[] };
+      image: { directory: string; digest: string };
+    };
+    const zip = readFileSync(built.zipFile);
+    expect({ status, bytes: zip.length, sha256: createHash('sha256').update(zip).digest('hex') }).toEqual({
+      status: 0,
+      bytes: built.zipBytes,
+      sha256: built.sha256,
+    });
+    expect(zip.includes('main.cjs')).toBe(true);
+    expect(built.layer).toMatchObject({ file: join(cwd, 'build/layer.zip'), packages: [{ name: 'upper', version: '1.2.3' }] });
+    expect(readFileSync(built.layer.file).includes('nodejs/node_modules/upper/package.json')).toBe(true);
+    const index = JSON.parse(readFileSync(join(cwd, 'oci/index.json'), 'utf8')) as { manifests: { digest: string }[] };
+    expect(index.manifests.map(({ digest }) => digest)).toEqual([built.image.digest]);
+  });
+
+  it('a platform that is not known is refused with the choices', async () => {
+    const { status, stderr } = await bpr(['build', JOBS, '--platform', 'heroku']);
+    expect([status, stderr]).toEqual([2, expect.stringContaining('Allowed choices are aws, gcp, azure')]);
   });
 
   it('a module that is not there is a failure with code and remedy', async () => {

@@ -1,13 +1,21 @@
-import { resolve } from 'node:path';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import { Option } from 'commander';
 import type { Command } from 'commander';
+import { PACKAGE_PLATFORMS } from '../../deploy/package-platform.ts';
+import type { PackagePlatform } from '../../deploy/package-platform.ts';
+import type { BuiltHandler } from '../../deploy/package.ts';
 import { print, progress, sizeText, table } from '../output.ts';
-import type { Cli } from '../output.ts';
+import type { Cli, Io } from '../output.ts';
 
 interface BuildFlags {
   readonly out: string;
   readonly minify: boolean;
   readonly sourcemap?: true;
   readonly name: string;
+  readonly platform?: PackagePlatform;
+  readonly layer?: readonly string[];
+  readonly image?: string;
   readonly json?: true;
 }
 
@@ -15,6 +23,9 @@ const EXAMPLES = `
 Examples:
   bpr build src/jobs.ts                    build/handler.mjs and build/handler.zip
   bpr build src/jobs.ts --out dist --json  what was built, as JSON
+  bpr build src/jobs.ts --platform azure   build/handler.zip as Azure Functions loads it
+  bpr build src/jobs.ts --layer sharp      build/layer.zip too, with what sharp needs
+  bpr build src/jobs.ts --image build/oci  an OCI image layout with this node, made without a daemon
 
 The module exports a JobRouter, as default or named router. The same sources give the same bytes.
 
@@ -30,6 +41,9 @@ export function addBuild(program: Command, { io }: Cli): void {
     .option('--no-minify', 'leave the code readable')
     .option('--sourcemap', 'write handler.mjs.map too')
     .option('--name <name>', 'name of the zip', 'handler')
+    .addOption(new Option('--platform <name>', 'what the zip is for, when its root files differ there').choices(PACKAGE_PLATFORMS))
+    .option('--layer <packages...>', 'write layer.zip with these installed packages')
+    .option('--image <dir>', 'write an OCI image layout with this node and its libraries')
     .option('--json', 'print one JSON document')
     .addHelpText('after', EXAMPLES)
     .action(async (entry: string, flags: BuildFlags) => {
@@ -43,15 +57,55 @@ export function addBuild(program: Command, { io }: Cli): void {
         name: flags.name,
         env: io.env,
       });
+      const extras = await writeExtras(io, built, flags);
       const jobs = built.jobs.map(({ id, name, params, result, raw }) => [id, name, raw ? 'raw bytes' : `(${params}) -> (${result})`]);
       const files = [
         [built.file, `${sizeText(built.fileBytes)} (${sizeText(built.gzipBytes)} gzip)`, `sha256 ${built.fileSha256}`],
-        [built.zipFile, sizeText(built.zipBytes), `sha256 ${built.sha256}`],
+        [built.zipFile, sizeText(extras.zipBytes), `sha256 ${extras.sha256}`],
+        ...(extras.layer ? [[extras.layer.file, sizeText(extras.layer.bytes), `sha256 ${extras.layer.sha256}`]] : []),
+        ...(extras.image ? [[extras.image.directory, sizeText(extras.image.bytes), extras.image.digest]] : []),
       ];
       const warnings = built.warnings.map((warning) => `warning: ${warning}`);
       print(io, flags.json, {
-        document: built,
+        document: { ...built, ...extras },
         text: [table(files), '', table([['JOB', 'NAME', 'TYPES'], ...jobs]), ...warnings].join('\n'),
       });
     });
+}
+
+/** What is asked for besides the zip; and the zip itself, when it is for one platform. */
+async function writeExtras(io: Io, { zipFile, file, zipBytes, sha256 }: BuiltHandler, { platform, layer, image }: BuildFlags) {
+  const packed = platform === undefined ? undefined : await platformPackage(io, zipFile, platform);
+  if (packed) writeFileSync(zipFile, packed.zip);
+  return {
+    zipBytes: packed?.zip.length ?? zipBytes,
+    sha256: packed?.sha256 ?? sha256,
+    ...(layer && { layer: await writeLayer(io, layer, join(dirname(file), 'layer.zip')) }),
+    ...(image !== undefined && { image: await writeImage(io, zipFile, image) }),
+  };
+}
+
+async function platformPackage(io: Io, zipFile: string, platform: PackagePlatform) {
+  const [{ packageFor }, { readModules }] = await Promise.all([
+    import('../../deploy/package-platform.ts'),
+    import('../../deploy/dependencies.ts'),
+  ]);
+  const modules = platform === 'azure' ? await readModules(['@azure/functions'], io.cwd) : {};
+  return packageFor(platform, readFileSync(zipFile), { modules });
+}
+
+async function writeLayer(io: Io, packages: readonly string[], file: string) {
+  progress(io, `packing ${packages.join(', ')} ...`);
+  const { buildLayer } = await import('../../deploy/layer.ts');
+  const { zip, sha256, architecture, packages: held } = await buildLayer({ packages, from: io.cwd });
+  writeFileSync(file, zip);
+  return { file, bytes: zip.length, sha256, architecture, packages: held };
+}
+
+async function writeImage(io: Io, zipFile: string, image: string) {
+  progress(io, 'writing the image ...');
+  const { librariesOf, writeImageLayout } = await import('../../deploy/image.ts');
+  const node = { file: process.execPath, libraries: librariesOf(process.execPath) };
+  const architecture = process.arch === 'arm64' ? 'arm64' : 'amd64';
+  return writeImageLayout({ zip: readFileSync(zipFile), outDir: resolve(io.cwd, image), node, architecture });
 }

@@ -1,0 +1,60 @@
+/**
+ * Packaging of the squaring example against the least that anybody does: esbuild with the same settings, and fflate. The bundle is the same.
+ *
+ * Packaging further lists what went in, loads the bundle in a process of its own to learn its jobs, and measures it. What is built again unchanged,
+ * for the next function or by a watcher, is not loaded again: that has the goal. The first build of a source waits for a process of node.
+ */
+
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { build } from 'esbuild';
+import { zipSync } from 'fflate';
+import { buildHandler } from '../../src/deploy/package.ts';
+import { compare } from './measure.ts';
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
+const entry = join(root, 'examples/incredible-squaring/jobs.ts');
+const outDir = mkdtempSync(join(tmpdir(), 'package-bench-'));
+
+async function bare(jobs: string): Promise<void> {
+  const source = `import { serve } from ${JSON.stringify(join(root, 'handler/main.ts'))};
+const served = await serve(() => import(${JSON.stringify(jobs)}), { meta: import.meta });
+export const { handler, handler: main } = served;
+export default served;`;
+  const { outputFiles } = await build({
+    stdin: { contents: source, resolveDir: dirname(jobs), loader: 'js' },
+    bundle: true,
+    write: false,
+    outfile: 'handler.mjs',
+    platform: 'node',
+    format: 'esm',
+    target: 'node20',
+    minify: true,
+    external: ['@azure/functions'],
+    logLevel: 'silent',
+  });
+  const code = outputFiles[0]?.contents ?? new Uint8Array();
+  writeFileSync(join(outDir, 'bare.mjs'), code);
+  writeFileSync(join(outDir, 'bare.zip'), zipSync({ 'handler.mjs': [code, { level: 9 }] }));
+}
+
+/** The example with a number of its own: another bundle each time. */
+let serial = 0;
+function changed(): string {
+  serial += 1;
+  const file = join(outDir, 'changed.ts');
+  const text = readFileSync(entry, 'utf8').replaceAll("'../../", `'${root}/`);
+  writeFileSync(file, `${text}\nexport const serial = ${serial};\n`);
+  return file;
+}
+
+const options = { rounds: 15, sliceMs: 150 };
+await compare(
+  'package, unchanged source',
+  { peer: () => bare(entry), ours: () => buildHandler({ entry, outDir }) },
+  { ...options, goal: 1.3 },
+);
+await compare('package, changed source', { peer: () => bare(changed()), ours: () => buildHandler({ entry: changed(), outDir }) }, options);
+rmSync(outDir, { recursive: true });
