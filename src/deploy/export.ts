@@ -1,0 +1,41 @@
+/**
+ * The same plan as files of other tools: CloudFormation, SAM, Terraform for functions; Kubernetes, Docker Compose, systemd for programs. Pure:
+ * the same plan gives the same bytes.
+ */
+
+import { RunnerError } from '../errors.ts';
+import { cloudFormation, sam } from './export-cloudformation.ts';
+import type { ExportInput, Exported } from './export-files.ts';
+import { compose, kubernetes, systemd } from './export-program.ts';
+import { terraform } from './export-terraform.ts';
+
+export const EXPORT_FORMATS = ['cloudformation', 'sam', 'terraform', 'kubernetes', 'compose', 'systemd'] as const;
+export type ExportFormat = (typeof EXPORT_FORMATS)[number];
+
+/** Throws `CONFIG_INVALID` when there is nothing that the format is for, `SCHEDULE_INVALID`, `SCHEDULE_LOSSY`. */
+export function exportPlan(format: ExportFormat, input: ExportInput): Exported {
+  const isForFunctions = format === 'cloudformation' || format === 'sam' || format === 'terraform';
+  if (isForFunctions && input.functions.length === 0) throw nothing(format, 'functions');
+  const { program } = input;
+  switch (format) {
+    case 'cloudformation':
+      return cloudFormation(input);
+    case 'sam':
+      return sam(input);
+    case 'terraform':
+      return terraform(input);
+    case 'kubernetes':
+      if (!program) throw nothing(format, 'an orchestrator');
+      return kubernetes(program, input);
+    case 'compose':
+      if (!program) throw nothing(format, 'an orchestrator');
+      return compose(program, input);
+    case 'systemd':
+      if (!program) throw nothing(format, 'an orchestrator');
+      return systemd(program, input);
+  }
+}
+
+function nothing(format: ExportFormat, what: string): RunnerError {
+  return new RunnerError('CONFIG_INVALID', `${format} is for ${what}, and this plan has none`, { details: { format } });
+}

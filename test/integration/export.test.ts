@@ -1,0 +1,197 @@
+/** Exports, judged by the tools that they are for. */
+
+import { execFile } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { promisify } from 'node:util';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { parseAllDocuments } from 'yaml';
+import { buildHandler } from '../../src/deploy/package.ts';
+import { exportPlan } from '../../src/deploy/export.ts';
+import type { ExportFormat } from '../../src/deploy/export.ts';
+import type { ExportInput } from '../../src/deploy/export-files.ts';
+import { calendar, periodic } from '../../src/schedule/schedule.ts';
+import { requirePeer, runs } from '../require.ts';
+import { probeMoto, startMoto } from '../support/moto.ts';
+
+const run = promisify(execFile);
+const MIRROR = process.env['TERRAFORM_MIRROR'] ?? '';
+const testLint = requirePeer('cfn-lint', () => runs('cfn-lint', '--version'));
+const testTerraform = requirePeer('terraform', () => {
+  runs('terraform', 'version');
+  probeMoto();
+  if (!existsSync(join(MIRROR, 'registry.terraform.io', 'hashicorp', 'aws')))
+    throw new Error('TERRAFORM_MIRROR names no folder with the provider hashicorp/aws');
+});
+const testSystemd = requirePeer('systemd-analyze', () => runs('systemd-analyze', '--version'));
+
+let built: string;
+let folder: string;
+let input: ExportInput;
+
+beforeAll(async () => {
+  built = mkdtempSync(join(tmpdir(), 'export-'));
+  const { zipFile, sha256 } = await buildHandler({ entry: new URL('../fixtures/deploy/jobs.ts', import.meta.url).pathname, outDir: built });
+  input = {
+    functions: [
+      {
+        name: 'squaring',
+        code: { zip: readFileSync(zipFile), sha256 },
+        config: {
+          description: 'squares ${numbers}',
+          memoryMb: 512,
+          timeoutMs: 30_000,
+          environment: { COLOUR: 'blue', TEMPLATE: '${not_a_reference} %{nor_this}' },
+          concurrencyMax: 5,
+          tags: { team: 'a' },
+          logRetentionDays: 7,
+          schedules: [
+            {
+              name: 'daily',
+              schedule: calendar('Mon-Fri 09:00 Europe/Berlin', { randomizedDelayMs: 300_000 }),
+              event: { job_id: 0, args: [3] },
+            },
+            { name: 'often', schedule: periodic(300) },
+          ],
+        },
+      },
+      { name: 'plain-one', code: { zip: readFileSync(zipFile), sha256 }, config: {} },
+    ],
+    program: {
+      name: 'blueprint-7-orchestrator',
+      files: { 'orchestrator.mjs': Buffer.from('console.log(1)'), 'deployment.json': Buffer.from('{"version":1}') },
+      args: ['orchestrator.mjs'],
+      environment: { NODE_ENV: 'production', ODD: 'a "b" $c %d' },
+      secrets: { OPERATOR_PRIVATE_KEY: 'env:OPERATOR_PRIVATE_KEY' },
+      healthPort: 9_100,
+    },
+  };
+}, 60_000);
+afterAll(() => rmSync(built, { recursive: true }));
+beforeEach(() => (folder = mkdtempSync(join(tmpdir(), 'export-'))));
+afterEach(() => rmSync(folder, { recursive: true }));
+
+function write(format: ExportFormat): void {
+  for (const [path, content] of Object.entries(exportPlan(format, input).files)) {
+    mkdirSync(dirname(join(folder, path)), { recursive: true });
+    writeFileSync(join(folder, path), content);
+  }
+}
+
+describe('templates of AWS', () => {
+  for (const format of ['cloudformation', 'sam'] as const) {
+    testLint(
+      `${format} passes its validator without a word`,
+      async () => {
+        write(format);
+        expect(await run('cfn-lint', [join(folder, 'template.json')])).toEqual({ stdout: '', stderr: '' });
+      },
+      60_000,
+    );
+  }
+
+  testTerraform(
+    'terraform makes everything, and finds nothing to change afterwards',
+    async () => {
+      const moto = await startMoto();
+      try {
+        write('terraform');
+        writeFileSync(join(folder, 'rc'), `provider_installation { filesystem_mirror { path = "${MIRROR}" } }`);
+        const services = ['lambda', 'iam', 'cloudwatchlogs', 'scheduler', 'sts'];
+        const override = {
+          provider: {
+            aws: {
+              access_key: 'a',
+              secret_key: 'b',
+              skip_credentials_validation: true,
+              skip_requesting_account_id: true,
+              skip_metadata_api_check: true,
+              endpoints: [Object.fromEntries(services.map((name) => [name, moto.url]))],
+            },
+          },
+        };
+        writeFileSync(join(folder, 'main_override.tf.json'), JSON.stringify(override));
+        const terraform = async (...args: string[]): Promise<{ code: number; output: string }> => {
+          const env = { PATH: process.env['PATH'], HOME: folder, TF_CLI_CONFIG_FILE: join(folder, 'rc'), TF_IN_AUTOMATION: '1' };
+          return run('terraform', args, { cwd: folder, env }).then(
+            ({ stdout }) => ({ code: 0, output: stdout }),
+            (error: { code: number; stdout: string; stderr: string }) => ({ code: error.code, output: error.stdout + error.stderr }),
+          );
+        };
+        expect(await terraform('init', '-input=false', '-no-color')).toMatchObject({ code: 0 });
+        const applied = await terraform('apply', '-auto-approve', '-input=false', '-no-color');
+        expect(applied, applied.output).toMatchObject({ code: 0 });
+        // 2 would be: there is something to change.
+        const planned = await terraform('plan', '-detailed-exitcode', '-input=false', '-no-color');
+        expect(planned, planned.output).toMatchObject({ code: 0 });
+        // moto tells the services apart by what a request is signed for.
+        const authorization = 'AWS4-HMAC-SHA256 Credential=a/20261121/us-east-1/lambda/aws4_request, SignedHeaders=host, Signature=b';
+        const answer = await fetch(`${moto.url}/2015-03-31/functions/squaring`, { headers: { authorization } });
+        const { Configuration } = (await answer.json()) as { Configuration: { Environment: { Variables: Record<string, string> } } };
+        expect(Configuration.Environment.Variables).toEqual({ COLOUR: 'blue', TEMPLATE: '${not_a_reference} %{nor_this}' });
+      } finally {
+        await moto.close();
+      }
+    },
+    240_000,
+  );
+
+  it('names what a schedule loses, and how the files are used', () => {
+    const [first] = input.functions;
+    if (!first) throw new Error('there is a function');
+    const lossy = { ...first, config: { schedules: [{ name: 'x', schedule: periodic(300, { relativeTo: 'finish' }) }] } };
+    const { warnings, usage } = exportPlan('cloudformation', { functions: [lossy] });
+    expect(warnings).toEqual([expect.stringContaining('schedule x of squaring')]);
+    expect(usage).toContain('aws cloudformation deploy');
+  });
+});
+
+describe('descriptions of the orchestrator', () => {
+  it('for Kubernetes: everything that a cautious cluster asks for, and no secret', async () => {
+    const text = String(exportPlan('kubernetes', input).files['manifests.yaml']);
+    const documents = parseAllDocuments(text).map((document) => document.toJS() as { kind: string; apiVersion: string });
+    expect(documents.map(({ kind }) => kind)).toEqual(['ConfigMap', 'PersistentVolumeClaim', 'Deployment']);
+    const { ConfigMap } = await import('kubernetes-models/v1');
+    const { PersistentVolumeClaim } = await import('kubernetes-models/v1');
+    const { Deployment } = await import('kubernetes-models/apps/v1');
+    const [config, claim, deployment] = documents;
+    for (const [Model, document] of [
+      [ConfigMap, config],
+      [PersistentVolumeClaim, claim],
+      [Deployment, deployment],
+    ] as const)
+      expect(() => new (Model as new (data: unknown) => { validate(): void })(document).validate()).not.toThrow();
+    expect(text).toContain('runAsNonRoot: true');
+    expect(text).toContain('secretKeyRef');
+  });
+
+  it('for Compose: a locked-down service that asks for its secrets', () => {
+    const { files } = exportPlan('compose', input);
+    expect(Object.keys(files)).toEqual(['compose.yaml', 'program/orchestrator.mjs', 'program/deployment.json']);
+    const [document] = parseAllDocuments(String(files['compose.yaml'])).map((one) => one.toJS() as Record<string, unknown>);
+    expect(document).toMatchObject({
+      services: {
+        orchestrator: {
+          read_only: true,
+          cap_drop: ['ALL'],
+          security_opt: ['no-new-privileges:true'],
+          environment: { OPERATOR_PRIVATE_KEY: '${OPERATOR_PRIVATE_KEY:?set OPERATOR_PRIVATE_KEY}' },
+        },
+      },
+    });
+  });
+
+  testSystemd('for systemd: a unit without a fault', async () => {
+    write('systemd');
+    const unit = join(folder, 'blueprint-7-orchestrator.service');
+    const { stderr } = await run('systemd-analyze', ['verify', '--man=no', unit]);
+    expect(stderr).not.toContain('orchestrator');
+    expect(readFileSync(unit, 'utf8')).toContain('Environment="ODD=a \\"b\\" $$c %%d"');
+  });
+
+  it('refuses a format that there is nothing for', () => {
+    expect(() => exportPlan('terraform', { functions: [] })).toThrow(expect.objectContaining({ code: 'CONFIG_INVALID' }));
+    expect(() => exportPlan('compose', { functions: input.functions })).toThrow(expect.objectContaining({ code: 'CONFIG_INVALID' }));
+  });
+});
