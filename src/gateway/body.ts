@@ -45,16 +45,15 @@ export interface BodyRules {
   readonly bytesMax: number;
   readonly budget: BodyBudget;
   /** The client waits for `100 Continue`. */
-  readonly announce?: () => void;
+  readonly announce: (() => void) | undefined;
 }
 
 const NO_BODY: ReadBody = { bytes: new Uint8Array(), release() {} };
 
-/** Reads to the end. Rejects with `PAYLOAD_TOO_LARGE`, `REQUEST_INVALID` when the client breaks off, `EXECUTOR_UNAVAILABLE`. */
-export async function readBody(request: IncomingMessage, { bytesMax, budget, announce }: BodyRules): Promise<ReadBody> {
-  const announced = request.headers['content-length'];
-  const hasBody = request.headers['transfer-encoding'] !== undefined || (announced !== undefined && announced !== '0');
-  if (!hasBody) return NO_BODY;
+/** Reads to the end. Throws or rejects with `PAYLOAD_TOO_LARGE`, `REQUEST_INVALID` when the client breaks off, `EXECUTOR_UNAVAILABLE`. */
+export function readBody(request: IncomingMessage, { bytesMax, budget, announce }: BodyRules): Promise<ReadBody> | ReadBody {
+  const { 'content-length': announced, 'transfer-encoding': encoding } = request.headers;
+  if (encoding === undefined && (announced === undefined || announced === '0')) return NO_BODY;
   const size = Number(announced ?? 0);
   if (size > bytesMax) throw tooLarge(bytesMax);
   if (request.destroyed) throw brokeOff();

@@ -6,8 +6,27 @@ export interface Numbered<T> {
   readonly item: T;
 }
 
+/** Most are never read: the text of the number is made for those that are. */
+class Entry<T> implements Numbered<T> {
+  readonly epoch: string;
+  readonly number: number;
+  readonly topic: string;
+  readonly item: T;
+
+  constructor(epoch: string, number: number, { topic, item }: Pick<Numbered<T>, 'topic' | 'item'>) {
+    this.epoch = epoch;
+    this.number = number;
+    this.topic = topic;
+    this.item = item;
+  }
+
+  get id(): string {
+    return `${this.epoch}-${this.number}`;
+  }
+}
+
 interface Ring<T> {
-  readonly entries: Numbered<T>[];
+  readonly entries: Entry<T>[];
   weight: number;
   usedAt: number;
   /** Number of the newest that is kept no more. */
@@ -48,7 +67,7 @@ export class EventLog<T> {
 
   append(topic: string, item: T): void {
     this.#count += 1;
-    const entry = { id: `${this.#options.epoch}-${this.#count}`, topic, item };
+    const entry = new Entry<T>(this.#options.epoch, this.#count, { topic, item });
     const ring = this.#rings.get(topic) ?? this.#newRing(topic);
     ring.usedAt = this.#count;
     ring.entries.push(entry);
@@ -94,18 +113,18 @@ export class EventLog<T> {
     for (const entry of ring.entries) {
       if (ring.entries.length - from <= entriesMax && ring.weight <= weightMax) break;
       ring.weight -= this.#weightOf(entry);
-      ring.cutAt = this.#numberOf(entry.id) ?? 0;
+      ring.cutAt = entry.number;
       from += 1;
     }
     ring.entries.splice(0, from);
   }
 
-  #firstAfter(entries: readonly Numbered<T>[], after: number): number {
+  #firstAfter(entries: readonly Entry<T>[], after: number): number {
     let low = 0;
     let high = entries.length;
     while (low < high) {
       const middle = (low + high) >>> 1;
-      if ((this.#numberOf(entries[middle]?.id) ?? 0) > after) high = middle;
+      if ((entries[middle]?.number ?? 0) > after) high = middle;
       else low = middle + 1;
     }
     return low;

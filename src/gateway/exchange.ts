@@ -33,7 +33,7 @@ export class Departure implements CancelSignal {
 /** What is short leaves with the headers, in one piece. */
 export function endWith(response: ServerResponse, body: Uint8Array | string | undefined): void {
   if (body instanceof Uint8Array && body.length <= ONE_PIECE_BYTES_MAX)
-    response.end(Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString('latin1'), 'latin1');
+    response.end((Buffer.isBuffer(body) ? body : Buffer.from(body.buffer, body.byteOffset, body.byteLength)).toString('latin1'), 'latin1');
   else response.end(body);
 }
 

@@ -57,8 +57,8 @@ export class Functions {
 
   /** What a call of `target` runs now, and where. Throws `FUNCTION_NOT_FOUND`, `CODE_MISSING`, `BACKEND_UNAVAILABLE`. */
   resolve({ name, qualifier }: Target): Resolved & { readonly runtime: FunctionRuntime } {
-    const resolved = this.store.resolve(name, qualifier);
-    return { ...resolved, runtime: this.runtimeOf(resolved.record) };
+    const { fn, executedVersion, record, reserved } = this.store.resolve(name, qualifier);
+    return { fn, executedVersion, record, runtime: this.runtimeOf(record), ...(reserved !== undefined && { reserved }) };
   }
 
   async invoke(target: Target, event: Uint8Array, options: InvocationOptions): Promise<Invoked> {

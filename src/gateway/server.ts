@@ -248,7 +248,7 @@ export class GatewayServer {
     const body = await readBody(request, {
       bytesMax: route.bodyBytesMax ?? 0,
       budget: this.#budget,
-      ...(exchange.awaitsContinue && { announce: () => response.writeContinue() }),
+      announce: exchange.awaitsContinue ? () => response.writeContinue() : undefined,
     });
     exchange.cleanUps.push(body.release);
     if (!caller) {

@@ -307,6 +307,6 @@ export class SocketConnection {
 }
 
 function documentOf(entry: Numbered<LogLine | GatewayEvent>): (ServerMessage & { type: 'event' })['event'] {
-  const { item } = entry;
-  return 'kind' in item ? eventDocument({ ...entry, item }) : lineDocument({ ...entry, item });
+  const { id, topic, item } = entry;
+  return 'kind' in item ? eventDocument({ id, topic, item }) : lineDocument({ id, topic, item });
 }

@@ -112,6 +112,7 @@ export class FunctionRuntime {
   readonly #pool: Pool<LiveInstance>;
   readonly #host: CallHost;
   readonly #logBook = new LogBook();
+  /** By function name. */
   readonly #metrics = new Map<string, FunctionMetrics>();
   readonly #gauges: RuntimeGauges;
   #measuring: CancelTimer | undefined;
@@ -296,7 +297,9 @@ export class FunctionRuntime {
     if (!onEvent) return;
     const { name, version } = fn;
     const at = this.#clock.now();
-    onEvent({ kind: 'invocation', at, requestId, name, version, state, ...(instanceId !== undefined && { instanceId }), ...end });
+    const event = { kind: 'invocation', at, requestId, name, version, state } as const;
+    if (instanceId === undefined) onEvent(end ? { ...event, ...end } : event);
+    else onEvent(end ? { ...event, instanceId, ...end } : { ...event, instanceId });
   }
 
   async #launch(fn: FunctionVersion, signal: AbortSignal): Promise<LiveInstance> {

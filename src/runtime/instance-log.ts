@@ -12,6 +12,7 @@ const LINE_CHARACTERS_MAX = 16 * 1024;
 const TAIL_BYTES = 4 * 1024;
 /** Chunks that are kept for tails before the old ones are put together. */
 const CHUNKS_MAX = 64;
+const NOTHING = new Uint8Array();
 
 export type LogListener = (line: LogLine) => void;
 
@@ -117,7 +118,7 @@ export class InstanceLog {
   /** What came since `mark`, at most the last 4 KiB of it. */
   since(mark: number): Uint8Array {
     const wanted = Math.min(this.#written - mark, TAIL_BYTES);
-    if (wanted === 0) return new Uint8Array();
+    if (wanted === 0) return NOTHING;
     const all = this.#chunks.length === 1 ? (this.#chunks[0] as Uint8Array) : Buffer.concat(this.#chunks);
     return all.subarray(all.length - wanted);
   }

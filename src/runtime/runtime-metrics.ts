@@ -51,11 +51,14 @@ export class FunctionMetrics {
 
   ended(outcome: string, report: InvocationReport | undefined): void {
     this.inFlight.add(-1);
-    this.#count(this.#outcomes, outcome, (value) => ({
-      name: 'blueprint_function_invocations_total',
-      help: 'Calls by outcome: OK, or the code of the error.',
-      labels: { ...this.#labels, outcome: value },
-    }));
+    const counter = this.#outcomes.get(outcome);
+    if (counter) counter.add();
+    else
+      this.#count(this.#outcomes, outcome, (value) => ({
+        name: 'blueprint_function_invocations_total',
+        help: 'Calls by outcome: OK, or the code of the error.',
+        labels: { ...this.#labels, outcome: value },
+      }));
     if (!report) return;
     this.#duration.record(report.runMs / 1_000);
     this.#queueWait.record(report.queueMs / 1_000);

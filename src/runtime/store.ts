@@ -254,7 +254,8 @@ export class FunctionStore {
       found = { record, fn: this.#versions.toVersion(record) };
       cached.versions.set(version, found);
     }
-    return { ...found, executedVersion: version, ...(cached.reserved !== undefined && { reserved: cached.reserved }) };
+    const { fn, record } = found;
+    return { fn, record, executedVersion: version, ...(cached.reserved !== undefined && { reserved: cached.reserved }) };
   }
 
   /** Of all versions: the only ones that may still serve. Empty when there is no such function. */

@@ -22,6 +22,7 @@ const LOG_TYPES = ['None', 'Tail'] as const;
 const EVENT_STREAM = 'application/vnd.amazon.eventstream';
 /** The least of an event when the caller sends none, as the service passes it on. */
 const EMPTY_EVENT = Buffer.from('{}');
+const UTF8 = new TextDecoder('utf-8', { fatal: true });
 
 /** How a call was asked for, checked. */
 interface Call {
@@ -201,7 +202,7 @@ function oneOf<const T extends string>(field: string, value: string, known: read
 function checkJson(body: Uint8Array): void {
   if (body.length === 0) return;
   try {
-    JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(body));
+    JSON.parse(UTF8.decode(body));
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw new RunnerError('REQUEST_INVALID', `Could not parse request body into json: ${reason}`, {
