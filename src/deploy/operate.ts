@@ -7,12 +7,14 @@ import { join } from 'node:path';
 import type { BlueprintMetadata, ChainClient } from '../chain/chain.ts';
 import type { RunnerManifest } from '../runner/manifest.ts';
 import type { JobFacts } from './analyze.ts';
+import type { ExportInput } from './export-files.ts';
 import { buildHandler } from './package.ts';
 import { planService } from './planner.ts';
 import type { DeploymentPolicy } from './policy-model.ts';
 import { buildProgram } from './program.ts';
 import type { PluginReference, ServiceRecords } from './record.ts';
 import type { ServiceParts } from './service.ts';
+import { functionNameOf, orchestratorNameOf } from './service-plan.ts';
 import type { ServicePlan } from './service-plan.ts';
 
 export interface OperateOptions {
@@ -74,6 +76,28 @@ export async function prepareService(options: OperateOptions): Promise<PreparedS
     program: (manifest) => buildProgram({ entry, manifest, secrets: secretsOf(manifest, options) }),
   };
   return { plan, blueprint, parts };
+}
+
+/** The data folder of every exported program: what runs it gives it a volume there. */
+const EXPORTED_DATA_FOLDER = '/var/lib/blueprint-runner';
+
+/** What an export is made of. Jobs that are deployed are called where they are; the others run in the orchestrator. */
+export async function exportService(plan: ServicePlan, parts: ServiceParts, records: ServiceRecords): Promise<ExportInput> {
+  const functions = plan.jobs.filter(({ place }) => place === 'function');
+  const deployed = records.read(plan)?.jobs ?? {};
+  const jobs = Object.fromEntries(
+    plan.jobs.map(({ id, name }) => {
+      const executor = deployed[id]?.function?.executor;
+      return [id, { name, ...(executor && { executor, ...(plan.fallback && { fallback: 'in-process' as const }) }) }];
+    }),
+  );
+  const code = functions.length === 0 ? undefined : await parts.functionPackage();
+  const program = await parts.program({ ...parts.manifest, dataDir: EXPORTED_DATA_FOLDER, jobs });
+  return {
+    functions: functions.flatMap(({ id, config = {} }) => (code ? [{ name: functionNameOf(plan, id), code, config }] : [])),
+    program: { ...program, name: orchestratorNameOf(plan) },
+    dataFolder: EXPORTED_DATA_FOLDER,
+  };
 }
 
 /** The key of the operator, and what the executors say that they read. */

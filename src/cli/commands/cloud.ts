@@ -5,6 +5,7 @@ import { addConfigure } from './cloud-configure.ts';
 import { addEstimate } from './cloud-estimate.ts';
 import { addDeploy, addUpdate } from './cloud-deploy.ts';
 import { addFunctions } from './cloud-functions.ts';
+import { addExport } from './export.ts';
 import { addPreflight } from './cloud-preflight.ts';
 import { addPolicy, addShow } from './cloud-policy.ts';
 
@@ -19,6 +20,17 @@ Examples:
 /** `bpr cloud`: what an operator wants of deployments, and what it would come to. */
 export function addCloud(program: Command, cli: Cli): void {
   const cloud = program.command('cloud').description('deploy jobs as functions: policy, analysis, costs').addHelpText('after', EXAMPLES);
-  for (const add of [addPolicy, addShow, addConfigure, addPreflight, addAnalyze, addEstimate, addDeploy, addUpdate, addFunctions])
+  for (const add of [
+    addPolicy,
+    addShow,
+    addConfigure,
+    addPreflight,
+    addAnalyze,
+    addEstimate,
+    addDeploy,
+    addUpdate,
+    addFunctions,
+    addExport,
+  ])
     add(cloud, cli);
 }

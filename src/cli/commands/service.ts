@@ -5,7 +5,9 @@ import { Option } from 'commander';
 import type { Command } from 'commander';
 import { systemClock } from '../../clock.ts';
 import { RunnerError } from '../../errors.ts';
+import type { ExportFormat } from '../../deploy/export.ts';
 import type { OperateOptions, PreparedService } from '../../deploy/operate.ts';
+import type { LoadedPolicy } from '../../deploy/policy.ts';
 import type { PluginReference, ServiceRecord, ServiceRecords } from '../../deploy/record.ts';
 import type { ServiceOperator, ServiceOptions, ServiceReport, ServiceStatus } from '../../deploy/service.ts';
 import { parseCount, parseNumber, parseUint64 } from '../calls.ts';
@@ -13,6 +15,7 @@ import { changesText, collectOptions, collectPluginOptions, interrupted, progres
 import type { PluginOptions } from '../deployer-flags.ts';
 import { settingsOf } from '../environment.ts';
 import type { ChainFlags } from '../environment.ts';
+import { withExport, writeExport } from './export.ts';
 import { print, progress, sizeText, table } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
 
@@ -75,13 +78,52 @@ export function addService(program: Command, cli: Cli): void {
   addList(service, cli);
   addLogs(service, cli);
   addRemove(service, cli);
+  addServiceExport(service, cli);
 }
 
-function addDeploy(service: Command, cli: Cli): void {
-  const { io } = cli;
-  service
-    .command('deploy')
-    .description('deploy the jobs of a service and the orchestrator that settles their results')
+function addDeploy(service: Command, { io }: Cli): void {
+  withPlan(service.command('deploy').description('deploy the jobs of a service and the orchestrator that settles their results'))
+    .option('--dry-run', 'say what would be done, and do nothing')
+    .option('--strict', 'what a platform cannot do as asked is an error')
+    .option('--json', 'print one JSON document')
+    .addHelpText('after', DEPLOY_EXAMPLES)
+    .action(async (entry: string | undefined, flags: DeployFlags) => {
+      const { policy, warnings } = await policyOf(io, flags);
+      await withOperator(io, async (operator, records) => {
+        const { plan, parts } = await prepared(io, { entry: entryOf(io, entry), flags, policy, records });
+        const report = await operator.deploy(plan, parts, { ...flagOptions(flags), ...reporting(io) });
+        const all = { ...report, warnings: [...warnings, ...report.warnings] };
+        print(io, flags.json, { document: { ...all, plan }, text: deployText(all, flags.dryRun === true) });
+      });
+    });
+}
+
+function addServiceExport(service: Command, { io }: Cli): void {
+  withExport(
+    withPlan(service.command('export').description('write functions or orchestrator of a service as files of another tool')),
+  ).action(async (entry: string | undefined, flags: DeployFlags & ExportFlags) => {
+    const { policy } = await policyOf(io, flags);
+    const [{ exportService }, { exportPlan }] = await Promise.all([import('../../deploy/operate.ts'), import('../../deploy/export.ts')]);
+    const records = await recordsOf(io);
+    const { plan, parts } = await prepared(io, { entry: entryOf(io, entry), flags, policy, records });
+    writeExport(io, flags, exportPlan(flags.format, { ...(await exportService(plan, parts, records)), region: flags.region }));
+  });
+}
+
+interface ExportFlags {
+  readonly format: ExportFormat;
+  readonly out: string;
+  readonly region?: string;
+}
+
+async function policyOf(io: Io, { config }: DeployFlags): Promise<LoadedPolicy> {
+  const { loadPolicy } = await import('../../deploy/policy.ts');
+  return loadPolicy({ env: io.env, ...(config !== undefined && { path: resolve(io.cwd, config) }) });
+}
+
+/** What a plan is made of, and where its orchestrator runs. */
+function withPlan(command: Command): Command {
+  return command
     .argument('[entry]', `module that exports the jobs (default: the first of ${ENTRIES.join(', ')})`)
     .requiredOption('--service-id <id>', 'the service', parseUint64)
     .option('--rpc-url <url>', 'JSON-RPC endpoint of the chain; several, comma-separated')
@@ -96,21 +138,7 @@ function addDeploy(service: Command, cli: Cli): void {
     .option('--deployer-option <plugin.name=value>', 'an option of a platform; can be repeated', collectPluginOptions)
     .option('--key <reference>', 'where the key of the operator is: env:NAME or file:/path', 'env:OPERATOR_PRIVATE_KEY')
     .option('--from-block <number>', 'first block for a new ledger (default: the head)', parseUint64)
-    .option('--confirmations <count>', 'blocks on top of a call before its result is signed (default: 1)', parseNumber)
-    .option('--dry-run', 'say what would be done, and do nothing')
-    .option('--strict', 'what a platform cannot do as asked is an error')
-    .option('--json', 'print one JSON document')
-    .addHelpText('after', DEPLOY_EXAMPLES)
-    .action(async (entry: string | undefined, flags: DeployFlags) => {
-      const { loadPolicy } = await import('../../deploy/policy.ts');
-      const { policy, warnings } = loadPolicy({ env: io.env, ...(flags.config !== undefined && { path: resolve(io.cwd, flags.config) }) });
-      await withOperator(io, async (operator, records) => {
-        const { plan, parts } = await prepared(io, { entry: entryOf(io, entry), flags, policy, records });
-        const report = await operator.deploy(plan, parts, { ...flagOptions(flags), ...reporting(io) });
-        const all = { ...report, warnings: [...warnings, ...report.warnings] };
-        print(io, flags.json, { document: { ...all, plan }, text: deployText(all, flags.dryRun === true) });
-      });
-    });
+    .option('--confirmations <count>', 'blocks on top of a call before its result is signed (default: 1)', parseNumber);
 }
 
 interface Wanted {
