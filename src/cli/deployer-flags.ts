@@ -39,7 +39,11 @@ export function withWrites(command: Command): Command {
 }
 
 /** Makes the deployer of the platform, and closes it afterwards. */
-export async function withDeployer(io: Io, flags: PlatformFlags, action: (deployer: FaasDeployer) => Promise<void>): Promise<void> {
+export async function withDeployer(
+  io: Io,
+  flags: PlatformFlags,
+  action: (deployer: FaasDeployer, plugin: string) => Promise<void>,
+): Promise<void> {
   const [{ loadPolicy }, { deployerOf }, { createPluginRegistry }, { silentTelemetry }, { PROVIDER_FIELDS, providerOf }] =
     await Promise.all([
       import('../deploy/policy.ts'),
@@ -61,7 +65,7 @@ export async function withDeployer(io: Io, flags: PlatformFlags, action: (deploy
   const { use, options } = deployerOf(provider, flags.deployerOption);
   const deployer = await createPluginRegistry({ clock: systemClock, telemetry: silentTelemetry }).deployer(use, options);
   try {
-    await action(deployer);
+    await action(deployer, use);
   } finally {
     await deployer.close?.();
   }

@@ -3,12 +3,14 @@
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { BlueprintMetadata, ChainClient } from '../chain/chain.ts';
 import type { RunnerManifest } from '../runner/manifest.ts';
 import type { JobFacts } from './analyze.ts';
 import type { ExportInput } from './export-files.ts';
 import { buildHandler } from './package.ts';
+import type { BuiltHandler } from './package.ts';
+import { codeForPlugin } from './platform-code.ts';
 import { planService } from './planner.ts';
 import type { DeploymentPolicy } from './policy-model.ts';
 import { buildProgram } from './program.ts';
@@ -54,6 +56,7 @@ export async function prepareService(options: OperateOptions): Promise<PreparedS
   const { chainId, contract } = chain;
   const plan = planService({ ...options, service, blueprint, chainId, contract });
   const metricsPort = records.read(plan)?.orchestrator?.healthPort ?? (await freePort());
+  let built: Promise<BuiltHandler> | undefined;
   const parts: ServiceParts = {
     host: options.host,
     entry,
@@ -69,9 +72,10 @@ export async function prepareService(options: OperateOptions): Promise<PreparedS
       ...(options.confirmations !== undefined && { confirmations: options.confirmations }),
       metricsPort,
     },
-    functionPackage: async () => {
-      const { zipFile, sha256 } = await buildHandler({ entry, outDir: join(options.buildFolder, `service-${serviceId}`) });
-      return { zip: readFileSync(zipFile), sha256 };
+    functionPackage: async (plugin) => {
+      built ??= buildHandler({ entry, outDir: join(options.buildFolder, `service-${serviceId}`) });
+      const { zipFile, sha256 } = await built;
+      return codeForPlugin(plugin, { zip: readFileSync(zipFile), sha256 }, dirname(entry));
     },
     program: (manifest) => buildProgram({ entry, manifest, secrets: secretsOf(manifest, options) }),
   };
@@ -91,7 +95,7 @@ export async function exportService(plan: ServicePlan, parts: ServiceParts, reco
       return [id, { name, ...(executor && { executor, ...(plan.fallback && { fallback: 'in-process' as const }) }) }];
     }),
   );
-  const code = functions.length === 0 ? undefined : await parts.functionPackage();
+  const code = functions.length === 0 ? undefined : await parts.functionPackage('aws-lambda');
   const program = await parts.program({ ...parts.manifest, dataDir: EXPORTED_DATA_FOLDER, jobs });
   return {
     functions: functions.flatMap(({ id, config = {} }) => (code ? [{ name: functionNameOf(plan, id), code, config }] : [])),

@@ -30,8 +30,8 @@ export interface ServiceTools {
 
 /** What the deployment of a service needs besides its plan. */
 export interface ServiceParts {
-  /** The bundle of all jobs; asked for when there is a function to deploy. */
-  readonly functionPackage: () => Promise<FunctionPackage>;
+  /** The bundle of all jobs as the platform of this plugin takes it. */
+  readonly functionPackage: (plugin: string) => Promise<FunctionPackage>;
   /** The program that runs the manifest. */
   readonly program: (manifest: RunnerManifest) => Promise<Omit<ProgramSpec, 'name'>>;
   readonly host: PluginReference;
@@ -210,10 +210,7 @@ class DeployRun {
   ): Promise<ServiceReport> {
     const functions = this.#plan.jobs.filter((job) => job.place === 'function');
     this.#note('begun', `${this.#plan.strategy}: ${functions.length} of ${this.#plan.jobs.length} jobs on a platform`);
-    if (functions.length > 0) {
-      const code = await this.#parts.functionPackage();
-      await eachOf(functions, FUNCTIONS_AT_ONCE, async (job) => this.#deployFunction(job, code, deployerOf));
-    }
+    await eachOf(functions, FUNCTIONS_AT_ONCE, async (job) => this.#deployFunction(job, deployerOf));
     const machine = await this.#orchestrate(hostOf);
     // Calls go to the new places now: what is left of the old ones may go.
     for (const left of this.#record.leftovers) {
@@ -231,11 +228,7 @@ class DeployRun {
     this.#note('failed', `${error.code}: ${error.message}`);
   }
 
-  async #deployFunction(
-    job: JobPlan,
-    code: FunctionPackage,
-    deployerOf: (reference: PluginReference) => Promise<FaasDeployer>,
-  ): Promise<void> {
+  async #deployFunction(job: JobPlan, deployerOf: (reference: PluginReference) => Promise<FaasDeployer>): Promise<void> {
     const { deployer: reference, config = {} } = job;
     if (!reference) throw new RunnerError('INTERNAL', `the plan names no platform for job ${job.id}`);
     const name = functionNameOf(this.#plan, job.id);
@@ -243,6 +236,7 @@ class DeployRun {
     this.#saveJob(job.id, { function: { deployer: reference, name, ...this.#record.jobs[job.id]?.function } });
     try {
       const deployer = await deployerOf(reference);
+      const code = await this.#parts.functionPackage(reference.use);
       const { state, changes, warnings } = await deployer.deploy(name, code, config, this.#options);
       this.#changes.push(...changes);
       this.#warnings.push(...warnings);

@@ -36,9 +36,13 @@ export function addDeploy(cloud: Command, { io }: Cli): void {
   withWrites(withConfig(withPlatform(command)))
     .addHelpText('after', EXAMPLES)
     .action(async (entry: string, flags: DeployFlags) => {
-      const code = await packageOf(io, entry);
-      await withDeployer(io, flags, async (deployer) => {
-        const report = await deployer.deploy(flags.name, code, configOf(flags), deployOptions(io, flags));
+      const [{ codeForPlugin, withScheduleEvents }, code] = await Promise.all([
+        import('../../deploy/platform-code.ts'),
+        packageOf(io, entry),
+      ]);
+      await withDeployer(io, flags, async (deployer, plugin) => {
+        const config = await withScheduleEvents(configOf(flags), code);
+        const report = await deployer.deploy(flags.name, await codeForPlugin(plugin, code, io.cwd), config, deployOptions(io, flags));
         print(io, flags.json, { document: report, text: reportText(report, flags.dryRun === true) });
       });
     });
@@ -57,9 +61,10 @@ export function addUpdate(cloud: Command, { io }: Cli): void {
     if (flags.code === undefined && Object.keys(config).length === 0)
       throw new RunnerError('CONFIG_INVALID', 'nothing is to be updated: name --code or a setting');
     const code = flags.code === undefined ? undefined : await packageOf(io, flags.code);
-    await withDeployer(io, flags, async (deployer) => {
+    const { codeForPlugin } = await import('../../deploy/platform-code.ts');
+    await withDeployer(io, flags, async (deployer, plugin) => {
       const options = deployOptions(io, flags);
-      const first = code && (await deployer.updateCode(name, code, options));
+      const first = code && (await deployer.updateCode(name, await codeForPlugin(plugin, code, io.cwd), options));
       const report = Object.keys(config).length === 0 && first ? first : await deployer.updateConfiguration(name, config, options);
       const both = {
         ...report,

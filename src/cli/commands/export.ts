@@ -37,7 +37,8 @@ export function addExport(cloud: Command, { io }: Cli): void {
     .addHelpText('after', EXAMPLES)
     .action(async (entry: string, flags: ExportFlags) => {
       const [{ exportPlan }, code] = await Promise.all([import('../../deploy/export.ts'), packageOf(io, entry)]);
-      const functions = [{ name: flags.name, code, config: configOf(flags) }];
+      const { withScheduleEvents } = await import('../../deploy/platform-code.ts');
+      const functions = [{ name: flags.name, code, config: await withScheduleEvents(configOf(flags), code) }];
       writeExport(io, flags, exportPlan(flags.format, { functions, region: flags.region }));
     });
 }
