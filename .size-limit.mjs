@@ -16,9 +16,9 @@ function budget(name, path, { limit, external = [] }) {
 }
 
 export default [
-  budget('core, own code', 'dist/src/index.js', { limit: '450 kB', external: own }),
-  budget('http plugin, own code', 'dist/plugins/http/index.js', { limit: '32 kB', external: own }),
-  budget('plugin entry, own code', 'dist/src/plugin.js', { limit: '22 kB', external: own }),
-  budget('handler, whole', 'dist/handler/index.js', { limit: '16 kB' }),
-  budget('handler bundle entry, whole', 'dist/handler/main.js', { limit: '31 kB' }),
+  budget('core, own code', 'dist/src/index.js', { limit: '760 kB', external: own }),
+  budget('http plugin, own code', 'dist/plugins/http/index.js', { limit: '52 kB', external: own }),
+  budget('plugin entry, own code', 'dist/src/plugin.js', { limit: '66 kB', external: own }),
+  budget('handler, whole', 'dist/handler/index.js', { limit: '16 kB', external: ['@azure/functions'] }),
+  budget('handler bundle entry, whole', 'dist/handler/main.js', { limit: '33 kB', external: ['@azure/functions'] }),
 ];

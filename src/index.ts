@@ -100,6 +100,22 @@ export type { SettlementStatus } from './chain/settlement.ts';
 
 export type { Plugin, PluginContext, PluginRegistration } from './plugin/plugin.ts';
 
+export { analyzeBlueprint } from './deploy/analyze.ts';
+export type { AnalysisOptions, BlueprintAnalysis, JobFacts, JobVerdict, Reason, ReasonCode } from './deploy/analyze.ts';
+export { createPackage } from './deploy/callable.ts';
+export type { CreatePackageOptions, PackagedCallable } from './deploy/callable.ts';
+export { estimateCost } from './deploy/cost.ts';
+export type { CostEstimate, CostLine, CostOptions, Usage } from './deploy/cost.ts';
+export { buildHandler } from './deploy/package.ts';
+export type { BuildHandlerOptions, BuiltHandler, BundleInput, PackagedJob } from './deploy/package.ts';
+export { loadPolicy } from './deploy/policy.ts';
+export type { LoadedPolicy, PolicyOptions } from './deploy/policy.ts';
+export type { DeploymentPolicy, FaasProvider, JobPolicy } from './deploy/policy-model.ts';
+export { selectProvider } from './deploy/select.ts';
+export type { Candidate, Needs, SelectOptions, Selection } from './deploy/select.ts';
+export { PLANNING_LIMITS } from './executor/limits.ts';
+export type { JobLimits, Target } from './executor/limits.ts';
+
 export { createStartSpan } from './telemetry/otel.ts';
 export { createLogger } from './telemetry/pino.ts';
 export type { LogLevel, LoggerOptions } from './telemetry/pino.ts';

@@ -51,6 +51,8 @@ const LIGHT =
     ' ',
   );
 const EAGER: Readonly<Record<string, readonly string[]>> = {
+  // Policies are JSON or TOML.
+  [manifest.name]: [...LIGHT, 'smol-toml'],
   [`${manifest.name}/testing`]: [...LIGHT, 'undici', 'ws'],
   [`${manifest.name}/gateway`]: [...LIGHT, 'ws'],
 };
@@ -136,6 +138,8 @@ describe('a consumer in TypeScript', () => {
   it('compiles against every entry, strictly, with the declarations checked', () => {
     link('@types/node');
     link('undici-types');
+    // Whoever imports the entry of AWS has its SDK.
+    for (const name of Object.keys(manifest.peerDependencies)) if (name.startsWith('@aws-sdk/')) link(name);
     const lines = specifiers.map(
       (specifier, index) =>
         `import * as entry${index} from '${specifier}';\nexport const names${index}: readonly string[] = Object.keys(entry${index});`,
