@@ -5,6 +5,7 @@ import type { Plugin } from './plugin.ts';
 export const BUILT_IN_PLUGINS: ReadonlyMap<string, () => Promise<Plugin>> = new Map([
   ['aws-lambda', async () => (await import('../../plugins/aws-lambda/index.ts')).awsLambdaPlugin],
   ['digitalocean', async () => (await import('../../plugins/digitalocean/index.ts')).digitalOceanPlugin],
+  ['gcp', async () => (await import('../../plugins/gcp/index.ts')).gcpPlugin],
   ['http', async () => (await import('../../plugins/http/index.ts')).httpPlugin],
   ['container', async () => (await import('../../plugins/container/index.ts')).containerPlugin],
   ['process', async () => (await import('../../plugins/process/index.ts')).processPlugin],
