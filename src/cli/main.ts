@@ -13,6 +13,7 @@ import { addGateway } from './commands/gateway.ts';
 import { addInit } from './commands/init.ts';
 import { addProfile } from './commands/profile.ts';
 import { addRun } from './commands/run.ts';
+import { addSchedule } from './commands/schedule.ts';
 import { addService } from './commands/service.ts';
 import { addWhy } from './commands/why.ts';
 import { printError } from './output.ts';
@@ -82,6 +83,7 @@ function createProgram(cli: Cli, json: boolean): Command {
     addBuild,
     addRun,
     addService,
+    addSchedule,
     addGateway,
     addJobs,
     addWhy,
