@@ -188,11 +188,12 @@ async function assigned(isBlank: boolean): Promise<void> {
 
 /**
  * Does once all that an instance does from its assignment to its first answer, against a Runtime API of its own: the first time takes several
- * times longer. Environment and folder are afterwards what they were.
+ * times longer. The environment is afterwards what it was.
  */
 async function warmUp(temporary: string): Promise<void> {
   await import(String(EMPTY_MODULE));
-  const before = { environment: { ...process.env } as Record<string, string>, folder: process.cwd() };
+  // Where it was it may not be allowed to come back to.
+  const before = { environment: { ...process.env } as Record<string, string>, folder: temporary };
   const folder = fs.mkdtempSync(paths.join(temporary, 'warm-up-'));
   fs.writeFileSync(paths.join(folder, 'index.js'), 'exports.handler = async (event) => event;');
   const server = net.createServer((socket) => {
