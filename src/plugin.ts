@@ -6,7 +6,7 @@ export { RunnerError, isErrorCode, isRunnerError, toRunnerError } from './errors
 export type { ErrorCode, ErrorDetails, Retry, RunnerErrorOptions } from './errors.ts';
 export { Deadlines, Expiring } from './executor/deadline.ts';
 export type { Execution, ExecutionReport, ExecutorLimits, FaasExecutor, InvokeOptions } from './executor/executor.ts';
-export { LIMITS, RUNTIMES } from './executor/limits.ts';
+export { LIMITS, RUNTIMES, TARGET_LIMITS } from './executor/limits.ts';
 export type {
   DeployChange,
   DeployOptions,
@@ -43,7 +43,7 @@ export { Connections, parseTarget } from './http/connection.ts';
 export type { ConnectionOptions, Target } from './http/connection.ts';
 export type { HttpRequest, HttpResponse, TlsFiles } from './http/http.ts';
 export { PlatformRequests, count, errorOf, failure, fieldsOf, text } from './http/platform-requests.ts';
-export type { PlatformRequest, Step } from './http/platform-requests.ts';
+export type { PlatformRequest, PlatformRequestsOptions, Step } from './http/platform-requests.ts';
 export { BLUEPRINT, Metadata, TANGLE, TRACE, toJobId } from './job/call.ts';
 export type { ChainCall, Hex, JobCall, JobIdLike, JobResult } from './job/call.ts';
 export {

@@ -23,6 +23,12 @@ export interface TlsFiles {
   readonly keyFile?: string | undefined;
   /** Trusted instead of the authorities that node trusts. */
   readonly caFile?: string | undefined;
+  /** The same as text in PEM, in place of the file. */
+  readonly cert?: string | undefined;
+  readonly key?: string | undefined;
+  readonly ca?: string | undefined;
+  /** The name that the server's certificate is for, when it is not the host of the address. */
+  readonly serverName?: string | undefined;
 }
 
 export interface HttpRequest {
@@ -98,7 +104,8 @@ export class HttpClient {
   async #open(): Promise<Pool> {
     const undici = await importPeer('http', 'undici', () => import('undici'));
     const { socketPath, tls, connectionsMax } = this.#options;
-    const [cert, key, ca] = await Promise.all([tls?.certFile, tls?.keyFile, tls?.caFile].map(readPem));
+    const [cert = tls?.cert, key = tls?.key, ca = tls?.ca] = await Promise.all([tls?.certFile, tls?.keyFile, tls?.caFile].map(readPem));
+    const servername = tls?.serverName;
     return new undici.Pool(this.origin, {
       connections: connectionsMax,
       // The deadline of a call covers all of it: undici's own timers would only add work.
@@ -106,7 +113,13 @@ export class HttpClient {
       bodyTimeout: 0,
       // On HTTP/2 a client cannot tell as well what the server has seen.
       allowH2: false,
-      connect: { ...(socketPath && { socketPath }), ...(cert && { cert }), ...(key && { key }), ...(ca && { ca }) },
+      connect: {
+        ...(socketPath && { socketPath }),
+        ...(cert && { cert }),
+        ...(key && { key }),
+        ...(ca && { ca }),
+        ...(servername && { servername }),
+      },
     });
   }
 

@@ -20,7 +20,17 @@ export interface PlatformRequest extends Pick<HttpRequest, 'method' | 'path' | '
   readonly json?: unknown;
   /** Sent once, whatever comes of it: what invokes a function. */
   readonly once?: boolean;
+  /** 401 and 403 are answers like any other: whoever asks reads what the platform says. */
+  readonly refusable?: boolean;
   readonly responseBytesMax?: number;
+}
+
+export interface PlatformRequestsOptions {
+  readonly clock: Clock;
+  /** For one attempt. */
+  readonly timeoutMs: number;
+  /** What a 401 or 403 says, for platforms with errors of their own form. */
+  readonly denied?: (response: HttpResponse) => RunnerError;
 }
 
 const RESPONSE_BYTES_MAX = 64 * 1024 * 1024;
@@ -33,12 +43,14 @@ export class PlatformRequests {
   readonly #connections: Connections;
   readonly #clock: Clock;
   readonly #timeoutMs: number;
+  readonly #denied: (response: HttpResponse) => RunnerError;
 
-  constructor(target: Target, connections: Connections, { clock, timeoutMs }: { readonly clock: Clock; readonly timeoutMs: number }) {
+  constructor(target: Target, connections: Connections, { clock, timeoutMs, denied = deniedOf }: PlatformRequestsOptions) {
     this.target = target;
     this.#connections = connections;
     this.#clock = clock;
     this.#timeoutMs = timeoutMs;
+    this.#denied = denied;
   }
 
   get clock(): Clock {
@@ -52,7 +64,7 @@ export class PlatformRequests {
   async send(request: PlatformRequest): Promise<HttpResponse> {
     for (let tries = 1; ; tries += 1) {
       const response = await this.#sendOnce(request);
-      if (response.status === 401 || response.status === 403) throw errorFromResponse(response.status, response.body, response.headers);
+      if (response.status === 401 || response.status === 403) throw this.#denied(response);
       const afterMs = retryAfterMs(response);
       const isThrottled = response.status === 429 || (response.status === 503 && afterMs !== undefined);
       if (!isThrottled || request.once) return response;
@@ -66,6 +78,7 @@ export class PlatformRequests {
     headers = [],
     body,
     once: _,
+    refusable: __,
     responseBytesMax = RESPONSE_BYTES_MAX,
     ...request
   }: PlatformRequest): Promise<HttpResponse> {
@@ -91,6 +104,10 @@ const SAID: Readonly<Partial<Record<ErrorCode, ErrorCode>>> = {
   // A secret that cannot be read.
   CONFIG_INVALID: 'CREDENTIALS_MISSING',
 };
+
+function deniedOf({ status, body, headers }: HttpResponse): RunnerError {
+  return errorFromResponse(status, body, headers);
+}
 
 function told(thrown: unknown): unknown {
   if (!isRunnerError(thrown)) return thrown;

@@ -1,0 +1,327 @@
+/** Puts functions on Kubernetes: a Deployment behind a Service, its package in ConfigMaps, CronJobs for its schedules. */
+
+import { createHash, randomBytes } from 'node:crypto';
+import { RunnerError } from '../../src/plugin.ts';
+import type {
+  Clock,
+  DeployOptions,
+  DeployReport,
+  FaasDeployer,
+  FunctionConfig,
+  FunctionInvocation,
+  FunctionPackage,
+  FunctionState,
+  FunctionVersionInfo,
+  InvocationType,
+  LimitViolation,
+  LogEntry,
+  LogQuery,
+} from '../../src/plugin.ts';
+import { Cluster, refusal, statusIn } from './client.ts';
+import type { Manifest } from './client.ts';
+import { violationsOf } from './limits.ts';
+import { podLogs } from './logs.ts';
+import { DEFAULT_TIMEOUT_MS, jobOf } from './manifests.ts';
+import { ANNOTATION, LABEL, MANAGED_BY } from './pods.ts';
+import type { KubernetesOptions } from './options.ts';
+import { planFor, removalOf } from './plan.ts';
+import type { Plan, WriteContext } from './plan.ts';
+import { rolledOut } from './rollout.ts';
+import { checkOwner, configOf, packageOf, readFunction, stateOf, versionInfos, versionsIn } from './state.ts';
+import type { Present } from './state.ts';
+
+export interface Surroundings {
+  readonly clock: Clock;
+  readonly environment?: NodeJS.ProcessEnv;
+}
+
+const ROLLOUT_MS = 300_000;
+const REMOVAL_MS = 120_000;
+const POLL_MS = 200;
+/** A variable of the environment holds 128 KiB on Linux; a larger event is a file. */
+const EVENT_BYTES_INLINE = 96 * 1_024;
+const EVENT_BYTES_MAX = 1_000 * 1_024;
+
+/**
+ * A deployer of functions on Kubernetes.
+ *
+ * A function is a Secret with its environment, and owned by it ConfigMaps with its package, a Deployment, a Service and CronJobs: whoever
+ * deletes the Secret deletes all. Everything is written by server-side apply; fields that others manage are never taken over. Calls go on
+ * while pods are replaced. The last ten packages are kept; a rollback takes one of them with the configuration of now.
+ *
+ * Besides the errors of the contract: `EXECUTOR_UNAUTHORIZED` when the cluster does not allow it.
+ *
+ * @example
+ * const deployer = new KubernetesDeployer({ namespace: 'functions' }, { clock: systemClock });
+ */
+export class KubernetesDeployer implements FaasDeployer {
+  readonly name = 'kubernetes';
+  readonly #options: KubernetesOptions;
+  readonly #cluster: Cluster;
+
+  /** Does no I/O. */
+  constructor(options: KubernetesOptions, { clock, environment = process.env }: Surroundings) {
+    this.#options = options;
+    this.#cluster = new Cluster(options, { clock, environment });
+  }
+
+  violations(name: string, code: FunctionPackage, config: FunctionConfig): readonly LimitViolation[] {
+    return violationsOf(name, code, config);
+  }
+
+  // oxlint-disable-next-line max-params -- the contract has four
+  async deploy(name: string, code: FunctionPackage, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
+    this.#check(name, { code, config, options });
+    const present = await this.#own(name, options.signal);
+    return this.#carryOut(name, await this.#plan(name, { present, code, config, options }), options);
+  }
+
+  async updateCode(name: string, code: FunctionPackage, options: DeployOptions = {}): Promise<DeployReport> {
+    this.#check(name, { code, config: {}, options });
+    const present = await this.#there(name, options.signal);
+    return this.#carryOut(name, await this.#plan(name, { present, code, config: {}, options }), options);
+  }
+
+  async updateConfiguration(name: string, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
+    this.#check(name, { code: undefined, config, options });
+    const present = await this.#there(name, options.signal);
+    return this.#carryOut(name, await this.#plan(name, { present, config, options }), options);
+  }
+
+  async describe(name: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<FunctionState | undefined> {
+    return this.#state(name, await readFunction(this.#cluster, name, signal));
+  }
+
+  async *list({ all = false, signal }: { readonly all?: boolean; readonly signal?: AbortSignal } = {}): AsyncGenerator<FunctionState> {
+    const selector = all ? undefined : `${LABEL.managedBy}=${MANAGED_BY},${LABEL.component}=function`;
+    for await (const deployment of this.#cluster.list('Deployment', { ...(selector !== undefined && { selector }), signal })) {
+      const { labels = {} } = deployment.metadata;
+      // A program of ours is no function.
+      if (labels[LABEL.managedBy] === MANAGED_BY && labels[LABEL.component] === 'machine') continue;
+      const state = await this.#state(deployment.metadata.name, { deployment });
+      if (state) yield state;
+    }
+  }
+
+  async invoke(
+    name: string,
+    event: Uint8Array,
+    options: { readonly type?: InvocationType; readonly version?: string; readonly signal?: AbortSignal } = {},
+  ): Promise<FunctionInvocation> {
+    const { type = 'sync', version, signal } = options;
+    const present = await readFunction(this.#cluster, name, signal);
+    if (!present.deployment) throw notFound(name);
+    const infos = versionInfos(present);
+    const running = infos.find(({ current }) => current);
+    if (version !== undefined && !infos.some((each) => each.version === version)) throw noVersion(name, version, infos);
+    if (type === 'dry-run') return { body: new Uint8Array(), failed: false, ...(running && { version: running.version }) };
+    const isOther = version !== undefined && version !== running?.version;
+    if (type === 'async') return this.#batch(name, event, { present, version, signal });
+    if (isOther)
+      throw new RunnerError(
+        'OPERATION_UNSUPPORTED',
+        `only the current version of ${name} waits for calls; version ${version} can be called as async`,
+      );
+    return this.#call(name, event, { present, version: running?.version, signal });
+  }
+
+  async *logs(name: string, query: LogQuery = {}): AsyncGenerator<LogEntry> {
+    if (!(await this.#cluster.get('Deployment', name, query.signal))) throw notFound(name);
+    yield* podLogs(this.#cluster, `${LABEL.name}=${name},${LABEL.managedBy}=${MANAGED_BY}`, query);
+  }
+
+  async versions(name: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<readonly FunctionVersionInfo[]> {
+    return versionInfos(await this.#there(name, signal));
+  }
+
+  async rollback(name: string, version?: string, options: DeployOptions = {}): Promise<DeployReport> {
+    const present = await this.#there(name, options.signal);
+    const infos = versionInfos(present);
+    const current = infos.findIndex((each) => each.current);
+    const target = version === undefined ? (current < 0 ? undefined : infos[current + 1]) : infos.find((each) => each.version === version);
+    if (!target) throw noVersion(name, version, infos);
+    const plan = await this.#plan(name, { present, version: Number(target.version), config: {}, options });
+    return this.#carryOut(name, plan, options);
+  }
+
+  async remove(name: string, options: DeployOptions = {}): Promise<DeployReport> {
+    const present = await this.#own(name, options.signal);
+    const plan = removalOf(name, present);
+    const { changes, warnings } = await this.#write(name, plan, { options, ownerUid: undefined });
+    if (options.dryRun !== true && changes.length > 0) await this.#untilGone(name, options.signal);
+    return { changes, warnings };
+  }
+
+  close(): Promise<void> {
+    return this.#cluster.close();
+  }
+
+  #check(
+    name: string,
+    {
+      code,
+      config,
+      options,
+    }: { readonly code: FunctionPackage | undefined; readonly config: FunctionConfig; readonly options: DeployOptions },
+  ): void {
+    if (options.signal?.aborted)
+      throw new RunnerError('ABORTED', `the deployment of ${name} was cancelled`, { cause: options.signal.reason });
+    const violations = violationsOf(name, code, config);
+    if (violations.length === 0) return;
+    const message = `the function ${name} breaks limits of Kubernetes: ${violations.map((each) => each.message).join('; ')}`;
+    throw new RunnerError('LIMIT_EXCEEDED', message, { details: { violations } });
+  }
+
+  async #own(name: string, signal: AbortSignal | undefined): Promise<Present> {
+    const present = await readFunction(this.#cluster, name, signal);
+    checkOwner(name, present);
+    return present;
+  }
+
+  async #there(name: string, signal: AbortSignal | undefined): Promise<Present> {
+    const present = await this.#own(name, signal);
+    if (!present.deployment) throw notFound(name);
+    return present;
+  }
+
+  async #plan(name: string, wish: Parameters<typeof planFor>[1]): Promise<Plan & { readonly present: Present }> {
+    const namespace = await this.#cluster.namespace();
+    return { ...planFor(name, wish, { namespace, options: this.#options }), present: wish.present };
+  }
+
+  async #state(name: string, present: Partial<Present>): Promise<FunctionState | undefined> {
+    return stateOf(name, present, { options: this.#options, namespace: await this.#cluster.namespace() });
+  }
+
+  async #carryOut(name: string, plan: Plan & { readonly present: Present }, options: DeployOptions): Promise<DeployReport> {
+    const { secret, deployment } = plan.present;
+    const report = await this.#write(name, plan, { options, ownerUid: secret?.metadata.uid });
+    if (options.dryRun) {
+      const state = deployment && (await this.#state(name, plan.present));
+      return { ...report, ...(state && { state }) };
+    }
+    const { rolloutTimeoutMs = ROLLOUT_MS } = this.#options;
+    const { signal, onProgress } = options;
+    await rolledOut(this.#cluster, name, { component: 'function', timeoutMs: rolloutTimeoutMs, signal, onProgress });
+    const state = await this.describe(name, signal && { signal });
+    return { ...report, ...(state && { state }) };
+  }
+
+  /** In a dry run, the cluster checks every manifest and keeps none. */
+  async #write(
+    name: string,
+    { writes, warnings }: Plan,
+    { options, ownerUid }: { readonly options: DeployOptions; readonly ownerUid: string | undefined },
+  ): Promise<Pick<DeployReport, 'changes' | 'warnings'>> {
+    const { dryRun = false, signal, onProgress } = options;
+    const context: WriteContext = { dryRun, signal, ownerUid };
+    for (const [done, { change, run }] of writes.entries()) {
+      if (signal?.aborted) throw new RunnerError('ABORTED', `the deployment of ${name} was cancelled`, { cause: signal.reason });
+      onProgress?.({ step: `${change.action} ${change.resource} ${change.id}`, function: name, done, total: writes.length });
+      await run(this.#cluster, context);
+    }
+    return { changes: writes.map(({ change }) => change), warnings };
+  }
+
+  /** What the Secret owns goes in the background. */
+  async #untilGone(name: string, signal: AbortSignal | undefined): Promise<void> {
+    const { clock } = this.#cluster;
+    const until = clock.monotonic() + REMOVAL_MS;
+    for (;;) {
+      const { secret, deployment, service, cronJobs, code } = await readFunction(this.#cluster, name, signal);
+      const left = [secret, deployment, service, ...cronJobs, ...code].filter((each) => each !== undefined);
+      if (left.length === 0) return;
+      if (clock.monotonic() > until)
+        throw new RunnerError(
+          'DEPLOY_FAILED',
+          `the cluster has not removed all of ${name} within ${REMOVAL_MS} ms: ${left.length} objects are left`,
+        );
+      await clock.sleep(POLL_MS, signal);
+    }
+  }
+
+  /** Through the API server, whose access rules hold. */
+  async #call(name: string, event: Uint8Array, { present, version, signal }: CallOptions): Promise<FunctionInvocation> {
+    const { clock } = this.#cluster;
+    const { connections, target } = await this.#cluster.connections();
+    const { timeoutMs = DEFAULT_TIMEOUT_MS } = configOf({ deployment: present.deployment });
+    const startedAt = clock.monotonic();
+    const response = await connections.send(target, {
+      method: 'POST',
+      path: `${target.path}${await this.#cluster.path('Service', `${name}:http`)}/proxy/`,
+      headers: ['content-type', 'application/json'],
+      body: event,
+      deadline: clock.now() + timeoutMs,
+      signal,
+      responseBytesMax: 64 * 1_024 * 1_024,
+    });
+    const status = statusIn(response);
+    if (status?.reason === 'NotFound') throw notFound(name);
+    if (status) throw refusal(`call function ${name}`, response);
+    return {
+      body: response.body,
+      failed: response.status >= 300,
+      ...(version !== undefined && { version }),
+      report: { durationMs: Math.round(clock.monotonic() - startedAt) },
+    };
+  }
+
+  /** A pod of its own for one call. It is kept for ten minutes after its end, for its log. */
+  async #batch(name: string, event: Uint8Array, { present, version, signal }: CallOptions): Promise<FunctionInvocation> {
+    if (event.length > EVENT_BYTES_MAX)
+      throw new RunnerError('PAYLOAD_TOO_LARGE', `the event has ${event.length} bytes; a ConfigMap holds ${EVENT_BYTES_MAX}`);
+    const versions = versionsIn(present);
+    const sha256 = present.deployment && packageOf(present.deployment);
+    const code = versions.find((each) => (version === undefined ? each.sha256 === sha256 : String(each.number) === version));
+    if (!code) throw noVersion(name, version, versionInfos(present));
+    const spec = {
+      name,
+      namespace: await this.#cluster.namespace(),
+      code: { sha256: code.sha256, parts: code.parts, version: code.number },
+      config: configOf(present),
+      environmentRevision: Number(present.secret?.metadata.annotations?.[ANNOTATION.environment] ?? 1),
+      pods: this.#options,
+      ownerUid: present.secret?.metadata.uid,
+    };
+    const job = `${name}-${randomBytes(5).toString('hex')}`;
+    const isLarge = event.length > EVENT_BYTES_INLINE;
+    const made = await this.#cluster.create(jobOf(spec, { name: job, event, ...(isLarge && { eventMap: job }) }), { signal });
+    if (isLarge && made.metadata.uid !== undefined) await this.#cluster.create(eventMapOf(made, event), { signal });
+    return { body: new Uint8Array(), failed: false, requestId: job, version: String(code.number) };
+  }
+}
+
+interface CallOptions {
+  readonly present: Present;
+  readonly version: string | undefined;
+  readonly signal: AbortSignal | undefined;
+}
+
+/** Its pod waits for it, and it goes with the Job. */
+function eventMapOf({ metadata }: Manifest, event: Uint8Array): Manifest {
+  const { name, namespace, labels, uid = '' } = metadata;
+  return {
+    apiVersion: 'v1',
+    kind: 'ConfigMap',
+    metadata: {
+      name,
+      ...(namespace !== undefined && { namespace }),
+      ...(labels && { labels }),
+      annotations: { [ANNOTATION.sha256]: createHash('sha256').update(event).digest('hex') },
+      ownerReferences: [{ apiVersion: 'batch/v1', kind: 'Job', name, uid }],
+    },
+    immutable: true,
+    binaryData: { event: Buffer.from(event).toString('base64') },
+  };
+}
+
+function notFound(name: string): RunnerError {
+  return new RunnerError('FUNCTION_NOT_FOUND', `the cluster has no function ${name}`, { details: { name } });
+}
+
+function noVersion(name: string, version: string | undefined, infos: readonly FunctionVersionInfo[]): RunnerError {
+  const what = version === undefined ? 'version before the current one' : `version ${version}`;
+  return new RunnerError('NOT_FOUND', `function ${name} has no ${what}`, {
+    details: { name, versions: infos.map((each) => each.version) },
+  });
+}
