@@ -3,9 +3,12 @@
  *
  * Packaging further lists what went in, loads the bundle in a process of its own to learn its jobs, and measures it. What is built again unchanged,
  * for the next function or by a watcher, is not loaded again: that has the goal. The first build of a source waits for a process of node.
+ *
+ * At the end: the sums of the zip, made from source and by the compiled package, in time zones far apart, under every node of this machine.
  */
 
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -57,4 +60,32 @@ await compare(
   { ...options, goal: 1.3 },
 );
 await compare('package, changed source', { peer: () => bare(changed()), ours: () => buildHandler({ entry: changed(), outDir }) }, options);
+
+const compiled = join(root, 'dist/src/deploy/package.js');
+if (!existsSync(compiled)) throw new Error('npm run build first: other versions of node run the compiled package');
+const program = `const { buildHandler } = await import(process.argv[1]);
+const { sha256 } = await buildHandler({ entry: process.argv[2], outDir: process.argv[3] });
+console.log(process.version + ' ' + sha256);`;
+
+// As users write it: the example itself would bring the sources of the package beside what is compiled.
+const published = join(outDir, 'published.ts');
+writeFileSync(published, readFileSync(entry, 'utf8').replaceAll(/'(?:\.\.\/)+src\/[\w/]+\.ts'/g, "'blueprint-runner'"));
+
+function sumOf(node: string, TZ: string): string {
+  const args = ['--input-type=module', '--eval', program, compiled, published, join(outDir, 'sum')];
+  const { stdout, stderr } = spawnSync(node, args, { env: { TZ }, encoding: 'utf8' });
+  const [version = '', sum] = stdout.trim().split(' ');
+  if (sum === undefined) throw new Error(`${node}: ${stderr}`);
+  console.log(`zip ${version.padEnd(10)} ${TZ.padEnd(20)} ${sum}`);
+  return sum;
+}
+
+const { sha256 } = await buildHandler({ entry: published, outDir });
+console.log(`zip ${process.version.padEnd(10)} ${'from source'.padEnd(20)} ${sha256}`);
+const nodes = [process.execPath, '/usr/bin/node', '/usr/local/bin/node'].filter((file) => existsSync(file));
+const sums = nodes.flatMap((node) => ['UTC', 'America/New_York', 'Pacific/Kiritimati'].map((zone) => sumOf(node, zone)));
+if (sums.some((sum) => sum !== sha256)) {
+  console.log('the zips differ');
+  process.exitCode = 1;
+}
 rmSync(outDir, { recursive: true });
