@@ -7,6 +7,7 @@ export const BUILT_IN_PLUGINS: ReadonlyMap<string, () => Promise<Plugin>> = new 
   ['digitalocean', async () => (await import('../../plugins/digitalocean/index.ts')).digitalOceanPlugin],
   ['gcp', async () => (await import('../../plugins/gcp/index.ts')).gcpPlugin],
   ['http', async () => (await import('../../plugins/http/index.ts')).httpPlugin],
+  ['kubernetes', async () => (await import('../../plugins/kubernetes/index.ts')).kubernetesPlugin],
   ['container', async () => (await import('../../plugins/container/index.ts')).containerPlugin],
   ['process', async () => (await import('../../plugins/process/index.ts')).processPlugin],
 ]);
