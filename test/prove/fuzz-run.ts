@@ -235,7 +235,7 @@ class Fuzz {
         };
         const answer = await connection.send(input.bytes);
         // What the instance does is no fault of the gateway.
-        const isTold = [200, 429, 502, 503, 504].includes(answer.status);
+        const isTold = [200, 413, 429, 502, 503, 504].includes(answer.status);
         this.#count('calls of hostile instances', String(answer.status));
         if (!isTold) this.#fail(-1, { ...input, fault: `${answer.status} ${answer.body.toString()}` });
       }
