@@ -20,8 +20,6 @@ export interface PlatformRequest extends Pick<HttpRequest, 'method' | 'path' | '
   readonly json?: unknown;
   /** Sent once, whatever comes of it: what invokes a function. */
   readonly once?: boolean;
-  /** 401 and 403 are answers like any other: whoever asks reads what the platform says. */
-  readonly refusable?: boolean;
   readonly responseBytesMax?: number;
 }
 
@@ -78,7 +76,6 @@ export class PlatformRequests {
     headers = [],
     body,
     once: _,
-    refusable: __,
     responseBytesMax = RESPONSE_BYTES_MAX,
     ...request
   }: PlatformRequest): Promise<HttpResponse> {

@@ -4,6 +4,7 @@ import type { Plugin } from './plugin.ts';
 
 export const BUILT_IN_PLUGINS: ReadonlyMap<string, () => Promise<Plugin>> = new Map([
   ['aws-lambda', async () => (await import('../../plugins/aws-lambda/index.ts')).awsLambdaPlugin],
+  ['azure', async () => (await import('../../plugins/azure/index.ts')).azurePlugin],
   ['cloudflare', async () => (await import('../../plugins/cloudflare/index.ts')).cloudflarePlugin],
   ['digitalocean', async () => (await import('../../plugins/digitalocean/index.ts')).digitalOceanPlugin],
   ['gcp', async () => (await import('../../plugins/gcp/index.ts')).gcpPlugin],
