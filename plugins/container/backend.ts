@@ -168,6 +168,7 @@ export class ContainerBackend implements InstanceBackend {
   async #plan({ fn, runtimeApi, ...spec }: LaunchSpec, place: Place): Promise<ContainerPlan> {
     const { files } = this.#host;
     const { socketPath } = runtimeApi;
+    await runtimeApi.listen();
     const [client, layers] = await Promise.all([
       files.client(),
       files.layers(fn.layers),

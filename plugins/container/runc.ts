@@ -176,6 +176,7 @@ export class RuncBackend implements InstanceBackend {
 
   async #makeBundle(spec: LaunchSpec): Promise<string> {
     const { fn, runtimeApi, instanceId } = spec;
+    await runtimeApi.listen();
     const [client, layers, node] = await Promise.all([
       this.#files.client(),
       this.#files.layers(fn.layers),

@@ -9,7 +9,7 @@ import type { Clock, FunctionVersion, Instance, InstanceBackend, LaunchSpec, Tel
 import { Builder } from './builder.ts';
 import type { WorkerClass } from './builder.ts';
 import { noteProcess, reap } from './leftovers.ts';
-import { programOf } from './program.ts';
+import { needsSocket, programOf } from './program.ts';
 import type { Program } from './program.ts';
 import { probe } from './sandbox.ts';
 import type { Confinement, SandboxKind } from './sandbox.ts';
@@ -109,6 +109,7 @@ export class ProcessBackend implements InstanceBackend {
     const started = this.#clock.monotonic();
     if (this.#isClosed) throw new RunnerError('BACKEND_UNAVAILABLE', 'the process backend is closed');
     const [builder, program] = await Promise.all([this.#build(), programOf(spec.fn, this.#options.runtimes ?? {})]);
+    if (needsSocket(spec, program)) await spec.runtimeApi.listen();
     this.#throwIfAborted(spec);
     const kind = this.#classOf(spec.fn, spec.ownerId, program);
     // What waits is our client on node: a package that brings its own program needs a process of its own.

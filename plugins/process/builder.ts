@@ -8,6 +8,7 @@ import type { LaunchSpec, NetworkAccess } from '../../src/plugin.ts';
 import { Cgroup } from './cgroup.ts';
 import { makeFolder } from './leftovers.ts';
 import { isOpenToAll, place } from './place.ts';
+import { needsSocket } from './program.ts';
 import type { Program } from './program.ts';
 import { INSIDE, PATH_INSIDE, bubblewrapArguments, cpusFor } from './sandbox.ts';
 import type { Confinement } from './sandbox.ts';
@@ -93,13 +94,14 @@ export class Builder {
     const base = kind.cradle ?? this.#base(kind, spec.instanceId);
     if (kind.cradle) base.cgroup?.limit(this.#limits(kind));
     const layers = this.#layers(spec, base.folder);
-    const places = this.#open(spec, base, { task: program.folder, layers });
+    const hasSocket = needsSocket(spec, program);
+    const places = this.#open(spec, base, { task: program.folder, layers, hasSocket });
     const environment = await this.#environment(spec, places, program);
     const isDirect = program.kind === 'bootstrap' || needsAtStart(environment, foldersOf(spec));
     const mounts = [
       [program.folder, INSIDE.task],
       ...(layers === undefined ? [] : [[layers, INSIDE.layers] as const]),
-      [spec.runtimeApi.socketPath, INSIDE.socket],
+      ...(hasSocket ? [[spec.runtimeApi.socketPath, INSIDE.socket] as const] : []),
     ] as const;
     const readable = [places.task, ...(layers === undefined ? [] : [layers])];
     const command = this.#command(kind, base, { mounts, readable, mode: 'start', isDirect, program });
@@ -142,15 +144,17 @@ export class Builder {
     const last = layers.toReversed();
     if (!place(code.path, join(folder, 'task'), limits) || !last.every(({ path }) => place(path, join(folder, 'opt'), limits)))
       return undefined;
-    const { socketPath } = spec.runtimeApi;
+    const { socketPath, serve } = spec.runtimeApi;
     const socket = join(folder, 'run', 'api.sock');
-    try {
-      linkSync(socketPath, socket);
-    } catch {
-      // Sockets cannot be linked across file systems: a fresh process mounts it.
-      return undefined;
+    if (!serve) {
+      try {
+        linkSync(socketPath, socket);
+      } catch {
+        // Sockets cannot be linked across file systems: a fresh process mounts it.
+        return undefined;
+      }
+      if (plan.user !== undefined) chownSync(socket, plan.user, plan.user);
     }
-    if (plan.user !== undefined) chownSync(socket, plan.user, plan.user);
     const places: Places = this.#isBoxed
       ? INSIDE_PLACES
       : { task: join(folder, 'task'), layers: join(folder, 'opt'), socket, temporary: join(folder, 'tmp') };
@@ -201,14 +205,20 @@ export class Builder {
   }
 
   /** Lets the user of the instance at its code and its socket. */
-  #open(spec: LaunchSpec, base: Pick<WorkerPlan, 'folder' | 'user'>, given: { task: string; layers: string | undefined }): Places {
+  #open(
+    spec: LaunchSpec,
+    base: Pick<WorkerPlan, 'folder' | 'user'>,
+    given: { task: string; layers: string | undefined; hasSocket: boolean },
+  ): Places {
     const { socketPath } = spec.runtimeApi;
     const { user, folder } = base;
     let { task } = given;
     if (user !== undefined) {
-      chownSync(socketPath, user, user);
+      if (given.hasSocket) {
+        chownSync(socketPath, user, user);
+        if (!this.#isBoxed) chownSync(dirname(socketPath), user, user);
+      }
       if (!this.#isBoxed) {
-        chownSync(dirname(socketPath), user, user);
         if (!isOpenToAll(task, false)) {
           const own = join(folder, 'task');
           mkdirSync(own, { mode: 0o755 });

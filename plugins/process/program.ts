@@ -4,7 +4,7 @@ import { statSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { RunnerError } from '../../src/plugin.ts';
-import type { FunctionVersion } from '../../src/plugin.ts';
+import type { FunctionVersion, LaunchSpec } from '../../src/plugin.ts';
 
 export type Program =
   | { readonly kind: 'node'; readonly node: string }
@@ -51,6 +51,11 @@ export async function programOf(
     });
   const isOurs = found.size < 4_096 && (await readFile(bootstrap, 'utf8')).includes(OUR_MARK);
   return { kind: 'bootstrap', node, isOurs, folder };
+}
+
+/** Our client hears from the Runtime API over the connection that tells it what it is. */
+export function needsSocket({ runtimeApi }: LaunchSpec, program: Program): boolean {
+  return program.kind === 'bootstrap' || runtimeApi.serve === undefined;
 }
 
 function unsupported(fn: FunctionVersion, runtimes: Readonly<Record<string, string>>): RunnerError {

@@ -218,7 +218,7 @@ export class BackendBench {
       instanceId: `conformance-${key}`,
       ownerId,
       fn,
-      runtimeApi: { socketPath, openPort: () => api.openPort() },
+      runtimeApi: { socketPath, listen: () => Promise.resolve(), openPort: () => api.openPort() },
       environment: instanceEnvironment(fn, { instanceId: key, startedAt: systemClock.now() }),
       onOutput: (stream, chunk) => void output[stream].push(Buffer.from(chunk)),
       signal,

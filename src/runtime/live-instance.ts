@@ -58,6 +58,7 @@ export class LiveInstance implements PoolInstance {
   #end: InstanceEnd | undefined;
   #stopping: Promise<void> | undefined;
   #cleaned: Promise<void> = Promise.resolve();
+  #listening: Promise<void> | undefined;
   /** Calls that were handed over and have not ended. */
   readonly #calls = new Set<InstanceCall>();
 
@@ -134,9 +135,6 @@ export class LiveInstance implements PoolInstance {
   async #launch(signal: AbortSignal): Promise<void> {
     const { backend, clock, socketPath, startTimeoutMs, ...options } = this.#options;
     const startedAt = clock.monotonic();
-    // The way to another thread and back would take ten times longer.
-    mkdirSync(dirname(socketPath), { mode: 0o700 });
-    await this.api.listen(socketPath);
     const limit = new AbortController();
     const late = new RunnerError(
       'INSTANCE_START_FAILED',
@@ -148,7 +146,12 @@ export class LiveInstance implements PoolInstance {
         instanceId: this.id,
         ownerId: options.ownerId,
         fn: this.fn,
-        runtimeApi: { socketPath, openPort: () => this.api.openPort(), serve: (connection, head) => this.api.serve(connection, head) },
+        runtimeApi: {
+          socketPath,
+          listen: () => this.#listen(),
+          openPort: () => this.#listen().then(() => this.api.openPort()),
+          serve: (connection, head) => this.api.serve(connection, head),
+        },
         environment: options.environment,
         onOutput: (stream, chunk) => this.log.output(stream, chunk),
         signal: AbortSignal.any([signal, limit.signal]),
@@ -166,6 +169,16 @@ export class LiveInstance implements PoolInstance {
     } finally {
       cancel();
     }
+  }
+
+  #listen(): Promise<void> {
+    const { socketPath } = this.#options;
+    if (!this.#listening) {
+      // The way to another thread and back would take ten times longer.
+      mkdirSync(dirname(socketPath), { mode: 0o700 });
+      this.#listening = this.api.listen(socketPath);
+    }
+    return this.#listening;
   }
 
   async #init(signal: AbortSignal): Promise<void> {
@@ -244,6 +257,8 @@ export class LiveInstance implements PoolInstance {
 
   async #clean(): Promise<void> {
     await this.api.close();
+    if (!this.#listening) return;
+    await this.#listening.catch(() => {});
     // What cannot be removed now is removed by the next start.
     await rm(dirname(this.#options.socketPath), { recursive: true, force: true }).catch(() => {});
   }

@@ -11,6 +11,8 @@ const UNFIT_FOR_A_HEADER = /[^\t\x20-\x7e\x80-\xff]/g;
 /** How the event of one lane is answered. */
 class LaneOutlet implements Outlet {
   readonly taken = Promise.resolve();
+  /** It has an event, and not begun to answer it. */
+  isOwing = false;
   isHeld = false;
   /** A write that waits until the reader is quick enough. */
   held: (() => void) | undefined;
@@ -23,14 +25,17 @@ class LaneOutlet implements Outlet {
   }
 
   respond(body: string): void {
+    this.isOwing = false;
     this.#channel.writer.text(FRAME.answer, this.#lane, body);
   }
 
   fail(thrown: unknown): void {
+    this.isOwing = false;
     this.#channel.writer.text(FRAME.failed, this.#lane, boundedFault(thrown));
   }
 
   begin(contentType: string): void {
+    this.isOwing = false;
     const type = contentType.replace(UNFIT_FOR_A_HEADER, '');
     this.#channel.writer.bytes(FRAME.begin, this.#lane, Buffer.from(type, 'latin1'));
   }
@@ -110,6 +115,13 @@ export class Channel implements FrameSink {
     this.writer.text(FRAME.stop, 0, '');
   }
 
+  /** Says of all events that nothing answers yet that they have failed, and ends the connection. */
+  abandon(thrown: unknown): void {
+    this.stop();
+    for (const outlet of this.#outlets) if (outlet.isOwing) outlet.fail(thrown);
+    this.end(() => {});
+  }
+
   /** Ends the connection; `done` when all has left. */
   end(done: () => void): void {
     this.writer.flush();
@@ -131,6 +143,7 @@ export class Channel implements FrameSink {
     const outlet = this.#outlets[this.#lane];
     if (!outlet) return;
     if (this.#type === FRAME.event) {
+      outlet.isOwing = true;
       this.#work(eventOf(pieces.length === 1 ? (pieces[0] as Buffer) : Buffer.concat(pieces)), outlet);
       return;
     }

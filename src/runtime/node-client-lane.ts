@@ -61,7 +61,7 @@ const ERROR_BODY = 'Lambda-Runtime-Function-Error-Body';
 /** A Runtime API need not take more of an error. */
 const FAULT_CHARS_MAX = 250_000;
 
-/** One connection to the Runtime API: one request at a time, connected when it is needed. */
+/** One connection to the Runtime API: one request at a time, connected when it is needed, unless it is there already. */
 export class Lane {
   #socket: Socket | undefined;
   #waiting: Waiting | undefined;
@@ -69,6 +69,10 @@ export class Lane {
   #receivedBytes = 0;
   #head: Head | undefined;
   #isClosed = false;
+
+  constructor(socket?: Socket) {
+    if (socket) this.#socket = this.#attach(socket);
+  }
 
   async request(method: 'GET' | 'POST', path: string, sent: { headers?: string; body?: Buffer | string } = {}): Promise<Answer> {
     const wasOpen = this.#socket !== undefined;
@@ -90,7 +94,7 @@ export class Lane {
     return new Promise((resolve, reject) => {
       this.#waiting = { resolve, reject };
       this.#reset();
-      this.#socket ??= this.#connect();
+      this.#socket ??= this.#attach(net.connect(runtimeApi()));
       this.write(pieces);
     });
   }
@@ -111,8 +115,7 @@ export class Lane {
     this.#socket?.destroy();
   }
 
-  #connect(): Socket {
-    const socket = net.connect(runtimeApi());
+  #attach(socket: Socket): Socket {
     const gone = (error?: Error): void => {
       if (this.#socket !== socket) return;
       this.#socket = undefined;

@@ -44,6 +44,8 @@ const running = new Set<string>();
 const idle = new Set<Lane>();
 let channel: Channel | undefined;
 let isStopping = false;
+/** Set when it dies, and waits until that is heard. */
+let exitCode: number | undefined;
 
 function begin({ id, traceId }: Event, setsTrace: boolean): void {
   running.add(id);
@@ -80,6 +82,7 @@ async function workOverFrames(handler: Handler, lanes: number, connection: Socke
     void answer(handler, { event, outlet, over });
   };
   const lost = (): void => {
+    if (exitCode !== undefined) process.exit(exitCode);
     if (isStopping) process.exit(0);
     process.stderr.write('the Runtime API is gone: it closed the connection\n');
     process.exit(1);
@@ -95,10 +98,16 @@ function leave(): void {
 }
 
 /** Says of every running invocation that the process is about to die, and dies. */
-function dieOf(thrown: unknown, exitCode: number): void {
+function dieOf(thrown: unknown, code: number): void {
   process.stderr.write(`${thrown instanceof Error ? (thrown.stack ?? thrown.message) : String(thrown)}\n`);
+  if (channel && running.size > 0) {
+    // Whoever listens closes the connection when it has heard all.
+    if (exitCode === undefined) channel.abandon(thrown);
+    exitCode ??= code;
+    return;
+  }
   const posts = [...running].map((id) => postFault(new Lane(), `/invocation/${id}/error`, thrown));
-  void Promise.allSettled(posts).then(() => process.exit(exitCode));
+  void Promise.allSettled(posts).then(() => process.exit(code));
 }
 
 function watchOver(): void {
@@ -126,7 +135,7 @@ async function serve(connection?: Socket): Promise<void> {
     handler = await loadHandler(env['LAMBDA_TASK_ROOT'] ?? process.cwd(), env['_HANDLER'] ?? '');
   } catch (error) {
     process.stderr.write(`${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
-    await postFault(new Lane(), '/init/error', error).catch(() => {});
+    await postFault(new Lane(connection), '/init/error', error).catch(() => {});
     process.exit(1);
   }
   const lanes = Math.max(1, Number(env['AWS_LAMBDA_MAX_CONCURRENCY'] ?? 1));

@@ -87,7 +87,10 @@ afterEach(async () => {
   for (const close of opened.splice(0).toReversed()) await close();
 });
 
-async function open(concurrency = 1): Promise<{
+async function open(
+  concurrency = 1,
+  isListening = true,
+): Promise<{
   readonly api: RuntimeApi;
   readonly path: string;
   readonly faults: Fault[];
@@ -105,7 +108,7 @@ async function open(concurrency = 1): Promise<{
     { ready: () => (readied += 1), initFailed: (fault) => faults.push(fault), violated: (reason) => violations.push(reason) },
     concurrency,
   );
-  await api.listen(path);
+  if (isListening) await api.listen(path);
   const agent = new Agent({ keepAlive: true });
   opened.push(
     () => rm(folder, { recursive: true, force: true }),
@@ -363,7 +366,7 @@ describe('what is no request', () => {
 });
 
 test.each(['in one piece', 'in pieces', 'before it listened'])('serves frames over a connection that is there already: %s', async (how) => {
-  const { api, readied, path } = await open();
+  const { api, readied, path } = await open(1, false);
   const accepted = Promise.withResolvers<Socket>();
   const server = createServer((socket) => accepted.resolve(socket));
   await new Promise<void>((resolve) => void server.listen(`${path}-other`, resolve));
@@ -381,13 +384,37 @@ test.each(['in one piece', 'in pieces', 'before it listened'])('serves frames ov
   await once(client, 'close');
 });
 
-test('refuses whoever asks for something else over it', async () => {
+test('speaks HTTP with whoever asks for no frames over it', async () => {
+  const { api, faults, readied, path } = await open(1, false);
+  const accepted = Promise.withResolvers<Socket>();
+  const server = createServer((socket) => accepted.resolve(socket));
+  await new Promise<void>((resolve) => void server.listen(`${path}-other`, resolve));
+  const client = connect(`${path}-other`);
+  const fault = JSON.stringify({ errorType: 'Runtime.ImportModuleError', errorMessage: 'x'.repeat(100_000) });
+  const post = `POST ${BASE}/init/error HTTP/1.1\r\ncontent-length: ${fault.length}\r\n\r\n${fault}`;
+  api.serve(await accepted.promise, Buffer.from(post.slice(0, 9)));
+  server.close();
+  client.write(post.slice(9, 200));
+  await new Promise((resolve) => void client.write(post.slice(200, 5_000), resolve));
+  client.write(post.slice(5_000));
+  const [reply] = (await once(client, 'data')) as [Buffer];
+  expect(reply.toString()).toMatch(/^HTTP\/1\.1 202 /);
+  expect(faults.map(({ body }) => body)).toEqual([fault]);
+  client.write('GET / HTTP/1.1\r\n\r\n');
+  const [other] = (await once(client, 'data')) as [Buffer];
+  expect(other.toString()).toMatch(/^HTTP\/1\.1 404 /);
+  expect(readied()).toBe(0);
+  await api.close();
+  await once(client, 'close');
+});
+
+test('refuses who asks for a connection to anything else over it', async () => {
   const { api, readied, path } = await open();
   const accepted = Promise.withResolvers<Socket>();
   const server = createServer((socket) => accepted.resolve(socket));
   await new Promise<void>((resolve) => void server.listen(`${path}-other`, resolve));
   const client = connect(`${path}-other`);
-  api.serve(await accepted.promise, Buffer.from('GET / HTTP/1.1\r\n\r\n'));
+  api.serve(await accepted.promise, Buffer.from('CONNECT other:1 HTTP/1.1\r\n\r\n'));
   server.close();
   const [reply] = (await once(client, 'data')) as [Buffer];
   expect(reply.toString()).toMatch(/^HTTP\/1\.1 400 /);

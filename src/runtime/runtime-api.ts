@@ -59,6 +59,7 @@ export interface RuntimeApiListener {
   violated(reason: string): void;
 }
 
+const CONNECT = Buffer.from('CONNECT ');
 const BASE = '/2018-06-01/runtime/';
 const NEXT = `${BASE}invocation/next`;
 const INIT_ERROR = `${BASE}init/error`;
@@ -129,7 +130,7 @@ export class RuntimeApi {
     });
   }
 
-  /** Speaks frames over a connection that is there already, when its other side asks for them. */
+  /** Speaks frames over a connection that is there already, when its other side asks for them; else HTTP. */
   serve(connection: Socket, head: Buffer): void {
     let received = Buffer.alloc(0);
     const receive = (data: Buffer): void => {
@@ -137,6 +138,11 @@ export class RuntimeApi {
       const end = received.indexOf('\r\n\r\n');
       if (end < 0 && received.length < HEADER_BYTES_MAX) return;
       connection.off('data', receive);
+      if (!received.subarray(0, CONNECT.length).equals(CONNECT)) {
+        connection.unshift(received);
+        this.#server.emit('connection', connection);
+        return;
+      }
       const [, target, lanes] =
         /^CONNECT (\S+) .*\r\nx-blueprint-lanes: (\d+)$/s.exec(received.toString('latin1', 0, Math.max(0, end))) ?? [];
       this.#speakFrames(connection, { target, lanes: Number(lanes) }, received.subarray(end + 4));

@@ -65,7 +65,7 @@ export class LightFunction {
       instanceId: `bench-${process.pid}-${this.#count}`,
       ownerId: 'bench',
       fn: this.version,
-      runtimeApi: { socketPath, openPort: () => Promise.reject(new Error('there is no port')) },
+      runtimeApi: { socketPath, listen: () => Promise.resolve(), openPort: () => Promise.reject(new Error('there is no port')) },
       environment: this.#environment,
       onOutput: (_stream, chunk) => void process.stderr.write(chunk),
       signal: new AbortController().signal,

@@ -59,9 +59,11 @@ async function ours(backend: ProcessBackend): Promise<() => Promise<void>> {
     const ready = Promise.withResolvers<void>();
     const fail = (reason: unknown): void => ready.reject(new Error(`the instance failed: ${JSON.stringify(reason)}`));
     const api = new RuntimeApi({ ready: ready.resolve, initFailed: fail, violated: fail }, 1);
-    await api.listen(socketPath);
     const serve = (connection: Socket, head: Buffer): void => api.serve(connection, head);
-    const launched: Promise<Instance> = backend.launch({ ...spec, runtimeApi: { ...spec.runtimeApi, serve } });
+    const launched: Promise<Instance> = backend.launch({
+      ...spec,
+      runtimeApi: { ...spec.runtimeApi, listen: () => api.listen(socketPath), serve },
+    });
     await Promise.all([launched, ready.promise]);
     const instance = await launched;
     cleanUp.push(async () => {

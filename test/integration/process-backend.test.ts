@@ -8,7 +8,8 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { ProcessBackend } from '../../plugins/process/index.ts';
 import type { ProcessBackendOptions } from '../../plugins/process/index.ts';
 import { probeCgroups } from '../../plugins/process/cgroup.ts';
-import type { FunctionVersion, Instance, InstanceEnd, LaunchSpec } from '../../src/plugin.ts';
+import type { FunctionVersion, Instance, InstanceEnd, LaunchSpec, RunnerError } from '../../src/plugin.ts';
+import { FunctionRuntime } from '../../src/runtime/function-runtime.ts';
 import { startLambdaRuntimeApi } from '../../src/testing/lambda-runtime-api.ts';
 import type { LambdaOutcome, LambdaRuntimeApi } from '../../src/testing/lambda-runtime-api.ts';
 import { buildFixture } from '../fixtures/handler/process.ts';
@@ -84,7 +85,7 @@ async function specOf(
     instanceId: `instance-${count}`,
     ownerId: 'owner',
     fn,
-    runtimeApi: { socketPath, openPort: () => Promise.reject(new Error('no port')) },
+    runtimeApi: { socketPath, listen: () => Promise.resolve(), openPort: () => Promise.reject(new Error('no port')) },
     environment: { _HANDLER: fn.handler, LAMBDA_TASK_ROOT: '/var/task' },
     onOutput: (_stream, chunk) => (output += Buffer.from(chunk).toString()),
     signal: new AbortController().signal,
@@ -508,7 +509,7 @@ describe('what is left', () => {
        const more = { onOutput: () => {}, signal: new AbortController().signal };
        const instances = [];
        for (const spec of JSON.parse(process.argv[2]))
-         instances.push(await backend.launch({ ...spec, ...more, runtimeApi: { ...spec.runtimeApi, openPort: async () => 0 } }));
+         instances.push(await backend.launch({ ...spec, ...more, runtimeApi: { ...spec.runtimeApi, listen: async () => {}, openPort: async () => 0 } }));
        process.stdout.write(JSON.stringify(instances.map(({ handle }) => handle.pid)));
        setInterval(() => {}, 1000);`,
     );
@@ -673,5 +674,46 @@ describe('waiting processes', () => {
     const third = await launch(backend, large, { environment });
     const answer = bodyOf(await third.api.invoke('{}')) as unknown[];
     expect([answer[1], answer[4]]).toEqual(['--title=mine', 'mine']);
+  });
+});
+
+describe('the connection that tells an instance what it is', () => {
+  test.each(['fresh', 'waiting'])('is all that it needs of the Runtime API: calls, failures, ends of a %s process', async (kind) => {
+    const backend = backendOf({ blanks: kind === 'waiting' ? 1 : 0 });
+    const folder = join(root, 'sockets');
+    mkdirSync(folder, { mode: 0o711 });
+    const runtime = new FunctionRuntime({ backend, folder });
+    await runtime.start();
+    const outcomeOf = async (body: string, more: Readonly<Record<string, string>> = {}): Promise<unknown> => {
+      const fn = functionOf({ ...js(body), ...more });
+      if (kind === 'waiting') await untilBlanks(backend, 1);
+      return runtime.invoke(fn, Buffer.from('{}')).then(
+        (answer) => Buffer.from(answer.body).toString(),
+        (error: RunnerError) => [error.code, error.details?.['errorType'], error.details?.['errorMessage']],
+      );
+    };
+    try {
+      if (kind === 'waiting') await runtime.invoke(functionOf(js('')), Buffer.from('{}'));
+      expect(await outcomeOf("return require('fs').existsSync(process.env.AWS_LAMBDA_RUNTIME_API.slice('unix:'.length));")).toBe('false');
+      expect(await outcomeOf('', { 'index.js': "throw new RangeError('broken');" })).toEqual([
+        'FUNCTION_INIT_FAILED',
+        'RangeError',
+        'broken',
+      ]);
+      expect(await outcomeOf("setImmediate(() => { throw new RangeError('late'); }); await new Promise(() => {});")).toEqual([
+        'FUNCTION_FAILED',
+        'RangeError',
+        'late',
+      ]);
+      expect(await outcomeOf("Promise.reject(new RangeError('unheard')); await new Promise(() => {});")).toEqual([
+        'FUNCTION_FAILED',
+        'Runtime.UnhandledPromiseRejection',
+        'RangeError: unheard',
+      ]);
+      expect(await outcomeOf('process.exit(7);')).toEqual(['FUNCTION_CRASHED', 'Runtime.ExitError', undefined]);
+      expect(readdirSync(folder).filter((name) => name.startsWith('i-'))).toEqual([]);
+    } finally {
+      await runtime.close(0);
+    }
   });
 });

@@ -60,6 +60,7 @@ class RawBackend implements InstanceBackend {
 
   async launch({ instanceId: id, runtimeApi }: LaunchSpec): Promise<Instance> {
     const ended = Promise.withResolvers<InstanceEnd>();
+    await runtimeApi.listen();
     this.#running.set(id, ended.resolve);
     tell({ kind: 'launched', id, socketPath: runtimeApi.socketPath });
     return { id, handle: { kind: 'raw' }, ended: ended.promise, createMs: 0 };

@@ -197,6 +197,7 @@ export class FakeBackend implements InstanceBackend {
       this.launching -= 1;
     }
     if (this.launchError) throw this.launchError;
+    await spec.runtimeApi.listen();
     const program = new FakeProgram(spec, this.programs.length);
     this.programs.push(program);
     this.#main(program).catch((error: unknown) => {

@@ -83,6 +83,7 @@ export class InstanceLab {
       fn,
       runtimeApi: {
         socketPath: api.socketPath,
+        listen: () => Promise.resolve(),
         openPort: () => Promise.reject(new Error('a container cannot reach a port of the machine')),
       },
       environment: {
