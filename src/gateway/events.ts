@@ -41,7 +41,7 @@ const INVOCATION_EVENT = object('how a call goes', {
   ...COMMON,
   request_id: text({ about: 'of the call' }),
   state: choice(
-    'accepted: on disk, nobody waits for it; queued: waits for an instance; started: an instance has taken it; finished; settled: an accepted call is over for good, after all its attempts',
+    'accepted: on disk, nobody waits for it; queued: has to wait for an instance; started: an instance has taken it; finished; settled: an accepted call is over for good, after all its attempts',
     ['accepted', 'queued', 'started', 'finished', 'settled'],
   ),
   instance_id: optional(text({ about: 'from started on' })),

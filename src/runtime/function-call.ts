@@ -95,6 +95,11 @@ export abstract class FunctionCall extends Waiter<LiveInstance> implements Insta
     return this.#member?.instance.id;
   }
 
+  /** Somebody was told how it ended. */
+  get isOver(): boolean {
+    return this.#isTold;
+  }
+
   begin(): void {
     this.#options.signal?.addEventListener('abort', this.#cancelled, { once: true });
     this.host.pool.acquire(this.fn, this);

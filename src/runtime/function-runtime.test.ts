@@ -820,8 +820,8 @@ describe('what happens is told', () => {
     await expect(runtime.invoke(versionOf(), event(2), { requestId: 'r2' })).rejects.toMatchObject({ code: 'FUNCTION_FAILED' });
     await runtime.close();
     expect(events.map((each) => (each.kind === 'instance' ? each.state : `${each.requestId} ${each.outcome ?? each.state}`))).toEqual([
-      'r1 queued',
       'starting',
+      'r1 queued',
       'ready',
       'r1 started',
       'r1 OK',

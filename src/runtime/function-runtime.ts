@@ -265,9 +265,10 @@ export class FunctionRuntime {
     const { name } = call.fn;
     this.#inFlight.set(name, (this.#inFlight.get(name) ?? 0) + 1);
     this.#metricsOf(name).inFlight.add(1);
-    this.#tellCall(call, 'queued');
     this.#measureLater();
     call.begin();
+    // Most never wait: an instance was there, or they were refused.
+    if (!call.wasTaken && !call.isOver) this.#tellCall(call, 'queued');
   }
 
   /** Gauges are set once a second while calls go on: nothing is counted per call for them. */
@@ -297,9 +298,10 @@ export class FunctionRuntime {
     if (!onEvent) return;
     const { name, version } = fn;
     const at = this.#clock.now();
-    const event = { kind: 'invocation', at, requestId, name, version, state } as const;
-    if (instanceId === undefined) onEvent(end ? { ...event, ...end } : event);
-    else onEvent(end ? { ...event, instanceId, ...end } : { ...event, instanceId });
+    // Whole at once: copying parts of it would cost more than everything else here.
+    if (end) onEvent({ kind: 'invocation', at, requestId, name, version, state, ...(instanceId !== undefined && { instanceId }), ...end });
+    else if (instanceId === undefined) onEvent({ kind: 'invocation', at, requestId, name, version, state });
+    else onEvent({ kind: 'invocation', at, requestId, name, version, state, instanceId });
   }
 
   async #launch(fn: FunctionVersion, signal: AbortSignal): Promise<LiveInstance> {

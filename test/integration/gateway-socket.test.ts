@@ -127,13 +127,14 @@ describe('subscriptions', () => {
     await peer.find('subscribed');
     for (const name of ['other', 'hello', 'other', 'hello']) await send(url, `POST /api/v1/functions/${name}/invoke`, { body: '1' });
     const outcomes = (): unknown[] => eventsOf(peer, 'c').map(({ state, outcome }) => outcome ?? state);
-    await until(() => outcomes().length === 6);
-    expect(outcomes()).toEqual(['queued', 'started', 'FUNCTION_FAILED', 'queued', 'started', 'FUNCTION_FAILED']);
-    expect(eventsOf(peer, 'c').map((event) => event.function)).toEqual(Array.from({ length: 6 }, () => 'hello'));
+    await until(() => outcomes().length === 5);
+    // The second call finds an instance: it never waits.
+    expect(outcomes()).toEqual(['queued', 'started', 'FUNCTION_FAILED', 'started', 'FUNCTION_FAILED']);
+    expect(eventsOf(peer, 'c').map((event) => event.function)).toEqual(Array.from({ length: 5 }, () => 'hello'));
     const [, , third] = peer.messages.filter((message) => message.type === 'event');
     const again = await Peer.open(url);
     again.say({ type: 'subscribe', id: 'c', topic: 'invocations', function: 'hello', since: third?.event_id });
-    await until(() => eventsOf(again, 'c').length === 3);
+    await until(() => eventsOf(again, 'c').length === 2);
     expect(eventsOf(again, 'c')).toEqual(eventsOf(peer, 'c').slice(3));
   });
 
