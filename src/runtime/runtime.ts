@@ -229,7 +229,7 @@ export type RuntimeEvent =
       readonly requestId: string;
       readonly name: string;
       readonly version: string;
-      /** `queued`: it was taken in, and waits for an instance; `started`: an instance has taken it. */
+      /** `queued`: it waits for an instance, and is not told of a call that finds one at once; `started`: an instance has taken it. */
       readonly state: 'queued' | 'started' | 'finished';
       /** From `started` on. */
       readonly instanceId?: string;
