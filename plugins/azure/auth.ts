@@ -36,15 +36,14 @@ export class AzureTokens {
 
   /** The value of the header. */
   async bearer(audience: string): Promise<string> {
-    const known = await this.#tokens.get(audience)?.catch(() => undefined);
-    if (known && known.until > this.#clock.now()) return `Bearer ${known.value}`;
-    // Another caller may have asked while this one waited.
     const asked = this.#tokens.get(audience);
-    const isOld = asked !== undefined && (await asked.catch(() => undefined)) === known;
-    if (asked && !isOld) return `Bearer ${(await asked).value}`;
-    const token = this.#ask(audience);
-    this.#tokens.set(audience, token);
-    return `Bearer ${(await token).value}`;
+    const known = await asked?.catch(() => undefined);
+    if (known && known.until > this.#clock.now()) return `Bearer ${known.value}`;
+    // Who comes first asks; those who waited with it wait for the answer.
+    const current = this.#tokens.get(audience);
+    const next = current === undefined || current === asked ? this.#ask(audience) : current;
+    this.#tokens.set(audience, next);
+    return `Bearer ${(await next).value}`;
   }
 
   /** After a refusal: the next request asks anew. */

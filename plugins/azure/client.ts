@@ -20,7 +20,7 @@ export interface ArmRequest {
 }
 
 /** https://learn.microsoft.com/rest/api/appservice/ and .../resources/, .../storagerp/ */
-export const WEB_VERSION = '2025-05-01';
+const WEB_VERSION = '2025-05-01';
 export const RESOURCES_VERSION = '2021-04-01';
 export const STORAGE_VERSION = '2024-01-01';
 

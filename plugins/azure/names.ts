@@ -74,6 +74,8 @@ function slug(name: string, lengthMax: number): string {
 export function canonical(value: unknown): string {
   if (Array.isArray(value)) return `[${value.map(canonical).join()}]`;
   if (typeof value !== 'object' || value === null) return JSON.stringify(value) ?? '';
-  const entries = Object.entries(value).toSorted(([a], [b]) => (a < b ? -1 : 1));
+  // Azure writes null for what is not set.
+  const said = Object.entries(value).filter(([, each]) => each !== null && each !== undefined);
+  const entries = said.toSorted(([a], [b]) => (a < b ? -1 : 1));
   return `{${entries.map(([key, each]) => `${key}:${canonical(each)}`).join()}}`;
 }

@@ -28,7 +28,7 @@ export interface AzureOptions {
   readonly region?: string | undefined;
   /** Made when it is missing. Default `blueprint-{region}`. */
   readonly resourceGroup?: string | undefined;
-  /** Made when it is missing. Default: a name that follows from subscription and group. */
+  /** Made when it is missing, never removed. Default: a name that follows from subscription and group, removed with the last function. */
   readonly storageAccount?: string | undefined;
   /**
    * - `client-secret`: `tenantId`, `clientId`, `clientSecret`

@@ -43,9 +43,8 @@ export class Planner {
     const { code, config, options, present } = wish;
     const { signal, strict = false } = options;
     const schedules = config.schedules && scheduleText(config.schedules, strict);
-    const missing = shortfalls(config);
+    const missing = shortfalls(config, runtimeOf(config, present));
     if (strict && missing.length > 0) throw lacking(missing);
-    runtimeOf(config, present);
     const warnings = [...missing.map(({ message }) => message), ...(schedules?.warnings ?? [])];
     const account = await this.#apps.account(signal);
     const blobs = account && (await this.#open(account, signal));

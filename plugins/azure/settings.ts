@@ -77,7 +77,7 @@ const FIELDS: Readonly<Record<string, string>> = {
   [CONNECTION_SETTING]: 'storage',
 };
 
-export function environmentOf(settings: Settings): Settings {
+function environmentOf(settings: Settings): Settings {
   return Object.fromEntries(Object.entries(settings).filter(([name]) => !RESERVED.has(name)));
 }
 

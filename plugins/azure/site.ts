@@ -90,7 +90,7 @@ export function runtimeOf(config: FunctionConfig, present: Site | undefined): Ru
   const { runtime = 'nodejs24' } = config;
   const [, version] = /^nodejs(\d+)(?:\.x)?$/.exec(runtime) ?? [];
   if (version !== undefined) return { name: 'node', version };
-  if (runtime === 'custom') return { name: 'custom', version: '' };
+  if (runtime === 'custom') return { name: 'custom', version: '1.0' };
   throw new RunnerError(
     'RUNTIME_UNSUPPORTED',
     `Azure is not deployed to with the runtime ${runtime}: nodejs20, nodejs22, nodejs24 and custom are`,
@@ -120,7 +120,7 @@ export function functionAppConfigFor({ config, present, container }: SiteWish): 
     config.instancesMin === undefined
       ? listOf(scale['alwaysReady'])
       : [...others, ...(config.instancesMin > 0 ? [{ name: 'http', instanceCount: config.instancesMin }] : [])];
-  const strategy = platform.siteUpdateStrategy ?? asFields(was['siteUpdateStrategy'])?.['type'] ?? 'RollingUpdate';
+  const strategy = platform.siteUpdateStrategy ?? asFields(was['siteUpdateStrategy'])?.['type'] ?? (present ? undefined : 'RollingUpdate');
   return {
     deployment: {
       storage: {
@@ -136,7 +136,7 @@ export function functionAppConfigFor({ config, present, container }: SiteWish): 
       alwaysReady: ready,
       ...(per !== undefined && { triggers: { http: { perInstanceConcurrency: per } } }),
     },
-    siteUpdateStrategy: { type: strategy },
+    ...(strategy !== undefined && { siteUpdateStrategy: { type: strategy } }),
   };
 }
 
@@ -169,7 +169,7 @@ export function tagsFor(config: FunctionConfig, present: Site | undefined): Read
 }
 
 /** What is asked for and cannot be had as asked. */
-export function shortfalls(config: FunctionConfig): readonly { readonly field: string; readonly message: string }[] {
+export function shortfalls(config: FunctionConfig, runtime: Runtime): readonly { readonly field: string; readonly message: string }[] {
   const { concurrencyMax, architecture, platform } = config;
   const found: { field: string; message: string }[] = [];
   // Every field was checked with the limits.
@@ -178,6 +178,11 @@ export function shortfalls(config: FunctionConfig): readonly { readonly field: s
     found.push({
       field: 'concurrencyMax',
       message: `concurrencyMax becomes ${perInstance * instances}: ${instances} instances with ${perInstance} calls each`,
+    });
+  if (runtime.name === 'custom' && (config.schedules ?? []).length > 0)
+    found.push({
+      field: 'schedules',
+      message: 'a custom handler has the timers that its package brings: for each schedule a folder of its name with function.json',
     });
   if (architecture === 'arm64')
     found.push({ field: 'architecture', message: 'Flex Consumption has x86_64 only: architecture is left out' });

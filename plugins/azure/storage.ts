@@ -148,15 +148,19 @@ function signatureOf({ method, account, pathname, query, headers, length, key }:
     '', // Content-MD5
     headers['content-type'] ?? '',
     ...Array<string>(6).fill(''), // Date, If-Modified-Since, If-Match, If-None-Match, If-Unmodified-Since, Range
-    ...ours.map(([name, value]) => `${name}:${value.trim()}`).toSorted(),
+    ...ours.toSorted(byName).map(([name, value]) => `${name}:${value.trim()}`),
     [
       `/${account}${pathname}`,
       ...Object.entries(query)
-        .map(([name, value]) => `${name}:${value}`)
-        .toSorted(),
+        .toSorted(byName)
+        .map(([name, value]) => `${name}:${value}`),
     ].join('\n'),
   ].join('\n');
   return createHmac('sha256', Buffer.from(key, 'base64')).update(text, 'utf8').digest('base64');
+}
+
+function byName([a]: readonly [string, string], [b]: readonly [string, string]): number {
+  return a < b ? -1 : 1;
 }
 
 function pathOf(container: string, name: string): string {

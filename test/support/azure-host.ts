@@ -42,7 +42,7 @@ export interface InstanceOptions {
 
 const WORKER = join(import.meta.dirname, '../fixtures/handler/azure-worker.mjs');
 
-export function unpack(zip: Uint8Array): string {
+function unpack(zip: Uint8Array): string {
   const directory = mkdtempSync(join(tmpdir(), 'azure-app-'));
   for (const [name, data] of Object.entries(unzipSync(zip))) {
     if (name.endsWith('/')) continue;

@@ -19,7 +19,7 @@ export const IDENTITY = {
   clientSecret: 'secret-of-tests-only',
   subscription: 'subscription-1',
 };
-export const INSIGHTS = 'insights-of-tests';
+const INSIGHTS = 'insights-of-tests';
 
 /**
  * A package with a programming model of its own, a few lines long: what `@azure/functions` does for one HTTP function that answers with the
@@ -60,7 +60,7 @@ export function codeOf(tag: string): FunctionPackage {
   return { zip, sha256: createHash('sha256').update(zip).digest('hex') };
 }
 
-export function optionsFor(endpoints: Readonly<Record<string, string>>): AzureOptions {
+function optionsFor(endpoints: Readonly<Record<string, string>>): AzureOptions {
   return {
     subscriptionId: IDENTITY.subscription,
     tenantId: IDENTITY.tenant,

@@ -60,6 +60,8 @@ export class AzureEmulator {
   tokens = 0;
   /** The deployments that come next fail with this line in their log. */
   deploymentFault: string | undefined;
+  /** Operations that come next fail with this. */
+  operationFault: { readonly code: string; readonly message: string } | undefined;
   readonly #options: AzureEmulatorOptions;
   readonly #valid = new Map<string, { readonly audience: string; readonly until: number }>();
   readonly #operations = new Map<string, { looks: number }>();
@@ -354,6 +356,7 @@ export class AzureEmulator {
     operation.looks += 1;
     const isOver = operation.looks >= LOOKS;
     const headers = { 'retry-after': '0' };
+    if (isOver && this.operationFault) return { status: 200, body: { id, status: 'Failed', error: this.operationFault } };
     if (kind === 'status') return { status: 200, headers, body: { id, status: isOver ? 'Succeeded' : 'InProgress' } };
     return isOver ? { status: 200, body: {} } : { status: 202, headers };
   }
