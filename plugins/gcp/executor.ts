@@ -41,6 +41,7 @@ export class GcpExecutor implements FaasExecutor {
   readonly #connections: Connections;
   readonly #tokens: Tokens;
   readonly #target: Target;
+  readonly #running = new Set<Promise<unknown>>();
   #isClosed = false;
 
   /** Does no I/O. Throws `CONFIG_INVALID`. */
@@ -53,29 +54,11 @@ export class GcpExecutor implements FaasExecutor {
     this.limits = { ...LIMITS, ...options.limits };
   }
 
-  async invoke(call: JobCall, { deadline, signal, attempt }: InvokeOptions): Promise<Execution> {
-    this.#check(signal);
-    const authorization = await this.#authorization();
-    const { headers, body } = encodeRequest('octets', call);
-    const remainingMs = Math.max(0, Math.ceil(deadline - this.#clock.now()));
-    const response = await this.#connections.send(this.#target, {
-      method: 'POST',
-      path: `${this.#target.path}/job/${call.jobId}`,
-      headers: [
-        ...Object.entries(headers).flat(),
-        BLUEPRINT.attempt,
-        String(attempt),
-        BLUEPRINT.timeoutMs,
-        String(remainingMs),
-        ...authorization,
-      ],
-      body,
-      deadline,
-      signal,
-      responseBytesMax: this.limits.responseBytesMax + HEADERS_BYTES,
-    });
-    this.#forgetRefused(response);
-    return decodeResponse(response, call);
+  async invoke(call: JobCall, options: InvokeOptions): Promise<Execution> {
+    this.#check(options.signal);
+    const running = this.#invoke(call, options);
+    this.#running.add(running);
+    return running.finally(() => this.#running.delete(running));
   }
 
   /** Asks the handler, which starts an instance when there is none. */
@@ -101,9 +84,35 @@ export class GcpExecutor implements FaasExecutor {
     return this.health(jobId, options);
   }
 
-  close(): Promise<void> {
+  async close(): Promise<void> {
     this.#isClosed = true;
-    return this.#connections.close();
+    // A call that still waits for its token goes over these connections, too.
+    await Promise.allSettled(this.#running);
+    await this.#connections.close();
+  }
+
+  async #invoke(call: JobCall, { deadline, signal, attempt }: InvokeOptions): Promise<Execution> {
+    const authorization = await this.#authorization();
+    const { headers, body } = encodeRequest('octets', call);
+    const remainingMs = Math.max(0, Math.ceil(deadline - this.#clock.now()));
+    const response = await this.#connections.send(this.#target, {
+      method: 'POST',
+      path: `${this.#target.path}/job/${call.jobId}`,
+      headers: [
+        ...Object.entries(headers).flat(),
+        BLUEPRINT.attempt,
+        String(attempt),
+        BLUEPRINT.timeoutMs,
+        String(remainingMs),
+        ...authorization,
+      ],
+      body,
+      deadline,
+      signal,
+      responseBytesMax: this.limits.responseBytesMax + HEADERS_BYTES,
+    });
+    this.#forgetRefused(response);
+    return decodeResponse(response, call);
   }
 
   #check(signal: AbortSignal | undefined): void {

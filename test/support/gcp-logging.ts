@@ -1,7 +1,7 @@
 /** Cloud Logging for tests: what instances wrote, and `entries:list` with the filters that the plugin writes. */
 
 import { randomBytes } from 'node:crypto';
-import { ENTRIES, bodyAs, invalid, pageOf } from './gcp-schema.ts';
+import { ENTRIES, bodyAs, invalid, pageOf, textOf } from './gcp-schema.ts';
 import type { Fields } from './gcp-schema.ts';
 
 interface Origin {
@@ -38,7 +38,7 @@ export class LogStore {
           labels: { project_id: project, service_name: name, revision_name: revision, location: region, configuration_name: name },
         },
         timestamp: new Date().toISOString(),
-        labels: { instanceId: revision, ...(labels as Fields | undefined) },
+        labels: { instanceId: revision, 'goog-managed-by': 'cloudfunctions', ...(labels as Fields | undefined) },
         ...(severity !== undefined && { severity }),
         ...(spanId !== undefined && { spanId }),
         ...payload,
@@ -50,13 +50,19 @@ export class LogStore {
     const { resourceNames, filter = '', orderBy = 'timestamp asc', pageSize = 50, pageToken = '' } = bodyAs(body, ENTRIES);
     if (!Array.isArray(resourceNames) || resourceNames.length === 0) throw invalid('resourceNames must not be empty.');
     if (orderBy !== 'timestamp asc' && orderBy !== 'timestamp desc') throw invalid(`orderBy ${String(orderBy)} is not supported.`);
-    const tests = String(filter).split(' AND ').map(testOf);
+    const tests = clausesOf(textOf(filter)).map(testOf);
     // They are in the order of their times: they were written here.
     const found = this.entries.filter((entry) => tests.every((test) => test(entry)));
     const ordered = orderBy === 'timestamp desc' ? found.toReversed() : found;
     const [entries, next] = pageOf(ordered, { size: Number(pageSize), token: String(pageToken) });
     return { entries, ...next };
   }
+}
+
+/** What must all be so: clauses with AND or only spaces between them. */
+function clausesOf(filter: string): readonly string[] {
+  const clauses = filter.match(/(?:[^\s"()]|"(?:[^"\\]|\\.)*"|\((?:[^()"]|"(?:[^"\\]|\\.)*"|\([^)]*\))*\))+/g) ?? [];
+  return clauses.filter((clause) => clause !== 'AND');
 }
 
 function testOf(clause: string): Test {
@@ -67,12 +73,18 @@ function testOf(clause: string): Test {
   }
   const [, log] = /^log_id\("([^"]+)"\)$/.exec(clause) ?? [];
   if (log !== undefined) return ({ logName }) => String(logName).endsWith(`/logs/${encodeURIComponent(log)}`);
-  const [, path, operator, value] = /^([a-z_.A-Z]+)(=|>=|<=)("(?:[^"\\]|\\.)*")$/.exec(clause) ?? [];
+  const [, path, operator, value] = /^([a-z_.A-Z"-]+)(=|>=|<=|:)("(?:[^"\\]|\\.)*")$/.exec(clause) ?? [];
   if (path !== undefined && value !== undefined) {
     const wanted = String(JSON.parse(value));
     return (entry) => {
-      const found = String(path.split('.').reduce<unknown>((at, name) => (at as Fields | undefined)?.[name], entry));
+      const found = String(
+        path
+          .replaceAll('"', '')
+          .split('.')
+          .reduce<unknown>((at, name) => (at as Fields | undefined)?.[name], entry),
+      );
       if (operator === '=') return found === wanted;
+      if (operator === ':') return decodeURIComponent(found).includes(wanted);
       return operator === '>=' ? found >= wanted : found <= wanted;
     };
   }

@@ -71,9 +71,14 @@ function told(given: Fields): Fields {
     timeZone,
     attemptDeadline,
     userUpdateTime: new Date().toISOString(),
-    retryConfig: { maxRetryDuration: '0s', minBackoffDuration: '5s', maxBackoffDuration: '3600s', maxDoublings: 5, ...retry },
+    // Zero is what is left out.
+    retryConfig: { maxRetryDuration: '0s', minBackoffDuration: '5s', maxBackoffDuration: '3600s', maxDoublings: 5, ...withoutZeros(retry) },
     httpTarget: { ...target, headers: { 'User-Agent': 'Google-Cloud-Scheduler', ...(target['headers'] as Fields | undefined) } },
   };
+}
+
+function withoutZeros(fields: Fields = {}): Fields {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== 0));
 }
 
 function zoneExists(timeZone: string): boolean {

@@ -20,6 +20,7 @@ const PARENT = `projects/${PROJECT}/locations/${REGION}`;
 const CALLER = `caller@${PROJECT}.iam.gserviceaccount.com`;
 const DEFAULT_ACCOUNT = '123456-compute@developer.gserviceaccount.com';
 const POLLS = 2;
+const CLOCK_SKEW_SECONDS = 300;
 const REQUEST_BYTES_MAX = 32 * 1024 * 1024;
 
 export interface Revision {
@@ -150,6 +151,14 @@ export class GcpEmulator {
     if (!this.tokens.has(token))
       throw new Refusal(401, 'UNAUTHENTICATED', 'Request had invalid authentication credentials. Expected OAuth 2 access token.');
     if (path === '/v2/entries:list' && method === 'POST') return this.log.list(body);
+    // What gcloud asks before it deploys.
+    if (method === 'GET' && path.startsWith(`/v1/projects/${PROJECT}/services/`)) return { name: path.slice(4), state: 'ENABLED' };
+    if (method === 'GET' && path === `/v1/${PARENT}/defaultServiceAccount`)
+      return { serviceAccountEmail: `projects/${PROJECT}/serviceAccounts/${DEFAULT_ACCOUNT}` };
+    if (method === 'GET' && path === `/v1/projects/${PROJECT}`)
+      return { projectId: PROJECT, projectNumber: '123456', lifecycleState: 'ACTIVE' };
+    if (method === 'POST' && path === `/v1/projects/${PROJECT}:getIamPolicy`)
+      return { bindings: [{ role: 'roles/cloudbuild.builds.builder', members: [`serviceAccount:${DEFAULT_ACCOUNT}`] }] };
     const generated = /^\/v1\/projects\/-\/serviceAccounts\/([^/]+):generateIdToken$/.exec(path);
     if (generated) {
       const { audience } = JSON.parse(body.toString()) as { audience: string };
@@ -163,8 +172,12 @@ export class GcpEmulator {
       return this.scheduler.answer(name, inner);
     }
     if (version === 'v2' && kind === 'operations' && name !== undefined && method === 'GET') return this.#operation(name);
+    if (version === 'v2' && kind === 'runtimes' && method === 'GET')
+      return { runtimes: ['nodejs22', 'nodejs24'].map((each) => ({ name: each, environment: 'GEN_2', stage: 'GA', displayName: each })) };
     if (version === 'v2' && kind.split(':')[0] === 'functions') return this.#functions(kind, name, inner);
-    if (version === 'v2' && kind === 'services' && name !== undefined) return this.#services(name, inner);
+    // Cloud Run v1 has the policies under the same paths; gcloud asks there.
+    const isPolicy = version === 'v1' && /:[gs]etIamPolicy$/.test(name ?? '');
+    if ((version === 'v2' || isPolicy) && kind === 'services' && name !== undefined) return this.#services(name, inner);
     throw new Refusal(404, 'NOT_FOUND', `Method not found: ${method} ${path}`);
   }
 
@@ -214,7 +227,8 @@ export class GcpEmulator {
     if (!/^[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?$/.test(name)) throw invalid(`The function id ${name} is invalid.`);
     if (given['name'] !== `${PARENT}/functions/${name}`) throw invalid('The name of the function does not match its id.');
     if (this.functions.has(name)) throw new Refusal(409, 'ALREADY_EXISTS', `Function ${name} already exists`);
-    if (given['environment'] !== 'GEN_2') throw invalid('environment must be GEN_2.');
+    // The second generation is what is meant when nothing is said.
+    if ((given['environment'] ?? 'GEN_2') !== 'GEN_2') throw invalid('environment must be GEN_2.');
     if (objectOf(given['buildConfig'])['entryPoint'] === undefined) throw invalid('The entry point is missing.');
     const deployed = fresh(given);
     deployed.zip = this.#sourceOf(given);
@@ -289,7 +303,7 @@ export class GcpEmulator {
     const work: Work = { name: `${PARENT}/operations/${id}`, left: POLLS, error: undefined, finish };
     deployed.work = work;
     this.#operations.set(id, work);
-    return { name: work.name, done: false, metadata: { '@type': METADATA_TYPE, apiVersion: 'v2', target: `${PARENT}/functions/${name}` } };
+    return { name: work.name, metadata: { '@type': METADATA_TYPE, apiVersion: 'v2', target: `${PARENT}/functions/${name}` } };
   }
 
   #operation(id: string): Fields {
@@ -299,8 +313,8 @@ export class GcpEmulator {
     const done = work.left <= 0;
     return {
       name: work.name,
-      done,
       metadata: { '@type': METADATA_TYPE, apiVersion: 'v2' },
+      ...(done && { done }),
       ...(done && (work.error ? { error: work.error } : { response: { '@type': 'type.googleapis.com/google.protobuf.Empty' } })),
     };
   }
@@ -407,7 +421,7 @@ export class GcpEmulator {
 
   #uploadUrl({ environment }: Fields): Fields {
     this.#allow('cloudfunctions.functions.sourceCodeSet');
-    if (environment !== 'GEN_2') throw invalid('environment must be GEN_2.');
+    if (environment !== undefined && environment !== 'GEN_2') throw invalid('environment must be GEN_2.');
     const object = `${randomBytes(8).toString('hex')}.zip`;
     this.#uploads.set(object, undefined);
     return {
@@ -447,7 +461,10 @@ export class GcpEmulator {
     const claims = isSigned ? claimsOf(payload) : {};
     const now = Date.now() / 1_000;
     const isSound =
-      claims['iss'] === CALLER && claims['aud'] === `${this.url}/token` && Number(claims['exp']) > now && Number(claims['iat']) <= now;
+      claims['iss'] === CALLER &&
+      claims['aud'] === `${this.url}/token` &&
+      Number(claims['exp']) > now &&
+      Number(claims['iat']) <= now + CLOCK_SKEW_SECONDS;
     if (!isSound) throw new Refusal(400, 'invalid_grant', 'Invalid JWT Signature.');
     if (typeof claims['target_audience'] === 'string') return { id_token: this.#idToken(claims['target_audience'], CALLER) };
     if (claims['scope'] !== 'https://www.googleapis.com/auth/cloud-platform')
