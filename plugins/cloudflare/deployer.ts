@@ -109,8 +109,8 @@ export class CloudflareDeployer implements FaasDeployer {
     options: { readonly type?: InvocationType; readonly version?: string; readonly signal?: AbortSignal } = {},
   ): Promise<FunctionInvocation> {
     const { type = 'sync', version, signal } = options;
-    const worker = await this.#workers.find(name, signal);
-    if (!worker) throw notFound(name);
+    // A foreign one would get the token.
+    const worker = await this.#there(name, signal);
     if (type === 'async')
       throw new RunnerError(
         'OPERATION_UNSUPPORTED',

@@ -43,6 +43,7 @@ export interface Known {
   readonly secrets: Readonly<Record<string, string>> | undefined;
 }
 
+const VARIABLE = /^[A-Za-z_$][\w$]*$/;
 const COMPATIBILITY_DATE = '2026-08-01';
 const COMPATIBILITY_FLAG = 'nodejs_compat';
 const OBSERVABILITY = { enabled: true, head_sampling_rate: 1, logs: { enabled: true, invocation_logs: false } };
@@ -68,7 +69,7 @@ export class Planner {
     const crons = config.schedules && cronsFor(config.schedules, strict);
     const wanted = versionFor(version, wish, { known, crons });
     const isOtherCode = code !== undefined && code.sha256 !== version?.sha256;
-    const fields = present ? fieldsOf(wish, { known, wanted }) : [];
+    const fields = present ? fieldsOf(wish, wanted) : [];
     const schedules = crons ? scheduleChanges(present, config.schedules ?? [], crons) : [];
     const changes: DeployChange[] = [];
     const writes: Write[] = [];
@@ -84,7 +85,7 @@ export class Planner {
     if (present && (isOtherCode || isMappedAnew || fields.some((field) => field !== 'tags')))
       writes.push(this.#replacement(name, wish, wanted));
     if (present && config.tags && fields.includes('tags')) {
-      const { tags } = config;
+      const tags = [...present.ownTags, ...tagsOf(config.tags)];
       writes.push({ what: `tag Worker ${name}`, run: (signal) => this.#workers.tag(name, tags, signal) });
     }
     if (crons && crons.crons.join() !== (present?.crons ?? []).join()) writes.push(this.#timing(name, crons.crons));
@@ -161,11 +162,12 @@ interface Parts {
 function versionFor(version: Version | undefined, { present, code, config }: Wish, { known, crons }: Parts): Wanted {
   const platform = functionOptionsOf(config);
   const { description = version?.description, timeoutMs: cpuMs = version?.cpuMs } = config;
-  const digests = digestsFor(version, known);
+  checkNames(config, known);
+  const digests = digestsFor(version, { known, config });
   const sha256 = code?.sha256 ?? version?.sha256;
   const placement = platform.placement ?? present?.placement;
   const variables = {
-    ...(config.environment ?? environmentOf(version)),
+    ...(config.environment ?? without(environmentOf(version), Object.keys(digests))),
     [SCHEDULES_VARIABLE]: crons ? crons.variable : variableOf(version, SCHEDULES_VARIABLE),
     [DIGESTS_VARIABLE]: Object.keys(digests).length === 0 ? undefined : canonical(digests),
   };
@@ -192,9 +194,27 @@ function flagsFor({ compatibilityFlags }: CloudflareFunctionOptions, version: Ve
   return [...new Set([COMPATIBILITY_FLAG, ...(compatibilityFlags ?? [])])];
 }
 
+function without(record: Readonly<Record<string, string>>, names: readonly string[]): Readonly<Record<string, string>> {
+  return Object.fromEntries(Object.entries(record).filter(([name]) => !names.includes(name)));
+}
+
+/** A name is that of one variable. Throws `CONFIG_INVALID`. */
+function checkNames({ environment = {} }: FunctionConfig, { secrets = {} }: Known): void {
+  for (const name of Object.keys(secrets)) {
+    if (RESERVED.includes(name) || !VARIABLE.test(name))
+      throw new RunnerError('CONFIG_INVALID', `${name} cannot be the name of a secret`, { details: { name } });
+    if (Object.hasOwn(environment, name))
+      throw new RunnerError('CONFIG_INVALID', `${name} is a variable of the environment and a secret: it can be one of them`, {
+        details: { name },
+      });
+  }
+}
+
 /** Those that are not named stay, with what is known of them. */
-function digestsFor(version: Version | undefined, { token, key, secrets }: Known): Digests {
-  const { [TOKEN_VARIABLE]: _, ...before } = digestsIn(variableOf(version, DIGESTS_VARIABLE));
+function digestsFor(version: Version | undefined, { known, config }: { readonly known: Known; readonly config: FunctionConfig }): Digests {
+  const { token, key, secrets } = known;
+  const plain = Object.keys(config.environment ?? {});
+  const before = without(digestsIn(variableOf(version, DIGESTS_VARIABLE)), [TOKEN_VARIABLE, ...plain]);
   const named = secrets && Object.fromEntries(Object.entries(secrets).map(([name, value]) => [name, digestOf(key, name, value)]));
   return { ...(named ?? before), ...(token !== undefined && { [TOKEN_VARIABLE]: digestOf(key, TOKEN_VARIABLE, token) }) };
 }
@@ -221,7 +241,7 @@ function inherited(version: Version | undefined): Fields[] {
 }
 
 /** Which fields differ, besides the code and the schedules. */
-function fieldsOf({ present, config }: Wish, { known, wanted }: { readonly known: Known; readonly wanted: Wanted }): string[] {
+function fieldsOf({ present, config }: Wish, wanted: Wanted): string[] {
   const version = present?.version;
   const platform = functionOptionsOf(config);
   const before = digestsIn(variableOf(version, DIGESTS_VARIABLE));
@@ -230,12 +250,10 @@ function fieldsOf({ present, config }: Wish, { known, wanted }: { readonly known
     timeoutMs: config.timeoutMs !== undefined && config.timeoutMs !== version?.cpuMs,
     environment: config.environment !== undefined && canonical(config.environment) !== canonical(environmentOf(version)),
     tags: config.tags !== undefined && canonical(config.tags) !== canonical(present?.tags),
-    secrets:
-      known.secrets !== undefined &&
-      canonical({ ...wanted.digests, [TOKEN_VARIABLE]: '' }) !== canonical({ ...before, [TOKEN_VARIABLE]: '' }),
+    secrets: canonical(without(wanted.digests, [TOKEN_VARIABLE])) !== canonical(without(before, [TOKEN_VARIABLE])),
     token: wanted.digests[TOKEN_VARIABLE] !== before[TOKEN_VARIABLE],
     compatibilityDate: platform.compatibilityDate !== undefined && platform.compatibilityDate !== version?.compatibilityDate,
-    compatibilityFlags: canonical(flagsFor(platform, version)) !== canonical(version?.compatibilityFlags),
+    compatibilityFlags: flagsFor(platform, version).toSorted().join() !== (version?.compatibilityFlags ?? []).toSorted().join(),
     placement: platform.placement !== undefined && platform.placement !== present?.placement,
     // Somebody sends a part of the calls to another version.
     traffic: present?.isWhole === false,

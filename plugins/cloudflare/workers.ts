@@ -17,6 +17,8 @@ export interface Worker {
   readonly isOurs: boolean;
   /** The user's. */
   readonly tags: Readonly<Record<string, string>>;
+  /** Cloudflare's own, which stay. */
+  readonly ownTags: readonly string[];
   /** Where calls go; absent of foreign ones, which are not looked at further. */
   readonly version?: Version;
   /** All calls go to this version. */
@@ -43,6 +45,8 @@ export interface Version {
 export type VersionEntry = Pick<Version, 'id' | 'number' | 'sha256' | 'createdAt'>;
 export type Listed = Pick<Worker, 'name' | 'isOurs' | 'tags' | 'updatedAt'>;
 
+/** What the tags begin with that Cloudflare itself gives, such as `cf:service=name`. */
+const OWN_TAGS = 'cf:';
 export const MANAGED_BY = 'managed-by=blueprint-runner';
 /** A Worker that was just made is not seen at once everywhere in the API. */
 const SEEN_TRIES_MAX = 10;
@@ -62,8 +66,9 @@ export class Workers {
     if (found === undefined) return undefined;
     const settings = asFields(found);
     const { isOurs, tags } = tagsIn(settings);
+    const ownTags = textsOf(settings['tags']).filter((tag) => tag.startsWith(OWN_TAGS));
     const placement = asFields(settings['placement'])['mode'] === 'smart' ? 'smart' : 'off';
-    if (!isOurs) return { name, isOurs, tags, placement, isWhole: true, hasAddress: false, crons: [] };
+    if (!isOurs) return { name, isOurs, tags, ownTags, placement, isWhole: true, hasAddress: false, crons: [] };
     const ask = (what: string, below: string): Promise<unknown> =>
       this.client.ask(`read the ${what} of Worker ${name}`, { method: 'GET', path: path + below, signal });
     const [deployments, schedules, address] = await Promise.all([
@@ -77,6 +82,7 @@ export class Workers {
       name,
       isOurs,
       tags,
+      ownTags,
       placement,
       isWhole: current?.isWhole ?? false,
       hasAddress: enabled === true && hasPreviews !== true,
@@ -162,8 +168,8 @@ export class Workers {
     await this.client.ask(`deploy a version of Worker ${name}`, { method: 'POST', path: `${pathOf(name)}/deployments`, json, signal });
   }
 
-  async tag(name: string, tags: Readonly<Record<string, string>>, signal: AbortSignal | undefined): Promise<void> {
-    const json = { tags: tagsOf(tags) };
+  async tag(name: string, tags: readonly string[], signal: AbortSignal | undefined): Promise<void> {
+    const json = { tags };
     await this.client.ask(`tag Worker ${name}`, { method: 'PATCH', path: `${pathOf(name)}/script-settings`, json, signal });
   }
 
@@ -232,7 +238,9 @@ export function tagsOf(tags: Readonly<Record<string, string>>): readonly string[
 function tagsIn({ tags }: Fields): Pick<Worker, 'isOurs' | 'tags'> {
   const all = textsOf(tags);
   if (!all.includes(MANAGED_BY)) return { isOurs: false, tags: {} };
-  const pairs = all.filter((tag) => tag !== MANAGED_BY && tag.includes('=')).map((tag) => tag.split('=', 2).map(decoded));
+  const pairs = all
+    .filter((tag) => tag !== MANAGED_BY && !tag.startsWith(OWN_TAGS) && tag.includes('='))
+    .map((tag) => tag.split('=', 2).map(decoded));
   return { isOurs: true, tags: Object.fromEntries(pairs) as Record<string, string> };
 }
 

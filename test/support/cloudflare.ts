@@ -24,7 +24,7 @@ export interface EmulatedVersion {
   readonly createdOn: string;
   readonly module: { readonly name: string; readonly source: Buffer };
   /** As they are, secrets with their values. */
-  readonly bindings: readonly Fields[];
+  readonly bindings: Fields[];
   readonly annotations: Fields;
   readonly compatibilityDate: string;
   readonly compatibilityFlags: readonly string[];
@@ -104,6 +104,10 @@ export class CloudflareEmulator {
   readonly #server = createServer((request, response) => void this.#serve(request, response));
   readonly #sockets = new WebSocketServer({ noServer: true, handleProtocols: (all) => (all.has('trace-v1') ? 'trace-v1' : false) });
   readonly #events: Fields[] = [];
+  /** So many health checks more are answered as if nobody knew the address. */
+  lateAnswers = 0;
+  /** So many requests more for the address of a Worker are answered as if it were not there. */
+  lateAddresses = 0;
   /** Answers of the edge in place of the next calls. */
   readonly edge: { readonly status: number; readonly type: string; readonly body: string }[] = [];
 
@@ -174,9 +178,11 @@ export class CloudflareEmulator {
   /** The edge: finds the Worker and passes the request on. */
   async #run([subdomain, name = '', ...rest]: readonly string[], incoming: IncomingMessage, response: ServerResponse): Promise<void> {
     const ray = randomBytes(8).toString('hex');
+    const isLate = incoming.method === 'HEAD' && this.lateAnswers > 0;
+    if (isLate) this.lateAnswers -= 1;
     const instead = incoming.method === 'HEAD' ? undefined : this.edge.shift();
     const script = subdomain === (this.#options.subdomain ?? 'example') ? this.scripts.get(name) : undefined;
-    if (instead ?? !script?.address.enabled) {
+    if (instead ?? (isLate || !script?.address.enabled)) {
       const { status, type, body } = instead ?? { status: 404, type: 'text/html', body: '<title>There is nothing here yet</title>' };
       return void response.writeHead(status, { 'content-type': type, 'cf-ray': ray, server: 'cloudflare' }).end(body);
     }
@@ -272,6 +278,10 @@ export class CloudflareEmulator {
       case 'GET subdomain':
         return { result: script.address };
       case 'POST subdomain':
+        if (this.lateAddresses > 0) {
+          this.lateAddresses -= 1;
+          throw new Refusal(404, 10_007, 'This Worker does not exist on your account.');
+        }
         return publish(script, only(jsonOf(request), ['enabled', 'previews_enabled'], 'subdomain'));
       case 'GET content/':
         return content(versionIn(script, request.query.get('version') ?? script.versions.at(-1)?.id ?? ''));
@@ -459,7 +469,7 @@ function byteLength(value: unknown): number {
 }
 
 function tagsOf(value: unknown): readonly string[] {
-  if (!Array.isArray(value) || value.some((tag) => typeof tag !== 'string' || tag === '' || /[,&:]/.test(tag)))
+  if (!Array.isArray(value) || value.some((tag) => typeof tag !== 'string' || tag === '' || (/[,&:]/.test(tag) && !tag.startsWith('cf:'))))
     throw new Refusal(400, 10_021, `the tags ${JSON.stringify(value)} are not text without , & and :`);
   return value as readonly string[];
 }
