@@ -2,7 +2,17 @@
 
 import { chownSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { RunnerError, Secret, checkProgram, logFilter, logLevelOf, programDigest, systemClock, writeProgram } from '../../src/plugin.ts';
+import {
+  RunnerError,
+  Secret,
+  checkProgram,
+  logFilter,
+  logLevelOf,
+  programDigest,
+  systemClock,
+  toRunnerError,
+  writeProgram,
+} from '../../src/plugin.ts';
 import type { Clock, DeployOptions, LogEntry, LogQuery, Machine, MachineHost, MachineReport, ProgramSpec } from '../../src/plugin.ts';
 import { ContainerHost } from './host.ts';
 import type { Engine } from './client.ts';
@@ -74,16 +84,28 @@ export class ContainerMachineHost implements MachineHost {
     const present = await this.#find(engine, spec.name);
     if (present?.isForeign) throw foreign(spec.name);
     const isSame = present?.specSha256 === specSha256 && present.running;
-    const changes = isSame ? [] : [{ action: present ? 'update' : 'create', resource: 'container', id: containerName(spec.name) } as const];
-    if (options.dryRun) return { ...(present && { machine: await this.#machine(engine, spec.name, present) }), changes, warnings: [] };
-    if (!isSame) {
-      const secrets = await this.#secrets(spec);
-      if (present) await this.#end(engine, present.id, options);
-      options.onProgress?.({ step: 'starting the container', function: spec.name });
-      await this.#start(engine, spec, { specSha256, secrets, signal: options.signal ?? new AbortController().signal });
-    }
+    const changes = [{ action: present ? 'update' : 'create', resource: 'container', id: containerName(spec.name) } as const];
+    if (options.dryRun)
+      return { ...(present && { machine: await this.#machine(engine, spec.name, present) }), changes: isSame ? [] : changes, warnings: [] };
+    const machine = isSame ? await this.#recovered(engine, spec.name, options) : undefined;
+    if (machine) return { machine, changes: [], warnings: [] };
+    const secrets = await this.#secrets(spec);
+    if (present) await this.#end(engine, present.id, options);
+    options.onProgress?.({ step: 'starting the container', function: spec.name });
+    await this.#start(engine, spec, { specSha256, secrets, signal: options.signal ?? new AbortController().signal });
     options.onProgress?.({ step: 'waiting until it is ready', function: spec.name });
     return { machine: await this.#untilReady(engine, spec.name, options.signal), changes, warnings: [] };
+  }
+
+  /** Undefined: it runs and does not become ready, so that it is to be started again. */
+  async #recovered(engine: Engine, name: string, { onProgress, signal }: DeployOptions): Promise<Machine | undefined> {
+    onProgress?.({ step: 'waiting until it is ready', function: name });
+    try {
+      return await this.#untilReady(engine, name, signal);
+    } catch (thrown) {
+      if (toRunnerError(thrown).code === 'DEPLOY_FAILED') return undefined;
+      throw thrown;
+    }
   }
 
   async describe(name: string): Promise<Machine | undefined> {

@@ -6,7 +6,7 @@ import { closeSync, existsSync, mkdirSync, openSync, readFileSync, readdirSync, 
 import { request } from 'node:http';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
-import { RunnerError, Secret, checkProgram, programDigest, systemClock, writeProgram } from '../../src/plugin.ts';
+import { RunnerError, Secret, checkProgram, programDigest, systemClock, toRunnerError, writeProgram } from '../../src/plugin.ts';
 import type { Clock, DeployOptions, LogEntry, LogQuery, Machine, MachineHost, MachineReport, ProgramSpec } from '../../src/plugin.ts';
 import { readLog, trimLog } from './host-log.ts';
 import { identityOf } from './leftovers.ts';
@@ -36,6 +36,8 @@ const POLL_MS = 50;
 const HEAP_SHARE = 0.75;
 const TOKEN_VARIABLE = 'BPR_MACHINE_TOKEN';
 const REASON_LINES = 20;
+/** For what no signal ends at once: a process in the kernel. */
+const KILL_WAIT_MS = 10_000;
 
 /**
  * Programs outlive the process that starts them: each has a session, a folder, a log and data of its own. A program is recognised by process id,
@@ -69,16 +71,28 @@ export class ProcessHost implements MachineHost {
     const present = this.#find(spec.name);
     const isSame = present?.note.specSha256 === specSha256 && present.pid !== undefined;
     const action = present?.pid === undefined ? 'create' : 'update';
-    const changes = isSame ? [] : [{ action, resource: 'process', id: spec.name } as const];
-    if (options.dryRun) return { ...(present && { machine: await this.#machine(present) }), changes, warnings: [] };
-    if (!isSame) {
-      const secrets = await readSecrets(spec.secrets ?? {}, this.#environment);
-      if (present?.pid !== undefined) await this.#end(spec.name, present.pid, options);
-      options.onProgress?.({ step: 'starting the process', function: spec.name });
-      this.#start(spec, specSha256, secrets);
-    }
+    const changes = [{ action, resource: 'process', id: spec.name } as const];
+    if (options.dryRun) return { ...(present && { machine: await this.#machine(present) }), changes: isSame ? [] : changes, warnings: [] };
+    const machine = isSame ? await this.#recovered(spec.name, options) : undefined;
+    if (machine) return { machine, changes: [], warnings: [] };
+    const secrets = await readSecrets(spec.secrets ?? {}, this.#environment);
+    const pid = this.#find(spec.name)?.pid;
+    if (pid !== undefined) await this.#end(spec.name, pid, options);
+    options.onProgress?.({ step: 'starting the process', function: spec.name });
+    this.#start(spec, specSha256, secrets);
     options.onProgress?.({ step: 'waiting until it is ready', function: spec.name });
     return { machine: await this.#untilReady(spec.name, options.signal), changes, warnings: [] };
+  }
+
+  /** Undefined: it runs and does not become ready, so that it is to be started again. */
+  async #recovered(name: string, { onProgress, signal }: DeployOptions): Promise<Machine | undefined> {
+    onProgress?.({ step: 'waiting until it is ready', function: name });
+    try {
+      return await this.#untilReady(name, signal);
+    } catch (thrown) {
+      if (toRunnerError(thrown).code === 'DEPLOY_FAILED') return undefined;
+      throw thrown;
+    }
   }
 
   async describe(name: string): Promise<Machine | undefined> {
@@ -181,17 +195,22 @@ export class ProcessHost implements MachineHost {
     const until = this.#clock.monotonic() + this.#stopTimeoutMs;
     signalProcess(pid, 'SIGTERM');
     while (this.#find(name)?.pid === pid) {
-      if (this.#clock.monotonic() > until) signalProcess(-pid, 'SIGKILL');
+      const late = this.#clock.monotonic() - until;
+      if (late > KILL_WAIT_MS) throw new RunnerError('DEPLOY_FAILED', `process ${pid} of ${name} does not end`, { details: { name, pid } });
+      if (late > 0) signalProcess(-pid, 'SIGKILL');
       await this.#clock.sleep(POLL_MS, signal);
     }
   }
 
   #find(name: string): Found | undefined {
+    const file = join(this.#folder, name, 'machine.json');
+    if (!existsSync(file)) return undefined;
     let note: Note;
     try {
-      note = JSON.parse(readFileSync(join(this.#folder, name, 'machine.json'), 'utf8')) as Note; // as: we wrote it
-    } catch {
-      return undefined;
+      note = JSON.parse(readFileSync(file, 'utf8')) as Note; // as: we wrote it
+    } catch (cause) {
+      // What it spoke of may run: another one beside it would settle the same calls.
+      throw new RunnerError('STORE_FAILED', `the record ${file} of program ${name} cannot be read`, { cause, details: { file } });
     }
     if (!note.process) return { note, pid: processWith(note.token) };
     const now = identityOf(note.process.pid);

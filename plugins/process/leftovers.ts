@@ -41,13 +41,16 @@ export function noteProcess(folder: string, pid: number): void {
   if (identity) writeFileSync(join(folder, PROCESS), JSON.stringify(identity), { mode: 0o600 });
 }
 
-/** Undefined when there is no such process, or no /proc. */
+/** Undefined when there is no such process, when it has ended, or without /proc. */
 export function identityOf(pid: number): ProcessIdentity | undefined {
   try {
     const bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
     // The name in parentheses may hold anything; the start time is the 22nd field.
-    const startTime = stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? '';
+    const [state, ...fields] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    const startTime = fields[18] ?? '';
+    // It has ended, and its parent did not ask how.
+    if (state === 'Z' || state === 'X') return undefined;
     return { pid, bootId, startTime };
   } catch {
     return undefined;

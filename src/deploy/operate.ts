@@ -1,8 +1,6 @@
 /** From what an operator says to the deployment of a service: reads chain and policy, plans, and gathers what the deployment needs. */
 
 import { readFileSync } from 'node:fs';
-import { createServer } from 'node:net';
-import type { AddressInfo } from 'node:net';
 import { dirname, join } from 'node:path';
 import type { BlueprintMetadata, ChainClient } from '../chain/chain.ts';
 import type { RunnerManifest } from '../runner/manifest.ts';
@@ -13,6 +11,7 @@ import type { BuiltHandler } from './package.ts';
 import { codeForPlugin } from './platform-code.ts';
 import { planService } from './planner.ts';
 import type { DeploymentPolicy } from './policy-model.ts';
+import { freePort } from './port.ts';
 import { buildProgram } from './program.ts';
 import type { PluginReference, ServiceRecords } from './record.ts';
 import type { ServiceParts } from './service.ts';
@@ -109,16 +108,4 @@ function secretsOf({ jobs }: RunnerManifest, { key, environment }: OperateOption
   const read = Object.values(jobs).flatMap(({ executor }) => executor?.environment ?? []);
   const there = [...new Set(read)].filter((name) => environment[name] !== undefined).toSorted();
   return { OPERATOR_PRIVATE_KEY: key, ...Object.fromEntries(there.map((name) => [name, `env:${name}`])) };
-}
-
-/** It stays the service's: it is part of its record from then on. */
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer();
-    server.once('error', reject);
-    server.listen(0, '127.0.0.1', () => {
-      const { port } = server.address() as AddressInfo; // as: it listens on a port
-      server.close(() => resolve(port));
-    });
-  });
 }

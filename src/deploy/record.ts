@@ -1,20 +1,10 @@
 /** What is known of a deployed service, on disk: written after every step, so that any later process goes on from there. */
 
 import { createHash } from 'node:crypto';
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  readdirSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-  writeSync,
-} from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { RunnerError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
 import type { ExecutorReference } from '../executor/deployer.ts';
@@ -77,6 +67,7 @@ export interface ServiceRecord {
 }
 
 const HISTORY_MAX = 200;
+const SQLITE_BUSY = 5;
 
 /** Where records lie unless told otherwise. */
 export function defaultRecordFolder(environment: NodeJS.ProcessEnv): string {
@@ -120,27 +111,27 @@ export class ServiceRecords {
     rmSync(this.#file(record), { force: true });
   }
 
-  /** Only one process deploys a service at a time. Returns what gives the place free. Throws `STATE_INVALID` while another one does. */
+  /**
+   * Only one process deploys a service at a time. Returns what gives the place free; the kernel does so when the process dies.
+   * Throws `STATE_INVALID` while another one has it.
+   */
   lock(service: { readonly serviceId: string; readonly chainId: number; readonly contract: string }): () => void {
     mkdirSync(this.#folder, { recursive: true, mode: 0o700 });
     const file = `${this.#file(service)}.lock`;
-    for (let attempt = 0; ; attempt += 1) {
-      try {
-        const descriptor = openSync(file, 'wx', 0o600);
-        writeSync(descriptor, String(process.pid));
-        closeSync(descriptor);
-        return () => rmSync(file, { force: true });
-      } catch (cause) {
-        const holder = holderOf(file);
-        if (attempt > 0 || (holder !== undefined && isAlive(holder))) {
-          throw new RunnerError('STATE_INVALID', `process ${holder} is deploying service ${service.serviceId}; wait until it has ended`, {
-            cause,
-            details: { serviceId: service.serviceId, process: holder },
-          });
-        }
-        rmSync(file, { force: true });
-      }
+    const database = new DatabaseSync(file, { timeout: 0 });
+    try {
+      database.exec('BEGIN EXCLUSIVE');
+    } catch (cause) {
+      database.close();
+      const { serviceId } = service;
+      if ((cause as { readonly errcode?: number }).errcode !== SQLITE_BUSY)
+        throw new RunnerError('STORE_FAILED', `the lock ${file} cannot be taken`, { cause, details: { file } });
+      throw new RunnerError('STATE_INVALID', `another process is deploying service ${serviceId}; wait until it has ended`, {
+        cause,
+        details: { serviceId },
+      });
     }
+    return () => database.close();
   }
 
   #file({ serviceId, chainId, contract }: { readonly serviceId: string; readonly chainId: number; readonly contract: string }): string {
@@ -152,31 +143,23 @@ export class ServiceRecords {
     let text: string;
     try {
       text = readFileSync(file, 'utf8');
-    } catch {
-      return undefined;
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+      throw new RunnerError('STORE_FAILED', `the deployment record ${file} cannot be read`, { cause, details: { file } });
     }
     try {
-      return JSON.parse(text) as ServiceRecord; // as: we wrote it
+      const record = JSON.parse(text) as ServiceRecord; // as: we wrote it, and what it must have is looked at
+      if (record.version === 1 && record.jobs && record.leftovers && record.history) return record;
     } catch (cause) {
-      throw new RunnerError('STORE_FAILED', `the deployment record ${file} is damaged`, { cause, details: { file } });
+      throw damaged(file, cause);
     }
+    throw damaged(file);
   }
 }
 
-/** Undefined: it died before it had written its id. */
-function holderOf(file: string): number | undefined {
-  try {
-    return Number(readFileSync(file, 'utf8')) || undefined;
-  } catch {
-    return undefined;
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
-  }
+function damaged(file: string, cause?: unknown): RunnerError {
+  return new RunnerError('STORE_FAILED', `the deployment record ${file} is damaged; put back a copy, or move it away to begin anew`, {
+    cause,
+    details: { file },
+  });
 }

@@ -1,7 +1,8 @@
 /** What is to be where: the outcome of policy, metadata and analysis, and all that a deployment goes by. */
 
+import { RunnerError } from '../errors.ts';
 import type { FunctionConfig } from '../executor/deployer.ts';
-import type { PluginReference } from './record.ts';
+import type { PluginReference, RecordedFunction, RecordedJob, ServiceRecord, ServiceRecords } from './record.ts';
 
 export interface JobPlan {
   /** Decimal. */
@@ -37,4 +38,46 @@ export function functionNameOf(plan: Pick<ServicePlan, 'serviceId'>, jobId: stri
 
 export function orchestratorNameOf(plan: Pick<ServicePlan, 'serviceId'>): string {
   return `blueprint-${plan.serviceId}-orchestrator`;
+}
+
+/**
+ * Names hold the service id and not the chain: a service of another chain with this id has the same ones. Throws `RESOURCE_FOREIGN` when one
+ * was deployed to the same place.
+ */
+export function checkNames(plan: ServicePlan, host: PluginReference, records: Pick<ServiceRecords, 'list'>): void {
+  const places = new Set([host, ...plan.jobs.flatMap(({ deployer }) => deployer ?? [])].map((place) => JSON.stringify(place)));
+  const isSame = ({ chainId, contract }: ServiceRecord): boolean =>
+    chainId === plan.chainId && contract.toLowerCase() === plan.contract.toLowerCase();
+  for (const other of records.list(plan.serviceId).filter((record) => !isSame(record))) {
+    const taken = [other.orchestrator?.host, ...Object.values(other.jobs).map((job) => job.function?.deployer)];
+    if (!taken.some((place) => place && places.has(JSON.stringify(place)))) continue;
+    throw new RunnerError(
+      'RESOURCE_FOREIGN',
+      `service ${other.serviceId} of contract ${other.contract} on chain ${other.chainId} is deployed to the same place under the same names; remove it first, or deploy to another place`,
+      { details: { serviceId: other.serviceId, chainId: other.chainId, contract: other.contract } },
+    );
+  }
+}
+
+/** The options of its deployer may have changed, and it is the same function still. */
+export function isSameFunction(one: RecordedFunction, other: RecordedFunction): boolean {
+  if (one.name !== other.name || one.deployer.use !== other.deployer.use) return false;
+  return JSON.stringify(one.deployer) === JSON.stringify(other.deployer) || (one.id === other.id && one.endpoint === other.endpoint);
+}
+
+/** What is known of the job from an earlier deployment stays, when its place stays. */
+export function recordedJob(job: JobPlan, earlier: RecordedJob | undefined): RecordedJob {
+  const { name, place, reason } = job;
+  const known = earlier?.function;
+  const stays = place === 'function' && known && JSON.stringify(known.deployer) === JSON.stringify(job.deployer);
+  return { name, place, reason, ...(stays && { function: known }) };
+}
+
+/** Functions of an earlier deployment that this one does not go on with. */
+export function leftoversOf(plan: ServicePlan, earlier: ServiceRecord | undefined): RecordedFunction[] {
+  const kept = new Map(plan.jobs.filter(({ place }) => place === 'function').map(({ id, deployer }) => [id, JSON.stringify(deployer)]));
+  const gone = Object.entries(earlier?.jobs ?? {}).flatMap(([id, { function: recorded }]) =>
+    recorded && kept.get(id) !== JSON.stringify(recorded.deployer) ? [recorded] : [],
+  );
+  return [...(earlier?.leftovers ?? []), ...gone];
 }

@@ -18,7 +18,8 @@ import type { Machine, MachineHost, ProgramSpec } from '../executor/machine.ts';
 import type { PluginRegistry } from '../plugin/registry.ts';
 import type { RunnerManifest } from '../runner/manifest.ts';
 import type { PluginReference, RecordedFunction, RecordedJob, ServiceRecord, ServiceRecords } from './record.ts';
-import { functionNameOf, orchestratorNameOf } from './service-plan.ts';
+import { freePort } from './port.ts';
+import { checkNames, functionNameOf, isSameFunction, leftoversOf, orchestratorNameOf, recordedJob } from './service-plan.ts';
 import type { JobPlan, ServicePlan } from './service-plan.ts';
 
 /** What every operation on services needs. */
@@ -83,7 +84,16 @@ export class ServiceOperator {
    */
   async deploy(plan: ServicePlan, parts: ServiceParts, options: ServiceOptions = {}): Promise<ServiceReport> {
     const unlock = options.dryRun ? () => {} : this.#tools.records.lock(plan);
-    const run = new DeployRun(plan, { ...this.#tools, ...parts }, options);
+    try {
+      checkNames(plan, parts.host, this.#tools.records);
+      const run = new DeployRun(plan, { ...this.#tools, ...parts }, options);
+      return await this.#carryOut(run);
+    } finally {
+      unlock();
+    }
+  }
+
+  async #carryOut(run: DeployRun): Promise<ServiceReport> {
     try {
       return await run.deploy(
         (reference) => this.#deployer(reference),
@@ -92,8 +102,6 @@ export class ServiceOperator {
     } catch (thrown) {
       run.failed(toRunnerError(thrown, 'DEPLOY_FAILED'));
       throw thrown;
-    } finally {
-      unlock();
     }
   }
 
@@ -112,8 +120,15 @@ export class ServiceOperator {
       }
     }
     const { orchestrator } = record;
-    const machine = orchestrator && (await (await this.#host(orchestrator.host)).describe(orchestrator.name));
-    if (orchestrator && machine?.status !== 'running') drift.push(`the orchestrator ${orchestrator.name} is ${machine?.status ?? 'gone'}`);
+    let machine: Machine | undefined;
+    try {
+      machine = orchestrator && (await (await this.#host(orchestrator.host)).describe(orchestrator.name));
+      if (orchestrator && machine?.status !== 'running')
+        drift.push(`the orchestrator ${orchestrator.name} is ${machine?.status ?? 'gone'}`);
+    } catch (thrown) {
+      const { code, message } = toRunnerError(thrown);
+      drift.push(`the orchestrator ${orchestrator?.name} cannot be asked: ${code}: ${message}`);
+    }
     return { record, orchestrator: machine, functions, drift };
   }
 
@@ -123,16 +138,21 @@ export class ServiceOperator {
     yield* (await this.#host(orchestrator.host)).logs(orchestrator.name, query);
   }
 
-  /** Ends the orchestrator first, so that no call is handed to a function that is going. Logs stay. */
-  async remove(record: ServiceRecord, options: ServiceOptions = {}): Promise<readonly DeployChange[]> {
-    const unlock = options.dryRun ? () => {} : this.#tools.records.lock(record);
+  /** Ends the orchestrator first, so that no call is handed to a function that is going. Logs stay, and so does what is foreign. */
+  async remove(given: ServiceRecord, options: ServiceOptions = {}): Promise<readonly DeployChange[]> {
+    const unlock = options.dryRun ? () => {} : this.#tools.records.lock(given);
     try {
+      // Another process may have gone on with it since it was read.
+      const record = this.#tools.records.read(given);
+      if (!record) return [];
       if (!options.dryRun) this.#tools.records.write({ ...record, status: 'removing', updatedAt: this.#timestamp() });
       const changes: DeployChange[] = [];
       const { orchestrator } = record;
-      if (orchestrator) changes.push(...(await (await this.#host(orchestrator.host)).terminate(orchestrator.name, options)).changes);
+      if (orchestrator)
+        changes.push(...(await unlessForeign(async () => (await this.#host(orchestrator.host)).terminate(orchestrator.name, options))));
       const all = [...Object.values(record.jobs).flatMap((job) => job.function ?? []), ...record.leftovers];
-      for (const { deployer, name } of all) changes.push(...(await (await this.#deployer(deployer)).remove(name, options)).changes);
+      for (const { deployer, name } of all)
+        changes.push(...(await unlessForeign(async () => (await this.#deployer(deployer)).remove(name, options))));
       if (!options.dryRun) this.#tools.records.remove(record);
       return changes;
     } finally {
@@ -214,8 +234,9 @@ class DeployRun {
     const machine = await this.#orchestrate(hostOf);
     // Calls go to the new places now: what is left of the old ones may go.
     for (const left of this.#record.leftovers) {
-      const { changes } = await (await deployerOf(left.deployer)).remove(left.name, this.#options);
-      this.#changes.push(...changes);
+      const isInUse = Object.values(this.#record.jobs).some(({ function: used }) => used && isSameFunction(used, left));
+      if (!isInUse)
+        this.#changes.push(...(await unlessForeign(async () => (await deployerOf(left.deployer)).remove(left.name, this.#options))));
       this.#save({ leftovers: this.#record.leftovers.filter((other) => other !== left) });
     }
     this.#save({ status: 'deployed' });
@@ -274,20 +295,29 @@ class DeployRun {
     const { host: reference } = this.#parts;
     const host = await hostOf(reference);
     const jobs = manifestJobs(this.#record, this.#plan.fallback);
-    const spec = await this.#parts.program({ ...this.#parts.manifest, dataDir: host.dataFolder(name), jobs });
     const earlier = this.#record.orchestrator;
+    const metricsPort = await this.#port(earlier, hostOf);
+    const spec = await this.#parts.program({ ...this.#parts.manifest, metricsPort, dataDir: host.dataFolder(name), jobs });
     if (earlier && JSON.stringify(earlier.host) !== JSON.stringify(reference)) {
       // Two runners would settle the same calls: the old one ends first.
       this.#changes.push(...(await (await hostOf(earlier.host)).terminate(earlier.name, this.#options)).changes);
     }
-    const healthPort = this.#parts.manifest.metricsPort;
-    this.#save({ orchestrator: { host: reference, name, healthPort } });
+    this.#save({ orchestrator: { host: reference, name, healthPort: metricsPort } });
     const { machine, changes, warnings } = await host.run({ ...spec, name }, this.#options);
     this.#changes.push(...changes);
     this.#warnings.push(...warnings);
-    if (machine) this.#save({ orchestrator: { host: reference, name, healthPort, id: machine.id } });
+    if (machine) this.#save({ orchestrator: { host: reference, name, healthPort: metricsPort, id: machine.id } });
     this.#note('orchestrator', `${name}: ${changes.length === 0 ? 'unchanged' : (machine?.status ?? 'planned')}`);
     return machine;
+  }
+
+  /** The port that the orchestrator has. One that it does not have now may be somebody else's meanwhile. */
+  async #port(earlier: ServiceRecord['orchestrator'], hostOf: (reference: PluginReference) => Promise<MachineHost>): Promise<number> {
+    const { metricsPort } = this.#parts.manifest;
+    if (!earlier) return metricsPort;
+    const machine = await (await hostOf(earlier.host)).describe(earlier.name);
+    if (machine?.status === 'running' || machine?.status === 'starting') return earlier.healthPort;
+    return freePort(earlier.healthPort);
   }
 
   #note(event: string, detail: string): void {
@@ -309,20 +339,14 @@ class DeployRun {
   }
 }
 
-function recordedJob(job: JobPlan, earlier: RecordedJob | undefined): RecordedJob {
-  const { name, place, reason } = job;
-  const known = earlier?.function;
-  const stays = place === 'function' && known && JSON.stringify(known.deployer) === JSON.stringify(job.deployer);
-  return { name, place, reason, ...(stays && { function: known }) };
-}
-
-/** Functions of an earlier deployment that this one does not go on with. */
-function leftoversOf(plan: ServicePlan, earlier: ServiceRecord | undefined): RecordedFunction[] {
-  const kept = new Map(plan.jobs.filter(({ place }) => place === 'function').map(({ id, deployer }) => [id, JSON.stringify(deployer)]));
-  const gone = Object.entries(earlier?.jobs ?? {}).flatMap(([id, { function: recorded }]) =>
-    recorded && kept.get(id) !== JSON.stringify(recorded.deployer) ? [recorded] : [],
-  );
-  return [...(earlier?.leftovers ?? []), ...gone];
+/** What is not ours was never part of the service: there is nothing to remove. */
+async function unlessForeign(remove: () => Promise<{ readonly changes: readonly DeployChange[] }>): Promise<readonly DeployChange[]> {
+  try {
+    return (await remove()).changes;
+  } catch (thrown) {
+    if (toRunnerError(thrown).code === 'RESOURCE_FOREIGN') return [];
+    throw thrown;
+  }
 }
 
 function manifestJobs(record: ServiceRecord, fallback: boolean): RunnerManifest['jobs'] {

@@ -261,7 +261,9 @@ async function withRecord(
   action: (record: ServiceRecord, operator: ServiceOperator) => Promise<void>,
 ): Promise<void> {
   await withOperator(io, async (operator, records) => {
-    const found = records.list(String(serviceId)).filter((one) => contract === undefined || one.contract === contract.toLowerCase());
+    const found = records
+      .list(String(serviceId))
+      .filter((one) => contract === undefined || one.contract.toLowerCase() === contract.toLowerCase());
     const [record, other] = found;
     if (!record)
       throw new RunnerError('NOT_FOUND', `service ${serviceId} was not deployed from here`, { details: { serviceId: String(serviceId) } });
@@ -303,7 +305,12 @@ function hostOf(io: Io, { target, network, hostOption }: DeployFlags): PluginRef
     case 'container':
       return {
         use: 'container',
-        options: { folder: join(folder, 'containers'), ...(network !== undefined && { network }), ...hostOption },
+        options: {
+          folder: join(folder, 'containers'),
+          ...(io.env['DOCKER_HOST'] && { host: io.env['DOCKER_HOST'] }),
+          ...(network !== undefined && { network }),
+          ...hostOption,
+        },
       };
     case 'ec2':
       return { use: 'aws-lambda', options: { ...hostOption } };
