@@ -3,14 +3,16 @@
 import type { Plugin } from '../../src/plugin.ts';
 import { KubernetesDeployer } from './deployer.ts';
 import { KubernetesExecutor } from './executor.ts';
-import { DEPLOYER_OPTIONS, EXECUTOR_OPTIONS, parseOptions } from './options.ts';
-import type { KubernetesExecutorOptions, KubernetesOptions } from './options.ts';
+import { KubernetesMachineHost } from './machine-host.ts';
+import { DEPLOYER_OPTIONS, EXECUTOR_OPTIONS, HOST_OPTIONS, parseOptions } from './options.ts';
+import type { KubernetesExecutorOptions, KubernetesHostOptions, KubernetesOptions } from './options.ts';
 
 export { KubernetesDeployer } from './deployer.ts';
 export { KubernetesExecutor } from './executor.ts';
+export { KubernetesMachineHost } from './machine-host.ts';
 export { manifestsOf, toYaml } from './manifests.ts';
 export type { Manifest } from './client.ts';
-export type { KubernetesExecutorOptions, KubernetesOptions } from './options.ts';
+export type { KubernetesExecutorOptions, KubernetesHostOptions, KubernetesOptions } from './options.ts';
 
 export const kubernetesPlugin: Plugin = {
   name: 'kubernetes',
@@ -22,5 +24,6 @@ export const kubernetesPlugin: Plugin = {
     registry.deployer(
       (options, { clock }) => new KubernetesDeployer(parseOptions<KubernetesOptions>(options, DEPLOYER_OPTIONS), { clock }),
     );
+    registry.host((options, { clock }) => new KubernetesMachineHost(parseOptions<KubernetesHostOptions>(options, HOST_OPTIONS), { clock }));
   },
 };

@@ -21,6 +21,7 @@ export type Component = 'function' | 'code' | 'schedule' | 'batch' | 'machine';
  * | `config`               | Deployment   | what was asked for, without environment and schedules                    |
  * | `environment-revision` | Secret, pods | counts the changes of the environment, so that pods are made anew        |
  * | `schedule`             | CronJob      | what was asked for                                                       |
+ * | `spec-sha256`          | Deployment   | of a program: all of its specification                                   |
  * | `manifest-sha256`      | all but code | of what was applied, so that a field that is left out later is seen      |
  */
 export const ANNOTATION = {
@@ -31,6 +32,7 @@ export const ANNOTATION = {
   environment: 'blueprint-runner.dev/environment-revision',
   schedule: 'blueprint-runner.dev/schedule',
   manifest: 'blueprint-runner.dev/manifest-sha256',
+  spec: 'blueprint-runner.dev/spec-sha256',
 } as const;
 
 export const CODE_FOLDER = '/var/run/blueprint';

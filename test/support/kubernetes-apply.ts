@@ -1,5 +1,7 @@
 /** Server-side apply for tests: who manages which field, and what becomes of an object. */
 
+import { isDeepStrictEqual } from 'node:util';
+
 export type Fields = Record<string, unknown>;
 
 /** Lists that are merged by these keys; all others are replaced as a whole. */
@@ -46,7 +48,7 @@ export function conflictsOf(applied: unknown, live: unknown, owners: ReadonlyMap
   const conflicts: Conflict[] = [];
   for (const [field, value] of leaves(applied))
     for (const [manager, fields] of owners)
-      if (fields.has(field) && JSON.stringify(before.get(field)) !== JSON.stringify(value)) conflicts.push({ manager, field });
+      if (fields.has(field) && !isDeepStrictEqual(before.get(field), value)) conflicts.push({ manager, field });
   return conflicts;
 }
 

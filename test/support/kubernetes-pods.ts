@@ -1,6 +1,6 @@
 /** Pods for tests: the containers of a pod as processes of this machine, with their volumes as folders. */
 
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
@@ -32,7 +32,7 @@ export interface Container {
   }[];
   readonly ports?: readonly { readonly name?: string; readonly containerPort: number }[];
   readonly volumeMounts?: readonly { readonly name: string; readonly mountPath: string }[];
-  readonly readinessProbe?: { readonly httpGet?: { readonly path: string } };
+  readonly readinessProbe?: { readonly httpGet?: { readonly path: string }; readonly exec?: { readonly command: readonly string[] } };
 }
 
 export interface PodSpec {
@@ -130,7 +130,9 @@ export class EmulatedPod {
       });
     });
     const probe = container.readinessProbe?.httpGet?.path;
-    if (probe !== undefined) await this.#untilReady(`http://127.0.0.1:${port}${probe}`);
+    const command = container.readinessProbe?.exec?.command;
+    if (probe !== undefined) await this.#untilReady(() => answers(`http://127.0.0.1:${port}${probe}`));
+    if (command) await this.#untilReady(() => succeeds(command));
     this.isReady = this.exitCode === undefined;
     return port;
   }
@@ -218,17 +220,24 @@ export class EmulatedPod {
     this.lines.push(`${seconds}.${String(this.#lastLineAt % 1_000_000_000n).padStart(9, '0')}Z ${line}`);
   }
 
-  async #untilReady(url: string): Promise<void> {
+  async #untilReady(probe: () => Promise<boolean>): Promise<void> {
     const until = Date.now() + READY_MS;
     while (this.exitCode === undefined && Date.now() < until) {
-      const isReady = await fetch(url).then(
-        ({ ok }) => ok,
-        () => false,
-      );
-      if (isReady) return;
+      if (await probe()) return;
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
   }
+}
+
+function answers(url: string): Promise<boolean> {
+  return fetch(url).then(
+    ({ ok }) => ok,
+    () => false,
+  );
+}
+
+function succeeds([, ...args]: readonly string[]): Promise<boolean> {
+  return new Promise((resolve) => void execFile(process.execPath, args, (error) => resolve(error === null)));
 }
 
 function mapsOf({ volumes = [] }: PodSpec): readonly string[] {

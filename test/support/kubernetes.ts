@@ -354,13 +354,22 @@ class Emulator implements KubernetesEmulator {
   }
 
   async #roll(object: StoredObject): Promise<void> {
-    const { replicas, template } = object['spec'] as { readonly replicas: number; readonly template: Template };
+    const { replicas, template, strategy } = object['spec'] as {
+      readonly replicas: number;
+      readonly template: Template;
+      readonly strategy?: { readonly type: string };
+    };
     const { uid, namespace = '', name, generation = 0 } = object.metadata;
     const revision = hashOf(template);
     const isStale = (): boolean => this.store.find('Deployment', namespace, name)?.metadata.generation !== generation;
     await Promise.resolve();
     if (isStale()) return;
-    const own = [...this.#placed].filter(({ ownerUid }) => ownerUid === uid);
+    const placed = [...this.#placed].filter(({ ownerUid }) => ownerUid === uid);
+    if (strategy?.type === 'Recreate') {
+      for (const each of placed.filter((one) => one.template !== revision)) this.#leave(each);
+      await Promise.all(this.#leaving);
+    }
+    const own = placed.filter((each) => this.#placed.has(each));
     const fresh = own.filter((each) => each.template === revision);
     while (fresh.length < replicas) fresh.push(this.#place(object, template, revision));
     const say = (available: number, left: number): void =>
