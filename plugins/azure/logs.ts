@@ -70,7 +70,8 @@ export class AzureLogs {
       method: 'POST',
       path: `/v1/apps/${encodeURIComponent(this.appId)}/query`,
       headers: ['authorization', await this.#client.bearer(audience)],
-      json: { query: kql(name, query, limit) },
+      // The level of a line of JSON is known only here.
+      json: { query: kql(name, query, query.level === undefined ? limit : ROWS_MAX) },
       signal: query.signal,
     });
     if (response.status >= 300) throw failure(`read the logs of ${name}`, response);
@@ -83,11 +84,12 @@ export class AzureLogs {
         Array.isArray(row) ? rowOf(Object.fromEntries(names.map((each, index) => [each, row[index] as unknown]))) : [],
       )
       .filter(({ entry }) => isWanted(entry))
+      .slice(0, limit)
       .toReversed();
   }
 }
 
-/** What is not asked for stays there. Levels of lines of JSON are known only here, so they are asked for only where Azure knows them. */
+/** What is not asked for stays there. */
 function kql(name: string, { sinceMs, untilMs, search, requestId }: LogQuery, limit: number): string {
   const conditions = [
     `cloud_RoleName =~ ${quoted(name)}`,

@@ -10,7 +10,7 @@ import { systemClock } from '../../src/clock.ts';
 import { readModules } from '../../src/deploy/dependencies.ts';
 import { packageFor } from '../../src/deploy/package-platform.ts';
 import { buildHandler } from '../../src/deploy/package.ts';
-import type { FaasDeployer, FunctionConfig, FunctionPackage, LogEntry } from '../../src/executor/deployer.ts';
+import type { FaasDeployer, FunctionConfig, FunctionPackage, LogEntry, LogQuery } from '../../src/executor/deployer.ts';
 import { Metadata } from '../../src/job/call.ts';
 import type { JobCall } from '../../src/job/call.ts';
 import { createPluginRegistry } from '../../src/plugin/registry.ts';
@@ -312,6 +312,28 @@ describe('the package of a handler', () => {
     const { result_base64: result } = JSON.parse(Buffer.from(body).toString()) as { result_base64: string };
     expect([failed, Buffer.from(result, 'base64').toString()]).toEqual([false, 'azure']);
     expect(requestId).toMatch(/^[\w-]{36}$/);
+  });
+
+  it('logs are asked for by level and by text, whatever is in it', async () => {
+    const deployer = deployerWith();
+    await deployer.deploy(NAME, codeOf('a'), CONFIG);
+    const lines = [
+      '{"level":50,"msg":"the oven is cold"}',
+      'plain',
+      '{"level":30,"msg":"warm"}',
+      "it's a \\ line",
+      '{"level":"warn","msg":"warmer"}',
+    ];
+    app().traces.push(...lines.map((message, at) => ({ at: Date.now() + at, message, id: `item-${at}` })));
+    const read = async (query: LogQuery): Promise<(string | undefined)[]> => {
+      const found: (string | undefined)[] = [];
+      for await (const { message, level } of deployer.logs(NAME, query)) found.push(message, level);
+      return found;
+    };
+    expect(await read({ level: 'error', limit: 1 })).toEqual([lines[0], 'error']);
+    expect(await read({ level: 'warn' })).toEqual([lines[0], 'error', lines[4], 'warn']);
+    expect(await read({ search: "it's a \\" })).toEqual([lines[3], 'info']);
+    expect(await read({ search: 'it is' })).toEqual([]);
   });
 
   it('without the id of an Application Insights logs are OPERATION_UNSUPPORTED, with what to set', async () => {
