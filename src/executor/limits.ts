@@ -172,7 +172,7 @@ export const TARGET_LIMITS: Readonly<Record<Target, FunctionLimits>> = {
     source:
       'https://kubernetes.io/docs/concepts/overview/working-with-objects/names/ and .../configuration/configmap/; the rest is up to the nodes',
     // A CronJob appends 11 characters to its name.
-    namePattern: /^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$/,
+    namePattern: /^[a-z](?:[a-z0-9-]*[a-z0-9])?$/,
     nameLengthMax: 52,
     requestBytesMax: NO_LIMIT,
     responseBytesMax: NO_LIMIT,
@@ -181,7 +181,8 @@ export const TARGET_LIMITS: Readonly<Record<Target, FunctionLimits>> = {
     timeoutMs: { min: SECOND, max: NO_LIMIT, default: 5 * MINUTE },
     memoryMb: { min: 32, max: NO_LIMIT, default: 512 },
     environmentBytesMax: MIB,
-    zipBytesMax: MIB,
+    // So many parts in config maps of 768 KiB.
+    zipBytesMax: 12 * MIB,
     unpackedBytesMax: NO_LIMIT,
     concurrencyMax: NO_LIMIT,
   },
