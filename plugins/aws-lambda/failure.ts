@@ -110,7 +110,11 @@ export function deployFailure(thrown: unknown, operation: string, endpoint?: str
     new RunnerError(code, message, { cause: thrown, details, ...(retry && { retry }) });
   const { name, message } = failure;
   if (name === 'AbortError') return error('ABORTED', `${operation} was cancelled`);
-  if (CREDENTIALS.test(name)) return error('CREDENTIALS_MISSING', `there are no usable credentials for AWS: ${message}`);
+  if (CREDENTIALS.test(name))
+    return error(
+      'CREDENTIALS_MISSING',
+      `there are no usable credentials for AWS; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE: ${message}`,
+    );
   if (message.startsWith('Region is missing'))
     return error('CONFIG_INVALID', 'no region of AWS is named: set the option region, or AWS_REGION');
   const where = endpoint === undefined ? 'AWS' : endpoint;
@@ -133,7 +137,11 @@ export function invokeFailure(thrown: unknown, functionName: string): RunnerErro
   const error = (code: ErrorCode, text: string, retry?: Retry): RunnerError =>
     new RunnerError(code, text, { cause: thrown, details, ...(retry && { retry }) });
   const words = `${name}: ${message}`;
-  if (CREDENTIALS.test(name)) return error('CREDENTIALS_MISSING', `there are no usable credentials for AWS: ${message}`);
+  if (CREDENTIALS.test(name))
+    return error(
+      'CREDENTIALS_MISSING',
+      `there are no usable credentials for AWS; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE: ${message}`,
+    );
   if (message.startsWith('Region is missing'))
     return error('CONFIG_INVALID', 'no region of AWS is named: set the option region, or AWS_REGION');
   const transport = transportOf(failure);

@@ -4,8 +4,10 @@ import { resolve } from 'node:path';
 import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
 import { systemClock } from '../clock.ts';
+import type { LoadedPolicy } from '../deploy/policy.ts';
 import { FAAS_TYPES } from '../deploy/policy-model.ts';
 import type { FaasType } from '../deploy/policy-model.ts';
+import { RunnerError } from '../errors.ts';
 import type { DeployChange, DeployOptions, DeployProgress, DeployReport, FaasDeployer } from '../executor/deployer.ts';
 import { progress } from './output.ts';
 import type { Io } from './output.ts';
@@ -38,21 +40,28 @@ export function withWrites(command: Command): Command {
     .option('--strict', 'what the platform cannot do as asked is an error');
 }
 
+/** Throws `CONFIG_INVALID` for one that cannot be read: the defaults in its place would be another platform. */
+export async function usablePolicy(io: Io, config: string | undefined): Promise<LoadedPolicy> {
+  const { loadPolicy } = await import('../deploy/policy.ts');
+  const loaded = loadPolicy({ env: io.env, ...(config !== undefined && { path: resolve(io.cwd, config) }) });
+  const { path, problem } = loaded;
+  if (problem === undefined) return loaded;
+  throw new RunnerError('CONFIG_INVALID', `the deployment policy ${path} cannot be used: ${problem}`, { details: { path } });
+}
+
 /** Makes the deployer of the platform, and closes it afterwards. */
 export async function withDeployer(
   io: Io,
   flags: PlatformFlags,
   action: (deployer: FaasDeployer, plugin: string) => Promise<void>,
 ): Promise<void> {
-  const [{ loadPolicy }, { deployerOf }, { createPluginRegistry }, { silentTelemetry }, { PROVIDER_FIELDS, providerOf }] =
-    await Promise.all([
-      import('../deploy/policy.ts'),
-      import('../deploy/planner.ts'),
-      import('../plugin/registry.ts'),
-      import('../telemetry/telemetry.ts'),
-      import('../deploy/policy-model.ts'),
-    ]);
-  const { policy } = loadPolicy({ env: io.env, ...(flags.config !== undefined && { path: resolve(io.cwd, flags.config) }) });
+  const [{ policy }, { deployerOf }, { createPluginRegistry }, { silentTelemetry }, { PROVIDER_FIELDS, providerOf }] = await Promise.all([
+    usablePolicy(io, flags.config),
+    import('../deploy/planner.ts'),
+    import('../plugin/registry.ts'),
+    import('../telemetry/telemetry.ts'),
+    import('../deploy/policy-model.ts'),
+  ]);
   const said = policy.serverless.provider;
   const { provider: type = said.type } = flags;
   const provider =

@@ -28,6 +28,8 @@ export interface LoadedPolicy extends Omit<ParsedPolicy, 'problems'> {
   /** `default`: there is no file, or it cannot be used; `warnings` says which. */
   readonly source: 'file' | 'default';
   readonly warnings: readonly string[];
+  /** Why the file that is there cannot be used. */
+  readonly problem?: string;
 }
 
 export interface PolicyChange {
@@ -71,7 +73,7 @@ export function loadPolicy(options: PolicyOptions & { readonly strict?: boolean 
   if (wrongVariables.length > 0) throw new RunnerError('CONFIG_INVALID', wrongVariables.join('; '));
   const source = problems.length === 0 && 'document' in read ? 'file' : 'default';
   if (parsed.unknownKeys.length > 0) warnings.push(`${path} has keys that mean nothing here: ${parsed.unknownKeys.join(', ')}`);
-  return { ...parsed, path, source, warnings };
+  return { ...parsed, path, source, warnings, ...(problems.length > 0 && { problem: problems.join('; ') }) };
 }
 
 /** By key as in the file, `serverless.enable`; the provider as `writeProvider` gives it. Undefined removes a key. */

@@ -7,11 +7,10 @@ import { systemClock } from '../../clock.ts';
 import { RunnerError } from '../../errors.ts';
 import type { ExportFormat } from '../../deploy/export.ts';
 import type { OperateOptions, PreparedService } from '../../deploy/operate.ts';
-import type { LoadedPolicy } from '../../deploy/policy.ts';
 import type { PluginReference, ServiceRecord, ServiceRecords } from '../../deploy/record.ts';
 import type { ServiceOperator, ServiceOptions, ServiceReport, ServiceStatus } from '../../deploy/service.ts';
 import { parseCount, parseNumber, parseUint64 } from '../calls.ts';
-import { changesText, collectOptions, collectPluginOptions, interrupted, progressText } from '../deployer-flags.ts';
+import { changesText, collectOptions, collectPluginOptions, interrupted, progressText, usablePolicy } from '../deployer-flags.ts';
 import type { PluginOptions } from '../deployer-flags.ts';
 import { settingsOf } from '../environment.ts';
 import type { ChainFlags } from '../environment.ts';
@@ -88,7 +87,7 @@ function addDeploy(service: Command, { io }: Cli): void {
     .option('--json', 'print one JSON document')
     .addHelpText('after', DEPLOY_EXAMPLES)
     .action(async (entry: string | undefined, flags: DeployFlags) => {
-      const { policy, warnings } = await policyOf(io, flags);
+      const { policy, warnings } = await usablePolicy(io, flags.config);
       await withOperator(io, async (operator, records) => {
         const { plan, parts } = await prepared(io, { entry: entryOf(io, entry), flags, policy, records });
         const report = await operator.deploy(plan, parts, { ...flagOptions(flags), ...reporting(io) });
@@ -102,7 +101,7 @@ function addServiceExport(service: Command, { io }: Cli): void {
   withExport(
     withPlan(service.command('export').description('write functions or orchestrator of a service as files of another tool')),
   ).action(async (entry: string | undefined, flags: DeployFlags & ExportFlags) => {
-    const { policy } = await policyOf(io, flags);
+    const { policy } = await usablePolicy(io, flags.config);
     const [{ exportService }, { exportPlan }] = await Promise.all([import('../../deploy/operate.ts'), import('../../deploy/export.ts')]);
     const records = await recordsOf(io);
     const { plan, parts } = await prepared(io, { entry: entryOf(io, entry), flags, policy, records });
@@ -114,11 +113,6 @@ interface ExportFlags {
   readonly format: ExportFormat;
   readonly out: string;
   readonly region?: string;
-}
-
-async function policyOf(io: Io, { config }: DeployFlags): Promise<LoadedPolicy> {
-  const { loadPolicy } = await import('../../deploy/policy.ts');
-  return loadPolicy({ env: io.env, ...(config !== undefined && { path: resolve(io.cwd, config) }) });
 }
 
 /** What a plan is made of, and where its orchestrator runs. */
