@@ -31,7 +31,7 @@ export type Fields = Readonly<Record<string, unknown>>;
 const TIMEOUT_MS = 120_000;
 const CONNECTIONS_MAX = 32;
 /** A Worker with this name is not there. */
-export const SCRIPT_MISSING = 10_007;
+const SCRIPT_MISSING = 10_007;
 /** The script is too large, there are too many Workers, too many crons, CPU time that the plan does not have. */
 const LIMIT_CODES: ReadonlySet<number> = new Set([10_027, 10_037, 10_054, 10_055, 10_072, 100_328]);
 /** Without a token, with one that is none, or with one that may not. */
@@ -96,7 +96,7 @@ function resultOf(what: string, response: HttpResponse): unknown {
 }
 
 /** The first error, with its code. */
-export function saidIn({ body }: HttpResponse): { readonly code?: number; readonly message?: string } {
+function saidIn({ body }: HttpResponse): { readonly code?: number; readonly message?: string } {
   const [first] = listOf(fieldsOf(body)?.['errors']);
   const { code, message } = first ?? {};
   return { ...(typeof code === 'number' && { code }), ...(typeof message === 'string' && { message }) };

@@ -47,7 +47,7 @@ export type Listed = Pick<Worker, 'name' | 'isOurs' | 'tags' | 'updatedAt'>;
 
 /** What the tags begin with that Cloudflare itself gives, such as `cf:service=name`. */
 const OWN_TAGS = 'cf:';
-export const MANAGED_BY = 'managed-by=blueprint-runner';
+const MANAGED_BY = 'managed-by=blueprint-runner';
 /** A Worker that was just made is not seen at once everywhere in the API. */
 const SEEN_TRIES_MAX = 10;
 const SEEN_WAIT_MS = 1_000;

@@ -11,8 +11,8 @@ import type { Fields } from './client.ts';
 import { EGRESS, INGRESS, platformOf } from './platform-options.ts';
 import type { GcpPlatform } from './platform-options.ts';
 
-export const OWNER_LABEL = 'managed-by';
-export const OWNER = 'blueprint-runner';
+const OWNER_LABEL = 'managed-by';
+const OWNER = 'blueprint-runner';
 /**
  * The package, in hex. A variable and not a label: revisions have the variables of their time, labels would be those of now, and the value
  * of a label ends at 63 characters.

@@ -10,7 +10,7 @@ import { asFields, listOf } from './client.ts';
 import type { Fields, GcpClient } from './client.ts';
 import { PACKAGE_VARIABLE, megabytesOf, withoutOwn } from './functions.ts';
 
-export const INVOKER = 'roles/run.invoker';
+const INVOKER = 'roles/run.invoker';
 export const EVERYBODY = 'allUsers';
 const LATEST = 'TRAFFIC_TARGET_ALLOCATION_TYPE_LATEST';
 const REVISION = 'TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION';

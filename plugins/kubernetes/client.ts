@@ -50,7 +50,7 @@ export const KINDS = {
 } as const;
 export type Kind = keyof typeof KINDS;
 
-export const FIELD_MANAGER = 'blueprint-runner';
+const FIELD_MANAGER = 'blueprint-runner';
 const PAGE = 100;
 const TIMEOUT_MS = 60_000;
 const METADATA_ONLY = 'application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1';

@@ -29,7 +29,7 @@ const GRACE_SECONDS = 35;
 const LEAVE_SECONDS = 5;
 const CRON_NAME_MAX = 52;
 const HISTORY = 3;
-export const DEFAULT_MEMORY_MB = 512;
+const DEFAULT_MEMORY_MB = 512;
 export const DEFAULT_TIMEOUT_MS = 5 * 60_000;
 const DEFAULT_TMP_MB = 512;
 
@@ -219,7 +219,7 @@ export function jobOf(
 }
 
 /** Long names are cut and get a part of their hash. */
-export function cronJobName(name: string, schedule: string): string {
+function cronJobName(name: string, schedule: string): string {
   const whole = `${name}-${schedule}`;
   if (whole.length <= CRON_NAME_MAX) return whole;
   const hash = createHash('sha256').update(whole).digest('hex').slice(0, 8);

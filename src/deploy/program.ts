@@ -19,8 +19,8 @@ export interface ProgramOptions {
   readonly memoryMb?: number;
 }
 
-export const ORCHESTRATOR_FILE = 'orchestrator.mjs';
-export const MANIFEST_FILE = 'deployment.json';
+const ORCHESTRATOR_FILE = 'orchestrator.mjs';
+const MANIFEST_FILE = 'deployment.json';
 /** Packages that the runner itself loads on first use. */
 const CORE: ReadonlySet<string> = new Set(['pino', 'prom-client', 'tsyringe', 'reflect-metadata', 'undici', 'viem', 'ws', 'eventemitter3']);
 /** What executors of plugins load on first use; packages of other plugins stay out. */

@@ -53,6 +53,8 @@ const LIGHT =
 const EAGER: Readonly<Record<string, readonly string[]>> = {
   // Policies are JSON or TOML.
   [manifest.name]: [...LIGHT, 'smol-toml'],
+  // A kubeconfig is YAML.
+  [`${manifest.name}/kubernetes`]: [...LIGHT, 'yaml'],
   [`${manifest.name}/testing`]: [...LIGHT, 'undici', 'ws'],
   [`${manifest.name}/gateway`]: [...LIGHT, 'ws'],
 };

@@ -619,6 +619,6 @@ function objectsOf(value: unknown): readonly Fields[] | undefined {
   return Array.isArray(value) ? value.map(objectOf) : undefined;
 }
 
-export function objectOf(value: unknown): Fields {
+function objectOf(value: unknown): Fields {
   return typeof value === 'object' && value !== null ? (value as Fields) : {};
 }

@@ -38,7 +38,7 @@ export function leaves(value: unknown, path = '', name = ''): Map<string, unknow
   return found.set(path, value);
 }
 
-export function keyOf(name: string, element: Fields): string {
+function keyOf(name: string, element: Fields): string {
   return (KEYS[name] ?? []).flatMap((key) => (element[key] === undefined ? [] : `${key}=${JSON.stringify(element[key])}`)).join(',');
 }
 

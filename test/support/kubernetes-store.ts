@@ -336,7 +336,7 @@ function templateWithDefaults(template: Fields): Fields {
   };
 }
 
-export function canonical(value: unknown): string {
+function canonical(value: unknown): string {
   if (typeof value !== 'object' || value === null) return JSON.stringify(value) ?? '';
   if (Array.isArray(value)) return `[${value.map(canonical).join()}]`;
   return `{${Object.entries(value)

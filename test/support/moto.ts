@@ -84,7 +84,7 @@ function freePort(): Promise<number> {
 }
 
 /** What an operation of AWS is called, as far as the request tells; for REST the method and path. */
-export function operationOf(request: IncomingMessage, body: Buffer): string {
+function operationOf(request: IncomingMessage, body: Buffer): string {
   const target = request.headers['x-amz-target'];
   if (typeof target === 'string') return target.split('.').at(-1) ?? '';
   const path = request.url ?? '';
@@ -96,7 +96,7 @@ export function operationOf(request: IncomingMessage, body: Buffer): string {
 }
 
 const READS = /^(?:GET|HEAD|Get|List|Describe|Filter|StartQuery|POST \/2015-03-31\/functions\/[^/]+\/invocations)/;
-export const isWrite = (operation: string): boolean => !READS.test(operation);
+const isWrite = (operation: string): boolean => !READS.test(operation);
 
 export interface Answer {
   readonly status: number;
