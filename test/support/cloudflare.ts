@@ -143,7 +143,8 @@ export class CloudflareEmulator {
   makeForeign(name: string): void {
     const source = Buffer.from('export default { fetch: () => new Response("theirs") };');
     const script = this.#newScript(name);
-    this.#addVersion(script, { main_module: 'index.js', compatibility_date: '2026-01-01' }, { name: 'index.js', source });
+    const { id } = this.#addVersion(script, { main_module: 'index.js', compatibility_date: '2026-01-01' }, { name: 'index.js', source });
+    script.deployments.push(deploymentFor(id));
     script.address = { enabled: true, previews_enabled: true };
   }
 
@@ -255,14 +256,7 @@ export class CloudflareEmulator {
       case 'PATCH script-settings':
         return patch(script, only(jsonOf(request), ['tags', 'observability', 'logpush', 'tail_consumers'], 'settings'));
       case 'GET versions':
-        return {
-          result: {
-            items: script.versions
-              .toReversed()
-              .slice(0, VERSIONS_MAX)
-              .map((each) => versionOf(each, false)),
-          },
-        };
+        return { result: { items: listed(script, request.query).map((each) => versionOf(each, false)) } };
       case 'POST versions':
         return { result: versionOf(await this.#uploaded(script, request, VERSION_FIELDS), true) };
       case 'GET versions/':
@@ -388,7 +382,6 @@ export class CloudflareEmulator {
     const names = version.bindings.map((each) => each['name']);
     if (new Set(names).size !== names.length) throw new Refusal(400, 10_021, 'two bindings have the same name');
     script.versions.push(version);
-    if (script.deployments.length === 0) script.deployments.push(deploymentFor(version.id));
     return version;
   }
 
@@ -472,6 +465,14 @@ function tagsOf(value: unknown): readonly string[] {
   if (!Array.isArray(value) || value.some((tag) => typeof tag !== 'string' || tag === '' || (/[,&:]/.test(tag) && !tag.startsWith('cf:'))))
     throw new Refusal(400, 10_021, `the tags ${JSON.stringify(value)} are not text without , & and :`);
   return value as readonly string[];
+}
+
+/** The newest first: those that can be deployed at once, or ten on a page. */
+function listed({ versions }: EmulatedScript, query: URLSearchParams): readonly EmulatedVersion[] {
+  if (query.get('deployable') === 'true') return versions.toReversed().slice(0, VERSIONS_MAX);
+  const size = Number(query.get('per_page') ?? 10);
+  const start = (Number(query.get('page') ?? 1) - 1) * size;
+  return versions.toReversed().slice(start, start + size);
 }
 
 function versionIn({ versions }: EmulatedScript, id: string): EmulatedVersion {
