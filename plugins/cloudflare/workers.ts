@@ -42,7 +42,7 @@ export interface Version {
   readonly cpuMs?: number;
 }
 
-export type VersionEntry = Pick<Version, 'id' | 'number' | 'sha256' | 'createdAt'>;
+type VersionEntry = Pick<Version, 'id' | 'number' | 'sha256' | 'createdAt'>;
 export type Listed = Pick<Worker, 'name' | 'isOurs' | 'tags' | 'updatedAt'>;
 
 /** What the tags begin with that Cloudflare itself gives, such as `cf:service=name`. */
@@ -218,7 +218,7 @@ export class Workers {
   }
 }
 
-export interface Upload {
+interface Upload {
   readonly module: Module;
   readonly signal: AbortSignal | undefined;
 }
