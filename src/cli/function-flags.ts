@@ -27,6 +27,8 @@ export interface ConfigFlags {
   readonly env?: Readonly<Record<string, string>>;
   readonly tag?: Readonly<Record<string, string>>;
   readonly schedule?: readonly FunctionSchedule[];
+  /** Events of schedules, by name. */
+  readonly scheduleEvent?: Readonly<Record<string, unknown>>;
   /** False: remove them. */
   readonly schedules?: boolean;
   readonly logRetention?: number;
@@ -49,13 +51,14 @@ export function withConfig(command: Command): Command {
     .option('--env <name=value>', 'a variable of the function; can be repeated', collectTexts)
     .option('--tag <name=value>', 'a tag; can be repeated', collectTexts)
     .option('--schedule <name=schedule>', 'when it runs by itself: systemd calendar, or JSON; can be repeated', collectSchedules)
+    .option('--schedule-event <name=json>', 'the event of a schedule (default: the one job without input); can be repeated', collectOptions)
     .option('--no-schedules', 'remove all schedules')
     .option('--log-retention <days>', 'how long logs are kept', parseCount)
     .option('--platform-option <name=value>', 'what only this platform knows, JSON; can be repeated', collectOptions);
 }
 
 export function configOf(flags: ConfigFlags): FunctionConfig {
-  const schedules = flags.schedules === false ? [] : flags.schedule;
+  const schedules = flags.schedules === false ? [] : withEvents(flags.schedule, flags.scheduleEvent ?? {});
   const all: { readonly [Key in keyof FunctionConfig]: FunctionConfig[Key] | undefined } = {
     memoryMb: flags.memory,
     timeoutMs: flags.timeout === undefined ? undefined : flags.timeout * SECOND,
@@ -104,4 +107,17 @@ function read(file: string): Uint8Array {
 function collectSchedules(text: string, previous: readonly FunctionSchedule[] = []): FunctionSchedule[] {
   const [name, value] = pair(text);
   return [...previous, { name, schedule: parseSchedule(value) }];
+}
+
+function withEvents(
+  schedules: readonly FunctionSchedule[] | undefined,
+  events: Readonly<Record<string, unknown>>,
+): readonly FunctionSchedule[] | undefined {
+  for (const name of Object.keys(events)) {
+    if (!schedules?.some((schedule) => schedule.name === name))
+      throw new RunnerError('CONFIG_INVALID', `--schedule-event names the schedule ${name}, which --schedule does not`, {
+        details: { name },
+      });
+  }
+  return schedules?.map((schedule) => (schedule.name in events ? { ...schedule, event: events[schedule.name] } : schedule));
 }

@@ -31,9 +31,13 @@ export async function withScheduleEvents(config: FunctionConfig, code: FunctionP
   if (!job || callable.length > 1) {
     const names = jobs.map(({ id, name, params }) => `${id} ${name}(${params})`).join(', ');
     const why = job ? 'several jobs need no input' : 'every job needs input';
-    throw new RunnerError('CONFIG_INVALID', `a schedule has no event, and ${why} (${names}); give it one: {"job_id":0,"args":[...]}`, {
-      details: { schedules: config.schedules.map(({ name }) => name) },
-    });
+    throw new RunnerError(
+      'CONFIG_INVALID',
+      `a schedule has no event, and ${why} (${names}); give it one: --schedule-event NAME={"job_id":0,"args":[...]}`,
+      {
+        details: { schedules: config.schedules.map(({ name }) => name) },
+      },
+    );
   }
   const event = { job_id: Number(job.id), args: [] };
   return { ...config, schedules: config.schedules.map((one) => (one.event === undefined ? { ...one, event } : one)) };

@@ -18,7 +18,7 @@ import { withExport, writeExport } from './export.ts';
 import { print, progress, sizeText, table } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
 
-type Target = 'process' | 'container' | 'ec2';
+type Target = 'process' | 'container' | 'kubernetes' | 'ec2';
 
 interface ServiceFlags {
   readonly serviceId: bigint;
@@ -126,7 +126,11 @@ function withPlan(command: Command): Command {
     .option('--config <file>', 'the deployment policy, when it is not in the configuration directory')
     .option('--profiles <file>', 'what bpr profile measured; wins over what the chain says')
     .addOption(new Option('--assume <place>', 'where jobs without a profile go').choices(['function', 'local']))
-    .addOption(new Option('--target <host>', 'what the orchestrator runs on').choices(['process', 'container', 'ec2']).default('process'))
+    .addOption(
+      new Option('--target <host>', 'what the orchestrator runs on')
+        .choices(['process', 'container', 'kubernetes', 'ec2'])
+        .default('process'),
+    )
     .option('--network <name>', 'network of the container: bridge, host, or a name (default: bridge)')
     .option('--host-option <name=value>', 'an option of the host; can be repeated', collectOptions)
     .option('--deployer-option <plugin.name=value>', 'an option of a platform; can be repeated', collectPluginOptions)
@@ -306,6 +310,8 @@ function hostOf(io: Io, { target, network, hostOption }: DeployFlags): PluginRef
           ...hostOption,
         },
       };
+    case 'kubernetes':
+      return { use: 'kubernetes', options: { ...hostOption } };
     case 'ec2':
       return { use: 'aws-lambda', options: { ...hostOption } };
   }
