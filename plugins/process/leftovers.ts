@@ -49,8 +49,8 @@ export function identityOf(pid: number): ProcessIdentity | undefined {
     // The name in parentheses may hold anything; the start time is the 22nd field.
     const [state, ...fields] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
     const startTime = fields[18] ?? '';
-    // It has ended, and its parent did not ask how.
-    if (state === 'Z' || state === 'X') return undefined;
+    // It has ended with all its threads, and its parent did not ask how.
+    if ((state === 'Z' || state === 'X') && Number(fields[16]) <= 1) return undefined;
     return { pid, bootId, startTime };
   } catch {
     return undefined;

@@ -5,6 +5,7 @@ import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
+import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -107,6 +108,12 @@ function orchestratorsOf({ machines }: User): number[] {
       }
     })
     .map(Number);
+}
+
+function listens(server: Server, port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    server.once('error', () => resolve(false)).listen(port, '127.0.0.1', () => resolve(true));
+  });
 }
 
 describe('a command that is called in a wrong way', () => {
@@ -245,8 +252,9 @@ describe('a deployment that stopped', () => {
     const { orchestrator } = new ServiceRecords(user.records).list(id())[0] ?? {};
     process.kill(Number(machine.id), 'SIGKILL');
     await expect.poll(() => orchestratorsOf(user)).toEqual([]);
-    const squatter = createServer((_, response) => response.end()).listen(orchestrator?.healthPort, '127.0.0.1');
-    await once(squatter, 'listening');
+    const squatter = createServer((_, response) => response.end());
+    // The kernel takes the port from a killed process a moment after it is gone.
+    await expect.poll(() => listens(squatter, orchestrator?.healthPort ?? 0)).toBe(true);
     expect((await user.bpr('service', 'status', '--service-id', id())).code).toBe(1);
     const again = (await user.json(...deployment())) as { machine: { status: string; healthUrl: string } };
     squatter.close();
