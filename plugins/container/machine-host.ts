@@ -1,7 +1,8 @@
 /** Keeps long-running programs alive as containers of Docker or podman. */
 
+import { createHash } from 'node:crypto';
 import { chownSync, mkdirSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import {
   RunnerError,
   Secret,
@@ -36,6 +37,8 @@ export interface ContainerMachineOptions {
 
 const LABEL = {
   machine: 'dev.blueprint-runner.machine',
+  /** Whose: several users and folders may share an engine. */
+  owner: 'dev.blueprint-runner.machine-owner',
   spec: 'dev.blueprint-runner.spec',
   started: 'dev.blueprint-runner.started',
 } as const;
@@ -59,12 +62,17 @@ export class ContainerMachineHost implements MachineHost {
   readonly #options: ContainerMachineOptions;
   readonly #clock: Clock;
   readonly #host: ContainerHost;
+  readonly #owner: string;
 
   /** Does no I/O. */
   constructor(options: ContainerMachineOptions) {
     this.#options = options;
     this.#clock = options.clock ?? systemClock;
     const { folder, host, clock, environment } = options;
+    this.#owner = createHash('sha256')
+      .update(`${process.getuid?.() ?? ''} ${resolve(folder)}`)
+      .digest('hex')
+      .slice(0, 16);
     this.#host = new ContainerHost({
       folder,
       ...(host !== undefined && { host }),
@@ -117,7 +125,7 @@ export class ContainerMachineHost implements MachineHost {
 
   async *list(): AsyncGenerator<Machine> {
     const engine = await this.#host.engine();
-    const names = (await engine.list(LABEL.machine)).map(({ labels }) => labels[LABEL.machine] ?? '').toSorted();
+    const names = (await engine.list(LABEL.owner, this.#owner)).map(({ labels }) => labels[LABEL.machine] ?? '').toSorted();
     for (const name of names) {
       const machine = await this.describe(name);
       if (machine) yield machine;
@@ -155,7 +163,7 @@ export class ContainerMachineHost implements MachineHost {
         id: found.id,
         running: found.running,
         restarts: found.restarts,
-        isForeign: found.labels[LABEL.machine] !== name,
+        isForeign: found.labels[LABEL.machine] !== name || found.labels[LABEL.owner] !== this.#owner,
         specSha256: found.labels[LABEL.spec] ?? '',
         startedAt: found.labels[LABEL.started] ?? '',
         healthPort: Number(found.labels[`${LABEL.machine}.port`]),
@@ -184,6 +192,7 @@ export class ContainerMachineHost implements MachineHost {
       Labels: {
         ...spec.tags,
         [LABEL.machine]: spec.name,
+        [LABEL.owner]: this.#owner,
         [`${LABEL.machine}.port`]: String(spec.healthPort),
         [LABEL.spec]: specSha256,
         [LABEL.started]: new Date(this.#clock.now()).toISOString(),
@@ -288,7 +297,9 @@ const containerName = (name: string): string => `bpr-${name}`;
 
 function foreign(name: string): RunnerError {
   const id = containerName(name);
-  return new RunnerError('RESOURCE_FOREIGN', `the container ${id} was not made by this tool`, { details: { container: id } });
+  return new RunnerError('RESOURCE_FOREIGN', `the container ${id} was not made by this tool for this folder; it is left alone`, {
+    details: { container: id },
+  });
 }
 
 /** `TIME LINE`, as the engine writes with time stamps; a line of pino tells its level. */

@@ -62,6 +62,11 @@ testDocker('a program in a container: started once, replaced with its data kept,
     const [first] = await allOf(new ContainerMachineHost({ folder }).logs(name));
     expect(JSON.parse(first?.message ?? '')).toMatchObject({ msg: 'again', starts: 2 });
     expect((await allOf(host.list())).map((found) => found.name)).toContain(name);
+    const another = new ContainerMachineHost({ folder: join(folder, 'another') });
+    expect(await another.describe(name)).toMatchObject({ status: 'foreign' });
+    for (const refused of [another.run(spec('mine')), another.terminate(name)])
+      await expect(refused).rejects.toMatchObject({ code: 'RESOURCE_FOREIGN' });
+    expect(await allOf(another.list())).toEqual([]);
     expect((await host.terminate(name)).changes).toHaveLength(1);
     expect(await host.terminate(name)).toEqual({ changes: [], warnings: [] });
     expect(await host.describe(name)).toBeUndefined();
