@@ -120,7 +120,7 @@ describe('a command that is called in a wrong way', () => {
   it.each([
     [['service', 'deploy'], "required option '--service-id <id>' not specified"],
     [['service', 'deploy', '--service-id', 'seven'], 'seven'],
-    [['service', 'deploy', '--service-id', '1', '--target', 'moon'], 'Allowed choices are process, container, ec2'],
+    [['service', 'deploy', '--service-id', '1', '--target', 'moon'], 'Allowed choices are process, container, kubernetes, ec2'],
     [['service', 'deploy', '--service-id', '1', '--deployer-option', 'region'], 'name=value'],
     [['cloud', 'deploy', 'jobs.ts'], "required option '--name <name>' not specified"],
     [['cloud', 'list', '--provider', 'moon'], 'aws-lambda'],
