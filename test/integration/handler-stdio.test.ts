@@ -153,6 +153,8 @@ describe('--describe', () => {
   test('an unknown flag is refused with the known ones', async () => {
     const child = run({ args: ['--descibe'] });
     expect(await child.exit).toBe(1);
-    expect(child.stderr()).toContain('the flag is --descibe; it must be one of --describe, --http');
+    expect(child.stderr()).toContain(
+      'the flag is --descibe; it must be one of --http, --stdio, --stdio=lines, --lambda-runtime, --describe',
+    );
   });
 });
