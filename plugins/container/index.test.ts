@@ -6,9 +6,9 @@ import { containerPlugin } from './index.ts';
 function backend(options: unknown): InstanceBackend {
   const factories: BackendFactory[] = [];
   const none = (): never => {
-    throw new Error('only a backend is expected');
+    throw new Error('only a backend and a host are expected');
   };
-  containerPlugin.register({ backend: (factory) => void factories.push(factory), executor: none, deployer: none, host: none });
+  containerPlugin.register({ backend: (factory) => void factories.push(factory), executor: none, deployer: none, host: () => {} });
   const [factory = none] = factories;
   return factory(options, { clock: systemClock, telemetry: silentTelemetry });
 }

@@ -14,6 +14,7 @@ import type { CallHost, FunctionCall } from './function-call.ts';
 import { LogBook } from './instance-log.ts';
 import { fixedKeepAlive } from './keep-alive.ts';
 import type { KeepAlive } from './keep-alive.ts';
+import { holdProcess } from './hold-process.ts';
 import { LiveInstance } from './live-instance.ts';
 import { OwnerFolder, socketPathOf } from './owner.ts';
 import { Pool } from './pool.ts';
@@ -115,6 +116,8 @@ export class FunctionRuntime {
   /** By function name. */
   readonly #metrics = new Map<string, FunctionMetrics>();
   readonly #gauges: RuntimeGauges;
+  /** While calls run, and up to a second longer: asking for each call whether it is the last would cost more. */
+  #hold: (() => void) | undefined;
   #measuring: CancelTimer | undefined;
   readonly #starting = new Set<LiveInstance>();
   /** Calls that wait or run, by function name. */
@@ -225,6 +228,7 @@ export class FunctionRuntime {
   async #close(deadlineMs: number): Promise<void> {
     await this.#pool.close(deadlineMs);
     this.#measuring?.();
+    this.#letGo();
     this.#gauges.set([], this.#pool.queue);
     await this.#options.backend.close?.();
     await this.#owner?.release();
@@ -266,6 +270,7 @@ export class FunctionRuntime {
     this.#inFlight.set(name, (this.#inFlight.get(name) ?? 0) + 1);
     this.#metricsOf(name).inFlight.add(1);
     this.#measureLater();
+    this.#hold ??= holdProcess();
     call.begin();
     // Most never wait: an instance was there, or they were refused.
     if (!call.wasTaken && !call.isOver) this.#tellCall(call, 'queued');
@@ -277,7 +282,13 @@ export class FunctionRuntime {
       this.#measuring = undefined;
       this.#gauges.set(this.instances(), this.#pool.queue);
       if (this.#inFlight.size > 0) this.#measureLater();
+      else this.#letGo();
     });
+  }
+
+  #letGo(): void {
+    this.#hold?.();
+    this.#hold = undefined;
   }
 
   #ended(call: FunctionCall, outcome: ErrorCode | 'OK', report: InvocationReport | undefined): void {
