@@ -36,6 +36,8 @@ export { translate } from './schedule/translate.ts';
 export type { TranslateOptions, Translation } from './schedule/translate.ts';
 export { toKubernetesCronJob } from './schedule/units.ts';
 export type { CronJobTranslation } from './schedule/units.ts';
+export { carryOut, refuseUnfit } from './executor/steps.ts';
+export type { Step, StepPlan } from './executor/steps.ts';
 export { logFilter, logLevelOf } from './executor/log-query.ts';
 export { checkProgram, programDigest, writeProgram } from './executor/machine.ts';
 export type { Machine, MachineHost, MachineReport, ProgramSpec } from './executor/machine.ts';
@@ -43,7 +45,7 @@ export { Connections, parseTarget } from './http/connection.ts';
 export type { ConnectionOptions, Target } from './http/connection.ts';
 export type { HttpRequest, HttpResponse, TlsFiles } from './http/http.ts';
 export { PlatformRequests, count, errorOf, failure, fieldsOf, text } from './http/platform-requests.ts';
-export type { PlatformRequest, PlatformRequestsOptions, Step } from './http/platform-requests.ts';
+export type { PlatformRequest, PlatformRequestsOptions } from './http/platform-requests.ts';
 export { BLUEPRINT, Metadata, TANGLE, TRACE, toJobId } from './job/call.ts';
 export type { ChainCall, Hex, JobCall, JobIdLike, JobResult } from './job/call.ts';
 export {

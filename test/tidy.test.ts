@@ -97,7 +97,13 @@ const LAZY_PACKAGES = new Set([
   ...AWS_PACKAGES,
 ]);
 /** Contracts of a room that has more than one. */
-const CONTRACTS = new Set(['src/executor/deployer.ts', 'src/executor/limits.ts', 'src/executor/machine.ts', 'src/executor/log-query.ts']);
+const CONTRACTS = new Set([
+  'src/executor/deployer.ts',
+  'src/executor/limits.ts',
+  'src/executor/machine.ts',
+  'src/executor/log-query.ts',
+  'src/executor/steps.ts',
+]);
 /** The one file of src that may load built-in plugins, lazily. */
 const CATALOG = 'src/plugin/catalog.ts';
 const NESTED = /^src\/(?:cli\/commands|testing\/contracts|gateway\/lambda|dashboard\/\w+)\//;

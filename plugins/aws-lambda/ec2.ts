@@ -2,14 +2,14 @@
 
 import { createHash } from 'node:crypto';
 import type { Instance, RunInstancesRequest, _InstanceType } from '@aws-sdk/client-ec2';
-import { RunnerError } from '../../src/plugin.ts';
+import { RunnerError, logFilter } from '../../src/plugin.ts';
 import type { DeployOptions, LogEntry, LogQuery, Machine, MachineHost, MachineReport, ProgramSpec } from '../../src/plugin.ts';
 import { Changes } from './changes.ts';
 import { Aws, Session } from './client.ts';
 import { isNotFound, rawOf, readFailure } from './failure.ts';
 import { MANAGED, canonical, foreign, isManaged, tagList, tagMap } from './names.ts';
 import type { Ec2HostOptions } from './options.ts';
-import { isAtLeast, readEntry } from './report.ts';
+import { readEntry } from './report.ts';
 import { DATA_FOLDER, READY_LINE, USER_DATA_BYTES_MAX, fetchingUserData, userDataOf } from './user-data.ts';
 
 const PROGRAM_TAG = 'blueprint-runner:program';
@@ -95,9 +95,8 @@ export class Ec2Host implements MachineHost {
     const session = new Session(this.#aws, query.signal);
     const own = (await instances(session, name)).find(isLiving);
     if (!own) throw new RunnerError('NOT_FOUND', `there is no program ${name}`, { details: { name } });
-    const { limit = 100, level, search, follow } = query;
-    const matches = (entry: LogEntry): boolean =>
-      (level === undefined || isAtLeast(entry, level)) && (search === undefined || entry.message.includes(search));
+    const { limit = 100, follow } = query;
+    const isWanted = logFilter(query);
     let seen = '';
     for (let isFirst = true; ; isFirst = false) {
       const { text, at } = await consoleOf(session, own.InstanceId ?? '');
@@ -105,7 +104,7 @@ export class Ec2Host implements MachineHost {
         .split('\n')
         .filter((line) => line.trim() !== '')
         .map((message) => readEntry({ at, message, stream: own.InstanceId }))
-        .filter(matches);
+        .filter(isWanted);
       yield* isFirst ? entries.slice(-limit) : entries;
       seen = text;
       if (!follow) return;

@@ -1,11 +1,11 @@
 /** What a function wrote to CloudWatch Logs. */
 
-import { RunnerError } from '../../src/plugin.ts';
+import { RunnerError, logFilter } from '../../src/plugin.ts';
 import type { LogEntry, LogQuery } from '../../src/plugin.ts';
 import { logGroupOf } from './attached.ts';
 import type { Session } from './client.ts';
 import { isNotFound } from './failure.ts';
-import { isAtLeast, parseReport, readEntry, sumUp } from './report.ts';
+import { parseReport, readEntry, sumUp } from './report.ts';
 import type { FunctionMetrics, ReportLine } from './report.ts';
 
 const LIMIT = 100;
@@ -55,14 +55,6 @@ async function* lines(session: Session, functionName: string, { startTime, endTi
   } while (nextToken !== undefined);
 }
 
-function matches(entry: LogEntry, { level, search, requestId }: LogQuery): boolean {
-  return (
-    (level === undefined || isAtLeast(entry, level)) &&
-    (search === undefined || entry.message.includes(search)) &&
-    (requestId === undefined || entry.requestId === requestId || entry.message.includes(requestId))
-  );
-}
-
 const byTime = (a: Line, b: Line): number => a.at - b.at;
 const entryOf = ({ eventId: _, ...entry }: Line): LogEntry => entry;
 
@@ -81,13 +73,14 @@ async function newestLines(
   functionName: string,
   { query, limit, since, until }: { readonly query: LogQuery; readonly limit: number; readonly since: number; readonly until: number },
 ): Promise<readonly Line[]> {
+  const isWanted = logFilter(query);
   let found: Line[] = [];
   let end = until;
   for (const span of [...SPANS_MS, Number.POSITIVE_INFINITY]) {
     const startTime = Math.max(since, Math.min(end, until) - span, 0);
     const inSpan: Line[] = [];
     for await (const line of lines(session, functionName, { startTime, endTime: end, filterPattern: patternOf(query) })) {
-      if (matches(line, query)) inSpan.push(line);
+      if (isWanted(line)) inSpan.push(line);
       // Only the newest are kept: a log may be endless.
       if (inSpan.length > 2 * limit + PAGE) inSpan.splice(0, inSpan.length, ...inSpan.toSorted(byTime).slice(-limit));
     }
@@ -110,6 +103,7 @@ async function* following(
   { query, from, seen }: { readonly query: LogQuery; readonly from: number; readonly seen: readonly Line[] },
 ): AsyncGenerator<LogEntry, void, void> {
   const known = new Map(seen.map(({ eventId, at }) => [eventId, at]));
+  const isWanted = logFilter(query);
   let newest = from;
   try {
     while (!session.signal?.aborted) {
@@ -117,7 +111,7 @@ async function* following(
       for await (const line of lines(session, functionName, { startTime: newest - LATE_MS, filterPattern: patternOf(query) })) {
         if (known.has(line.eventId) || line.at < from) continue;
         known.set(line.eventId, line.at);
-        if (matches(line, query)) fresh.push(line);
+        if (isWanted(line)) fresh.push(line);
       }
       for (const line of fresh.toSorted(byTime)) {
         if (session.signal?.aborted) return;

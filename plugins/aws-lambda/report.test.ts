@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { isAtLeast, parseLogTail, parseReport, readEntry, sumUp } from './report.ts';
+import { parseLogTail, parseReport, readEntry, sumUp } from './report.ts';
 
 const WARM = 'REPORT RequestId: 5f1c\tDuration: 102.25 ms\tBilled Duration: 103 ms\tMemory Size: 512 MB\tMax Memory Used: 80 MB\t';
 
@@ -73,10 +73,6 @@ describe('a line of the log', () => {
     expect(of('2026-01-01T00:00:00Z 5f1c Task timed out after 3.00 seconds').level).toBe('error');
     expect(of('hello').level).toBeUndefined();
     expect(of('{broken').message).toBe('{broken');
-  });
-
-  it('without a level counts as info', () => {
-    expect(['debug', 'info', 'warn'].map((level) => isAtLeast(of('hello'), level as 'info'))).toEqual([true, true, false]);
   });
 });
 

@@ -77,8 +77,8 @@ export function parseLogTail(tail: string | undefined): ReportLine | undefined {
   return tail === undefined || tail === '' ? undefined : parseReport(Buffer.from(tail, 'base64').toString('utf8'));
 }
 
-export const LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal'] as const;
-export type Level = (typeof LEVELS)[number];
+const LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal'] as const;
+type Level = (typeof LEVELS)[number];
 
 const isLevel = (text: string): text is Level => (LEVELS as readonly string[]).includes(text);
 
@@ -98,12 +98,6 @@ export function readEntry(event: { readonly at: number; readonly message: string
     ...(requestId !== undefined && { requestId }),
     ...(event.stream !== undefined && { instance: event.stream }),
   };
-}
-
-/** Whether an entry is of this level or above. What does not say its level counts as `info`. */
-export function isAtLeast(entry: LogEntry, level: Level): boolean {
-  const own = entry.level !== undefined && isLevel(entry.level) ? entry.level : 'info';
-  return LEVELS.indexOf(own) >= LEVELS.indexOf(level);
 }
 
 const UUID = /[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}/;

@@ -1,6 +1,6 @@
 /** Puts functions on Azure Functions: each an app on a Flex Consumption plan of its own, its packages kept in a storage account. */
 
-import { RunnerError, fieldsOf } from '../../src/plugin.ts';
+import { RunnerError, fieldsOf, carryOut, refuseUnfit } from '../../src/plugin.ts';
 import type {
   Clock,
   DeployOptions,
@@ -25,7 +25,6 @@ import { TAGS, namesOf } from './names.ts';
 import { referenceOf } from './options.ts';
 import type { AzureOptions } from './options.ts';
 import { Planner, foreign } from './plan.ts';
-import type { Plan } from './plan.ts';
 import { Publisher } from './publish.ts';
 import { configOf, timerNames } from './settings.ts';
 import { siteConfigOf } from './site.ts';
@@ -69,19 +68,19 @@ export class AzureDeployer implements FaasDeployer {
   async deploy(name: string, code: FunctionPackage, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
     this.#check(name, { code, config, options });
     const present = await this.#own(name, options.signal);
-    return this.#carryOut(name, await this.#planner.plan(name, { present, code, config, options }), options);
+    return carryOut(this, { name, plan: await this.#planner.plan(name, { present, code, config, options }), options });
   }
 
   async updateCode(name: string, code: FunctionPackage, options: DeployOptions = {}): Promise<DeployReport> {
     this.#check(name, { code, config: {}, options });
     const present = await this.#there(name, options.signal);
-    return this.#carryOut(name, await this.#planner.plan(name, { present, code, config: {}, options }), options);
+    return carryOut(this, { name, plan: await this.#planner.plan(name, { present, code, config: {}, options }), options });
   }
 
   async updateConfiguration(name: string, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
     this.#check(name, { code: undefined, config, options });
     const present = await this.#there(name, options.signal);
-    return this.#carryOut(name, await this.#planner.plan(name, { present, config, options }), options);
+    return carryOut(this, { name, plan: await this.#planner.plan(name, { present, config, options }), options });
   }
 
   async describe(name: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<FunctionState | undefined> {
@@ -195,15 +194,15 @@ export class AzureDeployer implements FaasDeployer {
       throw new RunnerError('NOT_FOUND', `function ${name} has no ${what}`, { details: { name, versions } });
     }
     const plan = target.sha256 === sha256 ? { steps: [], warnings: [] } : await this.#planner.rollback(present, target, signal);
-    return this.#carryOut(name, plan, options);
+    return carryOut(this, { name, plan, options });
   }
 
   async remove(name: string, options: DeployOptions = {}): Promise<DeployReport> {
     notAborted(name, options.signal);
     const present = await this.#own(name, options.signal);
     const plan = await this.#planner.removal(name, present, options.signal);
-    await this.#run(name, plan, options);
-    return { changes: plan.steps.map(({ change }) => change), warnings: plan.warnings };
+    const { changes, warnings } = await carryOut(this, { name, plan, options });
+    return { changes, warnings };
   }
 
   close(): Promise<void> {
@@ -211,11 +210,7 @@ export class AzureDeployer implements FaasDeployer {
   }
 
   #check(name: string, { code, config, options }: Checked): void {
-    notAborted(name, options.signal);
-    const violations = violationsOf(name, code, config);
-    if (violations.length === 0) return;
-    const message = `the function ${name} breaks limits of Azure: ${violations.map((each) => each.message).join('; ')}`;
-    throw new RunnerError('LIMIT_EXCEEDED', message, { details: { violations } });
+    refuseUnfit(name, { platform: 'Azure', violations: violationsOf(name, code, config), signal: options.signal });
   }
 
   async #own(name: string, signal: AbortSignal | undefined): Promise<Site | undefined> {
@@ -251,21 +246,6 @@ export class AzureDeployer implements FaasDeployer {
       executor: { use: 'azure', ...referenceOf(this.#options, site.name) },
       resources,
     };
-  }
-
-  async #carryOut(name: string, plan: Plan, options: DeployOptions): Promise<DeployReport> {
-    await this.#run(name, plan, options);
-    const changes = plan.steps.map(({ change }) => change);
-    const isNew = options.dryRun === true && changes.some(({ action, resource }) => resource === 'function' && action === 'create');
-    const state = isNew ? undefined : await this.describe(name, options.signal && { signal: options.signal });
-    return { ...(state && { state }), changes, warnings: plan.warnings };
-  }
-
-  async #run(name: string, { steps }: Plan, { dryRun = false, signal, onProgress }: DeployOptions): Promise<void> {
-    for (const [done, { change, run }] of steps.entries()) {
-      onProgress?.({ step: `${change.action} ${change.resource} ${change.id}`, function: name, done, total: steps.length });
-      if (!dryRun) await run(signal);
-    }
   }
 }
 

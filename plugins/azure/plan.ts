@@ -1,7 +1,7 @@
 /** From what is there and what is wanted to the writes between them. */
 
 import { RunnerError, Secret } from '../../src/plugin.ts';
-import type { DeployOptions, FunctionConfig, FunctionPackage, Step } from '../../src/plugin.ts';
+import type { DeployOptions, FunctionConfig, FunctionPackage, Step, StepPlan } from '../../src/plugin.ts';
 import { versionBlob } from './apps.ts';
 import type { Account, Apps, Version } from './apps.ts';
 import { RESOURCES_VERSION, STORAGE_VERSION } from './client.ts';
@@ -13,11 +13,6 @@ import type { ScheduleText, Settings } from './settings.ts';
 import { differingParts, functionAppConfigFor, runtimeOf, shortfalls, tagsFor } from './site.ts';
 import type { Site } from './site.ts';
 import { BlobStorage } from './storage.ts';
-
-export interface Plan {
-  readonly steps: readonly Step[];
-  readonly warnings: readonly string[];
-}
 
 export interface Wish {
   readonly present: Site | undefined;
@@ -39,7 +34,7 @@ export class Planner {
     this.#publisher = publisher;
   }
 
-  async plan(name: string, wish: Wish): Promise<Plan> {
+  async plan(name: string, wish: Wish): Promise<StepPlan> {
     const { code, config, options, present } = wish;
     const { signal, strict = false } = options;
     const schedules = config.schedules && scheduleText(config.schedules, strict);
@@ -59,7 +54,7 @@ export class Planner {
   }
 
   /** The package of a kept version. */
-  async rollback(present: Site, target: Version, signal: AbortSignal | undefined): Promise<Plan> {
+  async rollback(present: Site, target: Version, signal: AbortSignal | undefined): Promise<StepPlan> {
     const { name } = present;
     const text = schedulesTextOf(await this.#apps.settings(name, signal));
     const load = async (until: AbortSignal | undefined): Promise<Uint8Array> => {
@@ -72,7 +67,7 @@ export class Planner {
   }
 
   /** What the function had for itself; with the last one also what all shared, unless others made it or use it. */
-  async removal(name: string, present: Site | undefined, signal: AbortSignal | undefined): Promise<Plan> {
+  async removal(name: string, present: Site | undefined, signal: AbortSignal | undefined): Promise<StepPlan> {
     const { client, names, options } = this.#apps;
     const steps: Step[] = [];
     const gone = (resource: string, id: string, run: Step['run']): void =>

@@ -1,6 +1,6 @@
 /** Puts functions on Cloudflare: Workers with versions, cron triggers and an address below `workers.dev`. */
 
-import { RunnerError, Secret } from '../../src/plugin.ts';
+import { RunnerError, Secret, refuseUnfit } from '../../src/plugin.ts';
 import type {
   Clock,
   DeployOptions,
@@ -290,12 +290,7 @@ interface Wanted {
 }
 
 function check(name: string, { code, config, options }: Wanted): void {
-  if (options.signal?.aborted)
-    throw new RunnerError('ABORTED', `the deployment of ${name} was cancelled`, { cause: options.signal.reason });
-  const violations = violationsOf(name, code, config);
-  if (violations.length === 0) return;
-  const message = `the function ${name} breaks limits of Cloudflare: ${violations.map((each) => each.message).join('; ')}`;
-  throw new RunnerError('LIMIT_EXCEEDED', message, { details: { violations } });
+  refuseUnfit(name, { platform: 'Cloudflare', violations: violationsOf(name, code, config), signal: options.signal });
 }
 
 function notFound(name: string): RunnerError {

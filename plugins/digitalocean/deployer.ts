@@ -1,6 +1,6 @@
 /** Puts functions on DigitalOcean: actions in a namespace, kept versions beside them, triggers for their schedules. */
 
-import { RunnerError } from '../../src/plugin.ts';
+import { RunnerError, carryOut, refuseUnfit } from '../../src/plugin.ts';
 import type {
   DeployOptions,
   DeployReport,
@@ -14,6 +14,7 @@ import type {
   LimitViolation,
   LogEntry,
   LogQuery,
+  Step,
 } from '../../src/plugin.ts';
 import { Actions, pathOf } from './actions.ts';
 import type { Action } from './actions.ts';
@@ -24,7 +25,6 @@ import { Namespaces } from './namespace.ts';
 import type { DigitalOceanOptions } from './options.ts';
 import { namespaceOptionsOf, referenceOf, tokenOf } from './options.ts';
 import { Planner } from './plan.ts';
-import type { Step } from './plan.ts';
 import { Triggers, schedulesOf } from './triggers.ts';
 
 const CALL_MS_MAX = 15 * 60_000;
@@ -68,19 +68,19 @@ export class DigitalOceanDeployer implements FaasDeployer {
   async deploy(name: string, code: FunctionPackage, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
     this.#check(name, { code, config, options });
     const present = await this.#own(name, options.signal);
-    return this.#carryOut(name, await this.#planner.plan(name, { present, code, config, options }), options);
+    return carryOut(this, { name, plan: await this.#planner.plan(name, { present, code, config, options }), options });
   }
 
   async updateCode(name: string, code: FunctionPackage, options: DeployOptions = {}): Promise<DeployReport> {
     this.#check(name, { code, config: {}, options });
     const present = await this.#there(name, options.signal);
-    return this.#carryOut(name, await this.#planner.plan(name, { present, code, config: {}, options }), options);
+    return carryOut(this, { name, plan: await this.#planner.plan(name, { present, code, config: {}, options }), options });
   }
 
   async updateConfiguration(name: string, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
     this.#check(name, { code: undefined, config, options });
     const present = await this.#there(name, options.signal);
-    return this.#carryOut(name, await this.#planner.plan(name, { present, config, options }), options);
+    return carryOut(this, { name, plan: await this.#planner.plan(name, { present, config, options }), options });
   }
 
   async describe(name: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<FunctionState | undefined> {
@@ -147,15 +147,19 @@ export class DigitalOceanDeployer implements FaasDeployer {
         details: { name, versions: versions.map((each) => each.version) },
       });
     }
-    if (target.current) return this.#carryOut(name, { steps: [], warnings: [] }, options);
+    if (target.current) return carryOut(this, { name, plan: { steps: [], warnings: [] }, options });
     const upload = await this.#actions.download(`${name}.v${target.version}`, options.signal);
     const run: Step['run'] = (signal) => this.#actions.put(name, { present, upload, config: {} }, signal);
-    return this.#carryOut(name, { steps: [{ change: { action: 'update', resource: 'code', id: name }, run }], warnings: [] }, options);
+    return carryOut(this, {
+      name,
+      plan: { steps: [{ change: { action: 'update', resource: 'code', id: name }, run }], warnings: [] },
+      options,
+    });
   }
 
   async remove(name: string, options: DeployOptions = {}): Promise<DeployReport> {
     const present = await this.#own(name, options.signal);
-    const { changes, warnings } = await this.#carryOut(name, await this.#planner.removal(name, present, options.signal), options);
+    const { changes, warnings } = await carryOut(this, { name, plan: await this.#planner.removal(name, present, options.signal), options });
     return { changes, warnings };
   }
 
@@ -164,12 +168,7 @@ export class DigitalOceanDeployer implements FaasDeployer {
   }
 
   #check(name: string, { code, config, options }: Wanted): void {
-    if (options.signal?.aborted)
-      throw new RunnerError('ABORTED', `the deployment of ${name} was cancelled`, { cause: options.signal.reason });
-    const violations = violationsOf(name, code, config);
-    if (violations.length === 0) return;
-    const message = `the function ${name} breaks limits of DigitalOcean: ${violations.map((each) => each.message).join('; ')}`;
-    throw new RunnerError('LIMIT_EXCEEDED', message, { details: { violations } });
+    refuseUnfit(name, { platform: 'DigitalOcean', violations: violationsOf(name, code, config), signal: options.signal });
   }
 
   async #own(name: string, signal: AbortSignal | undefined): Promise<Action | undefined> {
@@ -199,31 +198,12 @@ export class DigitalOceanDeployer implements FaasDeployer {
       resources,
     };
   }
-
-  async #carryOut(name: string, { steps, warnings }: Work, options: DeployOptions): Promise<DeployReport> {
-    const { dryRun = false, signal, onProgress } = options;
-    const changes = steps.map(({ change }) => change);
-    for (const [done, { change, run }] of steps.entries()) {
-      onProgress?.({ step: `${change.action} ${change.resource} ${change.id}`, function: name, done, total: steps.length });
-      if (!dryRun) await run(signal);
-    }
-    const isGone = changes.some(
-      ({ action, resource }) => resource === 'function' && (action === 'delete' || (dryRun && action === 'create')),
-    );
-    const state = isGone ? undefined : await this.describe(name, signal && { signal });
-    return { ...(state && { state }), changes, warnings };
-  }
 }
 
 interface Wanted {
   readonly code: FunctionPackage | undefined;
   readonly config: FunctionConfig;
   readonly options: DeployOptions;
-}
-
-interface Work {
-  readonly steps: readonly Step[];
-  readonly warnings: readonly string[];
 }
 
 interface More {

@@ -1,6 +1,6 @@
 /** Logs and answers of activations: one activation is one call of a function. Kept for three days. */
 
-import { RunnerError } from '../../src/plugin.ts';
+import { RunnerError, logFilter, logLevelOf } from '../../src/plugin.ts';
 import type { FunctionInvocation, LogEntry, LogQuery } from '../../src/plugin.ts';
 import { asFields, failure, fieldsOf, listOf, parsed } from './client.ts';
 import type { Fields, Response } from './client.ts';
@@ -11,7 +11,6 @@ const PAGE = 200;
 const CALL_MS_MAX = 15 * 60_000;
 const POLL_MS = 1_000;
 const ACTIVATIONS_MAX = 1_000;
-const LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal'];
 const LINE = /^(\S+)\s+(stdout|stderr): ([\s\S]*)$/;
 
 export class Activations {
@@ -74,7 +73,7 @@ export class Activations {
     const fresh = lines.slice(seen.get(requestId) ?? 0);
     seen.set(requestId, lines.length);
     const start = typeof activation['start'] === 'number' ? activation['start'] : 0;
-    return fresh.map((line) => entryOf(line, requestId, start)).filter((entry) => isWanted(entry, query));
+    return fresh.map((line) => entryOf(line, requestId, start)).filter(logFilter(query));
   }
 
   /** In the record of the activation, or apart from it: that depends on the host. */
@@ -90,22 +89,8 @@ export class Activations {
 function entryOf(line: string, requestId: string, start: number): LogEntry {
   const [, at = '', stream, message = line] = LINE.exec(line) ?? [];
   const time = Date.parse(at);
-  const level = levelOf(message) ?? (stream === 'stderr' ? 'error' : undefined);
+  const level = logLevelOf(message) ?? (stream === 'stderr' ? 'error' : undefined);
   return { at: Number.isNaN(time) ? start : time, message, requestId, ...(level !== undefined && { level }) };
-}
-
-/** Of a line that is a JSON object with a level in words. */
-function levelOf(message: string): string | undefined {
-  const level = message.startsWith('{') ? fieldsOf(Buffer.from(message))?.['level'] : undefined;
-  return typeof level === 'string' && LEVELS.includes(level) ? level : undefined;
-}
-
-function isWanted({ at, message, level, requestId }: LogEntry, query: LogQuery): boolean {
-  if (query.sinceMs !== undefined && at < query.sinceMs) return false;
-  if (query.untilMs !== undefined && at > query.untilMs) return false;
-  if (query.level !== undefined && (level === undefined || LEVELS.indexOf(level) < LEVELS.indexOf(query.level))) return false;
-  if (query.requestId !== undefined && requestId !== query.requestId) return false;
-  return query.search === undefined || message.includes(query.search);
 }
 
 /** What the record of an activation says. */

@@ -1,22 +1,11 @@
 /** What differs between a function as it is and as it should be, as writes in the order in which an interruption does no harm. */
 
 import { RunnerError } from '../../src/plugin.ts';
-import type { DeployChange, DeployOptions, FunctionConfig, FunctionPackage, FunctionVersionInfo } from '../../src/plugin.ts';
+import type { DeployOptions, FunctionConfig, FunctionPackage, FunctionVersionInfo, Step, StepPlan } from '../../src/plugin.ts';
 import type { Action, Actions, ActionUpload } from './actions.ts';
 import type { Namespaces } from './namespace.ts';
 import { triggersFor } from './triggers.ts';
 import type { Trigger, Triggers } from './triggers.ts';
-
-/** One write. */
-export interface Step {
-  readonly change: DeployChange;
-  run(signal: AbortSignal | undefined): Promise<void>;
-}
-
-export interface Plan {
-  readonly steps: readonly Step[];
-  readonly warnings: readonly string[];
-}
 
 export interface Wish {
   readonly present: Action | undefined;
@@ -49,7 +38,7 @@ export class Planner {
     this.#parts = parts;
   }
 
-  async plan(name: string, wish: Wish): Promise<Plan> {
+  async plan(name: string, wish: Wish): Promise<StepPlan> {
     const { code, config, options } = wish;
     const { signal, strict = false } = options;
     const { namespaces } = this.#parts;
@@ -65,7 +54,7 @@ export class Planner {
     return { steps, warnings: [...warnings, ...(schedules?.warnings ?? [])] };
   }
 
-  async removal(name: string, present: Action | undefined, signal: AbortSignal | undefined): Promise<Plan> {
+  async removal(name: string, present: Action | undefined, signal: AbortSignal | undefined): Promise<StepPlan> {
     const { actions, triggers } = this.#parts;
     const steps = this.#triggerSteps(await triggers.list(name, signal), []);
     for (const { name: id } of await this.#kept(name, signal))

@@ -1,7 +1,7 @@
 /** Puts functions on GCP: Cloud Run functions through their own API, schedules as jobs of Cloud Scheduler. */
 
 import { randomBytes } from 'node:crypto';
-import { PlatformRequests, RunnerError, parseTarget } from '../../src/plugin.ts';
+import { PlatformRequests, RunnerError, parseTarget, carryOut, refuseUnfit } from '../../src/plugin.ts';
 import type {
   DeployOptions,
   DeployReport,
@@ -28,7 +28,6 @@ import { CREDENTIAL_VARIABLES, REGION } from './options.ts';
 import type { GcpOptions } from './options.ts';
 import { platformOf } from './platform-options.ts';
 import { Planner } from './plan.ts';
-import type { Plan } from './plan.ts';
 import { RunServices } from './run.ts';
 import type { Revision } from './run.ts';
 import { Jobs, schedulesOf } from './scheduler.ts';
@@ -168,18 +167,18 @@ export class GcpDeployer implements FaasDeployer {
         details: { name, versions: versions.map((each) => each.version) },
       });
     }
-    if (target.current) return this.#carryOut(name, { steps: [], warnings: [] }, options);
+    if (target.current) return carryOut(this, { name, plan: { steps: [], warnings: [] }, options });
     // To the newest: then what is deployed later is not held back by the name of a revision.
     const revision = target === versions[0] ? undefined : target.version;
     const run: Step['run'] = (signal) => this.#services.route(name, revision, signal);
     const change = { action: 'update', resource: 'traffic', id: name, fields: [target.version] } as const;
-    return this.#carryOut(name, { steps: [{ change, run }], warnings: [] }, options);
+    return carryOut(this, { name, plan: { steps: [{ change, run }], warnings: [] }, options });
   }
 
   async remove(name: string, options: DeployOptions = {}): Promise<DeployReport> {
     this.#check(name, { code: undefined, config: {}, options });
     const present = await this.#settled(name, options);
-    const { changes, warnings } = await this.#carryOut(name, await this.#planner.removal(name, present, options.signal), options);
+    const { changes, warnings } = await carryOut(this, { name, plan: await this.#planner.removal(name, present, options.signal), options });
     return { changes, warnings };
   }
 
@@ -192,17 +191,12 @@ export class GcpDeployer implements FaasDeployer {
     // The same package under the same settings, wherever the newest revision is.
     const isThere = code !== undefined && runs === code.sha256 && present?.isLatest === false && Object.keys(config).length === 0;
     const plan = isThere ? { steps: [], warnings: [] } : await this.#planner.plan(name, { present, runs, code, config, options });
-    return this.#carryOut(name, plan, options);
+    return carryOut(this, { name, plan, options });
   }
 
   #check(name: string, { code, config, options }: Wanted): void {
-    if (options.signal?.aborted)
-      throw new RunnerError('ABORTED', `the deployment of ${name} was cancelled`, { cause: options.signal.reason, retry: 'safe' });
     platformOf(config);
-    const violations = violationsOf(name, code, config);
-    if (violations.length === 0) return;
-    const message = `the function ${name} breaks limits of GCP: ${violations.map((each) => each.message).join('; ')}`;
-    throw new RunnerError('LIMIT_EXCEEDED', message, { details: { violations } });
+    refuseUnfit(name, { platform: 'GCP', violations: violationsOf(name, code, config), signal: options.signal });
   }
 
   /** The function when nothing works on it. What was started by a deployment that broke off goes on at the platform. */
@@ -294,20 +288,6 @@ export class GcpDeployer implements FaasDeployer {
     });
     if (response.status === 429) throw failure(`call ${name}`, response, 'PLATFORM_THROTTLED');
     return { body: response.body, failed: response.status >= 400, requestId, ...(serving !== undefined && { version: serving }) };
-  }
-
-  async #carryOut(name: string, { steps, warnings }: Plan, options: DeployOptions): Promise<DeployReport> {
-    const { dryRun = false, signal, onProgress } = options;
-    const changes = steps.map(({ change }) => change);
-    for (const [done, { change, run }] of steps.entries()) {
-      onProgress?.({ step: `${change.action} ${change.resource} ${change.id}`, function: name, done, total: steps.length });
-      if (!dryRun) await run(signal);
-    }
-    const isGone = changes.some(
-      ({ action, resource }) => resource === 'function' && (action === 'delete' || (dryRun && action === 'create')),
-    );
-    const state = isGone ? undefined : await this.describe(name, signal && { signal });
-    return { ...(state && { state }), changes, warnings };
   }
 }
 

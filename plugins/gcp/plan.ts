@@ -1,7 +1,7 @@
 /** What differs between a function as it is and as it should be, as writes in the order in which an interruption does no harm. */
 
 import { RunnerError } from '../../src/plugin.ts';
-import type { DeployOptions, FunctionConfig, FunctionPackage, Step } from '../../src/plugin.ts';
+import type { DeployOptions, FunctionConfig, FunctionPackage, Step, StepPlan } from '../../src/plugin.ts';
 import { asFields } from './client.ts';
 import type { Fields, GcpClient } from './client.ts';
 import { bodyOf, canonical, differences, fieldName, functionOf, wantedSettings, withoutOwn } from './functions.ts';
@@ -11,11 +11,6 @@ import { EVERYBODY } from './run.ts';
 import type { InvokerChange, RunServices } from './run.ts';
 import { checkJobsOwned, jobDifferences, jobsFor } from './scheduler.ts';
 import type { Job, JobTarget, Jobs } from './scheduler.ts';
-
-export interface Plan {
-  readonly steps: readonly Step[];
-  readonly warnings: readonly string[];
-}
 
 export interface Wish {
   readonly present: GcpFunction | undefined;
@@ -45,7 +40,7 @@ export class Planner {
     this.#parts = parts;
   }
 
-  async plan(name: string, wish: Wish): Promise<Plan> {
+  async plan(name: string, wish: Wish): Promise<StepPlan> {
     const { config, options, present } = wish;
     const { strict = false, signal } = options;
     const warnings = warningsOf(config, strict);
@@ -63,7 +58,7 @@ export class Planner {
     return { steps, warnings: [...warnings, ...(plan?.warnings ?? [])] };
   }
 
-  async removal(name: string, present: GcpFunction | undefined, signal: AbortSignal | undefined): Promise<Plan> {
+  async removal(name: string, present: GcpFunction | undefined, signal: AbortSignal | undefined): Promise<StepPlan> {
     const { client, jobs } = this.#parts;
     const steps = this.#jobSteps(name, { there: await jobs.of(name, signal), wanted: [] });
     if (present) {

@@ -1,6 +1,6 @@
 /** Puts functions on a gateway of this project, or on any platform of the Custom FaaS Platform Specification v1.0. */
 
-import { RunnerError, systemClock, Connections, parseTarget, PlatformRequests, fieldsOf } from '../../src/plugin.ts';
+import { RunnerError, systemClock, Connections, parseTarget, PlatformRequests, fieldsOf, carryOut, refuseUnfit } from '../../src/plugin.ts';
 import type {
   Clock,
   DeployOptions,
@@ -16,7 +16,6 @@ import type {
   LogEntry,
   LogQuery,
   ConnectionOptions,
-  Step,
 } from '../../src/plugin.ts';
 import { BOOTSTRAP_HANDLER, GatewayFunctions } from './gateway.ts';
 import type { GatewayFunction } from './gateway.ts';
@@ -42,10 +41,6 @@ export interface HttpDeployerOptions extends ConnectionOptions {
 type Present =
   | { readonly via: 'gateway'; readonly is: GatewayFunction }
   | { readonly via: 'specification'; readonly is: SpecifiedFunction };
-
-interface Doing extends DeployOptions {
-  readonly warnings?: readonly string[];
-}
 
 interface Wanted {
   readonly code: FunctionPackage;
@@ -123,26 +118,34 @@ export class HttpFaasDeployer implements FaasDeployer {
         config,
         signal: options.signal,
       });
-      return this.#carryOut(name, steps, { ...options, warnings });
+      return carryOut(this, { name, plan: { steps, warnings }, options });
     }
     const warnings = warningsOf(config, SPECIFICATION_CANNOT, options);
     const there = await this.#specified.find(name, options.signal);
     const steps = this.#specified.plan(name, there, { code, config });
     if (there && steps.length > 0) warnings.push(`the platform replaces ${name} as a whole; calls that come in between may fail`);
-    return this.#carryOut(name, steps, { ...options, warnings });
+    return carryOut(this, { name, plan: { steps, warnings }, options });
   }
 
   async updateCode(name: string, code: FunctionPackage, options: DeployOptions = {}): Promise<DeployReport> {
     this.#check(name, { code, config: {}, options });
     const present = await this.#gatewayFunction(name, 'updates only the code: deploy it with its whole configuration', options.signal);
-    return this.#carryOut(name, await this.#gateway.plan(name, present, { code, config: {}, signal: options.signal }), options);
+    return carryOut(this, {
+      name,
+      plan: { steps: await this.#gateway.plan(name, present, { code, config: {}, signal: options.signal }), warnings: [] },
+      options,
+    });
   }
 
   async updateConfiguration(name: string, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
     this.#check(name, { code: NO_CODE, config, options });
     const present = await this.#gatewayFunction(name, 'changes only the configuration: deploy it with its code', options.signal);
     const warnings = warningsOf(config, GATEWAY_CANNOT, options);
-    return this.#carryOut(name, await this.#gateway.plan(name, present, { config, signal: options.signal }), { ...options, warnings });
+    return carryOut(this, {
+      name,
+      plan: { steps: await this.#gateway.plan(name, present, { config, signal: options.signal }), warnings },
+      options,
+    });
   }
 
   async describe(name: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<FunctionState | undefined> {
@@ -181,14 +184,18 @@ export class HttpFaasDeployer implements FaasDeployer {
 
   async rollback(name: string, version?: string, options: DeployOptions = {}): Promise<DeployReport> {
     const present = await this.#gatewayFunction(name, 'keeps the versions before', options.signal);
-    return this.#carryOut(name, await this.#gateway.rollback(name, present, { version, signal: options.signal }), options);
+    return carryOut(this, {
+      name,
+      plan: { steps: await this.#gateway.rollback(name, present, { version, signal: options.signal }), warnings: [] },
+      options,
+    });
   }
 
   async remove(name: string, options: DeployOptions = {}): Promise<DeployReport> {
     const present = await this.#own(name, options.signal);
     if (!present) return { changes: [], warnings: [] };
     const api = present.via === 'gateway' ? this.#gateway : this.#specified;
-    const { changes, warnings } = await this.#carryOut(name, [api.removal(name)], options);
+    const { changes, warnings } = await carryOut(this, { name, plan: { steps: [api.removal(name)], warnings: [] }, options });
     return { changes, warnings };
   }
 
@@ -235,31 +242,12 @@ export class HttpFaasDeployer implements FaasDeployer {
   }
 
   #check(name: string, { code, config, options: { signal } }: Wanted): void {
-    if (signal?.aborted) throw new RunnerError('ABORTED', `the deployment of ${name} was cancelled`, { cause: signal.reason });
     if (config.schedules && config.schedules.length > 0) throw this.#unsupported('has schedules');
-    const violations = this.violations(name, code, config);
-    if (violations.length === 0) return;
-    const message = `the function ${name} breaks limits: ${violations.map((each) => each.message).join('; ')}`;
-    throw new RunnerError('LIMIT_EXCEEDED', message, { details: { violations } });
+    refuseUnfit(name, { platform: 'the platform', violations: this.violations(name, code, config), signal });
   }
 
   #unsupported(what: string): RunnerError {
     return new RunnerError('OPERATION_UNSUPPORTED', `the platform ${this.name} is not one that ${what}`);
-  }
-
-  async #carryOut(name: string, steps: readonly Step[], options: Doing): Promise<DeployReport> {
-    const { dryRun = false, signal, onProgress, warnings = [] } = options;
-    const changes = steps.map(({ change }) => change);
-    for (const [done, { change, run }] of steps.entries()) {
-      onProgress?.({ step: `${change.action} ${change.resource}`, function: name, done, total: steps.length });
-      if (!dryRun) await run(signal);
-    }
-    const removed = changes.some(({ action, resource }) => action === 'delete' && resource === 'function');
-    const state =
-      removed || (dryRun && changes.some(({ action }) => action === 'create'))
-        ? undefined
-        : await this.describe(name, signal && { signal });
-    return { ...(state && { state }), changes, warnings };
   }
 }
 

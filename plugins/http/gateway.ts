@@ -1,6 +1,6 @@
 /** Functions of a gateway of this project, through its own API. It keeps versions and logs, and replaces code while calls run. */
 
-import { RunnerError, count, failure, fieldsOf, text } from '../../src/plugin.ts';
+import { RunnerError, count, failure, fieldsOf, text, logFilter, logLevelOf } from '../../src/plugin.ts';
 import type {
   FunctionConfig,
   FunctionInvocation,
@@ -39,7 +39,6 @@ const BUNDLE_HANDLER = 'handler.handler';
 const PAGE = 100;
 const LINES_MAX = 1_000;
 const FOLLOW_MS = 250;
-const LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal'];
 
 export class GatewayFunctions {
   readonly #options: GatewayOptions;
@@ -158,18 +157,16 @@ export class GatewayFunctions {
 
   async *logs(name: string, query: LogQuery): AsyncGenerator<LogEntry> {
     const { limit = 100, follow = false, signal } = query;
+    const isWanted = logFilter(query);
     let lines = await this.#lines(name, undefined, signal);
-    yield* lines
-      .map(entryOf)
-      .filter((entry) => isWanted(entry, query))
-      .slice(-limit);
+    yield* lines.map(entryOf).filter(isWanted).slice(-limit);
     let last = text(lines.at(-1)?.['id']);
     while (follow && !signal?.aborted) {
       await this.#options.requests.clock.sleep(FOLLOW_MS, signal).catch(() => {});
       if (signal?.aborted) return;
       lines = await this.#lines(name, last, signal);
       last = text(lines.at(-1)?.['id']) ?? last;
-      for (const entry of lines.map(entryOf)) if (isWanted(entry, query) && !signal?.aborted) yield entry;
+      for (const entry of lines.map(entryOf)) if (isWanted(entry) && !signal?.aborted) yield entry;
     }
   }
 
@@ -336,7 +333,7 @@ function entryOf(line: Fields): LogEntry {
   const message = text(line['text']) ?? '';
   const requestId = text(line['request_id']);
   const instance = text(line['instance_id']);
-  const level = levelOf(message);
+  const level = logLevelOf(message);
   return {
     at: Date.parse(String(line['at'])),
     message,
@@ -344,19 +341,4 @@ function entryOf(line: Fields): LogEntry {
     ...(requestId !== undefined && { requestId }),
     ...(instance !== undefined && { instance }),
   };
-}
-
-/** Of a line that is a JSON object with a level in words. */
-function levelOf(message: string): string | undefined {
-  if (!message.startsWith('{')) return undefined;
-  const level = text(fieldsOf(Buffer.from(message))?.['level'])?.toLowerCase();
-  return level !== undefined && LEVELS.includes(level) ? level : undefined;
-}
-
-function isWanted({ at, message, level, requestId }: LogEntry, query: LogQuery): boolean {
-  if (query.sinceMs !== undefined && at < query.sinceMs) return false;
-  if (query.untilMs !== undefined && at > query.untilMs) return false;
-  if (query.level !== undefined && (level === undefined || LEVELS.indexOf(level) < LEVELS.indexOf(query.level))) return false;
-  if (query.requestId !== undefined && requestId !== query.requestId) return false;
-  return query.search === undefined || message.includes(query.search);
 }

@@ -1,7 +1,7 @@
 /** Puts functions on Kubernetes: a Deployment behind a Service, its package in ConfigMaps, CronJobs for its schedules. */
 
 import { createHash, randomBytes } from 'node:crypto';
-import { RunnerError } from '../../src/plugin.ts';
+import { RunnerError, refuseUnfit } from '../../src/plugin.ts';
 import type {
   Clock,
   DeployOptions,
@@ -164,12 +164,7 @@ export class KubernetesDeployer implements FaasDeployer {
       options,
     }: { readonly code: FunctionPackage | undefined; readonly config: FunctionConfig; readonly options: DeployOptions },
   ): void {
-    if (options.signal?.aborted)
-      throw new RunnerError('ABORTED', `the deployment of ${name} was cancelled`, { cause: options.signal.reason });
-    const violations = violationsOf(name, code, config);
-    if (violations.length === 0) return;
-    const message = `the function ${name} breaks limits of Kubernetes: ${violations.map((each) => each.message).join('; ')}`;
-    throw new RunnerError('LIMIT_EXCEEDED', message, { details: { violations } });
+    refuseUnfit(name, { platform: 'Kubernetes', violations: violationsOf(name, code, config), signal: options.signal });
   }
 
   async #own(name: string, signal: AbortSignal | undefined): Promise<Present> {

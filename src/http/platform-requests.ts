@@ -4,15 +4,8 @@ import { RunnerError, isRunnerError } from '../errors.ts';
 import { errorFromResponse } from '../job/wire.ts';
 import type { Clock } from '../clock.ts';
 import type { ErrorCode } from '../errors.ts';
-import type { DeployChange } from '../executor/deployer.ts';
 import type { HttpRequest, HttpResponse } from './http.ts';
 import type { Connections, Target } from './connection.ts';
-
-/** One write, and what it is called in a report. */
-export interface Step {
-  readonly change: DeployChange;
-  run(signal: AbortSignal | undefined): Promise<void>;
-}
 
 export interface PlatformRequest extends Pick<HttpRequest, 'method' | 'path' | 'body' | 'signal'> {
   readonly headers?: readonly string[];

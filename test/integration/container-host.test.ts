@@ -64,8 +64,8 @@ testDocker('a program in a container: started once, replaced with its data kept,
     expect((await allOf(host.list())).map((found) => found.name)).toContain(name);
     const another = new ContainerMachineHost({ folder: join(folder, 'another') });
     expect(await another.describe(name)).toMatchObject({ status: 'foreign' });
-    for (const refused of [another.run(spec('mine')), another.terminate(name)])
-      await expect(refused).rejects.toMatchObject({ code: 'RESOURCE_FOREIGN' });
+    for (const attempt of [() => another.run(spec('mine')), () => another.terminate(name)])
+      await expect(attempt()).rejects.toMatchObject({ code: 'RESOURCE_FOREIGN' });
     expect(await allOf(another.list())).toEqual([]);
     expect((await host.terminate(name)).changes).toHaveLength(1);
     expect(await host.terminate(name)).toEqual({ changes: [], warnings: [] });

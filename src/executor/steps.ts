@@ -1,0 +1,46 @@
+/** What deployers have in common: refusing what cannot be deployed before anything is written, and carrying out what was planned. */
+
+import { RunnerError } from '../errors.ts';
+import type { DeployChange, DeployOptions, DeployReport, FaasDeployer, LimitViolation } from './deployer.ts';
+
+/** One write, and what it is called in a report. */
+export interface Step {
+  readonly change: DeployChange;
+  run(signal: AbortSignal | undefined): Promise<void>;
+}
+
+/** What differs from what should be, and what the platform cannot do as asked. */
+export interface StepPlan {
+  readonly steps: readonly Step[];
+  readonly warnings: readonly string[];
+}
+
+/** Throws `ABORTED` for a deployment that was cancelled, and `LIMIT_EXCEEDED` with all violations. `platform` is for people. */
+export function refuseUnfit(
+  name: string,
+  { platform, violations, signal }: { platform: string; violations: readonly LimitViolation[]; signal: AbortSignal | undefined },
+): void {
+  if (signal?.aborted) throw new RunnerError('ABORTED', `the deployment of ${name} was cancelled`, { cause: signal.reason, retry: 'safe' });
+  if (violations.length === 0) return;
+  const message = `the function ${name} breaks limits of ${platform}: ${violations.map((each) => each.message).join('; ')}`;
+  throw new RunnerError('LIMIT_EXCEEDED', message, { details: { violations } });
+}
+
+/** Takes the steps in order; a dry run only tells them. The report has the function as it is afterwards, when there is one. */
+export async function carryOut(
+  deployer: Pick<FaasDeployer, 'describe'>,
+  { name, plan, options }: { readonly name: string; readonly plan: StepPlan; readonly options: DeployOptions },
+): Promise<DeployReport> {
+  const { steps, warnings } = plan;
+  const { dryRun = false, signal, onProgress } = options;
+  const changes = steps.map(({ change }) => change);
+  for (const [done, { change, run }] of steps.entries()) {
+    onProgress?.({ step: `${change.action} ${change.resource} ${change.id}`, function: name, done, total: steps.length });
+    if (!dryRun) await run(signal);
+  }
+  const isGone = changes.some(
+    ({ action, resource }) => resource === 'function' && (action === 'delete' || (dryRun && action === 'create')),
+  );
+  const state = isGone ? undefined : await deployer.describe(name, signal && { signal });
+  return { ...(state && { state }), changes, warnings };
+}
