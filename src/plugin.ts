@@ -72,6 +72,25 @@ export type {
 } from './plugin/plugin.ts';
 export { Secret } from './plugin/secret.ts';
 export type { SecretOptions, SecretReference } from './plugin/secret.ts';
+export { isReference, retryDelayMs } from './queue/queue.ts';
+export type {
+  ClaimOptions,
+  ClaimedJob,
+  Content,
+  JobFailure,
+  Lease,
+  NewJob,
+  ObjectReference,
+  Published,
+  Purged,
+  QueueJobState,
+  QueueJobStatus,
+  QueueLimits,
+  QueueResult,
+  QueueStats,
+  WorkQueue,
+  WorkerStats,
+} from './queue/queue.ts';
 export { nodeClientSource } from './runtime/node-client-source.ts';
 export { ResultDecoder } from './runtime/runtime-executor.ts';
 export type {
