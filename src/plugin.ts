@@ -39,7 +39,7 @@ export type { CronJobTranslation } from './schedule/units.ts';
 export { carryOut, refuseUnfit } from './executor/steps.ts';
 export type { Step, StepPlan } from './executor/steps.ts';
 export { logFilter, logLevelOf } from './executor/log-query.ts';
-export { checkProgram, programDigest, writeProgram } from './executor/machine.ts';
+export { checkProgram, programDigest, secretsFingerprint, writeProgram } from './executor/machine.ts';
 export type { Machine, MachineHost, MachineReport, ProgramSpec } from './executor/machine.ts';
 export { Connections, parseTarget } from './http/connection.ts';
 export type { ConnectionOptions, Target } from './http/connection.ts';

@@ -31,7 +31,8 @@ const sha = (text: string): string => createHash('sha256').update(text).digest('
  *
  * The instance gets its program as user data, or from a bucket when it is larger than 16 KB. Nobody can connect to it: its log is that of the
  * console, its state is known from there. Tags are the only state; the client token keeps an interrupted start from making two.
- * Secrets of programs are in the Parameter Store (`ssm:/name`), which the instance profile must allow to read.
+ * Secrets of programs are in the Parameter Store (`ssm:/name`), which the instance profile must allow to read; the program reads them when it
+ * starts, so that another value counts from the next start on.
  * The security group is shared by all programs and stays.
  *
  * @example

@@ -10,6 +10,7 @@ import {
   logFilter,
   logLevelOf,
   programDigest,
+  secretsFingerprint,
   systemClock,
   toRunnerError,
   writeProgram,
@@ -87,8 +88,13 @@ export class ContainerMachineHost implements MachineHost {
 
   async run(spec: ProgramSpec, options: DeployOptions = {}): Promise<MachineReport> {
     checkProgram(spec);
+    const secrets = await this.#secrets(spec);
     const engine = await this.#host.engine();
-    const specSha256 = programDigest({ ...spec, environment: { ...spec.environment, network: this.#options.network ?? 'bridge' } });
+    const { folder, network = 'bridge' } = this.#options;
+    const specSha256 = programDigest(
+      { ...spec, environment: { ...spec.environment, network } },
+      secretsFingerprint(secrets, { folder, dryRun: options.dryRun }),
+    );
     const present = await this.#find(engine, spec.name);
     if (present?.isForeign) throw foreign(spec.name);
     const isSame = present?.specSha256 === specSha256 && present.running;
@@ -97,7 +103,6 @@ export class ContainerMachineHost implements MachineHost {
       return { ...(present && { machine: await this.#machine(engine, spec.name, present) }), changes: isSame ? [] : changes, warnings: [] };
     const machine = isSame ? await this.#recovered(engine, spec.name, options) : undefined;
     if (machine) return { machine, changes: [], warnings: [] };
-    const secrets = await this.#secrets(spec);
     if (present) await this.#end(engine, present.id, options);
     options.onProgress?.({ step: 'starting the container', function: spec.name });
     await this.#start(engine, spec, { specSha256, secrets, signal: options.signal ?? new AbortController().signal });

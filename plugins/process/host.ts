@@ -6,7 +6,16 @@ import { closeSync, existsSync, mkdirSync, openSync, readFileSync, readdirSync, 
 import { request } from 'node:http';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
-import { RunnerError, Secret, checkProgram, programDigest, systemClock, toRunnerError, writeProgram } from '../../src/plugin.ts';
+import {
+  RunnerError,
+  Secret,
+  checkProgram,
+  programDigest,
+  secretsFingerprint,
+  systemClock,
+  toRunnerError,
+  writeProgram,
+} from '../../src/plugin.ts';
 import type { Clock, DeployOptions, LogEntry, LogQuery, Machine, MachineHost, MachineReport, ProgramSpec } from '../../src/plugin.ts';
 import { readLog, trimLog } from './host-log.ts';
 import { identityOf } from './leftovers.ts';
@@ -67,7 +76,8 @@ export class ProcessHost implements MachineHost {
 
   async run(spec: ProgramSpec, options: DeployOptions = {}): Promise<MachineReport> {
     checkProgram(spec);
-    const specSha256 = programDigest(spec);
+    const secrets = await readSecrets(spec.secrets ?? {}, this.#environment);
+    const specSha256 = programDigest(spec, secretsFingerprint(secrets, { folder: this.#folder, dryRun: options.dryRun }));
     const present = this.#find(spec.name);
     const isSame = present?.note.specSha256 === specSha256 && present.pid !== undefined;
     const action = present?.pid === undefined ? 'create' : 'update';
@@ -75,7 +85,6 @@ export class ProcessHost implements MachineHost {
     if (options.dryRun) return { ...(present && { machine: await this.#machine(present) }), changes: isSame ? [] : changes, warnings: [] };
     const machine = isSame ? await this.#recovered(spec.name, options) : undefined;
     if (machine) return { machine, changes: [], warnings: [] };
-    const secrets = await readSecrets(spec.secrets ?? {}, this.#environment);
     const pid = this.#find(spec.name)?.pid;
     if (pid !== undefined) await this.#end(spec.name, pid, options);
     options.onProgress?.({ step: 'starting the process', function: spec.name });

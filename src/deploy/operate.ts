@@ -2,7 +2,10 @@
 
 import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import type { BlueprintMetadata, ChainClient } from '../chain/chain.ts';
+import type { BlueprintMetadata, ChainClient, ServiceState } from '../chain/chain.ts';
+import { signerFromKey } from '../chain/signer.ts';
+import { RunnerError } from '../errors.ts';
+import { Secret } from '../plugin/secret.ts';
 import type { RunnerManifest } from '../runner/manifest.ts';
 import type { JobFacts } from './analyze.ts';
 import type { ExportInput } from './export-files.ts';
@@ -14,11 +17,13 @@ import type { DeploymentPolicy } from './policy-model.ts';
 import { freePort } from './port.ts';
 import { buildProgram } from './program.ts';
 import type { PluginReference, ServiceRecords } from './record.ts';
-import type { ServiceParts } from './service.ts';
+import type { ServiceParts } from './service-run.ts';
 import { functionNameOf, orchestratorNameOf } from './service-plan.ts';
 import type { ServicePlan } from './service-plan.ts';
 
 export interface OperateOptions {
+  /** A deployment is checked against the chain as it is now; an export is the same wherever and whenever it is made. */
+  readonly purpose: 'deploy' | 'export';
   readonly serviceId: bigint;
   /** The module that exports the jobs. */
   readonly entry: string;
@@ -53,7 +58,9 @@ export async function prepareService(options: OperateOptions): Promise<PreparedS
   const service = await chain.service(serviceId);
   const blueprint = await chain.blueprint(service.blueprintId);
   const { chainId, contract } = chain;
-  const plan = planService({ ...options, service, blueprint, chainId, contract });
+  const unchecked = options.purpose === 'deploy' ? await checkOperator(service, options) : [];
+  const planned = planService({ ...options, service, blueprint, chainId, contract });
+  const plan = { ...planned, warnings: [...planned.warnings, ...unchecked] };
   const metricsPort = records.read(plan)?.orchestrator?.healthPort ?? (await freePort());
   let built: Promise<BuiltHandler> | undefined;
   const parts: ServiceParts = {
@@ -79,6 +86,27 @@ export async function prepareService(options: OperateOptions): Promise<PreparedS
     program: (manifest) => buildProgram({ entry, manifest, secrets: secretsOf(manifest, options) }),
   };
   return { plan, blueprint, parts };
+}
+
+/**
+ * Results signed by anybody else would all be refused. Throws `CONFIG_INVALID` for a key that is missing, malformed, or not of an operator of
+ * the service; what could not be checked is returned in words.
+ */
+async function checkOperator(
+  { serviceId, operators }: ServiceState,
+  { key, environment }: Pick<OperateOptions, 'key' | 'environment'>,
+): Promise<readonly string[]> {
+  if (/^(?!env:|file:)[a-z][a-z0-9]*:/.test(key))
+    return [
+      `the key of the operator is read where the orchestrator runs, ${key}: whether it belongs to an operator of the service is not checked`,
+    ];
+  const address = signerFromKey(await new Secret(key, { environment }).read()).address.toLowerCase();
+  if (operators.some((operator) => operator.toLowerCase() === address)) return [];
+  throw new RunnerError(
+    'CONFIG_INVALID',
+    `the key ${key} is that of ${address}, which is no operator of service ${serviceId}: its results would be refused. Operators are ${operators.join(', ') || 'none'}; name the key of one with --key, or join the service first`,
+    { details: { serviceId: String(serviceId), operator: address, operators } },
+  );
 }
 
 /** The data folder of every exported program: what runs it gives it a volume there. */

@@ -9,7 +9,7 @@ import type { MachineHost, ProgramSpec } from '../executor/machine.ts';
 import { ServiceRecords } from './record.ts';
 import type { ServiceRecord } from './record.ts';
 import { ServiceOperator } from './service.ts';
-import type { ServiceParts, ServiceTools } from './service.ts';
+import type { ServiceParts, ServiceTools } from './service-run.ts';
 import type { ServicePlan } from './service-plan.ts';
 
 const CONTRACT = `0x${'ab'.repeat(20)}`;

@@ -1,7 +1,7 @@
 /** The contract of everything that keeps one long-running program alive: this machine, a container engine, a virtual machine of a cloud. */
 
-import { createHash } from 'node:crypto';
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { createHash, createHmac, randomBytes } from 'node:crypto';
+import { linkSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join, normalize } from 'node:path';
 import { RunnerError } from '../errors.ts';
 import type { DeployChange, DeployOptions, LogEntry, LogQuery } from './deployer.ts';
@@ -34,7 +34,7 @@ export interface Machine {
   readonly reason?: string;
   /** Where its health can be asked from here; absent when it cannot be reached. */
   readonly healthUrl?: string;
-  /** Of the whole specification: another one is another program. */
+  /** Of the whole specification, values of secrets included where the sender reads them: another one is another program. */
   readonly specSha256?: string;
   readonly startedAt?: string;
   readonly memoryBytes?: number;
@@ -49,7 +49,7 @@ export interface MachineReport {
 
 /**
  * Keeps programs running. Every operation can be repeated: running what runs already changes nothing, another specification of the same
- * name replaces the program, ending what is not there succeeds. What this tool did not start is `RESOURCE_FOREIGN`.
+ * name, or another value of a secret that the sender reads, replaces the program; ending what is not there succeeds. What this tool did not start is `RESOURCE_FOREIGN`.
  * Rejects further with `LIMIT_EXCEEDED`, `CREDENTIALS_MISSING`, `PLATFORM_UNREACHABLE`, `PLATFORM_THROTTLED`, `DEPLOY_FAILED`, `PEER_MISSING`, `ABORTED`.
  * Constructors do no I/O.
  */
@@ -70,6 +70,7 @@ export interface MachineHost {
   close?(): Promise<void>;
 }
 
+const KEY_BYTES = 32;
 const NAME = /^[a-z0-9][a-z0-9-]{0,62}$/;
 
 /** Throws `CONFIG_INVALID` for a name or a path that no host takes, or a program that is not among its files. */
@@ -83,11 +84,54 @@ export function checkProgram({ name, files, args }: ProgramSpec): void {
     throw new RunnerError('CONFIG_INVALID', `the program ${name} starts ${String(args[0])}, which is none of its files`);
 }
 
-/** SHA-256, hex, of everything that makes the program what it is; tags and the values of secrets are not part of it. */
-export function programDigest({ files, tags: _, ...rest }: ProgramSpec): string {
-  const hash = createHash('sha256').update(JSON.stringify(rest));
+/**
+ * SHA-256, hex, of everything that makes the program what it is; tags are not part of it. Values of secrets are by their fingerprint, where the
+ * sender reads them.
+ */
+export function programDigest({ files, tags: _, ...rest }: ProgramSpec, fingerprint = ''): string {
+  const hash = createHash('sha256').update(JSON.stringify(rest)).update(fingerprint);
   for (const path of Object.keys(files).toSorted()) hash.update(path).update(files[path] ?? new Uint8Array());
   return hash.digest('hex');
+}
+
+/**
+ * HMAC-SHA-256, hex, by which other values are noticed. Its key is random, made once per folder and readable by its owner alone: without it
+ * not even a weak secret can be found by trying. A dry run makes none, so that without one everything is another value.
+ */
+export function secretsFingerprint(
+  values: Readonly<Record<string, string>>,
+  { folder, dryRun = false }: { readonly folder: string; readonly dryRun?: boolean | undefined },
+): string {
+  const entries = Object.entries(values).toSorted(([a], [b]) => (a < b ? -1 : 1));
+  return createHmac('sha256', fingerprintKey(folder, dryRun)).update(JSON.stringify(entries)).digest('hex');
+}
+
+function fingerprintKey(folder: string, isDry: boolean): Buffer {
+  const file = join(folder, '.fingerprint-key');
+  const known = keyIn(file);
+  const fresh = randomBytes(KEY_BYTES);
+  if (known || isDry) return known ?? fresh;
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const draft = `${file}.${fresh.toString('hex', 0, 8)}`;
+  writeFileSync(draft, fresh, { mode: 0o600, flush: true });
+  try {
+    // Never half written, and the first of two processes wins.
+    linkSync(draft, file);
+  } catch (thrown) {
+    if ((thrown as NodeJS.ErrnoException).code !== 'EEXIST') throw thrown;
+  } finally {
+    rmSync(draft, { force: true });
+  }
+  return keyIn(file) ?? fresh;
+}
+
+function keyIn(file: string): Buffer | undefined {
+  try {
+    return readFileSync(file);
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw new RunnerError('STORE_FAILED', `the key of fingerprints ${file} cannot be read`, { cause, details: { file } });
+  }
 }
 
 /** Writes the files into an empty folder. */

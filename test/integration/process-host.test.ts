@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -93,6 +93,36 @@ describe('programs on this machine', () => {
   test('what is kept on disk holds no secret', async () => {
     await host.run(await spec());
     expect(readFileSync(join(folder, 'machines', 'orchestrator', 'machine.json'), 'utf8')).not.toContain('swordfish');
+  });
+
+  test('another value of a secret is another program; what tells so gives nothing away', async () => {
+    const first = await spec();
+    const { machine } = await host.run(first);
+    const rotated = new ProcessHost({ folder: join(folder, 'machines'), environment: { KEY: 'trident' } });
+    expect(await rotated.run(first, { dryRun: true })).toMatchObject({ changes: [{ action: 'update' }], machine: { id: machine?.id } });
+    const replaced = await rotated.run(first);
+    expect(replaced.changes).toEqual([{ action: 'update', resource: 'process', id: 'orchestrator' }]);
+    expect(isAlive(machine?.id ?? '')).toBe(false);
+    const messages = (await allOf(rotated.logs('orchestrator'))).map(({ message }) => (JSON.parse(message) as { msg: string }).msg);
+    expect(messages.slice(-1)).toEqual(['secret has 7 characters']);
+    expect(await rotated.run(first)).toMatchObject({ changes: [] });
+
+    const key = join(folder, 'machines', '.fingerprint-key');
+    expect([statSync(key).mode & 0o777, statSync(key).size]).toEqual([0o600, 32]);
+    // The same program with the same secret in another folder has another digest: without the key nothing can be tried.
+    const elsewhere = new ProcessHost({ folder: join(folder, 'elsewhere'), environment: { KEY: 'trident' } });
+    await rotated.terminate('orchestrator');
+    expect((await elsewhere.run(first)).machine?.specSha256).not.toBe(replaced.machine?.specSha256);
+    await elsewhere.terminate('orchestrator');
+  });
+
+  test('a secret that is missing is told by a dry run, which writes nothing', async () => {
+    const { secrets: _, ...open } = await spec();
+    await expect(host.run({ ...open, secrets: { KEY: 'env:NOT_SET' } }, { dryRun: true })).rejects.toMatchObject({
+      code: 'CONFIG_INVALID',
+    });
+    await host.run(await spec(), { dryRun: true });
+    expect(existsSync(join(folder, 'machines'))).toBe(false);
   });
 
   test('a sender that died right after the start is made up for: the process is found by its token, and is not started twice', async () => {

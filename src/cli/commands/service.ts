@@ -8,7 +8,8 @@ import { RunnerError } from '../../errors.ts';
 import type { ExportFormat } from '../../deploy/export.ts';
 import type { OperateOptions, PreparedService } from '../../deploy/operate.ts';
 import type { PluginReference, ServiceRecord, ServiceRecords } from '../../deploy/record.ts';
-import type { ServiceOperator, ServiceOptions, ServiceReport, ServiceStatus } from '../../deploy/service.ts';
+import type { ServiceOperator, ServiceStatus } from '../../deploy/service.ts';
+import type { ServiceOptions, ServiceReport } from '../../deploy/service-run.ts';
 import { parseCount, parseNumber, parseUint64 } from '../calls.ts';
 import { changesText, collectOptions, collectPluginOptions, interrupted, progressText, usablePolicy } from '../deployer-flags.ts';
 import type { PluginOptions } from '../deployer-flags.ts';
@@ -61,8 +62,11 @@ Examples:
   bpr service deploy --service-id 123 --target container --network host
   bpr service deploy --service-id 123 --deployer-option aws-lambda.endpoint=http://127.0.0.1:4566
 
-Environment: HTTP_RPC_URL or RPC_URL, WS_RPC_URL, TANGLE_CONTRACT, OPERATOR_PRIVATE_KEY, BPR_DEPLOYMENTS (where records lie), and the
-credentials of the platforms.
+Environment: HTTP_RPC_URL or RPC_URL, WS_RPC_URL, TANGLE_CONTRACT, CHAIN_ID, OPERATOR_PRIVATE_KEY, BPR_DEPLOYMENTS (where records lie), and
+the credentials of the platforms.
+
+Before anything is deployed: the endpoint serves CHAIN_ID, when that is set; the key belongs to an operator of the service; the host of the
+orchestrator takes the program.
 
 Exit status: 0 it runs; 1 failed, the message begins with a code of ERRORS.md, and running it again goes on; 2 called in a wrong way.`;
 
@@ -89,7 +93,7 @@ function addDeploy(service: Command, { io }: Cli): void {
     .action(async (entry: string | undefined, flags: DeployFlags) => {
       const { policy, warnings } = await usablePolicy(io, flags.config);
       await withOperator(io, async (operator, records) => {
-        const { plan, parts } = await prepared(io, { entry: entryOf(io, entry), flags, policy, records });
+        const { plan, parts } = await prepared(io, { purpose: 'deploy', entry: entryOf(io, entry), flags, policy, records });
         const report = await operator.deploy(plan, parts, { ...flagOptions(flags), ...reporting(io) });
         const all = { ...report, warnings: [...warnings, ...report.warnings] };
         print(io, flags.json, { document: { ...all, plan }, text: deployText(all, flags.dryRun === true) });
@@ -104,7 +108,7 @@ function addServiceExport(service: Command, { io }: Cli): void {
     const { policy } = await usablePolicy(io, flags.config);
     const [{ exportService }, { exportPlan }] = await Promise.all([import('../../deploy/operate.ts'), import('../../deploy/export.ts')]);
     const records = await recordsOf(io);
-    const { plan, parts } = await prepared(io, { entry: entryOf(io, entry), flags, policy, records });
+    const { plan, parts } = await prepared(io, { purpose: 'export', entry: entryOf(io, entry), flags, policy, records });
     writeExport(io, flags, exportPlan(flags.format, { ...(await exportService(plan, parts, records)), region: flags.region }));
   });
 }
@@ -140,23 +144,25 @@ function withPlan(command: Command): Command {
 }
 
 interface Wanted {
+  readonly purpose: OperateOptions['purpose'];
   readonly entry: string;
   readonly flags: DeployFlags;
   readonly policy: OperateOptions['policy'];
   readonly records: ServiceRecords;
 }
 
-async function prepared(io: Io, { entry, flags, policy, records }: Wanted): Promise<PreparedService> {
-  const { rpcUrls, contract, wsUrl } = settingsOf(io, flags);
+async function prepared(io: Io, { purpose, entry, flags, policy, records }: Wanted): Promise<PreparedService> {
+  const { rpcUrls, contract, wsUrl, chainId } = settingsOf(io, flags);
   if (contract === undefined) throw new RunnerError('CONFIG_INVALID', 'the contract is not known: set TANGLE_CONTRACT or pass --contract');
   const [{ connectRpcChain }, { prepareService }, { readProfileFile }] = await Promise.all([
     import('../../chain/connect.ts'),
     import('../../deploy/operate.ts'),
     import('../../deploy/profiles.ts'),
   ]);
-  const chain = await connectRpcChain({ rpcUrl: rpcUrls, contract, clock: systemClock });
+  const chain = await connectRpcChain({ rpcUrl: rpcUrls, contract, clock: systemClock, ...(chainId !== undefined && { chainId }) });
   try {
     return await prepareService({
+      purpose,
       serviceId: flags.serviceId,
       entry,
       chain,
