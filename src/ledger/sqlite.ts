@@ -8,7 +8,8 @@ import { RunnerError } from '../errors.ts';
 import type { Address, ChainCall, Hex, JobCall, JobResult } from '../job/call.ts';
 import { silentTelemetry } from '../telemetry/telemetry.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
-import { LedgerDatabase } from './database.ts';
+import type { SqliteFile } from '../sqlite-file.ts';
+import { openLedgerFile } from './database.ts';
 import type {
   CallRecord,
   CallState,
@@ -65,7 +66,7 @@ const INSERT_PRODUCED = `INSERT INTO calls (id, job_id, body, metadata, state, s
 const WAITING = `SELECT * FROM calls WHERE state IN ${OPEN} AND seq > ? ORDER BY seq LIMIT ?`;
 
 export class SqliteLedger implements Ledger {
-  readonly #database: LedgerDatabase;
+  readonly #database: SqliteFile;
   readonly #clock: Clock;
   readonly #transactions: TransactionTable;
   readonly #statements = new Map<string, StatementSync>();
@@ -77,7 +78,7 @@ export class SqliteLedger implements Ledger {
   }
 
   private constructor({ path, clock = systemClock, telemetry = silentTelemetry, readonly = false }: SqliteLedgerOptions) {
-    this.#database = new LedgerDatabase({ path, readonly });
+    this.#database = openLedgerFile({ path, readonly });
     this.#clock = clock;
     this.#telemetry = telemetry;
     this.#transactions = new TransactionTable(this.#database, clock);

@@ -4,7 +4,7 @@ import type { StatementSync } from 'node:sqlite';
 import type { Clock } from '../clock.ts';
 import { RunnerError } from '../errors.ts';
 import type { Address } from '../job/call.ts';
-import type { LedgerDatabase } from './database.ts';
+import type { SqliteFile } from '../sqlite-file.ts';
 import type { CallState, Ledger, LedgerTransaction, NewTransaction } from './ledger.ts';
 import { STATE, stateOf, transactionOf } from './rows.ts';
 import type { Row } from './rows.ts';
@@ -30,7 +30,7 @@ export class TransactionTable {
   readonly #setCallState: StatementSync;
   readonly #setStateBefore: StatementSync;
 
-  constructor(database: LedgerDatabase, clock: Clock) {
+  constructor(database: SqliteFile, clock: Clock) {
     this.#clock = clock;
     const sql = (text: string): StatementSync => database.prepare(text);
     this.#insert =

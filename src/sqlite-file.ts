@@ -1,0 +1,282 @@
+/** A SQLite file of our own: opening, checking, locking, and group commit. Beneath the ledger and the embedded queue. */
+
+import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, statSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import type { StatementSync } from 'node:sqlite';
+import { RunnerError } from './errors.ts';
+import type { ErrorCode } from './errors.ts';
+
+/** Larger files are opened without the check of every page: it reads the whole file. */
+const CHECKED_BYTES_MAX = 256 * 1024 * 1024;
+/** How long a reader waits for the writer of another process. */
+const BUSY_MS = 5_000;
+
+// Primary result codes: https://www.sqlite.org/rescode.html
+const SQLITE = { busy: 5, locked: 6, ioError: 10, corrupt: 11, full: 13, cantOpen: 14, tooBig: 18, notADatabase: 26 } as const;
+const NO_SPACE: readonly unknown[] = ['ENOSPC', 'EDQUOT'];
+const NO_ACCESS: readonly unknown[] = ['EACCES', 'EPERM', 'EROFS', 'ENOTDIR', 'EEXIST'];
+
+const SETTINGS = 'PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY;';
+
+/** What the owner does around the changes of each group. */
+export interface GroupHooks {
+  /** The last change of the group: what it changes is committed, or rolled back, with the others. */
+  beforeCommit(): void;
+  committed(): void;
+  /** Nothing of the group was changed; its changes may run again, one by one. */
+  rolledBack(): void;
+}
+
+export interface SqliteFileOptions {
+  /** A file, or `:memory:`: nothing is durable. */
+  readonly path: string;
+  /** What people call it. */
+  readonly noun: string;
+  /** Four letters that mark the file. */
+  readonly mark: string;
+  readonly version: number;
+  /** Statements that may run again on a file that has it all. */
+  readonly schema: string;
+  readonly codes: { readonly corrupt: ErrorCode; readonly full: ErrorCode; readonly locked: ErrorCode; readonly version: ErrorCode };
+  /** What makes up for a file that is lost. */
+  readonly remedy: string;
+  /** Reads beside the process that owns the file. */
+  readonly readonly?: boolean;
+  readonly hooks?: GroupHooks;
+}
+
+function sqliteCode(thrown: unknown): number | undefined {
+  const code = typeof thrown === 'object' && thrown !== null && 'errcode' in thrown ? thrown.errcode : undefined;
+  return typeof code === 'number' ? code & 0xff : undefined;
+}
+
+interface Write {
+  readonly change: () => unknown;
+  readonly resolve: (value: never) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** One open file. Changes made in the same turn of the event loop share one transaction. */
+export class SqliteFile {
+  readonly path: string;
+  readonly #options: SqliteFileOptions;
+  readonly #mark: number;
+  readonly #database: DatabaseSync;
+  readonly #lock: DatabaseSync | undefined;
+  #queue: Write[] = [];
+  #scheduled = false;
+  #closed = false;
+  #idle: (() => void)[] = [];
+  readonly #begin: StatementSync;
+  readonly #commit: StatementSync;
+
+  /** Throws the codes of the options, `CONFIG_INVALID` when the path cannot be opened, and `PAYLOAD_TOO_LARGE`. */
+  constructor(options: SqliteFileOptions) {
+    const { path, readonly = false } = options;
+    this.path = path;
+    this.#options = options;
+    this.#mark = Buffer.from(options.mark).readUInt32BE(0);
+    const inMemory = path === ':memory:';
+    let database: DatabaseSync | undefined;
+    try {
+      if (!inMemory && !readonly) mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+      this.#lock = inMemory || readonly ? undefined : takeLock(path);
+      if (this.#lock) this.#makeUnlessThere();
+      database = new DatabaseSync(path, { readOnly: readonly, timeout: BUSY_MS });
+      this.#database = database;
+      this.#check(inMemory);
+      if (!readonly) this.#prepare(database);
+      this.#begin = this.#database.prepare('BEGIN IMMEDIATE');
+      this.#commit = this.#database.prepare('COMMIT');
+    } catch (thrown) {
+      database?.close();
+      this.#lock?.close();
+      throw this.#failure(thrown);
+    }
+  }
+
+  prepare(sql: string): StatementSync {
+    return this.#database.prepare(sql);
+  }
+
+  /** Resolves with what `change` returned once it is on disk. `change` runs later, and once more when a neighbour of its group failed. */
+  write<T>(change: () => T): Promise<T> {
+    if (this.#closed) return Promise.reject(new RunnerError('STATE_INVALID', `the ${this.#options.noun} ${this.path} is closed`));
+    return new Promise<T>((resolve, reject) => {
+      this.#queue.push({ change, resolve, reject });
+      if (this.#scheduled) return;
+      this.#scheduled = true;
+      setImmediate(() => this.#flush());
+    });
+  }
+
+  read<T>(query: () => T): T {
+    try {
+      return query();
+    } catch (thrown) {
+      throw this.#failure(thrown);
+    }
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    if (this.#scheduled) await new Promise<void>((resolve) => this.#idle.push(resolve));
+    this.#database.close();
+    this.#lock?.close();
+  }
+
+  /** Gives the space of removed rows back. */
+  shrink(): void {
+    this.read(() => this.#database.exec('PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE);'));
+  }
+
+  #flush(): void {
+    this.#scheduled = false;
+    const group = this.#queue;
+    this.#queue = [];
+    try {
+      const values = this.#transact(group);
+      for (const [index, write] of group.entries()) write.resolve(values[index] as never);
+    } catch (thrown) {
+      // Alone, each change fails or succeeds for itself.
+      if (group.length === 1) group[0]?.reject(this.#failure(thrown));
+      else this.#flushSingly(group);
+    }
+    for (const resolve of this.#idle.splice(0)) resolve();
+  }
+
+  #flushSingly(group: readonly Write[]): void {
+    for (const write of group) {
+      try {
+        const [value] = this.#transact([write]);
+        write.resolve(value as never);
+      } catch (thrown) {
+        write.reject(this.#failure(thrown));
+      }
+    }
+  }
+
+  #transact(group: readonly Write[]): unknown[] {
+    const { hooks } = this.#options;
+    const values = this.#change(group);
+    hooks?.committed();
+    return values;
+  }
+
+  #change(group: readonly Write[]): unknown[] {
+    const { hooks } = this.#options;
+    try {
+      this.#begin.run();
+      const values = group.map((write) => write.change());
+      hooks?.beforeCommit();
+      this.#commit.run();
+      return values;
+    } catch (thrown) {
+      if (this.#database.isTransaction) this.#database.exec('ROLLBACK');
+      hooks?.rolledBack();
+      throw thrown;
+    }
+  }
+
+  #check(inMemory: boolean): void {
+    const { noun, version: known, codes } = this.#options;
+    const tables = this.#number('SELECT count(*) AS value FROM sqlite_schema');
+    const mark = this.#number('SELECT application_id AS value FROM pragma_application_id');
+    if (tables > 0 && mark !== this.#mark) throw this.#corrupt(`is a database, but not a ${noun}`);
+    const version = this.#number('SELECT user_version AS value FROM pragma_user_version');
+    if (version > known) {
+      throw new RunnerError(codes.version, `the ${noun} ${this.path} has version ${version}, this program knows ${known}`, {
+        details: { path: this.path, version },
+      });
+    }
+    if (inMemory || statSync(this.path).size > CHECKED_BYTES_MAX) return;
+    const verdict = this.#database.prepare('PRAGMA quick_check(1)').get()?.['quick_check'];
+    if (verdict !== 'ok') throw this.#corrupt(`is damaged (${String(verdict)})`);
+  }
+
+  #prepare(database: DatabaseSync): void {
+    const { schema, version } = this.#options;
+    database.exec(SETTINGS);
+    database.exec(`BEGIN; ${schema} PRAGMA application_id = ${this.#mark}; PRAGMA user_version = ${version}; COMMIT;`);
+  }
+
+  /**
+   * The file comes into being with a rename, complete: one that is empty, or one that is gone while its log is there, held something once.
+   * SQLite would take it for a new one.
+   */
+  #makeUnlessThere(): void {
+    const { path } = this;
+    const size = statSync(path, { throwIfNoEntry: false })?.size;
+    if (size === 0) throw this.#corrupt('is empty: its content is gone');
+    if (size !== undefined) return;
+    if (existsSync(`${path}-wal`)) throw this.#corrupt(`is gone, but ${path}-wal is there`);
+    const fresh = `${path}.new`;
+    for (const file of [fresh, `${fresh}-wal`, `${fresh}-shm`]) rmSync(file, { force: true });
+    const database = new DatabaseSync(fresh);
+    try {
+      this.#prepare(database);
+    } finally {
+      database.close();
+    }
+    renameSync(fresh, path);
+    const folder = openSync(dirname(path), 'r');
+    try {
+      fsyncSync(folder);
+    } finally {
+      closeSync(folder);
+    }
+  }
+
+  #number(sql: string): number {
+    return Number(this.#database.prepare(sql).get()?.['value'] ?? 0);
+  }
+
+  /** What SQLite threw, with the code that says what to do. */
+  #failure(thrown: unknown): unknown {
+    const { path } = this;
+    const { noun, codes } = this.#options;
+    const code = sqliteCode(thrown);
+    const system = typeof thrown === 'object' && thrown !== null && 'code' in thrown ? thrown.code : undefined;
+    const options = { cause: thrown, details: { path, sqliteCode: code } };
+    if (code === SQLITE.full || code === SQLITE.ioError || NO_SPACE.includes(system))
+      return new RunnerError(codes.full, `the ${noun} ${path} cannot be written: the disk is full or fails`, options);
+    if (code === SQLITE.corrupt || code === SQLITE.notADatabase) return this.#corrupt(`is damaged or not a ${noun}`, thrown);
+    if (code === SQLITE.tooBig)
+      return new RunnerError(
+        'PAYLOAD_TOO_LARGE',
+        `the ${noun} ${path} takes no arguments or results of 1,000,000,000 bytes or more`,
+        options,
+      );
+    if (code === SQLITE.cantOpen || NO_ACCESS.includes(system))
+      return new RunnerError('CONFIG_INVALID', `the ${noun} ${path} cannot be opened; check the path and its permissions`, options);
+    if (code === SQLITE.busy || code === SQLITE.locked)
+      return new RunnerError(codes.locked, `the ${noun} ${path} is used by another process`, options);
+    return thrown;
+  }
+
+  /** The file is evidence: it is never repaired or replaced here. */
+  #corrupt(what: string, cause?: unknown): RunnerError {
+    const { path } = this;
+    const remedy = `put a good copy in its place, or move it and ${path}-wal away and ${this.#options.remedy}`;
+    return new RunnerError(this.#options.codes.corrupt, `the ${this.#options.noun} ${path} ${what}; ${remedy}`, {
+      cause,
+      details: { path },
+    });
+  }
+}
+
+/**
+ * An exclusive transaction on a file beside: the system lets go of it however the process ends, and readers of the file are not disturbed.
+ */
+function takeLock(path: string): DatabaseSync {
+  const lock = new DatabaseSync(`${path}.lock`, { timeout: 0 });
+  try {
+    lock.exec('BEGIN EXCLUSIVE');
+    return lock;
+  } catch (thrown) {
+    lock.close();
+    throw thrown;
+  }
+}
