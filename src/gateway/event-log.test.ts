@@ -45,6 +45,33 @@ describe('a log of news', () => {
     expect(log.resumeAt('b', 'another-7')).toEqual({ since: 'e-0', hasMissed: true });
   });
 
+  test('keeps for listeners what one of them can miss, and nothing else', () => {
+    const log = new EventLog<string>({ epoch: 'e', entriesMax: 4, topicsMax: 2, forListeners: true });
+    const write = (from: number, to: number): void => {
+      for (let count = from; count <= to; count += 1) log.append('a', String(count));
+    };
+    write(1, 3);
+    expect(texts(log, 'a')).toEqual([]);
+    expect(log.resumeAt('a', 'e-1')).toEqual({ since: 'e-3', hasMissed: true });
+    const seen: string[] = [];
+    const stop = log.listen(({ item }) => seen.push(item));
+    expect(log.resumeAt('a', log.lastId)).toEqual({ since: 'e-3', hasMissed: false });
+    write(4, 6);
+    stop();
+    write(7, 10);
+    expect([seen, texts(log, 'a')]).toEqual([
+      ['4', '5', '6'],
+      ['7', '8', '9', '10'],
+    ]);
+    expect(log.resumeAt('a', 'e-6')).toEqual({ since: 'e-6', hasMissed: false });
+    write(11, 14);
+    expect(texts(log, 'a')).toEqual([]);
+    expect(log.resumeAt('a', 'e-6')).toEqual({ since: 'e-14', hasMissed: true });
+    log.listen(({ item }) => seen.push(item));
+    write(15, 15);
+    expect([seen.at(-1), texts(log, 'a')]).toEqual(['15', ['15']]);
+  });
+
   test('forgets the topic that was used least lately', () => {
     const log = new EventLog<string>({ epoch: 'e', entriesMax: 100, topicsMax: 2 });
     for (const topic of ['a', 'b', 'a', 'c']) log.append(topic, topic);

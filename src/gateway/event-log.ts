@@ -42,6 +42,8 @@ export interface EventLogOptions<T> {
   /** Of one entry, and the most of all entries of a topic: what they hold, where that differs much. Default: weightless. */
   readonly weightOf?: (item: T) => number;
   readonly weightMax?: number;
+  /** Kept is only what somebody who has listened can miss: nothing before the first listens, and no more when all would have missed some. */
+  readonly forListeners?: true;
 }
 
 /** More than is kept, before it is cut. */
@@ -55,6 +57,8 @@ export class EventLog<T> {
   readonly #rings = new Map<string, Ring<T>>();
   readonly #listeners = new Set<(entry: Numbered<T>) => void>();
   #count = 0;
+  /** Number of the newest when the last listener left. */
+  #heardAt = -1;
 
   constructor(options: EventLogOptions<T>) {
     this.#options = options;
@@ -67,15 +71,17 @@ export class EventLog<T> {
 
   append(topic: string, item: T): void {
     this.#count += 1;
-    const entry = new Entry<T>(this.#options.epoch, this.#count, { topic, item });
     const ring = this.#rings.get(topic) ?? this.#newRing(topic);
     ring.usedAt = this.#count;
+    if (this.#options.forListeners && this.#listeners.size === 0 && ring.cutAt > this.#heardAt) return this.#skip(ring);
+    const entry = new Entry<T>(this.#options.epoch, this.#count, { topic, item });
     ring.entries.push(entry);
     ring.weight += this.#weightOf(entry);
     const { entriesMax, weightMax = Infinity } = this.#options;
     // Cut in larger pieces: to remove the first of many costs as much as to remove a hundred.
     if (ring.entries.length > entriesMax * SLACK || ring.weight > weightMax * SLACK) this.#cut(ring);
     for (const listener of this.#listeners) listener(entry);
+    return undefined;
   }
 
   /** Oldest first. After `since`, when that is a number of this process; else all that is kept. */
@@ -100,11 +106,21 @@ export class EventLog<T> {
   /** The listener must not throw. Returns what ends it. */
   listen(listener: (entry: Numbered<T>) => void): () => void {
     this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
+    return () => {
+      this.#heardAt = this.#count;
+      this.#listeners.delete(listener);
+    };
   }
 
   #weightOf({ item }: Numbered<T>): number {
     return this.#options.weightOf?.(item) ?? 0;
+  }
+
+  /** The newest is not kept, and what came before it is of no use to anybody. */
+  #skip(ring: Ring<T>): void {
+    ring.entries.length = 0;
+    ring.weight = 0;
+    ring.cutAt = this.#count;
   }
 
   #cut(ring: Ring<T>): void {

@@ -148,7 +148,7 @@ export class Gateway {
       weightOf: ({ text }) => text.length,
       weightMax: LOG_CHARACTERS_MAX,
     });
-    this.#events = new EventLog({ epoch, entriesMax: 10_000, topicsMax: 4 });
+    this.#events = new EventLog({ epoch, entriesMax: 10_000, topicsMax: 4, forListeners: true });
   }
 
   /**
