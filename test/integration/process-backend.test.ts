@@ -656,6 +656,31 @@ describe('waiting processes', () => {
     expect(new Set([first, second, third].map(({ instance }) => instance.handle['pid'])).size).toBe(3);
   });
 
+  test('have warmed up without a trace: a handler finds what it finds in a fresh process', async () => {
+    const backend = backendOf({ blanks: 1 });
+    const fn = functionOf(
+      js(
+        `const { createRequire } = require('module');
+         return [
+           process.argv[2], Object.entries(process.env), process.cwd(), require('fs').readdirSync('/tmp'), Object.keys(require.cache),
+           require.resolve.paths('x'), createRequire('/var/task/other.js').resolve('./index.js'), globalThis.left ?? null,
+           ['SIGTERM', 'uncaughtException', 'unhandledRejection', 'exit'].map((name) => process.listenerCount(name)),
+           process.getActiveResourcesInfo(), context,
+         ];`,
+      ),
+    );
+    const seen = async (): Promise<unknown[]> => {
+      const { api } = await launch(backend, fn);
+      return bodyOf(await api.invoke('{}')) as unknown[];
+    };
+    const [fresh, ...ofFresh] = await seen();
+    await untilBlanks(backend, 1);
+    const [waiting, ...ofWaiting] = await seen();
+    expect([fresh, waiting]).toEqual(['start', 'blank']);
+    const withoutIds = (values: unknown[]): unknown[] => values.with(-1, Object.keys(values.at(-1) as object));
+    expect(withoutIds(ofWaiting)).toEqual(withoutIds(ofFresh));
+  });
+
   test('are not used for more code than can be put there quickly, or for what must be there from the start', async () => {
     const backend = backendOf({ blanks: 1 });
     const files = Object.fromEntries(Array.from({ length: 300 }, (_, index) => [`file-${index}.js`, '']));
