@@ -14,7 +14,10 @@ const isAbsent = (thrown: unknown): boolean => isNotFound(thrown) || readFailure
 export const logGroupOf = (functionName: string): string => `/aws/lambda/${functionName}`;
 
 /** Undefined when there is no group; 0 when it keeps everything. */
-export async function readRetention(session: Session, functionName: string): Promise<number | undefined> {
+export const readRetention = (session: Session, functionName: string): Promise<number | undefined> =>
+  session.known(`retention ${functionName}`, () => retentionOf(session, functionName));
+
+async function retentionOf(session: Session, functionName: string): Promise<number | undefined> {
   const name = logGroupOf(functionName);
   const { logGroups = [] } = await session.read('logs', (logs, request) => logs.describeLogGroups({ logGroupNamePrefix: name }, request));
   const group = logGroups.find(({ logGroupName }) => logGroupName === name);
@@ -52,7 +55,10 @@ export interface PresentQueue {
 }
 
 /** The queue that is made for dead letters. Throws `RESOURCE_FOREIGN` for one of its name that was not made for this function. */
-export async function readQueue(session: Session, functionName: string, owner: string): Promise<PresentQueue | undefined> {
+export const readQueue = (session: Session, functionName: string, owner: string): Promise<PresentQueue | undefined> =>
+  session.known(`queue ${functionName}`, () => queueOf(session, functionName, owner));
+
+async function queueOf(session: Session, functionName: string, owner: string): Promise<PresentQueue | undefined> {
   const QueueName = queueName(functionName);
   const found = await session.find('sqs', (sqs, request) => sqs.getQueueUrl({ QueueName }, request), isNotFound);
   if (found?.QueueUrl === undefined) return undefined;
@@ -111,7 +117,10 @@ export interface PresentUrl {
   readonly settings: UrlWish;
 }
 
-export async function readUrl(session: Session, at: Qualified): Promise<PresentUrl | undefined> {
+export const readUrl = (session: Session, at: Qualified): Promise<PresentUrl | undefined> =>
+  session.known(`url ${at.FunctionName}:${at.Qualifier}`, () => urlOf(session, at));
+
+async function urlOf(session: Session, at: Qualified): Promise<PresentUrl | undefined> {
   const found = await session.find('lambda', (lambda, request) => lambda.getFunctionUrlConfig(at, request), isAbsent);
   if (found?.FunctionUrl === undefined) return undefined;
   const { AllowOrigins, AllowMethods, AllowHeaders } = found.Cors ?? {};
@@ -219,7 +228,10 @@ function permitUrl(session: Session, at: Qualified, StatementId: (typeof URL_STA
 }
 
 /** Statement ids of the policy of an alias. */
-export async function readPermitted(session: Session, at: Qualified): Promise<readonly string[]> {
+export const readPermitted = (session: Session, at: Qualified): Promise<readonly string[]> =>
+  session.known(`permitted ${at.FunctionName}:${at.Qualifier}`, () => permittedOf(session, at));
+
+async function permittedOf(session: Session, at: Qualified): Promise<readonly string[]> {
   const found = await session.find('lambda', (lambda, request) => lambda.getPolicy(at, request), isNotFound);
   if (found?.Policy === undefined) return [];
   // The service writes the policy; only the ids are looked at.
@@ -228,7 +240,9 @@ export async function readPermitted(session: Session, at: Qualified): Promise<re
 }
 
 export const readAsync = (session: Session, at: Qualified): Promise<FunctionEventInvokeConfig | undefined> =>
-  session.find('lambda', (lambda, request) => lambda.getFunctionEventInvokeConfig(at, request), isNotFound);
+  session.known(`async ${at.FunctionName}:${at.Qualifier}`, () =>
+    session.find('lambda', (lambda, request) => lambda.getFunctionEventInvokeConfig(at, request), isNotFound),
+  );
 
 export async function ensureAsync(
   session: Session,
@@ -320,7 +334,10 @@ export interface Provisioned {
   readonly reason?: string;
 }
 
-export async function readProvisioned(session: Session, at: Qualified): Promise<Provisioned | undefined> {
+export const readProvisioned = (session: Session, at: Qualified): Promise<Provisioned | undefined> =>
+  session.known(`provisioned ${at.FunctionName}:${at.Qualifier}`, () => provisionedOf(session, at));
+
+async function provisionedOf(session: Session, at: Qualified): Promise<Provisioned | undefined> {
   const found = await session.find('lambda', (lambda, request) => lambda.getProvisionedConcurrencyConfig(at, request), isAbsent);
   if (!found) return undefined;
   const { RequestedProvisionedConcurrentExecutions: wanted = 0, Status = 'READY', StatusReason } = found;
@@ -359,6 +376,7 @@ export async function ensureProvisioned(changes: Changes, at: Qualified, count: 
     }
     changes.tell(`waiting for ${count} ready instances`);
     await session.sleep(POLL_MS);
+    session.forget();
   }
 }
 

@@ -31,7 +31,7 @@ export class Changes {
   }
 
   tell(step: string): void {
-    this.#onProgress?.({ step, function: this.function, done: this.#done, total: this.#total });
+    this.#news(step, false);
   }
 
   warn(message: string): void {
@@ -47,12 +47,16 @@ export class Changes {
   /** One change. Undefined in a dry run. */
   async make<T>(change: DeployChange, write: () => Promise<T>): Promise<T | undefined> {
     const verb = { create: 'creating', update: 'updating', delete: 'deleting' }[change.action];
-    this.tell(`${verb} ${change.resource} ${change.id}`);
+    this.#news(`${verb} ${change.resource} ${change.id}`, !this.isDry);
     this.#made.push(change);
     return this.isDry ? undefined : await write();
   }
 
   report(state?: FunctionState): DeployReport {
     return { changes: this.#made, warnings: this.#warnings, ...(state && { state }) };
+  }
+
+  #news(step: string, writes: boolean): void {
+    this.#onProgress?.({ step, function: this.function, ...(writes && { writes }), done: this.#done, total: this.#total });
   }
 }

@@ -182,6 +182,9 @@ type Send<S extends ServiceName, T> = (client: AwsClients[S], options: RequestOp
 const WAITS_MS = [200, 500, 1_000, 2_000, 4_000, 8_000, 8_000, 8_000, 8_000, 8_000] as const;
 const RETRY_AFTER_MS_MAX = 60_000;
 
+/** Requests of one operation at the same time: the control planes of AWS allow 10 to 15 a second. */
+const AT_ONCE = 8;
+
 /**
  * The requests of one operation of a deployer.
  *
@@ -191,10 +194,33 @@ const RETRY_AFTER_MS_MAX = 60_000;
 export class Session {
   readonly aws: Aws;
   readonly signal: AbortSignal | undefined;
+  readonly #onWait: ((step: string) => void) | undefined;
+  readonly #known = new Map<string, Promise<unknown>>();
+  readonly #turns: (() => void)[] = [];
+  #free = AT_ONCE;
 
-  constructor(aws: Aws, signal: AbortSignal | undefined) {
+  /** `onWait` is told of every wait for a service that throttles, in words. */
+  constructor(aws: Aws, signal: AbortSignal | undefined, onWait?: (step: string) => void) {
     this.aws = aws;
     this.signal = signal;
+    this.#onWait = onWait;
+  }
+
+  /**
+   * What was read under this key since the last write, failures too: what is looked at one after the other can be read ahead, side by side.
+   * A key stands for one type.
+   */
+  known<T>(key: string, read: () => Promise<T>): Promise<T> {
+    const there = this.#known.get(key);
+    if (there) return there as Promise<T>; // as: a key stands for one type
+    const reading = read();
+    this.#known.set(key, reading);
+    return reading;
+  }
+
+  /** What was read is out of date: something else changed it. */
+  forget(): void {
+    this.#known.clear();
   }
 
   read<S extends ServiceName, T>(service: S, send: Send<S, T>): Promise<T> {
@@ -211,8 +237,12 @@ export class Session {
     }
   }
 
-  write<S extends ServiceName, T>(service: S, send: Send<S, T>): Promise<T> {
-    return this.#patiently(service, send, false);
+  async write<S extends ServiceName, T>(service: S, send: Send<S, T>): Promise<T> {
+    try {
+      return await this.#patiently(service, send, false);
+    } finally {
+      this.forget();
+    }
   }
 
   sleep(ms: number): Promise<void> {
@@ -224,17 +254,31 @@ export class Session {
     for (let attempt = 0; ; attempt += 1) {
       if (this.signal?.aborted) throw new RunnerError('ABORTED', 'the operation was cancelled', { cause: this.signal.reason });
       try {
-        return await send(client, this.signal ? { abortSignal: this.signal } : {});
+        return await this.#inTurn(() => send(client, this.signal ? { abortSignal: this.signal } : {}));
       } catch (thrown) {
         const waitMs = WAITS_MS[attempt];
         const failure = readFailure(thrown);
         const again = isThrottled(failure) || (isRead && isPassing(failure));
-        if (!again || waitMs === undefined || (transportOf(failure) !== undefined && attempt >= 2)) {
-          const operation = (typeof thrown === 'object' && thrown !== null && OPERATIONS.get(thrown)) || service;
+        const operation = (typeof thrown === 'object' && thrown !== null && OPERATIONS.get(thrown)) || service;
+        if (!again || waitMs === undefined || (transportOf(failure) !== undefined && attempt >= 2))
           throw deployFailure(thrown, operation, this.aws.endpointOf(service));
-        }
-        await this.sleep(Math.max(waitMs, Math.min(failure.retryAfterMs ?? 0, RETRY_AFTER_MS_MAX)));
+        const ms = Math.max(waitMs, Math.min(failure.retryAfterMs ?? 0, RETRY_AFTER_MS_MAX));
+        if (isThrottled(failure)) this.#onWait?.(`AWS throttles ${operation}: trying again in ${ms / 1_000} s`);
+        await this.sleep(ms);
       }
+    }
+  }
+
+  /** Waits for a free place among the requests. */
+  async #inTurn<T>(send: () => Promise<T>): Promise<T> {
+    if (this.#free === 0) await new Promise<void>((resolve) => void this.#turns.push(resolve));
+    else this.#free -= 1;
+    try {
+      return await send();
+    } finally {
+      const next = this.#turns.shift();
+      if (next) next();
+      else this.#free += 1;
     }
   }
 }

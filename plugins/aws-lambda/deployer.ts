@@ -162,7 +162,7 @@ export class LambdaDeployer implements FaasDeployer {
 
   /** Moves the alias. The version that was left stays; `deploy` and `updateCode` go forward again. */
   async rollback(name: string, version?: string, options: DeployOptions = {}): Promise<DeployReport> {
-    const session = this.#session(options.signal);
+    const session = this.#telling(name, options);
     const changes = new Changes(session, name, { ...options, phases: 2 });
     changes.phase('reading the versions');
     const present = await this.#own(session, name);
@@ -188,7 +188,7 @@ export class LambdaDeployer implements FaasDeployer {
 
   /** The function with its versions, alias and URL, its schedules, role, queue and layers; the log group stays. */
   async remove(name: string, options: DeployOptions = {}): Promise<DeployReport> {
-    const session = this.#session(options.signal);
+    const session = this.#telling(name, options);
     const changes = new Changes(session, name, { ...options, phases: 3 });
     changes.phase('reading what is there');
     const present = await readFunction(session, name);
@@ -222,7 +222,7 @@ export class LambdaDeployer implements FaasDeployer {
     const bucket = this.#bucket();
     const violations = violationsOf(name, { code, hasBucket: bucket !== undefined }, config);
     if (violations.length > 0) throw limitError(name, violations);
-    const session = this.#session(options.signal);
+    const session = this.#telling(name, options);
     const changes = new Changes(session, name, { ...options, phases: PHASES });
     return new Reconciliation(session, changes, { where: await this.#where(), wish: { ...wish, ...(bucket && { bucket }) } }).run();
   }
@@ -278,6 +278,11 @@ export class LambdaDeployer implements FaasDeployer {
 
   #session(signal: AbortSignal | undefined): Session {
     return new Session(this.#aws, signal);
+  }
+
+  /** Of an operation that tells how far it is. */
+  #telling(name: string, { signal, onProgress }: DeployOptions): Session {
+    return new Session(this.#aws, signal, onProgress && ((step) => onProgress({ step, function: name })));
   }
 
   async #where(): Promise<Where> {

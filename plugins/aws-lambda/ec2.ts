@@ -56,7 +56,7 @@ export class Ec2Host implements MachineHost {
   }
 
   async run(spec: ProgramSpec, options: DeployOptions = {}): Promise<MachineReport> {
-    const session = new Session(this.#aws, options.signal);
+    const session = this.#telling(spec.name, options);
     const changes = new Changes(session, spec.name, { ...options, phases: PHASES });
     const script = await this.#script(spec);
     const wanted = specSha256(spec, script);
@@ -117,7 +117,7 @@ export class Ec2Host implements MachineHost {
   }
 
   async terminate(name: string, options: DeployOptions = {}): Promise<MachineReport> {
-    const session = new Session(this.#aws, options.signal);
+    const session = this.#telling(name, options);
     const changes = new Changes(session, name, { ...options, phases: 1 });
     const living = (await instances(session, name)).filter(isLiving);
     for (const instance of living) {
@@ -129,6 +129,10 @@ export class Ec2Host implements MachineHost {
 
   close(): Promise<void> {
     return this.#aws.close();
+  }
+
+  #telling(name: string, { signal, onProgress }: DeployOptions): Session {
+    return new Session(this.#aws, signal, onProgress && ((step) => onProgress({ step, function: name })));
   }
 
   async #keep(session: Session, changes: Changes, own: Instance): Promise<MachineReport> {

@@ -13,6 +13,7 @@ import {
   readAsync,
   readPermitted,
   readQueue,
+  readRetention,
   readUrl,
   removeQueue,
 } from './attached.ts';
@@ -40,7 +41,8 @@ import {
 } from './role.ts';
 import type { PresentRole, RoleSpec } from './role.ts';
 import { ScheduleWork } from './schedule-work.ts';
-import { notFound, readFunction, readLive, stateOf } from './state.ts';
+import { hasGroup } from './schedules.ts';
+import { notFound, placesIn, readFunction, readLive, stateOf } from './state.ts';
 import type { PresentFunction, Where } from './state.ts';
 import { ownTags, setTags, tagFunction } from './tags.ts';
 import { aim, hasAlias, versionOf, whenDone, whenIdle, whenReady } from './versions.ts';
@@ -125,6 +127,7 @@ export class Reconciliation {
       present = { ...present, configuration };
     }
     const alias = this.#platform.alias ?? present?.aliases[0] ?? DEFAULT_ALIAS;
+    if (present) await this.#readAhead(present, alias);
     if (present && !present.aliases.includes(alias) && (await hasAlias(session, name, alias))) throw foreign('alias', `${name}:${alias}`);
     const live = present && (await readLive(session, name, alias));
     const calls = live ?? (present?.aliases[0] !== undefined ? await readLive(session, name, present.aliases[0]) : undefined);
@@ -156,6 +159,27 @@ export class Reconciliation {
       }),
     ]);
     return { ...common, usesOwnRole, role, queue, layers, schedules };
+  }
+
+  /** Side by side, what is looked at one after the other when there is a function. A failure is told where it is looked at. */
+  async #readAhead(present: PresentFunction, alias: string): Promise<void> {
+    const session = this.#session;
+    const name = this.#name;
+    const { kind, config } = this.#wish;
+    const at = { FunctionName: name, Qualifier: alias };
+    const role = (of: 'role' | 'schedules'): Promise<unknown> => readRole(session, roleName(name, this.#where.region, of), this.#owner);
+    const isOwn = isOwnRole(present.configuration.Role, roleName(name, this.#where.region, 'role'));
+    const places = config.schedules ? placesIn(present.parts) : [];
+    await Promise.allSettled([
+      stateOf(session, present, this.#where),
+      readLive(session, name, alias),
+      readAsync(session, at),
+      ...(isOwn && kind !== 'code' ? [role('role')] : []),
+      ...(places.some((place) => place.kind === 'scheduler') ? [role('schedules')] : []),
+      ...places.flatMap((place) => (place.kind === 'scheduler' ? [hasGroup(session, place.group)] : [])),
+      ...(this.#platform.url === undefined ? [] : [readPermitted(session, at)]),
+      ...(config.logRetentionDays === undefined ? [] : [readRetention(session, name)]),
+    ]);
   }
 
   /** The ARN; empty when there are to be none; undefined when that is left alone. */

@@ -56,15 +56,24 @@ const trustOf = (service: string): unknown => ({
 const policyOf = (statements: readonly Statement[]): unknown => ({ Version: VERSION, Statement: statements });
 
 /** Undefined when there is none. Throws `RESOURCE_FOREIGN` for one that was not made for this owner. */
-export async function readRole(session: Session, name: string, owner: string): Promise<PresentRole | undefined> {
-  const role = await findRole(session, name);
+export const readRole = (session: Session, name: string, owner: string): Promise<PresentRole | undefined> =>
+  session.known(`role ${name}`, () => roleOf(session, name, owner));
+
+async function roleOf(session: Session, name: string, owner: string): Promise<PresentRole | undefined> {
+  const [found, policies] = await Promise.allSettled([
+    findRole(session, name),
+    Promise.all([
+      readAttached(session, name),
+      session.find('iam', (iam, request) => iam.getRolePolicy({ RoleName: name, PolicyName: POLICY }, request), isNotFound),
+    ]),
+  ]);
+  if (found.status === 'rejected') throw found.reason;
+  const role = found.value;
   if (!role) return undefined;
   const tags = tagMap(role.Tags);
   if (!isManaged(tags) || tags[OWNER_TAG] !== owner) throw foreign('role', name);
-  const [attached, inline] = await Promise.all([
-    readAttached(session, name),
-    session.find('iam', (iam, request) => iam.getRolePolicy({ RoleName: name, PolicyName: POLICY }, request), isNotFound),
-  ]);
+  if (policies.status === 'rejected') throw policies.reason;
+  const [attached, inline] = policies.value;
   return {
     name,
     arn: role.Arn ?? '',
@@ -84,11 +93,13 @@ async function readAttached(session: Session, name: string): Promise<readonly st
   const arns: string[] = [];
   let Marker: string | undefined;
   do {
-    const page = await session.read('iam', (iam, request) =>
-      iam.listAttachedRolePolicies({ RoleName: name, ...(Marker !== undefined && { Marker }) }, request),
+    const page = await session.find(
+      'iam',
+      (iam, request) => iam.listAttachedRolePolicies({ RoleName: name, ...(Marker !== undefined && { Marker }) }, request),
+      isNotFound,
     );
-    arns.push(...(page.AttachedPolicies ?? []).flatMap(({ PolicyArn }) => PolicyArn ?? []));
-    Marker = page.IsTruncated ? page.Marker : undefined;
+    arns.push(...(page?.AttachedPolicies ?? []).flatMap(({ PolicyArn }) => PolicyArn ?? []));
+    Marker = page?.IsTruncated ? page.Marker : undefined;
   } while (Marker !== undefined);
   return arns;
 }

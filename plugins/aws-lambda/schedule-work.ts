@@ -8,7 +8,17 @@ import { ownerOf, roleName } from './names.ts';
 import type { LambdaPlatform } from './options.ts';
 import { ensureRole, readRole, removeRole } from './role.ts';
 import type { PresentRole } from './role.ts';
-import { checkEntries, ensureEntries, ensureGroup, entriesOf, placeText, readEntries, removeEntry, removeGroup } from './schedules.ts';
+import {
+  checkEntries,
+  ensureEntries,
+  ensureGroup,
+  entriesOf,
+  hasGroup,
+  placeText,
+  readEntries,
+  removeEntry,
+  removeGroup,
+} from './schedules.ts';
 import type { Aim, Entry, Place, PresentEntry } from './schedules.ts';
 import { placesIn } from './state.ts';
 import type { PresentFunction } from './state.ts';
@@ -78,6 +88,8 @@ export class ScheduleWork {
       Promise.all(places.map(async (one) => ({ place: one, entries: await readEntries(session, name, one) }))),
       usesRules && present ? readPermitted(session, { FunctionName: name, Qualifier: alias }) : [],
       usesScheduler ? readRole(session, roleName(name, region, 'schedules'), ownerOf(name, region)) : undefined,
+      // Read ahead.
+      place.kind === 'scheduler' && isNeeded ? hasGroup(session, place.group) : undefined,
     ]);
     const here = found.find((one) => one.place === place)?.entries ?? [];
     // A new alias: what is there is aimed anew.

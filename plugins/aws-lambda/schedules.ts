@@ -91,7 +91,9 @@ function readDescription(description: string | undefined, input: string): Functi
 
 /** The entries of a function, with those of others that have a name of its prefix. */
 export function readEntries(session: Session, functionName: string, place: Place): Promise<readonly PresentEntry[]> {
-  return place.kind === 'rules' ? readRules(session, functionName) : readScheduler(session, functionName, place.group);
+  return session.known(`entries ${functionName} ${placeText(place)}`, () =>
+    place.kind === 'rules' ? readRules(session, functionName) : readScheduler(session, functionName, place.group),
+  );
 }
 
 async function readScheduler(session: Session, functionName: string, GroupName: string): Promise<readonly PresentEntry[]> {
@@ -323,11 +325,17 @@ export async function removeEntry(
   });
 }
 
-/** The group `default` is always there. Another one is made, and marked as made here. */
+/** The group `default` is always there. */
+export async function hasGroup(session: Session, group: string): Promise<boolean> {
+  if (group === 'default') return true;
+  const find = (): Promise<unknown> =>
+    session.find('scheduler', (scheduler, request) => scheduler.getScheduleGroup({ Name: group }, request), isNotFound);
+  return (await session.known(`group ${group}`, find)) !== undefined;
+}
+
+/** Makes the group when it is not there, and marks it as made here. */
 export async function ensureGroup(session: Session, changes: Changes, group: string): Promise<void> {
-  if (group === 'default') return;
-  const there = await session.find('scheduler', (scheduler, request) => scheduler.getScheduleGroup({ Name: group }, request), isNotFound);
-  if (!there)
+  if (!(await hasGroup(session, group)))
     await changes.make({ action: 'create', resource: 'schedule-group', id: group }, () =>
       session.write('scheduler', (scheduler, request) =>
         scheduler.createScheduleGroup({ Name: group, Tags: tagList({ [MANAGED.key]: MANAGED.value }) }, request),

@@ -37,7 +37,10 @@ function presentOf(configuration: FunctionConfiguration, tags: Readonly<Record<s
   };
 }
 
-export async function readFunction(session: Session, FunctionName: string): Promise<PresentFunction | undefined> {
+export const readFunction = (session: Session, FunctionName: string): Promise<PresentFunction | undefined> =>
+  session.known(`function ${FunctionName}`, () => functionOf(session, FunctionName));
+
+async function functionOf(session: Session, FunctionName: string): Promise<PresentFunction | undefined> {
   const found = await session.find('lambda', (lambda, request) => lambda.getFunction({ FunctionName }, request), isNotFound);
   return found?.Configuration && presentOf(found.Configuration, found.Tags ?? {}, found.Concurrency?.ReservedConcurrentExecutions);
 }
@@ -48,7 +51,9 @@ export function notFound(name: string, region: string): RunnerError {
 
 /** What an alias leads to. */
 export const readLive = (session: Session, FunctionName: string, Qualifier: string): Promise<FunctionConfiguration | undefined> =>
-  session.find('lambda', (lambda, request) => lambda.getFunctionConfiguration({ FunctionName, Qualifier }, request), isNotFound);
+  session.known(`live ${FunctionName}:${Qualifier}`, () =>
+    session.find('lambda', (lambda, request) => lambda.getFunctionConfiguration({ FunctionName, Qualifier }, request), isNotFound),
+  );
 
 /** Where and as whom functions are called, as far as it may be written down. */
 export interface Where {

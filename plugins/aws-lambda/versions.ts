@@ -28,6 +28,7 @@ export async function whenReady(changes: Changes, first: FunctionConfiguration, 
     now = await session.read('lambda', (lambda, request) =>
       lambda.getFunctionConfiguration({ FunctionName, ...(Qualifier !== undefined && { Qualifier }) }, request),
     );
+    session.forget();
   }
   return now;
 }

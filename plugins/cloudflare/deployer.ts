@@ -256,7 +256,7 @@ export class CloudflareDeployer implements FaasDeployer {
   async #carryOut(name: string, { changes, writes, warnings }: Plan, options: DeployOptions): Promise<DeployReport> {
     const { dryRun = false, signal, onProgress } = options;
     for (const [done, { what, run }] of writes.entries()) {
-      onProgress?.({ step: what, function: name, done, total: writes.length });
+      onProgress?.({ step: what, function: name, ...(!dryRun && { writes: true }), done, total: writes.length });
       if (!dryRun) await run(signal);
     }
     const has = (resource: string, action: string): boolean => changes.some((each) => each.resource === resource && each.action === action);

@@ -104,7 +104,7 @@ export class ContainerMachineHost implements MachineHost {
     const machine = isSame ? await this.#recovered(engine, spec.name, options) : undefined;
     if (machine) return { machine, changes: [], warnings: [] };
     if (present) await this.#end(engine, present.id, options);
-    options.onProgress?.({ step: 'starting the container', function: spec.name });
+    options.onProgress?.({ step: 'starting the container', function: spec.name, writes: true });
     await this.#start(engine, spec, { specSha256, secrets, signal: options.signal ?? new AbortController().signal });
     options.onProgress?.({ step: 'waiting until it is ready', function: spec.name });
     return { machine: await this.#untilReady(engine, spec.name, options.signal), changes, warnings: [] };

@@ -87,7 +87,7 @@ export class ProcessHost implements MachineHost {
     if (machine) return { machine, changes: [], warnings: [] };
     const pid = this.#find(spec.name)?.pid;
     if (pid !== undefined) await this.#end(spec.name, pid, options);
-    options.onProgress?.({ step: 'starting the process', function: spec.name });
+    options.onProgress?.({ step: 'starting the process', function: spec.name, writes: true });
     this.#start(spec, specSha256, secrets);
     options.onProgress?.({ step: 'waiting until it is ready', function: spec.name });
     return { machine: await this.#untilReady(spec.name, options.signal), changes, warnings: [] };

@@ -8,9 +8,10 @@ import type { LoadedPolicy } from '../deploy/policy.ts';
 import { FAAS_TYPES } from '../deploy/policy-model.ts';
 import type { FaasType } from '../deploy/policy-model.ts';
 import { RunnerError } from '../errors.ts';
-import type { DeployChange, DeployOptions, DeployProgress, DeployReport, FaasDeployer } from '../executor/deployer.ts';
-import { progress } from './output.ts';
+import type { DeployChange, DeployOptions, DeployReport, FaasDeployer, FunctionState } from '../executor/deployer.ts';
 import type { Io } from './output.ts';
+import { interruptible } from './work.ts';
+import type { Work } from './work.ts';
 
 export interface PlatformFlags {
   readonly provider?: FaasType;
@@ -49,12 +50,25 @@ export async function usablePolicy(io: Io, config: string | undefined): Promise<
   throw new RunnerError('CONFIG_INVALID', `the deployment policy ${path} cannot be used: ${problem}`, { details: { path } });
 }
 
+/** A deployer and the plugin it is of; the work that is done with it ends at a signal. */
+export interface DeployerWork extends Work {
+  readonly deployer: FaasDeployer;
+  readonly plugin: string;
+}
+
 /** Makes the deployer of the platform, and closes it afterwards. */
-export async function withDeployer(
-  io: Io,
-  flags: PlatformFlags,
-  action: (deployer: FaasDeployer, plugin: string) => Promise<void>,
-): Promise<void> {
+export function withDeployer(io: Io, flags: PlatformFlags, action: (work: DeployerWork) => Promise<void>): Promise<void> {
+  return interruptible(io, systemClock, async (work) => {
+    const { deployer, plugin } = await deployerFor(io, flags);
+    try {
+      await action({ ...work, deployer, plugin });
+    } finally {
+      await deployer.close?.();
+    }
+  });
+}
+
+async function deployerFor(io: Io, flags: PlatformFlags): Promise<Pick<DeployerWork, 'deployer' | 'plugin'>> {
   const [{ policy }, { deployerOf }, { createPluginRegistry }, { silentTelemetry }, { PROVIDER_FIELDS, providerOf }] = await Promise.all([
     usablePolicy(io, flags.config),
     import('../deploy/planner.ts'),
@@ -72,32 +86,25 @@ export async function withDeployer(
           return variables.map((name) => io.env[name]).find(Boolean) ?? fallback;
         });
   const { use, options } = deployerOf(provider, flags.deployerOption);
-  const deployer = await createPluginRegistry({ clock: systemClock, telemetry: silentTelemetry }).deployer(use, options);
-  try {
-    await action(deployer, use);
-  } finally {
-    await deployer.close?.();
-  }
+  return { deployer: await createPluginRegistry({ clock: systemClock, telemetry: silentTelemetry }).deployer(use, options), plugin: use };
 }
 
-/** Progress on a terminal, an end at SIGINT that leaves nothing half written behind. */
-export function deployOptions(io: Io, { dryRun, strict }: WriteFlags): DeployOptions {
-  return {
-    ...(dryRun && { dryRun }),
-    ...(strict && { strict }),
-    signal: interrupted(),
-    onProgress: (news) => progress(io, progressText(news)),
-  };
+export function deployOptions({ signal, tell }: Work, { dryRun, strict }: WriteFlags): DeployOptions {
+  return { ...(dryRun && { dryRun }), ...(strict && { strict }), signal, onProgress: tell };
 }
 
-export function interrupted(): AbortSignal {
-  const stop = new AbortController();
-  process.once('SIGINT', () => stop.abort());
-  return stop.signal;
+const HIDDEN = '[hidden]';
+
+/** A function as it may be shown: the platform tells the values of its variables, and any of them may be a secret. */
+export function shownState<State extends Pick<FunctionState, 'config'>>(state: State): State {
+  const { environment } = state.config;
+  if (!environment) return state;
+  const hidden = Object.fromEntries(Object.keys(environment).map((name) => [name, HIDDEN]));
+  return { ...state, config: { ...state.config, environment: hidden } };
 }
 
-export function progressText({ step, function: name, done, total }: DeployProgress): string {
-  return `${name}: ${step}${done !== undefined && total !== undefined ? ` (${done} of ${total})` : ''}`;
+export function shownReport(report: DeployReport): DeployReport {
+  return report.state ? { ...report, state: shownState(report.state) } : report;
 }
 
 export function changesText(changes: readonly DeployChange[], isDryRun: boolean): string {

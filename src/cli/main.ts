@@ -19,6 +19,7 @@ import { addWhy } from './commands/why.ts';
 import { printError } from './output.ts';
 import type { Cli, Io } from './output.ts';
 import { ownVersion } from './version.ts';
+import { signalStatus } from './work.ts';
 
 const OK = 0;
 const FAILURE = 1;
@@ -46,7 +47,7 @@ export async function main(args: readonly string[] = process.argv.slice(2), io: 
   } catch (thrown) {
     if (!(thrown instanceof CommanderError)) {
       printError(io, json, thrown);
-      return (isRunnerError(thrown) && STATUS_OF[thrown.code]) || FAILURE;
+      return (isRunnerError(thrown) && (STATUS_OF[thrown.code] ?? signalStatus(thrown))) || FAILURE;
     }
     if (thrown.exitCode === 0) return OK;
     if (json) printError(io, json, usageError(thrown));

@@ -100,6 +100,8 @@ export interface DeployProgress {
   /** What is done now, in words: `waiting for the role to become assumable`. */
   readonly step: string;
   readonly function: string;
+  /** Something is written with this step: should the work stop here, it may be done or not. */
+  readonly writes?: true;
   /** Of so many steps of this function. Both absent when nobody knows. */
   readonly done?: number;
   readonly total?: number;

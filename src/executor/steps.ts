@@ -35,7 +35,8 @@ export async function carryOut(
   const { dryRun = false, signal, onProgress } = options;
   const changes = steps.map(({ change }) => change);
   for (const [done, { change, run }] of steps.entries()) {
-    onProgress?.({ step: `${change.action} ${change.resource} ${change.id}`, function: name, done, total: steps.length });
+    const step = `${change.action} ${change.resource} ${change.id}`;
+    onProgress?.({ step, function: name, ...(!dryRun && { writes: true }), done, total: steps.length });
     if (!dryRun) await run(signal);
   }
   const isGone = changes.some(

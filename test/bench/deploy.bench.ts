@@ -45,7 +45,10 @@ async function measure(): Promise<void> {
     proxy.reset();
     const secondMs = await timed(deploy);
     const { length: requests } = proxy.requests;
-    console.log(`second deploy of the same:    ${proxy.writes.length} writes, ${requests} requests, ${secondMs.toFixed(0)} ms`);
+    const rounds = proxy.rounds() / NAMES.length;
+    console.log(
+      `second deploy of the same:    ${proxy.writes.length} writes, ${requests} requests in ${rounds} round trips each, ${secondMs.toFixed(0)} ms`,
+    );
     const { peer, ours, ratios } = await interleaved({ peer: () => timed(bare), ours: () => timed(deploy) }, 5);
     const figures = `${median(ours).toFixed(0)} ms vs ${median(peer).toFixed(0)} ms, ${requests / NAMES.length} requests vs 1 for a function`;
     console.log(`no change, by bare GetFunction: ${median(ratios).toPrecision(3)} (${figures})`);

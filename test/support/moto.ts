@@ -110,6 +110,8 @@ export interface AwsProxy {
   readonly writes: string[];
   /** Everything that was asked. */
   readonly requests: string[];
+  /** Round trips: so many requests at least came one after the other. */
+  rounds(): number;
   cutAfter(writes: number | undefined): void;
   throttle(requests: number): void;
   /** Answers in the place of AWS, when it gives an answer. */
@@ -121,15 +123,18 @@ export interface AwsProxy {
 export async function startAwsProxy(upstream: string): Promise<AwsProxy> {
   let left = Number.POSITIVE_INFINITY;
   let refusals = 0;
+  let [rounds, answered] = [0, 0];
   const proxy: Omit<AwsProxy, 'url' | 'close'> & { answer: AwsProxy['answer'] } = {
     writes: [],
     requests: [],
+    rounds: () => rounds,
     answer: undefined,
     cutAfter: (writes) => (left = writes ?? Number.POSITIVE_INFINITY),
     throttle: (requests) => (refusals = requests),
     reset() {
       left = Number.POSITIVE_INFINITY;
       refusals = 0;
+      [rounds, answered] = [0, 0];
       proxy.answer = undefined;
       proxy.writes.length = 0;
       proxy.requests.length = 0;
@@ -139,6 +144,10 @@ export async function startAwsProxy(upstream: string): Promise<AwsProxy> {
     const body = await buffer(request);
     const operation = operationOf(request, body);
     proxy.requests.push(operation);
+    // One more than the longest chain of those that had their answers before this one came.
+    const round = answered + 1;
+    rounds = Math.max(rounds, round);
+    response.once('close', () => (answered = Math.max(answered, round)));
     if (left <= 0) return void request.socket.destroy();
     if (refusals > 0) {
       refusals -= 1;

@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { RunnerError } from '../../errors.ts';
-import { deployOptions, reportText, withDeployer, withPlatform, withWrites } from '../deployer-flags.ts';
+import { deployOptions, reportText, shownReport, withDeployer, withPlatform, withWrites } from '../deployer-flags.ts';
 import type { PlatformFlags, WriteFlags } from '../deployer-flags.ts';
 import { configOf, packageOf, withConfig } from '../function-flags.ts';
 import type { ConfigFlags } from '../function-flags.ts';
@@ -24,7 +24,8 @@ Examples:
 
 Deploying again changes what differs, and goes on with a deployment that stopped halfway.
 
-Exit status: 0 calls get the new version; 1 failed, the message begins with a code of ERRORS.md; 2 called in a wrong way.`;
+Exit status: 0 calls get the new version; 1 failed, the message begins with a code of ERRORS.md; 2 called in a wrong way; 130 and 143
+interrupted by SIGINT and SIGTERM, the message says what is done.`;
 
 /** `bpr cloud deploy`: one function, from a module or a package. */
 export function addDeploy(cloud: Command, { io }: Cli): void {
@@ -40,10 +41,10 @@ export function addDeploy(cloud: Command, { io }: Cli): void {
         import('../../deploy/platform-code.ts'),
         packageOf(io, entry),
       ]);
-      await withDeployer(io, flags, async (deployer, plugin) => {
+      await withDeployer(io, flags, async ({ deployer, plugin, ...work }) => {
         const config = await withScheduleEvents(configOf(flags), code);
-        const report = await deployer.deploy(flags.name, await codeForPlugin(plugin, code, io.cwd), config, deployOptions(io, flags));
-        print(io, flags.json, { document: report, text: reportText(report, flags.dryRun === true) });
+        const report = await deployer.deploy(flags.name, await codeForPlugin(plugin, code, io.cwd), config, deployOptions(work, flags));
+        print(io, flags.json, { document: shownReport(report), text: reportText(report, flags.dryRun === true) });
       });
     });
 }
@@ -62,8 +63,8 @@ export function addUpdate(cloud: Command, { io }: Cli): void {
       throw new RunnerError('CONFIG_INVALID', 'nothing is to be updated: name --code or a setting');
     const code = flags.code === undefined ? undefined : await packageOf(io, flags.code);
     const { codeForPlugin } = await import('../../deploy/platform-code.ts');
-    await withDeployer(io, flags, async (deployer, plugin) => {
-      const options = deployOptions(io, flags);
+    await withDeployer(io, flags, async ({ deployer, plugin, ...work }) => {
+      const options = deployOptions(work, flags);
       const first = code && (await deployer.updateCode(name, await codeForPlugin(plugin, code, io.cwd), options));
       const report = Object.keys(config).length === 0 && first ? first : await deployer.updateConfiguration(name, config, options);
       const both = {
@@ -71,7 +72,7 @@ export function addUpdate(cloud: Command, { io }: Cli): void {
         changes: first && first !== report ? [...first.changes, ...report.changes] : report.changes,
         warnings: first && first !== report ? [...first.warnings, ...report.warnings] : report.warnings,
       };
-      print(io, flags.json, { document: both, text: reportText(both, flags.dryRun === true) });
+      print(io, flags.json, { document: shownReport(both), text: reportText(both, flags.dryRun === true) });
     });
   });
 }

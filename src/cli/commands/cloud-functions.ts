@@ -5,8 +5,17 @@ import type { Command } from 'commander';
 import { RunnerError } from '../../errors.ts';
 import type { FunctionState, InvocationType, LogEntry, LogQuery } from '../../executor/deployer.ts';
 import { parseCount, parseSince } from '../calls.ts';
-import { changesText, deployOptions, interrupted, reportText, withDeployer, withPlatform, withWrites } from '../deployer-flags.ts';
-import type { PlatformFlags, WriteFlags } from '../deployer-flags.ts';
+import {
+  changesText,
+  deployOptions,
+  reportText,
+  shownReport,
+  shownState,
+  withDeployer,
+  withPlatform,
+  withWrites,
+} from '../deployer-flags.ts';
+import type { DeployerWork, PlatformFlags, WriteFlags } from '../deployer-flags.ts';
 import { print, table, timeText, toJson } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
 
@@ -51,10 +60,10 @@ function addInvoke(cloud: Command, cli: Cli): void {
     .option('--function-version <version>', 'which version (default: the one that calls go to)')
     .addHelpText('after', '\nExit status: 0 it answered, or took the call; 1 it failed; 2 called in a wrong way.')
     .action(async (name: string, flags: InvokeFlags) => {
-      await withDeployer(io, flags, async (deployer) => {
+      await withDeployer(io, flags, async ({ deployer, signal }) => {
         const { type, functionVersion } = flags;
         const version = functionVersion === undefined ? {} : { version: functionVersion };
-        const answer = await deployer.invoke(name, eventOf(io, flags), { type, ...version, signal: interrupted() });
+        const answer = await deployer.invoke(name, eventOf(io, flags), { type, ...version, signal });
         if (answer.failed) cli.exitCode = 1;
         const text = Buffer.from(answer.body).toString('utf8');
         const shown = type === 'sync' ? text : type === 'async' ? 'the call was taken' : 'the function can be called';
@@ -78,11 +87,11 @@ function addLogs(cloud: Command, { io }: Cli): void {
     .option('--since <time>', 'only from then on: 30s, 15m, 2h, 7d ago, or a date', parseSince)
     .option('--request-id <id>', 'only of one call')
     .action(async (name: string, flags: LogFlags) => {
-      await withDeployer(io, flags, async (deployer) => {
+      await withDeployer(io, flags, async ({ deployer, signal }) => {
         const { limit, follow, level, search, since, requestId } = flags;
         const query: LogQuery = {
           limit,
-          signal: interrupted(),
+          signal,
           ...(follow && { follow }),
           ...(level && { level }),
           ...(search !== undefined && { search }),
@@ -102,9 +111,9 @@ function addList(cloud: Command, { io }: Cli): void {
   withPlatform(cloud.command('list').alias('ls').description('list the functions on the platform'))
     .option('--all', 'those of others, too')
     .action(async (flags: PlatformFlags & { readonly all?: true }) => {
-      await withDeployer(io, flags, async (deployer) => {
+      await withDeployer(io, flags, async ({ deployer, signal }) => {
         const functions: FunctionState[] = [];
-        for await (const state of deployer.list({ signal: interrupted(), ...(flags.all && { all: true }) })) functions.push(state);
+        for await (const state of deployer.list({ signal, ...(flags.all && { all: true }) })) functions.push(shownState(state));
         const rows = functions.map(({ name, status, version, config, updatedAt }) => [
           name,
           status,
@@ -123,8 +132,7 @@ function addStatus(cloud: Command, cli: Cli): void {
   withPlatform(cloud.command('status').alias('s').description('say how a function is').argument('<name>', 'the function'))
     .addHelpText('after', '\nExit status: 0 it takes calls; 1 it does not, or there is none; 2 called in a wrong way.')
     .action(async (name: string, flags: PlatformFlags) => {
-      await withDeployer(io, flags, async (deployer) => {
-        const signal = interrupted();
+      await withDeployer(io, flags, async ({ deployer, signal }) => {
         const state = await deployer.describe(name, { signal });
         if (!state) throw new RunnerError('FUNCTION_NOT_FOUND', `the platform has no function ${name}`, { details: { name } });
         if (state.status !== 'active') cli.exitCode = 1;
@@ -135,7 +143,7 @@ function addStatus(cloud: Command, cli: Cli): void {
           sha256?.slice(0, 12) ?? '',
         ]);
         print(io, flags.json, {
-          document: { ...state, versions },
+          document: { ...shownState(state), versions },
           text: [
             `${name}: ${state.status}${state.reason === undefined ? '' : `, ${state.reason}`}`,
             ...(state.endpoint === undefined ? [] : [state.endpoint]),
@@ -147,7 +155,7 @@ function addStatus(cloud: Command, cli: Cli): void {
     });
 }
 
-type Deployer = Parameters<Parameters<typeof withDeployer>[2]>[0];
+type Deployer = DeployerWork['deployer'];
 
 /** None where the platform keeps none. */
 async function versionsOf(deployer: Deployer, name: string, signal: AbortSignal): ReturnType<Deployer['versions']> {
@@ -164,9 +172,9 @@ function addRollback(cloud: Command, { io }: Cli): void {
   withWrites(withPlatform(command))
     .option('-v, --to <version>', 'which one (default: the one before the current one)')
     .action(async (name: string, flags: PlatformFlags & WriteFlags & { readonly to?: string }) => {
-      await withDeployer(io, flags, async (deployer) => {
-        const report = await deployer.rollback(name, flags.to, deployOptions(io, flags));
-        print(io, flags.json, { document: report, text: reportText(report, flags.dryRun === true) });
+      await withDeployer(io, flags, async ({ deployer, ...work }) => {
+        const report = await deployer.rollback(name, flags.to, deployOptions(work, flags));
+        print(io, flags.json, { document: shownReport(report), text: reportText(report, flags.dryRun === true) });
       });
     });
 }
@@ -188,10 +196,10 @@ function addTerminate(cloud: Command, { io }: Cli): void {
     if ((names.length === 0) === (flags.all === undefined)) throw new RunnerError('CONFIG_INVALID', 'name functions, or say --all');
     if (flags.all && !flags.yes && !flags.dryRun)
       throw new RunnerError('CONFIG_INVALID', '--all removes every function; say --yes, or --dry-run to see them');
-    await withDeployer(io, flags, async (deployer) => {
-      const options = deployOptions(io, flags);
+    await withDeployer(io, flags, async ({ deployer, ...work }) => {
+      const options = deployOptions(work, flags);
       const wanted = [...names];
-      if (flags.all) for await (const { name } of deployer.list()) wanted.push(name);
+      if (flags.all) for await (const { name } of deployer.list({ signal: work.signal })) wanted.push(name);
       const changes = [];
       const warnings = [];
       for (const name of wanted) {

@@ -9,15 +9,17 @@ import type { ExportFormat } from '../../deploy/export.ts';
 import type { OperateOptions, PreparedService } from '../../deploy/operate.ts';
 import type { PluginReference, ServiceRecord, ServiceRecords } from '../../deploy/record.ts';
 import type { ServiceOperator, ServiceStatus } from '../../deploy/service.ts';
-import type { ServiceOptions, ServiceReport } from '../../deploy/service-run.ts';
+import type { ServiceReport } from '../../deploy/service-run.ts';
 import { parseCount, parseNumber, parseUint64 } from '../calls.ts';
-import { changesText, collectOptions, collectPluginOptions, interrupted, progressText, usablePolicy } from '../deployer-flags.ts';
+import { changesText, collectOptions, collectPluginOptions, deployOptions, shownState, usablePolicy } from '../deployer-flags.ts';
 import type { PluginOptions } from '../deployer-flags.ts';
 import { settingsOf } from '../environment.ts';
 import type { ChainFlags } from '../environment.ts';
 import { withExport, writeExport } from './export.ts';
-import { print, progress, sizeText, table } from '../output.ts';
+import { print, sizeText, table } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
+import { interruptible } from '../work.ts';
+import type { Work } from '../work.ts';
 
 type Target = 'process' | 'container' | 'kubernetes' | 'ec2';
 
@@ -92,9 +94,9 @@ function addDeploy(service: Command, { io }: Cli): void {
     .addHelpText('after', DEPLOY_EXAMPLES)
     .action(async (entry: string | undefined, flags: DeployFlags) => {
       const { policy, warnings } = await usablePolicy(io, flags.config);
-      await withOperator(io, async (operator, records) => {
+      await withOperator(io, async ({ operator, records, ...work }) => {
         const { plan, parts } = await prepared(io, { purpose: 'deploy', entry: entryOf(io, entry), flags, policy, records });
-        const report = await operator.deploy(plan, parts, { ...flagOptions(flags), ...reporting(io) });
+        const report = await operator.deploy(plan, parts, deployOptions(work, flags));
         const all = { ...report, warnings: [...warnings, ...report.warnings] };
         print(io, flags.json, { document: { ...all, plan }, text: deployText(all, flags.dryRun === true) });
       });
@@ -190,8 +192,8 @@ function addStatus(service: Command, cli: Cli): void {
   withService(service.command('status').description('say how a deployed service is'))
     .addHelpText('after', '\nExit status: 0 all is as it was deployed; 1 something is not, or it failed; 2 called in a wrong way.')
     .action(async (flags: ServiceFlags) => {
-      await withRecord(io, flags, async (record, operator) => {
-        const status = await operator.status(record);
+      await withRecord(io, flags, async (record, { operator }) => {
+        const status = shownStatus(await operator.status(record));
         if (status.drift.length > 0 || record.status !== 'deployed') cli.exitCode = 1;
         print(io, flags.json, { document: status, text: statusText(status) });
       });
@@ -232,9 +234,9 @@ function addLogs(service: Command, { io }: Cli): void {
     .option('--search <text>', 'only lines with this text')
     .option('-f, --follow', 'go on with what is written from now on, until interrupted')
     .action(async (flags: LogFlags) => {
-      await withRecord(io, flags, async (record, operator) => {
+      await withRecord(io, flags, async (record, { operator, signal }) => {
         const { limit, follow, search } = flags;
-        const query = { limit, signal: interrupted(), ...(follow && { follow }), ...(search !== undefined && { search }) };
+        const query = { limit, signal, ...(follow && { follow }), ...(search !== undefined && { search }) };
         for await (const { message } of operator.logs(record, query)) io.stdout.write(`${message}\n`);
       });
     });
@@ -245,8 +247,8 @@ function addRemove(service: Command, { io }: Cli): void {
     .option('--dry-run', 'say what would be removed')
     .addHelpText('after', '\nThe ledger of the orchestrator and the logs of the functions stay.')
     .action(async (flags: ServiceFlags & { readonly dryRun?: true }) => {
-      await withRecord(io, flags, async (record, operator) => {
-        const changes = await operator.remove(record, { ...flagOptions(flags), ...reporting(io) });
+      await withRecord(io, flags, async (record, { operator, ...work }) => {
+        const changes = await operator.remove(record, deployOptions(work, flags));
         print(io, flags.json, { document: { changes }, text: changesText(changes, flags.dryRun === true) || 'nothing was left of it' });
       });
     });
@@ -262,21 +264,26 @@ function withService(command: Command): Command {
 async function withRecord(
   io: Io,
   { serviceId, contract }: ServiceFlags,
-  action: (record: ServiceRecord, operator: ServiceOperator) => Promise<void>,
+  action: (record: ServiceRecord, work: OperatorWork) => Promise<void>,
 ): Promise<void> {
-  await withOperator(io, async (operator, records) => {
-    const found = records
+  await withOperator(io, async (work) => {
+    const found = work.records
       .list(String(serviceId))
       .filter((one) => contract === undefined || one.contract.toLowerCase() === contract.toLowerCase());
     const [record, other] = found;
     if (!record)
       throw new RunnerError('NOT_FOUND', `service ${serviceId} was not deployed from here`, { details: { serviceId: String(serviceId) } });
     if (other) throw new RunnerError('CONFIG_INVALID', `service ${serviceId} was deployed on several chains; say which with --contract`);
-    await action(record, operator);
+    await action(record, work);
   });
 }
 
-async function withOperator(io: Io, action: (operator: ServiceOperator, records: ServiceRecords) => Promise<void>): Promise<void> {
+interface OperatorWork extends Work {
+  readonly operator: ServiceOperator;
+  readonly records: ServiceRecords;
+}
+
+async function withOperator(io: Io, action: (work: OperatorWork) => Promise<void>): Promise<void> {
   const records = await recordsOf(io);
   const [{ ServiceOperator: Operator }, { createPluginRegistry }, { silentTelemetry }] = await Promise.all([
     import('../../deploy/service.ts'),
@@ -285,11 +292,13 @@ async function withOperator(io: Io, action: (operator: ServiceOperator, records:
   ]);
   const plugins = createPluginRegistry({ clock: systemClock, telemetry: silentTelemetry });
   const operator = new Operator({ plugins, records, clock: systemClock });
-  try {
-    await action(operator, records);
-  } finally {
-    await operator.close();
-  }
+  await interruptible(io, systemClock, async (work) => {
+    try {
+      await action({ ...work, operator, records });
+    } finally {
+      await operator.close();
+    }
+  });
 }
 
 async function recordsOf({ env }: Io): Promise<ServiceRecords> {
@@ -331,12 +340,11 @@ function entryOf({ cwd }: Io, entry: string | undefined): string {
   return found;
 }
 
-function flagOptions({ dryRun, strict }: { readonly dryRun?: true; readonly strict?: true }): ServiceOptions {
-  return { ...(dryRun && { dryRun }), ...(strict && { strict }) };
-}
-
-function reporting(io: Io): ServiceOptions {
-  return { onProgress: (news) => progress(io, progressText(news)), signal: interrupted() };
+function shownStatus(status: ServiceStatus): ServiceStatus {
+  const functions = Object.entries(status.functions).map(([id, known]) => {
+    return [id, known.state ? { ...known, state: shownState(known.state) } : known] as const;
+  });
+  return { ...status, functions: Object.fromEntries(functions) };
 }
 
 function deployText({ record, machine, changes, warnings }: ServiceReport, isDryRun: boolean): string {
