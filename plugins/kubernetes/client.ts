@@ -47,6 +47,8 @@ export const KINDS = {
   ReplicaSet: 'apps/v1 replicasets',
   Job: 'batch/v1 jobs',
   CronJob: 'batch/v1 cronjobs',
+  KnativeService: 'serving.knative.dev/v1 services',
+  KnativeRevision: 'serving.knative.dev/v1 revisions',
 } as const;
 export type Kind = keyof typeof KINDS;
 
@@ -92,8 +94,8 @@ export class Cluster {
   /** Undefined when there is none of that name. */
   async get(kind: Kind, name: string, signal?: AbortSignal): Promise<Manifest | undefined> {
     const response = await this.send({ method: 'GET', path: await this.path(kind, name), signal });
-    if (response.status === 404) return undefined;
-    return objectIn(response, `read ${kind} ${name}`);
+    if (response.status === 404 && !isKindMissing(kind, response)) return undefined;
+    return objectIn(response, `read ${kind} ${name}`, kind);
   }
 
   async *list(kind: Kind, { selector, fieldSelector, metadataOnly = false, signal }: ListOptions = {}): AsyncGenerator<Manifest> {
@@ -107,10 +109,15 @@ export class Cluster {
         ...(next !== '' && { continue: next }),
       });
       const headers = metadataOnly ? ['accept', METADATA_ONLY] : [];
-      const page = objectIn(await this.send({ method: 'GET', path: `${path}?${query.toString()}`, headers, signal }), `list ${kind}s`);
+      const page = objectIn(
+        await this.send({ method: 'GET', path: `${path}?${query.toString()}`, headers, signal }),
+        `list ${kind}s`,
+        kind,
+      );
       // A list of the API has these fields.
       const { items, metadata } = page as unknown as { items: readonly Manifest[]; metadata: { continue?: string } };
-      yield* items;
+      // They do not repeat what they are.
+      for (const item of items) yield { ...item, apiVersion: KINDS[kind].split(' ', 1)[0] ?? '', kind: kind.replace(/^Knative/, '') };
       next = metadata.continue ?? '';
     } while (next !== '');
   }
@@ -123,26 +130,29 @@ export class Cluster {
     manifest: Manifest,
     { dryRun = false, signal }: { readonly dryRun?: boolean; readonly signal?: AbortSignal | undefined } = {},
   ): Promise<Manifest> {
-    const { kind, metadata } = manifest;
+    const { metadata } = manifest;
+    const kind = kindOf(manifest);
     const query = `fieldManager=${FIELD_MANAGER}&fieldValidation=Strict${dryRun ? '&dryRun=All' : ''}`;
     const response = await this.send({
       method: 'PATCH',
-      path: `${await this.path(kindOf(kind), metadata.name)}?${query}`,
+      path: `${await this.path(kind, metadata.name)}?${query}`,
       headers: ['content-type', 'application/apply-patch+yaml'],
       body: Buffer.from(JSON.stringify(manifest)),
       signal,
     });
-    return objectIn(response, `apply ${kind} ${metadata.name}`);
+    return objectIn(response, `apply ${kind} ${metadata.name}`, kind);
   }
 
   async create(
     manifest: Manifest,
     { dryRun = false, signal }: { readonly dryRun?: boolean; readonly signal?: AbortSignal | undefined } = {},
   ): Promise<Manifest> {
-    const { kind, metadata } = manifest;
+    const { metadata } = manifest;
+    const kind = kindOf(manifest);
     const query = `fieldManager=${FIELD_MANAGER}&fieldValidation=Strict${dryRun ? '&dryRun=All' : ''}`;
-    const path = `${await this.path(kindOf(kind))}?${query}`;
-    return objectIn(await this.send({ method: 'POST', path, json: manifest, signal, once: true }), `create ${kind} ${metadata.name}`);
+    const path = `${await this.path(kind)}?${query}`;
+    const response = await this.send({ method: 'POST', path, json: manifest, signal, once: true });
+    return objectIn(response, `create ${kind} ${metadata.name}`, kind);
   }
 
   /** With all that it owns, first. Succeeds when there is none. */
@@ -207,12 +217,24 @@ export class Cluster {
 }
 
 /** The kinds are those of our own manifests. */
-function kindOf(kind: string): Kind {
+function kindOf({ apiVersion, kind: given }: Manifest): Kind {
+  const kind = `${apiVersion.startsWith('serving.knative.dev/') ? 'Knative' : ''}${given}`;
   if (kind in KINDS) return kind as Kind;
   throw new RunnerError('INTERNAL', `there is no kind ${kind} here`);
 }
 
-function objectIn(response: HttpResponse, what: string): Manifest {
+/** An object that is not there is told by its name; a kind that nobody installed is not. */
+function isKindMissing(kind: Kind, response: HttpResponse): boolean {
+  return response.status === 404 && kind.startsWith('Knative') && statusIn(response)?.name === undefined;
+}
+
+function objectIn(response: HttpResponse, what: string, kind: Kind): Manifest {
+  if (isKindMissing(kind, response))
+    throw new RunnerError(
+      'OPERATION_UNSUPPORTED',
+      `the cluster cannot ${what}: Knative Serving is not installed in it (it has no serving.knative.dev/v1); install it, or use the workload deployment`,
+      { details: { status: 404 } },
+    );
   if (response.status >= 300) throw refusal(what, response);
   const fields = fieldsOf(response.body);
   if (!fields)
@@ -225,6 +247,8 @@ function objectIn(response: HttpResponse, what: string): Manifest {
 export interface Status {
   readonly reason: string | undefined;
   readonly message: string;
+  /** Of the object that it is about. */
+  readonly name: string | undefined;
   readonly causes: readonly { readonly reason: string; readonly message: string; readonly field: string }[];
 }
 
@@ -233,10 +257,11 @@ export function statusIn({ body }: HttpResponse): Status | undefined {
   const fields = fieldsOf(body);
   if (fields?.['kind'] !== 'Status') return undefined;
   const { reason, message, details } = fields;
-  const causes: unknown = (details as Fields | undefined)?.['causes'];
+  const { causes, name } = (details ?? {}) as Fields;
   return {
     reason: typeof reason === 'string' ? reason : undefined,
     message: typeof message === 'string' ? message : 'no message',
+    name: text(name),
     causes: (Array.isArray(causes) ? (causes as Fields[]) : []).map((cause) => ({
       reason: text(cause['reason']) ?? '',
       message: text(cause['message']) ?? '',

@@ -10,9 +10,7 @@ export function stamped(manifest: Manifest): Manifest {
   // The owner of another cluster has another id, and data is compared as it is.
   const { data: _, metadata: __, ...rest } = manifest;
   const { ownerReferences: ___, ...meta } = metadata;
-  const hash = createHash('sha256')
-    .update(canonical({ ...rest, metadata: meta }))
-    .digest('hex');
+  const hash = hashOf({ ...rest, metadata: meta });
   return { ...manifest, metadata: { ...metadata, annotations: { ...metadata.annotations, [ANNOTATION.manifest]: hash } } };
 }
 
@@ -26,7 +24,7 @@ export function differences(wanted: Manifest, live: Manifest): readonly string[]
   return [...found, ...extra.map((key) => `data.${key}`)];
 }
 
-function differing(wanted: unknown, live: unknown, path: string): readonly string[] {
+export function differing(wanted: unknown, live: unknown, path: string): readonly string[] {
   if (Array.isArray(wanted)) {
     if (!Array.isArray(live) || live.length !== wanted.length) return [path];
     return wanted.flatMap((each, index) => differing(each, live[index], `${path}[${index}]`));
@@ -36,6 +34,10 @@ function differing(wanted: unknown, live: unknown, path: string): readonly strin
     return Object.entries(wanted).flatMap(([key, value]) => differing(value, (live as Fields)[key], path === '' ? key : `${path}.${key}`));
   }
   return wanted === live ? [] : [path];
+}
+
+export function hashOf(value: unknown): string {
+  return createHash('sha256').update(canonical(value)).digest('hex');
 }
 
 /** The same text for what is equal. */

@@ -1,4 +1,4 @@
-/** Puts functions on Kubernetes: a Deployment behind a Service, its package in ConfigMaps, CronJobs for its schedules. */
+/** Puts functions on Kubernetes: a Deployment behind a Service or a Service of Knative, the package in ConfigMaps, CronJobs for schedules. */
 
 import { createHash, randomBytes } from 'node:crypto';
 import { RunnerError, refuseUnfit } from '../../src/plugin.ts';
@@ -21,13 +21,14 @@ import { Cluster, refusal, statusIn } from './client.ts';
 import type { Manifest } from './client.ts';
 import { violationsOf } from './limits.ts';
 import { podLogs } from './logs.ts';
+import { revisionHeaders, servingRevision, wantedRevision } from './knative.ts';
 import { DEFAULT_TIMEOUT_MS, jobOf } from './manifests.ts';
 import { ANNOTATION, LABEL, MANAGED_BY } from './pods.ts';
 import type { KubernetesOptions } from './options.ts';
-import { planFor, removalOf } from './plan.ts';
+import { planFor, removalOf, trafficTo } from './plan.ts';
 import type { Plan, WriteContext } from './plan.ts';
 import { rolledOut } from './rollout.ts';
-import { checkOwner, configOf, packageOf, readFunction, stateOf, versionInfos, versionsIn } from './state.ts';
+import { checkOwner, configOf, packageOf, readFunction, revisionsOf, stateOf, versionInfos, versionsIn } from './state.ts';
 import type { Present } from './state.ts';
 
 export interface Surroundings {
@@ -47,9 +48,12 @@ const EVENT_BYTES_MAX = 1_000 * 1_024;
  *
  * A function is a Secret with its environment, and owned by it ConfigMaps with its package, a Deployment, a Service and CronJobs: whoever
  * deletes the Secret deletes all. Everything is written by server-side apply; fields that others manage are never taken over. Calls go on
- * while pods are replaced. The last ten packages are kept; a rollback takes one of them with the configuration of now.
+ * while pods are replaced. The last ten packages are kept; a rollback takes one of them with the configuration of now. Of a Service of Knative
+ * the versions are its revisions: a rollback sends the calls to one of them, with the configuration that it was made with and the environment of
+ * now. It answers inside the cluster only.
  *
- * Besides the errors of the contract: `EXECUTOR_UNAUTHORIZED` when the cluster does not allow it.
+ * Besides the errors of the contract: `EXECUTOR_UNAUTHORIZED` when the cluster does not allow it; `OPERATION_UNSUPPORTED` when Knative is asked for
+ * and not installed.
  *
  * @example
  * const deployer = new KubernetesDeployer({ namespace: 'functions' }, { clock: systemClock });
@@ -66,7 +70,7 @@ export class KubernetesDeployer implements FaasDeployer {
   }
 
   violations(name: string, code: FunctionPackage, config: FunctionConfig): readonly LimitViolation[] {
-    return violationsOf(name, code, config);
+    return violationsOf(name, code, config, this.#options);
   }
 
   // oxlint-disable-next-line max-params -- the contract has four
@@ -89,16 +93,21 @@ export class KubernetesDeployer implements FaasDeployer {
   }
 
   async describe(name: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<FunctionState | undefined> {
-    return this.#state(name, await readFunction(this.#cluster, name, signal));
+    return this.#state(name, await this.#read(name, signal));
   }
 
   async *list({ all = false, signal }: { readonly all?: boolean; readonly signal?: AbortSignal } = {}): AsyncGenerator<FunctionState> {
     const selector = all ? undefined : `${LABEL.managedBy}=${MANAGED_BY},${LABEL.component}=function`;
-    for await (const deployment of this.#cluster.list('Deployment', { ...(selector !== undefined && { selector }), signal })) {
-      const { labels = {} } = deployment.metadata;
+    for await (const workload of this.#cluster.list(this.#kind, { ...(selector !== undefined && { selector }), signal })) {
+      const { labels = {}, name } = workload.metadata;
       // A program of ours is no function.
       if (labels[LABEL.managedBy] === MANAGED_BY && labels[LABEL.component] === 'machine') continue;
-      const state = await this.#state(deployment.metadata.name, { deployment });
+      const { template } = (workload['spec'] ?? {}) as { readonly template?: { readonly metadata?: { readonly name?: string } } };
+      const isElsewhere = this.#isServed && wantedRevision(workload) !== template?.metadata?.name;
+      const state = await this.#state(name, {
+        workload,
+        ...(isElsewhere && { revisions: await revisionsOf(this.#cluster, name, signal) }),
+      });
       if (state) yield state;
     }
   }
@@ -109,8 +118,8 @@ export class KubernetesDeployer implements FaasDeployer {
     options: { readonly type?: InvocationType; readonly version?: string; readonly signal?: AbortSignal } = {},
   ): Promise<FunctionInvocation> {
     const { type = 'sync', version, signal } = options;
-    const present = await readFunction(this.#cluster, name, signal);
-    if (!present.deployment) throw notFound(name);
+    const present = await this.#read(name, signal);
+    if (!present.workload) throw notFound(name);
     const infos = versionInfos(present);
     const running = infos.find(({ current }) => current);
     if (version !== undefined && !infos.some((each) => each.version === version)) throw noVersion(name, version, infos);
@@ -126,7 +135,7 @@ export class KubernetesDeployer implements FaasDeployer {
   }
 
   async *logs(name: string, query: LogQuery = {}): AsyncGenerator<LogEntry> {
-    if (!(await this.#cluster.get('Deployment', name, query.signal))) throw notFound(name);
+    if (!(await this.#cluster.get(this.#kind, name, query.signal))) throw notFound(name);
     yield* podLogs(this.#cluster, `${LABEL.name}=${name},${LABEL.managedBy}=${MANAGED_BY}`, query);
   }
 
@@ -140,7 +149,9 @@ export class KubernetesDeployer implements FaasDeployer {
     const current = infos.findIndex((each) => each.current);
     const target = version === undefined ? (current < 0 ? undefined : infos[current + 1]) : infos.find((each) => each.version === version);
     if (!target) throw noVersion(name, version, infos);
-    const plan = await this.#plan(name, { present, version: Number(target.version), config: {}, options });
+    const plan = this.#isServed
+      ? { ...trafficTo(name, target.version, { present, namespace: await this.#cluster.namespace(), options: this.#options }), present }
+      : await this.#plan(name, { present, version: Number(target.version), config: {}, options });
     return this.#carryOut(name, plan, options);
   }
 
@@ -164,18 +175,30 @@ export class KubernetesDeployer implements FaasDeployer {
       options,
     }: { readonly code: FunctionPackage | undefined; readonly config: FunctionConfig; readonly options: DeployOptions },
   ): void {
-    refuseUnfit(name, { platform: 'Kubernetes', violations: violationsOf(name, code, config), signal: options.signal });
+    refuseUnfit(name, { platform: 'Kubernetes', violations: violationsOf(name, code, config, this.#options), signal: options.signal });
   }
 
   async #own(name: string, signal: AbortSignal | undefined): Promise<Present> {
-    const present = await readFunction(this.#cluster, name, signal);
-    checkOwner(name, present);
+    const present = await this.#read(name, signal);
+    checkOwner(name, present, this.#options.workload);
     return present;
+  }
+
+  get #isServed(): boolean {
+    return this.#options.workload === 'knative';
+  }
+
+  get #kind(): 'Deployment' | 'KnativeService' {
+    return this.#isServed ? 'KnativeService' : 'Deployment';
+  }
+
+  #read(name: string, signal: AbortSignal | undefined): Promise<Present> {
+    return readFunction(this.#cluster, name, { workload: this.#options.workload, signal });
   }
 
   async #there(name: string, signal: AbortSignal | undefined): Promise<Present> {
     const present = await this.#own(name, signal);
-    if (!present.deployment) throw notFound(name);
+    if (!present.workload) throw notFound(name);
     return present;
   }
 
@@ -189,15 +212,15 @@ export class KubernetesDeployer implements FaasDeployer {
   }
 
   async #carryOut(name: string, plan: Plan & { readonly present: Present }, options: DeployOptions): Promise<DeployReport> {
-    const { secret, deployment } = plan.present;
+    const { secret, workload } = plan.present;
     const report = await this.#write(name, plan, { options, ownerUid: secret?.metadata.uid });
     if (options.dryRun) {
-      const state = deployment && (await this.#state(name, plan.present));
+      const state = workload && (await this.#state(name, plan.present));
       return { ...report, ...(state && { state }) };
     }
     const { rolloutTimeoutMs = ROLLOUT_MS } = this.#options;
     const { signal, onProgress } = options;
-    await rolledOut(this.#cluster, name, { component: 'function', timeoutMs: rolloutTimeoutMs, signal, onProgress });
+    await rolledOut(this.#cluster, name, { component: 'function', kind: this.#kind, timeoutMs: rolloutTimeoutMs, signal, onProgress });
     const state = await this.describe(name, signal && { signal });
     return { ...report, ...(state && { state }) };
   }
@@ -212,7 +235,8 @@ export class KubernetesDeployer implements FaasDeployer {
     const context: WriteContext = { dryRun, signal, ownerUid };
     for (const [done, { change, run }] of writes.entries()) {
       if (signal?.aborted) throw new RunnerError('ABORTED', `the deployment of ${name} was cancelled`, { cause: signal.reason });
-      onProgress?.({ step: `${change.action} ${change.resource} ${change.id}`, function: name, done, total: writes.length });
+      const step = `${change.action} ${change.resource} ${change.id}`;
+      onProgress?.({ step, function: name, ...(!dryRun && { writes: true }), done, total: writes.length });
       await run(this.#cluster, context);
     }
     return { changes: writes.map(({ change }) => change), warnings };
@@ -223,8 +247,8 @@ export class KubernetesDeployer implements FaasDeployer {
     const { clock } = this.#cluster;
     const until = clock.monotonic() + REMOVAL_MS;
     for (;;) {
-      const { secret, deployment, service, cronJobs, code } = await readFunction(this.#cluster, name, signal);
-      const left = [secret, deployment, service, ...cronJobs, ...code].filter((each) => each !== undefined);
+      const { secret, workload, service, cronJobs, code } = await this.#read(name, signal);
+      const left = [secret, workload, service, ...cronJobs, ...code].filter((each) => each !== undefined);
       if (left.length === 0) return;
       if (clock.monotonic() > until)
         throw new RunnerError(
@@ -239,12 +263,17 @@ export class KubernetesDeployer implements FaasDeployer {
   async #call(name: string, event: Uint8Array, { present, version, signal }: CallOptions): Promise<FunctionInvocation> {
     const { clock } = this.#cluster;
     const { connections, target } = await this.#cluster.connections();
-    const { timeoutMs = DEFAULT_TIMEOUT_MS } = configOf({ deployment: present.deployment });
+    const { timeoutMs = DEFAULT_TIMEOUT_MS } = configOf({ workload: present.workload, revisions: present.revisions });
+    const revision = this.#isServed && present.workload ? servingRevision(present.workload) : undefined;
     const startedAt = clock.monotonic();
     const response = await connections.send(target, {
       method: 'POST',
-      path: `${target.path}${await this.#cluster.path('Service', `${name}:http`)}/proxy/`,
-      headers: ['content-type', 'application/json'],
+      path: `${target.path}${await this.#cluster.path('Service', `${revision ?? name}:http`)}/proxy/`,
+      headers: [
+        'content-type',
+        'application/json',
+        ...(revision === undefined ? [] : revisionHeaders(await this.#cluster.namespace(), revision)),
+      ],
       body: event,
       deadline: clock.now() + timeoutMs,
       signal,
@@ -266,9 +295,10 @@ export class KubernetesDeployer implements FaasDeployer {
     if (event.length > EVENT_BYTES_MAX)
       throw new RunnerError('PAYLOAD_TOO_LARGE', `the event has ${event.length} bytes; a ConfigMap holds ${EVENT_BYTES_MAX}`);
     const versions = versionsIn(present);
-    const sha256 = present.deployment && packageOf(present.deployment);
-    const code = versions.find((each) => (version === undefined ? each.sha256 === sha256 : String(each.number) === version));
-    if (!code) throw noVersion(name, version, versionInfos(present));
+    const infos = versionInfos(present);
+    const wanted = version === undefined ? packageOf(present) : infos.find((each) => each.version === version)?.sha256;
+    const code = versions.find(({ sha256 }) => sha256 === wanted);
+    if (!code) throw noVersion(name, version, infos);
     const spec = {
       name,
       namespace: await this.#cluster.namespace(),

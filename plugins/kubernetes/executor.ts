@@ -3,6 +3,7 @@
 import { BLUEPRINT, Connections, RunnerError, decodeResponse, encodeRequest, isRunnerError, parseTarget } from '../../src/plugin.ts';
 import type { Clock, Execution, ExecutorLimits, FaasExecutor, HttpResponse, InvokeOptions, JobCall, Target } from '../../src/plugin.ts';
 import { Cluster, statusIn } from './client.ts';
+import { revisionHeaders, servingRevision } from './knative.ts';
 import { isInCluster } from './kubeconfig.ts';
 import type { KubernetesExecutorOptions } from './options.ts';
 
@@ -10,6 +11,8 @@ const MIB = 1_024 * 1_024;
 const LIMITS: ExecutorLimits = { requestBytesMax: 6 * MIB, responseBytesMax: 6 * MIB, timeoutMsMax: 24 * 3_600_000 };
 const ENVELOPE_BYTES = 64 * 1_024;
 const HEALTH_MS = 10_000;
+/** How long a revision is called that may be the one before: it answers still. */
+const REVISION_MS = 5_000;
 
 /**
  * One attempt per `invoke`. Rejects with the errors of `HttpClient.send`, with what the handler reports, with `EXECUTOR_NOT_FOUND` when there
@@ -24,6 +27,7 @@ export class KubernetesExecutor implements FaasExecutor {
   readonly #direct: Connections;
   readonly #isDirect: boolean;
   readonly #running = new Set<Promise<unknown>>();
+  readonly #revisions = new Map<string, { readonly revision: string; readonly until: number }>();
   #isClosed = false;
 
   /** Does no I/O. */
@@ -83,8 +87,13 @@ export class KubernetesExecutor implements FaasExecutor {
     jobId: bigint,
     request: Pick<Parameters<Connections['send']>[1], 'method' | 'headers' | 'body' | 'deadline' | 'signal'>,
   ): Promise<HttpResponse> {
-    const { connections, target } = await this.#wayTo(this.#functionOf(jobId));
-    const sent = { ...request, path: `${target.path}/job/${jobId}`, responseBytesMax: LIMITS.responseBytesMax + ENVELOPE_BYTES };
+    const { connections, target, headers = [] } = await this.#wayTo(this.#functionOf(jobId), request.signal);
+    const sent = {
+      ...request,
+      headers: [...(request.headers ?? []), ...headers],
+      path: `${target.path}/job/${jobId}`,
+      responseBytesMax: LIMITS.responseBytesMax + ENVELOPE_BYTES,
+    };
     const response = await connections.send(target, sent).catch((error: unknown) => {
       // The token could not be read: nothing was sent.
       if (isRunnerError(error) && error.code === 'CONFIG_INVALID')
@@ -96,14 +105,44 @@ export class KubernetesExecutor implements FaasExecutor {
     return response;
   }
 
-  async #wayTo(name: string): Promise<{ readonly connections: Connections; readonly target: Target }> {
+  async #wayTo(name: string, signal: AbortSignal | undefined): Promise<Way> {
     if (this.#isDirect) {
       const { namespace = await this.#cluster.namespace() } = this.#options;
       return { connections: this.#direct, target: parseTarget(`http://${name}.${namespace}.svc`) };
     }
     const { connections, target } = await this.#cluster.connections();
-    return { connections, target: { ...target, path: `${target.path}${await this.#cluster.path('Service', `${name}:http`)}/proxy` } };
+    const revision = this.#options.workload === 'knative' ? await this.#revisionOf(name, signal) : undefined;
+    const path = await this.#cluster.path('Service', `${revision ?? name}:http`);
+    return {
+      connections,
+      target: { ...target, path: `${target.path}${path}/proxy` },
+      ...(revision !== undefined && { headers: revisionHeaders(await this.#cluster.namespace(), revision) }),
+    };
   }
+
+  async #revisionOf(name: string, signal: AbortSignal | undefined): Promise<string> {
+    const known = this.#revisions.get(name);
+    if (known && known.until > this.#clock.monotonic()) return known.revision;
+    const service = await this.#cluster.get('KnativeService', name, signal).catch(unreached);
+    const revision = service && servingRevision(service);
+    if (revision === undefined) throw new RunnerError('EXECUTOR_NOT_FOUND', `the cluster has no function ${name} that takes calls`);
+    this.#revisions.set(name, { revision, until: this.#clock.monotonic() + REVISION_MS });
+    return revision;
+  }
+}
+
+interface Way {
+  readonly connections: Connections;
+  readonly target: Target;
+  readonly headers?: readonly string[];
+}
+
+/** Nothing was sent to the function. */
+function unreached(error: unknown): never {
+  if (!isRunnerError(error)) throw error;
+  if (error.code === 'PLATFORM_UNREACHABLE') throw new RunnerError('EXECUTOR_UNREACHABLE', error.message, { cause: error });
+  if (error.code === 'PLATFORM_THROTTLED') throw new RunnerError('EXECUTOR_THROTTLED', error.message, { cause: error });
+  throw error;
 }
 
 /** What the API server says itself: the function was not reached, unless it gave up waiting for it. */

@@ -10,7 +10,7 @@ import type { KubernetesExecutorOptions, KubernetesHostOptions, KubernetesOption
 export { KubernetesDeployer } from './deployer.ts';
 export { KubernetesExecutor } from './executor.ts';
 export { KubernetesMachineHost } from './machine-host.ts';
-export { manifestsOf, toYaml } from './manifests.ts';
+export { manifestsOf, toYaml } from './export.ts';
 export type { Manifest } from './client.ts';
 export type { KubernetesExecutorOptions, KubernetesHostOptions, KubernetesOptions } from './options.ts';
 

@@ -95,7 +95,8 @@ export class KubernetesMachineHost implements MachineHost {
       const live = await this.#live(manifest, present, signal);
       if (live && differences(manifest, live).length === 0) continue;
       const { kind, metadata } = manifest;
-      onProgress?.({ step: `${live ? 'changing' : 'making'} the ${kind} ${metadata.name}`, function: program.name });
+      const step = `${live ? 'changing' : 'making'} the ${kind} ${metadata.name}`;
+      onProgress?.({ step, function: program.name, ...(!dryRun && { writes: true }) });
       const made = await this.#cluster.apply(manifest, context);
       if (kind === 'Secret' && !dryRun) ownerUid = made.metadata.uid;
       changes.push({ action: live ? 'update' : 'create', resource: kind === 'Deployment' ? 'program' : kind, id: metadata.name });
@@ -129,7 +130,7 @@ export class KubernetesMachineHost implements MachineHost {
 
   async terminate(name: string, { dryRun = false, signal, onProgress }: DeployOptions = {}): Promise<MachineReport> {
     const id = objectName(name);
-    const { secret, deployment } = await this.#own(name, signal);
+    const { secret, workload: deployment } = await this.#own(name, signal);
     if (!secret && !deployment) return { changes: [], warnings: [] };
     const changes: DeployChange[] = [{ action: 'delete', resource: 'program', id }];
     if (dryRun) return { changes, warnings: [] };
@@ -151,8 +152,8 @@ export class KubernetesMachineHost implements MachineHost {
 
   async #own(name: string, signal: AbortSignal | undefined): Promise<Present> {
     const id = objectName(name);
-    const present = await readFunction(this.#cluster, id, signal);
-    for (const object of [present.deployment, present.secret])
+    const present = await readFunction(this.#cluster, id, { signal });
+    for (const object of [present.workload, present.secret])
       if (object && !isOurs(object, 'machine'))
         throw new RunnerError('RESOURCE_FOREIGN', `somebody else made the ${object.kind} ${id}: it is left as it is`, {
           details: { name: id },
@@ -186,9 +187,9 @@ export class KubernetesMachineHost implements MachineHost {
     return { spec, program, zip, digest: programDigest(program) };
   }
 
-  async #live(manifest: Manifest, { secret, deployment, code }: Present, signal: AbortSignal | undefined): Promise<Manifest | undefined> {
+  async #live(manifest: Manifest, { secret, workload, code }: Present, signal: AbortSignal | undefined): Promise<Manifest | undefined> {
     if (manifest.kind === 'Secret') return secret;
-    if (manifest.kind === 'Deployment') return deployment;
+    if (manifest.kind === 'Deployment') return workload;
     if (manifest.kind === 'PersistentVolumeClaim') return this.#cluster.get('PersistentVolumeClaim', manifest.metadata.name, signal);
     // Their names hold the hash of what is in them.
     return code.some(({ metadata }) => metadata.name === manifest.metadata.name) ? manifest : undefined;

@@ -1,9 +1,8 @@
 /** What a function is on Kubernetes, as manifests. Pure. */
 
 import { createHash } from 'node:crypto';
-import { stringify } from 'yaml';
 import { toKubernetesCronJob } from '../../src/plugin.ts';
-import type { FunctionConfig, FunctionPackage, FunctionSchedule } from '../../src/plugin.ts';
+import type { FunctionConfig, FunctionSchedule } from '../../src/plugin.ts';
 import type { Fields, Manifest, OwnerReference } from './client.ts';
 import { CALLER, LOADER } from './loader.ts';
 import {
@@ -22,7 +21,7 @@ import {
   resourcesOf,
 } from './pods.ts';
 import type { Component } from './pods.ts';
-import type { PodOptions } from './options.ts';
+import type { FunctionOptions } from './options.ts';
 
 const GRACE_SECONDS = 35;
 /** Until every proxy of the cluster has learned that a pod goes. */
@@ -41,27 +40,9 @@ export interface FunctionSpec {
   readonly config: FunctionConfig;
   /** Of the environment; another one makes new pods. */
   readonly environmentRevision: number;
-  readonly pods: PodOptions;
+  readonly pods: FunctionOptions;
   /** Goes with it. Absent where the cluster is not asked. */
   readonly ownerUid?: string | undefined;
-}
-
-/** All of a function, with its package: what can be applied where this tool does not run. Throws `SCHEDULE_INVALID`. */
-export function manifestsOf(spec: Omit<FunctionSpec, 'code' | 'environmentRevision'>, code: FunctionPackage): readonly Manifest[] {
-  const parts = Math.max(1, Math.ceil(code.zip.length / PART_BYTES_MAX));
-  const whole: FunctionSpec = { ...spec, code: { sha256: code.sha256, parts, version: 1 }, environmentRevision: 1 };
-  return [
-    secretOf(whole),
-    ...codeMapsOf(whole, code.zip),
-    deploymentOf(whole),
-    serviceOf(whole),
-    ...(spec.config.schedules ?? []).flatMap((schedule) => cronJobsOf(whole, schedule, false).manifests),
-  ];
-}
-
-/** As documents of one YAML file. */
-export function toYaml(manifests: readonly Manifest[]): string {
-  return manifests.map((manifest) => stringify(manifest, { lineWidth: 0, aliasDuplicateObjects: false })).join('---\n');
 }
 
 /** The root: everything else of the function is owned by it, and goes with it. */
@@ -233,7 +214,7 @@ interface MetadataParts {
   readonly isRoot?: boolean;
 }
 
-function metadataOf(
+export function metadataOf(
   spec: FunctionSpec,
   { name = spec.name, component, annotations = {}, isRoot = false }: MetadataParts,
 ): Manifest['metadata'] {
@@ -251,11 +232,11 @@ function ownerOf(name: string, uid: string): OwnerReference {
   return { apiVersion: 'v1', kind: 'Secret', name, uid, blockOwnerDeletion: true };
 }
 
-function podAnnotations({ code, environmentRevision }: FunctionSpec): Readonly<Record<string, string>> {
+export function podAnnotations({ code, environmentRevision }: FunctionSpec): Readonly<Record<string, string>> {
   return { [ANNOTATION.sha256]: code.sha256, [ANNOTATION.environment]: String(environmentRevision) };
 }
 
-function podSpec({ name, code, config, pods }: FunctionSpec): Fields & { readonly volumes: readonly Fields[] } {
+export function podSpec({ name, code, config, pods }: FunctionSpec): Fields & { readonly volumes: readonly Fields[] } {
   const { architecture, ephemeralStorageMb = DEFAULT_TMP_MB } = config;
   const maps = Array.from({ length: code.parts }, (_, index) => codeMapName(name, code.sha256, index));
   return {
@@ -265,7 +246,7 @@ function podSpec({ name, code, config, pods }: FunctionSpec): Fields & { readonl
   };
 }
 
-function serverOf(spec: FunctionSpec) {
+export function serverOf(spec: FunctionSpec) {
   const { name, code, config, pods } = spec;
   const { memoryMb = DEFAULT_MEMORY_MB, environment = {}, concurrencyMax, runtime } = config;
   return {

@@ -25,7 +25,20 @@ export interface PodOptions {
   readonly cpuMax?: string | undefined;
 }
 
-export interface KubernetesOptions extends ClusterOptions, PodOptions {
+/** What runs a function. */
+export interface FunctionOptions extends PodOptions {
+  /**
+   * `deployment`: pods behind a Service, as many as `instancesMin` says. `knative`: a Service of Knative Serving, which has to be installed:
+   * no pods while nobody calls, and more with more calls. Default `deployment`. Another one needs the function to be removed first.
+   */
+  readonly workload?: 'deployment' | 'knative' | undefined;
+  /** Of Knative: calls that one pod takes at the same time. Default: as many as come; 10 where the function has a `concurrencyMax`. */
+  readonly containerConcurrency?: number | undefined;
+  /** Of Knative: the most pods. Default: as many as `concurrencyMax` allows, else as many as the cluster does. */
+  readonly instancesMax?: number | undefined;
+}
+
+export interface KubernetesOptions extends ClusterOptions, FunctionOptions {
   /** How long a rollout may take, milliseconds. Default 300,000. */
   readonly rolloutTimeoutMs?: number | undefined;
 }
@@ -35,9 +48,13 @@ export interface KubernetesExecutorOptions extends ClusterOptions {
   readonly function?: string | ((jobId: bigint) => string) | undefined;
   /** `dns`: straight to the service, inside the cluster. `proxy`: through the API server. Default: `dns` in a pod, else `proxy`. */
   readonly via?: 'dns' | 'proxy' | undefined;
+  /** What runs the function. Default `deployment`. */
+  readonly workload?: 'deployment' | 'knative' | undefined;
 }
 
-export interface KubernetesHostOptions extends KubernetesOptions {
+export interface KubernetesHostOptions extends ClusterOptions, PodOptions {
+  /** How long a rollout may take, milliseconds. Default 300,000. */
+  readonly rolloutTimeoutMs?: number | undefined;
   /** Size of a claim for the data, as Kubernetes writes it. Default: none, the data ends with the pod. */
   readonly storage?: string | undefined;
   readonly storageClass?: string | undefined;
@@ -51,6 +68,8 @@ const isOneOf =
 const isLabel = (value: unknown): boolean => typeof value === 'string' && /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/.test(value);
 const isQuantity = (value: unknown): boolean => typeof value === 'string' && /^\d+(?:\.\d+)?(?:m|k|M|G|T|Ki|Mi|Gi|Ti)?$/.test(value);
 
+const isCount = (value: unknown): boolean => typeof value === 'number' && Number.isInteger(value) && value > 0;
+
 const CLUSTER = { kubeconfig: isText, context: isText, namespace: isLabel };
 const POD = {
   image: isText,
@@ -58,15 +77,23 @@ const POD = {
   imagePullSecrets: (value: unknown): boolean => Array.isArray(value) && value.every(isText),
   cpu: isQuantity,
   cpuMax: isQuantity,
-  rolloutTimeoutMs: (value: unknown): boolean => typeof value === 'number' && Number.isInteger(value) && value > 0,
+  rolloutTimeoutMs: isCount,
 };
+const WORKLOAD = isOneOf('deployment', 'knative');
 
 export type Checks = Readonly<Record<string, (value: unknown) => boolean>>;
-export const DEPLOYER_OPTIONS: Checks = { ...CLUSTER, ...POD };
+export const DEPLOYER_OPTIONS: Checks = {
+  ...CLUSTER,
+  ...POD,
+  workload: WORKLOAD,
+  containerConcurrency: isCount,
+  instancesMax: isCount,
+};
 export const EXECUTOR_OPTIONS: Checks = {
   ...CLUSTER,
   function: (value) => isText(value) || typeof value === 'function',
   via: isOneOf('dns', 'proxy'),
+  workload: WORKLOAD,
 };
 export const HOST_OPTIONS: Checks = { ...CLUSTER, ...POD, storage: isQuantity, storageClass: isText };
 

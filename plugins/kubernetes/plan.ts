@@ -4,6 +4,7 @@ import { RunnerError } from '../../src/plugin.ts';
 import type { DeployChange, DeployOptions, FunctionConfig, FunctionPackage } from '../../src/plugin.ts';
 import type { Cluster, Kind, Manifest } from './client.ts';
 import { canonical, differences, stamped } from './compare.ts';
+import { isKnative, knativeServiceOf, rolledBackTo } from './knative.ts';
 import { codeMapsOf, cronJobsOf, deploymentOf, secretOf, serviceOf } from './manifests.ts';
 import { ANNOTATION, PART_BYTES_MAX, codeMapName } from './pods.ts';
 import type { FunctionSpec } from './manifests.ts';
@@ -41,6 +42,8 @@ export interface Wish {
 /** Packages that are kept, the one that runs among them. */
 const VERSIONS_MAX = 10;
 const CANNOT = ['logRetentionDays'] as const;
+/** Nodes cannot be chosen as Knative is installed. */
+const KNATIVE_CANNOT = ['logRetentionDays', 'architecture'] as const;
 const SETTINGS = [
   'description',
   'memoryMb',
@@ -61,9 +64,10 @@ export function planFor(
   { namespace, options }: { readonly namespace: string; readonly options: KubernetesOptions },
 ): Plan {
   const { present, code, config, options: deploy } = wish;
-  const warnings = warningsOf(config, deploy.strict ?? false);
+  const warnings = warningsOf(config, { strict: deploy.strict ?? false, isServed: options.workload === 'knative' });
   const had = configOf(present);
   const whole: FunctionConfig = { ...had, ...config };
+  const isServed = options.workload === 'knative';
   const spec: FunctionSpec = {
     name,
     namespace,
@@ -79,14 +83,14 @@ export function planFor(
     writes: [
       ...rootWrites(spec, present),
       ...codeWrites(spec, present, code),
-      ...deploymentWrites(spec, present, had),
-      ...applyWrites((each) => serviceOf(each), { spec, live: present.service, resource: 'service' }),
+      ...workloadWrites(spec, present, had),
+      ...(isServed ? [] : applyWrites((each) => stamped(serviceOf(each)), { spec, live: present.service, resource: 'service' })),
       ...present.cronJobs
         .filter(({ metadata }) => !names.includes(metadata.name))
         .map(({ metadata }) => deletion('CronJob', metadata.name, 'schedule')),
       ...(whole.schedules ?? []).flatMap((schedule) =>
         cronJobsOf(spec, schedule, false).manifests.flatMap((manifest, index) =>
-          applyWrites((each) => cronJobsOf(each, schedule, false).manifests[index] ?? manifest, {
+          applyWrites((each) => stamped(cronJobsOf(each, schedule, false).manifests[index] ?? manifest), {
             spec,
             live: present.cronJobs.find(({ metadata }) => metadata.name === manifest.metadata.name),
             resource: 'schedule',
@@ -99,13 +103,36 @@ export function planFor(
   };
 }
 
+/** All calls to another revision of a Service of Knative, with the configuration of that one. */
+export function trafficTo(name: string, version: string, { present, namespace, options }: TrafficOptions): Plan {
+  const { workload, secret } = present;
+  if (!workload) return { writes: [], warnings: [] };
+  const spec: FunctionSpec = {
+    name,
+    namespace,
+    config: {},
+    code: { sha256: '', parts: 0, version: 0 },
+    environmentRevision: 0,
+    pods: options,
+    ownerUid: secret?.metadata.uid,
+  };
+  const make = (each: FunctionSpec): Manifest => rolledBackTo(each, workload, version);
+  return { writes: applyWrites(make, { spec, live: workload, resource: 'code', fields: ['traffic'] }), warnings: [] };
+}
+
+interface TrafficOptions {
+  readonly present: Present;
+  readonly namespace: string;
+  readonly options: KubernetesOptions;
+}
+
 /** What was made of a function: the Secret takes along what it owns. */
-export function removalOf(name: string, { secret, deployment, service, cronJobs, code }: Present): Plan {
+export function removalOf(name: string, { secret, workload, service, cronJobs, code }: Present): Plan {
   const uid = secret?.metadata.uid;
   const owned: DeployChange[] = [];
   const writes: Write[] = [];
   const objects: (readonly [Kind, Manifest | undefined, string])[] = [
-    ['Deployment', deployment, 'function'],
+    [workload && isKnative(workload) ? 'KnativeService' : 'Deployment', workload, 'function'],
     ['Service', service, 'service'],
     ...cronJobs.map((each) => ['CronJob', each, 'schedule'] as const),
     ...code.map((each) => ['ConfigMap', each, 'code'] as const),
@@ -126,8 +153,7 @@ export function removalOf(name: string, { secret, deployment, service, cronJobs,
 
 function codeFor(name: string, { present, code, version }: Wish): FunctionSpec['code'] {
   const versions = versionsIn(present);
-  const sha256 =
-    code?.sha256 ?? versions.find(({ number }) => number === version)?.sha256 ?? (present.deployment && packageOf(present.deployment));
+  const sha256 = code?.sha256 ?? versions.find(({ number }) => number === version)?.sha256 ?? packageOf(present);
   const kept = versions.find((each) => each.sha256 === sha256);
   if (kept) return { sha256: kept.sha256, parts: kept.parts, version: kept.number };
   if (!code)
@@ -175,15 +201,17 @@ function codeWrites(spec: FunctionSpec, { code: maps }: Present, code: FunctionP
   return writes;
 }
 
-function deploymentWrites(spec: FunctionSpec, { deployment }: Present, had: FunctionConfig): readonly Write[] {
-  const isOther = deployment !== undefined && packageOf(deployment) !== spec.code.sha256;
+function workloadWrites(spec: FunctionSpec, present: Present, had: FunctionConfig): readonly Write[] {
+  const { workload } = present;
+  const isOther = workload !== undefined && packageOf(present) !== spec.code.sha256;
   const fields: string[] = SETTINGS.filter((field) => canonical(spec.config[field]) !== canonical(had[field]));
   if (canonical(spec.config.environment ?? {}) !== canonical(had.environment ?? {})) fields.push('environment');
   const named = isOther ? ['code', ...fields] : fields;
-  return applyWrites(deploymentOf, {
+  const isServed = spec.pods.workload === 'knative';
+  return applyWrites((each) => (isServed ? knativeServiceOf(each, present) : stamped(deploymentOf(each))), {
     spec,
-    live: deployment,
-    resource: deployment === undefined ? 'function' : isOther ? 'code' : 'configuration',
+    live: workload,
+    resource: workload === undefined ? 'function' : isOther ? 'code' : 'configuration',
     fields: named,
   });
 }
@@ -197,12 +225,12 @@ interface Applied {
 }
 
 function applyWrites(make: (spec: FunctionSpec) => Manifest, { spec, live, resource, fields = [] }: Applied): readonly Write[] {
-  const manifest = stamped(make(spec));
+  const manifest = make(spec);
   const { name: id } = manifest.metadata;
   const paths = live && differences(manifest, live);
   if (paths?.length === 0) return [];
   const run: Write['run'] = async (cluster, context) => {
-    await cluster.apply(stamped(make({ ...spec, ownerUid: context.ownerUid })), context);
+    await cluster.apply(make({ ...spec, ownerUid: context.ownerUid }), context);
   };
   if (!paths) return [{ change: { action: 'create', resource, id }, run }];
   return [{ change: { action: 'update', resource, id, fields: fields.length > 0 ? fields : paths }, run }];
@@ -223,16 +251,20 @@ function deletion(kind: Kind, id: string, resource: string, uid?: string): Write
 }
 
 /** What is asked for and cannot be had; under `strict` it is `LIMIT_EXCEEDED`. */
-function warningsOf(config: FunctionConfig, strict: boolean): readonly string[] {
-  const asked = CANNOT.filter((field) => config[field] !== undefined);
+function warningsOf(
+  config: FunctionConfig,
+  { strict, isServed }: { readonly strict: boolean; readonly isServed: boolean },
+): readonly string[] {
+  const platform = isServed ? 'Knative' : 'Kubernetes';
+  const asked = (isServed ? KNATIVE_CANNOT : CANNOT).filter((field) => config[field] !== undefined);
   if (strict && asked.length > 0) {
     const violations = asked.map((limit) => ({
       limit,
       value: String(config[limit]),
       allowed: 'nothing',
-      message: `Kubernetes has no ${limit}`,
+      message: `${platform} has no ${limit}`,
     }));
-    throw new RunnerError('LIMIT_EXCEEDED', `Kubernetes has no ${asked.join(', ')}`, { details: { violations } });
+    throw new RunnerError('LIMIT_EXCEEDED', `${platform} has no ${asked.join(', ')}`, { details: { violations } });
   }
-  return asked.map((field) => `${field} is left out: Kubernetes has no such setting`);
+  return asked.map((field) => `${field} is left out: ${platform} has no such setting`);
 }

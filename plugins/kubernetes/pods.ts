@@ -18,7 +18,7 @@ export type Component = 'function' | 'code' | 'schedule' | 'batch' | 'machine';
  * | `package-sha256`       | all          | of the zip                                                               |
  * | `version`              | code         | from 1, by first deployment                                              |
  * | `parts`                | code         | how many objects hold the package                                        |
- * | `config`               | Deployment   | what was asked for, without environment and schedules                    |
+ * | `config`               | Deployment, revisions | what was asked for, without environment and schedules           |
  * | `environment-revision` | Secret, pods | counts the changes of the environment, so that pods are made anew        |
  * | `schedule`             | CronJob      | what was asked for                                                       |
  * | `spec-sha256`          | Deployment   | of a program: all of its specification                                   |
@@ -41,6 +41,14 @@ export const PORT = 8_080;
 export const PART_BYTES_MAX = 768 * 1_024;
 const UID = 1_000;
 
+/** Who the program is. */
+export const USER_SECURITY = {
+  runAsNonRoot: true,
+  runAsUser: UID,
+  runAsGroup: UID,
+  seccompProfile: { type: 'RuntimeDefault' },
+} as const;
+
 export function codeMapName(name: string, sha256: string, index: number): string {
   return `${name}-${sha256.slice(0, 12)}-${index}`;
 }
@@ -54,7 +62,7 @@ export function bareSpec({ imagePullSecrets = [] }: PodOptions): Fields {
   return {
     automountServiceAccountToken: false,
     enableServiceLinks: false,
-    securityContext: { runAsNonRoot: true, runAsUser: UID, runAsGroup: UID, fsGroup: UID, seccompProfile: { type: 'RuntimeDefault' } },
+    securityContext: { ...USER_SECURITY, fsGroup: UID },
     ...(imagePullSecrets.length > 0 && { imagePullSecrets: imagePullSecrets.map((name) => ({ name })) }),
   };
 }

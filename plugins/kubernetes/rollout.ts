@@ -1,4 +1,4 @@
-/** Waits until the pods of a Deployment are the new ones, and says why they are not. */
+/** Waits until the pods are the new ones, and says why they are not. */
 
 import { RunnerError } from '../../src/plugin.ts';
 import type { DeployProgress } from '../../src/plugin.ts';
@@ -9,6 +9,8 @@ import type { Component } from './pods.ts';
 
 export interface RolloutOptions {
   readonly component: Component;
+  /** Default `Deployment`. */
+  readonly kind?: 'Deployment' | 'KnativeService';
   readonly timeoutMs: number;
   readonly signal: AbortSignal | undefined;
   readonly onProgress?: ((progress: DeployProgress) => void) | undefined;
@@ -30,13 +32,13 @@ const HOPELESS = new Set([
 
 /** Rejects with `DEPLOY_FAILED` and the reason of the pods. */
 export async function rolledOut(cluster: Cluster, name: string, options: RolloutOptions): Promise<Manifest> {
-  const { timeoutMs, signal, onProgress, component } = options;
+  const { timeoutMs, signal, onProgress, component, kind = 'Deployment' } = options;
   const { clock } = cluster;
   const until = clock.monotonic() + timeoutMs;
   let told = '';
   for (let pollMs = POLL_MS_MIN; ; pollMs = Math.min(POLL_MS_MAX, pollMs * 1.5)) {
-    const deployment = await cluster.get('Deployment', name, signal);
-    if (!deployment) throw new RunnerError('DEPLOY_FAILED', `the Deployment ${name} was deleted while it was rolled out`);
+    const deployment = await cluster.get(kind, name, signal);
+    if (!deployment) throw new RunnerError('DEPLOY_FAILED', `the ${kind} ${name} was deleted while it was rolled out`);
     const { status, reason } = rolloutOf(deployment);
     if (status === 'active') return deployment;
     const trouble = await troubleOf(cluster, name, { component, signal });
@@ -50,7 +52,8 @@ export async function rolledOut(cluster: Cluster, name: string, options: Rollout
     }
     // A Deployment of the API server has this status.
     const { updatedReplicas = 0, availableReplicas = 0 } = (deployment['status'] ?? {}) as DeploymentStatus;
-    const step = `waiting for the rollout: ${updatedReplicas} new pods, ${availableReplicas} available${trouble ? `, ${trouble.text}` : ''}`;
+    const pods = kind === 'Deployment' ? `: ${updatedReplicas} new pods, ${availableReplicas} available` : '';
+    const step = `waiting for the rollout${pods}${trouble ? `, ${trouble.text}` : ''}`;
     if (step !== told) onProgress?.({ step, function: name });
     told = step;
     await clock.sleep(pollMs, signal);

@@ -2,15 +2,19 @@
 
 import { RunnerError } from '../../src/plugin.ts';
 import type { FunctionConfig, FunctionSchedule, FunctionState, FunctionVersionInfo } from '../../src/plugin.ts';
-import type { Cluster, Fields, Kind, Manifest } from './client.ts';
+import type { Cluster, Fields, Manifest } from './client.ts';
+import { isKnative, knativeRollout, revisionNumber, runningAnnotations, wantedRevision } from './knative.ts';
 import { ANNOTATION, LABEL, MANAGED_BY, labelsOf } from './pods.ts';
 import type { Component } from './pods.ts';
-import type { ClusterOptions } from './options.ts';
+import type { ClusterOptions, FunctionOptions } from './options.ts';
 
 /** All that is there under the name of a function. */
 export interface Present {
   readonly secret: Manifest | undefined;
-  readonly deployment: Manifest | undefined;
+  /** A Deployment, or a Service of Knative. */
+  readonly workload: Manifest | undefined;
+  /** Of a Service of Knative; without what they are made of. */
+  readonly revisions: readonly Manifest[];
   readonly service: Manifest | undefined;
   readonly cronJobs: readonly Manifest[];
   /** Without their data. */
@@ -45,15 +49,28 @@ export function isOurs({ metadata }: Manifest, component: Component = 'function'
   return metadata.labels?.[LABEL.managedBy] === MANAGED_BY && metadata.labels[LABEL.component] === component;
 }
 
-export async function readFunction(cluster: Cluster, name: string, signal: AbortSignal | undefined): Promise<Present> {
-  const [secret, deployment, service, cronJobs, code] = await Promise.all([
+export interface ReadOptions {
+  readonly workload?: FunctionOptions['workload'];
+  readonly signal: AbortSignal | undefined;
+}
+
+export async function readFunction(cluster: Cluster, name: string, { workload: what, signal }: ReadOptions): Promise<Present> {
+  const isServed = what === 'knative';
+  const [secret, workload, revisions, service, cronJobs, code] = await Promise.all([
     cluster.get('Secret', name, signal),
-    cluster.get('Deployment', name, signal),
+    cluster.get(isServed ? 'KnativeService' : 'Deployment', name, signal),
+    isServed ? revisionsOf(cluster, name, signal) : [],
     cluster.get('Service', name, signal),
     all(cluster.list('CronJob', { selector: selectorOf(name, 'schedule'), signal })),
     all(cluster.list('ConfigMap', { selector: selectorOf(name, 'code'), metadataOnly: true, signal })),
   ]);
-  return { secret, deployment, service, cronJobs, code };
+  // Knative makes one for its own Service.
+  const isItsOwn = service?.metadata.ownerReferences?.some(({ apiVersion }) => apiVersion.startsWith('serving.knative.dev/'));
+  return { secret, workload, revisions, service: isServed && isItsOwn ? undefined : service, cronJobs, code };
+}
+
+export function revisionsOf(cluster: Cluster, name: string, signal: AbortSignal | undefined): Promise<readonly Manifest[]> {
+  return all(cluster.list('KnativeRevision', { selector: selectorOf(name, 'function'), metadataOnly: true, signal }));
 }
 
 async function all(items: AsyncIterable<Manifest>): Promise<readonly Manifest[]> {
@@ -63,11 +80,16 @@ async function all(items: AsyncIterable<Manifest>): Promise<readonly Manifest[]>
 }
 
 /** Throws `RESOURCE_FOREIGN` when something of that name belongs to somebody else. */
-export function checkOwner(name: string, { secret, deployment, service }: Present): void {
-  for (const object of [deployment, service, secret]) {
+export function checkOwner(name: string, { secret, workload, service }: Present, what?: FunctionOptions['workload']): void {
+  if (what === 'knative' && service)
+    throw new RunnerError(
+      'RESOURCE_FOREIGN',
+      `there is a Service ${name} that does not belong to Knative: remove it, or what it is for, or take another name`,
+      { details: { kind: 'Service', name } },
+    );
+  for (const object of [workload, service, secret]) {
     if (!object || isOurs(object)) continue;
-    // Objects inside of a list have no kind; these were read one by one.
-    const kind = object.kind as Kind;
+    const { kind } = object;
     throw new RunnerError('RESOURCE_FOREIGN', `somebody else made the ${kind} ${name}: it is left as it is`, { details: { kind, name } });
   }
 }
@@ -90,8 +112,22 @@ export function versionsIn({ code }: Present): readonly Version[] {
   return [...versions.values()].toSorted((a, b) => b.number - a.number);
 }
 
+/** Of a Deployment the packages that are kept; of a Service of Knative its revisions whose package is kept. */
 export function versionInfos(present: Present): readonly FunctionVersionInfo[] {
-  const running = present.deployment && packageOf(present.deployment);
+  const { workload, revisions } = present;
+  const running = packageOf(present);
+  if (workload && isKnative(workload)) {
+    const kept = new Set(versionsIn(present).flatMap(({ maps, parts, sha256 }) => (maps.length === parts ? [sha256] : [])));
+    const wanted = wantedRevision(workload);
+    return revisions
+      .toSorted((a, b) => revisionNumber(b.metadata.name) - revisionNumber(a.metadata.name))
+      .flatMap(({ metadata: { name, annotations = {}, creationTimestamp } }) => {
+        const sha256 = annotations[ANNOTATION.sha256];
+        if (sha256 === undefined || !kept.has(sha256)) return [];
+        const createdAt = creationTimestamp !== undefined && { createdAt: creationTimestamp };
+        return [{ version: String(revisionNumber(name)), sha256, ...createdAt, current: name === wanted }];
+      });
+  }
   return versionsIn(present)
     .filter(({ maps, parts }) => maps.length === parts)
     .map(({ number, sha256, createdAt }) => ({
@@ -102,9 +138,11 @@ export function versionInfos(present: Present): readonly FunctionVersionInfo[] {
     }));
 }
 
-/** What the pods of a Deployment run. */
-export function packageOf(deployment: Manifest): string | undefined {
-  return templateOf(deployment).metadata?.annotations?.[ANNOTATION.sha256];
+/** What the pods run. */
+export function packageOf({ workload, revisions = [] }: Partial<Present>): string | undefined {
+  if (!workload) return undefined;
+  const annotations = isKnative(workload) ? runningAnnotations(workload, revisions) : templateOf(workload).metadata?.annotations;
+  return annotations?.[ANNOTATION.sha256];
 }
 
 interface Template {
@@ -120,15 +158,19 @@ function templateOf({ spec }: Manifest): Template {
 }
 
 /** What was asked for, and the memory as it is. */
-export function configOf({ secret, deployment, cronJobs }: Partial<Present>): FunctionConfig {
+export function configOf({ secret, workload, revisions = [], cronJobs }: Partial<Present>): FunctionConfig {
+  const isServed = workload && isKnative(workload);
+  const annotations = isServed ? runningAnnotations(workload, revisions) : workload?.metadata.annotations;
   // We wrote it.
-  const asked = JSON.parse(deployment?.metadata.annotations?.[ANNOTATION.config] ?? '{}') as FunctionConfig;
-  const memory = deployment && /^(\d+)Mi$/.exec(templateOf(deployment).spec?.containers?.[0]?.resources?.limits?.memory ?? '')?.[1];
+  const asked = JSON.parse(annotations?.[ANNOTATION.config] ?? '{}') as FunctionConfig;
+  // Revisions do not change.
+  const memory =
+    workload && !isServed && /^(\d+)Mi$/.exec(templateOf(workload).spec?.containers?.[0]?.resources?.limits?.memory ?? '')?.[1];
   const data = Object.entries((secret?.['data'] ?? {}) as Readonly<Record<string, string>>);
   const schedules = schedulesIn(cronJobs ?? []);
   return {
     ...asked,
-    ...(asked.memoryMb !== undefined && memory !== undefined && memory !== null && { memoryMb: Number(memory) }),
+    ...(asked.memoryMb !== undefined && typeof memory === 'string' && { memoryMb: Number(memory) }),
     ...(data.length > 0 && {
       environment: Object.fromEntries(data.map(([key, value]) => [key, Buffer.from(value, 'base64').toString('utf8')])),
     }),
@@ -149,6 +191,7 @@ export interface Rollout {
 
 /** https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#deployment-status */
 export function rolloutOf(deployment: Manifest): Rollout {
+  if (isKnative(deployment)) return knativeRollout(deployment);
   const { replicas: wanted = 1 } = (deployment['spec'] ?? {}) as { readonly replicas?: number };
   // A Deployment of the API server has this status.
   const status = (deployment['status'] ?? {}) as DeploymentStatus;
@@ -164,19 +207,22 @@ export function rolloutOf(deployment: Manifest): Rollout {
 }
 
 export interface StateOptions {
-  readonly options: ClusterOptions;
+  readonly options: ClusterOptions & Pick<FunctionOptions, 'workload'>;
   readonly namespace: string;
 }
 
-/** Undefined when no Deployment is there. */
+/** Undefined when nothing runs it. */
 export function stateOf(name: string, present: Partial<Present>, { options, namespace }: StateOptions): FunctionState | undefined {
-  const { deployment, cronJobs = [], code = [], secret, service } = present;
-  if (!deployment) return undefined;
-  const isForeign = !isOurs(deployment);
-  const { status, reason } = rolloutOf(deployment);
-  const sha256 = packageOf(deployment);
-  const version = versionsIn({ code } as Present).find((each) => each.sha256 === sha256)?.number;
-  const { metadata } = deployment;
+  const { workload, cronJobs = [], code = [], secret, service } = present;
+  if (!workload) return undefined;
+  const isForeign = !isOurs(workload);
+  const { status, reason } = rolloutOf(workload);
+  const sha256 = packageOf(present);
+  const isServed = isKnative(workload);
+  const version = isServed
+    ? revisionNumber(wantedRevision(workload) ?? '')
+    : versionsIn({ code } as Present).find((each) => each.sha256 === sha256)?.number;
+  const { metadata } = workload;
   return {
     name,
     id: `${namespace}/${name}`,
@@ -184,12 +230,17 @@ export function stateOf(name: string, present: Partial<Present>, { options, name
     ...(reason !== undefined && !isForeign && { reason }),
     endpoint: `http://${name}.${namespace}.svc`,
     ...(sha256 !== undefined && !isForeign && { sha256 }),
-    ...(version !== undefined && { version: String(version) }),
-    ...(metadata.creationTimestamp !== undefined && { updatedAt: updatedAt(deployment) }),
+    ...(version !== undefined && !isForeign && { version: String(version) }),
+    ...(metadata.creationTimestamp !== undefined && { updatedAt: updatedAt(workload) }),
     config: isForeign ? {} : configOf(present),
     executor: {
       use: 'kubernetes',
-      options: { function: name, namespace, ...(options.context !== undefined && { context: options.context }) },
+      options: {
+        function: name,
+        namespace,
+        ...(options.context !== undefined && { context: options.context }),
+        ...(isServed && { workload: 'knative' }),
+      },
       environment: ['KUBECONFIG'],
     },
     resources: isForeign
@@ -205,6 +256,8 @@ export function stateOf(name: string, present: Partial<Present>, { options, name
 
 function updatedAt({ metadata, status }: Manifest): string {
   const { conditions = [] } = (status ?? {}) as { readonly conditions?: readonly Fields[] };
-  const last = conditions.map(({ lastUpdateTime }) => lastUpdateTime).findLast((time) => typeof time === 'string');
+  const last = conditions
+    .map(({ lastUpdateTime, lastTransitionTime }) => lastUpdateTime ?? lastTransitionTime)
+    .findLast((time) => typeof time === 'string');
   return typeof last === 'string' ? last : (metadata.creationTimestamp ?? '');
 }

@@ -5,15 +5,15 @@ import type { ProgramSpec } from '../executor/machine.ts';
 import { yaml } from './export-files.ts';
 import type { ExportInput, Exported } from './export-files.ts';
 
-const IMAGE = 'node:24-slim';
-const PROGRAM_FOLDER = '/var/task';
+export const IMAGE = 'node:24-slim';
+export const PROGRAM_FOLDER = '/var/task';
 const DATA_FOLDER = '/var/lib/blueprint-runner';
-const USER = 65_532;
-const CONFIG_MAP_BYTES_MAX = 1_048_576;
+export const USER = 65_532;
+export const CONFIG_MAP_BYTES_MAX = 1_048_576;
 const DRAIN_SECONDS = 45;
 const DEFAULT_MEMORY_MB = 512;
 /** Unpacks the program and runs it: in a config map it must be small. */
-const LOADER = `
+export const LOADER = `
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { gunzipSync } from 'node:zlib';
 mkdirSync('/tmp/program', { recursive: true });

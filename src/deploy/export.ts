@@ -1,20 +1,21 @@
 /**
- * The same plan as files of other tools: CloudFormation, SAM, Terraform for functions; Kubernetes, Docker Compose, systemd for programs. Pure:
+ * The same plan as files of other tools: CloudFormation, SAM, Terraform, Knative for functions; Kubernetes, Docker Compose, systemd for programs. Pure:
  * the same plan gives the same bytes.
  */
 
 import { RunnerError } from '../errors.ts';
 import { cloudFormation, sam } from './export-cloudformation.ts';
 import type { ExportInput, Exported } from './export-files.ts';
+import { knative } from './export-knative.ts';
 import { compose, kubernetes, systemd } from './export-program.ts';
 import { terraform } from './export-terraform.ts';
 
-export const EXPORT_FORMATS = ['cloudformation', 'sam', 'terraform', 'kubernetes', 'compose', 'systemd'] as const;
+export const EXPORT_FORMATS = ['cloudformation', 'sam', 'terraform', 'knative', 'kubernetes', 'compose', 'systemd'] as const;
 export type ExportFormat = (typeof EXPORT_FORMATS)[number];
 
 /** Throws `CONFIG_INVALID` when there is nothing that the format is for, `SCHEDULE_INVALID`, `SCHEDULE_LOSSY`. */
 export function exportPlan(format: ExportFormat, input: ExportInput): Exported {
-  const isForFunctions = format === 'cloudformation' || format === 'sam' || format === 'terraform';
+  const isForFunctions = format === 'cloudformation' || format === 'sam' || format === 'terraform' || format === 'knative';
   if (isForFunctions && input.functions.length === 0) throw nothing(format, 'functions');
   const { program } = input;
   switch (format) {
@@ -24,6 +25,8 @@ export function exportPlan(format: ExportFormat, input: ExportInput): Exported {
       return sam(input);
     case 'terraform':
       return terraform(input);
+    case 'knative':
+      return knative(input);
     case 'kubernetes':
       if (!program) throw nothing(format, 'an orchestrator');
       return kubernetes(program, input);

@@ -28,7 +28,7 @@ export interface Container {
   readonly env?: readonly {
     readonly name: string;
     readonly value?: string;
-    readonly valueFrom?: { readonly secretKeyRef?: { readonly name: string; readonly key: string } };
+    readonly valueFrom?: { readonly secretKeyRef?: { readonly name: string; readonly key: string; readonly optional?: boolean } };
   }[];
   readonly ports?: readonly { readonly name?: string; readonly containerPort: number }[];
   readonly volumeMounts?: readonly { readonly name: string; readonly mountPath: string }[];
@@ -78,7 +78,7 @@ export class EmulatedPod {
       return { reason: 'ImagePullBackOff', message: `Back-off pulling image ${JSON.stringify(container?.image)}` };
     for (const { valueFrom } of container.env ?? []) {
       const ref = valueFrom?.secretKeyRef;
-      if (ref && !this.#dataOf('Secret', ref.name)?.has(ref.key))
+      if (ref && ref.optional !== true && !this.#dataOf('Secret', ref.name)?.has(ref.key))
         return { reason: 'CreateContainerConfigError', message: `couldn't find key ${ref.key} in Secret ${ref.name}` };
     }
     const missing = mapsOf(this.spec).find((name) => !this.#dataOf('ConfigMap', name));
@@ -193,9 +193,11 @@ export class EmulatedPod {
 
   #variables(container: Container, local: (text: string) => string): Record<string, string> {
     return Object.fromEntries(
-      (container.env ?? []).map(({ name, value = '', valueFrom }) => {
+      (container.env ?? []).flatMap(({ name, value = '', valueFrom }) => {
         const ref = valueFrom?.secretKeyRef;
-        return [name, ref ? (this.#dataOf('Secret', ref.name)?.get(ref.key)?.toString('utf8') ?? '') : local(value)];
+        if (!ref) return [[name, local(value)]];
+        const secret = this.#dataOf('Secret', ref.name)?.get(ref.key)?.toString('utf8');
+        return secret === undefined ? [] : [[name, secret]];
       }),
     );
   }

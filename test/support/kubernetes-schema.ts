@@ -1,5 +1,7 @@
 /** What the API server checks of an object: types and values by `kubernetes-models`, and fields that no schema has. */
 
+import { isKnative, knativeInvalidity, unknownKnativeFields } from './kubernetes-knative.ts';
+import type { Fields } from './kubernetes-apply.ts';
 import { Deployment } from 'kubernetes-models/apps/v1/Deployment';
 import { CronJob } from 'kubernetes-models/batch/v1/CronJob';
 import { Job } from 'kubernetes-models/batch/v1/Job';
@@ -29,6 +31,7 @@ const MODELS: Readonly<Record<string, new (data?: never) => Model>> = {
 
 /** What is wrong with the types and values of an object; undefined when nothing is. */
 export function invalidity(object: unknown): string | undefined {
+  if (isKnative(object)) return knativeInvalidity(object as Fields);
   const { kind } = object as { readonly kind: string };
   const Made = MODELS[kind];
   if (!Made) return `no matches for kind ${kind}`;
@@ -45,6 +48,7 @@ export function invalidity(object: unknown): string | undefined {
  * it never asked for.
  */
 export function unknownFields(object: unknown): readonly string[] {
+  if (isKnative(object)) return unknownKnativeFields(object);
   const { kind } = object as { readonly kind: string };
   const Made = MODELS[kind];
   if (!Made) return ['kind'];

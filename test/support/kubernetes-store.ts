@@ -3,6 +3,7 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { conflictsOf, leaves, merged, without } from './kubernetes-apply.ts';
 import type { Fields } from './kubernetes-apply.ts';
+import { KNATIVE, isKnative, knativeRefusal, withKnativeDefaults } from './kubernetes-knative.ts';
 import { invalidity, unknownFields } from './kubernetes-schema.ts';
 
 export interface ObjectMeta {
@@ -39,16 +40,30 @@ export const RESOURCES: readonly Resource[] = [
   { kind: 'Deployment', apiVersion: 'apps/v1', plural: 'deployments', shortName: 'deploy' },
   { kind: 'Job', apiVersion: 'batch/v1', plural: 'jobs', shortName: 'job' },
   { kind: 'CronJob', apiVersion: 'batch/v1', plural: 'cronjobs', shortName: 'cj' },
+  { kind: 'Service', apiVersion: KNATIVE, plural: 'services', shortName: 'ksvc' },
+  { kind: 'Revision', apiVersion: KNATIVE, plural: 'revisions', shortName: 'rev' },
 ];
+
+/** The kind, with a prefix where another one has its name: `KnativeService`, `KnativeRevision`. */
+export function kindOf(object: { readonly apiVersion: string; readonly kind: string }): string {
+  return `${isKnative(object) ? 'Knative' : ''}${object.kind}`;
+}
 
 /** An answer of the API server that is no success. */
 export class Refusal extends Error {
   readonly status: number;
   readonly reason: string;
   readonly causes: readonly object[];
+  /** Of the object that it is about. */
+  readonly about: string | undefined;
 
-  constructor(status: number, reason: string, { message, causes = [] }: { readonly message: string; readonly causes?: readonly object[] }) {
+  constructor(
+    status: number,
+    reason: string,
+    { message, causes = [], about }: { readonly message: string; readonly causes?: readonly object[]; readonly about?: string },
+  ) {
     super(message);
+    this.about = about;
     this.status = status;
     this.reason = reason;
     this.causes = causes;
@@ -72,13 +87,13 @@ export class Store {
   readonly #owners = new Map<string, Map<string, Set<string>>>();
   #version = 0;
 
-  key({ plural }: Resource, namespace: string, name: string): string {
-    return `${plural}/${namespace}/${name}`;
+  key({ plural, apiVersion }: Resource, namespace: string, name: string): string {
+    return `${apiVersion === KNATIVE ? 'knative-' : ''}${plural}/${namespace}/${name}`;
   }
 
   of(kind: string, namespace?: string): StoredObject[] {
     return [...this.objects.values()]
-      .filter((each) => each.kind === kind && (namespace === undefined || each.metadata.namespace === namespace))
+      .filter((each) => kindOf(each) === kind && (namespace === undefined || each.metadata.namespace === namespace))
       .toSorted((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1));
   }
 
@@ -153,7 +168,7 @@ export class Store {
   ): StoredObject {
     const key = this.key(resource, namespace, name);
     const live = this.objects.get(key);
-    if (!live) throw new Refusal(404, 'NotFound', { message: `${resource.plural} "${name}" not found` });
+    if (!live) throw new Refusal(404, 'NotFound', { message: `${resource.plural} "${name}" not found`, about: name });
     const stored = this.#store(resource, key, { live, object: merged(live, change) as StoredObject, dryRun: false });
     const changed = new Set(leaves(change).keys());
     const owners = this.#owners.get(key) ?? new Map<string, Set<string>>();
@@ -171,12 +186,20 @@ export class Store {
   ): readonly StoredObject[] {
     const key = this.key(resource, namespace, name);
     const object = this.objects.get(key);
-    if (!object) throw new Refusal(404, 'NotFound', { message: `${resource.plural} "${name}" not found` });
+    if (!object) throw new Refusal(404, 'NotFound', { message: `${resource.plural} "${name}" not found`, about: name });
     if (uid !== undefined && uid !== object.metadata.uid)
       throw new Refusal(409, 'Conflict', {
         message: `Precondition failed: UID in precondition: ${uid}, UID in object meta: ${object.metadata.uid}`,
       });
     return this.#collect(key, object);
+  }
+
+  /** What a controller makes. */
+  make(resource: Resource, namespace: string, object: Fields): StoredObject {
+    const { metadata, ...rest } = object as unknown as StoredObject;
+    const { kind, apiVersion } = resource;
+    const stored = { ...rest, kind, apiVersion, metadata: { ...metadata, namespace } } as StoredObject;
+    return this.#store(resource, this.key(resource, namespace, metadata.name), { live: undefined, object: stored, dryRun: false });
   }
 
   /** Not a change by anybody: what controllers say. */
@@ -255,6 +278,11 @@ function checkStrict(object: Fields): void {
 
 function checkRules(object: StoredObject, live: StoredObject | undefined): void {
   const { kind, metadata } = object;
+  const denied = kindOf(object) === 'KnativeService' ? knativeRefusal(object, live) : undefined;
+  if (denied !== undefined)
+    throw new Refusal(400, 'BadRequest', {
+      message: `admission webhook "validation.webhook.serving.knative.dev" denied the request: ${denied}`,
+    });
   const wrong = (field: string, why: string): Refusal =>
     new Refusal(422, 'Invalid', {
       message: `${kind} "${metadata.name}" is invalid: ${field}: ${why}`,
@@ -311,6 +339,7 @@ function checkDeployment(object: StoredObject, live: StoredObject | undefined, w
 
 /** Some of what the API server fills in: enough that what is there is more than what was applied. */
 function withDefaults(object: StoredObject): StoredObject {
+  if (isKnative(object)) return withKnativeDefaults(object);
   const spec = object['spec'] as Fields | undefined;
   if (object.kind === 'Service' && spec)
     return {

@@ -9,7 +9,9 @@ import { parse } from 'yaml';
 import type { Fields } from './kubernetes-apply.ts';
 import { EmulatedPod } from './kubernetes-pods.ts';
 import type { PodSpec } from './kubernetes-pods.ts';
-import { RESOURCES, Refusal, Store, hashOf } from './kubernetes-store.ts';
+import { KNATIVE } from './kubernetes-knative.ts';
+import type { KnativeSpec, KnativeTemplate } from './kubernetes-knative.ts';
+import { RESOURCES, Refusal, Store, hashOf, kindOf } from './kubernetes-store.ts';
 import type { Resource, StoredObject, WriteOptions } from './kubernetes-store.ts';
 
 export interface KubernetesEmulator {
@@ -20,8 +22,10 @@ export interface KubernetesEmulator {
   pods(namespace?: string): readonly EmulatedPod[];
   /** Somebody else writes to an object. */
   edit(kind: string, name: string, change: Fields, manager?: string): void;
-  /** Somebody else makes a Deployment. */
-  makeForeign(name: string): void;
+  /** Somebody else makes a Deployment, or a Service of Knative. */
+  makeForeign(name: string, kind?: 'Deployment' | 'KnativeService'): void;
+  /** Nobody has called this Service of Knative for long: its pods end. */
+  scaleToZero(name: string): Promise<void>;
   /** Runs a CronJob now, against the Service that it names. Resolves with the status that its pod ends with. */
   trigger(cronJob: string): Promise<{ readonly exitCode: number; readonly lines: readonly string[] }>;
   close(): Promise<void>;
@@ -32,6 +36,8 @@ export interface KubernetesOptions {
   readonly namespace?: string;
   /** `lazy` (default): a pod counts as ready at once, and its process starts with the first call. `eager`: as in a cluster. */
   readonly pods?: 'lazy' | 'eager';
+  /** Knative Serving is installed. */
+  readonly knative?: boolean;
   /** Serves over TLS; with `requestCert` a certificate is as good as the token. */
   readonly tls?: ServerOptions;
 }
@@ -50,6 +56,8 @@ interface Placed {
   readonly template: string;
 }
 
+const SERVED = 'serving.knative.dev/service';
+const REVISION = 'serving.knative.dev/revision';
 const OBJECT = /^\/(?:api|apis)\/(v1|[a-z.]+\/v1)\/namespaces\/([^/]+)\/([a-z]+)(?:\/([^/]+))?(?:\/(log|status|proxy)(\/.*)?)?$/;
 const ALL = /^\/(?:api|apis)\/(v1|[a-z.]+\/v1)\/([a-z]+)$/;
 
@@ -94,7 +102,18 @@ class Emulator implements KubernetesEmulator {
     this.#control(object);
   }
 
-  makeForeign(name: string): void {
+  makeForeign(name: string, kind: 'Deployment' | 'KnativeService' = 'Deployment'): void {
+    const somebody = { manager: 'somebody', dryRun: false, strict: true };
+    if (kind === 'KnativeService') {
+      const served = {
+        apiVersion: KNATIVE,
+        kind: 'Service',
+        metadata: { name },
+        spec: { template: { spec: { containers: [{ image: 'nginx:1' }] } } },
+      };
+      this.#control(this.store.create(resourceOf(kind), this.#namespace, served, somebody));
+      return;
+    }
     const labels = { app: name };
     const spec = {
       replicas: 0,
@@ -102,9 +121,15 @@ class Emulator implements KubernetesEmulator {
       template: { metadata: { labels }, spec: { containers: [{ name: 'other', image: 'nginx:1' }] } },
     };
     const object = { apiVersion: 'apps/v1', kind: 'Deployment', metadata: { name }, spec };
-    this.#control(
-      this.store.create(resourceOf('Deployment'), this.#namespace, object, { manager: 'somebody', dryRun: false, strict: true }),
-    );
+    this.#control(this.store.create(resourceOf('Deployment'), this.#namespace, object, somebody));
+  }
+
+  async scaleToZero(name: string): Promise<void> {
+    const uids = this.store
+      .of('KnativeRevision', this.#namespace)
+      .flatMap(({ metadata }) => (metadata.labels?.[SERVED] === name ? [metadata.uid] : []));
+    for (const placed of this.#placed) if (uids.includes(placed.ownerUid)) this.#leave(placed);
+    await Promise.all(this.#leaving);
   }
 
   async trigger(cronJob: string): Promise<{ readonly exitCode: number; readonly lines: readonly string[] }> {
@@ -140,7 +165,8 @@ class Emulator implements KubernetesEmulator {
       await this.#route(request, response, body);
     } catch (error) {
       if (response.headersSent) return void response.destroy();
-      const { status, reason, causes } = error instanceof Refusal ? error : { status: 500, reason: 'InternalError', causes: [] };
+      const { status, reason, causes, about } =
+        error instanceof Refusal ? error : { status: 500, reason: 'InternalError', causes: [], about: undefined };
       reply(response, status, {
         kind: 'Status',
         apiVersion: 'v1',
@@ -148,7 +174,7 @@ class Emulator implements KubernetesEmulator {
         status: 'Failure',
         message: error instanceof Error ? (error instanceof Refusal ? error.message : (error.stack ?? '')) : String(error),
         reason,
-        ...(causes.length > 0 && { details: { causes } }),
+        ...((causes.length > 0 || about !== undefined) && { details: { ...(about !== undefined && { name: about }), causes } }),
         code: status,
       });
     }
@@ -160,9 +186,14 @@ class Emulator implements KubernetesEmulator {
     this.requests.push(`${method} ${pathname}`);
     const [, viaNamespace, viaService] = /^\/services\/([^/]+)\/([^/]+)\/$/.exec(pathname) ?? [];
     if (viaNamespace !== undefined && viaService !== undefined)
-      return this.#proxy(request, response, { namespace: viaNamespace, service: viaService, path: '/', body });
+      return this.#proxy(request, response, { namespace: viaNamespace, service: viaService, path: '/', body, isInside: true });
     this.#authenticate(request);
-    const discovered = discovery(pathname);
+    // The server knows nothing of a group that nobody installed.
+    if (this.#options.knative !== true && pathname.startsWith(`/apis/${KNATIVE.split('/', 1)[0]}`)) {
+      response.writeHead(404, { 'content-type': 'text/plain; charset=utf-8' });
+      return void response.end('404 page not found\n');
+    }
+    const discovered = discovery(pathname, this.#options.knative === true);
     if (discovered) return reply(response, 200, discovered);
     const [, allVersion, allPlural] = ALL.exec(pathname) ?? [];
     const [, version = allVersion, namespace = '', plural = allPlural, name, sub, rest = '/'] = OBJECT.exec(pathname) ?? [];
@@ -232,8 +263,8 @@ class Emulator implements KubernetesEmulator {
 
   #get(resource: Resource, { namespace, name }: { readonly namespace: string; readonly name: string }): object {
     const pod = resource.kind === 'Pod' ? this.#podObjects().find(({ metadata }) => metadata.name === name) : undefined;
-    const object = pod ?? this.store.find(resource.kind, namespace, name);
-    if (!object) throw new Refusal(404, 'NotFound', { message: `${resource.plural} "${name}" not found` });
+    const object = pod ?? this.store.find(kindOf(resource), namespace, name);
+    if (!object) throw new Refusal(404, 'NotFound', { message: `${resource.plural} "${name}" not found`, about: name });
     return object;
   }
 
@@ -247,7 +278,7 @@ class Emulator implements KubernetesEmulator {
       .split(',')
       .filter((each) => each !== '')
       .map((each) => each.split('=', 2));
-    const objects = resource.kind === 'Pod' ? this.#podObjects() : this.store.of(resource.kind, namespace);
+    const objects = resource.kind === 'Pod' ? this.#podObjects() : this.store.of(kindOf(resource), namespace);
     const fields = (searchParams.get('fieldSelector') ?? '')
       .split(',')
       .filter((each) => each !== '')
@@ -318,12 +349,26 @@ class Emulator implements KubernetesEmulator {
       service,
       path,
       body,
-    }: { readonly namespace: string; readonly service: string; readonly path: string; readonly body: Buffer },
+      isInside = false,
+    }: { readonly namespace: string; readonly service: string; readonly path: string; readonly body: Buffer; readonly isInside?: boolean },
   ): Promise<void> {
     const name = service.replace(/^https?:/, '').split(':', 1)[0] ?? '';
     const object = this.store.find('Service', namespace, name);
-    if (!object) throw new Refusal(404, 'NotFound', { message: `services "${name}" not found` });
-    const { selector } = object['spec'] as { readonly selector: Record<string, string> };
+    if (!object) throw new Refusal(404, 'NotFound', { message: `services "${name}" not found`, about: name });
+    const { selector, type } = object['spec'] as { readonly selector?: Record<string, string>; readonly type?: string };
+    if (!selector) {
+      const served = isInside && type === 'ExternalName' ? this.store.find('KnativeService', namespace, name) : undefined;
+      if (!served) throw new Refusal(503, 'ServiceUnavailable', { message: `no endpoints available for service "${name}"` });
+      const { traffic } = served['status'] as { readonly traffic: readonly { readonly revisionName: string }[] };
+      return this.#toRevision(request, response, { namespace, revision: traffic[0]?.revisionName ?? '', path, body });
+    }
+    if (selector[REVISION] !== undefined) {
+      const { headers } = request;
+      // The activator may be what answers there.
+      if (headers['knative-serving-revision'] !== name || headers['knative-serving-namespace'] !== namespace)
+        throw new Refusal(404, 'NotFound', { message: 'the activator knows no such revision' });
+      return this.#toRevision(request, response, { namespace, revision: name, path, body });
+    }
     const ready = [...this.#placed].filter(
       ({ pod, namespace: place, labels }) =>
         place === namespace && pod.isReady && Object.entries(selector).every(([key, value]) => labels[key] === value),
@@ -333,6 +378,146 @@ class Emulator implements KubernetesEmulator {
     if (!chosen) throw new Refusal(503, 'ServiceUnavailable', { message: `no endpoints available for service "${name}"` });
     const port = await chosen.pod.start();
     await forward(request, response, { port, path: path + (new URL(request.url ?? '/', 'http://api').search ?? ''), body });
+  }
+
+  /** A revision without pods gets one. */
+  async #toRevision(
+    request: IncomingMessage,
+    response: ServerResponse,
+    {
+      namespace,
+      revision,
+      path,
+      body,
+    }: { readonly namespace: string; readonly revision: string; readonly path: string; readonly body: Buffer },
+  ): Promise<void> {
+    const object = this.store.find('KnativeRevision', namespace, revision);
+    if (!object) throw new Refusal(404, 'NotFound', { message: `revisions "${revision}" not found`, about: revision });
+    const placed = [...this.#placed].find(({ ownerUid }) => ownerUid === object.metadata.uid) ?? this.#placeRevision(object);
+    const obstacle = placed.pod.obstacle();
+    if (obstacle) throw new Refusal(503, 'ServiceUnavailable', { message: obstacle.message });
+    const port = await placed.pod.start();
+    await forward(request, response, { port, path: path + (new URL(request.url ?? '/', 'http://api').search ?? ''), body });
+  }
+
+  #placeRevision(object: StoredObject): Placed {
+    const { labels, annotations } = object.metadata;
+    const metadata = { labels: { ...labels, [REVISION]: object.metadata.name }, ...(annotations && { annotations }) };
+    return this.#place(object, { metadata, spec: object['spec'] as PodSpec }, 'pod');
+  }
+
+  /** What the controllers of Knative do after a write. */
+  async #serveKnative(object: StoredObject): Promise<void> {
+    const { uid, namespace = '', name, generation = 0 } = object.metadata;
+    const { template, traffic } = object['spec'] as KnativeSpec;
+    const find = (): StoredObject | undefined => this.store.find('KnativeService', namespace, name);
+    const isStale = (): boolean => find()?.metadata.generation !== generation || find()?.metadata.uid !== uid;
+    const latest = template.metadata?.name ?? `${name}-${String(generation).padStart(5, '0')}`;
+    await Promise.resolve();
+    if (isStale()) return;
+    const owner = { apiVersion: KNATIVE, kind: 'Service', name, uid, controller: true };
+    if (!this.store.find('Service', namespace, name))
+      this.store.make(resourceOf('Service'), namespace, {
+        metadata: { name, ownerReferences: [{ ...owner, kind: 'Route' }] },
+        spec: { type: 'ExternalName', externalName: 'knative-local-gateway.istio-system.svc.cluster.local' },
+      });
+    const revision =
+      this.store.find('KnativeRevision', namespace, latest) ?? this.#makeRevision({ template, name: latest, namespace, owner });
+    const target = traffic[0]?.revisionName ?? latest;
+    const before = (find()?.['status'] as { readonly traffic?: readonly object[] } | undefined)?.traffic;
+    // Until it is ready, calls go where they went.
+    this.#sayKnative(find(), { generation, revision: latest, traffic: before, failure: undefined, isReady: false });
+    const isOn = (): boolean => (revision['status'] as { readonly ready?: boolean } | undefined)?.ready === true;
+    const pod = isOn()
+      ? undefined
+      : ([...this.#placed].find(({ ownerUid }) => ownerUid === revision.metadata.uid) ?? this.#placeRevision(revision)).pod;
+    if (pod) await this.#begin(pod);
+    if (pod?.isReady) this.store.setStatus(revision, { ready: true });
+    if (isStale()) return;
+    if (!isOn()) {
+      const why = pod?.waiting ?? { reason: 'RevisionFailed', message: 'Initial scale was never achieved' };
+      const failure = `Revision "${latest}" failed with message: ${why.reason}: ${why.message ?? ''}`;
+      return this.#sayKnative(find(), { generation, revision: latest, traffic: before, failure, isReady: false });
+    }
+    const isThere = this.store.find('KnativeRevision', namespace, target) !== undefined;
+    this.#sayKnative(find(), {
+      generation,
+      revision: latest,
+      traffic: isThere ? [{ revisionName: target, percent: 100 }] : before,
+      failure: undefined,
+      isReady: isThere,
+    });
+    if (isThere) this.#scaleRevisions(name, target);
+  }
+
+  #makeRevision({
+    template,
+    name,
+    namespace,
+    owner,
+  }: {
+    readonly template: KnativeTemplate;
+    readonly name: string;
+    readonly namespace: string;
+    readonly owner: Fields;
+  }): StoredObject {
+    const { labels, annotations } = template.metadata ?? {};
+    const metadata = {
+      name,
+      labels: { ...labels, [SERVED]: String(owner['name']) },
+      ...(annotations && { annotations }),
+      ownerReferences: [owner],
+    };
+    const revision = this.store.make(resourceOf('KnativeRevision'), namespace, { metadata, spec: template.spec });
+    this.store.make(resourceOf('Service'), namespace, {
+      metadata: { name, ownerReferences: [{ apiVersion: KNATIVE, kind: 'Revision', name, uid: revision.metadata.uid }] },
+      spec: { type: 'ClusterIP', selector: { [REVISION]: name }, ports: [{ name: 'http', port: 80, targetPort: 8012 }] },
+    });
+    return revision;
+  }
+
+  #sayKnative(
+    object: StoredObject | undefined,
+    {
+      generation,
+      revision,
+      traffic,
+      failure,
+      isReady,
+    }: {
+      readonly generation: number;
+      readonly revision: string;
+      readonly traffic: readonly object[] | undefined;
+      readonly failure: string | undefined;
+      readonly isReady: boolean;
+    },
+  ): void {
+    if (!object) return;
+    const failed = failure === undefined ? {} : { reason: 'RevisionFailed', message: failure };
+    const at = { lastTransitionTime: new Date().toISOString() };
+    const status = isReady ? 'True' : failure === undefined ? 'Unknown' : 'False';
+    this.store.setStatus(object, {
+      observedGeneration: generation,
+      latestCreatedRevisionName: revision,
+      conditions: [
+        { type: 'ConfigurationsReady', status, ...failed, ...at },
+        { type: 'Ready', status, ...failed, ...at },
+        { type: 'RoutesReady', status: isReady ? 'True' : 'Unknown', ...at },
+      ],
+      ...(traffic && { traffic }),
+    });
+  }
+
+  /** Revisions that get no calls lose their pods; the one that does has its least number. */
+  #scaleRevisions(service: string, target: string): void {
+    for (const revision of this.store.of('KnativeRevision', this.#namespace)) {
+      const { name, uid, labels, annotations } = revision.metadata;
+      if (labels?.[SERVED] !== service) continue;
+      const placed = [...this.#placed].filter(({ ownerUid }) => ownerUid === uid);
+      if (name !== target) for (const each of placed) this.#leave(each);
+      const min = name === target ? Number(annotations?.['autoscaling.knative.dev/min-scale'] ?? 0) : 0;
+      for (let count = placed.length; count < min; count += 1) void this.#begin(this.#placeRevision(revision).pod);
+    }
   }
 
   #dataOf(kind: 'ConfigMap' | 'Secret', name: string): ReadonlyMap<string, Buffer> | undefined {
@@ -350,6 +535,7 @@ class Emulator implements KubernetesEmulator {
   /** What controllers do after a write. */
   #control(object: StoredObject): void {
     if (object.kind === 'Deployment') void this.#roll(object).catch(() => {});
+    if (kindOf(object) === 'KnativeService') void this.#serveKnative(object).catch(() => {});
     if (object.kind === 'Job') void this.#runJob(object).catch(() => {});
   }
 
@@ -461,14 +647,14 @@ class Emulator implements KubernetesEmulator {
 }
 
 function resourceOf(kind: string): Resource {
-  const resource = RESOURCES.find((each) => each.kind === kind);
+  const resource = RESOURCES.find((each) => kindOf(each) === kind);
   if (!resource) throw new Error(`there is no kind ${kind}`);
   return resource;
 }
 
 /** What clients ask to learn which kinds there are. */
-function discovery(path: string): object | undefined {
-  const groups = ['apps', 'batch'];
+function discovery(path: string, hasKnative: boolean): object | undefined {
+  const groups = ['apps', 'batch', ...(hasKnative ? ['serving.knative.dev'] : [])];
   if (path === '/version') return { major: '1', minor: '33', gitVersion: 'v1.33.0', platform: 'linux/amd64' };
   if (path === '/api') return { kind: 'APIVersions', versions: ['v1'], serverAddressByClientCIDRs: [] };
   if (path === '/apis')
@@ -481,7 +667,7 @@ function discovery(path: string): object | undefined {
         preferredVersion: { groupVersion: `${name}/v1`, version: 'v1' },
       })),
     };
-  const [, version] = /^\/(?:api|apis)\/(v1|(?:apps|batch)\/v1)$/.exec(path) ?? [];
+  const [, version] = /^\/(?:api|apis)\/(v1|(?:apps|batch|serving\.knative\.dev)\/v1)$/.exec(path) ?? [];
   if (version === undefined) return undefined;
   return {
     kind: 'APIResourceList',

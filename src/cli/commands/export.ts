@@ -30,7 +30,7 @@ The same sources give the same files. Whoever deploys them owns what they make: 
 export function addExport(cloud: Command, { io }: Cli): void {
   const command = cloud
     .command('export')
-    .description('write a function as CloudFormation, SAM or Terraform')
+    .description('write a function as CloudFormation, SAM, Terraform or Knative')
     .argument('<entry>', 'module that exports the jobs, or a zip')
     .requiredOption('--name <name>', 'name of the function');
   withConfig(withExport(command))
