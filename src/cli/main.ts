@@ -11,6 +11,7 @@ import { addDoctor } from './commands/doctor.ts';
 import { addJobs } from './commands/jobs.ts';
 import { addGateway } from './commands/gateway.ts';
 import { addInit } from './commands/init.ts';
+import { addPlugin } from './commands/plugin.ts';
 import { addProfile } from './commands/profile.ts';
 import { addRun } from './commands/run.ts';
 import { addSchedule } from './commands/schedule.ts';
@@ -90,6 +91,7 @@ function createProgram(cli: Cli, json: boolean): Command {
     addWhy,
     addDoctor,
     addProfile,
+    addPlugin,
     addCloud,
     addConformance,
   ])

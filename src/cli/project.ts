@@ -38,7 +38,8 @@ function manifest(name: string): object {
   };
 }
 
-const TSCONFIG = {
+/** For code that node runs as it is. */
+export const TSCONFIG = {
   compilerOptions: {
     target: 'es2024',
     lib: ['es2024', 'esnext.disposable'],

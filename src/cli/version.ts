@@ -1,4 +1,4 @@
-/** The version of this package. */
+/** The version of this package, and where it lies. */
 
 import { readFileSync } from 'node:fs';
 
@@ -8,12 +8,16 @@ interface Manifest {
 }
 
 export function ownVersion(): string {
-  // The package file lies above src/cli and above dist/src/cli.
-  for (const path of ['../../package.json', '../../../package.json']) {
-    const manifest = readManifest(new URL(path, import.meta.url));
-    if (manifest?.name === 'blueprint-runner') return String(manifest.version);
-  }
-  return 'unknown';
+  const manifest = readManifest(new URL('package.json', packageFolder()));
+  return manifest === undefined ? 'unknown' : String(manifest.version);
+}
+
+/** The folder of this package. It lies above src/cli and above dist/src/cli. */
+export function packageFolder(): URL {
+  const above = ['../../', '../../../'].map((path) => new URL(path, import.meta.url));
+  return (
+    above.find((folder) => readManifest(new URL('package.json', folder))?.name === 'blueprint-runner') ?? new URL('.', import.meta.url)
+  );
 }
 
 function readManifest(file: URL): Manifest | undefined {

@@ -1,10 +1,9 @@
-import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
-import { basename, dirname, join, resolve } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import type { Command } from 'commander';
-import { RunnerError } from '../../errors.ts';
 import { print } from '../output.ts';
 import type { Cli } from '../output.ts';
 import { projectFiles } from '../project.ts';
+import { writeScaffold } from '../scaffold.ts';
 
 interface InitFlags {
   readonly force?: true;
@@ -29,15 +28,8 @@ export function addInit(program: Command, { io }: Cli): void {
     .addHelpText('after', EXAMPLES)
     .action((dir: string, flags: InitFlags) => {
       const root = resolve(io.cwd, dir);
-      if (!flags.force && existsSync(root) && readdirSync(root).length > 0) {
-        throw new RunnerError('CONFIG_INVALID', `${root} is not empty; pass --force to write into it`);
-      }
       const files = projectFiles(basename(root));
-      for (const [name, text] of Object.entries(files)) {
-        const file = join(root, name);
-        mkdirSync(dirname(file), { recursive: true });
-        writeFileSync(file, text);
-      }
+      writeScaffold({ root, files, force: flags.force });
       const names = Object.keys(files);
       const next = `cd ${dir} && npm install && npm run dev`;
       print(io, flags.json, {
