@@ -195,5 +195,10 @@ export interface ChainClient extends SettlementChain {
   blueprint(blueprintId: bigint): Promise<BlueprintMetadata>;
   service(serviceId: bigint): Promise<ServiceState>;
   operator(blueprintId: bigint, address: Address): Promise<OperatorState>;
+  /**
+   * For each call: did it have all results that the contract asks for when `block` was the latest? Never true of one that had not; may be false of
+   * one that had. One round trip for many calls.
+   */
+  completed(calls: readonly ChainCall[], block: bigint): Promise<boolean[]>;
   close(): Promise<void>;
 }

@@ -4,18 +4,21 @@ import type { ContractFunctionReturnType } from 'viem';
 import { decodeAbiParameters, decodeFunctionResult, keccak256 } from 'viem/utils';
 import { RunnerError, isRunnerError, toRunnerError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
-import type { Address, Hex } from '../job/call.ts';
+import type { Address, ChainCall, Hex } from '../job/call.ts';
 import type { BlueprintMetadata, ChainClient, JobDefinition, OperatorState, RpcRequest, ServiceState } from './chain.ts';
 import { TOPIC, tangleAbi } from './contracts.ts';
+import type { RpcCall } from './endpoint.ts';
 import { parseProfilingData } from './profiling.ts';
 import type { ProfilingData } from './profiling.ts';
-import { blockTime, firstBlockSince, latestLog, logsBetween, readView, topicOf } from './view.ts';
+import { blockTime, firstBlockSince, encodeCall, latestLog, logsBetween, readView, topicOf } from './view.ts';
 import type { RawLog } from './view.ts';
 
 type Definition = ContractFunctionReturnType<typeof tangleAbi, 'view', 'getBlueprintDefinition'>;
 
 /** As many blocks can carry the time of creation; every endpoint shows so many at once. */
 const BLOCKS_PER_SECOND_MAX = 63n;
+/** Of the words of a JobCall, all of fixed size, the one that says `completed`. */
+const COMPLETED_WORD = 5;
 const NOTED: readonly ErrorCode[] = ['METADATA_INVALID', 'RPC_ERROR', 'RPC_RESPONSE_INVALID', 'CONTRACT_MISSING'];
 const ZERO_ADDRESS: Address = '0x0000000000000000000000000000000000000000';
 
@@ -107,6 +110,29 @@ export async function readOperator(
     .catch((thrown: unknown) => noteUnlessDown(thrown, []));
   const rpcAddress = log && announcedAddress(log);
   return { address, registered: true, ...(rpcAddress !== undefined && { rpcAddress }) };
+}
+
+/** For each call, whether it was completed at the block; false where the endpoint has no state of that block any more. Rejects with `RPC_*`. */
+export async function readCompleted(
+  batch: (calls: readonly RpcCall[]) => Promise<unknown[]>,
+  contract: Address,
+  { calls, block }: { readonly calls: readonly ChainCall[]; readonly block: bigint },
+): Promise<boolean[]> {
+  const at = `0x${block.toString(16)}`;
+  const answers = await batch(
+    calls.map(({ serviceId, callId }) => {
+      const data = encodeCall(tangleAbi, 'getJobCall', [serviceId, callId]);
+      return { method: 'eth_call', params: [{ to: contract, data }, at] };
+    }),
+  );
+  return answers.map((answer) => {
+    if (isRunnerError(answer) && answer.code !== 'RPC_ERROR') throw answer;
+    return (
+      typeof answer === 'string' &&
+      answer.length >= 2 + 64 * COMPLETED_WORD &&
+      BigInt(`0x${answer.slice(2).slice(64 * (COMPLETED_WORD - 1), 64 * COMPLETED_WORD)}`) === 1n
+    );
+  });
 }
 
 /** A made-up blueprint of two jobs, for work without a chain. It says so: `source: 'mock'`. */

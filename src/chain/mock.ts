@@ -199,6 +199,11 @@ export class MockChainClient implements ChainClient {
     return { address, registered: rpcAddress !== undefined, ...(rpcAddress !== undefined && { rpcAddress }) };
   }
 
+  /** It keeps no state of blocks that are over. */
+  async completed(calls: readonly ChainCall[], _block: bigint): Promise<boolean[]> {
+    return calls.map(() => false);
+  }
+
   async close(): Promise<void> {
     this.#closing.abort();
   }

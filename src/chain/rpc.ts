@@ -320,6 +320,13 @@ export class RpcChainClient implements ChainClient {
     return readOperator(this.transport.request, this.contract, { blueprintId, operator: address });
   }
 
+  async completed(calls: readonly ChainCall[], block: bigint): Promise<boolean[]> {
+    if (calls.length === 0) return [];
+    await this.connect();
+    const { readCompleted } = await metadata();
+    return readCompleted((requests) => this.transport.batch(requests), this.contract, { calls, block });
+  }
+
   close(): Promise<void> {
     return this.transport.close();
   }

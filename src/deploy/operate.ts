@@ -27,7 +27,7 @@ export interface OperateOptions {
   readonly serviceId: bigint;
   /** The module that exports the jobs. */
   readonly entry: string;
-  readonly chain: Pick<ChainClient, 'service' | 'blueprint' | 'chainId' | 'contract' | 'source'>;
+  readonly chain: Pick<ChainClient, 'service' | 'blueprint' | 'head' | 'chainId' | 'contract' | 'source'>;
   readonly rpcUrls: readonly string[];
   readonly wsUrl?: string | undefined;
   readonly policy: DeploymentPolicy;
@@ -61,7 +61,12 @@ export async function prepareService(options: OperateOptions): Promise<PreparedS
   const unchecked = options.purpose === 'deploy' ? await checkOperator(service, options) : [];
   const planned = planService({ ...options, service, blueprint, chainId, contract });
   const plan = { ...planned, warnings: [...planned.warnings, ...unchecked] };
-  const metricsPort = records.read(plan)?.orchestrator?.healthPort ?? (await freePort());
+  const earlier = records.read(plan);
+  const isExport = options.purpose === 'export';
+  const metricsPort = isExport ? EXPORTED_PORT : (earlier?.orchestrator?.healthPort ?? (await freePort()));
+  // A ledger that is not where the orchestrator goes on begins where the first one began: what is settled is not executed again.
+  const known = options.fromBlock?.toString() ?? earlier?.fromBlock;
+  const fromBlock = known ?? (isExport ? undefined : String((await chain.head()).number + 1n));
   let built: Promise<BuiltHandler> | undefined;
   const parts: ServiceParts = {
     host: options.host,
@@ -74,7 +79,7 @@ export async function prepareService(options: OperateOptions): Promise<PreparedS
       ...(options.wsUrl !== undefined && { wsUrl: options.wsUrl }),
       contract,
       chainId,
-      ...(options.fromBlock !== undefined && { fromBlock: String(options.fromBlock) }),
+      ...(fromBlock !== undefined && { fromBlock }),
       ...(options.confirmations !== undefined && { confirmations: options.confirmations }),
       metricsPort,
     },
@@ -111,6 +116,8 @@ async function checkOperator(
 
 /** The data folder of every exported program: what runs it gives it a volume there. */
 const EXPORTED_DATA_FOLDER = '/var/lib/blueprint-runner';
+/** On the loopback interface of whatever runs it. */
+const EXPORTED_PORT = 9_464;
 
 /** What an export is made of. Jobs that are deployed are called where they are; the others run in the orchestrator. */
 export async function exportService(plan: ServicePlan, parts: ServiceParts, records: ServiceRecords): Promise<ExportInput> {

@@ -55,6 +55,8 @@ export interface ServiceRecord {
   readonly strategy: 'serverless' | 'hybrid' | 'traditional';
   readonly reasons: readonly string[];
   readonly entry: string;
+  /** The first block whose calls are its own, decimal: a ledger that is new begins here. */
+  readonly fromBlock?: string;
   /** By decimal id. */
   readonly jobs: Readonly<Record<string, RecordedJob>>;
   /** Functions of jobs that are elsewhere now: to be removed. */

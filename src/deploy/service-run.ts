@@ -78,6 +78,7 @@ export class DeployRun {
       createdAt,
       status: 'deploying',
       entry: parts.entry,
+      ...(parts.manifest.fromBlock !== undefined && { fromBlock: parts.manifest.fromBlock }),
       jobs: Object.fromEntries(plan.jobs.map((job) => [job.id, recordedJob(job, earlier?.jobs[job.id])])),
       leftovers: leftoversOf(plan, earlier),
       ...(earlier?.orchestrator && { orchestrator: earlier.orchestrator }),

@@ -217,6 +217,16 @@ describe('a deployment', () => {
     }
   });
 
+  test('what the host refuses is told before anything is deployed', async () => {
+    const refusing: MachineHost = {
+      ...world.host('process'),
+      run: () => Promise.reject(new RunnerError('CONFIG_INVALID', 'no such secret')),
+    };
+    const plugins = { deployer: async (use: string) => world.deployer(use), host: async () => refusing };
+    await expect(operator({ plugins }).deploy(PLAN, PARTS)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
+    expect(world.log).toEqual([]);
+  });
+
   test('a job whose platform fails runs in the orchestrator, and moves when the platform is back', async () => {
     world.failing.add('blueprint-7-job-1');
     const { warnings } = await operator().deploy(PLAN, PARTS);

@@ -114,7 +114,8 @@ export interface LedgerEvent {
   readonly detail: Readonly<Record<string, unknown>>;
 }
 
-export type SeenOutcome = 'new' | 'known' | 'restored';
+/** `completed`: new, and closed at once because the contract needs no result of it. */
+export type SeenOutcome = 'new' | 'known' | 'restored' | 'completed';
 
 export interface LedgerStats {
   readonly byState: Readonly<Record<CallState, number>>;
@@ -129,9 +130,9 @@ export interface Ledger {
   /**
    * Journals calls of the chain together with the new cursor, in one transaction. Idempotent: a call is known by (chain, contract,
    * service, call id, job, caller, hash of inputs). A known call whose block changed gets the new block; an orphaned one comes back with the
-   * state it had (`restored`).
+   * state it had (`restored`). A new one at whose place `completed` is true is closed: it is never executed.
    */
-  recordSeen(calls: readonly ChainCall[], cursor: Cursor): Promise<SeenOutcome[]>;
+  recordSeen(calls: readonly ChainCall[], cursor: Cursor, completed?: readonly boolean[]): Promise<SeenOutcome[]>;
 
   /** Journals a call that some other producer made; false when its id is known already. */
   recordProduced(call: JobCall): Promise<boolean>;

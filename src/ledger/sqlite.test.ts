@@ -115,6 +115,18 @@ describe('calls of the chain', () => {
     expect(ledger.get(1)?.call.origin?.blockHash).toBe(hash(9));
   });
 
+  it('are closed at once when they were completed before, and only when they are new', async () => {
+    await ledger.recordSeen([chainCall(1)], cursor(1));
+    const both = [chainCall(1), chainCall(2), chainCall(3)];
+    expect(await ledger.recordSeen(both, cursor(3), [true, true, false])).toEqual(['known', 'completed', 'new']);
+    expect(ledger.find({}).map(({ call, state }) => [call.origin?.callId, state])).toEqual([
+      [1n, 'seen'],
+      [2n, 'closed'],
+      [3n, 'seen'],
+    ]);
+    expect(ledger.waiting(0, 10).map(({ call }) => call.origin?.callId)).toEqual([1n, 3n]);
+  });
+
   it('wait in order of arrival until they are executed', async () => {
     await ledger.recordSeen([chainCall(1), chainCall(2), chainCall(3)], cursor(3));
     await ledger.recordAttempt(1, { number: 1, executor: 'http' });

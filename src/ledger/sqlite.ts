@@ -89,10 +89,19 @@ export class SqliteLedger implements Ledger {
     return row && { chainId, contract, block: { number: BigInt(Number(row['number'])), hash: String(row['hash']) as Hex } };
   }
 
-  recordSeen(calls: readonly ChainCall[], cursor: Cursor): Promise<SeenOutcome[]> {
+  recordSeen(calls: readonly ChainCall[], cursor: Cursor, completed: readonly boolean[] = []): Promise<SeenOutcome[]> {
     return this.#database.write(() => {
       this.#setCursor(cursor);
-      return calls.map((call) => this.#see(call));
+      return calls.map((call, index) => {
+        const outcome = this.#see(call);
+        if (outcome !== 'new' || completed[index] !== true) return outcome;
+        this.#run(
+          `UPDATE calls SET state = ${closed}, error_message = ? WHERE id = ?`,
+          'it was completed before it was seen',
+          callKey(call),
+        );
+        return 'completed';
+      });
     });
   }
 

@@ -4,6 +4,7 @@ import type { ChainClient, ChainUpdate } from '../chain/chain.ts';
 import type { Settlement } from '../chain/settlement.ts';
 import type { Clock } from '../clock.ts';
 import { RunnerError } from '../errors.ts';
+import type { ChainCall } from '../job/call.ts';
 import type { BlockRef, Ledger } from '../ledger/ledger.ts';
 import type { ResolvedConfig } from './config.ts';
 import type { Dispatch } from './dispatch.ts';
@@ -15,7 +16,9 @@ export interface IntakeOptions {
   readonly ledger: Pick<Ledger, 'cursor' | 'recordSeen' | 'recordReorg' | 'getValue' | 'setValue'>;
   readonly settlement: Pick<Settlement, 'onHead' | 'wake'>;
   readonly dispatch: Pick<Dispatch, 'pump' | 'orphaned' | 'rescan' | 'write'>;
-  readonly config: Pick<ResolvedConfig, 'serviceIds' | 'fromBlock'>;
+  readonly config: Pick<ResolvedConfig, 'serviceIds' | 'fromBlock' | 'finality'>;
+  /** Results are for the chain alone: a call that needs none is not executed. */
+  readonly settles: boolean;
   readonly clock: Clock;
   readonly events: RunnerEmitter;
   readonly metrics: RunnerMetrics;
@@ -26,10 +29,13 @@ export interface IntakeOptions {
 }
 
 const LEDGER_CHAIN = 'chain';
+const FINALITY = 12;
 
 export class Intake {
   readonly #options: IntakeOptions;
   #head: BlockRef | undefined;
+  /** Up to here nothing changes any more, as it was when following began. */
+  #finalBlock = -1n;
 
   constructor(options: IntakeOptions) {
     this.#options = options;
@@ -43,7 +49,8 @@ export class Intake {
   /** Follows the chain from where the ledger ends. Rejects with what the chain says when following cannot help. */
   async follow(signal: AbortSignal): Promise<void> {
     const { chain, ledger, config, onConnected, onProblem } = this.#options;
-    await chain.head();
+    const head = await chain.head();
+    this.#finalBlock = head.number - BigInt(config.finality ?? FINALITY);
     await onConnected();
     const cursor = ledger.cursor(chain.chainId, chain.contract);
     const from = cursor ? { cursor } : config.fromBlock === undefined ? {} : { fromBlock: config.fromBlock };
@@ -71,11 +78,23 @@ export class Intake {
     await dispatch.write(() => ledger.setValue(LEDGER_CHAIN, own));
   }
 
+  /**
+   * What was missed may have been answered meanwhile, by others or by a runner whose ledger is not here. Only what a reorg cannot reach is
+   * believed; the rest is executed, and the contract refuses what it has.
+   */
+  async #completed(calls: readonly ChainCall[]): Promise<readonly boolean[]> {
+    const { chain, settles } = this.#options;
+    const last = calls.findLastIndex(({ blockNumber }) => blockNumber <= this.#finalBlock);
+    if (!settles || last < 0) return [];
+    return chain.completed(calls.slice(0, last + 1), this.#finalBlock);
+  }
+
   async #take(update: ChainUpdate): Promise<void> {
     const { ledger, settlement, dispatch, events, metrics, clock } = this.#options;
     switch (update.type) {
       case 'calls': {
-        const outcomes = await dispatch.write(() => ledger.recordSeen(update.calls, update.cursor));
+        const completed = await this.#completed(update.calls);
+        const outcomes = await dispatch.write(() => ledger.recordSeen(update.calls, update.cursor, completed));
         for (const [index, origin] of update.calls.entries()) {
           const outcome = outcomes[index];
           if (outcome === 'new') metrics.seen.add();

@@ -73,7 +73,8 @@ export class Line {
     const codecs = chain && new JobCodecs({ chain, blueprintId, definition, onProblem: (error) => onError(error, 'blueprint') });
     const { confirmations, finality, dryRun } = config;
     const signer = chain?.source === 'mock' && !parts.signer ? mockSigner(MOCK_ACCOUNT) : parts.signer;
-    this.#traces = CallTraces.of(telemetry, { events, ledger, settles: chain !== undefined && signer !== undefined && !dryRun });
+    const settles = chain !== undefined && signer !== undefined && !dryRun;
+    this.#traces = CallTraces.of(telemetry, { events, ledger, settles });
     this.dispatch = new Dispatch({
       ...options,
       ledger,
@@ -104,6 +105,7 @@ export class Line {
       settlement,
       dispatch,
       config,
+      settles,
       clock,
       events,
       metrics,
