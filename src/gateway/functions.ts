@@ -57,14 +57,14 @@ export class Functions {
 
   /** What a call of `target` runs now, and where. Throws `FUNCTION_NOT_FOUND`, `CODE_MISSING`, `BACKEND_UNAVAILABLE`. */
   resolve({ name, qualifier }: Target): Resolved & { readonly runtime: FunctionRuntime } {
-    const { fn, executedVersion, record, reserved } = this.store.resolve(name, qualifier);
-    return { fn, executedVersion, record, runtime: this.runtimeOf(record), ...(reserved !== undefined && { reserved }) };
+    const resolved = this.store.resolve(name, qualifier);
+    return { ...resolved, runtime: this.runtimeOf(resolved.record) };
   }
 
-  async invoke(target: Target, event: Uint8Array, options: InvocationOptions): Promise<Invoked> {
-    const { fn, executedVersion, reserved, runtime, record } = this.resolve(target);
+  async invoke({ name, qualifier }: Target, event: Uint8Array, options: InvocationOptions): Promise<Invoked> {
+    const { fn, executedVersion, reserved, record } = this.store.resolve(name, qualifier);
     checkEvent(event.length, record);
-    const invocation = await runtime.invoke(fn, event, limited(options, reserved));
+    const invocation = await this.runtimeOf(record).invoke(fn, event, limited(options, reserved));
     checkAnswer(invocation.body.length, record);
     return { invocation, executedVersion };
   }
@@ -161,18 +161,19 @@ function limited(options: InvocationOptions, reserved: number | undefined): Invo
 
 function checkAnswer(size: number, { name, profile }: FunctionRecord): void {
   const limit = LIMITS[profile].responseBytesMax;
-  if (size > limit)
-    throw new RunnerError('PAYLOAD_TOO_LARGE', `${name} answered ${size} bytes; ${profile} allows ${limit}`, {
-      details: { size, limit, status: 502 },
-    });
+  if (size > limit) throw answerTooLarge(`${name} answered ${size} bytes; ${profile} allows ${limit}`, { size, limit });
 }
 
 async function* atMost(chunks: AsyncIterable<Uint8Array>, limit: number): AsyncGenerator<Uint8Array> {
   let size = 0;
   for await (const chunk of chunks) {
     size += chunk.length;
-    if (size > limit)
-      throw new RunnerError('PAYLOAD_TOO_LARGE', `the function answered more than ${limit} bytes`, { details: { size, limit } });
+    if (size > limit) throw answerTooLarge(`the function answered more than ${limit} bytes`, { size, limit });
     yield chunk;
   }
+}
+
+/** The function is at fault, not the request: another status than that of the code. */
+function answerTooLarge(message: string, details: { readonly size: number; readonly limit: number }): RunnerError {
+  return new RunnerError('PAYLOAD_TOO_LARGE', message, { details: { ...details, status: 502 } });
 }

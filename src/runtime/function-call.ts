@@ -182,7 +182,8 @@ export abstract class FunctionCall extends Waiter<LiveInstance> implements Insta
 
   tooLarge(bytesMax: number): void {
     const message = `the response of ${this.fn.name} has more than ${bytesMax} bytes`;
-    const details = { requestId: this.requestId, limit: bytesMax, errorType: 'Function.ResponseSizeTooLarge' };
+    // The status: it is the function that is at fault, not the request.
+    const details = { requestId: this.requestId, limit: bytesMax, errorType: 'Function.ResponseSizeTooLarge', status: 502 };
     this.#fail(new RunnerError('PAYLOAD_TOO_LARGE', message, { details }));
   }
 

@@ -152,7 +152,7 @@ describe('a call', () => {
     expect((await runtime.invoke(versionOf(), event(1_000))).body).toHaveLength(1_000);
     await expect(runtime.invoke(versionOf(), event(1_001))).rejects.toMatchObject({
       code: 'PAYLOAD_TOO_LARGE',
-      details: { errorType: 'Function.ResponseSizeTooLarge' },
+      details: { errorType: 'Function.ResponseSizeTooLarge', limit: 1_000, status: 502 },
     });
     expect((await runtime.invoke(versionOf(), event(1))).body).toHaveLength(1);
     expect(backend.programs).toHaveLength(1);

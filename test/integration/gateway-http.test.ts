@@ -442,6 +442,18 @@ describe('bad input', () => {
     );
   });
 
+  test.each([
+    ['its provider', 6],
+    ['the runtime', 200],
+  ])('an answer larger than %s takes is a fault of the function, not of the request', async (_, limitMib) => {
+    const bytes = limitMib * 1024 * 1024 + 1_024;
+    const { url } = await startGateway({ backend: { handler: () => Promise.resolve(Buffer.alloc(bytes, ' ')) } });
+    await send(url, DEPLOY, { body: HELLO });
+    expect(await send(url, 'POST /api/v1/functions/hello/invoke', { body: '1' })).toMatchObject({ status: 502, code: 'PAYLOAD_TOO_LARGE' });
+    const body = JSON.stringify({ function: 'hello', payload: 1 });
+    expect(await send(url, 'POST /api/v1/execute', { body })).toMatchObject({ status: 502, code: 'PAYLOAD_TOO_LARGE' });
+  });
+
   test('a client that waits for 100 Continue is told to go on, or refused before it sends', async () => {
     const { url } = await startGateway();
     const ask = (line: string, bytes: number): Promise<{ status: number; wasAsked: boolean }> =>
