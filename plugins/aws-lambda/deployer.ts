@@ -31,6 +31,8 @@ import type { Wish } from './reconcile.ts';
 import { parseLogTail } from './report.ts';
 import type { FunctionMetrics } from './report.ts';
 import { readRole, removeRole } from './role.ts';
+import { ensureSharedRole, sharedRoleCommands, sharedRoleSpec } from './shared-role.ts';
+import type { SharedRole } from './shared-role.ts';
 import { removeAll } from './schedule-work.ts';
 import { readEntries } from './schedules.ts';
 import { listStates, notFound, placesIn, readFunction, readLive, stateOf } from './state.ts';
@@ -211,6 +213,21 @@ export class LambdaDeployer implements FaasDeployer {
   /** Asks CloudWatch Logs Insights. */
   insights(name: string, { signal, ...query }: SignalOptions & InsightsQuery = {}): Promise<readonly Readonly<Record<string, string>>[]> {
     return runInsights(this.#session(signal), name, query);
+  }
+
+  /**
+   * Makes the role that functions may share, with the policy that lets them write logs; the setting `role` of a function takes its ARN.
+   * Idempotent. Rejects with `RESOURCE_FOREIGN` for a role of this name that this tool did not make.
+   */
+  async bootstrapRole(name: string, options: DeployOptions = {}): Promise<SharedRole> {
+    const spec = sharedRoleSpec(name, (await this.#where()).region);
+    const session = this.#telling(name, options);
+    return ensureSharedRole(session, new Changes(session, name, { ...options, phases: 1 }), spec);
+  }
+
+  /** What `bootstrapRole` does, as commands of the AWS CLI. Asks nobody. */
+  async bootstrapRoleCommands(name: string): Promise<readonly string[]> {
+    return sharedRoleCommands(sharedRoleSpec(name, (await this.#where()).region));
   }
 
   close(): Promise<void> {

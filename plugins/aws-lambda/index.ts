@@ -24,6 +24,7 @@ export type {
   LayerPackage,
 } from './options.ts';
 export type { FunctionMetrics } from './report.ts';
+export type { SharedRole } from './shared-role.ts';
 
 export const awsLambdaPlugin: Plugin = {
   name: 'aws-lambda',

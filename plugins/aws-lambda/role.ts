@@ -49,7 +49,8 @@ export function managedPolicyArn(name: string, region: string): string {
   return `arn:${partition}:iam::aws:policy/${name}`;
 }
 
-const trustOf = (service: string): unknown => ({
+/** Who may take the role. */
+export const trustOf = (service: string): unknown => ({
   Version: VERSION,
   Statement: [{ Effect: 'Allow', Principal: { Service: service }, Action: 'sts:AssumeRole' }],
 });
@@ -113,11 +114,18 @@ function parseDocument(text: string | undefined): unknown {
   }
 }
 
+/** What makes a role ours, and which of its managed policies are. */
+export const tagsOf = ({ owner, policies }: RoleSpec): Readonly<Record<string, string>> => ({
+  [MANAGED.key]: MANAGED.value,
+  [OWNER_TAG]: owner,
+  [KEYS_TAG]: marksOf(policies),
+});
+
 /** Makes the role what it should be. The ARN of one that a dry run would make is nobody's. */
 export async function ensureRole(changes: Changes, spec: RoleSpec, present: PresentRole | undefined): Promise<string> {
   const { session } = changes;
   const { name } = spec;
-  const tags = { [MANAGED.key]: MANAGED.value, [OWNER_TAG]: spec.owner, [KEYS_TAG]: marksOf(spec.policies) };
+  const tags = tagsOf(spec);
   if (!present) {
     const arn = await changes.make({ action: 'create', resource: 'role', id: name }, async () => {
       const { Role: made } = await session.write('iam', (iam, request) =>

@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import type { Cli } from '../output.ts';
 import { addAnalyze } from './cloud-analyze.ts';
+import { addAws } from './cloud-aws.ts';
 import { addConfigure } from './cloud-configure.ts';
 import { addEstimate } from './cloud-estimate.ts';
 import { addDeploy, addUpdate } from './cloud-deploy.ts';
@@ -31,6 +32,7 @@ export function addCloud(program: Command, cli: Cli): void {
     addUpdate,
     addFunctions,
     addExport,
+    addAws,
   ])
     add(cloud, cli);
 }
