@@ -9,24 +9,27 @@ const ONE_PIECE_BYTES_MAX = 4_096;
 
 /** That a client is gone. */
 export class Departure implements CancelSignal {
-  reason: unknown;
+  reason: unknown = undefined;
   aborted = false;
-  readonly #listeners = new Set<() => void>();
+  /** Few, of one request. */
+  #listeners: (() => void)[] = [];
 
   abort(reason: RunnerError): void {
     if (this.aborted) return;
     this.aborted = true;
     this.reason = reason;
-    for (const listener of this.#listeners) listener();
-    this.#listeners.clear();
+    const listeners = this.#listeners;
+    this.#listeners = [];
+    for (const listener of listeners) listener();
   }
 
   addEventListener(_type: 'abort', listener: () => void): void {
-    this.#listeners.add(listener);
+    this.#listeners.push(listener);
   }
 
   removeEventListener(_type: 'abort', listener: () => void): void {
-    this.#listeners.delete(listener);
+    const at = this.#listeners.indexOf(listener);
+    if (at >= 0) this.#listeners.splice(at, 1);
   }
 }
 

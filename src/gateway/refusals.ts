@@ -2,35 +2,24 @@
 
 import type { ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
-import type { RunnerError } from '../errors.ts';
+import { RunnerError } from '../errors.ts';
 import { JSON_TYPE, errorDocument, statusOf } from './http.ts';
 
+/** What is known of a connection. */
+export interface Connection {
+  /** Answers that are not complete, oldest first: a refusal comes after them. */
+  readonly open: ServerResponse[];
+  /** Nothing that comes over it counts. */
+  isRefused: boolean;
+}
+
 export class Refusals {
-  /** Answers of a connection that are not complete, oldest first. */
-  readonly #open = new WeakMap<Duplex, Set<ServerResponse>>();
-  readonly #refused = new WeakSet<Duplex>();
+  readonly #connections = new WeakMap<Duplex, Connection>();
 
-  /** An answer is begun: a refusal on its connection comes after it, until `ended`. */
-  begun(response: ServerResponse): void {
-    const { socket } = response.req;
-    let open = this.#open.get(socket);
-    if (!open) this.#open.set(socket, (open = new Set()));
-    open.add(response);
-  }
-
-  /** An answer is complete, or never will be. */
-  ended(response: ServerResponse): void {
-    this.#open.get(response.req.socket)?.delete(response);
-  }
-
-  /** Whether the connection has answers that are not complete. */
-  isBusy(socket: Duplex): boolean {
-    return (this.#open.get(socket)?.size ?? 0) > 0;
-  }
-
-  /** Whether it is refused: nothing that comes over it counts. */
-  isOver(socket: Duplex): boolean {
-    return this.#refused.has(socket);
+  connectionOf(socket: Duplex): Connection {
+    let connection = this.#connections.get(socket);
+    if (!connection) this.#connections.set(socket, (connection = { open: [], isRefused: false }));
+    return connection;
   }
 
   /**
@@ -38,10 +27,11 @@ export class Refusals {
    * theirs. Of a request that breaks off in the middle it is the answer. Once for each connection.
    */
   async refuse(socket: Duplex, error: RunnerError, id: string): Promise<void> {
-    if (this.#refused.has(socket)) return;
-    this.#refused.add(socket);
+    const connection = this.connectionOf(socket);
+    if (connection.isRefused) return;
+    connection.isRefused = true;
     socket.on('error', () => {});
-    const open = [...(this.#open.get(socket) ?? [])];
+    const open = [...connection.open];
     const before = open.filter(({ req }) => req.complete);
     await Promise.all(before.map((response) => new Promise<void>((resolve) => response.once('close', () => resolve()))));
     const isAnswered = open.some(({ req, headersSent }) => !req.complete && headersSent);
@@ -59,4 +49,20 @@ export class Refusals {
     ];
     socket.end(`${head.join('\r\n')}\r\n\r\n${body}`, () => socket.destroy());
   }
+}
+
+/** Headers that HTTP wants with a refusal, whatever the API. */
+export function refusalHeaders(error: RunnerError): Record<string, string> {
+  const { allow } = error.details;
+  return {
+    ...(statusOf(error) === 401 && { 'www-authenticate': 'Bearer' }),
+    ...(typeof allow === 'string' && { allow }),
+  };
+}
+
+/** What the parser of HTTP refuses before there is a request. */
+export function parserError(error: NodeJS.ErrnoException): RunnerError {
+  const status = error.code === 'HPE_HEADER_OVERFLOW' ? 431 : error.code === 'ERR_HTTP_REQUEST_TIMEOUT' ? 408 : 400;
+  const what = { 400: 'the request is not HTTP', 408: 'the request did not come in time', 431: 'the headers are too large' }[status];
+  return new RunnerError('REQUEST_INVALID', `${what} (${error.code ?? error.message})`, { details: { status } });
 }

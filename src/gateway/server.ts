@@ -15,14 +15,16 @@ import type { CallerLimits } from './admission.ts';
 import { ANONYMOUS } from './auth.ts';
 import type { Authenticator } from './auth.ts';
 import { BodyBudget, discard, readBody, sendChunks } from './body.ts';
+import type { ReadBody } from './body.ts';
 import { checkOrigin, framingError, headersOf, targetOf } from './checks.ts';
 import type { Headers } from './checks.ts';
 import { Departure, endWith } from './exchange.ts';
 import type { Exchange } from './exchange.ts';
 import { badRequest, demand, failure, statusOf } from './http.ts';
 import type { Caller, Reply } from './http.ts';
-import { Refusals } from './refusals.ts';
-import type { Router } from './router.ts';
+import { Refusals, parserError, refusalHeaders } from './refusals.ts';
+import type { Connection } from './refusals.ts';
+import type { Match, Router } from './router.ts';
 import { ServerMetrics } from './server-metrics.ts';
 
 export interface ServerLimits extends CallerLimits {
@@ -71,6 +73,13 @@ export interface Upgrade {
   readonly headers: Headers;
   readonly id: string;
   readonly certificateName: string | undefined;
+}
+
+/** What the head of a request says. */
+interface Head extends Match {
+  readonly path: string;
+  readonly query: string;
+  readonly headers: Headers;
 }
 
 /** How often Node looks for requests that take too long. */
@@ -179,7 +188,8 @@ export class GatewayServer {
   }
 
   async #answer(request: IncomingMessage, response: ServerResponse, awaitsContinue: boolean): Promise<void> {
-    if (this.#refusals.isOver(request.socket)) return;
+    const connection = this.#refusals.connectionOf(request.socket);
+    if (connection.isRefused) return;
     const misframed = framingError(request);
     if (misframed) return this.#refuseRaw(request.socket, misframed);
     const { clock } = this.#options;
@@ -193,8 +203,8 @@ export class GatewayServer {
       cleanUps: [],
     };
     this.#running.add(exchange.gone);
-    this.#refusals.begun(response);
-    response.on('close', () => this.#closed(exchange));
+    connection.open.push(response);
+    response.on('close', () => this.#closed(exchange, connection));
     let reply: Reply;
     try {
       reply = await this.#handle(exchange);
@@ -215,8 +225,9 @@ export class GatewayServer {
     }
   }
 
-  #closed({ request, response, gone }: Exchange): void {
-    this.#refusals.ended(response);
+  #closed({ request, response, gone }: Exchange, { open }: Connection): void {
+    const at = open.indexOf(response);
+    if (at >= 0) open.splice(at, 1);
     // Nobody reads what streams to a HEAD.
     if (!response.writableFinished || request.method === 'HEAD') gone.abort(new RunnerError('ABORTED', 'the client is gone'));
     this.#running.delete(gone);
@@ -232,8 +243,8 @@ export class GatewayServer {
     return { ...reply, headers: { ...reply.headers, ...refusalHeaders(error) } };
   }
 
-  async #handle(exchange: Exchange): Promise<Reply> {
-    const { request, response, id, gone } = exchange;
+  #handle(exchange: Exchange): Promise<Reply> | Reply {
+    const { request, response } = exchange;
     const { router, authenticator, corsOrigins } = this.#options;
     if (this.#closing.signal.aborted) throw new RunnerError('EXECUTOR_CLOSED', 'the gateway is closing');
     const headers = headersOf(request);
@@ -243,27 +254,41 @@ export class GatewayServer {
     const { route, params } = router.find(request.method ?? 'GET', path);
     exchange.route = route;
     exchange.params = params;
-    let caller = this.#identify(exchange, headers);
+    const caller = this.#identify(exchange, headers);
     if (caller) this.#authorise(exchange, caller);
-    const body = await readBody(request, {
+    const body = readBody(request, {
       bytesMax: route.bodyBytesMax ?? 0,
       budget: this.#budget,
       announce: exchange.awaitsContinue ? () => response.writeContinue() : undefined,
     });
-    exchange.cleanUps.push(body.release);
-    if (!caller) {
-      caller = authenticator.identifySigner({ method: request.method ?? '', path, query, headers, body: body.bytes });
-      this.#authorise(exchange, caller);
+    const head: Head = { route, params, path, query, headers };
+    return body instanceof Promise
+      ? body.then((read) => this.#run(exchange, head, { caller, body: read }))
+      : this.#run(exchange, head, { caller, body });
+  }
+
+  #run(
+    exchange: Exchange,
+    { route, params, path, query, headers }: Head,
+    { caller, body }: { readonly caller: Caller | undefined; readonly body: ReadBody },
+  ): Promise<Reply> | Reply {
+    const { id, gone, cleanUps } = exchange;
+    const { method = 'GET' } = exchange.request;
+    cleanUps.push(body.release);
+    let known = caller;
+    if (!known) {
+      known = this.#options.authenticator.identifySigner({ method, path, query, headers, body: body.bytes });
+      this.#authorise(exchange, known);
     }
-    return await route.handle({
+    return route.handle({
       id,
-      method: request.method ?? 'GET',
+      method,
       path,
       params,
       query: query === '' ? NO_QUERY : new URLSearchParams(query),
       headers,
       body: body.bytes,
-      caller,
+      caller: known,
       origin: `${this.#scheme}://${headers['host']}`,
       signal: gone,
       closing: this.#closing.signal,
@@ -299,15 +324,14 @@ export class GatewayServer {
     const streams = body !== undefined && typeof body === 'object' && Symbol.asyncIterator in body;
     const whole = streams ? undefined : body;
     const size = whole === undefined ? 0 : typeof whole === 'string' ? Buffer.byteLength(whole) : whole.length;
-    const head: Record<string, string | number> = { 'x-request-id': id, 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' };
-    if (!streams && status !== 204) head['content-length'] = size;
-    if (corsOrigin !== undefined) {
-      head['access-control-allow-origin'] = corsOrigin;
-      head['access-control-expose-headers'] = '*';
-      head['vary'] = 'origin';
-    }
-    if (closing) head['connection'] = 'close';
-    response.writeHead(status, headers ? Object.assign(head, headers) : head);
+    // Names and values in turn: an object would be taken apart again.
+    const head = ['x-request-id', id, 'cache-control', 'no-store', 'x-content-type-options', 'nosniff'];
+    if (!streams && status !== 204) head.push('content-length', String(size));
+    if (corsOrigin !== undefined)
+      head.push('access-control-allow-origin', corsOrigin, 'access-control-expose-headers', '*', 'vary', 'origin');
+    if (closing) head.push('connection', 'close');
+    for (const name in headers) head.push(name, headers[name] ?? '');
+    response.writeHead(status, head);
     const isHead = request.method === 'HEAD';
     if (streams && !isHead) return this.#stream(response, body);
     endWith(response, isHead ? undefined : whole);
@@ -348,7 +372,7 @@ export class GatewayServer {
     try {
       if (this.#closing.signal.aborted) throw new RunnerError('EXECUTOR_CLOSED', 'the gateway is closing');
       const headers = headersOf(request);
-      if (this.#refusals.isBusy(socket)) throw badRequest('the connection has requests that are not answered yet');
+      if (this.#refusals.connectionOf(socket).open.length > 0) throw badRequest('the connection has requests that are not answered yet');
       if (request.httpVersion !== '1.1' || headers['content-length'] !== undefined || headers['transfer-encoding'] !== undefined)
         throw badRequest('a handshake is HTTP/1.1 and has no body');
       const { authenticator, corsOrigins } = this.#options;
@@ -370,20 +394,4 @@ function certificateNameOf({ socket }: IncomingMessage): string | undefined {
   const tls = 'getPeerCertificate' in socket ? (socket as TLSSocket) : undefined;
   const name = tls?.authorized ? tls.getPeerCertificate().subject?.CN : undefined;
   return typeof name === 'string' ? name : undefined;
-}
-
-/** Headers that HTTP wants with a refusal, whatever the API. */
-function refusalHeaders(error: RunnerError): Record<string, string> {
-  const { allow } = error.details;
-  return {
-    ...(statusOf(error) === 401 && { 'www-authenticate': 'Bearer' }),
-    ...(typeof allow === 'string' && { allow }),
-  };
-}
-
-/** What the parser of HTTP refuses before there is a request. */
-function parserError(error: NodeJS.ErrnoException): RunnerError {
-  const status = error.code === 'HPE_HEADER_OVERFLOW' ? 431 : error.code === 'ERR_HTTP_REQUEST_TIMEOUT' ? 408 : 400;
-  const what = { 400: 'the request is not HTTP', 408: 'the request did not come in time', 431: 'the headers are too large' }[status];
-  return new RunnerError('REQUEST_INVALID', `${what} (${error.code ?? error.message})`, { details: { status } });
 }

@@ -26,8 +26,8 @@ export class IdleKeeper<I extends PoolInstance> {
   }
 
   /** The last call of an instance has ended. */
-  becameIdle(member: Member<I>): void {
-    member.idleSince = this.#options.clock.monotonic();
+  becameIdle(member: Member<I>, now: number): void {
+    member.idleSince = now;
     this.#lookAt(member.idleSince + this.#stepMs(member));
   }
 

@@ -119,7 +119,7 @@ export class Pool<I extends PoolInstance> {
     this.#options.keepAlive.ended?.(group.fn.name, now);
     if (member.state === 'gone') this.#tidy(group);
     else if (member.instance.isOver) void this.#end(member, 'lost');
-    else this.#freed(member);
+    else this.#freed(member, now);
   }
 
   /** Takes an instance out at once, so that nobody gets it any more, and ends it. */
@@ -239,10 +239,10 @@ export class Pool<I extends PoolInstance> {
     waiter.leased(member);
   }
 
-  #freed(member: Member<I>): void {
+  #freed(member: Member<I>, now: number): void {
     const { group } = member;
     while (group.waiters.size > 0 && group.free.length > 0) {
-      const lent = group.take(this.#clock.monotonic());
+      const lent = group.take(now);
       const waiter = lent && group.nextWaiter();
       if (!waiter) break;
       this.#options.deadlines.remove(waiter);
@@ -257,7 +257,7 @@ export class Pool<I extends PoolInstance> {
       void this.#end(member, group.isRetired ? 'retired' : 'closed');
       return;
     }
-    this.#idle.becameIdle(member);
+    this.#idle.becameIdle(member, now);
     if (this.#hungry.size > 0) this.#plan();
   }
 
@@ -335,7 +335,7 @@ export class Pool<I extends PoolInstance> {
     group.add(member);
     this.#members += 1;
     void member.instance.ended.then(() => this.#end(member, 'lost'));
-    this.#freed(member);
+    this.#freed(member, this.#clock.monotonic());
     this.#plan(group.isWanted ? group : undefined);
     this.#tidy(group);
   }

@@ -91,7 +91,9 @@ export class RuntimeApi {
   /** Our own client. */
   #channel: RuntimeChannel | undefined;
   #served: Socket | undefined;
+  /** A ring. */
   readonly #answered: string[] = [];
+  #answers = 0;
   /** Its answer was too large; the client may say so as well. */
   #oversized = '';
 
@@ -356,8 +358,8 @@ export class RuntimeApi {
 
   #settle(id: string): void {
     this.#running.delete(id);
-    this.#answered.push(id);
-    if (this.#answered.length > ANSWERED_MAX) this.#answered.shift();
+    this.#answered[this.#answers % ANSWERED_MAX] = id;
+    this.#answers += 1;
   }
 
   /** A client that went away while it polled gets no event. */

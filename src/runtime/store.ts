@@ -86,7 +86,7 @@ const CACHED_MAX = 10_000;
 interface CachedFunction {
   readonly reserved: number | undefined;
   readonly aliases: Map<string, AliasRecord>;
-  readonly versions: Map<string, { readonly fn: FunctionVersion; readonly record: FunctionRecord }>;
+  readonly versions: Map<string, Resolved>;
 }
 
 export class FunctionStore {
@@ -251,11 +251,11 @@ export class FunctionStore {
     let found = cached.versions.get(version);
     if (!found) {
       const record = this.get(name, version);
-      found = { record, fn: this.#versions.toVersion(record) };
+      const fn = this.#versions.toVersion(record);
+      found = { fn, record, executedVersion: version, ...(cached.reserved !== undefined && { reserved: cached.reserved }) };
       cached.versions.set(version, found);
     }
-    const { fn, record } = found;
-    return { fn, record, executedVersion: version, ...(cached.reserved !== undefined && { reserved: cached.reserved }) };
+    return found;
   }
 
   /** Of all versions: the only ones that may still serve. Empty when there is no such function. */
