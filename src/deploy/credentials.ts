@@ -57,6 +57,12 @@ export function findCredentials(cloud: Configurable, env: Environment, home: str
   };
 }
 
+/** Names of the variables of the first way to sign in: what has to be set where nothing is there. */
+export function credentialVariables(cloud: Configurable): readonly string[] {
+  const { env = [], fileOf } = WAYS[cloud][0] ?? {};
+  return fileOf === undefined ? env : [...env, fileOf];
+}
+
 function isThere({ env: variables = [], fileOf, file }: Way, env: Environment, home: string): boolean {
   const named = fileOf === undefined ? undefined : env[fileOf];
   return (

@@ -1,8 +1,11 @@
 import { homedir } from 'node:os';
+import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { cloudConfigPath, loadCloudConfig } from '../../deploy/cloud-config.ts';
 import type { Configurable } from '../../deploy/cloud-config.ts';
 import { findCredentials } from '../../deploy/credentials.ts';
+import { neededVariables, writeEnvFile } from '../../deploy/env-file.ts';
+import type { NeededVariable } from '../../deploy/env-file.ts';
 import { TARGET_OF, providerFields } from '../../deploy/policy-model.ts';
 import type { FaasProvider } from '../../deploy/policy-model.ts';
 import { loadPolicy } from '../../deploy/policy.ts';
@@ -19,6 +22,8 @@ interface PreflightFlags extends PolicyFileFlags {
   readonly provider?: Configurable;
   readonly teeRequired?: true;
   readonly reach?: true;
+  readonly bootstrapEnv?: true;
+  readonly writeEnvFile?: string;
 }
 
 type Status = 'PASS' | 'WARN' | 'FAIL';
@@ -33,6 +38,10 @@ const EXAMPLES = `
 Examples:
   bpr cloud preflight                 the platform of the policy
   bpr cloud preflight -p gcp --reach  also whether its API answers; no credential is sent
+  bpr cloud preflight --bootstrap-env the variables that a deployment reads, and which of them are set
+  bpr cloud preflight --bootstrap-env --write-env-file .env
+                                      these in a file of mode 0600, with what is known; a file that is there stays,
+                                      and a secret that is set is named in it and not copied
 
 Only names of variables and files are printed, never what is in them.
 
@@ -55,7 +64,9 @@ export function addPreflight(cloud: Command, cli: Cli): void {
     .description('check policy and credentials before a deployment')
     .option('-p, --provider <name>', 'this cloud; default: that of the policy', parseConfigurable)
     .option('--tee-required', 'the cloud must have trusted execution environments')
-    .option('--reach', 'ask its API for an answer');
+    .option('--reach', 'ask its API for an answer')
+    .option('--bootstrap-env', 'tell which environment variables a deployment reads')
+    .option('--write-env-file <file>', 'write them to a new file, with the values that are known; implies --bootstrap-env');
   withPolicyFile(command)
     .addHelpText('after', EXAMPLES)
     .action(async (flags: PreflightFlags) => {
@@ -75,8 +86,35 @@ export function addPreflight(cloud: Command, cli: Cli): void {
       const ok = checks.every(({ status }) => status !== 'FAIL');
       if (!ok) cli.exitCode = 1;
       const rows = checks.map(({ status, name, detail }) => [status, name, redactText(detail)]);
-      print(io, flags.json, { document: { ok, provider: target, checks }, text: table(rows) });
+      const bootstrap = bootstrapEnvironment(io, flags, { target, own });
+      print(io, flags.json, {
+        document: { ok, provider: target, checks, ...bootstrap?.document },
+        text: [table(rows), ...(bootstrap ? ['', bootstrap.text] : [])].join('\n'),
+      });
     });
+}
+
+/** Tells names and where values come from, never values: any of them may be one that others must not see. */
+function bootstrapEnvironment(
+  { env, cwd }: Io,
+  flags: PreflightFlags,
+  { target, own }: { readonly target: Configurable; readonly own: FaasProvider | undefined },
+): { readonly document: object; readonly text: string } | undefined {
+  if (!flags.bootstrapEnv && flags.writeEnvFile === undefined) return undefined;
+  const credentials = findCredentials(target, env, env['HOME'] ?? homedir());
+  const variables = neededVariables({ target, provider: own, env, credentials });
+  const envFile = flags.writeEnvFile === undefined ? undefined : resolve(cwd, flags.writeEnvFile);
+  if (envFile !== undefined) writeEnvFile(envFile, variables);
+  const environment = variables.map(({ value: _, ...told }) => told);
+  const text = table([['VARIABLE', 'VALUE FROM', 'WHAT IT IS'], ...environment.map(rowOf)]);
+  return {
+    document: { environment, ...(envFile !== undefined && { envFile }) },
+    text: envFile === undefined ? text : `${text}\n\nWritten: ${envFile} (only you can read it; fill in what is empty)`,
+  };
+}
+
+function rowOf({ name, from, meaning, isSecret, isOptional }: Omit<NeededVariable, 'value'>): string[] {
+  return [name, from, [meaning, ...(isSecret ? ['secret'] : []), ...(isOptional ? ['optional'] : [])].join(', ')];
 }
 
 function checkPolicy({ warnings, source, path, policy }: LoadedPolicy): Check {
