@@ -42,7 +42,7 @@ export const ERROR_TEXTS = {
   EXECUTOR_CIRCUIT_OPEN: { meaning: 'Too many calls failed lately; the circuit breaker of this executor is open.', remedy: 'Wait for the probe after the cool-down, or configure a fallback executor.' },
   EXECUTOR_CLOSED: { meaning: 'The executor was closed.', remedy: 'Do not use an executor after close().' },
   QUEUE_FULL: { meaning: 'A bounded queue is full.', remedy: 'Send slower, or raise the limit that the message names.' },
-  QUEUE_TIMEOUT: { meaning: 'A call waited too long for an instance.', remedy: 'Allow more instances, or send fewer calls at a time.' },
+  QUEUE_TIMEOUT: { meaning: 'A call waited too long for an instance or a worker.', remedy: 'Allow more instances or workers, or send fewer calls at a time.' },
   ABORTED: { meaning: 'The operation was cancelled.', remedy: 'Nothing: somebody asked for it.' },
 
   // Deployment of functions
@@ -81,6 +81,15 @@ export const ERROR_TEXTS = {
     remedy: 'Change what the details list, or leave strict mode: then it is a warning.',
   },
   BUILD_FAILED: { meaning: 'The handler bundle could not be built.', remedy: 'Correct the error of the bundler that the message carries.' },
+
+  // Work queue
+  LEASE_LOST: { meaning: 'The lease of a job is not the current one: it ran out, was used, or the job was cancelled.', remedy: 'Stop working on the job; the queue takes nothing more from this attempt.' },
+  WORKER_LOST: { meaning: 'A worker let its lease of a job run out: it may have run the job.', remedy: 'See the log of the worker; lengthen the lease, or extend it while the job runs.' },
+  QUEUE_CLOSED: { meaning: 'The work queue was closed.', remedy: 'Connect again, or do not use a queue after close().' },
+  QUEUE_CORRUPT: { meaning: 'The file of the work queue is damaged or not a queue; it is left as it is.', remedy: 'Put a good copy in its place, or move it and its -wal file away: calls of the chain that have no result are published again.' },
+  QUEUE_DISK_FULL: { meaning: 'The disk of the work queue is full or fails.', remedy: 'Free space, then try again: nothing was changed.' },
+  QUEUE_LOCKED: { meaning: 'Another process uses this work queue.', remedy: 'Stop the other process, or use another folder.' },
+  QUEUE_VERSION: { meaning: 'The work queue was written by a newer version.', remedy: 'Use that version.' },
 
   // Chain
   RPC_UNREACHABLE: { meaning: 'No RPC endpoint answers.', remedy: 'Check the endpoints and the network.' },

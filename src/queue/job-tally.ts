@@ -1,0 +1,99 @@
+/** How many jobs of an embedded queue are in which state, and what the ready ones require. Kept in memory, in step with the file. */
+
+import type { QueueStats } from './queue.ts';
+import { STATE, STATE_COUNT } from './rows.ts';
+
+/** Jobs that are ready, by what they require: one text of sorted capabilities, empty for none. */
+class ReadyLanes {
+  readonly #lanes = new Map<string, { readonly needs: readonly string[]; count: number }>();
+  total = 0;
+
+  add(requires: string, count = 1): void {
+    this.total += count;
+    const lane = this.#lanes.get(requires);
+    if (lane) lane.count += count;
+    else this.#lanes.set(requires, { needs: requires === '' ? [] : requires.split(' '), count });
+  }
+
+  remove(requires: string): void {
+    this.total -= 1;
+    const lane = this.#lanes.get(requires);
+    if (!lane) return;
+    lane.count -= 1;
+    if (lane.count === 0) this.#lanes.delete(requires);
+  }
+
+  /** What a worker with these capabilities can take. */
+  matching(capabilities: ReadonlySet<string>): string[] {
+    const found: string[] = [];
+    for (const [requires, { needs }] of this.#lanes) if (needs.every((need) => capabilities.has(need))) found.push(requires);
+    return found;
+  }
+
+  names(): Iterable<string> {
+    return this.#lanes.keys();
+  }
+
+  clear(): void {
+    this.#lanes.clear();
+    this.total = 0;
+  }
+}
+
+export class JobTally {
+  readonly ready = new ReadyLanes();
+  /** Jobs have become ready since this was last set to false. */
+  news = false;
+  readonly #counts: number[] = Array.from({ length: STATE_COUNT }, () => 0);
+
+  get waiting(): number {
+    return this.#of(STATE.ready) + this.#of(STATE.delayed);
+  }
+
+  get delayed(): number {
+    return this.#of(STATE.delayed);
+  }
+
+  clear(): void {
+    this.#counts.fill(0);
+    this.ready.clear();
+  }
+
+  set(state: number, count: number): void {
+    this.#counts[state] = count;
+  }
+
+  add(state: number, requires: string): void {
+    this.#counts[state] = this.#of(state) + 1;
+    if (state !== STATE.ready) return;
+    this.ready.add(requires);
+    this.news = true;
+  }
+
+  remove(state: number, requires: string): void {
+    this.#counts[state] = this.#of(state) - 1;
+    if (state === STATE.ready) this.ready.remove(requires);
+  }
+
+  move({ from, requires }: { readonly from: number; readonly requires: string }, to: number): void {
+    if (from === to) return;
+    this.remove(from, requires);
+    this.add(to, requires);
+  }
+
+  byState(): QueueStats['byState'] {
+    return {
+      queued: this.waiting,
+      claimed: this.#of(STATE.claimed),
+      completed: this.#of(STATE.completed),
+      failed: this.#of(STATE.failed),
+      dead: this.#of(STATE.dead),
+      expired: this.#of(STATE.expired),
+      cancelled: this.#of(STATE.cancelled),
+    };
+  }
+
+  #of(state: number): number {
+    return this.#counts[state] ?? 0;
+  }
+}
