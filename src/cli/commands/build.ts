@@ -1,10 +1,14 @@
 import { readFileSync, writeFileSync } from 'node:fs';
+import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { Option } from 'commander';
 import type { Command } from 'commander';
+import { systemClock } from '../../clock.ts';
 import { PACKAGE_PLATFORMS } from '../../deploy/package-platform.ts';
 import type { PackagePlatform } from '../../deploy/package-platform.ts';
 import type { BuiltHandler } from '../../deploy/package.ts';
+import { RunnerError } from '../../errors.ts';
+import type { ImageReference, PushedImage } from '../../http/image-registry.ts';
 import { print, progress, sizeText, table } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
 
@@ -16,6 +20,7 @@ interface BuildFlags {
   readonly platform?: PackagePlatform;
   readonly layer?: readonly string[];
   readonly image?: string;
+  readonly push?: string;
   readonly json?: true;
 }
 
@@ -26,6 +31,8 @@ Examples:
   bpr build src/jobs.ts --platform azure   build/handler.zip as Azure Functions loads it
   bpr build src/jobs.ts --layer sharp      build/layer.zip too, with what sharp needs
   bpr build src/jobs.ts --image build/oci  an OCI image layout with this node, made without a daemon
+  bpr build src/jobs.ts --image build/oci --push ghcr.io/me/squaring:1
+                                           and into a registry, as whom docker login has signed in; what is there is not sent
 
 The module exports a JobRouter, as default or named router. The same sources give the same bytes.
 
@@ -44,9 +51,11 @@ export function addBuild(program: Command, { io }: Cli): void {
     .addOption(new Option('--platform <name>', 'what the zip is for, when its root files differ there').choices(PACKAGE_PLATFORMS))
     .option('--layer <packages...>', 'write layer.zip with these installed packages')
     .option('--image <dir>', 'write an OCI image layout with this node and its libraries')
+    .option('--push <registry/name[:tag]>', 'push the image of --image to a registry')
     .option('--json', 'print one JSON document')
     .addHelpText('after', EXAMPLES)
     .action(async (entry: string, flags: BuildFlags) => {
+      const reference = flags.push === undefined ? undefined : await referenceOf(flags);
       progress(io, `bundling ${entry} ...`);
       const { buildHandler } = await import('../../deploy/package.ts');
       const built = await buildHandler({
@@ -58,19 +67,39 @@ export function addBuild(program: Command, { io }: Cli): void {
         env: io.env,
       });
       const extras = await writeExtras(io, built, flags);
+      const pushed = reference && (await push(io, resolve(io.cwd, flags.image ?? ''), reference));
       const jobs = built.jobs.map(({ id, name, params, result, raw }) => [id, name, raw ? 'raw bytes' : `(${params}) -> (${result})`]);
       const files = [
         [built.file, `${sizeText(built.fileBytes)} (${sizeText(built.gzipBytes)} gzip)`, `sha256 ${built.fileSha256}`],
         [built.zipFile, sizeText(extras.zipBytes), `sha256 ${extras.sha256}`],
         ...(extras.layer ? [[extras.layer.file, sizeText(extras.layer.bytes), `sha256 ${extras.layer.sha256}`]] : []),
         ...(extras.image ? [[extras.image.directory, sizeText(extras.image.bytes), extras.image.digest]] : []),
+        ...(pushed
+          ? [[pushed.reference, pushed.wasThere ? 'was there' : `${sizeText(pushed.uploadedBytes)} sent`, `tag ${pushed.tag}`]]
+          : []),
       ];
       const warnings = built.warnings.map((warning) => `warning: ${warning}`);
       print(io, flags.json, {
-        document: { ...built, ...extras },
+        document: { ...built, ...extras, ...(pushed && { pushed }) },
         text: [table(files), '', table([['JOB', 'NAME', 'TYPES'], ...jobs]), ...warnings].join('\n'),
       });
     });
+}
+
+/** Before anything is built: what cannot be pushed is known by then. */
+async function referenceOf({ image, push: reference = '' }: BuildFlags): Promise<ImageReference> {
+  const { parseImageReference } = await import('../../http/image-registry.ts');
+  if (image === undefined) throw new RunnerError('CONFIG_INVALID', '--push needs --image: the folder of the image that is pushed');
+  return parseImageReference(reference);
+}
+
+async function push(io: Io, directory: string, reference: ImageReference): Promise<PushedImage> {
+  const [{ pushImage }, { dockerCredentials }] = await Promise.all([
+    import('../../http/image-registry.ts'),
+    import('../../deploy/registry-credentials.ts'),
+  ]);
+  const credentials = () => dockerCredentials(reference.registry, io.env, io.env['HOME'] ?? homedir());
+  return pushImage(directory, { reference, credentials, clock: systemClock, onProgress: (step) => progress(io, `${step} ...`) });
 }
 
 /** What is asked for besides the zip; and the zip itself, when it is for one platform. */
