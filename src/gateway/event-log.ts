@@ -42,7 +42,7 @@ export interface EventLogOptions<T> {
   /** Of one entry, and the most of all entries of a topic: what they hold, where that differs much. Default: weightless. */
   readonly weightOf?: (item: T) => number;
   readonly weightMax?: number;
-  /** Kept is only what somebody who has listened can miss: nothing before the first listens, and no more when all would have missed some. */
+  /** Kept is only what somebody who has listened, to this process or the one before it, can read on from: nothing when all would miss some. */
   readonly forListeners?: true;
 }
 
@@ -57,8 +57,8 @@ export class EventLog<T> {
   readonly #rings = new Map<string, Ring<T>>();
   readonly #listeners = new Set<(entry: Numbered<T>) => void>();
   #count = 0;
-  /** Number of the newest when the last listener left. */
-  #heardAt = -1;
+  /** Number of the newest when the last listener left; those of an earlier process left before the first. */
+  #heardAt = 0;
 
   constructor(options: EventLogOptions<T>) {
     this.#options = options;
