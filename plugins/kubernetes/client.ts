@@ -47,6 +47,7 @@ export const KINDS = {
   ReplicaSet: 'apps/v1 replicasets',
   Job: 'batch/v1 jobs',
   CronJob: 'batch/v1 cronjobs',
+  NetworkPolicy: 'networking.k8s.io/v1 networkpolicies',
   KnativeService: 'serving.knative.dev/v1 services',
   KnativeRevision: 'serving.knative.dev/v1 revisions',
 } as const;

@@ -1,18 +1,20 @@
-/** Plugin `kubernetes`: executors, deployments and long-running programs on a cluster. */
+/** Plugin `kubernetes`: executors, deployments, instances of functions and long-running programs on a cluster. */
 
 import type { Plugin } from '../../src/plugin.ts';
 import { KubernetesDeployer } from './deployer.ts';
 import { KubernetesExecutor } from './executor.ts';
 import { KubernetesMachineHost } from './machine-host.ts';
-import { DEPLOYER_OPTIONS, EXECUTOR_OPTIONS, HOST_OPTIONS, parseOptions } from './options.ts';
-import type { KubernetesExecutorOptions, KubernetesHostOptions, KubernetesOptions } from './options.ts';
+import { KubernetesBackend } from './backend.ts';
+import { BACKEND_OPTIONS, DEPLOYER_OPTIONS, EXECUTOR_OPTIONS, HOST_OPTIONS, parseOptions } from './options.ts';
+import type { KubernetesBackendOptions, KubernetesExecutorOptions, KubernetesHostOptions, KubernetesOptions } from './options.ts';
 
+export { KubernetesBackend } from './backend.ts';
 export { KubernetesDeployer } from './deployer.ts';
 export { KubernetesExecutor } from './executor.ts';
 export { KubernetesMachineHost } from './machine-host.ts';
 export { manifestsOf, toYaml } from './export.ts';
 export type { Manifest } from './client.ts';
-export type { KubernetesExecutorOptions, KubernetesHostOptions, KubernetesOptions } from './options.ts';
+export type { KubernetesBackendOptions, KubernetesExecutorOptions, KubernetesHostOptions, KubernetesOptions } from './options.ts';
 
 export const kubernetesPlugin: Plugin = {
   name: 'kubernetes',
@@ -23,6 +25,9 @@ export const kubernetesPlugin: Plugin = {
     );
     registry.deployer(
       (options, { clock }) => new KubernetesDeployer(parseOptions<KubernetesOptions>(options, DEPLOYER_OPTIONS), { clock }),
+    );
+    registry.backend(
+      (options, { clock }) => new KubernetesBackend(parseOptions<KubernetesBackendOptions>(options, BACKEND_OPTIONS), { clock }),
     );
     registry.host((options, { clock }) => new KubernetesMachineHost(parseOptions<KubernetesHostOptions>(options, HOST_OPTIONS), { clock }));
   },

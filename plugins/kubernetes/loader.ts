@@ -1,7 +1,7 @@
 /**
  * What starts in a pod: puts the package together from the parts that are mounted beside it, unpacks it into the temporary folder, and
  * becomes the program in it. With `call` as its argument it starts the program beside itself, posts one event to it, and ends with 1 when
- * the program fails. Plain JavaScript, because it runs as it is.
+ * the program fails. With `unpack` and a folder it only unpacks into that. Plain JavaScript, because it runs as it is.
  */
 export const LOADER = `'use strict';
 const fs = require('node:fs');
@@ -13,7 +13,7 @@ const parts = fs.readdirSync(__dirname).filter((name) => /^part-\\d+$/.test(name
 const zip = Buffer.concat(parts.map((name) => fs.readFileSync(path.join(__dirname, name))));
 const sha256 = createHash('sha256').update(zip).digest('hex');
 if (sha256 !== env.BLUEPRINT_PACKAGE_SHA256) throw new Error('the package has SHA-256 ' + sha256 + ', not ' + env.BLUEPRINT_PACKAGE_SHA256);
-const folder = fs.mkdtempSync(path.join(require('node:os').tmpdir(), 'code-'));
+const folder = process.argv[2] === 'unpack' ? process.argv[3] : fs.mkdtempSync(path.join(require('node:os').tmpdir(), 'code-'));
 let end = zip.length - 22;
 while (end >= 0 && zip.readUInt32LE(end) !== 0x06054b50) end -= 1;
 if (end < 0) throw new Error('the package is no zip');
@@ -30,6 +30,7 @@ for (let count = zip.readUInt16LE(end + 10), at = zip.readUInt32LE(end + 16); co
   fs.mkdirSync(path.dirname(file), { recursive: true });
   fs.writeFileSync(file, method === 0 ? data : zlib.inflateRawSync(data), { mode: mode & 0o111 ? 0o755 : 0o644 });
 }
+if (process.argv[2] === 'unpack') process.exit(0);
 process.chdir(folder);
 const given = env.BLUEPRINT_ARGS === undefined ? [] : JSON.parse(env.BLUEPRINT_ARGS);
 const entry = ['handler.mjs', 'index.mjs', 'index.js', 'index.cjs'].find((name) => fs.existsSync(name));

@@ -60,6 +60,21 @@ export interface KubernetesHostOptions extends ClusterOptions, PodOptions {
   readonly storageClass?: string | undefined;
 }
 
+/** Pods as instances of the function runtime. */
+export interface KubernetesBackendOptions extends ClusterOptions, PodOptions {
+  /**
+   * Where pods reach this process: `host` or `host:port`. Default: `POD_IP`, else the first address of this machine that is not loopback, with
+   * the port of `listen`.
+   */
+  readonly address?: string | undefined;
+  /** Where this process listens for its instances: `host:port`. Default `0.0.0.0:0`, any free port. */
+  readonly listen?: string | undefined;
+  /** Until a pod has started its program, milliseconds: pulling its image included. Default 120,000. */
+  readonly startTimeoutMs?: number | undefined;
+  /** Given to every backend; this one keeps nothing on this machine. */
+  readonly folder?: string | undefined;
+}
+
 const isText = (value: unknown): boolean => typeof value === 'string' && value !== '';
 const isOneOf =
   (...values: readonly string[]) =>
@@ -77,7 +92,6 @@ const POD = {
   imagePullSecrets: (value: unknown): boolean => Array.isArray(value) && value.every(isText),
   cpu: isQuantity,
   cpuMax: isQuantity,
-  rolloutTimeoutMs: isCount,
 };
 const WORKLOAD = isOneOf('deployment', 'knative');
 
@@ -85,6 +99,7 @@ export type Checks = Readonly<Record<string, (value: unknown) => boolean>>;
 export const DEPLOYER_OPTIONS: Checks = {
   ...CLUSTER,
   ...POD,
+  rolloutTimeoutMs: isCount,
   workload: WORKLOAD,
   containerConcurrency: isCount,
   instancesMax: isCount,
@@ -95,7 +110,21 @@ export const EXECUTOR_OPTIONS: Checks = {
   via: isOneOf('dns', 'proxy'),
   workload: WORKLOAD,
 };
-export const HOST_OPTIONS: Checks = { ...CLUSTER, ...POD, storage: isQuantity, storageClass: isText };
+export const HOST_OPTIONS: Checks = {
+  ...CLUSTER,
+  ...POD,
+  rolloutTimeoutMs: isCount,
+  storage: isQuantity,
+  storageClass: isText,
+};
+export const BACKEND_OPTIONS: Checks = {
+  ...CLUSTER,
+  ...POD,
+  address: isText,
+  listen: (value) => typeof value === 'string' && /^.+:\d{1,5}$/.test(value),
+  startTimeoutMs: isCount,
+  folder: isText,
+};
 
 /** Throws `CONFIG_INVALID`. */
 export function parseOptions<Options extends ClusterOptions>(options: unknown, checks: Checks): Options {

@@ -10,7 +10,7 @@ export const LABEL = {
   component: 'app.kubernetes.io/component',
 } as const;
 /** What an object is for. */
-export type Component = 'function' | 'code' | 'schedule' | 'batch' | 'machine';
+export type Component = 'function' | 'code' | 'schedule' | 'batch' | 'machine' | 'instance';
 
 /**
  * | annotation             | on           | meaning                                                                  |

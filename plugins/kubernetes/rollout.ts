@@ -66,12 +66,15 @@ interface Waiting {
 }
 
 interface ContainerStatus {
+  readonly name?: string;
   readonly state?: { readonly waiting?: Waiting; readonly terminated?: Waiting & { readonly exitCode?: number } };
   readonly lastState?: { readonly terminated?: Waiting & { readonly exitCode?: number } };
   readonly restartCount?: number;
 }
 
 interface PodStatus {
+  readonly phase?: string;
+  readonly initContainerStatuses?: readonly ContainerStatus[];
   readonly containerStatuses?: readonly ContainerStatus[];
   readonly conditions?: readonly { readonly type: string; readonly status: string; readonly reason?: string; readonly message?: string }[];
 }
@@ -89,31 +92,58 @@ export async function troubleOf(
   { component, signal }: Pick<RolloutOptions, 'component' | 'signal'>,
 ): Promise<Trouble | undefined> {
   for await (const pod of cluster.list('Pod', { selector: selectorOf(name, component), signal })) {
-    // A pod of the API server has this status.
-    const { containerStatuses = [], conditions = [] } = (pod['status'] ?? {}) as PodStatus;
-    for (const { state, lastState } of containerStatuses) {
-      const waiting = state?.waiting;
-      if (!waiting?.reason || waiting.reason === 'ContainerCreating' || waiting.reason === 'PodInitializing') continue;
-      const ended = lastState?.terminated ?? state?.terminated;
-      const lines = ended ? await lastLines(cluster, pod.metadata.name, signal) : '';
-      const text = `pod ${pod.metadata.name}: ${waiting.reason}${waiting.message ? `: ${waiting.message}` : ''}${lines && `\n${lines}`}`;
-      return { reason: waiting.reason, text, isHopeless: HOPELESS.has(waiting.reason) };
-    }
-    const unscheduled = conditions.find(({ type, status }) => type === 'PodScheduled' && status === 'False');
-    if (unscheduled) {
-      const reason = unscheduled.reason ?? 'Unschedulable';
-      return { reason, text: `pod ${pod.metadata.name}: ${reason}: ${unscheduled.message ?? ''}`, isHopeless: false };
-    }
+    const trouble = await podTrouble(cluster, pod, signal);
+    if (trouble) return trouble;
   }
   return undefined;
 }
 
-async function lastLines(cluster: Cluster, pod: string, signal: AbortSignal | undefined): Promise<string> {
+/** The same of one pod, and why it ended when it did. */
+export async function podTrouble(cluster: Cluster, pod: Manifest, signal: AbortSignal | undefined): Promise<Trouble | undefined> {
+  const { name } = pod.metadata;
+  const { containerStatuses = [], initContainerStatuses = [], conditions = [], phase } = statusOf(pod);
+  for (const { state, lastState, name: container } of [...initContainerStatuses, ...containerStatuses]) {
+    const waiting = state?.waiting;
+    const failed = phase === 'Failed' && state?.terminated?.exitCode !== 0 ? state?.terminated : undefined;
+    const isQuiet = !waiting?.reason || waiting.reason === 'ContainerCreating' || waiting.reason === 'PodInitializing';
+    if (isQuiet && !failed) continue;
+    const ended = failed ?? lastState?.terminated ?? state?.terminated;
+    const lines = ended ? await lastLines(cluster, name, { container, signal }) : '';
+    const reason = failed ? `${failed.reason ?? 'Error'} (exit code ${failed.exitCode})` : (waiting?.reason ?? '');
+    const message = (failed ?? waiting)?.message;
+    const text = `pod ${name}: ${reason}${message ? `: ${message}` : ''}${lines && `\n${lines}`}`;
+    return { reason, text, isHopeless: failed !== undefined || HOPELESS.has(reason) };
+  }
+  const unscheduled = conditions.find(({ type, status }) => type === 'PodScheduled' && status === 'False');
+  if (!unscheduled) return undefined;
+  const reason = unscheduled.reason ?? 'Unschedulable';
+  return { reason, text: `pod ${name}: ${reason}: ${unscheduled.message ?? ''}`, isHopeless: false };
+}
+
+/** Of a pod that is not started again: what its container ended with. */
+export function podEnd(pod: Manifest): { readonly exitCode: number; readonly reason: string | undefined } | undefined {
+  const { containerStatuses = [], phase } = statusOf(pod);
+  const ended = containerStatuses[0]?.state?.terminated;
+  if (!ended && phase !== 'Failed' && phase !== 'Succeeded') return undefined;
+  return { exitCode: ended?.exitCode ?? (phase === 'Succeeded' ? 0 : 1), reason: ended?.reason };
+}
+
+function statusOf({ status }: Manifest): PodStatus {
+  // A pod of the API server has this status.
+  return status ?? {};
+}
+
+async function lastLines(
+  cluster: Cluster,
+  pod: string,
+  { container, signal }: { readonly container: string | undefined; readonly signal: AbortSignal | undefined },
+): Promise<string> {
+  const which = container === undefined ? '' : `&container=${encodeURIComponent(container)}`;
   const path = await cluster.path('Pod', pod);
   for (const previous of ['true', 'false']) {
     const response = await cluster.send({
       method: 'GET',
-      path: `${path}/log?tailLines=20&previous=${previous}`,
+      path: `${path}/log?tailLines=20&previous=${previous}${which}`,
       headers: ['accept', '*/*'],
       signal,
     });

@@ -166,6 +166,7 @@ describe('doctor', () => {
     expect({ status: report.status, ok: report.ok }).toEqual({ status: 0, ok: true });
     expect(named(report, 'plugin http')).toEqual({ name: 'plugin http', status: 'ok', detail: 'executor, deployer' });
     expect(named(report, 'chain')).toMatchObject({ status: 'warn', detail: 'not configured' });
+    expect(named(report, 'backend process')).toEqual({ name: 'backend process', status: 'ok', detail: 'functions can run on it' });
   });
 
   it('fails on a data directory that cannot be made', async () => {

@@ -234,7 +234,9 @@ export class RunnerBuilder {
       registry ??= await this.#registry(telemetry);
       const known = made.get(executor);
       if (known) return known;
-      const isLocal = (await registry.has('backend', executor.use)) && !(await registry.has('executor', executor.use));
+      // A plugin that has both calls what was deployed, unless it is given what it is to run.
+      const isGiven = hasArtifact(executor.options) || !(await registry.has('executor', executor.use));
+      const isLocal = isGiven && (await registry.has('backend', executor.use));
       const fresh = isLocal
         ? await this.#functionExecutor(executor, registry, { folder: resolve(dataDir, `${executor.use}-${made.size}`), telemetry })
         : await registry.executor(executor.use, executor.options);
@@ -284,6 +286,10 @@ export class RunnerBuilder {
     });
     return { client, isOurs: true };
   }
+}
+
+function hasArtifact(options: unknown): boolean {
+  return typeof options === 'object' && options !== null && 'artifact' in options;
 }
 
 function canExpose(metrics: Metrics): metrics is PrometheusMetrics {

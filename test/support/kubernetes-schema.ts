@@ -5,6 +5,7 @@ import type { Fields } from './kubernetes-apply.ts';
 import { Deployment } from 'kubernetes-models/apps/v1/Deployment';
 import { CronJob } from 'kubernetes-models/batch/v1/CronJob';
 import { Job } from 'kubernetes-models/batch/v1/Job';
+import { NetworkPolicy } from 'kubernetes-models/networking.k8s.io/v1/NetworkPolicy';
 import { ConfigMap } from 'kubernetes-models/v1/ConfigMap';
 import { PersistentVolumeClaim } from 'kubernetes-models/v1/PersistentVolumeClaim';
 import { Pod } from 'kubernetes-models/v1/Pod';
@@ -23,6 +24,7 @@ const MODELS: Readonly<Record<string, new (data?: never) => Model>> = {
   Deployment,
   Job,
   Namespace,
+  NetworkPolicy,
   PersistentVolumeClaim,
   Pod,
   Secret,

@@ -13,6 +13,7 @@ export interface ObjectMeta {
   resourceVersion: string;
   generation?: number;
   creationTimestamp: string;
+  deletionTimestamp?: string;
   labels?: Record<string, string>;
   annotations?: Record<string, string>;
   ownerReferences?: { readonly uid: string }[];
@@ -40,6 +41,7 @@ export const RESOURCES: readonly Resource[] = [
   { kind: 'Deployment', apiVersion: 'apps/v1', plural: 'deployments', shortName: 'deploy' },
   { kind: 'Job', apiVersion: 'batch/v1', plural: 'jobs', shortName: 'job' },
   { kind: 'CronJob', apiVersion: 'batch/v1', plural: 'cronjobs', shortName: 'cj' },
+  { kind: 'NetworkPolicy', apiVersion: 'networking.k8s.io/v1', plural: 'networkpolicies', shortName: 'netpol' },
   { kind: 'Service', apiVersion: KNATIVE, plural: 'services', shortName: 'ksvc' },
   { kind: 'Revision', apiVersion: KNATIVE, plural: 'revisions', shortName: 'rev' },
 ];

@@ -8,6 +8,8 @@ import { buffer } from 'node:stream/consumers';
 import { parse } from 'yaml';
 import type { Fields } from './kubernetes-apply.ts';
 import { EmulatedPod } from './kubernetes-pods.ts';
+import { SandboxedPod } from './kubernetes-sandbox.ts';
+import type { SandboxedSpec } from './kubernetes-sandbox.ts';
 import type { PodSpec } from './kubernetes-pods.ts';
 import { KNATIVE } from './kubernetes-knative.ts';
 import type { KnativeSpec, KnativeTemplate } from './kubernetes-knative.ts';
@@ -20,6 +22,8 @@ export interface KubernetesEmulator {
   /** Requests so far: method and path without query. */
   readonly requests: readonly string[];
   pods(namespace?: string): readonly EmulatedPod[];
+  /** The processes of pods that were made as such, by the names of the pods. */
+  readonly instances: ReadonlyMap<string, SandboxedPod>;
   /** Somebody else writes to an object. */
   edit(kind: string, name: string, change: Fields, manager?: string): void;
   /** Somebody else makes a Deployment, or a Service of Knative. */
@@ -58,8 +62,8 @@ interface Placed {
 
 const SERVED = 'serving.knative.dev/service';
 const REVISION = 'serving.knative.dev/revision';
-const OBJECT = /^\/(?:api|apis)\/(v1|[a-z.]+\/v1)\/namespaces\/([^/]+)\/([a-z]+)(?:\/([^/]+))?(?:\/(log|status|proxy)(\/.*)?)?$/;
-const ALL = /^\/(?:api|apis)\/(v1|[a-z.]+\/v1)\/([a-z]+)$/;
+const OBJECT = /^\/(?:api|apis)\/(v1|[a-z0-9.]+\/v1)\/namespaces\/([^/]+)\/([a-z]+)(?:\/([^/]+))?(?:\/(log|status|proxy)(\/.*)?)?$/;
+const ALL = /^\/(?:api|apis)\/(v1|[a-z0-9.]+\/v1)\/([a-z]+)$/;
 
 export async function startKubernetes(options: KubernetesOptions): Promise<KubernetesEmulator> {
   const emulator = new Emulator(options);
@@ -81,6 +85,7 @@ class Emulator implements KubernetesEmulator {
   readonly store = new Store();
   readonly requests: string[] = [];
   readonly #options: KubernetesOptions;
+  readonly instances = new Map<string, SandboxedPod>();
   readonly #placed = new Set<Placed>();
   readonly #leaving = new Set<Promise<void>>();
   #count = 0;
@@ -155,6 +160,7 @@ class Emulator implements KubernetesEmulator {
 
   async close(): Promise<void> {
     for (const placed of this.#placed) this.#leave(placed, 1_000);
+    for (const name of this.instances.keys()) this.#endInstance(name);
     await Promise.all(this.#leaving);
     await this.stop();
   }
@@ -278,7 +284,8 @@ class Emulator implements KubernetesEmulator {
       .split(',')
       .filter((each) => each !== '')
       .map((each) => each.split('=', 2));
-    const objects = resource.kind === 'Pod' ? this.#podObjects() : this.store.of(kindOf(resource), namespace);
+    const objects =
+      resource.kind === 'Pod' ? [...this.#podObjects(), ...this.store.of('Pod', namespace)] : this.store.of(kindOf(resource), namespace);
     const fields = (searchParams.get('fieldSelector') ?? '')
       .split(',')
       .filter((each) => each !== '')
@@ -323,10 +330,16 @@ class Emulator implements KubernetesEmulator {
     const deleted = this.store.delete(resource, place, given.preconditions?.uid);
     const uids = new Set(deleted.map(({ metadata }) => metadata.uid));
     for (const placed of this.#placed) if (uids.has(placed.ownerUid)) this.#leave(placed);
+    for (const each of deleted) if (each.kind === 'Pod') this.#endInstance(each.metadata.name, each);
     return reply(response, 200, { kind: 'Status', apiVersion: 'v1', metadata: {}, status: 'Success' });
   }
 
   #log(response: ServerResponse, name: string, query: URLSearchParams): void {
+    const instance = this.instances.get(name);
+    if (instance) {
+      response.writeHead(200, { 'content-type': 'text/plain' });
+      return void response.end(instance.log(query.get('container')));
+    }
     const pod = this.pods().find((each) => each.name === name);
     if (!pod) throw new Refusal(404, 'NotFound', { message: `pods "${name}" not found` });
     if (pod.waiting && pod.exitCode === undefined)
@@ -532,8 +545,39 @@ class Emulator implements KubernetesEmulator {
     ]);
   }
 
+  /** A pod that somebody made: the kubelet starts it, and the API server has it until its processes have ended. */
+  #startInstance(object: StoredObject): void {
+    const { name, namespace = '', uid } = object.metadata;
+    const pod = new SandboxedPod(object['spec'] as SandboxedSpec, {
+      dataOf: (kind, each) => this.#dataOf(kind, each),
+      say: (status) => {
+        const live = this.store.find('Pod', namespace, name);
+        if (live?.metadata.uid === uid) this.store.setStatus(live, status);
+      },
+    });
+    this.instances.set(name, pod);
+    void pod.run();
+  }
+
+  #endInstance(name: string, object?: StoredObject): void {
+    const pod = this.instances.get(name);
+    if (!pod) return;
+    if (object)
+      this.store.objects.set(`pods/${object.metadata.namespace}/${name}`, {
+        ...object,
+        metadata: { ...object.metadata, deletionTimestamp: new Date().toISOString() },
+      });
+    const stopped = pod.stop().finally(() => {
+      this.instances.delete(name);
+      this.store.objects.delete(`pods/${object?.metadata.namespace ?? this.#namespace}/${name}`);
+      this.#leaving.delete(stopped);
+    });
+    this.#leaving.add(stopped);
+  }
+
   /** What controllers do after a write. */
   #control(object: StoredObject): void {
+    if (object.kind === 'Pod' && !this.instances.has(object.metadata.name)) this.#startInstance(object);
     if (object.kind === 'Deployment') void this.#roll(object).catch(() => {});
     if (kindOf(object) === 'KnativeService') void this.#serveKnative(object).catch(() => {});
     if (object.kind === 'Job') void this.#runJob(object).catch(() => {});

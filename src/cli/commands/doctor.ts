@@ -1,9 +1,11 @@
-import { accessSync, constants, existsSync, statSync } from 'node:fs';
-import { dirname } from 'node:path';
+import { accessSync, constants, existsSync, mkdtempSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import type { Command } from 'commander';
 import { ERROR_TEXTS } from '../../error-texts.ts';
 import { toRunnerError } from '../../errors.ts';
 import { redactText, redactUrl } from '../../telemetry/redact.ts';
+import { BACKENDS, lookFor } from '../backends.ts';
 import { chainIsNamed, dataDirOf, ledgerFileOf, settingsOf } from '../environment.ts';
 import type { ChainFlags, DataFlags } from '../environment.ts';
 import { print, progress, table } from '../output.ts';
@@ -44,7 +46,7 @@ Environment: HTTP_RPC_URL or RPC_URL, TANGLE_CONTRACT, CHAIN_ID, BPR_DATA_DIR.`;
 export function addDoctor(program: Command, cli: Cli): void {
   program
     .command('doctor')
-    .description('check this machine: node, packages, plugins, chain, ledger')
+    .description('check this machine: node, packages, plugins, backends, chain, ledger')
     .option('--rpc-url <url>', 'JSON-RPC endpoint of the chain')
     .option('--contract <address>', 'address of the Tangle contract')
     .option('--data-dir <dir>', 'where the runner keeps its data')
@@ -57,6 +59,7 @@ export function addDoctor(program: Command, cli: Cli): void {
         checkNode(process.versions.node),
         ...(await checkPeers()),
         ...(await checkPlugins()),
+        ...(await checkBackends()),
         checkDataDir(dataDirOf(cli.io, flags)),
         await checkLedger(ledgerFileOf(cli.io, flags)),
         ...(await checkChain(cli.io, flags)),
@@ -105,6 +108,22 @@ async function checkPlugins(): Promise<Check[]> {
     const remedy = `npm install ${missing.join(' ')} when you use the plugin`;
     return { name, status: 'warn', detail: `${kinds.join(', ')}; not installed: ${missing.join(', ')}`, remedy };
   });
+}
+
+/** What functions can run on, and why not on the others. */
+async function checkBackends(): Promise<Check[]> {
+  const folder = mkdtempSync(join(tmpdir(), 'bpr-doctor-'));
+  try {
+    const { backends, missing } = await lookFor(BACKENDS, { folder });
+    for (const backend of backends.values()) await backend.close?.();
+    return BACKENDS.map((backend) => {
+      const [name, reason] = [`backend ${backend}`, missing[backend]];
+      if (reason === undefined) return { name, status: 'ok', detail: 'functions can run on it' };
+      return { name, status: 'warn', detail: redactText(reason), remedy: 'needed only when functions are to run on it' };
+    });
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 }
 
 /** A directory that is not there yet is made by the runner: its parent must allow that. */

@@ -3,7 +3,7 @@ import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { InvalidArgumentError } from 'commander';
 import type { Command } from 'commander';
-import { RunnerError, toRunnerError } from '../../errors.ts';
+import { RunnerError } from '../../errors.ts';
 import type { GatewayAuth } from '../../gateway/auth.ts';
 import { SCOPES } from '../../gateway/http.ts';
 import type { Scope } from '../../gateway/http.ts';
@@ -11,8 +11,9 @@ import { KeyFolder } from '../../gateway/keys.ts';
 import type { ApiKey } from '../../gateway/keys.ts';
 import { PROVIDERS } from '../../executor/limits.ts';
 import type { Provider } from '../../executor/limits.ts';
-import type { InstanceBackend } from '../../runtime/runtime.ts';
 import type { LogLevel } from '../../telemetry/pino.ts';
+import { backendOption, findBackends } from '../backends.ts';
+import type { BackendOptions } from '../backends.ts';
 import { parseCount, parseNumber } from '../calls.ts';
 import { LIMIT_VARIABLES, addLimits, limitsOf } from '../gateway-limits.ts';
 import type { LimitFlags } from '../gateway-limits.ts';
@@ -24,6 +25,7 @@ interface GatewayFlags extends LimitFlags {
   readonly host: string;
   readonly port: number;
   readonly backend: string;
+  readonly backendOption?: BackendOptions;
   readonly dataDir?: string;
   readonly auth?: 'none' | 'keys';
   readonly token?: readonly string[];
@@ -48,8 +50,9 @@ Examples:
   curl -d '{"name":"Ada"}' http://127.0.0.1:8080/api/v1/functions/hello/invoke
   curl -Nd '{"name":"Ada"}' http://127.0.0.1:8080/api/v1/functions/hello/stream
 
-Backends: process; docker (Docker or podman); runc (as root, without a daemon). auto takes all that work here; the first is the default
-of functions that name none. SIGTERM or SIGINT lets calls finish; a second one ends at once. What was deployed stays.
+Backends: process; docker (Docker or podman); runc (as root, without a daemon); kubernetes (pods in the cluster of KUBECONFIG, which reach
+this machine at POD_IP or its first address). auto takes those of this machine that work here; the first is the default of functions that
+name none. SIGTERM or SIGINT lets calls finish; a second one ends at once. What was deployed stays.
 Anything but a loopback address needs --auth keys, --token or --client-ca.
 Environment: BPR_DATA_DIR; LOG_LEVEL (default warn; info writes a line for each request to stderr); for what no flag says,
 ${LIMIT_VARIABLES}.
@@ -68,7 +71,8 @@ export function addGateway(program: Command, cli: Cli): void {
     .description('run functions on this machine, behind HTTP')
     .option('--host <address>', 'where to listen', '127.0.0.1')
     .option('--port <port>', '0: any free one', parseNumber, 8080)
-    .option('--backend <names>', 'auto, or of process, docker, runc, comma-separated', 'auto')
+    .option('--backend <names>', 'auto, or of process, docker, runc, kubernetes, comma-separated', 'auto')
+    .option('--backend-option <option>', 'of a backend: kubernetes.address=10.0.0.7:9443; several by repeating', backendOption)
     .option('--data-dir <dir>', 'functions, keys and sockets; a short path (default: BPR_DATA_DIR, or ~/.blueprint-runner)')
     .option('--auth <kind>', 'none, or keys: those of bpr gateway keys', parseAuth)
     .option('--token <reference>', 'a bearer token: env:NAME or file:/path; several by repeating', list)
@@ -95,7 +99,7 @@ async function serve(io: Io, flags: GatewayFlags): Promise<void> {
   ]);
   const metrics = createMetrics();
   const telemetry = { log: await createLogger({ level: logLevelOf(io) }), metrics, startSpan: undefined };
-  const found = await findBackends(flags.backend, join(folder, 'b'));
+  const found = await findBackends(flags.backend, { folder: join(folder, 'b'), options: flags.backendOption });
   const auth = authOf(io, flags, folder);
   const gateway = new Gateway({
     folder,
@@ -133,52 +137,6 @@ function untilSignal(): Promise<void> {
     });
   }
   return stopped.promise;
-}
-
-interface FoundBackends {
-  readonly backends: ReadonlyMap<string, InstanceBackend>;
-  /** Name to reason. */
-  readonly missing: Readonly<Record<string, string>>;
-}
-
-const BACKENDS = ['process', 'docker', 'runc'] as const;
-type BackendName = (typeof BACKENDS)[number];
-
-async function makeBackend(name: BackendName, folder: string): Promise<InstanceBackend> {
-  const { createPluginRegistry } = await import('../../plugin/registry.ts');
-  const { systemClock } = await import('../../clock.ts');
-  const { silentTelemetry } = await import('../../telemetry/telemetry.ts');
-  const registry = createPluginRegistry({ clock: systemClock, telemetry: silentTelemetry });
-  if (name === 'process') return registry.backend('process', { folder: join(folder, 'process') });
-  return registry.backend('container', { folder: join(folder, name), ...(name === 'runc' && { driver: 'runc' }) });
-}
-
-/** Throws `BACKEND_UNAVAILABLE` when one that was asked for does not work here, or none does. */
-async function findBackends(wanted: string, folder: string): Promise<FoundBackends> {
-  const isAuto = wanted === 'auto';
-  const names = isAuto ? BACKENDS : wanted.split(',').map((name) => backendName(name.trim()));
-  const backends = new Map<string, InstanceBackend>();
-  const missing: Record<string, string> = {};
-  for (const name of names) {
-    try {
-      const backend = await makeBackend(name, folder);
-      const reason = await backend.unavailable();
-      if (reason === undefined) backends.set(name, backend);
-      else missing[name] = reason;
-    } catch (thrown) {
-      missing[name] = toRunnerError(thrown).message;
-    }
-  }
-  const reasons = Object.entries(missing).map(([name, reason]) => `${name}: ${reason}`);
-  if (backends.size === 0 || (!isAuto && reasons.length > 0))
-    throw new RunnerError('BACKEND_UNAVAILABLE', reasons.join('; '), { details: missing });
-  return { backends, missing };
-}
-
-function backendName(name: string): BackendName {
-  const found = BACKENDS.find((one) => one === name);
-  if (found === undefined) throw new RunnerError('CONFIG_INVALID', `there is no backend ${name}; there are ${BACKENDS.join(', ')}`);
-  return found;
 }
 
 function folderOf(io: Io, { dataDir }: { readonly dataDir?: string }): string {

@@ -1,0 +1,79 @@
+/** Where functions run, by the names that flags have for it. */
+
+import { join } from 'node:path';
+import { InvalidArgumentError } from 'commander';
+import { RunnerError, toRunnerError } from '../errors.ts';
+import type { InstanceBackend } from '../runtime/runtime.ts';
+
+/** On this machine: taken when nothing else is asked for. */
+const LOCAL = ['process', 'docker', 'runc'] as const;
+export const BACKENDS = [...LOCAL, 'kubernetes'] as const;
+export type BackendName = (typeof BACKENDS)[number];
+
+/** By backend; texts. */
+export type BackendOptions = Readonly<Partial<Record<BackendName, Readonly<Record<string, string>>>>>;
+
+export interface FoundBackends {
+  readonly backends: ReadonlyMap<string, InstanceBackend>;
+  /** Name to reason. */
+  readonly missing: Readonly<Record<string, string>>;
+}
+
+interface BackendPlace {
+  /** Each backend has a folder of its own in it. */
+  readonly folder: string;
+  readonly options?: BackendOptions | undefined;
+}
+
+/** `auto`: those of this machine. Throws `BACKEND_UNAVAILABLE` when one that was asked for does not work here, or none does. */
+export async function findBackends(wanted: string, place: BackendPlace): Promise<FoundBackends> {
+  const isAuto = wanted === 'auto';
+  const found = await lookFor(isAuto ? LOCAL : wanted.split(',').map((name) => backendName(name.trim())), place);
+  const reasons = Object.entries(found.missing).map(([name, reason]) => `${name}: ${reason}`);
+  if (found.backends.size === 0 || (!isAuto && reasons.length > 0))
+    throw new RunnerError('BACKEND_UNAVAILABLE', reasons.join('; '), { details: found.missing });
+  return found;
+}
+
+export async function lookFor(names: readonly BackendName[], place: BackendPlace): Promise<FoundBackends> {
+  const backends = new Map<string, InstanceBackend>();
+  const missing: Record<string, string> = {};
+  for (const name of names) {
+    try {
+      const backend = await makeBackend(name, place);
+      const reason = await backend.unavailable();
+      if (reason === undefined) backends.set(name, backend);
+      else missing[name] = reason;
+    } catch (thrown) {
+      missing[name] = toRunnerError(thrown).message;
+    }
+  }
+  return { backends, missing };
+}
+
+/** For commander: `kubernetes.namespace=functions`. */
+export function backendOption(value: string, before: BackendOptions = {}): BackendOptions {
+  const [, backend = '', name = '', text] = /^([a-z]+)\.([A-Za-z]+)=(.+)$/s.exec(value) ?? [];
+  const known = BACKENDS.find((one) => one === backend);
+  if (known === undefined || text === undefined)
+    throw new InvalidArgumentError(`write BACKEND.NAME=VALUE, with one of ${BACKENDS.join(', ')}`);
+  return { ...before, [known]: { ...before[known], [name]: text } };
+}
+
+async function makeBackend(name: BackendName, { folder, options }: BackendPlace): Promise<InstanceBackend> {
+  const [{ createPluginRegistry }, { systemClock }, { silentTelemetry }] = await Promise.all([
+    import('../plugin/registry.ts'),
+    import('../clock.ts'),
+    import('../telemetry/telemetry.ts'),
+  ]);
+  const registry = createPluginRegistry({ clock: systemClock, telemetry: silentTelemetry });
+  const given = { folder: join(folder, name), ...options?.[name] };
+  if (name === 'process' || name === 'kubernetes') return registry.backend(name, given);
+  return registry.backend('container', { ...given, ...(name === 'runc' && { driver: 'runc' }) });
+}
+
+function backendName(name: string): BackendName {
+  const found = BACKENDS.find((one) => one === name);
+  if (found === undefined) throw new RunnerError('CONFIG_INVALID', `there is no backend ${name}; there are ${BACKENDS.join(', ')}`);
+  return found;
+}
