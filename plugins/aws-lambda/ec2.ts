@@ -50,7 +50,10 @@ export class Ec2Host implements MachineHost {
     this.#aws = new Aws(options);
   }
 
-  /** On the disk of the instance: it outlives restarts of the program and of the machine, and ends with the instance. */
+  /**
+   * On the disk of the instance: it outlives restarts of the program and of the machine, and ends with the instance, which another specification
+   * replaces. A warning says so then; a runner reads from the chain what is settled.
+   */
   dataFolder(_name: string): string {
     return DATA_FOLDER;
   }
@@ -65,9 +68,13 @@ export class Ec2Host implements MachineHost {
     const own = all.find(isLiving);
     if (own && !isManaged(tagMap(own.Tags))) throw foreign('instance', spec.name);
     if (own && tagMap(own.Tags)[SPEC_TAG] === wanted) return this.#keep(session, changes, own);
-    if (own) await this.#end(session, changes, own);
-    changes.phase('starting an instance');
+    // What can be refused comes before the old one ends.
     const UserData = await this.#userData(session, changes, { script, wanted });
+    if (own) {
+      changes.warn(`what the program kept is on the disk of instance ${own.InstanceId ?? ''} and ends with it`);
+      await this.#end(session, changes, own);
+    }
+    changes.phase('starting an instance');
     const made = await changes.make({ action: 'create', resource: 'instance', id: spec.name }, async () => {
       const request = await this.#request(session, spec, wanted);
       const ClientToken = sha(canonical([spec.name, wanted, all.map(({ InstanceId = '' }) => InstanceId).toSorted()]));

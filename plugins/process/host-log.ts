@@ -1,20 +1,36 @@
 /** The log file of a long-running program: bounded, read from its end, followed. */
 
-import { existsSync, openSync, readSync, closeSync, statSync, truncateSync, writeFileSync, readFileSync } from 'node:fs';
+import { existsSync, openSync, readSync, closeSync, statSync, readFileSync } from 'node:fs';
 import { logFilter, logLevelOf } from '../../src/plugin.ts';
 import type { Clock, LogEntry, LogQuery } from '../../src/plugin.ts';
 
 const LOG_BYTES_MAX = 32 * 1024 * 1024;
 const LOG_BYTES_KEPT = 8 * 1024 * 1024;
+const CHECK_MS = 1_000;
 const FOLLOW_MS = 200;
 
-/** Keeps the end of a log that has grown large. Its writer appends, so that it goes on at the new end. */
-export function trimLog(file: string): void {
-  if (!existsSync(file) || statSync(file).size <= LOG_BYTES_MAX) return;
-  const kept = readFileSync(file).subarray(-LOG_BYTES_KEPT);
-  const start = kept.indexOf(10) + 1;
-  truncateSync(file, 0);
-  writeFileSync(file, kept.subarray(start), { flag: 'a' });
+/**
+ * A module that a program loads before its own: it keeps the end of the log that has grown large. The program does it itself, because nobody else
+ * is there as long as it is. Its output appends, so that it goes on at the new end.
+ */
+export function logLimiter(file: string): string {
+  return `import { closeSync, openSync, readSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+const file = ${JSON.stringify(file)};
+setInterval(() => {
+  try {
+    const { size } = statSync(file);
+    if (size <= ${LOG_BYTES_MAX}) return;
+    const kept = Buffer.alloc(${LOG_BYTES_KEPT});
+    const descriptor = openSync(file, 'r');
+    const length = readSync(descriptor, kept, 0, kept.length, size - kept.length);
+    closeSync(descriptor);
+    truncateSync(file, 0);
+    writeFileSync(file, kept.subarray(kept.indexOf(10) + 1, length), { flag: 'a' });
+  } catch {
+    // A log that cannot be bounded is no reason to end.
+  }
+}, ${CHECK_MS}).unref();
+`;
 }
 
 /** Oldest first. */

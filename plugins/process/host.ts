@@ -6,6 +6,7 @@ import { closeSync, existsSync, mkdirSync, openSync, readFileSync, readdirSync, 
 import { request } from 'node:http';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import {
   RunnerError,
   Secret,
@@ -17,7 +18,7 @@ import {
   writeProgram,
 } from '../../src/plugin.ts';
 import type { Clock, DeployOptions, LogEntry, LogQuery, Machine, MachineHost, MachineReport, ProgramSpec } from '../../src/plugin.ts';
-import { readLog, trimLog } from './host-log.ts';
+import { logLimiter, readLog } from './host-log.ts';
 import { identityOf } from './leftovers.ts';
 
 export interface ProcessHostOptions {
@@ -41,6 +42,7 @@ interface Note {
   readonly token: string;
 }
 
+const LIMITER_FILE = '.log-limiter.mjs';
 const POLL_MS = 50;
 const HEAP_SHARE = 0.75;
 const TOKEN_VARIABLE = 'BPR_MACHINE_TOKEN';
@@ -136,6 +138,8 @@ export class ProcessHost implements MachineHost {
     const folder = join(this.#folder, spec.name);
     const programs = join(folder, `program-${specSha256.slice(0, 12)}`);
     writeProgram(spec, programs, { folder: 0o700, file: 0o600 });
+    const limiter = join(programs, LIMITER_FILE);
+    writeFileSync(limiter, logLimiter(this.#logFile(spec.name)), { mode: 0o600 });
     mkdirSync(this.dataFolder(spec.name), { recursive: true, mode: 0o700 });
     for (const other of readdirSync(folder))
       if (other.startsWith('program-') && join(folder, other) !== programs) rmSync(join(folder, other), { recursive: true, force: true });
@@ -150,7 +154,7 @@ export class ProcessHost implements MachineHost {
     const log = openSync(this.#logFile(spec.name), 'a', 0o600);
     try {
       const heap = spec.memoryMb === undefined ? [] : [`--max-old-space-size=${Math.floor(spec.memoryMb * HEAP_SHARE)}`];
-      const child = spawn(process.execPath, [...heap, ...spec.args], {
+      const child = spawn(process.execPath, [...heap, '--import', pathToFileURL(limiter).href, ...spec.args], {
         cwd: programs,
         detached: true,
         env: { PATH: '/usr/local/bin:/usr/bin:/bin', TMPDIR: '/tmp', ...spec.environment, ...secrets, [TOKEN_VARIABLE]: note.token },
@@ -186,7 +190,6 @@ export class ProcessHost implements MachineHost {
   async #machine({ note, pid }: Found): Promise<Machine> {
     const url = `http://127.0.0.1:${note.healthPort}`;
     const isReady = pid !== undefined && (await answers(`${url}/readyz`));
-    trimLog(this.#logFile(note.name));
     const memoryBytes = pid === undefined ? undefined : residentBytes(pid);
     return {
       name: note.name,

@@ -22,6 +22,7 @@ class World {
   readonly functions = new Map<string, FunctionState>();
   readonly programs = new Map<string, ProgramSpec>();
   readonly log: string[] = [];
+  readonly foreign = new Set<string>();
   failing = new Set<string>();
 
   deployer(use: string): FaasDeployer {
@@ -52,6 +53,8 @@ class World {
       },
       describe: async (name) => this.functions.get(name),
       remove: async (name, { dryRun = false } = {}) => {
+        if (this.failing.has(name)) throw new RunnerError('PLATFORM_UNREACHABLE', `${use} does not answer`);
+        if (this.foreign.has(name)) throw new RunnerError('RESOURCE_FOREIGN', `${name} is not ours`);
         if (!this.functions.has(name)) return report(undefined, undefined, name);
         if (!dryRun) this.log.push(`${use} removes ${name}`);
         if (!dryRun) this.functions.delete(name);
@@ -274,6 +277,14 @@ describe('a deployment', () => {
     expect(read().leftovers).toEqual([]);
   });
 
+  test('the function of a job that the blueprint has no more is removed', async () => {
+    await operator().deploy(PLAN, PARTS);
+    world.log.length = 0;
+    await operator().deploy({ ...PLAN, jobs: PLAN.jobs.filter(({ id }) => id !== '1') }, PARTS);
+    expect(world.log).toEqual(['process runs blueprint-7-orchestrator', 'aws-lambda removes blueprint-7-job-1']);
+    expect([Object.keys(read().jobs), read().leftovers, [...world.functions.keys()]]).toEqual([['0', '2'], [], ['blueprint-7-job-0']]);
+  });
+
   test('an orchestrator that moves to another host ends before the new one starts', async () => {
     await operator().deploy(PLAN, PARTS);
     world.log.length = 0;
@@ -308,11 +319,63 @@ describe('a deployed service', () => {
     await operator().deploy(PLAN, PARTS);
     world.log.length = 0;
     const record = read();
-    const changes = await operator().remove(record);
+    const { changes } = await operator().remove(record);
     expect(changes).toHaveLength(3);
     expect(world.log[0]).toBe('process ends blueprint-7-orchestrator');
     expect([records.read(PLAN), world.functions.size]).toEqual([undefined, 0]);
-    expect(await operator().remove(record)).toEqual([]);
+    expect(await operator().remove(record)).toEqual({ changes: [], left: [] });
+  });
+
+  test('ends when what it is made of belongs to somebody else now: that stays', async () => {
+    await operator().deploy(PLAN, PARTS);
+    world.foreign.add('blueprint-7-job-0');
+    const { changes, left } = await operator().remove(read());
+    expect([changes.map(({ id }) => id), left]).toEqual([['blueprint-7-orchestrator', 'blueprint-7-job-1'], []]);
+    expect([...world.functions.keys()]).toEqual(['blueprint-7-job-0']);
+    expect(records.read(PLAN)).toBeUndefined();
+  });
+
+  test('keeps its record while a platform is down, and is forgotten when asked, with what may still be there', async () => {
+    await operator().deploy(PLAN, PARTS);
+    world.failing.add('blueprint-7-job-0');
+    await expect(operator().remove(read())).rejects.toMatchObject({ code: 'PLATFORM_UNREACHABLE' });
+    // The others are gone, and the record says of what it is.
+    expect([...world.functions.keys()]).toEqual(['blueprint-7-job-0']);
+    expect(read().status).toBe('removing');
+    const left = [{ what: 'function blueprint-7-job-0', place: AWS, problem: 'PLATFORM_UNREACHABLE: aws-lambda does not answer' }];
+    expect(await operator().remove(read(), { forget: true, dryRun: true })).toMatchObject({ left });
+    expect(read().status).toBe('removing');
+    expect(await operator().remove(read(), { forget: true })).toMatchObject({ changes: [], left });
+    expect(records.read(PLAN)).toBeUndefined();
+  });
+
+  test('a host that does not answer keeps the functions: the orchestrator may call them', async () => {
+    await operator().deploy(PLAN, PARTS);
+    const down = { terminate: () => Promise.reject(new RunnerError('PLATFORM_UNREACHABLE', 'the host does not answer')) };
+    const plugins = {
+      deployer: async (use: string) => world.deployer(use),
+      host: async (use: string) => ({ ...world.host(use), ...down }),
+    };
+    await expect(operator({ plugins }).remove(read())).rejects.toMatchObject({ code: 'PLATFORM_UNREACHABLE' });
+    expect(world.functions.size).toBe(2);
+    const { changes, left } = await operator({ plugins }).remove(read(), { forget: true });
+    expect([changes.length, left.map(({ what }) => what)]).toEqual([2, ['orchestrator blueprint-7-orchestrator']]);
+  });
+
+  test('tells the rest when a platform and the host cannot be asked', async () => {
+    await operator().deploy(PLAN, PARTS);
+    const silent = new RunnerError('PLATFORM_UNREACHABLE', 'nobody answers');
+    const deployer = (use: string): FaasDeployer => {
+      const known = world.deployer(use);
+      return { ...known, describe: async (name) => (name.endsWith('0') ? Promise.reject(silent) : known.describe(name)) };
+    };
+    const plugins = { deployer: async (use: string) => deployer(use), host: () => Promise.reject(silent) };
+    const { drift, functions, orchestrator } = await operator({ plugins }).status(read());
+    expect(drift).toEqual([
+      'function blueprint-7-job-0 of job a cannot be asked: PLATFORM_UNREACHABLE: nobody answers',
+      'the orchestrator blueprint-7-orchestrator cannot be asked: PLATFORM_UNREACHABLE: nobody answers',
+    ]);
+    expect([functions['1']?.state?.status, orchestrator]).toEqual(['active', undefined]);
   });
 
   test('its record is readable by its owner alone', async () => {

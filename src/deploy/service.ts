@@ -4,8 +4,8 @@
  */
 
 import { toRunnerError, RunnerError } from '../errors.ts';
-import type { DeployChange, FaasDeployer, FunctionState, LogEntry, LogQuery } from '../executor/deployer.ts';
-import type { Machine, MachineHost } from '../executor/machine.ts';
+import type { DeployChange, DeployReport, FaasDeployer, FunctionState, LogEntry, LogQuery } from '../executor/deployer.ts';
+import type { Machine, MachineHost, MachineReport } from '../executor/machine.ts';
 import type { PluginReference, RecordedFunction, ServiceRecord } from './record.ts';
 import { checkNames } from './service-plan.ts';
 import type { ServicePlan } from './service-plan.ts';
@@ -19,6 +19,19 @@ export interface ServiceStatus {
   readonly functions: Readonly<Record<string, { readonly state?: FunctionState; readonly problem?: string }>>;
   /** What is not as it was deployed, in words. Empty: nothing. */
   readonly drift: readonly string[];
+}
+
+/** What was taken off, and what could not be: it may still be there. */
+export interface RemovalReport {
+  readonly changes: readonly DeployChange[];
+  readonly left: readonly { readonly what: string; readonly place: PluginReference; readonly problem: string }[];
+  /** The first block of the service: a deployment of later, with another ledger, misses nothing when it begins there. */
+  readonly fromBlock?: string;
+}
+
+export interface RemovalOptions extends ServiceOptions {
+  /** Drops the record even when a platform or host does not answer or refuses: it may be gone for good. */
+  readonly forget?: boolean;
 }
 
 /** Deploys services, says how they are, and ends them. */
@@ -69,6 +82,7 @@ export class ServiceOperator {
       } catch (thrown) {
         const { code, message } = toRunnerError(thrown);
         functions[jobId] = { problem: `${code}: ${message}` };
+        drift.push(`function ${recorded.name} of job ${name} cannot be asked: ${code}: ${message}`);
       }
     }
     const { orchestrator } = record;
@@ -90,23 +104,41 @@ export class ServiceOperator {
     yield* (await this.#host(orchestrator.host)).logs(orchestrator.name, query);
   }
 
-  /** Ends the orchestrator first, so that no call is handed to a function that is going. Logs stay, and so does what is foreign. */
-  async remove(given: ServiceRecord, options: ServiceOptions = {}): Promise<readonly DeployChange[]> {
+  /**
+   * Ends the orchestrator first, so that no call is handed to a function that is going. Logs stay, and so does what is foreign. Rejects with the
+   * first error after all functions were tried, and the record stays, unless `forget` says otherwise.
+   */
+  async remove(given: ServiceRecord, options: RemovalOptions = {}): Promise<RemovalReport> {
     const unlock = options.dryRun ? () => {} : this.#tools.records.lock(given);
     try {
       // Another process may have gone on with it since it was read.
       const record = this.#tools.records.read(given);
-      if (!record) return [];
+      if (!record) return { changes: [], left: [] };
       if (!options.dryRun) this.#tools.records.write({ ...record, status: 'removing', updatedAt: this.#timestamp() });
       const changes: DeployChange[] = [];
-      const { orchestrator } = record;
-      if (orchestrator)
-        changes.push(...(await unlessForeign(async () => (await this.#host(orchestrator.host)).terminate(orchestrator.name, options))));
-      const all = [...Object.values(record.jobs).flatMap((job) => job.function ?? []), ...record.leftovers];
-      for (const { deployer, name } of all)
-        changes.push(...(await unlessForeign(async () => (await this.#deployer(deployer)).remove(name, options))));
+      const left: RemovalReport['left'][number][] = [];
+      let failed: RunnerError | undefined;
+      const attempt = async (what: string, place: PluginReference, end: () => Promise<MachineReport | DeployReport>): Promise<void> => {
+        try {
+          changes.push(...(await unlessForeign(end)));
+        } catch (thrown) {
+          const error = toRunnerError(thrown);
+          if (error.code === 'ABORTED') throw error;
+          failed ??= error;
+          left.push({ what, place, problem: `${error.code}: ${error.message}` });
+        }
+      };
+      const { orchestrator, fromBlock } = record;
+      if (orchestrator) {
+        const { name, host } = orchestrator;
+        await attempt(`orchestrator ${name}`, host, async () => (await this.#host(host)).terminate(name, options));
+        if (failed && !options.forget) throw failed;
+      }
+      for (const { deployer, name } of [...Object.values(record.jobs).flatMap((job) => job.function ?? []), ...record.leftovers])
+        await attempt(`function ${name}`, deployer, async () => (await this.#deployer(deployer)).remove(name, options));
+      if (failed && !options.forget) throw failed;
       if (!options.dryRun) this.#tools.records.remove(record);
-      return changes;
+      return { changes, left, ...(fromBlock !== undefined && { fromBlock }) };
     } finally {
       unlock();
     }

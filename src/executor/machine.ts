@@ -55,7 +55,11 @@ export interface MachineReport {
  */
 export interface MachineHost {
   readonly name: string;
-  /** Where the program of that name may keep what has to outlive it, seen from inside. Ending a program leaves it alone. */
+  /**
+   * Where the program of that name may keep what has to outlive it, seen from inside: restarts and a new specification for the same machine. A
+   * host whose machines end with their programs keeps it no longer than these, and says so in a warning: whatever is lost must be told by another
+   * source, as a runner is told by the chain what is settled.
+   */
   dataFolder(name: string): string;
   /** Resolves when the program is ready, or when the host cannot tell: then its status is `starting`. */
   run(spec: ProgramSpec, options?: DeployOptions): Promise<MachineReport>;

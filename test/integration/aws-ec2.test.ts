@@ -91,8 +91,13 @@ describe('a program on EC2', () => {
 
       const other = await host.run({ ...SPEC, environment: { RPC_URL: 'http://elsewhere' } });
       expect(other.changes.map(({ action }) => action)).toEqual(['delete', 'create']);
+      expect(other.warnings).toEqual([`what the program kept is on the disk of instance ${machine?.id ?? ''} and ends with it`]);
       expect(other.machine?.id).not.toBe(machine?.id);
       expect(await all(host.list())).toHaveLength(1);
+      // One that would be refused does not end the one that runs.
+      const large = { ...SPEC, files: { 'program.mjs': Buffer.alloc(100_000, 'x') } };
+      await expect(host.run(large)).rejects.toMatchObject({ code: 'LIMIT_EXCEEDED' });
+      expect((await all(host.list())).map(({ id }) => id)).toEqual([other.machine?.id]);
 
       await ec2.stopInstances({ InstanceIds: [other.machine?.id ?? ''] });
       const started = await host.run({ ...SPEC, environment: { RPC_URL: 'http://elsewhere' } });

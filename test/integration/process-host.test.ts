@@ -116,6 +116,20 @@ describe('programs on this machine', () => {
     await elsewhere.terminate('orchestrator');
   });
 
+  test('its log is bounded while nobody looks, and keeps its end', async () => {
+    const chatty = `
+      import { createServer } from 'node:http';
+      const line = 'x'.repeat(1_000);
+      for (let index = 0; index < 40_000; index += 1) process.stdout.write(index + ' ' + line + '\\n');
+      createServer((request, response) => response.end('ok')).listen(Number(process.env.PORT), '127.0.0.1');`;
+    await host.run(await spec('hello', chatty));
+    const file = join(folder, 'machines', 'orchestrator', 'log');
+    await expect.poll(() => statSync(file).size, { timeout: 10_000 }).toBeLessThan(9_000_000);
+    const kept = await allOf(host.logs('orchestrator', { limit: 100_000 }));
+    const numbers = kept.map(({ message }) => Number(message.split(' ')[0]));
+    expect([numbers.length > 5_000, numbers.at(-1), (numbers.at(-1) ?? 0) - (numbers[0] ?? 0) + 1]).toEqual([true, 39_999, numbers.length]);
+  });
+
   test('a secret that is missing is told by a dry run, which writes nothing', async () => {
     const { secrets: _, ...open } = await spec();
     await expect(host.run({ ...open, secrets: { KEY: 'env:NOT_SET' } }, { dryRun: true })).rejects.toMatchObject({

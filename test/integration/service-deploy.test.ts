@@ -139,7 +139,7 @@ describe('bpr service deploy', () => {
     expect(new Set((await results()).map(({ callId }) => callId)).size).toBe(52);
 
     const after = await bpr('service', 'status', '--service-id', id);
-    expect(after.code).toBe(0);
+    expect(after.code).toBe(1);
     expect(JSON.stringify(after.document)).toContain('PLATFORM_UNREACHABLE');
     const key = service.operators[0]?.privateKey ?? '';
     expect(JSON.stringify(after.document)).not.toContain(key);

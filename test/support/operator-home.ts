@@ -69,8 +69,8 @@ export class OperatorHome {
 
   /** Ends every program and removes the home. */
   async leave(): Promise<void> {
-    for (const { serviceId, contract } of this.records.list())
-      await this.bpr(['service', 'remove', '--service-id', serviceId, '--contract', contract]);
+    for (const { serviceId, chainId } of this.records.list())
+      await this.bpr(['service', 'remove', '--service-id', serviceId, '--chain-id', String(chainId), '--forget']);
     for (const pid of this.programs()) process.kill(pid, 'SIGKILL');
     rmSync(this.home, { recursive: true, maxRetries: 5 });
   }

@@ -8,7 +8,7 @@ import { RunnerError } from '../../errors.ts';
 import type { ExportFormat } from '../../deploy/export.ts';
 import type { OperateOptions, PreparedService } from '../../deploy/operate.ts';
 import type { PluginReference, ServiceRecord, ServiceRecords } from '../../deploy/record.ts';
-import type { ServiceOperator, ServiceStatus } from '../../deploy/service.ts';
+import type { RemovalReport, ServiceOperator, ServiceStatus } from '../../deploy/service.ts';
 import type { ServiceReport } from '../../deploy/service-run.ts';
 import { parseCount, parseNumber, parseUint64 } from '../calls.ts';
 import { changesText, collectOptions, collectPluginOptions, deployOptions, shownState, usablePolicy } from '../deployer-flags.ts';
@@ -26,6 +26,7 @@ type Target = 'process' | 'container' | 'kubernetes' | 'ec2';
 interface ServiceFlags {
   readonly serviceId: bigint;
   readonly contract?: string;
+  readonly chainId?: number;
   readonly json?: true;
 }
 
@@ -190,7 +191,10 @@ async function prepared(io: Io, { purpose, entry, flags, policy, records }: Want
 function addStatus(service: Command, cli: Cli): void {
   const { io } = cli;
   withService(service.command('status').description('say how a deployed service is'))
-    .addHelpText('after', '\nExit status: 0 all is as it was deployed; 1 something is not, or it failed; 2 called in a wrong way.')
+    .addHelpText(
+      'after',
+      '\nExit status: 0 all is as it was deployed; 1 something is not, cannot be asked, or failed; 2 called in a wrong way.',
+    )
     .action(async (flags: ServiceFlags) => {
       await withRecord(io, flags, async (record, { operator }) => {
         const status = shownStatus(await operator.status(record));
@@ -245,11 +249,12 @@ function addLogs(service: Command, { io }: Cli): void {
 function addRemove(service: Command, { io }: Cli): void {
   withService(service.command('remove').alias('terminate').description('end the orchestrator of a service and remove its functions'))
     .option('--dry-run', 'say what would be removed')
-    .addHelpText('after', '\nThe ledger of the orchestrator and the logs of the functions stay.')
-    .action(async (flags: ServiceFlags & { readonly dryRun?: true }) => {
+    .option('--forget', 'drop it although a platform or host does not answer any more, and say what may still be there')
+    .addHelpText('after', '\nThe ledger of the orchestrator and the logs of the functions stay, and so does what belongs to somebody else.')
+    .action(async (flags: ServiceFlags & { readonly dryRun?: true; readonly forget?: true }) => {
       await withRecord(io, flags, async (record, { operator, ...work }) => {
-        const changes = await operator.remove(record, deployOptions(work, flags));
-        print(io, flags.json, { document: { changes }, text: changesText(changes, flags.dryRun === true) || 'nothing was left of it' });
+        const report = await operator.remove(record, { ...deployOptions(work, flags), ...(flags.forget && { forget: true }) });
+        print(io, flags.json, { document: report, text: removalText(report, flags.dryRun === true) });
       });
     });
 }
@@ -257,23 +262,29 @@ function addRemove(service: Command, { io }: Cli): void {
 function withService(command: Command): Command {
   return command
     .requiredOption('--service-id <id>', 'the service', parseUint64)
-    .option('--contract <address>', 'which one, when services of several chains have this id')
+    .option('--chain-id <id>', 'which one, when services of several chains have this id', parseCount)
+    .option('--contract <address>', 'which one, when services of several contracts have this id')
     .option('--json', 'print one JSON document');
 }
 
 async function withRecord(
   io: Io,
-  { serviceId, contract }: ServiceFlags,
+  { serviceId, contract, chainId }: ServiceFlags,
   action: (record: ServiceRecord, work: OperatorWork) => Promise<void>,
 ): Promise<void> {
   await withOperator(io, async (work) => {
     const found = work.records
       .list(String(serviceId))
-      .filter((one) => contract === undefined || one.contract.toLowerCase() === contract.toLowerCase());
+      .filter((one) => contract === undefined || one.contract.toLowerCase() === contract.toLowerCase())
+      .filter((one) => chainId === undefined || one.chainId === chainId);
     const [record, other] = found;
     if (!record)
       throw new RunnerError('NOT_FOUND', `service ${serviceId} was not deployed from here`, { details: { serviceId: String(serviceId) } });
-    if (other) throw new RunnerError('CONFIG_INVALID', `service ${serviceId} was deployed on several chains; say which with --contract`);
+    if (other)
+      throw new RunnerError(
+        'CONFIG_INVALID',
+        `service ${serviceId} was deployed on several chains; say which with --chain-id or --contract`,
+      );
     await action(record, work);
   });
 }
@@ -356,6 +367,14 @@ function deployText({ record, machine, changes, warnings }: ServiceReport, isDry
     ...(machine
       ? [`orchestrator ${machine.name}: ${machine.status}${machine.healthUrl === undefined ? '' : `, ${machine.healthUrl}`}`]
       : []),
+  ].join('\n');
+}
+
+function removalText({ changes, left, fromBlock }: RemovalReport, isDryRun: boolean): string {
+  return [
+    changesText(changes, isDryRun) || 'nothing was left of it',
+    ...left.map(({ what, place, problem }) => `may still be there: ${what} on ${place.use} ${JSON.stringify(place.options)}: ${problem}`),
+    ...(left.length > 0 && fromBlock !== undefined ? [`to miss no call when it is deployed anew: --from-block ${fromBlock}`] : []),
   ].join('\n');
 }
 
