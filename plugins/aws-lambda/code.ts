@@ -8,7 +8,7 @@ import type { FunctionPackage } from '../../src/plugin.ts';
 import type { Changes } from './changes.ts';
 import type { Session } from './client.ts';
 import { isNotFound, rawOf, readFailure } from './failure.ts';
-import { MANAGED, toBase64 } from './names.ts';
+import { MANAGED, foreign, toBase64 } from './names.ts';
 import type { LayerPackage } from './options.ts';
 
 export interface Bucket {
@@ -18,23 +18,57 @@ export interface Bucket {
 
 export type CodeSource = { readonly ZipFile: Uint8Array } | { readonly S3Bucket: string; readonly S3Key: string };
 
-/** Where Lambda gets a package from. Puts it into the bucket when it is too large and not there yet. */
-export async function codeSource(
+interface Wanted {
+  readonly code: FunctionPackage;
+  readonly bucket: Bucket | undefined;
+  readonly folder: string;
+}
+
+/**
+ * Where a package that is too large for a request is in the bucket, and whether it is there; undefined for one that is not too large.
+ * Throws `RESOURCE_FOREIGN` for something else of its name.
+ */
+export async function readPackage(
   session: Session,
-  changes: Changes,
-  { code, bucket, folder }: { readonly code: FunctionPackage; readonly bucket: Bucket | undefined; readonly folder: string },
-): Promise<CodeSource> {
-  if (code.zip.length <= LIMITS.aws.zipBytesMax) return { ZipFile: code.zip };
+  { code, bucket, folder }: Wanted,
+): Promise<{ readonly where: { readonly Bucket: string; readonly Key: string }; readonly isThere: boolean } | undefined> {
+  if (code.zip.length <= LIMITS.aws.zipBytesMax) return undefined;
   if (!bucket) throw new RunnerError('CONFIG_INVALID', 'a package of this size needs the option bucket');
   const where = { Bucket: bucket.name, Key: `${bucket.prefix}${folder}/${code.sha256}.zip` };
-  const there = await session.find('s3', (s3, request) => s3.headObject(where, request), isAbsentObject);
-  if (!there)
+  const there = await session.known(`package ${where.Key}`, async () => {
+    try {
+      const found = await session.find('s3', (s3, request) => s3.headObject(where, request), isAbsentObject);
+      return found ?? (await checkBucket(session, bucket.name));
+    } catch (cause) {
+      if (readFailure(rawOf(cause)).status !== 403) throw cause;
+      // A HEAD has no words.
+      const message = `the bucket ${bucket.name} cannot be read with these credentials (403): it is somebody else's, or they may not read and list it`;
+      throw new RunnerError('DEPLOY_FAILED', message, { cause, retry: 'never', details: { bucket: bucket.name } });
+    }
+  });
+  if (there && there.Metadata?.[MANAGED.key] !== MANAGED.value) throw foreign('package', `${where.Bucket}/${where.Key}`);
+  return { where, isThere: there !== undefined };
+}
+
+/** Where Lambda gets a package from. Puts it into the bucket when it is too large and not there yet. */
+export async function codeSource(session: Session, changes: Changes, wanted: Wanted): Promise<CodeSource> {
+  const { code } = wanted;
+  const found = await readPackage(session, wanted);
+  if (!found) return { ZipFile: code.zip };
+  const { where, isThere } = found;
+  if (!isThere)
     await changes.make({ action: 'create', resource: 'package', id: `s3://${where.Bucket}/${where.Key}` }, () =>
       session.write('s3', (s3, request) =>
         s3.putObject({ ...where, Body: code.zip, ContentType: 'application/zip', Metadata: { [MANAGED.key]: MANAGED.value } }, request),
       ),
     );
   return { S3Bucket: where.Bucket, S3Key: where.Key };
+}
+
+/** A package that is not there says nothing about the bucket. */
+async function checkBucket(session: Session, Bucket: string): Promise<undefined> {
+  if (await session.find('s3', (s3, request) => s3.headBucket({ Bucket }, request), isAbsentObject)) return;
+  throw new RunnerError('CONFIG_INVALID', `there is no bucket ${Bucket}: make it, or name another one with the option bucket`);
 }
 
 /** A HEAD has no body: its status is all that is said. */

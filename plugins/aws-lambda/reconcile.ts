@@ -20,8 +20,10 @@ import {
 import type { PresentQueue } from './attached.ts';
 import type { Changes } from './changes.ts';
 import type { Session } from './client.ts';
-import { codeSource, ensureLayers, readLayers, removePackages } from './code.ts';
+import { codeSource, ensureLayers, readLayers, readPackage, removePackages } from './code.ts';
 import type { Bucket, LayerZip } from './code.ts';
+import { codeHash, refuseOtherKind } from './image.ts';
+import type { Executable } from './image.ts';
 import { KEYS_TAG, foreign, hasMark, isSame, lastOf, ownerOf, queueName, roleName, toBase64 } from './names.ts';
 import { parsePlatform } from './options.ts';
 import type { LambdaPlatform } from './options.ts';
@@ -78,6 +80,10 @@ export class Reconciliation {
     this.#owner = ownerOf(this.#name, where.region);
   }
 
+  get #executable(): Executable {
+    return { code: this.#wish.code, image: this.#platform.image };
+  }
+
   async run(): Promise<DeployReport> {
     const session = this.#session;
     const changes = this.#changes;
@@ -122,6 +128,7 @@ export class Reconciliation {
     let present = await readFunction(session, name);
     if (!present && kind !== 'deploy') throw notFound(name, this.#where.region);
     if (present && !present.isOurs) throw foreign('function', name);
+    if (present) refuseOtherKind(present.configuration, this.#executable);
     if (present && !this.#changes.isDry) {
       const configuration = await whenReady(this.#changes, present.configuration);
       present = { ...present, configuration };
@@ -137,6 +144,10 @@ export class Reconciliation {
         `calls of ${name} go to version ${calls.Version}, whose code is not what was deployed last: deploy code and configuration together`,
         { details: { name, version: calls.Version } },
       );
+    const { code, bucket } = this.#wish;
+    const isPackage = this.#platform.image === undefined;
+    if (code && isPackage && present?.configuration.CodeSha256 !== toBase64(code.sha256))
+      await readPackage(session, { code, bucket, folder: name });
     const common = { present, alias, hasAlias: live !== undefined, live: calls };
     if (kind === 'code')
       return { ...common, usesOwnRole: false, role: undefined, queue: undefined, layers: undefined, schedules: undefined };
@@ -230,7 +241,8 @@ export class Reconciliation {
     const { code, config, bucket } = this.#wish;
     if (!code) throw notFound(this.#name, this.#where.region);
     const FunctionName = this.#name;
-    const source = await codeSource(this.#session, this.#changes, { code, bucket, folder: FunctionName });
+    const { image } = this.#platform;
+    const source = image === undefined && (await codeSource(this.#session, this.#changes, { code, bucket, folder: FunctionName }));
     const Tags = {
       ...config.tags,
       ...ownTags({ aliases: [alias], parts: this.#parts(schedules), keys: Object.keys(config.tags ?? {}) }),
@@ -243,7 +255,7 @@ export class Reconciliation {
             ...request,
             FunctionName,
             Role: settings.Role,
-            Code: source,
+            ...(source ? { Code: source } : { Code: { ImageUri: image }, PackageType: 'Image' }),
             Tags,
             ...(config.architecture !== undefined && { Architectures: [config.architecture] }),
           },
@@ -262,15 +274,19 @@ export class Reconciliation {
     const changes = this.#changes;
     const FunctionName = this.#name;
     const { code, config, bucket } = this.#wish;
+    const { image } = this.#platform;
+    const wanted = codeHash(this.#executable);
     let latest = present.configuration;
     const Architectures: Architecture[] | undefined = config.architecture === undefined ? undefined : [config.architecture];
     const fields = [
-      ...(code && latest.CodeSha256 !== toBase64(code.sha256) ? ['package'] : []),
+      ...(wanted !== undefined && latest.CodeSha256 !== wanted ? [image === undefined ? 'package' : 'image'] : []),
       ...(Architectures && !isSame(Architectures, latest.Architectures ?? ['x86_64']) ? ['architecture'] : []),
     ];
     if (fields.length > 0) {
-      if (!code) throw new RunnerError('OPERATION_UNSUPPORTED', 'Lambda changes the architecture only with the code: use deploy');
-      const source = await codeSource(session, changes, { code, bucket, folder: FunctionName });
+      if (wanted === undefined)
+        throw new RunnerError('OPERATION_UNSUPPORTED', 'Lambda changes the architecture only with the code: use deploy');
+      const source =
+        image === undefined && code ? await codeSource(session, changes, { code, bucket, folder: FunctionName }) : { ImageUri: image };
       const input = { FunctionName, ...source, ...(Architectures && { Architectures }) };
       const made = await changes.make({ action: 'update', resource: 'code', id: FunctionName, fields }, () =>
         whenIdle(session, changes, () => session.write('lambda', (lambda, options) => lambda.updateFunctionCode(input, options))),
@@ -296,7 +312,7 @@ export class Reconciliation {
     settings: Settings,
     latest: FunctionConfiguration | undefined,
   ): Promise<boolean> {
-    const sha256 = this.#wish.code ? toBase64(this.#wish.code.sha256) : present?.configuration.CodeSha256;
+    const sha256 = codeHash(this.#executable) ?? present?.configuration.CodeSha256;
     const architecture = this.#wish.config.architecture ?? present?.configuration.Architectures?.[0] ?? 'x86_64';
     const isRight =
       exists &&

@@ -1,9 +1,7 @@
 /** What goes wrong with deployments, as the command line tells it and as it is put right by running it again. */
 
-import { execFile } from 'node:child_process';
-import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -15,7 +13,7 @@ import { startLocalChain } from '../../src/testing/local-chain.ts';
 import type { LocalChain } from '../../src/testing/local-chain.ts';
 import { deployTangle } from '../../src/testing/tangle.ts';
 import type { LocalService, LocalTangle } from '../../src/testing/tangle.ts';
-import { BPR } from '../support/gateway-command.ts';
+import { CliUser } from '../support/cli-user.ts';
 
 const JOBS = new URL('../fixtures/deploy/jobs.ts', import.meta.url).pathname;
 
@@ -39,54 +37,10 @@ afterAll(async () => {
   rmSync(folder, { recursive: true });
 });
 
-interface Ended {
-  readonly code: number;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-/** A user of this machine with folders of their own. */
-class User {
-  readonly home = mkdtempSync(join(folder, 'user-'));
-  readonly env: Record<string, string | undefined>;
-  readonly records = join(this.home, 'state', 'blueprint-runner', 'deployments');
-  readonly machines = join(this.home, 'state', 'blueprint-runner', 'machines');
-
+class User extends CliUser {
   constructor(more: Record<string, string | undefined> = {}) {
-    this.env = {
-      PATH: process.env['PATH'],
-      HOME: this.home,
-      XDG_CONFIG_HOME: join(this.home, 'config'),
-      XDG_STATE_HOME: join(this.home, 'state'),
-      AWS_EC2_METADATA_DISABLED: 'true',
-      ...more,
-    };
+    super(folder, more);
     users.push(this);
-  }
-
-  start(args: readonly string[]): { readonly child: ChildProcess; readonly ended: Promise<Ended> } {
-    const out = { stdout: '', stderr: '' };
-    const child = execFile(process.execPath, [BPR, ...args], { env: this.env, cwd: this.home });
-    child.stdout?.on('data', (text: string) => (out.stdout += text));
-    child.stderr?.on('data', (text: string) => (out.stderr += text));
-    return { child, ended: once(child, 'close').then(([code]) => ({ code: Number(code ?? -1), ...out })) };
-  }
-
-  bpr(...args: readonly string[]): Promise<Ended> {
-    return this.start(args).ended;
-  }
-
-  /** The document that the command prints with `--json`. */
-  async json(...args: readonly string[]): Promise<Record<string, unknown>> {
-    const { stdout, stderr } = await this.bpr(...args, '--json');
-    expect(stdout, stderr).not.toBe('');
-    return JSON.parse(stdout) as Record<string, unknown>;
-  }
-
-  /** Every file that was written. */
-  files(): Map<string, string> {
-    const names = readdirSync(this.home, { recursive: true, encoding: 'utf8' }).filter((name) => statSync(join(this.home, name)).isFile());
-    return new Map(names.map((name) => [name, readFileSync(join(this.home, name), 'latin1')]));
   }
 }
 

@@ -19,7 +19,7 @@ import type { AwsProxy, Moto } from './moto.ts';
 
 export const REGION = 'eu-central-1';
 const KEYS = { accessKeyId: 'AKIAEXAMPLE', secretAccessKey: 'not-so-secret' };
-export const settings = (endpoint: string) => ({ endpoint, region: REGION, credentials: KEYS, maxAttempts: 1 });
+export const settings = (endpoint: string, region = REGION) => ({ endpoint, region, credentials: KEYS, maxAttempts: 1 });
 export const credentials = () => Promise.resolve(KEYS);
 
 /** A hundred times as fast. */
@@ -43,14 +43,23 @@ export function deployerOf({ proxy }: AwsWorld, options: LambdaDeployerOptions =
   return new LambdaDeployer({ endpoint: proxy.url, region: REGION, credentials, clock: fastClock, ...options });
 }
 
-/** Everything on moto besides logs and managed policies. */
-export async function snapshotOf({ moto }: AwsWorld): Promise<unknown> {
-  const aws = settings(moto.url);
+export interface AwsSnapshot {
+  readonly functions: readonly unknown[];
+  readonly roles: readonly { readonly RoleName: string }[];
+  readonly schedules: readonly unknown[];
+  readonly rules: readonly unknown[];
+  readonly queues: readonly string[];
+  readonly layers: readonly (string | undefined)[];
+}
+
+/** Everything on moto besides logs and managed policies; with a region, only what is there, with the roles that are named after it. */
+export async function snapshotOf({ moto }: Pick<AwsWorld, 'moto'>, region?: string): Promise<AwsSnapshot> {
+  const aws = settings(moto.url, region);
   const [lambda, iam, scheduler, events, sqs] = [new Lambda(aws), new IAM(aws), new Scheduler(aws), new EventBridge(aws), new SQS(aws)];
   try {
     return {
       functions: await functionsOf(lambda),
-      roles: await rolesOf(iam),
+      roles: await rolesOf(iam, region === undefined ? '' : `-${region}-`),
       schedules: await schedulesOf(scheduler),
       rules: await rulesOf(events),
       queues: (await sqs.listQueues({})).QueueUrls?.toSorted() ?? [],
@@ -61,7 +70,7 @@ export async function snapshotOf({ moto }: AwsWorld): Promise<unknown> {
   }
 }
 
-async function functionsOf(lambda: Lambda): Promise<unknown> {
+async function functionsOf(lambda: Lambda): Promise<readonly unknown[]> {
   const { Functions = [] } = await lambda.listFunctions({ MaxItems: 10_000 });
   const names = Functions.map(({ FunctionName = '' }) => FunctionName).toSorted();
   return Promise.all(
@@ -81,10 +90,11 @@ async function functionsOf(lambda: Lambda): Promise<unknown> {
   );
 }
 
-async function rolesOf(iam: IAM): Promise<unknown> {
+async function rolesOf(iam: IAM, part: string): Promise<AwsSnapshot['roles']> {
   const { Roles = [] } = await iam.listRoles({});
   return Promise.all(
     Roles.map(({ RoleName = '' }) => RoleName)
+      .filter((name) => name.includes(part))
       .toSorted()
       .map(async (RoleName) => {
         const { AttachedPolicies = [] } = await iam.listAttachedRolePolicies({ RoleName });
@@ -96,7 +106,7 @@ async function rolesOf(iam: IAM): Promise<unknown> {
   );
 }
 
-async function schedulesOf(scheduler: Scheduler): Promise<unknown> {
+async function schedulesOf(scheduler: Scheduler): Promise<readonly unknown[]> {
   const { Schedules = [] } = await scheduler.listSchedules({});
   const found = await Promise.all(Schedules.map(({ Name = '', GroupName = '' }) => scheduler.getSchedule({ Name, GroupName })));
   return found
@@ -109,7 +119,7 @@ async function schedulesOf(scheduler: Scheduler): Promise<unknown> {
     .toSorted((a, b) => ((a.Name ?? '') < (b.Name ?? '') ? -1 : 1));
 }
 
-async function rulesOf(events: EventBridge): Promise<unknown> {
+async function rulesOf(events: EventBridge): Promise<readonly unknown[]> {
   const { Rules = [] } = await events.listRules({});
   return Promise.all(
     Rules.map(async ({ Name, ScheduleExpression }) => ({

@@ -26,7 +26,7 @@ const START_MS_MAX = 60_000;
  */
 export async function startMoto({ answersCalls = false } = {}): Promise<Moto> {
   const port = await freePort();
-  const env = { ...process.env, MOTO_IAM_LOAD_MANAGED_POLICIES: 'true', PYTHONUNBUFFERED: '1' };
+  const env = { ...process.env, MOTO_IAM_LOAD_MANAGED_POLICIES: 'true', MOTO_LAMBDA_STUB_ECR: 'false', PYTHONUNBUFFERED: '1' };
   const child = spawn('moto_server', ['-H', '127.0.0.1', '-p', String(port)], { env, stdio: ['ignore', 'ignore', 'pipe'], detached: true });
   const url = `http://127.0.0.1:${port}`;
   try {
@@ -114,6 +114,8 @@ export interface AwsProxy {
   rounds(): number;
   cutAfter(writes: number | undefined): void;
   throttle(requests: number): void;
+  /** Refuses each operation once. */
+  throttleEach(): void;
   /** Answers in the place of AWS, when it gives an answer. */
   answer: ((operation: string, body: Buffer) => Answer | undefined) | undefined;
   reset(): void;
@@ -123,6 +125,7 @@ export interface AwsProxy {
 export async function startAwsProxy(upstream: string): Promise<AwsProxy> {
   let left = Number.POSITIVE_INFINITY;
   let refusals = 0;
+  let passed: Set<string> | undefined;
   let [rounds, answered] = [0, 0];
   const proxy: Omit<AwsProxy, 'url' | 'close'> & { answer: AwsProxy['answer'] } = {
     writes: [],
@@ -131,7 +134,9 @@ export async function startAwsProxy(upstream: string): Promise<AwsProxy> {
     answer: undefined,
     cutAfter: (writes) => (left = writes ?? Number.POSITIVE_INFINITY),
     throttle: (requests) => (refusals = requests),
+    throttleEach: () => (passed = new Set()),
     reset() {
+      passed = undefined;
       left = Number.POSITIVE_INFINITY;
       refusals = 0;
       [rounds, answered] = [0, 0];
@@ -149,8 +154,10 @@ export async function startAwsProxy(upstream: string): Promise<AwsProxy> {
     rounds = Math.max(rounds, round);
     response.once('close', () => (answered = Math.max(answered, round)));
     if (left <= 0) return void request.socket.destroy();
-    if (refusals > 0) {
-      refusals -= 1;
+    const isFirst = passed?.has(operation) === false;
+    if (refusals > 0 || isFirst) {
+      if (isFirst) passed?.add(operation);
+      else refusals -= 1;
       return send(response, throttled(request));
     }
     const instead = proxy.answer?.(operation, body);
