@@ -46,6 +46,18 @@ describe.each(['commit', 'background'] as const)('changes that are synchronised 
     expect(notes()).toEqual(['a', 'b']);
   });
 
+  test('that were committed are on disk when it is synchronised', async () => {
+    const database = open(sync);
+    let isTold = false;
+    const first = database.write(note(database, 'a')).then(() => (isTold = true));
+    await new Promise((resolve) => setImmediate(resolve));
+    database.transact(note(database, 'b'));
+    await database.synced();
+    expect([isTold, await first]).toEqual([true, true]);
+    database.close();
+    expect(notes()).toEqual(['a', 'b']);
+  });
+
   test('that wait when it is closed are there, and told', async () => {
     const database = open(sync);
     const first = database.write(note(database, 'a'));

@@ -75,7 +75,7 @@ export class StoreDatabase {
     return statement;
   }
 
-  /** All of `change` or nothing. On disk when it returns. */
+  /** All of `change` or nothing. On disk when it returns; with `background`, when `synced` resolves. */
   transact<T>(change: () => T): T {
     if (this.#closed) throw new RunnerError('STATE_INVALID', `${this.path} is closed`);
     try {
@@ -96,6 +96,15 @@ export class StoreDatabase {
   write<T>(change: () => T, { isDurable = true }: { readonly isDurable?: boolean } = {}): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       if (this.#queue.push({ change, resolve, reject, isDurable }) === 1) setImmediate(() => this.#flush());
+    });
+  }
+
+  /** All that was committed is on disk. Rejects with `STORE_FAILED`. */
+  synced(): Promise<void> {
+    if (this.#log === undefined) return Promise.resolve();
+    return new Promise((resolve, reject) => {
+      this.#unsynced.push((error) => (error ? reject(this.#failure(error)) : resolve()));
+      this.#sync();
     });
   }
 

@@ -4,10 +4,11 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { zipSync } from 'fflate';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { RunnerError } from '../../errors.ts';
 import type { FunctionVersion, Invocation } from '../../runtime/runtime.ts';
 import { FunctionStore } from '../../runtime/store.ts';
+import { StoreDatabase } from '../../runtime/store-database.ts';
 import { silentTelemetry } from '../../telemetry/telemetry.ts';
 import { FakeClock } from '../../testing/fake-clock.ts';
 import type { AsyncQueueOptions } from './async-queue.ts';
@@ -45,6 +46,8 @@ function open(options: Partial<AsyncQueueOptions> = {}): AsyncQueue {
     telemetry: silentTelemetry,
     place: PLACE,
     path: join(folder, 'async.sqlite'),
+    // Virtual time does not wait for the disk.
+    sync: 'commit',
     destinations: new Destinations({ folders: [join(folder, 'out')], clock }),
     ...options,
   });
@@ -164,6 +167,43 @@ describe('a queued call', () => {
     await add('1', { name: 'nobody' });
     await clock.advance(0);
     expect([ran, queue.size]).toEqual([[], 0]);
+  });
+
+  it('runs when its attempt is on disk, not before', async () => {
+    const disk = Promise.withResolvers<void>();
+    const synced = vi.spyOn(StoreDatabase.prototype, 'synced').mockReturnValueOnce(disk.promise);
+    await add('1');
+    await clock.advance(MINUTE);
+    expect([ran.length, queue.size]).toEqual([0, 1]);
+    disk.resolve();
+    await clock.advance(0);
+    expect([ran.length, queue.size]).toEqual([1, 0]);
+    synced.mockRestore();
+  });
+
+  it('does not run when its attempt cannot be brought to disk; it does after the next start', async () => {
+    const synced = vi.spyOn(StoreDatabase.prototype, 'synced').mockRejectedValueOnce(new RunnerError('STORE_FAILED', 'x'));
+    await add('1');
+    await clock.advance(MINUTE);
+    expect([ran.length, queue.size]).toEqual([0, 1]);
+    synced.mockRestore();
+    await queue.close();
+    queue = open();
+    queue.start();
+    await clock.advance(0);
+    expect([ran.length, queue.size]).toEqual([1, 0]);
+  });
+
+  it('waits for the disk beside the event loop', async () => {
+    await queue.close();
+    queue = open({ sync: 'background' });
+    queue.start();
+    await Promise.all(['1', '2', '3'].map((id) => add(id)));
+    await settled();
+    await queue.close();
+    expect(ran).toHaveLength(3);
+    queue = open();
+    expect(queue.size).toBe(0);
   });
 
   it('is refused when too many wait', async () => {

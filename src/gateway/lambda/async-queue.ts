@@ -9,6 +9,7 @@ import type { SQLOutputValue } from 'node:sqlite';
 import type { CancelTimer } from '../../clock.ts';
 import { RunnerError, toRunnerError } from '../../errors.ts';
 import { StoreDatabase } from '../../runtime/store-database.ts';
+import type { StoreDatabaseOptions } from '../../runtime/store-database.ts';
 import type { Counter } from '../../telemetry/telemetry.ts';
 import type { QueuedCallEvent } from '../events.ts';
 import type { Destinations } from './destinations.ts';
@@ -24,6 +25,8 @@ export interface AsyncQueueOptions extends LambdaParts {
   readonly runningMax?: number;
   /** Calls that wait. Default 100,000. */
   readonly queuedMax?: number;
+  /** Where the disk is waited for: beside the event loop, or by each commit. Default `background`. */
+  readonly sync?: StoreDatabaseOptions['sync'];
   /** Must not throw. */
   readonly onEvent?: (event: QueuedCallEvent) => void;
 }
@@ -73,7 +76,13 @@ export class AsyncQueue {
     this.#options = options;
     this.#runningMax = options.runningMax ?? 64;
     this.#queuedMax = options.queuedMax ?? 100_000;
-    this.#database = new StoreDatabase({ path: options.path, mark: 'BPRQ', version: 1, schema: SCHEMA });
+    this.#database = new StoreDatabase({
+      path: options.path,
+      mark: 'BPRQ',
+      version: 1,
+      schema: SCHEMA,
+      sync: options.sync ?? 'background',
+    });
     // What ran when the process ended is due again.
     this.#database.transact(() => this.#database.prepare('UPDATE tasks SET running = 0 WHERE running = 1').run());
     this.#queued = Number(this.#database.prepare('SELECT count(*) AS value FROM tasks').get()?.['value']);
@@ -173,14 +182,14 @@ export class AsyncQueue {
     if (typeof next === 'number') this.#cancelTimer = clock.after(Math.max(1, next - clock.now()), () => this.#work());
   }
 
-  /** The attempts are on disk before they begin. */
   #begin(tasks: readonly Task[]): void {
     this.#database.transact(() => {
       for (const { seq } of tasks) this.#database.prepare('UPDATE tasks SET running = 1, attempts = attempts + 1 WHERE seq = ?').run(seq);
     });
+    const noted = this.#database.synced();
     for (const task of tasks) {
       this.#runningOf.set(task.name, (this.#runningOf.get(task.name) ?? 0) + 1);
-      const run = this.#run({ ...task, attempts: task.attempts + 1 }).finally(() => {
+      const run = this.#run({ ...task, attempts: task.attempts + 1 }, noted).finally(() => {
         this.#running.delete(run);
         const left = (this.#runningOf.get(task.name) ?? 1) - 1;
         if (left > 0) this.#runningOf.set(task.name, left);
@@ -191,10 +200,11 @@ export class AsyncQueue {
     }
   }
 
-  /** Never rejects. */
-  async #run(task: Task): Promise<void> {
+  /** Begins when the attempt is on disk. Never rejects. */
+  async #run(task: Task, noted: Promise<void>): Promise<void> {
     const { telemetry } = this.#options;
     try {
+      await noted;
       const ending = await (task.target === undefined ? runQueued(task, this.#options) : this.#deliver(task));
       await this.#end(task, ending);
     } catch (thrown) {
