@@ -65,10 +65,12 @@ export const words = (text: string | undefined): readonly string[] => (text ?? '
 /** The last part of an ARN: `role/x` and `function:x` both end in `x`. */
 export const lastOf = (arn: string): string => arn.split(/[:/]/).at(-1) ?? '';
 
-/** The hexadecimal hash as AWS writes it, and back. */
+/** The hexadecimal hash as AWS writes it, and back. That of an image AWS writes hexadecimal, too. */
 export const toBase64 = (hex: string): string => Buffer.from(hex, 'hex').toString('base64');
-export const toHex = (base64: string | undefined): string | undefined =>
-  base64 === undefined || base64 === '' ? undefined : Buffer.from(base64, 'base64').toString('hex');
+export const toHex = (hash: string | undefined): string | undefined => {
+  if (hash === undefined || hash === '') return undefined;
+  return /^[0-9a-f]{64}$/.test(hash) ? hash : Buffer.from(hash, 'base64').toString('hex');
+};
 
 export function foreign(kind: string, name: string): RunnerError {
   const message = `there is a ${kind} ${name} that this tool did not make (it has no tag ${MANAGED.key}=${MANAGED.value} for this function); it is left alone: choose another name, or remove it`;

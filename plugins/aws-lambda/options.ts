@@ -123,6 +123,11 @@ export interface LambdaPlatform {
   /** Of EventBridge Scheduler. Default `default`; another one is made when it is not there. */
   readonly scheduleGroup?: string;
   readonly logFormat?: 'Text' | 'JSON';
+  /**
+   * The function is this container image in ECR, and the package is not sent: `ACCOUNT.dkr.ecr.REGION.amazonaws.com/NAME@sha256:DIGEST`, what
+   * `bpr build --image DIR --push` tells. Lambda never turns a function from a package into one from an image, or back.
+   */
+  readonly image?: string;
 }
 
 export type Check = readonly [what: string, test: (value: unknown) => boolean];
@@ -242,6 +247,10 @@ const PLATFORM_CHECKS: Readonly<Record<string, Check>> = {
   schedules: ['scheduler or rules', (value) => value === 'scheduler' || value === 'rules'],
   scheduleGroup: ['letters, digits, -, _ and .', (value) => isText(value) && /^[0-9a-zA-Z-_.]{1,64}$/.test(value)],
   logFormat: ['Text or JSON', (value) => value === 'Text' || value === 'JSON'],
+  image: [
+    'an image with its digest: host/name@sha256:...',
+    (value) => isText(value) && /^[\w.:-]+(?:\/[\w.-]+)+@sha256:[0-9a-f]{64}$/.test(value),
+  ],
 };
 
 /** Options of the user. Throws `CONFIG_INVALID` for what is unknown or of the wrong shape. */
@@ -267,6 +276,8 @@ export function parsePlatform(platform: Readonly<Record<string, unknown>> = {}):
     throw new RunnerError('CONFIG_INVALID', 'the platform settings role and rolePolicies exclude each other: attach policies to your role');
   if (settings.role !== undefined && settings.deadLetters === true)
     throw new RunnerError('CONFIG_INVALID', 'with a role of yours deadLetters is the ARN of a queue that this role may write to');
+  if (settings.image !== undefined && settings.layers !== undefined)
+    throw new RunnerError('CONFIG_INVALID', 'the platform settings image and layers exclude each other: an image brings everything along');
   return settings;
 }
 

@@ -88,7 +88,8 @@ export interface Resolved {
 
 /** What `config` names, and nothing else; for a function that is not there yet also what Lambda wants to be told. */
 export function settingsOf(config: FunctionConfig, platform: LambdaPlatform, resolved: Resolved): Settings {
-  const { isNew } = resolved;
+  // An image says itself what is started.
+  const isNew = resolved.isNew && platform.image === undefined;
   const runtime = runtimeOf(config.runtime) ?? (isNew ? DEFAULT_RUNTIME : undefined);
   const handler = config.handler ?? (isNew ? handlerOf(runtime ?? DEFAULT_RUNTIME) : undefined);
   return {
@@ -184,7 +185,7 @@ export function behavesAs(a: FunctionConfiguration, b: FunctionConfiguration): b
 /** What `FunctionState.config` tells of settings. */
 export function configOf(configuration: FunctionConfiguration): FunctionConfig {
   const settings = presentSettings(configuration);
-  const runtime = neutralRuntime(configuration.Runtime);
+  const runtime = neutralRuntime(configuration.Runtime || undefined);
   const platform: LambdaPlatform = {
     ...(settings.VpcConfig.SubnetIds.length > 0 && {
       vpc: { subnetIds: settings.VpcConfig.SubnetIds, securityGroupIds: settings.VpcConfig.SecurityGroupIds },
@@ -246,7 +247,10 @@ export function violationsOf(name: string, { code, hasBucket }: PlannedPackage, 
   for (const { name: schedule } of config.schedules ?? [])
     if (!/^[a-z0-9-]+$/.test(schedule) || schedule.length > SCHEDULE_NAME_LENGTH_MAX)
       add('schedules', schedule, `names of lower-case letters, digits and dashes, at most ${SCHEDULE_NAME_LENGTH_MAX}`);
-  if (code) addPackage(code, hasBucket, add);
+  if (platform.image !== undefined) {
+    if (config.runtime !== undefined) add('runtime', config.runtime, 'none for an image');
+    if (config.handler !== undefined) add('handler', config.handler, 'none for an image');
+  } else if (code) addPackage(code, hasBucket, add);
   return found;
 }
 
