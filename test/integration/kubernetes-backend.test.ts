@@ -19,6 +19,7 @@ import { fingerprintOf } from '../../src/runtime/fingerprint.ts';
 import { FunctionRuntime } from '../../src/runtime/function-runtime.ts';
 import type { FunctionVersion, LaunchSpec } from '../../src/runtime/runtime.ts';
 import { requirePeer, runs } from '../require.ts';
+import { zipOf } from '../support/gateway.ts';
 import { startKubernetes } from '../support/kubernetes.ts';
 import type { KubernetesEmulator } from '../support/kubernetes.ts';
 import { kubeconfigFor } from '../support/kubernetes-config.ts';
@@ -338,6 +339,43 @@ describe('the command line', () => {
     );
     return stdout + stderr;
   };
+
+  testSandboxed(
+    'serves functions from pods: bpr gateway --backend kubernetes',
+    async () => {
+      const options = ['address=127.0.0.1', 'listen=127.0.0.1:0', `kubeconfig=${kubeconfig}`].flatMap((each) => [
+        '--backend-option',
+        `kubernetes.${each}`,
+      ]);
+      const file = join(import.meta.dirname, '../../src/cli/main.ts');
+      const program = `const { main } = await import(${JSON.stringify(file)}); process.exitCode = await main(process.argv.slice(1));`;
+      const line = ['gateway', '--backend', 'kubernetes', ...options, '--port', '0', '--data-dir', join(folder, 'g'), '--json'];
+      const gateway = spawn(process.execPath, ['--no-warnings', '--input-type=module', '-e', program, '--', ...line], {
+        stdio: ['ignore', 'pipe', 'inherit'],
+      });
+      const ended = once(gateway, 'exit');
+      closing.push(async () => {
+        gateway.kill('SIGTERM');
+        await ended;
+      });
+      const [said] = (await once(gateway.stdout, 'data')) as [Buffer];
+      const { url, backends } = JSON.parse(said.toString()) as { url: string; backends: string[] };
+      expect(backends).toEqual(['kubernetes']);
+      const zip = zipOf({ 'index.mjs': GREET });
+      const put = await fetch(`${url}/api/v1/functions/greet?runtime=nodejs24.x&handler=index.handler`, {
+        method: 'PUT',
+        body: new Uint8Array(zip),
+      });
+      expect(put.ok).toBe(true);
+      const answer = await fetch(`${url}/api/v1/functions/greet/invoke`, { method: 'POST', body: '{"name":"Ada"}' });
+      expect(await answer.json()).toMatchObject({ hello: 'Ada', uid: 1_000 });
+      expect(emulator.instances.size).toBe(1);
+      gateway.kill('SIGTERM');
+      expect(await ended).toEqual([0, null]);
+      expect(kinds()).toEqual([]);
+    },
+    60_000,
+  );
 
   testSandboxed(
     'names the backend with its reason when there is no cluster',

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -7,8 +7,12 @@ import { BlueprintRunner, JobRouter, Metadata } from '../../src/index.ts';
 import type { JobCall } from '../../src/index.ts';
 import { encodeAbi } from '../../src/job/abi.ts';
 import { parseParameters } from '../../src/job/solidity.ts';
+import { requirePeer, runs } from '../require.ts';
 import { DRIVERS } from '../support/container-engine.ts';
+import { startKubernetes } from '../support/kubernetes.ts';
+import { kubeconfigFor } from '../support/kubernetes-config.ts';
 
+const testSandboxed = requirePeer('bwrap', () => runs('bwrap', '--unshare-all', '--ro-bind', '/', '/', 'true'));
 const UINT64 = parseParameters('uint64 x');
 let folder: string;
 let artifact: string;
@@ -69,6 +73,23 @@ describe('withFaasExecutor(jobId, { use, options: { artifact } })', () => {
     const backend = name === 'runc' ? { driver: name } : undefined;
     test(`runs the bundle in containers of ${name}`, async () => expect(await resultsOf('container', backend)).toEqual(SQUARES), 120_000);
   }
+
+  testSandboxed(
+    'runs the bundle in pods, and leaves none',
+    async () => {
+      const emulator = await startKubernetes({ token: 'a token' });
+      try {
+        const kubeconfig = join(folder, 'kubeconfig');
+        writeFileSync(kubeconfig, kubeconfigFor({ server: emulator.url, token: 'a token' }));
+        expect(await resultsOf('kubernetes', { kubeconfig, address: '127.0.0.1', listen: '127.0.0.1:0' })).toEqual(SQUARES);
+        expect([emulator.store.objects.size, emulator.instances.size]).toEqual([0, 0]);
+        expect(emulator.requests.some((request) => request === 'POST /api/v1/namespaces/default/pods')).toBe(true);
+      } finally {
+        await emulator.close();
+      }
+    },
+    60_000,
+  );
 
   it('refuses options that it does not know, and says which there are', async () => {
     const builder = BlueprintRunner.builder({ ledger: false, metrics: false }, {}).withFaasExecutor(0, {
