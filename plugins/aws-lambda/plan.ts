@@ -279,7 +279,8 @@ function addTags(tags: Readonly<Record<string, string>>, add: Add): void {
 function addPackage({ zip }: FunctionPackage, hasBucket: boolean, add: Add): void {
   const unpacked = unpackedBytes(zip);
   if (unpacked === undefined) add('package', zip.length, 'a zip');
-  else if (unpacked > LIMIT.unpackedBytesMax) add('package', unpacked, `at most ${LIMIT.unpackedBytesMax} bytes unpacked`);
+  else if (unpacked > LIMIT.unpackedBytesMax)
+    add('package', unpacked, `at most ${LIMIT.unpackedBytesMax} bytes unpacked; more as an image, the platform setting image`);
   if (zip.length > LIMIT.zipBytesMax && !hasBucket)
     add('package', zip.length, `at most ${LIMIT.zipBytesMax} bytes, or more with the option bucket`);
 }
