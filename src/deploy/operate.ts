@@ -68,6 +68,7 @@ export async function prepareService(options: OperateOptions): Promise<PreparedS
   const known = options.fromBlock?.toString() ?? earlier?.fromBlock;
   const fromBlock = known ?? (isExport ? undefined : String((await chain.head()).number + 1n));
   let built: Promise<BuiltHandler> | undefined;
+  const bundles = new Map<string, Promise<Uint8Array>>();
   const parts: ServiceParts = {
     host: options.host,
     entry,
@@ -88,7 +89,7 @@ export async function prepareService(options: OperateOptions): Promise<PreparedS
       const { zipFile, sha256 } = await built;
       return codeForPlugin(plugin, { zip: readFileSync(zipFile), sha256 }, dirname(entry));
     },
-    program: (manifest) => buildProgram({ entry, manifest, secrets: secretsOf(manifest, options) }),
+    program: (manifest) => buildProgram({ entry, manifest, bundles, secrets: secretsOf(manifest, options) }),
   };
   return { plan, blueprint, parts };
 }

@@ -17,6 +17,8 @@ export interface ProgramOptions {
   readonly secrets?: Readonly<Record<string, string>>;
   readonly environment?: Readonly<Record<string, string>>;
   readonly memoryMb?: number;
+  /** Bundles of this entry that were made before, by what they hold: its sources are read once. */
+  readonly bundles?: Map<string, Promise<Uint8Array>>;
 }
 
 const ORCHESTRATOR_FILE = 'orchestrator.mjs';
@@ -38,8 +40,11 @@ const BANNER = "import{createRequire as __createRequire}from'node:module';const 
  * await host.run({ ...program, name: 'orchestrator' });
  */
 export async function buildProgram(options: ProgramOptions): Promise<Omit<ProgramSpec, 'name'>> {
-  const { manifest, secrets, environment = {}, memoryMb = DEFAULT_MEMORY_MB } = options;
-  const script = await bundle(resolve(options.entry), manifest);
+  const { manifest, secrets, environment = {}, memoryMb = DEFAULT_MEMORY_MB, bundles = new Map<string, Promise<Uint8Array>>() } = options;
+  const packages = packagesOf(manifest);
+  const made = bundles.get(packages.join()) ?? bundle(resolve(options.entry), packages);
+  bundles.set(packages.join(), made);
+  const script = await made;
   return {
     files: { [ORCHESTRATOR_FILE]: script, [MANIFEST_FILE]: Buffer.from(`${JSON.stringify(manifest, null, 2)}\n`) },
     args: [ORCHESTRATOR_FILE],
@@ -50,11 +55,15 @@ export async function buildProgram(options: ProgramOptions): Promise<Omit<Progra
   };
 }
 
-async function bundle(entry: string, { jobs }: RunnerManifest): Promise<Uint8Array> {
+function packagesOf({ jobs }: RunnerManifest): readonly string[] {
+  const used = new Set(Object.values(jobs).flatMap(({ executor }) => (executor ? [executor.use] : [])));
+  return [...new Set([...used].flatMap((plugin) => OF_PLUGINS[plugin] ?? []))].toSorted();
+}
+
+async function bundle(entry: string, withPackages: readonly string[]): Promise<Uint8Array> {
   if (!existsSync(entry)) throw new RunnerError('BUILD_FAILED', `there is no ${entry}`, { details: { entry } });
   const esbuild = await importPeer('build', 'esbuild', () => import('esbuild'));
-  const used = new Set(Object.values(jobs).flatMap(({ executor }) => (executor ? [executor.use] : [])));
-  const packages = new Set([...used].flatMap((plugin) => OF_PLUGINS[plugin] ?? []));
+  const packages = new Set(withPackages);
   const result = await esbuild
     .build({
       stdin: { contents: source(entry), resolveDir: dirname(entry), sourcefile: 'orchestrator-entry.mjs', loader: 'js' },
