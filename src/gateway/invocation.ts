@@ -15,7 +15,8 @@ const TRACE_PARENT = /^00-([0-9a-f]{8})([0-9a-f]{24})-([0-9a-f]{16})-([0-9a-f]{2
 function traceIdOf(headers: GatewayRequest['headers']): string | undefined {
   const own = headers['x-amzn-trace-id'];
   if (own !== undefined && own.length <= 256) return own;
-  const [, time, rest, parent, flags] = TRACE_PARENT.exec(headers['traceparent'] ?? '') ?? [];
+  const given = headers['traceparent'];
+  const [, time, rest, parent, flags] = (given === undefined ? null : TRACE_PARENT.exec(given)) ?? [];
   if (time === undefined) return undefined;
   return `Root=1-${time}-${rest};Parent=${parent};Sampled=${Number.parseInt(flags ?? '0', 16) & 1}`;
 }
@@ -26,17 +27,15 @@ export function optionsOf(
   now: number,
 ): InvocationOptions & { readonly requestId: string } {
   const { headers, id, signal } = request;
-  const traceId = traceIdOf(headers);
-  const contentType = headers['content-type'];
   const timeout = headers['x-timeout-ms'];
   if (timeout !== undefined && !/^[1-9]\d{0,9}$/.test(timeout))
     throw new RunnerError('REQUEST_INVALID', 'x-timeout-ms is not a number of milliseconds');
   return {
     requestId: id,
-    ...(signal && { signal }),
-    ...(traceId !== undefined && { traceId }),
-    ...(contentType !== undefined && { contentType }),
-    ...(timeout !== undefined && { deadline: now + Number(timeout) }),
+    signal,
+    traceId: traceIdOf(headers),
+    contentType: headers['content-type'],
+    deadline: timeout === undefined ? undefined : now + Number(timeout),
   };
 }
 
@@ -78,20 +77,17 @@ export function invocationReply(
   { body, contentType, report, logTail }: Invocation,
   options: { readonly executedVersion: string; readonly tail: boolean },
 ): Reply {
-  return {
-    status: 200,
-    headers: {
-      'content-type': contentType,
-      [REPORT_HEADERS.requestId]: report.requestId,
-      [REPORT_HEADERS.instanceId]: report.instanceId,
-      [REPORT_HEADERS.coldStart]: report.coldStart ? 'true' : 'false',
-      [REPORT_HEADERS.queueMs]: shownMs(report.queueMs),
-      [REPORT_HEADERS.runMs]: shownMs(report.runMs),
-      [REPORT_HEADERS.executedVersion]: options.executedVersion,
-      ...(options.tail && { [REPORT_HEADERS.logTail]: Buffer.from(logTail).toString('base64') }),
-    },
-    body,
+  const headers: Record<string, string> = {
+    'content-type': contentType,
+    [REPORT_HEADERS.requestId]: report.requestId,
+    [REPORT_HEADERS.instanceId]: report.instanceId,
+    [REPORT_HEADERS.coldStart]: report.coldStart ? 'true' : 'false',
+    [REPORT_HEADERS.queueMs]: shownMs(report.queueMs),
+    [REPORT_HEADERS.runMs]: shownMs(report.runMs),
+    [REPORT_HEADERS.executedVersion]: options.executedVersion,
   };
+  if (options.tail) headers[REPORT_HEADERS.logTail] = Buffer.from(logTail).toString('base64');
+  return { status: 200, headers, body };
 }
 
 /** Events of server-sent form: `chunk` with base64, then `end` with the report, or `error`. */

@@ -166,17 +166,17 @@ export interface CancelSignal {
 
 export interface InvocationOptions {
   /** Milliseconds since the epoch; may shorten the timeout of the function, never lengthen it. */
-  readonly deadline?: number;
-  readonly signal?: CancelSignal;
+  readonly deadline?: number | undefined;
+  readonly signal?: CancelSignal | undefined;
   /** Default: a new UUID. */
-  readonly requestId?: string;
-  readonly contentType?: string;
+  readonly requestId?: string | undefined;
+  readonly contentType?: string | undefined;
   /** `Lambda-Runtime-Client-Context`, base64. */
-  readonly clientContext?: string;
-  readonly traceId?: string;
-  readonly functionArn?: string;
+  readonly clientContext?: string | undefined;
+  readonly traceId?: string | undefined;
+  readonly functionArn?: string | undefined;
   /** Reserved concurrency: with so many calls of this name running, one more is `EXECUTOR_THROTTLED`. */
-  readonly concurrencyMax?: number;
+  readonly concurrencyMax?: number | undefined;
   /** Somebody reads `logTail`: waits for output that was written before the answer. */
   readonly awaitLog?: boolean;
 }

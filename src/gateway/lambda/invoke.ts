@@ -160,7 +160,6 @@ export class Invocations {
     if (clientContext !== undefined && clientContext.length > CLIENT_CONTEXT_CHARS_MAX)
       throw breaks('clientContext', clientContext, { lengthMax: CLIENT_CONTEXT_CHARS_MAX });
     checkJson(body);
-    const traceId = headers['x-amzn-trace-id'];
     const withLog = oneOf('logType', headers['x-amz-log-type'] ?? 'None', LOG_TYPES) === 'Tail';
     return {
       resolved,
@@ -171,9 +170,9 @@ export class Invocations {
         signal,
         awaitLog: withLog,
         functionArn: functionArn(this.#parts.place, fn.name, fn.qualifier),
-        ...(resolved.reserved !== undefined && { concurrencyMax: resolved.reserved }),
-        ...(clientContext !== undefined && { clientContext }),
-        ...(traceId !== undefined && { traceId }),
+        concurrencyMax: resolved.reserved,
+        clientContext,
+        traceId: headers['x-amzn-trace-id'],
       },
     };
   }
