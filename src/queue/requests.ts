@@ -191,7 +191,7 @@ export function checkDelay(delayMs: number): number {
 }
 
 /** What two publications of one id are compared by: references by what they refer to. */
-export function contentDigest(content: Content): { readonly size: number; readonly sha256: string } {
+function contentDigest(content: Content): { readonly size: number; readonly sha256: string } {
   if (isReference(content)) return { size: content.size, sha256: content.sha256 };
   return { size: content.length, sha256: hash('sha256', content, 'hex') };
 }
