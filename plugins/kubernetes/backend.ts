@@ -103,7 +103,12 @@ export class KubernetesBackend implements InstanceBackend {
     const live = this.#live.get(id);
     if (!live) return;
     live.isTerminated = true;
-    await (live.removing ??= this.#track(this.#remove(live.name)));
+    const removing = (live.removing ??= this.#track(this.#remove(live.name)));
+    await removing.catch((error: unknown) => {
+      // The next one tries again.
+      if (live.removing === removing) delete live.removing;
+      throw error;
+    });
     this.#hub.forget(id);
     await live.instance.ended;
   }

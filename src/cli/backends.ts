@@ -1,19 +1,16 @@
 /** Where functions run, by the names that flags have for it. */
 
 import { join } from 'node:path';
-import { InvalidArgumentError } from 'commander';
 import { RunnerError, toRunnerError } from '../errors.ts';
 import type { InstanceBackend } from '../runtime/runtime.ts';
+import type { PluginOptions } from './deployer-flags.ts';
 
 /** On this machine: taken when nothing else is asked for. */
 const LOCAL = ['process', 'docker', 'runc'] as const;
 export const BACKENDS = [...LOCAL, 'kubernetes'] as const;
-export type BackendName = (typeof BACKENDS)[number];
+type BackendName = (typeof BACKENDS)[number];
 
-/** By backend; texts. */
-export type BackendOptions = Readonly<Partial<Record<BackendName, Readonly<Record<string, string>>>>>;
-
-export interface FoundBackends {
+interface FoundBackends {
   readonly backends: ReadonlyMap<string, InstanceBackend>;
   /** Name to reason. */
   readonly missing: Readonly<Record<string, string>>;
@@ -22,12 +19,14 @@ export interface FoundBackends {
 interface BackendPlace {
   /** Each backend has a folder of its own in it. */
   readonly folder: string;
-  readonly options?: BackendOptions | undefined;
+  /** By backend. */
+  readonly options?: PluginOptions | undefined;
 }
 
 /** `auto`: those of this machine. Throws `BACKEND_UNAVAILABLE` when one that was asked for does not work here, or none does. */
 export async function findBackends(wanted: string, place: BackendPlace): Promise<FoundBackends> {
   const isAuto = wanted === 'auto';
+  for (const name of Object.keys(place.options ?? {})) backendName(name);
   const found = await lookFor(isAuto ? LOCAL : wanted.split(',').map((name) => backendName(name.trim())), place);
   const reasons = Object.entries(found.missing).map(([name, reason]) => `${name}: ${reason}`);
   if (found.backends.size === 0 || (!isAuto && reasons.length > 0))
@@ -49,15 +48,6 @@ export async function lookFor(names: readonly BackendName[], place: BackendPlace
     }
   }
   return { backends, missing };
-}
-
-/** For commander: `kubernetes.namespace=functions`. */
-export function backendOption(value: string, before: BackendOptions = {}): BackendOptions {
-  const [, backend = '', name = '', text] = /^([a-z]+)\.([A-Za-z]+)=(.+)$/s.exec(value) ?? [];
-  const known = BACKENDS.find((one) => one === backend);
-  if (known === undefined || text === undefined)
-    throw new InvalidArgumentError(`write BACKEND.NAME=VALUE, with one of ${BACKENDS.join(', ')}`);
-  return { ...before, [known]: { ...before[known], [name]: text } };
 }
 
 async function makeBackend(name: BackendName, { folder, options }: BackendPlace): Promise<InstanceBackend> {

@@ -12,9 +12,10 @@ import type { ApiKey } from '../../gateway/keys.ts';
 import { PROVIDERS } from '../../executor/limits.ts';
 import type { Provider } from '../../executor/limits.ts';
 import type { LogLevel } from '../../telemetry/pino.ts';
-import { backendOption, findBackends } from '../backends.ts';
-import type { BackendOptions } from '../backends.ts';
+import { findBackends } from '../backends.ts';
 import { parseCount, parseNumber } from '../calls.ts';
+import { collectPluginOptions } from '../deployer-flags.ts';
+import type { PluginOptions } from '../deployer-flags.ts';
 import { LIMIT_VARIABLES, addLimits, limitsOf } from '../gateway-limits.ts';
 import type { LimitFlags } from '../gateway-limits.ts';
 import { print, table, timeText, toJson } from '../output.ts';
@@ -25,7 +26,7 @@ interface GatewayFlags extends LimitFlags {
   readonly host: string;
   readonly port: number;
   readonly backend: string;
-  readonly backendOption?: BackendOptions;
+  readonly backendOption?: PluginOptions;
   readonly dataDir?: string;
   readonly auth?: 'none' | 'keys';
   readonly token?: readonly string[];
@@ -72,7 +73,11 @@ export function addGateway(program: Command, cli: Cli): void {
     .option('--host <address>', 'where to listen', '127.0.0.1')
     .option('--port <port>', '0: any free one', parseNumber, 8080)
     .option('--backend <names>', 'auto, or of process, docker, runc, kubernetes, comma-separated', 'auto')
-    .option('--backend-option <option>', 'of a backend: kubernetes.address=10.0.0.7:9443; several by repeating', backendOption)
+    .option(
+      '--backend-option <backend.name=value>',
+      'an option of a backend, such as kubernetes.address=10.0.0.7:9443; can be repeated',
+      collectPluginOptions,
+    )
     .option('--data-dir <dir>', 'functions, keys and sockets; a short path (default: BPR_DATA_DIR, or ~/.blueprint-runner)')
     .option('--auth <kind>', 'none, or keys: those of bpr gateway keys', parseAuth)
     .option('--token <reference>', 'a bearer token: env:NAME or file:/path; several by repeating', list)
