@@ -75,9 +75,9 @@ test('a deployment that is killed at any moment converges: one runner, one funct
     const { functions } = (await user.json(['cloud', 'list'])) as { functions: { name: string }[] };
     expect(functions.map(({ name }) => name).toSorted()).toEqual([0, 1].map((job) => `blueprint-${service.serviceId}-job-${job}`));
   } finally {
-    await user.leave();
     gateway.child.kill('SIGKILL');
     await gateway.ended;
+    await user.leave();
     await chain.stop();
   }
 }, 240_000);
