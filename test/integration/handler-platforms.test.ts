@@ -1,7 +1,6 @@
 /** One package on the platforms that load it: each passes the cases that every platform passes, and does what only it can ask for. */
 
-import { mkdtempSync, readFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { createHandler } from '../../handler/index.ts';
@@ -273,6 +272,5 @@ test('the package of a platform is the same for the same package, and says what 
   const [first, second] = [await packageFor('digitalocean', zip), await packageFor('digitalocean', zip)];
   expect(first.sha256).toBe(second.sha256);
   expect((await packageFor('aws', zip)).zip).toBe(zip);
-  const directory = mkdtempSync(join(tmpdir(), 'not-a-package-'));
-  await expect(packageFor('gcp', Buffer.from(directory))).rejects.toMatchObject({ code: 'PACKAGE_INVALID' });
+  await expect(packageFor('gcp', Buffer.from('no zip'))).rejects.toMatchObject({ code: 'PACKAGE_INVALID' });
 });

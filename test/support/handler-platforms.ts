@@ -1,10 +1,9 @@
 /** The platforms that run a handler package, each the real thing or its contract, ready to be sent requests. */
 
 import { spawn } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
-import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Readable } from 'node:stream';
@@ -14,6 +13,7 @@ import type { HandlerCaseAnswer, HandlerCaseRequest, HandlerPlatform } from '../
 import { packageFor } from '../../src/deploy/package-platform.ts';
 import type { PackagePlatform } from '../../src/deploy/package-platform.ts';
 import { readModules } from '../../src/deploy/dependencies.ts';
+import { temporaryFolder } from './temporary-folders.ts';
 import { call, keepAliveAgent, start } from '../fixtures/handler/process.ts';
 import type { HandlerProcess } from '../fixtures/handler/process.ts';
 
@@ -28,7 +28,7 @@ const fixture = (name: string): string => join(ROOT, 'test/fixtures/handler', na
 export async function unpackedFor(platform: PackagePlatform, zipFile: string): Promise<string> {
   const modules = platform === 'azure' ? { modules: await readModules(['@azure/functions'], ROOT) } : {};
   const { zip } = await packageFor(platform, readFileSync(zipFile), modules);
-  const directory = mkdtempSync(join(tmpdir(), `package-${platform}-`));
+  const directory = temporaryFolder(`package-${platform}`);
   for (const [name, data] of Object.entries(unzipSync(zip))) {
     mkdirSync(dirname(join(directory, name)), { recursive: true });
     writeFileSync(join(directory, name), data, { mode: name === 'bootstrap' ? 0o755 : 0o644 });
@@ -231,7 +231,7 @@ export interface OpenWhisk {
 
 /** The contract of the Node runtime of OpenWhisk. */
 export async function openWhisk(zip: Uint8Array): Promise<OpenWhisk> {
-  const runtime = start(fixture('openwhisk-runtime.cjs'));
+  const runtime = start(fixture('openwhisk-runtime.cjs'), { env: { TMPDIR: temporaryFolder('action') } });
   const address = `http://127.0.0.1:${String((await runtime.replies.next()).value)}`;
   const post = async (path: string, value: unknown): Promise<{ status: number; result: Record<string, unknown> }> => {
     const { status, body } = await call(address, { path }, Buffer.from(JSON.stringify(value)));

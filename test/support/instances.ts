@@ -32,11 +32,16 @@ export interface FunctionFiles {
 
 /** A folder for one test file: code, sockets, state of backends. */
 export class InstanceLab {
-  readonly folder = mkdtempSync(join(tmpdir(), 'instances-'));
+  #folder: string | undefined;
   readonly ownerId = `test-${randomUUID()}`;
   /** Ids of all that were launched. */
   readonly launched: string[] = [];
   readonly #closing: (() => Promise<void>)[] = [];
+
+  /** Made on first use: the tests of a file may all be skipped. */
+  get folder(): string {
+    return (this.#folder ??= mkdtempSync(join(tmpdir(), 'instances-')));
+  }
 
   /** A handler as `index.mjs`, or several files. */
   code(source: string | FunctionFiles): FunctionVersion['code'] & { readonly kind: 'folder' } {
@@ -121,7 +126,7 @@ export class InstanceLab {
 
   async close(): Promise<void> {
     await Promise.all(this.#closing.map((close) => close()));
-    await rm(this.folder, { recursive: true, force: true });
+    if (this.#folder !== undefined) await rm(this.#folder, { recursive: true, force: true });
   }
 }
 
