@@ -19,7 +19,7 @@
 
 import { RunnerError } from '../src/errors.ts';
 
-/** `describe` prints the jobs as JSON and ends. */
+/** `describe` prints the jobs as JSON and ends; a program that imported the bundle gets them as `jobs` of the default export. */
 export type AdapterName = 'describe' | 'http' | 'stdio' | 'stdio-lines' | 'lambda' | 'lambda-runtime' | 'azure';
 
 export interface Surroundings {

@@ -53,7 +53,7 @@ export async function serve(source: RouterSource, { meta, process: host = proces
     const name = detectAdapter({ env: host.env, args: host.argv.slice(2), isMain, isStdinPiped });
     if (name === 'lambda') return functionsOf(await service.open(), httpCalls(host.env));
     if (name === 'azure') await registerFunctions(await service.open(), host.env);
-    else if (name === 'describe') await service.describe();
+    else if (name === 'describe') return await service.describe(isMain);
     else await service.start(name);
     return {};
   } catch (error) {
@@ -97,10 +97,12 @@ function serviceOf(source: RouterSource, host: NodeJS.Process) {
     });
   };
 
-  const describe = async (): Promise<void> => {
+  const describe = async (isMain: boolean): Promise<HandlerExports> => {
     const { write } = takeStdout(host);
-    await write(Buffer.from(`${JSON.stringify((await load()).describe())}\n`));
-    host.exit(0);
+    const jobs = (await load()).describe();
+    if (!isMain) return { jobs };
+    await write(Buffer.from(`${JSON.stringify(jobs)}\n`));
+    return host.exit(0);
   };
 
   const stop = async (adapter: RunningAdapter, signal: string, drainMs: number): Promise<void> => {

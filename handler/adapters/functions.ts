@@ -11,6 +11,7 @@
  */
 
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { JobRouter } from '../../src/job/router.ts';
 import { isRecord } from '../../src/job/scalar.ts';
 import type { HandlerResponse, JobHandler } from '../index.ts';
 import { httpService } from './http.ts';
@@ -24,6 +25,8 @@ export type PlatformFunction = (event: unknown, ...context: readonly unknown[]) 
 
 export interface HandlerExports extends Partial<ReturnType<typeof workerOf>> {
   readonly handler?: PlatformFunction;
+  /** With `BLUEPRINT_ADAPTER=describe`, in place of all others. */
+  readonly jobs?: ReturnType<JobRouter['describe']>;
 }
 
 export function functionsOf(handler: JobHandler, calls: HttpCalls): HandlerExports {

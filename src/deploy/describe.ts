@@ -1,10 +1,11 @@
 /** The jobs of a bundle, told by the bundle itself in a process of its own: that also proves that it loads. */
 
-import { spawn } from 'node:child_process';
 import { statSync } from 'node:fs';
-import { text } from 'node:stream/consumers';
-import { pathToFileURL } from 'node:url';
+import { systemClock } from '../clock.ts';
+import type { CancelTimer } from '../clock.ts';
 import { RunnerError } from '../errors.ts';
+import { startDescribing } from './describing-process.ts';
+import type { DescribingProcess, Ending } from './describing-process.ts';
 import type { PackagedJob } from './package.ts';
 import { sha256Of } from './zip.ts';
 
@@ -12,98 +13,87 @@ export interface DescribeOptions {
   /** The module of the jobs, for messages. */
   readonly entry: string;
   readonly env: Readonly<Record<string, string | undefined>>;
+  /** How long the bundle may take to load. Default 20 s. */
+  readonly timeoutMs?: number;
 }
 
 export interface Describer {
   /** Throws `BUILD_FAILED`. `sha256` is that of the file. */
   describe(file: string, sha256: string): Promise<readonly PackagedJob[]>;
-  /** Ends the process when it was not used. */
+  /** Gives the process back. */
   close(): void;
 }
 
 const TIMEOUT_MS = 20_000;
-/** Nobody else sends it. */
-const KILL = 'SIGKILL';
 const REMEMBERED_MAX = 256;
-/** Waits for the address of the bundle. */
-const PROGRAM = `import{text}from'node:stream/consumers';await import(await text(process.stdin));`;
+/** How long a process is kept for the next bundle. */
+const IDLE_MS = 10_000;
 
 /** By bundle and environment: what is built again unchanged, for another function or by a watcher, is not asked again. */
 const remembered = new Map<string, readonly PackagedJob[]>();
 /** When the module of the jobs was last changed, as far as it was built. */
 const builtAt = new Map<string, number>();
+/** A bundle left nothing behind in it: it loads the next one in a fraction of the time that node takes to start. */
+let kept: { readonly process: DescribingProcess; readonly environment: string; readonly cancelEnd: CancelTimer } | undefined;
 
 /** Starts the process at once when the answer is not to be expected to be known: it comes up while the bundler works. */
-export function startDescriber({ entry, env }: DescribeOptions): Describer {
-  const { NODE_OPTIONS: _options, NODE_EXTRA_CA_CERTS: _certificates, ...environment } = env;
+export function startDescriber({ entry, env, timeoutMs = TIMEOUT_MS }: DescribeOptions): Describer {
+  const { NODE_OPTIONS: _options, NODE_EXTRA_CA_CERTS: _certificates, ...variables } = env;
+  const environment = sha256Of(Buffer.from(JSON.stringify(variables)));
   const changedAt = statSync(entry, { throwIfNoEntry: false })?.mtimeMs ?? 0;
-  let waiting = builtAt.get(entry) === changedAt ? undefined : startProcess(environment);
+  const take = (): DescribingProcess => takeKept(environment) ?? startDescribing(variables);
+  let process = builtAt.get(entry) === changedAt ? undefined : take();
   return {
     async describe(file, sha256) {
-      const key = `${sha256} ${sha256Of(Buffer.from(JSON.stringify(environment)))}`;
+      const key = `${sha256} ${environment}`;
       const known = remembered.get(key);
       if (builtAt.size >= REMEMBERED_MAX) builtAt.clear();
       builtAt.set(entry, changedAt);
       if (known) return known;
-      const process = waiting ?? startProcess(environment);
-      waiting = undefined;
-      const jobs = jobsIn(await process.load(file), entry);
+      process ??= take();
+      let ending = await process.load(file, timeoutMs);
+      if (!ending.isLoaded && ending.status !== 'late' && process.loads > 1) {
+        // The bundle before may have to do with it.
+        process = startDescribing(variables);
+        ending = await process.load(file, timeoutMs);
+      }
+      const jobs = jobsIn(ending, { entry, timeoutMs });
       const [oldest] = remembered.keys();
       if (oldest !== undefined && remembered.size >= REMEMBERED_MAX) remembered.delete(oldest);
       remembered.set(key, jobs);
       return jobs;
     },
-    close: () => waiting?.kill(),
+    close: () => process && keep(process, environment),
   };
 }
 
-interface Finished {
-  readonly status: number | NodeJS.Signals | null;
-  readonly stdout: string;
-  readonly stderr: string;
+function takeKept(environment: string): DescribingProcess | undefined {
+  if (kept?.environment !== environment || !kept.process.isReusable) return undefined;
+  const { process, cancelEnd } = kept;
+  cancelEnd();
+  kept = undefined;
+  return process;
 }
 
-function startProcess(env: NodeJS.ProcessEnv) {
-  const args = ['--input-type=module', '-e', PROGRAM];
-  const child = spawn(process.execPath, args, {
-    env: { ...env, BLUEPRINT_ADAPTER: 'describe' },
-    stdio: 'pipe',
-    timeout: TIMEOUT_MS,
-    killSignal: KILL,
-  });
-  const status = new Promise<Finished['status']>((resolve, reject) => {
-    child.once('error', reject);
-    child.once('close', (code, signal) => resolve(code ?? signal));
-  });
-  const kill = (): void => void child.kill(KILL);
-  // Told by its status.
-  child.stdin.on('error', () => {});
-  return {
-    kill,
-    async load(file: string): Promise<Finished> {
-      child.stdin.end(pathToFileURL(file).href);
-      const [stdout, stderr, ending] = await Promise.all([text(child.stdout), text(child.stderr), status]);
-      return { status: ending, stdout, stderr };
-    },
-  };
+/** The last one, for a while; it keeps nobody from ending. */
+function keep(process: DescribingProcess, environment: string): void {
+  if (!process.isReusable) return process.kill();
+  kept?.process.kill();
+  kept?.cancelEnd();
+  kept = { process, environment, cancelEnd: systemClock.after(IDLE_MS, () => process.kill()) };
 }
 
-function jobsIn({ status, stdout, stderr }: Finished, entry: string): readonly PackagedJob[] {
-  const fail = (message: string, cause?: unknown): RunnerError => new RunnerError('BUILD_FAILED', message, { cause, details: { entry } });
-  if (status !== 0) {
-    const ending = status === KILL ? `it did not load within ${TIMEOUT_MS / 1000} s` : `it ended with status ${status}`;
-    throw fail(`${entry} was bundled, but ${loggedReason(stderr) ?? `${ending}\n${stderr}`.trimEnd()}`);
+function jobsIn(ending: Ending, { entry, timeoutMs }: { readonly entry: string; readonly timeoutMs: number }): readonly PackagedJob[] {
+  const fail = (message: string): RunnerError => new RunnerError('BUILD_FAILED', message, { details: { entry } });
+  if (!ending.isLoaded) {
+    const how = ending.status === 'late' ? `it did not load within ${timeoutMs / 1000} s` : `it ended with status ${ending.status}`;
+    throw fail(`${entry} was bundled, but ${loggedReason(ending.stderr) ?? `${how}\n${ending.stderr}`.trimEnd()}`);
   }
-  let jobs: readonly PackagedJob[];
-  try {
-    jobs = JSON.parse(stdout) as readonly PackagedJob[];
-  } catch (cause) {
-    throw fail(
-      `${entry} was bundled, but what it writes to stdout while it loads is in the way of the handler: ${stdout.slice(0, 200)}`,
-      cause,
-    );
+  if (ending.stdout !== '') {
+    const said = ending.stdout.slice(0, 200);
+    throw fail(`${entry} was bundled, but what it writes to stdout while it loads is in the way of the handler: ${said}`);
   }
-  if (jobs.length > 0) return jobs;
+  if (ending.jobs.length > 0) return ending.jobs;
   throw fail(`${entry} exports a router without routes: add one with route(id, job)`);
 }
 

@@ -2,18 +2,16 @@
  * Packaging: from the module that exports a job router to one file that runs on every platform, and the zip that is deployed.
  */
 
-import { existsSync } from 'node:fs';
-import { mkdir, rename, writeFile } from 'node:fs/promises';
+import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { rename } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { promisify } from 'node:util';
-import { gzip } from 'node:zlib';
 import type { BuildFailure, BuildResult, Metafile } from 'esbuild';
 import { RunnerError } from '../errors.ts';
 import { importPeer } from '../plugin/peer.ts';
 import { startDescriber } from './describe.ts';
 import type { Describer } from './describe.ts';
 import { ROOT_FILES } from './package-platform.ts';
-import { jsonFile, packFiles, sha256Of, textFile } from './zip.ts';
+import { compress, jsonFile, packFiles, sha256Of, textFile } from './zip.ts';
 import { PACKAGE_NAME, explain, ownFile, ownPackage, packageRootOf } from './bundler.ts';
 
 export interface BuildHandlerOptions {
@@ -74,6 +72,9 @@ export interface BundleInput {
   readonly bytes: number;
 }
 
+let serial = 0;
+/** Header and trailer around what the zip holds as it is. */
+const GZIP_FRAME_BYTES = 18;
 /** Above it the start of a function visibly takes longer. */
 const BUNDLE_BYTES_ADVISED = 512 * 1024;
 
@@ -108,25 +109,29 @@ async function build(options: BuildHandlerOptions, describer: Describer): Promis
   const outDir = resolve(options.outDir);
   const { code, map, inputs, warnings } = await bundle(options);
   const file = join(outDir, 'handler.mjs');
-  await mkdir(outDir, { recursive: true });
-  await replaceFile(file, code);
-  if (map) await replaceFile(`${file}.map`, map);
-  const fileSha256 = sha256Of(code);
-  const jobs = await describer.describe(file, fileSha256);
-  const files = {
-    ...ROOT_FILES,
-    bootstrap: textFile(BOOTSTRAP, 0o755),
-    'handler.json': jsonFile({ handler: 'handler.mjs', sha256: fileSha256, jobs }),
-    'handler.mjs': { data: code, mode: 0o644 },
-  };
-  // The one in another thread, the other here.
-  const [gzipped, zip] = await Promise.all([promisify(gzip)(code, { level: 9 }), packFiles(files)]);
   const zipFile = join(outDir, `${options.name ?? 'handler'}.zip`);
-  await replaceFile(zipFile, zip);
+  const fileSha256 = sha256Of(code);
+  mkdirSync(outDir, { recursive: true });
+  const loaded = join(outDir, `handler.${temporaryName()}.mjs`);
+  writeFileSync(loaded, code);
+  // It loads in a process of its own, and is compressed here meanwhile.
+  const [jobs, compressed] = await Promise.all([describer.describe(loaded, fileSha256), compress({ data: code, mode: 0o644 })]).catch(
+    (error: unknown) => {
+      rmSync(loaded);
+      throw error;
+    },
+  );
+  const renamed = rename(loaded, file);
+  const description = jsonFile({ handler: 'handler.mjs', sha256: fileSha256, jobs });
+  const zip = await packFiles(
+    { ...ROOT_FILES, bootstrap: textFile(BOOTSTRAP, 0o755), 'handler.json': description },
+    { 'handler.mjs': compressed },
+  );
+  await Promise.all([renamed, replaceFile(zipFile, zip), map && replaceFile(`${file}.map`, map)]);
   return {
     file,
     fileBytes: code.length,
-    gzipBytes: gzipped.length,
+    gzipBytes: GZIP_FRAME_BYTES + compressed.deflated.length,
     fileSha256,
     zipFile,
     zipBytes: zip.length,
@@ -225,9 +230,12 @@ function sizeWarning(bytes: number, inputs: readonly BundleInput[]): string[] {
   return [`the bundle has ${Math.round(bytes / 1024)} KiB, which makes the first call slow; the largest parts are ${largest.join(', ')}`];
 }
 
+/** Builds may share a folder. */
+const temporaryName = (): string => `${process.pid}-${(serial += 1)}.tmp`;
+
 /** Whoever reads the file meanwhile sees the old one or the new one. */
 async function replaceFile(path: string, data: Uint8Array): Promise<void> {
-  const temporary = `${path}.${process.pid}.tmp`;
-  await writeFile(temporary, data);
+  const temporary = `${path}.${temporaryName()}`;
+  writeFileSync(temporary, data);
   await rename(temporary, path);
 }

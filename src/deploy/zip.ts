@@ -4,6 +4,7 @@
  */
 
 import { createHash } from 'node:crypto';
+import { crc32 } from 'node:zlib';
 import { RunnerError } from '../errors.ts';
 
 export interface PackedFile {
@@ -15,6 +16,15 @@ export interface PackedFile {
 /** By name: relative, with slashes. */
 export type PackedFiles = Readonly<Record<string, PackedFile>>;
 
+const FILE_SIGNATURE = 0x0403_4b50;
+const ENTRY_SIGNATURE = 0x0201_4b50;
+const END_SIGNATURE = 0x0605_4b50;
+/** That a reader must know: 2.0. */
+const VERSION = 20;
+const DEFLATED = 8;
+const UTF8_NAME = 1 << 11;
+/** 1 January 1980, 00:00, whatever the time zone. */
+const OLDEST_DATE = 0x0021_0000;
 const UNIX = 3;
 const REGULAR_FILE = 0o100_000;
 const PERMISSIONS = 0o777;
@@ -23,16 +33,80 @@ export const textFile = (text: string, mode = 0o644): PackedFile => ({ data: Buf
 
 export const jsonFile = (value: unknown): PackedFile => textFile(`${JSON.stringify(value, null, 2)}\n`);
 
-export async function packFiles(files: PackedFiles): Promise<Uint8Array> {
-  const { zipSync } = await import('fflate');
-  // The oldest date that the format knows; it stores local time.
-  const mtime = new Date(1980, 0, 1);
-  const sorted = Object.entries(files).toSorted(([a], [b]) => (a < b ? -1 : 1));
-  return zipSync(
-    Object.fromEntries(
-      sorted.map(([name, { data, mode }]) => [name, [data, { mtime, level: 9, os: UNIX, attrs: (REGULAR_FILE | mode) << 16 }]]),
-    ),
-  );
+/** A file as a zip holds it. */
+export interface CompressedFile {
+  readonly mode: number;
+  readonly deflated: Uint8Array;
+  /** Before compression. */
+  readonly size: number;
+  readonly crc32: number;
+}
+
+/** All that takes time of a zip. The compressor is always the same one: that of node differs from version to version. */
+export async function compress({ data, mode }: PackedFile): Promise<CompressedFile> {
+  const { deflateSync } = await import('fflate');
+  return { mode, deflated: deflateSync(data, { level: 9 }), size: data.length, crc32: crc32(data) };
+}
+
+/** With files that were compressed before. */
+export async function packFiles(files: PackedFiles, ahead: Readonly<Record<string, CompressedFile>> = {}): Promise<Uint8Array> {
+  const compressed = Object.entries(files).map(async ([name, file]) => [name, await compress(file)] as const);
+  return zipOf({ ...ahead, ...Object.fromEntries(await Promise.all(compressed)) });
+}
+
+/** Whole files below 4 GiB, without data descriptors: PKWARE APPNOTE 6.3, 4.3.7 (before each file), 4.3.12 (directory), 4.3.16 (end). */
+function zipOf(files: Readonly<Record<string, CompressedFile>>): Uint8Array {
+  const parts: Uint8Array[] = [];
+  const directory: Uint8Array[] = [];
+  let offset = 0;
+  for (const [text, file] of Object.entries(files).toSorted(([a], [b]) => (a < b ? -1 : 1))) {
+    const name = Buffer.from(text);
+    const header = headerOf(file, { length: name.length, isAscii: name.length === text.length });
+    parts.push(fields([[4, FILE_SIGNATURE]]), header, name, file.deflated);
+    const place = fields([
+      [2, 0], // comment
+      [2, 0], // disk
+      [2, 0],
+      [4, ((REGULAR_FILE | file.mode) << 16) >>> 0],
+      [4, offset],
+    ]);
+    directory.push(fields([[4, ENTRY_SIGNATURE], [1, VERSION], [1, UNIX]]), header, place, name); // prettier-ignore
+    offset += 4 + header.length + name.length + file.deflated.length;
+  }
+  const entries = Buffer.concat(directory);
+  const count = directory.length / 4;
+  const end = fields([
+    [4, END_SIGNATURE],
+    [4, 0],
+    [2, count],
+    [2, count],
+    [4, entries.length],
+    [4, offset],
+    [2, 0],
+  ]);
+  return Buffer.concat([...parts, entries, end]);
+}
+
+function headerOf({ deflated, size, crc32 }: CompressedFile, name: { readonly length: number; readonly isAscii: boolean }): Uint8Array {
+  return fields([
+    [2, VERSION],
+    [2, name.isAscii ? 0 : UTF8_NAME],
+    [2, DEFLATED],
+    [4, OLDEST_DATE],
+    [4, crc32],
+    [4, deflated.length],
+    [4, size],
+    [2, name.length],
+    [2, 0],
+  ]);
+}
+
+/** Numbers of so many bytes, the lowest first. */
+function fields(values: readonly (readonly [bytes: number, value: number])[]): Uint8Array {
+  const buffer = Buffer.alloc(values.reduce((sum, [bytes]) => sum + bytes, 0));
+  let at = 0;
+  for (const [bytes, value] of values) at = buffer.writeUIntLE(value, at, bytes);
+  return buffer;
 }
 
 /** What `packFiles` packed. Throws `PACKAGE_INVALID`. */
@@ -51,7 +125,6 @@ export async function unpackFiles(zip: Uint8Array): Promise<PackedFiles> {
 /** Hex. */
 export const sha256Of = (data: Uint8Array): string => createHash('sha256').update(data).digest('hex');
 
-const END_SIGNATURE = 0x0605_4b50;
 const ENTRY_BYTES = 46;
 
 /** The permissions by name, from the directory at the end of a zip. */

@@ -1,18 +1,19 @@
 import { spawn, spawnSync } from 'node:child_process';
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readFileSync, readdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createHash } from 'node:crypto';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { gzipSync } from 'node:zlib';
-import { unzipSync } from 'fflate';
+import { gzipSync, unzipSync, zipSync } from 'fflate';
+import type { Zippable } from 'fflate';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { buildHandler } from '../../src/deploy/package.ts';
 import type { BuildHandlerOptions, BuiltHandler } from '../../src/deploy/package.ts';
+import { temporaryFolder } from '../support/temporary-folders.ts';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '../..');
 const sha256 = (data: Uint8Array): string => createHash('sha256').update(data).digest('hex');
-const temporary = (): string => mkdtempSync(join(tmpdir(), 'package-'));
+const temporary = (): string => temporaryFolder('package');
 
 const JOB = `import { defineJob } from '${root}/src/job/job.ts';
 import { JobRouter } from '${root}/src/job/router.ts';
@@ -50,7 +51,7 @@ describe('what is built', () => {
     expect(built).toMatchObject({
       fileBytes: code.length,
       fileSha256: sha256(code),
-      gzipBytes: gzipSync(code, { level: 9 }).length,
+      gzipBytes: gzipSync(code, { level: 9, mtime: 0 }).length,
       warnings: [],
     });
     expect(readdirSync(dirname(built.file)).toSorted()).toEqual(['handler.mjs', 'handler.zip']);
@@ -95,6 +96,16 @@ describe('what is built', () => {
     ]);
   });
 
+  test('the zip is, byte for byte, that of a library', () => {
+    const zip = readFileSync(built.zipFile);
+    const files: Zippable = {};
+    for (const [name, data] of Object.entries(unzipSync(zip))) {
+      const attrs = (name === 'bootstrap' ? 0o100755 : 0o100644) << 16;
+      files[name] = [data, { level: 9, mtime: new Date(1980, 0, 1), os: 3, attrs }];
+    }
+    expect(zip.equals(zipSync(files))).toBe(true);
+  });
+
   test('bootstrap starts the file from any directory, by path or through sh, with the node that it is told', async () => {
     const directory = temporary();
     for (const [name, data] of Object.entries(unzipSync(readFileSync(built.zipFile))))
@@ -132,7 +143,7 @@ describe('the same sources give the same bytes', () => {
     env: Readonly<Record<string, string>>,
   ): Promise<{ readonly zip: string; readonly code: Buffer; readonly directory: string }> {
     const directory = temporary();
-    for (const path of ['package.json', 'src/job', 'src/errors.ts', 'src/deploy', 'src/plugin', 'handler'])
+    for (const path of ['package.json', 'src/job', 'src/clock.ts', 'src/errors.ts', 'src/deploy', 'src/plugin', 'handler'])
       cpSync(join(root, path), join(directory, path), { recursive: true });
     symlinkSync(join(root, 'node_modules'), join(directory, 'node_modules'));
     writeFileSync(
@@ -250,6 +261,14 @@ describe('what is refused, and how', () => {
     await expect(project(files)()).rejects.toMatchObject({ code: 'BUILD_FAILED', message: expect.stringMatching(message) });
   });
 
+  test('what was built before stays, and nothing is left over', async () => {
+    const outDir = temporary();
+    const before = await project({ 'jobs.ts': `${JOB}export const router = new JobRouter().route(0, square);` })({ outDir });
+    await expect(project({ 'jobs.ts': "throw new RangeError('out of cheese');" })({ outDir })).rejects.toThrow('out of cheese');
+    expect(readdirSync(outDir).toSorted()).toEqual(['handler.mjs', 'handler.zip']);
+    expect(sha256(readFileSync(before.file))).toBe(before.fileSha256);
+  });
+
   test('a large bundle is built, with a warning that names the largest parts', async () => {
     const build = project({
       'jobs.ts': `${JOB}import { data } from './data.ts';\nexport const router = new JobRouter().route(data.length > 0 ? 0 : 1, square);`,
@@ -262,7 +281,7 @@ describe('what is refused, and how', () => {
 
   test('without esbuild it says what to install', async () => {
     const directory = temporary();
-    for (const path of ['package.json', 'src/errors.ts', 'src/deploy', 'src/plugin'])
+    for (const path of ['package.json', 'src/clock.ts', 'src/errors.ts', 'src/deploy', 'src/plugin'])
       cpSync(join(root, path), join(directory, path), { recursive: true });
     writeFileSync(
       join(directory, 'build.ts'),
