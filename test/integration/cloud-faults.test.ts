@@ -84,7 +84,7 @@ async function place(): Promise<Place> {
     AWS_ACCESS_KEY_ID: 'AKIAEXAMPLE',
     AWS_SECRET_ACCESS_KEY: SECRETS.key,
     AWS_SESSION_TOKEN: SECRETS.token,
-    LOG_LEVEL: 'trace',
+    LOG_LEVEL: 'debug',
   });
   users.push(user);
   const options = [`aws-lambda.endpoint=${proxy.url}`, `aws-lambda.region=${region}`];

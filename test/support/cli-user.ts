@@ -24,6 +24,8 @@ export class CliUser {
   readonly env: Record<string, string | undefined>;
   readonly records: string;
   readonly machines: string;
+  /** What their commands are made with. */
+  program = BPR;
   /** All that was printed for them. */
   readonly said: string[] = [];
 
@@ -42,7 +44,7 @@ export class CliUser {
     };
   }
 
-  start(args: readonly string[], program = BPR): Started {
+  start(args: readonly string[], program = this.program): Started {
     const out = { stdout: '', stderr: '' };
     const child = execFile(process.execPath, [program, ...args], { env: this.env, cwd: this.home, maxBuffer: 64 * 1024 * 1024 });
     child.stdout?.on('data', (text: string) => (out.stdout += text));
