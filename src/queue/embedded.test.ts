@@ -400,6 +400,6 @@ it('does in any order of steps what a list would do', async () => {
         await pair.queue.close();
       }
     }),
-    { numRuns: 60 },
+    { numRuns: 30 },
   );
 }, 60_000);

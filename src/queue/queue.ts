@@ -36,6 +36,16 @@ export interface ObjectReference {
 /** Bytes up to the limit of the queue, or where larger ones lie. The queue keeps a reference as it is; see `ClaimCheckQueue`. */
 export type Content = Uint8Array | ObjectReference;
 
+/** Where large payloads and results lie: what is put is never changed. */
+export interface ObjectStore {
+  /** Durable when it resolves; every put makes another object. */
+  put(bytes: Uint8Array): Promise<ObjectReference>;
+  /** Verified by size and hash. Rejects with `NOT_FOUND`, and with `QUEUE_CORRUPT` when it is not what was put. */
+  get(reference: ObjectReference): Promise<Uint8Array>;
+  /** Idempotent. */
+  remove(reference: ObjectReference): Promise<void>;
+}
+
 /** What goes with a payload or a result: names in lower case, for example `content-type` or `traceparent`. Never secrets. */
 export type Headers = Readonly<Record<string, string>>;
 

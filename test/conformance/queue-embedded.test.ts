@@ -4,8 +4,10 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { checkQueue, runQueueConformance } from '../../src/conformance/conformance.ts';
 import type { QueueTrial } from '../../src/conformance/conformance.ts';
+import { ClaimCheckQueue } from '../../src/queue/claim-check.ts';
 import { EmbeddedQueue } from '../../src/queue/embedded.ts';
 import { RunnerError } from '../../src/errors.ts';
+import { FolderObjects } from '../../src/queue/folder-objects.ts';
 import type { WorkQueue } from '../../src/queue/queue.ts';
 import { FakeClock } from '../../src/testing/fake-clock.ts';
 
@@ -37,6 +39,25 @@ const close = async (): Promise<void> => {
 };
 
 runQueueConformance({ describe, it }, { name: 'embedded', open: () => embedded(), close });
+
+const noReferences = 'it takes bytes and fetches what a reference names';
+runQueueConformance(
+  { describe, it },
+  {
+    name: 'embedded, with a claim check',
+    open: () => embedded((queue) => claimCheck(queue)),
+    close,
+    skip: {
+      'references to objects come as they were, as payload and as result': noReferences,
+      'purge forgets what ended long ago, with what it referred to, and nothing else': noReferences,
+    },
+  },
+);
+
+function claimCheck(queue: EmbeddedQueue): WorkQueue {
+  const objects = new FolderObjects({ folder: join(root, `objects-${folders}`) });
+  return new ClaimCheckQueue({ queue, objects, inlineBytesMax: 3, objectBytesMax: 300_000 });
+}
 
 /** A queue that breaks one promise. */
 function broken(fault: (queue: EmbeddedQueue) => Partial<WorkQueue>): () => QueueTrial {
