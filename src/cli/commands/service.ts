@@ -71,7 +71,8 @@ the credentials of the platforms.
 Before anything is deployed: the endpoint serves CHAIN_ID, when that is set; the key belongs to an operator of the service; the host of the
 orchestrator takes the program.
 
-Exit status: 0 it runs; 1 failed, the message begins with a code of ERRORS.md, and running it again goes on; 2 called in a wrong way.`;
+Exit status: 0 it runs; 1 failed, the message begins with a code of ERRORS.md, and running it again goes on; 2 called in a wrong way;
+130 and 143 interrupted by SIGINT and SIGTERM, the message says what is done.`;
 
 /** `bpr service`: a service as a whole, from the policy to a running orchestrator. */
 export function addService(program: Command, cli: Cli): void {
