@@ -3,6 +3,9 @@
  *
  * The peer is bare SQLite (WAL, synchronous FULL) with group commit: the queue's own schema and the same values in every row, without
  * leases, waiting claims, deadlines, counts or checks. 1 / ratio is the share of the peer's rate; goal: 0.6.
+ *
+ * Where redis-server and PostgreSQL 15 are installed, also BullMQ on Redis with AOF always, and PostgreSQL with SKIP LOCKED. They are
+ * reached over loopback, which is part of their time; goals: 5 and 10 times their rate with many jobs at once.
  */
 
 import { randomUUID } from 'node:crypto';
@@ -14,6 +17,7 @@ import type { StatementSync } from 'node:sqlite';
 import { EmbeddedQueue } from '../../src/queue/embedded.ts';
 import { SQL } from '../../src/queue/rows.ts';
 import { compare } from './measure.ts';
+import { bullmq, postgres } from './queue-peers.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'queue-bench-'));
 const payload = Buffer.alloc(100, 7);
@@ -104,5 +108,23 @@ for (const width of WIDTHS)
     { ...options, goal: 1 / 0.6 },
   );
 peer.close();
+for (const [open, times] of [
+  [bullmq, 5],
+  [postgres, 10],
+] as const) {
+  const server = await open(join(folder, open.name), Math.max(...WIDTHS));
+  if (!server) console.log(`${open.name} is not here and was left out`);
+  else {
+    for (const width of WIDTHS) {
+      const goal = width >= 16 ? { goal: 1 / times } : {};
+      await compare(
+        `queue against ${server.name}, ${width} at once`,
+        { peer: () => server.run(width), ours: ours(width) },
+        { ...options, ...goal },
+      );
+    }
+    await server.close();
+  }
+}
 await queue.close();
 rmSync(folder, { recursive: true, force: true });
