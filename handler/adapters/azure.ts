@@ -6,6 +6,7 @@
  * The routes are those of the HTTP server when `host.json` sets `extensions.http.routePrefix` to the empty text, as that of the package does.
  */
 
+import type * as functions from '@azure/functions';
 import { isRecord } from '../../src/job/scalar.ts';
 import { invalid } from '../detect.ts';
 import { jsonResponse } from '../index.ts';
@@ -15,17 +16,17 @@ import { answerFetch } from './fetch.ts';
 import { answerEvent, answerHttpEvent, httpEventResult, isJson, textOf, textOr } from './lambda.ts';
 import type { EventLimits } from './lambda.ts';
 
-/** Registers one HTTP function for all routes, and a timer function for each schedule. */
-export async function registerFunctions(handler: JobHandler, env: NodeJS.ProcessEnv): Promise<void> {
-  const { app } = await import('@azure/functions');
+/** Registers one HTTP function for all routes, and a timer function for each schedule. The name is no literal: no bundler is to look for it. */
+export async function registerFunctions(handler: JobHandler, env: NodeJS.ProcessEnv, name = '@azure/functions'): Promise<void> {
+  const { app } = (await import(name)) as Pick<typeof functions, 'app'>;
   app.http('call', {
     methods: ['GET', 'HEAD', 'POST'],
     authLevel: 'function',
     route: '{*path}',
     handler: (request) => answerFetch(handler, request),
   });
-  for (const { name, cron, body } of scheduleEvents(env))
-    app.timer(name, { schedule: cron, handler: async () => void (await answerEvent(handler, body, {})) });
+  for (const { name: timer, cron, body } of scheduleEvents(env))
+    app.timer(timer, { schedule: cron, handler: async () => void (await answerEvent(handler, body, {})) });
 }
 
 export interface HostInvocation extends EventLimits {

@@ -29,7 +29,7 @@ export interface DescribingProcess {
 /** Nobody else sends it. */
 const KILL = 'SIGKILL';
 /** What was imported stays in memory. */
-const LOADS_MAX = 50;
+const LOADS_MAX = 100;
 const OUTPUT_CHARACTERS_MAX = 4 * 1024 * 1024;
 /** Around what the program itself says. */
 const MARK = '\0';
@@ -70,19 +70,17 @@ export function startDescribing(env: NodeJS.ProcessEnv): DescribingProcess {
   const child = spawn(process.execPath, args, { env: { ...env, BLUEPRINT_ADAPTER: 'describe' }, stdio: 'pipe' });
   // Pipes of a process are sockets.
   const handles = [child, child.stdin, child.stdout, child.stderr] as unknown as readonly Pick<ChildProcess, 'ref' | 'unref'>[];
-  const ended = Promise.withResolvers<string | number>();
   let output = { stdout: '', stderr: '' };
   let isReusable = true;
   let loads = 0;
   let told = (): void => {};
 
   const kill = (): void => void child.kill(KILL);
-  const end = (status: string | number): void => {
-    isReusable = false;
-    ended.resolve(status);
-  };
-  child.once('error', (error) => end(error.message));
-  child.once('close', (code, signal) => end(code ?? signal ?? 0));
+  const ended = new Promise<string | number>((resolve) => {
+    child.once('error', (error) => resolve(error.message));
+    child.once('close', (code, signal) => resolve(code ?? signal ?? 0));
+  });
+  void ended.then(() => (isReusable = false));
   // Told by its end.
   child.stdin.on('error', () => {});
   for (const name of ['stdout', 'stderr'] as const) {
@@ -107,9 +105,9 @@ export function startDescribing(env: NodeJS.ProcessEnv): DescribingProcess {
       for (const handle of handles) handle.ref();
       child.stdin.write(`${pathToFileURL(file).href}?${loads}`);
       const loaded = new Promise<'loaded'>((resolve) => (told = () => resolve('loaded')));
-      const late = Promise.withResolvers<'late'>();
-      const cancel = systemClock.after(timeoutMs, () => late.resolve('late'));
-      const status = await Promise.race([loaded, ended.promise, late.promise]);
+      let cancel = (): void => {};
+      const late = new Promise<'late'>((resolve) => (cancel = systemClock.after(timeoutMs, () => resolve('late'))));
+      const status = await Promise.race([loaded, ended, late]);
       cancel();
       for (const handle of handles) handle.unref();
       if (status !== 'loaded') {

@@ -11,7 +11,7 @@ import { importPeer } from '../plugin/peer.ts';
 import { startDescriber } from './describe.ts';
 import type { Describer } from './describe.ts';
 import { ROOT_FILES } from './package-platform.ts';
-import { compress, jsonFile, packFiles, sha256Of, textFile } from './zip.ts';
+import { compressAll, jsonFile, packFiles, sha256Of, textFile } from './zip.ts';
 import { PACKAGE_NAME, explain, ownFile, ownPackage, packageRootOf } from './bundler.ts';
 
 export interface BuildHandlerOptions {
@@ -87,6 +87,8 @@ esac
 exec "\${BLUEPRINT_NODE:-node}" "$here/handler.mjs"
 `;
 
+const CONSTANT_FILES = { ...ROOT_FILES, bootstrap: textFile(BOOTSTRAP, 0o755) };
+
 /**
  * Bundles the jobs that `entry` exports with the adapters of all platforms into one `handler.mjs`, and packs it.
  *
@@ -115,23 +117,20 @@ async function build(options: BuildHandlerOptions, describer: Describer): Promis
   const loaded = join(outDir, `handler.${temporaryName()}.mjs`);
   writeFileSync(loaded, code);
   // It loads in a process of its own, and is compressed here meanwhile.
-  const [jobs, compressed] = await Promise.all([describer.describe(loaded, fileSha256), compress({ data: code, mode: 0o644 })]).catch(
-    (error: unknown) => {
-      rmSync(loaded);
-      throw error;
-    },
-  );
+  const [jobs, compressed] = await Promise.all([
+    describer.describe(loaded, fileSha256),
+    compressAll({ ...CONSTANT_FILES, 'handler.mjs': { data: code, mode: 0o644 } }),
+  ]).catch((error: unknown) => {
+    rmSync(loaded);
+    throw error;
+  });
   const renamed = rename(loaded, file);
-  const description = jsonFile({ handler: 'handler.mjs', sha256: fileSha256, jobs });
-  const zip = await packFiles(
-    { ...ROOT_FILES, bootstrap: textFile(BOOTSTRAP, 0o755), 'handler.json': description },
-    { 'handler.mjs': compressed },
-  );
+  const zip = await packFiles({ 'handler.json': jsonFile({ handler: 'handler.mjs', sha256: fileSha256, jobs }) }, compressed);
   await Promise.all([renamed, replaceFile(zipFile, zip), map && replaceFile(`${file}.map`, map)]);
   return {
     file,
     fileBytes: code.length,
-    gzipBytes: GZIP_FRAME_BYTES + compressed.deflated.length,
+    gzipBytes: GZIP_FRAME_BYTES + (compressed['handler.mjs']?.deflated.length ?? 0),
     fileSha256,
     zipFile,
     zipBytes: zip.length,

@@ -34,7 +34,7 @@ export const textFile = (text: string, mode = 0o644): PackedFile => ({ data: Buf
 export const jsonFile = (value: unknown): PackedFile => textFile(`${JSON.stringify(value, null, 2)}\n`);
 
 /** A file as a zip holds it. */
-export interface CompressedFile {
+interface CompressedFile {
   readonly mode: number;
   readonly deflated: Uint8Array;
   /** Before compression. */
@@ -42,20 +42,24 @@ export interface CompressedFile {
   readonly crc32: number;
 }
 
+type CompressedFiles = Readonly<Record<string, CompressedFile>>;
+
 /** All that takes time of a zip. The compressor is always the same one: that of node differs from version to version. */
-export async function compress({ data, mode }: PackedFile): Promise<CompressedFile> {
+export async function compressAll(files: PackedFiles): Promise<CompressedFiles> {
   const { deflateSync } = await import('fflate');
-  return { mode, deflated: deflateSync(data, { level: 9 }), size: data.length, crc32: crc32(data) };
+  const entries = Object.entries(files).map(([name, { data, mode }]) => {
+    return [name, { mode, deflated: deflateSync(data, { level: 9 }), size: data.length, crc32: crc32(data) }] as const;
+  });
+  return Object.fromEntries(entries);
 }
 
 /** With files that were compressed before. */
-export async function packFiles(files: PackedFiles, ahead: Readonly<Record<string, CompressedFile>> = {}): Promise<Uint8Array> {
-  const compressed = Object.entries(files).map(async ([name, file]) => [name, await compress(file)] as const);
-  return zipOf({ ...ahead, ...Object.fromEntries(await Promise.all(compressed)) });
+export async function packFiles(files: PackedFiles, ahead: CompressedFiles = {}): Promise<Uint8Array> {
+  return zipOf({ ...ahead, ...(await compressAll(files)) });
 }
 
 /** Whole files below 4 GiB, without data descriptors: PKWARE APPNOTE 6.3, 4.3.7 (before each file), 4.3.12 (directory), 4.3.16 (end). */
-function zipOf(files: Readonly<Record<string, CompressedFile>>): Uint8Array {
+function zipOf(files: CompressedFiles): Uint8Array {
   const parts: Uint8Array[] = [];
   const directory: Uint8Array[] = [];
   let offset = 0;
