@@ -91,7 +91,9 @@ export type {
   WorkQueue,
   WorkerStats,
 } from './queue/queue.ts';
-export { nodeClientSource } from './runtime/node-client-source.ts';
+export { nodeClientSource, threadClientSource } from './runtime/node-client-source.ts';
+export type { BytesHandler, ThreadAssignment, ThreadMessage } from './runtime/node-client-thread.ts';
+export { PortSocket } from './runtime/port-socket.ts';
 export { ResultDecoder } from './runtime/runtime-executor.ts';
 export type {
   FunctionCode,

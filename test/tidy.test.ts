@@ -83,6 +83,7 @@ const TABLE: Readonly<Record<string, RoomRule>> = {
   'plugins/digitalocean': { rooms: ['plugin-entry'], packages: ['undici', 'fflate'] },
   'plugins/cloudflare': { rooms: ['plugin-entry'], packages: ['fflate', 'ws'] },
   'plugins/kubernetes': { rooms: ['plugin-entry'], packages: ['fflate', 'yaml'] },
+  'plugins/wasm': { rooms: ['plugin-entry'] },
 };
 /** The command line may use every room; the handler and the plugins are reached through the catalog and by package name. */
 const CLI_PACKAGES = ['commander', 'ws'];
@@ -116,6 +117,7 @@ const AMBIENT_FILES: Readonly<Record<string, string>> = {
   'src/runtime/node-client.ts': 'it is the program inside an instance',
   'src/runtime/node-client-lane.ts': 'it is part of the program inside an instance',
   'src/runtime/node-client-handler.ts': 'it is part of the program inside an instance',
+  'plugins/wasm/thread.ts': 'it is the program inside an instance',
   'src/gateway/client-wire.ts': 'it runs in browsers, where nobody has a clock to give',
   'src/job/middleware.ts': 'its default clock is part of the handler bundle, which carries no other',
 };

@@ -12,4 +12,5 @@ export const BUILT_IN_PLUGINS: ReadonlyMap<string, () => Promise<Plugin>> = new 
   ['kubernetes', async () => (await import('../../plugins/kubernetes/index.ts')).kubernetesPlugin],
   ['container', async () => (await import('../../plugins/container/index.ts')).containerPlugin],
   ['process', async () => (await import('../../plugins/process/index.ts')).processPlugin],
+  ['wasm', async () => (await import('../../plugins/wasm/index.ts')).wasmPlugin],
 ]);

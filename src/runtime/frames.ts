@@ -11,7 +11,7 @@
  * inside an instance, so that it imports nothing.
  */
 
-import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 
 export const FRAMES_TARGET = 'blueprint-frames:1';
 export const FRAMES_LANES = 'x-blueprint-lanes';
@@ -90,14 +90,14 @@ export class FrameReader {
 
 /** Writes frames. All of one turn of the event loop leave together. */
 export class FrameWriter {
-  readonly #socket: Socket;
+  readonly #socket: Duplex;
   #slab = Buffer.allocUnsafeSlow(SLAB_BYTES);
   /** What of the slab is not written yet. */
   #from = 0;
   #to = 0;
   #isScheduled = false;
 
-  constructor(socket: Socket) {
+  constructor(socket: Duplex) {
     this.#socket = socket;
   }
 

@@ -36,6 +36,7 @@ export interface CallHost {
 const POLL_MS_MAX = 5_000;
 /** An instance whose connection broke usually ends at once; the end says more than the connection. */
 const END_MS_MAX = 1_000;
+const TOO_LARGE = 'Function.ResponseSizeTooLarge';
 /** Instances that are tried before the call fails; no event had left for any of them. */
 const INSTANCES_MAX = 3;
 
@@ -177,13 +178,18 @@ export abstract class FunctionCall extends Waiter<LiveInstance> implements Insta
   failed({ errorType, errorMessage, stackTrace, body }: Fault): void {
     const message = `${this.fn.name} failed: ${errorType}${errorMessage === '' ? '' : `: ${errorMessage}`}`;
     const details = { requestId: this.requestId, errorType, errorMessage, stackTrace, body };
-    this.#fail(new RunnerError('FUNCTION_FAILED', message, { details }));
+    // The client has a limit of its own, and keeps what is larger from being sent.
+    if (errorType === TOO_LARGE)
+      this.#fail(
+        new RunnerError('PAYLOAD_TOO_LARGE', message, { details: { ...details, limit: this.host.limits.responseBytesMax, status: 502 } }),
+      );
+    else this.#fail(new RunnerError('FUNCTION_FAILED', message, { details }));
   }
 
   tooLarge(bytesMax: number): void {
     const message = `the response of ${this.fn.name} has more than ${bytesMax} bytes`;
     // The status: it is the function that is at fault, not the request.
-    const details = { requestId: this.requestId, limit: bytesMax, errorType: 'Function.ResponseSizeTooLarge', status: 502 };
+    const details = { requestId: this.requestId, limit: bytesMax, errorType: TOO_LARGE, status: 502 };
     this.#fail(new RunnerError('PAYLOAD_TOO_LARGE', message, { details }));
   }
 

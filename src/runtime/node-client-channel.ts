@@ -1,6 +1,6 @@
 /** The part of the runtime client (`node-client.ts`) that speaks frames with the Runtime API: one connection for all lanes. */
 
-import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import { FRAME, FRAMES_LANES, FRAMES_TARGET, FrameReader, FrameWriter } from './frames.ts';
 import type { FrameSink } from './frames.ts';
 import { boundedFault } from './node-client-lane.ts';
@@ -24,9 +24,11 @@ class LaneOutlet implements Outlet {
     this.#lane = lane;
   }
 
-  respond(body: string): void {
+  respond(body: string | Uint8Array): void {
     this.isOwing = false;
-    this.#channel.writer.text(FRAME.answer, this.#lane, body);
+    const { writer } = this.#channel;
+    if (typeof body === 'string') writer.text(FRAME.answer, this.#lane, body);
+    else writer.bytes(FRAME.answer, this.#lane, body);
   }
 
   fail(thrown: unknown): void {
@@ -68,7 +70,7 @@ export interface ChannelUse {
 
 export class Channel implements FrameSink {
   readonly writer: FrameWriter;
-  readonly #socket: Socket;
+  readonly #socket: Duplex;
   readonly #outlets: readonly LaneOutlet[];
   readonly #work: (event: Event, outlet: Outlet) => void;
   readonly #reader = new FrameReader(this);
@@ -77,7 +79,7 @@ export class Channel implements FrameSink {
   #pieces: Buffer[] = [];
 
   /** Resolves when the lanes have asked for work; undefined when the Runtime API speaks no frames. */
-  static open(socket: Socket, { lanes, work, lost }: ChannelUse): Promise<Channel | undefined> {
+  static open(socket: Duplex, { lanes, work, lost }: ChannelUse): Promise<Channel | undefined> {
     return new Promise((resolve) => {
       let channel: Channel | undefined;
       let head = Buffer.alloc(0);
@@ -103,7 +105,7 @@ export class Channel implements FrameSink {
     });
   }
 
-  private constructor(socket: Socket, lanes: number, work: (event: Event, outlet: Outlet) => void) {
+  private constructor(socket: Duplex, lanes: number, work: (event: Event, outlet: Outlet) => void) {
     this.#socket = socket;
     this.writer = new FrameWriter(socket);
     this.#work = work;
@@ -164,6 +166,6 @@ function eventOf(bytes: Buffer): Event {
     functionArn,
     traceId,
     clientContext: clientContext || undefined,
-    text: bytes.toString('utf8', end),
+    body: bytes.subarray(end),
   };
 }

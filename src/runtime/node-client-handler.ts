@@ -126,7 +126,7 @@ export interface Work {
 async function answerBuffered(handler: Handler, { event, outlet, over }: Work): Promise<void> {
   let body: string;
   try {
-    body = serialised(await callHandler(handler, JSON.parse(event.text), contextOf(event)));
+    body = serialised(await callHandler(handler, JSON.parse(event.body.toString()), contextOf(event)));
   } catch (error) {
     await outlet.fail(error);
     over();
@@ -176,7 +176,7 @@ async function answerStreaming(handler: Handler, { event, outlet, over }: Work):
   const response = new Response(outlet);
   responses.set(response.stream, response);
   try {
-    const returned = Promise.resolve(handler(JSON.parse(event.text), response.stream, contextOf(event)));
+    const returned = Promise.resolve(handler(JSON.parse(event.body.toString()), response.stream, contextOf(event)));
     await Promise.all([returned, response.finished]);
   } catch (error) {
     if (response.isBegun) outlet.breakOff(error);

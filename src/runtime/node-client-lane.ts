@@ -17,12 +17,12 @@ export interface Event {
   readonly traceId: string | undefined;
   readonly clientContext: string | undefined;
   readonly identity?: string | undefined;
-  readonly text: string;
+  readonly body: Buffer;
 }
 
 /** Where the answer to one event goes: one of `respond`, `fail`, or `begin` and what follows it. */
 export interface Outlet {
-  respond(body: string): Promise<void> | void;
+  respond(body: string | Uint8Array): Promise<void> | void;
   fail(thrown: unknown): Promise<void> | void;
   /** A streamed answer. */
   begin(contentType: string): void;
@@ -74,7 +74,7 @@ export class Lane {
     if (socket) this.#socket = this.#attach(socket);
   }
 
-  async request(method: 'GET' | 'POST', path: string, sent: { headers?: string; body?: Buffer | string } = {}): Promise<Answer> {
+  async request(method: 'GET' | 'POST', path: string, sent: { headers?: string; body?: Uint8Array | string } = {}): Promise<Answer> {
     const wasOpen = this.#socket !== undefined;
     const { headers = '', body = '' } = sent;
     const length = method === 'GET' ? '' : `Content-Length: ${Buffer.byteLength(body)}\r\n`;
@@ -182,7 +182,7 @@ export class HttpOutlet implements Outlet {
     this.#wantsNext = wantsNext;
   }
 
-  async respond(body: string): Promise<void> {
+  async respond(body: string | Uint8Array): Promise<void> {
     const headers = this.#wantsNext() ? JSON_HEADERS + WITH_NEXT : JSON_HEADERS;
     const reply = await this.#lane.request('POST', `${this.#path}/response`, { headers, body });
     if (reply.status === 200) this.next = reply;
@@ -227,7 +227,7 @@ export function eventOfAnswer({ headers, body }: Answer): Event {
     traceId: headers['lambda-runtime-trace-id'],
     clientContext: headers['lambda-runtime-client-context'],
     identity: headers['lambda-runtime-cognito-identity'],
-    text: body.toString(),
+    body,
   };
 }
 

@@ -8,7 +8,8 @@
 import { createServer } from 'node:http';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import { createServer as createPortServer } from 'node:net';
-import type { Server as PortServer, Socket } from 'node:net';
+import type { Server as PortServer } from 'node:net';
+import type { Duplex } from 'node:stream';
 import { FRAMES_LANES, FRAMES_TARGET } from './frames.ts';
 import { RuntimeChannel } from './runtime-channel.ts';
 import type { Fault } from './runtime-fault.ts';
@@ -90,7 +91,7 @@ export class RuntimeApi {
   readonly #running = new Map<string, ApiCall>();
   /** Our own client. */
   #channel: RuntimeChannel | undefined;
-  #served: Socket | undefined;
+  #served: Duplex | undefined;
   /** A ring. */
   readonly #answered: string[] = [];
   #answers = 0;
@@ -117,7 +118,7 @@ export class RuntimeApi {
     this.#server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) =>
       refuse(request, response, [417, 'ExpectationFailed', `${request.headers.expect} cannot be expected`]),
     );
-    this.#server.on('connect', (request: IncomingMessage, socket: Socket, head: Buffer) =>
+    this.#server.on('connect', (request: IncomingMessage, socket: Duplex, head: Buffer) =>
       this.#speakFrames(socket, { target: request.url, lanes: Number(request.headers[FRAMES_LANES]) }, head),
     );
   }
@@ -133,7 +134,7 @@ export class RuntimeApi {
   }
 
   /** Speaks frames over a connection that is there already, when its other side asks for them; else HTTP. */
-  serve(connection: Socket, head: Buffer): void {
+  serve(connection: Duplex, head: Buffer): void {
     let received = Buffer.alloc(0);
     const receive = (data: Buffer): void => {
       received = Buffer.concat([received, data]);
@@ -257,7 +258,7 @@ export class RuntimeApi {
   }
 
   /** Our own client asks to speak frames; nobody else has a reason to connect to anything here. */
-  #speakFrames(socket: Socket, { target, lanes }: { readonly target: string | undefined; readonly lanes: number }, head: Buffer): void {
+  #speakFrames(socket: Duplex, { target, lanes }: { readonly target: string | undefined; readonly lanes: number }, head: Buffer): void {
     if (target !== FRAMES_TARGET || !Number.isSafeInteger(lanes) || lanes < 1)
       return refuseMalformed({ code: 'HPE_INVALID_METHOD' }, socket);
     this.#dropDeadPolls();
@@ -372,7 +373,7 @@ function ignore(): void {
   // A connection that breaks shows in the `close` of its request, and in the end of the instance.
 }
 
-function listenOnPort(connected: (socket: Socket) => void): Promise<PortServer> {
+function listenOnPort(connected: (socket: Duplex) => void): Promise<PortServer> {
   return new Promise((resolve, reject) => {
     const server = createPortServer({ noDelay: true, allowHalfOpen: true }, connected);
     server.once('error', reject);

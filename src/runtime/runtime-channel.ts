@@ -1,6 +1,6 @@
 /** The side of the Runtime API that speaks frames (`frames.ts`) with our own client: all lanes of an instance over one connection. */
 
-import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import { FRAME, FrameReader, FrameWriter } from './frames.ts';
 import type { FrameSink } from './frames.ts';
 import { DRAIN_BYTES_MAX, FAULT_BYTES_MAX, faultOf } from './runtime-fault.ts';
@@ -42,7 +42,7 @@ interface Lane {
 class Violation extends Error {}
 
 export class RuntimeChannel implements FrameSink {
-  readonly #socket: Socket;
+  readonly #socket: Duplex;
   readonly #writer: FrameWriter;
   readonly #reader = new FrameReader(this);
   readonly #host: ChannelHost;
@@ -56,7 +56,7 @@ export class RuntimeChannel implements FrameSink {
   #lane = 0;
   #pieces: Buffer[] = [];
 
-  constructor(socket: Socket, lanes: number, host: ChannelHost) {
+  constructor(socket: Duplex, lanes: number, host: ChannelHost) {
     this.#socket = socket;
     this.#writer = new FrameWriter(socket);
     this.#host = host;

@@ -6,7 +6,7 @@
  * its next event. An instance is ready when it asked for the first time, never because a port is open.
  */
 
-import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 
 /** Where the code of a version lies. Folders are immutable: their name is the hash of their content. */
 export type FunctionCode =
@@ -58,7 +58,7 @@ export interface RuntimeApiAddress {
    * Speaks the Runtime API over a connection that the backend has with our own client, which then needs nothing else of it. `head` came over
    * it already. To be called in the turn in which that came, so that nothing is lost. The API closes it.
    */
-  serve?(connection: Socket, head: Buffer): void;
+  serve?(connection: Duplex, head: Buffer): void;
 }
 
 export interface LaunchSpec {

@@ -1,0 +1,58 @@
+/** The program of an instance's thread: the runtime client with a handler that is a module. Never imported: `threadClientSource` joins it. */
+
+import timing from 'node:perf_hooks';
+import type { BytesHandler, ThreadMessage } from '../../src/plugin.ts';
+import { OutOfMemory, WasiProgram } from './wasi.ts';
+import type { WasiSettings } from './wasi.ts';
+
+/** Joined before this. */
+declare function serveThread(makeHandler: (given: unknown, tell: (message: ThreadMessage) => void) => BytesHandler): void;
+
+/** What one instance may write to stderr; one that writes more waits. */
+const OUTPUT_BYTES_PER_SECOND = 16 * 1024 * 1024;
+
+const never = new Int32Array(new SharedArrayBuffer(4));
+
+function sleep(ms: number): void {
+  Atomics.wait(never, 0, 0, ms);
+}
+
+/** Waits as long as more was written than may be. */
+class Throttle {
+  #startedAt = 0;
+  #bytes = 0;
+
+  wrote(bytes: number): void {
+    const now = timing.performance.now();
+    if (now - this.#startedAt >= 1_000) {
+      this.#startedAt = now;
+      this.#bytes = 0;
+    }
+    this.#bytes += bytes;
+    if (this.#bytes >= OUTPUT_BYTES_PER_SECOND) sleep(1_000 - (now - this.#startedAt));
+  }
+}
+
+serveThread((given, tell) => {
+  const throttle = new Throttle();
+  // The backend wrote it.
+  const program = new WasiProgram(given as WasiSettings, {
+    now: () => Date.now(),
+    monotonic: () => timing.performance.now(),
+    sleep,
+    said(chunk) {
+      tell({ kind: 'output', stream: 'stderr', chunk });
+      throttle.wrote(chunk.length);
+    },
+    grew: (bytes) => tell({ kind: 'memory', bytes }),
+  });
+  return (event) => {
+    try {
+      return program.run(event);
+    } catch (error) {
+      if (!(error instanceof OutOfMemory)) throw error;
+      tell({ kind: 'out-of-memory' });
+      return process.exit(1);
+    }
+  };
+});
