@@ -41,6 +41,16 @@ describe('limits', () => {
     expect(limits(config)).toEqual(expected);
   });
 
+  it('of variables says that one letter is no name', () => {
+    const [violation] = violationsOf('f', { code, hasBucket: false }, { environment: { A: '1', A_1: '2' } });
+    expect(violation).toMatchObject({
+      limit: 'environment',
+      value: 'A',
+      message: expect.stringContaining('two characters at least') as string,
+    });
+    expect(limits({ environment: { A: '1', A_1: '2' } })).toEqual(['environment']);
+  });
+
   it('of names and packages', () => {
     expect([limits({}, 'a b'), limits({}, 'x'.repeat(65)), limits({}, 'x'.repeat(64))]).toEqual([['name'], ['name'], []]);
     expect(limits({}, 'f', { code: { zip: new Uint8Array(30), sha256: '' }, hasBucket: false })).toEqual(['package']);

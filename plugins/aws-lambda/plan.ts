@@ -17,6 +17,7 @@ const TAGS_MAX = 50;
 const OWN_TAGS = 4;
 const TAG_KEY_MAX = 128;
 const TAG_VALUE_MAX = 256;
+/** Two characters at least. https://docs.aws.amazon.com/lambda/latest/api/API_Environment.html */
 const VARIABLE = /^[a-zA-Z][a-zA-Z0-9_]+$/;
 /** Set by Lambda itself. https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html */
 const RESERVED_VARIABLES = new Set([
@@ -260,7 +261,7 @@ function addEnvironment(environment: Readonly<Record<string, string>>, add: Add)
   const size = Buffer.byteLength(JSON.stringify(environment));
   if (size > LIMIT.environmentBytesMax) add('environment', size, `at most ${LIMIT.environmentBytesMax} bytes`);
   for (const variable of Object.keys(environment)) {
-    if (!VARIABLE.test(variable)) add('environment', variable, 'names of letters, digits and _ that begin with a letter');
+    if (!VARIABLE.test(variable)) add('environment', variable, 'names of two characters at least: a letter, then letters, digits and _');
     if (RESERVED_VARIABLES.has(variable)) add('environment', variable, 'names that Lambda does not set itself');
   }
 }

@@ -87,15 +87,15 @@ export class SuiteInstance {
   readonly api: RuntimeApi;
   readonly socketPath: string;
   readonly ready: Promise<void>;
+  readonly #over: Promise<never>;
   readonly #output: { readonly stdout: Buffer[]; readonly stderr: Buffer[] };
 
-  constructor(
-    parts: Pick<SuiteInstance, 'instance' | 'api' | 'socketPath' | 'ready'> & { readonly output: { stdout: Buffer[]; stderr: Buffer[] } },
-  ) {
+  constructor(parts: InstanceParts) {
     this.instance = parts.instance;
     this.api = parts.api;
     this.socketPath = parts.socketPath;
-    this.ready = within('getting ready', parts.ready);
+    this.#over = parts.over;
+    this.ready = this.#within('getting ready', parts.ready);
     this.ready.catch(() => {});
     this.#output = parts.output;
   }
@@ -107,7 +107,7 @@ export class SuiteInstance {
   /** Resolves with what the function returned. */
   async call(event: Readonly<Record<string, unknown>>): Promise<unknown> {
     await this.ready;
-    return within(`the call ${JSON.stringify(event).slice(0, 100)}`, this.hand(event));
+    return this.#within(`the call ${JSON.stringify(event).slice(0, 100)}`, this.hand(event));
   }
 
   hand(event: Readonly<Record<string, unknown>>): Promise<unknown> {
@@ -141,8 +141,19 @@ export class SuiteInstance {
 
   /** What it ended with. */
   end(): Promise<InstanceEnd> {
-    return within('the end', this.instance.ended);
+    return this.#within('the end', this.instance.ended);
   }
+
+  /** Not longer than the case: what nobody waits for any more keeps no process. */
+  #within<T>(what: string, promise: Promise<T>): Promise<T> {
+    return within(what, Promise.race([promise, this.#over]));
+  }
+}
+
+interface InstanceParts extends Pick<SuiteInstance, 'instance' | 'api' | 'socketPath' | 'ready'> {
+  /** Rejects at the end of the case. */
+  readonly over: Promise<never>;
+  readonly output: { readonly stdout: Buffer[]; readonly stderr: Buffer[] };
 }
 
 interface LaunchOptions {
@@ -159,8 +170,10 @@ export class BackendBench {
   readonly #subject: BackendUnderTest;
   readonly #folder: string;
   readonly #cleanups: (() => Promise<unknown>)[] = [];
+  readonly #over = Promise.withResolvers<never>();
 
   private constructor(subject: BackendUnderTest, backend: InstanceBackend, folder: string) {
+    this.#over.promise.catch(() => {});
     this.#subject = subject;
     this.backend = backend;
     this.#folder = folder;
@@ -224,12 +237,13 @@ export class BackendBench {
       signal,
     });
     this.#cleanups.push(() => backend.terminate(instance));
-    return new SuiteInstance({ instance, api, socketPath, ready: ready.promise, output });
+    return new SuiteInstance({ instance, api, socketPath, ready: ready.promise, over: this.#over.promise, output });
   }
 
   async close(): Promise<void> {
     for (const cleanup of this.#cleanups.toReversed()) await cleanup();
     await this.backend.close?.();
+    this.#over.reject(new Error('the case is over'));
     await rm(this.#folder, { recursive: true, force: true });
   }
 }

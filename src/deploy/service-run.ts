@@ -117,10 +117,11 @@ export class DeployRun {
     const { deployer: reference, config = {} } = job;
     if (!reference) throw new RunnerError('INTERNAL', `the plan names no platform for job ${job.id}`);
     const name = functionNameOf(this.#plan, job.id);
-    // Before it is there: should this process die now, the next one knows where to look.
-    this.#saveJob(job.id, { function: { deployer: reference, name, ...this.#record.jobs[job.id]?.function } });
     try {
+      // Its options are checked here: what should not be among them, a secret above all, is not written down.
       const deployer = await deployerOf(reference);
+      // Before it is there: should this process die now, the next one knows where to look.
+      this.#saveJob(job.id, { function: { deployer: reference, name, ...this.#record.jobs[job.id]?.function } });
       const code = await this.#parts.functionPackage(reference.use);
       const { state, changes, warnings } = await deployer.deploy(name, code, config, this.#options);
       this.#changes.push(...changes);

@@ -176,6 +176,21 @@ describe('a deployment', () => {
     });
   });
 
+  test.each([true, false])('options that a plugin refuses are not recorded, with a fallback (%s)', async (fallback) => {
+    const token = 'a-literal-token-9c2';
+    const refuse = async (use: string, options: Readonly<Record<string, unknown>> = {}) => {
+      if (options['token'] !== undefined) throw new RunnerError('CONFIG_INVALID', 'a secret is given as text');
+      return world.deployer(use);
+    };
+    const plugins = { deployer: refuse, host: async (use: string) => world.host(use) };
+    const jobs = PLAN.jobs.map((job) => (job.deployer ? { ...job, deployer: { use: 'aws-lambda', options: { token } } } : job));
+    const deployed = operator({ plugins }).deploy({ ...PLAN, jobs, fallback }, PARTS);
+    if (fallback) expect((await deployed).warnings).toHaveLength(2);
+    else await expect(deployed).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
+    expect(JSON.stringify(read())).not.toContain(token);
+    expect(read().status).toBe(fallback ? 'deployed' : 'failed');
+  });
+
   test('changes nothing when it is run again', async () => {
     await operator().deploy(PLAN, PARTS);
     world.log.length = 0;
