@@ -91,6 +91,16 @@ export const ERROR_TEXTS = {
   QUEUE_LOCKED: { meaning: 'Another process uses this work queue.', remedy: 'Stop the other process, or use another folder.' },
   QUEUE_VERSION: { meaning: 'The work queue was written by a newer version.', remedy: 'Use that version.' },
 
+  // Control plane: tickets and the identities of workers
+  TICKET_MALFORMED: { meaning: 'The text is not a ticket, or was changed on its way.', remedy: 'Copy the whole ticket, from bprt1. to its end, without line breaks; the file that the control plane writes holds nothing else.' },
+  TICKET_EXPIRED: { meaning: 'The time in which the ticket lets workers enrol is over.', remedy: 'Make another one with bpr ticket create, or take the present one from the ticket file; compare the clocks of both machines.' },
+  TICKET_NOT_YET_VALID: { meaning: 'The ticket lets workers enrol only later.', remedy: 'Wait until then, make another one, or compare the clocks of both machines.' },
+  TICKET_FOREIGN: { meaning: 'The ticket and the control plane do not belong together: another one made it, or somebody else answers at its address.', remedy: 'Use a ticket of this control plane. When it should be the same one, look whether its data folder was replaced, and who listens at the address.' },
+  TICKET_REVOKED: { meaning: 'The ticket, or the worker that enrolled with it, was revoked.', remedy: 'Ask the operator of the control plane for another ticket.' },
+  TICKET_BOUND: { meaning: 'As many workers as the ticket allows have enrolled with it, and this is none of them.', remedy: 'Give each worker a ticket of its own, make one with more uses, or start the worker with the identity file that it enrolled with. When nobody should have used the ticket, revoke it.' },
+  ENROLMENT_REPLAYED: { meaning: 'The proof of an enrolment was used before, or too late.', remedy: 'Enrol again with a new challenge; a worker does so by itself.' },
+  IDENTITY_UNPROVEN: { meaning: 'Somebody enrols under a key that he does not have.', remedy: 'Start the worker with its own identity file.' },
+
   // Chain
   RPC_UNREACHABLE: { meaning: 'No RPC endpoint answers.', remedy: 'Check the endpoints and the network.' },
   RPC_RATE_LIMITED: { meaning: 'The RPC endpoint refuses requests because of their rate.', remedy: 'Add endpoints, or lower the polling rate.' },

@@ -32,7 +32,9 @@ const TABLE: Readonly<Record<string, RoomRule>> = {
   executor: { rooms: ['schedule:contract', ...BASE] },
   runtime: { rooms: ['executor', ...BASE] },
   chain: { rooms: ['ledger', ...BASE], packages: ['viem', 'undici', 'ws'] },
-  queue: { rooms: ['sqlite-file', ...BASE] },
+  // Of the queue only its contract is below the plugins, which lie below http.
+  queue: { rooms: ['sqlite-file', 'http', ...BASE] },
+  control: { rooms: ['sqlite-file', 'queue', 'gateway', 'runtime', ...BASE] },
   worker: { rooms: ['queue', 'executor', ...BASE] },
   schedule: { rooms: ['errors', 'clock'] },
   plugin: {

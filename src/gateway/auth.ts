@@ -38,7 +38,17 @@ export interface Credentials {
 export const ANONYMOUS: Caller = { id: 'anonymous', kind: 'anonymous', scopes: SCOPES, functions: ['*'] };
 const TOKEN_CHARS_MIN = 16;
 
-export class Authenticator {
+/** Who sends a request to a server. */
+export interface ServerAuthenticator {
+  /** Nobody has to say who he is. */
+  readonly isOpen: boolean;
+  /** Undefined: a signature has to be checked with the body. Throws `UNAUTHORIZED`. */
+  identify(credentials: Credentials, takesSignatures: boolean): Caller | undefined;
+  /** Throws `UNAUTHORIZED`. */
+  identifySigner(request: SignedRequest): Caller;
+}
+
+export class Authenticator implements ServerAuthenticator {
   /** Nobody has to say who he is. */
   readonly isOpen: boolean;
   readonly #auth: GatewayAuth;

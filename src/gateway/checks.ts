@@ -2,6 +2,7 @@
 
 import type { IncomingMessage } from 'node:http';
 import { BlockList, isIP } from 'node:net';
+import type { TLSSocket } from 'node:tls';
 import { RunnerError } from '../errors.ts';
 import { badRequest } from './http.ts';
 
@@ -12,6 +13,14 @@ const SINGLE = new Set(
   ),
 );
 const HOST = /^(?:[A-Za-z0-9_.-]{1,253}|\[[0-9a-fA-F:.]{2,45}\])(?::\d{1,5})?$/;
+
+/** What a page of an allowed origin may send. */
+export const PREFLIGHT = {
+  'access-control-allow-methods': 'GET, POST, PUT, PATCH, DELETE',
+  'access-control-allow-headers':
+    'authorization, content-type, x-api-key, idempotency-key, traceparent, last-event-id, x-amz-invocation-type, x-amz-log-type',
+  'access-control-max-age': '600',
+};
 
 export type Headers = Readonly<Record<string, string | undefined>>;
 
@@ -104,4 +113,11 @@ export function isLoopbackName(name: string): boolean {
 export function targetOf(url: string): { readonly path: string; readonly query: string } {
   const at = url.indexOf('?');
   return at < 0 ? { path: url, query: '' } : { path: url.slice(0, at), query: url.slice(at + 1) };
+}
+
+/** The common name of a client certificate that TLS has verified. */
+export function certificateNameOf({ socket }: IncomingMessage): string | undefined {
+  const tls = 'getPeerCertificate' in socket ? (socket as TLSSocket) : undefined;
+  const name = tls?.authorized ? tls.getPeerCertificate().subject?.CN : undefined;
+  return typeof name === 'string' ? name : undefined;
 }

@@ -10,12 +10,16 @@ import type { JsonSchema, Schema } from './schema.ts';
 export const SCOPES = ['functions:read', 'functions:write', 'invoke', 'invocations', 'logs', 'admin'] as const;
 export type Scope = (typeof SCOPES)[number];
 
+/** What tickets of a control plane allow, besides `admin`, `session` all of them: other words than those of keys, so that neither opens the other's doors. */
+export type WorkScope = 'session' | 'claim' | 'publish' | 'objects' | 'metrics';
+export type AnyScope = Scope | WorkScope;
+
 /** Who sends a request. */
 export interface Caller {
   /** For limits, idempotency keys and the access log: no secret. */
   readonly id: string;
   readonly kind: 'anonymous' | 'key' | 'token' | 'certificate' | 'signature';
-  readonly scopes: readonly Scope[];
+  readonly scopes: readonly AnyScope[];
   /** Functions by name, `*` standing for any text. */
   readonly functions: readonly string[];
 }
@@ -61,7 +65,7 @@ export interface Route {
   /** Such as `/api/v1/functions/{name}`. A slash at the end makes no difference. */
   readonly path: string;
   /** `public`: asks for no credentials. */
-  readonly scope: Scope | 'public';
+  readonly scope: AnyScope | 'public';
   /** The parameter of the path that names the function: credentials may be for some functions only. */
   readonly functionParam?: string;
   /** The function that the parameter means, when it is more than a name. */
@@ -93,13 +97,21 @@ const STATUS: Partial<Readonly<Record<ErrorCode, number>>> = {
   RUNTIME_UNSUPPORTED: 400,
   JOB_ARGS_INVALID: 400,
   UNAUTHORIZED: 401,
+  TICKET_EXPIRED: 401,
+  TICKET_NOT_YET_VALID: 401,
+  TICKET_FOREIGN: 401,
+  TICKET_REVOKED: 401,
+  ENROLMENT_REPLAYED: 401,
+  IDENTITY_UNPROVEN: 401,
   FORBIDDEN: 403,
+  TICKET_BOUND: 403,
   NOT_FOUND: 404,
   FUNCTION_NOT_FOUND: 404,
   FUNCTION_EXISTS: 409,
   REQUEST_CONFLICT: 409,
   OUTCOME_UNKNOWN: 409,
   REVISION_MISMATCH: 409,
+  LEASE_LOST: 409,
   STATE_INVALID: 409,
   PAYLOAD_TOO_LARGE: 413,
   RATE_LIMITED: 429,
@@ -115,6 +127,8 @@ const STATUS: Partial<Readonly<Record<ErrorCode, number>>> = {
   BACKEND_UNAVAILABLE: 503,
   INSTANCE_START_FAILED: 503,
   QUEUE_TIMEOUT: 503,
+  QUEUE_CLOSED: 503,
+  QUEUE_DISK_FULL: 503,
   EXECUTOR_CLOSED: 503,
   EXECUTOR_UNAVAILABLE: 503,
   EXECUTOR_TIMEOUT: 504,
@@ -142,7 +156,7 @@ export function errorDocument(error: RunnerError, requestId: string): ErrorDocum
   return {
     error: {
       code,
-      message: code === 'INTERNAL' ? 'the gateway failed; its log says more under this request id' : message,
+      message: code === 'INTERNAL' ? 'the server failed; its log says more under this request id' : message,
       details: shown,
       request_id: requestId,
     },
@@ -166,13 +180,13 @@ export function badRequest(message: string, status = 400): RunnerError {
 }
 
 /** Whether the credentials allow `scope` for this function. */
-export function allows(caller: Caller, scope: Scope, functionName?: string): boolean {
+export function allows(caller: Caller, scope: AnyScope, functionName?: string): boolean {
   if (!caller.scopes.includes(scope) && !caller.scopes.includes('admin')) return false;
   return functionName === undefined ? true : caller.functions.some((pattern) => matches(pattern, functionName));
 }
 
 /** Throws `FORBIDDEN`. */
-export function demand(caller: Caller, scope: Scope, functionName?: string): void {
+export function demand(caller: Caller, scope: AnyScope, functionName?: string): void {
   if (allows(caller, scope, functionName)) return;
   const what = functionName === undefined ? '' : ` for the function ${functionName}`;
   throw new RunnerError('FORBIDDEN', `${caller.id} lacks ${scope}${what}`, { details: { scope, function: functionName } });

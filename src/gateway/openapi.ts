@@ -16,12 +16,34 @@ const REFUSALS: Readonly<Record<string, string>> = {
 };
 const PARAMETER = /\{(\w+)\}/g;
 
-export function openApiDocument(routes: readonly Route[], version: string): JsonSchema {
+export interface ApiInfo {
+  readonly title: string;
+  readonly version: string;
+  readonly description: string;
+  /** How callers say who they are, by name. */
+  readonly securitySchemes: JsonSchema;
+}
+
+const GATEWAY = {
+  title: 'blueprint-runner gateway',
+  description: 'Functions on this machine: deploy, call, stream, watch.',
+  securitySchemes: {
+    bearer: { type: 'http', scheme: 'bearer', description: 'An API key or a token.' },
+    apiKey: { type: 'apiKey', in: 'header', name: 'x-api-key' },
+    certificate: { type: 'mutualTLS' },
+  },
+} as const;
+
+export function gatewayDocument(routes: readonly Route[], version: string): JsonSchema {
+  return openApiDocument(routes, { ...GATEWAY, version });
+}
+
+export function openApiDocument(routes: readonly Route[], { securitySchemes, ...info }: ApiInfo): JsonSchema {
   const paths: Record<string, Record<string, unknown>> = {};
-  for (const route of routes) (paths[route.path] ??= {})[route.method.toLowerCase()] = operationOf(route);
+  for (const route of routes) (paths[route.path] ??= {})[route.method.toLowerCase()] = operationOf(route, Object.keys(securitySchemes));
   return {
     openapi: '3.1.0',
-    info: { title: 'blueprint-runner gateway', version, description: 'Functions on this machine: deploy, call, stream, watch.' },
+    info,
     paths,
     components: {
       schemas: { Error: ERROR.json },
@@ -31,16 +53,12 @@ export function openApiDocument(routes: readonly Route[], version: string): Json
           { description, content: { [JSON_TYPE]: { schema: { $ref: '#/components/schemas/Error' } } } },
         ]),
       ),
-      securitySchemes: {
-        bearer: { type: 'http', scheme: 'bearer', description: 'An API key or a token.' },
-        apiKey: { type: 'apiKey', in: 'header', name: 'x-api-key' },
-        certificate: { type: 'mutualTLS' },
-      },
+      securitySchemes,
     },
   };
 }
 
-function operationOf({ method, path, scope, doc, failure }: Route): JsonSchema {
+function operationOf({ method, path, scope, doc, failure }: Route, schemes: readonly string[]): JsonSchema {
   const inPath = [...path.matchAll(PARAMETER)].map(([, name]) => ({ name, in: 'path', required: true, schema: { type: 'string' } }));
   const inQuery = Object.entries(doc.query ?? {}).map(([name, schema]) => queryParameter(name, schema));
   const own = Object.entries(doc.responses).map(([status, { about, contentType, schema }]) => [
@@ -58,7 +76,7 @@ function operationOf({ method, path, scope, doc, failure }: Route): JsonSchema {
     ...(inPath.length + inQuery.length > 0 && { parameters: [...inPath, ...inQuery] }),
     ...(doc.request && { requestBody: { required: true, content: { [doc.request.contentType]: { schema: doc.request.schema } } } }),
     responses: Object.fromEntries([...refusals, ...own]),
-    security: scope === 'public' ? [] : [{ bearer: [scope] }, { apiKey: [scope] }, { certificate: [scope] }],
+    security: scope === 'public' ? [] : schemes.map((scheme) => ({ [scheme]: [scope] })),
   };
 }
 

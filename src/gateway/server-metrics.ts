@@ -13,11 +13,13 @@ interface RouteSeries {
 
 export class ServerMetrics {
   readonly #metrics: Metrics;
+  readonly #prefix: string;
   /** Undefined: no route was found. */
   readonly #routes = new Map<Pattern | undefined, RouteSeries>();
 
-  constructor(metrics: Metrics) {
+  constructor(metrics: Metrics, prefix = 'blueprint_gateway') {
     this.#metrics = metrics;
+    this.#prefix = prefix;
   }
 
   answered(pattern: Pattern | undefined, status: number, seconds: number): void {
@@ -27,7 +29,7 @@ export class ServerMetrics {
     if (!counter) {
       const labels = { ...labelsOf(pattern), status: String(status) };
       counter = this.#metrics.counter({
-        name: 'blueprint_gateway_requests_total',
+        name: `${this.#prefix}_requests_total`,
         help: 'Requests answered, by route and status.',
         labels,
       });
@@ -38,7 +40,7 @@ export class ServerMetrics {
   }
 
   #seriesOf(labels: Labels): RouteSeries {
-    const options = { name: 'blueprint_gateway_request_seconds', help: 'Time to answer a request, by route.', labels };
+    const options = { name: `${this.#prefix}_request_seconds`, help: 'Time to answer a request, by route.', labels };
     return { byStatus: new Map(), seconds: this.#metrics.histogram(options) };
   }
 }

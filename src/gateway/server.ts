@@ -6,17 +6,16 @@ import type { IncomingMessage, Server, ServerOptions, ServerResponse } from 'nod
 import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import type { Duplex } from 'node:stream';
-import type { TLSSocket } from 'node:tls';
 import type { Clock } from '../clock.ts';
 import { RunnerError, toRunnerError } from '../errors.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
 import { Admission } from './admission.ts';
 import type { CallerLimits } from './admission.ts';
 import { ANONYMOUS } from './auth.ts';
-import type { Authenticator } from './auth.ts';
+import type { ServerAuthenticator } from './auth.ts';
 import { BodyBudget, discard, readBody, sendChunks } from './body.ts';
 import type { ReadBody } from './body.ts';
-import { checkOrigin, framingError, headersOf, targetOf } from './checks.ts';
+import { PREFLIGHT, certificateNameOf, checkOrigin, framingError, headersOf, targetOf } from './checks.ts';
 import type { Headers } from './checks.ts';
 import { Departure, endWith } from './exchange.ts';
 import type { Exchange } from './exchange.ts';
@@ -57,12 +56,19 @@ export interface ListenOptions {
 
 export interface GatewayServerOptions {
   readonly router: Router;
-  readonly authenticator: Authenticator;
+  readonly authenticator: ServerAuthenticator;
+  /** What people call it. Default: the gateway. */
+  readonly noun?: string;
+  /** Before the names of its metrics. Default `blueprint_gateway`. */
+  readonly metricsPrefix?: string;
+  /** How the failures of routes are told that do not say it themselves. */
+  readonly failure?: (error: RunnerError, request: { readonly id: string }) => Reply;
   readonly limits: ServerLimits;
   readonly corsOrigins: readonly string[];
   readonly clock: Clock;
   readonly telemetry: Telemetry;
-  readonly onUpgrade: (upgrade: Upgrade) => void;
+  /** Without it there are no WebSockets. */
+  readonly onUpgrade?: (upgrade: Upgrade) => void;
 }
 
 /** A connection that may become a WebSocket: host and origin are checked. */
@@ -86,15 +92,10 @@ interface Head extends Match {
 const CHECK_MS = 1_000;
 const HEADERS_MAX = 100;
 const NO_QUERY = new URLSearchParams();
-const PREFLIGHT = {
-  'access-control-allow-methods': 'GET, POST, PUT, PATCH, DELETE',
-  'access-control-allow-headers':
-    'authorization, content-type, x-api-key, idempotency-key, traceparent, last-event-id, x-amz-invocation-type, x-amz-log-type',
-  'access-control-max-age': '600',
-};
 
 export class GatewayServer {
   readonly #options: GatewayServerOptions;
+  readonly #noun: string;
   readonly #admission: Admission;
   readonly #budget: BodyBudget;
   readonly #metrics: ServerMetrics;
@@ -111,7 +112,8 @@ export class GatewayServer {
     this.#options = options;
     this.#admission = new Admission(options.limits, options.clock);
     this.#budget = new BodyBudget(options.limits.bodiesBytesMax);
-    this.#metrics = new ServerMetrics(options.telemetry.metrics);
+    this.#metrics = new ServerMetrics(options.telemetry.metrics, options.metricsPrefix);
+    this.#noun = options.noun ?? 'the gateway';
   }
 
   get closing(): AbortSignal {
@@ -152,7 +154,7 @@ export class GatewayServer {
     await new Promise<void>((resolve, reject) => {
       const onError = (cause: Error): void =>
         reject(
-          new RunnerError('CONFIG_INVALID', `the gateway cannot listen on ${host}:${port}: ${cause.message}`, {
+          new RunnerError('CONFIG_INVALID', `${this.#noun} cannot listen on ${host}:${port}: ${cause.message}`, {
             cause,
             details: { host, port },
           }),
@@ -163,7 +165,7 @@ export class GatewayServer {
         resolve();
       });
     });
-    server.on('error', (error) => this.#options.telemetry.log.error('the gateway failed to take a connection', { error }));
+    server.on('error', (error) => this.#options.telemetry.log.error(`${this.#noun} failed to take a connection`, { error }));
     return server.address() as AddressInfo;
   }
 
@@ -172,14 +174,14 @@ export class GatewayServer {
     const server = this.#server;
     if (!server || this.#closing.signal.aborted) return;
     const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-    this.#closing.abort(new RunnerError('EXECUTOR_CLOSED', 'the gateway is closing'));
+    this.#closing.abort(new RunnerError('EXECUTOR_CLOSED', `${this.#noun} is closing`));
     server.closeIdleConnections();
     const drained = this.#running.size === 0 ? Promise.resolve() : new Promise<void>((resolve) => (this.#idle = resolve));
     const cancel = Promise.withResolvers<void>();
     const stopTimer = this.#options.clock.after(deadlineMs, () => cancel.resolve());
     await Promise.race([drained, cancel.promise]);
     stopTimer();
-    for (const gone of this.#running) gone.abort(new RunnerError('EXECUTOR_CLOSED', 'the gateway closed before the request ended'));
+    for (const gone of this.#running) gone.abort(new RunnerError('EXECUTOR_CLOSED', `${this.#noun} closed before the request ended`));
     // Answers that are complete are still on their way.
     server.closeIdleConnections();
     const stop = this.#options.clock.after(200, () => server.closeAllConnections());
@@ -239,14 +241,15 @@ export class GatewayServer {
     const error = toRunnerError(thrown);
     exchange.code = error.code;
     if (statusOf(error) === 500) this.#options.telemetry.log.error('a request failed', { requestId: id, error: thrown });
-    const reply = route?.failure ? route.failure(error, { id, params }) : failure(error, { id });
+    const { failure: tell = failure } = this.#options;
+    const reply = route?.failure ? route.failure(error, { id, params }) : tell(error, { id });
     return { ...reply, headers: { ...reply.headers, ...refusalHeaders(error) } };
   }
 
   #handle(exchange: Exchange): Promise<Reply> | Reply {
     const { request, response } = exchange;
     const { router, authenticator, corsOrigins } = this.#options;
-    if (this.#closing.signal.aborted) throw new RunnerError('EXECUTOR_CLOSED', 'the gateway is closing');
+    if (this.#closing.signal.aborted) throw new RunnerError('EXECUTOR_CLOSED', `${this.#noun} is closing`);
     const headers = headersOf(request);
     exchange.corsOrigin = checkOrigin(headers, { isOpen: authenticator.isOpen, corsOrigins, scheme: this.#scheme });
     if (request.method === 'OPTIONS' && exchange.corsOrigin !== undefined) return { status: 204, headers: PREFLIGHT };
@@ -370,14 +373,16 @@ export class GatewayServer {
   #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
     const id = randomUUID();
     try {
-      if (this.#closing.signal.aborted) throw new RunnerError('EXECUTOR_CLOSED', 'the gateway is closing');
+      if (this.#closing.signal.aborted) throw new RunnerError('EXECUTOR_CLOSED', `${this.#noun} is closing`);
       const headers = headersOf(request);
       if (this.#refusals.connectionOf(socket).open.length > 0) throw badRequest('the connection has requests that are not answered yet');
       if (request.httpVersion !== '1.1' || headers['content-length'] !== undefined || headers['transfer-encoding'] !== undefined)
         throw badRequest('a handshake is HTTP/1.1 and has no body');
       const { authenticator, corsOrigins } = this.#options;
       checkOrigin(headers, { isOpen: authenticator.isOpen, corsOrigins, scheme: this.#scheme });
-      this.#options.onUpgrade({ request, socket, head, headers, id, certificateName: certificateNameOf(request) });
+      const { onUpgrade } = this.#options;
+      if (!onUpgrade) throw badRequest('there are no WebSockets here');
+      onUpgrade({ request, socket, head, headers, id, certificateName: certificateNameOf(request) });
     } catch (thrown) {
       this.#refuseRaw(socket, toRunnerError(thrown), id);
     }
@@ -388,10 +393,4 @@ export class GatewayServer {
     this.#metrics.answered(undefined, statusOf(error), 0);
     void this.#refusals.refuse(socket, error, id);
   }
-}
-
-function certificateNameOf({ socket }: IncomingMessage): string | undefined {
-  const tls = 'getPeerCertificate' in socket ? (socket as TLSSocket) : undefined;
-  const name = tls?.authorized ? tls.getPeerCertificate().subject?.CN : undefined;
-  return typeof name === 'string' ? name : undefined;
 }

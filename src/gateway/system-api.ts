@@ -6,7 +6,7 @@ import { INFO } from './api.ts';
 import type { Functions } from './functions.ts';
 import { json } from './http.ts';
 import type { Route } from './http.ts';
-import { openApiDocument } from './openapi.ts';
+import { gatewayDocument } from './openapi.ts';
 import { SOCKET_SCHEMA } from './socket-messages.ts';
 import { flag, object, optional, text } from './schema.ts';
 
@@ -108,7 +108,7 @@ export function systemRoutes(options: SystemApiOptions): Route[] {
       path: '/openapi.json',
       scope: 'public',
       doc: { summary: 'This document.', responses: { 200: { about: 'OpenAPI 3.1', schema: { type: 'object' } } } },
-      handle: () => json(200, openApiDocument(routes(), version)),
+      handle: () => json(200, gatewayDocument(routes(), version)),
     },
   ];
 }

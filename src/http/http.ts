@@ -1,7 +1,8 @@
 /** HTTP/1.1 over undici's connection pool. The only file that touches undici. */
 
+import { hash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import type { Dispatcher, Pool } from 'undici';
+import type { Dispatcher, Pool, buildConnector } from 'undici';
 import { RunnerError } from '../errors.ts';
 import { Deadlines, Expiring } from '../executor/deadline.ts';
 import { importPeer } from '../plugin/peer.ts';
@@ -29,6 +30,11 @@ export interface TlsFiles {
   readonly ca?: string | undefined;
   /** The name that the server's certificate is for, when it is not the host of the address. */
   readonly serverName?: string | undefined;
+  /**
+   * SHA-256 of the public key (SPKI) of the server's certificate, base64url: who has that key is trusted, whoever signed the certificate and
+   * whatever name it is for, and nobody else.
+   */
+  readonly serverKeySha256?: string | undefined;
 }
 
 export interface HttpRequest {
@@ -106,6 +112,14 @@ export class HttpClient {
     const { socketPath, tls, connectionsMax } = this.#options;
     const [cert = tls?.cert, key = tls?.key, ca = tls?.ca] = await Promise.all([tls?.certFile, tls?.keyFile, tls?.caFile].map(readPem));
     const servername = tls?.serverName;
+    const options = {
+      ...(socketPath && { socketPath }),
+      ...(cert && { cert }),
+      ...(key && { key }),
+      ...(ca && { ca }),
+      ...(servername && { servername }),
+    };
+    const pin = tls?.serverKeySha256;
     return new undici.Pool(this.origin, {
       connections: connectionsMax,
       // The deadline of a call covers all of it: undici's own timers would only add work.
@@ -113,13 +127,8 @@ export class HttpClient {
       bodyTimeout: 0,
       // On HTTP/2 a client cannot tell as well what the server has seen.
       allowH2: false,
-      connect: {
-        ...(socketPath && { socketPath }),
-        ...(cert && { cert }),
-        ...(key && { key }),
-        ...(ca && { ca }),
-        ...(servername && { servername }),
-      },
+      connect:
+        pin === undefined ? options : pinned(undici.buildConnector({ ...options, rejectUnauthorized: false, maxCachedSessions: 0 }), pin),
     });
   }
 
@@ -136,6 +145,18 @@ export class HttpClient {
       pool.dispatch(exchange.options, exchange);
     });
   }
+}
+
+/** The handshake proves that the server has the key of its certificate; this, that it is the one that is meant. */
+function pinned(connect: buildConnector.connector, pin: string): buildConnector.connector {
+  return (options, callback) =>
+    connect(options, (...[error, socket]) => {
+      if (error) return callback(error, null);
+      const key = 'getPeerX509Certificate' in socket ? socket.getPeerX509Certificate()?.publicKey : undefined;
+      if (key && hash('sha256', key.export({ type: 'spki', format: 'der' }), 'base64url') === pin) return callback(null, socket);
+      socket.destroy();
+      return callback(new Error('the server has another TLS key than the one that is expected'), null);
+    });
 }
 
 async function readPem(file: string | undefined): Promise<string | undefined> {

@@ -1,0 +1,336 @@
+/** A way to a control plane: finds it, enrols, keeps a session, and sends requests until they are answered. */
+
+import { randomBytes } from 'node:crypto';
+import type { Clock } from '../clock.ts';
+import { systemClock } from '../clock.ts';
+import { RunnerError, isRunnerError } from '../errors.ts';
+import { HttpClient } from '../http/http.ts';
+import type { HttpResponse } from '../http/http.ts';
+import { silentTelemetry } from '../telemetry/telemetry.ts';
+import type { Telemetry } from '../telemetry/telemetry.ts';
+import { challengeParts, enrolmentParts, isSignedBy, signParts } from './identity.ts';
+import type { Identity } from './identity.ts';
+import { isLoopbackUrl, readTicket } from './ticket.ts';
+import type { Ticket } from './ticket.ts';
+import { errorOfWire, fieldsOf } from './wire.ts';
+
+/** With a ticket and a key of one's own, or with the operator's token. */
+export type ControlCredentials =
+  | { readonly ticket: string; readonly identity: Identity }
+  | { readonly url: string; readonly token: string; readonly tlsKeySha256?: string | undefined };
+
+export interface ControlClientOptions {
+  readonly credentials: ControlCredentials;
+  /** How long a request is repeated while nobody answers. Default 300,000. */
+  readonly reconnectMs?: number;
+  /** For one attempt, besides what it is to wait. Default 30,000. */
+  readonly timeoutMs?: number;
+  readonly clock?: Clock;
+  readonly telemetry?: Telemetry;
+  readonly random?: (bytes: number) => Uint8Array;
+}
+
+export interface ControlRequest {
+  readonly method?: 'GET' | 'POST' | 'PUT' | 'DELETE';
+  /** Path and query. */
+  readonly path: string;
+  /** Sent as JSON; bytes as they are. */
+  readonly body?: unknown;
+  /** How long the control plane may wait before it answers. Default 0. */
+  readonly waitMs?: number;
+  /** Ends the attempt that runs. */
+  readonly signal?: AbortSignal | undefined;
+  /** Ends only the pause before another attempt. */
+  readonly patience?: AbortSignal | undefined;
+  /** Whether it may be sent again when it is not known what became of it. Default true. */
+  readonly isRepeatable?: boolean;
+  /** It is sent again, and the attempt before may have done it already. */
+  readonly onRepeat?: () => void;
+  readonly responseBytesMax?: number;
+}
+
+/** What the session says. */
+export interface Standing {
+  readonly workerId: string;
+  readonly contentBytesMax: number;
+  readonly waitMsMax: number;
+}
+
+interface Session {
+  readonly authorization: string;
+  readonly standing: Standing;
+  /** By our clock. */
+  readonly renewAt: number;
+}
+
+const PAUSE_MS = { first: 100, most: 5_000 };
+const SHORT_CONNECTIONS = 64;
+const WAITING_CONNECTIONS = 4_096;
+const RESPONSE_BYTES_MAX = 512 * 1024 * 1024;
+/** Somebody was there, or nobody was, and later it may be otherwise. */
+const PASSING: ReadonlySet<string> = new Set([
+  'EXECUTOR_UNREACHABLE',
+  'EXECUTOR_CONNECTION_LOST',
+  'EXECUTOR_TIMEOUT',
+  'EXECUTOR_CLOSED',
+  'EXECUTOR_UNAVAILABLE',
+  'QUEUE_CLOSED',
+  'RATE_LIMITED',
+]);
+/** Where it is not known whether the request was carried out. */
+const UNKNOWN: ReadonlySet<string> = new Set(['EXECUTOR_CONNECTION_LOST', 'EXECUTOR_TIMEOUT', 'EXECUTOR_RESPONSE_INVALID']);
+
+export class ControlClient {
+  readonly #options: ControlClientOptions;
+  readonly clock: Clock;
+  readonly #telemetry: Telemetry;
+  readonly #random: (bytes: number) => Uint8Array;
+  readonly #ticket: Ticket | undefined;
+  readonly #urls: readonly string[];
+  /** Of each address: for what is answered at once, and for what waits. */
+  readonly #clients: readonly { readonly short: HttpClient; readonly waiting: HttpClient }[];
+  /** The address that answered last. */
+  #at = 0;
+  #session: Session | undefined;
+  #enrolling: Promise<Session> | undefined;
+  #isDown = false;
+  readonly #closing = new AbortController();
+
+  /** Does no I/O. Throws `TICKET_MALFORMED`, `CONFIG_INVALID`. */
+  constructor(options: ControlClientOptions) {
+    const { credentials, clock = systemClock, telemetry = silentTelemetry, random = randomBytes } = options;
+    this.#options = options;
+    this.clock = clock;
+    this.#telemetry = telemetry;
+    this.#random = random;
+    this.#ticket = 'ticket' in credentials ? readTicket(credentials.ticket) : undefined;
+    this.#urls = 'ticket' in credentials ? (this.#ticket?.urls ?? []) : [credentials.url];
+    const pin = 'ticket' in credentials ? this.#ticket?.tlsKeySha256 : credentials.tlsKeySha256;
+    const plain = this.#urls.find((url) => !url.startsWith('https:') && !isLoopbackUrl(url));
+    if (plain !== undefined) throw new RunnerError('CONFIG_INVALID', `${plain} is neither https nor on this machine`);
+    this.#clients = this.#urls.map((url) => {
+      const client = (connectionsMax: number): HttpClient =>
+        new HttpClient(url, { clock, connectionsMax, ...(pin !== undefined && { tls: { serverKeySha256: pin } }) });
+      return { short: client(SHORT_CONNECTIONS), waiting: client(WAITING_CONNECTIONS) };
+    });
+  }
+
+  /** Fires when `close` is called. */
+  get closing(): AbortSignal {
+    return this.#closing.signal;
+  }
+
+  /**
+   * Enrols unless that is done. Waits for a control plane that is not there yet. Rejects with `EXECUTOR_UNREACHABLE` when none came, with
+   * the codes of tickets, `IDENTITY_UNPROVEN`, `ABORTED`.
+   */
+  async connect(signal?: AbortSignal): Promise<Standing> {
+    const until = this.#until();
+    for (let failures = 0; ; failures += 1) {
+      try {
+        return (await this.#standing()).standing;
+      } catch (thrown) {
+        await this.#pause(thrown, { failures, until, signal });
+      }
+    }
+  }
+
+  /** The answer as JSON. Rejects as `send` does. */
+  async ask(request: ControlRequest): Promise<Readonly<Record<string, unknown>>> {
+    return this.#parse(await this.send(request));
+  }
+
+  /**
+   * Sends it, again and again while nobody answers. Rejects with what the control plane said; `EXECUTOR_UNREACHABLE`,
+   * `EXECUTOR_CONNECTION_LOST` or `EXECUTOR_TIMEOUT` when it did not come back within `reconnectMs`; `ABORTED`; `QUEUE_CLOSED` after `close`.
+   */
+  async send(request: ControlRequest): Promise<Uint8Array> {
+    const until = this.#until();
+    let mayEnrol = true;
+    for (let failures = 0; ; failures += 1) {
+      let session: Session | undefined;
+      try {
+        session = this.#fresh() ?? (await this.#standing());
+        return await this.#attempt(request, session);
+      } catch (thrown) {
+        if (!isRunnerError(thrown)) throw thrown;
+        if (thrown.code === 'UNAUTHORIZED' && session && mayEnrol && this.#ticket) {
+          mayEnrol = false;
+          if (this.#session === session) this.#session = undefined;
+          continue;
+        }
+        if (UNKNOWN.has(thrown.code) && session) {
+          if (request.isRepeatable === false) throw thrown;
+          request.onRepeat?.();
+        }
+        await this.#pause(thrown, { failures, until, signal: request.patience ?? request.signal });
+      }
+    }
+  }
+
+  /** One attempt of it, for news that are worth nothing later. */
+  async sendOnce(request: ControlRequest): Promise<void> {
+    await this.#attempt(request, this.#fresh() ?? (await this.#standing()));
+  }
+
+  /** What waits ends; what is under way is finished. Idempotent. */
+  async close(): Promise<void> {
+    this.stop();
+    await Promise.all(this.#clients.flatMap(({ short, waiting }) => [short.close(), waiting.close()]));
+  }
+
+  /** No more attempts. */
+  stop(): void {
+    this.#closing.abort();
+  }
+
+  #until(): number {
+    return this.clock.monotonic() + (this.#options.reconnectMs ?? 300_000);
+  }
+
+  #fresh(): Session | undefined {
+    const session = this.#session;
+    return session && this.clock.now() < session.renewAt ? session : undefined;
+  }
+
+  async #attempt(request: ControlRequest, { authorization }: Pick<Session, 'authorization'>): Promise<Uint8Array> {
+    const response = await this.#exchange(request, ['authorization', authorization]);
+    this.#heard();
+    if (response.status < 300) return response.body;
+    const { error } = this.#parse(response.body);
+    throw errorOfWire(error);
+  }
+
+  #exchange(
+    { method = 'POST', path, body, waitMs = 0, signal, responseBytesMax }: ControlRequest,
+    headers: string[],
+  ): Promise<HttpResponse> {
+    const { timeoutMs = 30_000 } = this.#options;
+    const bytes = body === undefined ? undefined : body instanceof Uint8Array ? body : Buffer.from(JSON.stringify(body));
+    const type = body instanceof Uint8Array ? 'application/octet-stream' : 'application/json';
+    const clients = this.#clients[this.#at];
+    const client = waitMs > 0 ? clients?.waiting : clients?.short;
+    if (!client) throw new RunnerError('CONFIG_INVALID', 'there is no address of a control plane');
+    return client.send({
+      method,
+      path,
+      headers: bytes ? ['content-type', type, ...headers] : headers,
+      body: bytes,
+      deadline: this.clock.now() + waitMs + timeoutMs,
+      signal,
+      responseBytesMax: responseBytesMax ?? RESPONSE_BYTES_MAX,
+    });
+  }
+
+  #parse(body: Uint8Array): Readonly<Record<string, unknown>> {
+    try {
+      const value: unknown = JSON.parse(Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString('utf8'));
+      return fieldsOf(value, 'the answer');
+    } catch (cause) {
+      throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `${this.#urls[this.#at]} answered with something that no control plane says`, {
+        cause,
+      });
+    }
+  }
+
+  /** One enrolment or renewal, however many ask. */
+  #standing(): Promise<Session> {
+    this.#enrolling ??= this.#obtain().finally(() => (this.#enrolling = undefined));
+    return this.#enrolling;
+  }
+
+  async #obtain(): Promise<Session> {
+    const { credentials } = this.#options;
+    const session = this.#session;
+    if (!('ticket' in credentials)) {
+      const authorization = `Bearer ${credentials.token}`;
+      const answer = this.#parse(await this.#attempt({ method: 'GET', path: '/limits' }, { authorization }));
+      return (this.#session = { authorization, standing: standingOf(answer), renewAt: Number.POSITIVE_INFINITY });
+    }
+    if (session) {
+      try {
+        return this.#keep(this.#parse(await this.#attempt({ path: '/enrol/renew' }, session)));
+      } catch (thrown) {
+        if (!isRunnerError(thrown) || thrown.code !== 'UNAUTHORIZED') throw thrown;
+      }
+    }
+    return this.#enrol(credentials.ticket, credentials.identity);
+  }
+
+  async #enrol(text: string, identity: Identity): Promise<Session> {
+    const ticket = this.#ticket ?? readTicket(text);
+    const workerNonce = Buffer.from(this.#random(32)).toString('base64url');
+    const challenge = await this.#say('/enrol/challenge', { ticket: text.trim(), workerKey: identity.publicKey, nonce: workerNonce });
+    const { nonce, signature } = challenge;
+    if (typeof nonce !== 'string' || typeof signature !== 'string') throw this.#foreign(ticket, 'its challenge is none');
+    if (!isSignedBy(ticket.serverKey, challengeParts(workerNonce, nonce, ticket.id), signature))
+      throw this.#foreign(ticket, 'it does not have the key of the ticket');
+    const proof = signParts(enrolmentParts(nonce, ticket.id, ticket.serverKey), identity.privateKey);
+    const given = await this.#say('/enrol', { nonce, signature: proof });
+    this.#telemetry.log.info('enrolled at the control plane', { url: this.#urls[this.#at], worker: given['workerId'] });
+    return this.#keep(given);
+  }
+
+  async #say(path: string, body: unknown): Promise<Readonly<Record<string, unknown>>> {
+    const response = await this.#exchange({ path, body }, []);
+    this.#heard();
+    if (response.status >= 300) throw errorOfWire(this.#parse(response.body)['error']);
+    return this.#parse(response.body);
+  }
+
+  #keep(answer: Readonly<Record<string, unknown>>): Session {
+    const { token, expiresAt, serverTime } = answer;
+    if (typeof token !== 'string' || typeof expiresAt !== 'number' || typeof serverTime !== 'number')
+      throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `${this.#urls[this.#at]} gave no session`);
+    // Of its time, whatever our clock shows.
+    const renewAt = this.clock.now() + (expiresAt - serverTime) / 2;
+    return (this.#session = { authorization: `Bearer ${token}`, standing: standingOf(answer), renewAt });
+  }
+
+  #foreign({ id }: Ticket, why: string): RunnerError {
+    return new RunnerError('TICKET_FOREIGN', `who answers at ${this.#urls[this.#at]} is not the control plane of the ticket ${id}: ${why}`);
+  }
+
+  #heard(): void {
+    if (this.#isDown) this.#telemetry.log.info('the control plane answers again', { url: this.#urls[this.#at] });
+    this.#isDown = false;
+  }
+
+  /** Rethrows what no other attempt changes. */
+  async #pause(
+    thrown: unknown,
+    { failures, until, signal }: { readonly failures: number; readonly until: number; readonly signal: AbortSignal | undefined },
+  ): Promise<void> {
+    if (!isRunnerError(thrown) || !PASSING.has(thrown.code)) throw thrown;
+    if (this.#closing.signal.aborted) throw new RunnerError('QUEUE_CLOSED', 'the queue is closed', { cause: thrown });
+    const most = Math.min(PAUSE_MS.most, PAUSE_MS.first * 2 ** Math.min(failures, 10));
+    // Workers that lost the same control plane do not come back in the same moment.
+    const delayMs = most * (0.5 + (this.#random(1)[0] ?? 0) / 512);
+    if (this.clock.monotonic() + delayMs > until) throw thrown;
+    if (!this.#isDown)
+      this.#telemetry.log.warn('the control plane does not answer', {
+        url: this.#urls[this.#at],
+        code: thrown.code,
+        reason: thrown.message,
+      });
+    this.#isDown = true;
+    if (thrown.code === 'EXECUTOR_UNREACHABLE') this.#at = (this.#at + 1) % this.#urls.length;
+    const signals = signal ? [signal, this.#closing.signal] : [this.#closing.signal];
+    try {
+      await this.clock.sleep(delayMs, AbortSignal.any(signals));
+    } catch (cause) {
+      if (this.#closing.signal.aborted) throw new RunnerError('QUEUE_CLOSED', 'the queue is closed', { cause });
+      throw new RunnerError('ABORTED', 'the request was cancelled while the control plane did not answer', {
+        cause: signal?.reason,
+        retry: 'safe',
+      });
+    }
+  }
+}
+
+function standingOf({ workerId, limits }: Readonly<Record<string, unknown>>): Standing {
+  const { contentBytesMax, waitMsMax } = fieldsOf(limits, 'limits');
+  if (typeof contentBytesMax !== 'number' || typeof waitMsMax !== 'number')
+    throw new RunnerError('EXECUTOR_RESPONSE_INVALID', 'the control plane does not tell its limits');
+  return { workerId: typeof workerId === 'string' ? workerId : '', contentBytesMax, waitMsMax };
+}

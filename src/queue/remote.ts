@@ -1,0 +1,373 @@
+/** The queue of a control plane elsewhere. */
+
+import { randomUUID } from 'node:crypto';
+import { RunnerError, isRunnerError } from '../errors.ts';
+import { ControlClient } from './control-client.ts';
+import type { ControlClientOptions, ControlRequest, Standing } from './control-client.ts';
+import type {
+  ClaimOptions,
+  ClaimedJob,
+  JobFailure,
+  Lease,
+  NewJob,
+  Published,
+  Purged,
+  QueueJobStatus,
+  QueueLimits,
+  QueueResult,
+  QueueStats,
+  WorkQueue,
+} from './queue.ts';
+import {
+  checkAge,
+  checkClaim,
+  checkFailure,
+  checkJob,
+  checkJobs,
+  checkLease,
+  checkLeaseMs,
+  checkLimit,
+  checkDelay,
+  checkResult,
+} from './requests.ts';
+import type { CheckedClaim } from './requests.ts';
+import { claimedOfWire, errorOfWire, fieldsOf, jobToWire, leaseOfWire, listOf, resultOfWire, resultToWire } from './wire.ts';
+
+export interface RemoteQueueOptions extends ControlClientOptions {
+  /** Makes ids of jobs and claims. Default: random UUIDs. */
+  readonly makeId?: () => string;
+}
+
+interface Completion {
+  readonly lease: Lease;
+  readonly result: QueueResult;
+  readonly resolve: () => void;
+  readonly reject: (error: unknown) => void;
+}
+
+interface Claiming {
+  readonly request: CheckedClaim;
+  readonly resolve: (jobs: ClaimedJob[]) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** Of one request. */
+const COMPLETIONS_MAX = 1_000;
+/** A claim that was cancelled is answered soon, or its connection is cut. */
+const CANCEL_MS = 5_000;
+
+type Fields = Readonly<Record<string, unknown>>;
+
+/**
+ * A `WorkQueue` over HTTP. While the control plane is away, everything waits for it and is repeated: a result is delivered when it is back.
+ * Completions, and a claim, that are made in the same turn of the event loop share a request: a worker that does
+ * `queue.complete(...)` and `queue.claim(...)` before it awaits either of them needs half as many.
+ *
+ * @example
+ * const queue = await RemoteQueue.connect({ credentials: { ticket, identity: openIdentity('/var/lib/worker/identity.key') } });
+ * const [job] = await queue.claim({ workerId: queue.workerId, waitMs: 30_000 });
+ * if (job) await queue.complete(job.lease, { body: Buffer.from('49') });
+ */
+export class RemoteQueue implements WorkQueue {
+  readonly name = 'remote';
+  readonly limits: QueueLimits;
+  /** Under which this process claims: the hash of its key. Empty for an operator. */
+  readonly workerId: string;
+  /** For the other things of the control plane. */
+  readonly control: ControlClient;
+  readonly #waitMsMax: number;
+  readonly #makeId: () => string;
+  readonly #running = new Set<Promise<unknown>>();
+  #completions: Completion[] = [];
+  #claiming: Claiming | undefined;
+  #closing: Promise<void> | undefined;
+
+  /** Waits for a control plane that is not there yet. Rejects as `ControlClient.connect`. */
+  static async connect(options: RemoteQueueOptions, signal?: AbortSignal): Promise<RemoteQueue> {
+    const control = new ControlClient(options);
+    try {
+      return new RemoteQueue(control, await control.connect(signal), options.makeId ?? randomUUID);
+    } catch (thrown) {
+      await control.close();
+      throw thrown;
+    }
+  }
+
+  private constructor(control: ControlClient, { workerId, contentBytesMax, waitMsMax }: Standing, makeId: () => string) {
+    this.control = control;
+    this.workerId = workerId;
+    this.limits = { contentBytesMax };
+    this.#waitMsMax = waitMsMax;
+    this.#makeId = makeId;
+  }
+
+  async publish(job: NewJob): Promise<Published> {
+    checkJob(job, this.limits);
+    const named = { ...job, id: job.id ?? this.#makeId() };
+    const { id, duplicate } = await this.#ask({ path: '/queue/publish', body: jobToWire(named) });
+    // An id that was made here is nobody else's: the duplicate was this job on its first way.
+    return { id: String(id), duplicate: duplicate === true && job.id !== undefined };
+  }
+
+  async publishMany(jobs: readonly NewJob[]): Promise<Published[]> {
+    checkJobs(jobs, this.limits);
+    const named = jobs.map((job) => ({ ...job, id: job.id ?? this.#makeId() }));
+    const value = await this.#ask({ path: '/queue/publish', body: { jobs: named.map(jobToWire) } });
+    return listOf(value['jobs'], 'jobs').map((one, index) => {
+      const { id, duplicate } = one as Published; // of the control plane that proved its key
+      return { id, duplicate: duplicate && jobs[index]?.id !== undefined };
+    });
+  }
+
+  async claim(options: ClaimOptions): Promise<ClaimedJob[]> {
+    this.#refuseClosed();
+    const request = checkClaim(options);
+    const { signal, waitMs } = request;
+    if (signal?.aborted) throw aborted('the claim was cancelled before it was made', signal);
+    if (this.#completions.length > 0 && !this.#claiming) {
+      const jobs = await this.#track(new Promise<ClaimedJob[]>((resolve, reject) => (this.#claiming = { request, resolve, reject })));
+      if (jobs.length > 0 || waitMs === 0) return jobs;
+    }
+    if (waitMs === 0) return jobsOf(await this.#ask({ path: '/queue/claim', body: claimToWire(request, 0) }));
+    return this.#claimWithin(request);
+  }
+
+  async extend(lease: Lease, leaseMs?: number): Promise<Lease> {
+    this.#refuseClosed();
+    checkLease(lease);
+    if (leaseMs !== undefined) checkLeaseMs(leaseMs);
+    const value = await this.#ask({ path: '/queue/extend', body: { lease, leaseMs } });
+    return leaseOfWire(value['lease']);
+  }
+
+  async complete(lease: Lease, result: QueueResult): Promise<void> {
+    this.#refuseClosed();
+    checkResult(result, this.limits);
+    checkLease(lease);
+    await this.#track(
+      new Promise<void>((resolve, reject) => {
+        if (this.#completions.push({ lease, result, resolve, reject }) === 1) queueMicrotask(() => this.#flush());
+      }),
+    );
+  }
+
+  async fail(lease: Lease, failure: JobFailure): Promise<'queued' | 'failed' | 'dead'> {
+    const checked = checkFailure(failure);
+    checkLease(lease);
+    const answer = await this.#end('/queue/fail', { lease, ...checked });
+    if (answer) return stateOf(answer['state']);
+    // The first attempt got through, and its answer did not.
+    const status = await this.status(lease.jobId);
+    const isOurs = status?.error?.code === checked.code && status.error.message === checked.message;
+    if (isOurs && (status.state === 'queued' || status.state === 'failed' || status.state === 'dead')) return status.state;
+    throw new RunnerError('LEASE_LOST', `the lease of job ${lease.jobId} is lost`, { details: { jobId: lease.jobId } });
+  }
+
+  async release(lease: Lease, { delayMs = 0 }: { readonly delayMs?: number } = {}): Promise<void> {
+    checkLease(lease);
+    checkDelay(delayMs);
+    await this.#end('/queue/release', { lease, delayMs });
+  }
+
+  async status(id: string): Promise<QueueJobStatus | undefined> {
+    try {
+      const value = await this.#ask({ method: 'GET', path: `/queue/status?id=${encodeURIComponent(id)}` });
+      return value as unknown as QueueJobStatus; // of the control plane that proved its key
+    } catch (thrown) {
+      if (isRunnerError(thrown) && thrown.code === 'NOT_FOUND') return undefined;
+      throw thrown;
+    }
+  }
+
+  async result(id: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<QueueResult> {
+    const path = `/queue/result?id=${encodeURIComponent(id)}&waitMs=`;
+    const stop = signal ? AbortSignal.any([signal, this.control.closing]) : this.control.closing;
+    // What has ended is told even to who does not wait.
+    const waitMs = signal?.aborted ? 0 : this.#waitMsMax;
+    for (;;) {
+      const value = await this.#ask({ method: 'GET', path: path + String(waitMs), waitMs, ...(waitMs > 0 && { signal: stop }) });
+      if (value['error'] !== undefined) throw errorOfWire(value['error']);
+      if (value['result'] !== undefined) return resultOfWire(value['result']);
+      if (signal?.aborted) throw aborted(`the wait for job ${id} was cancelled`, signal);
+    }
+  }
+
+  async cancel(id: string): Promise<boolean> {
+    let isRepeated = false;
+    const value = await this.#ask({ path: '/queue/cancel', body: { id }, onRepeat: () => (isRepeated = true) });
+    return value['cancelled'] === true || (isRepeated && (await this.status(id))?.state === 'cancelled');
+  }
+
+  async deadLetters({ after, limit = 100 }: { readonly after?: string; readonly limit?: number } = {}): Promise<QueueJobStatus[]> {
+    checkLimit(limit);
+    const from = after === undefined ? '' : `&after=${encodeURIComponent(after)}`;
+    const value = await this.#ask({ method: 'GET', path: `/queue/dead?limit=${limit}${from}` });
+    return listOf(value['jobs'], 'jobs') as QueueJobStatus[]; // of the control plane that proved its key
+  }
+
+  async requeue(id: string): Promise<boolean> {
+    let isRepeated = false;
+    const value = await this.#ask({ path: '/queue/requeue', body: { id }, onRepeat: () => (isRepeated = true) });
+    return value['requeued'] === true || (isRepeated && (await this.status(id))?.state === 'queued');
+  }
+
+  /** Not repeated when it is not known what became of it: `EXECUTOR_CONNECTION_LOST`. So is `purge`. */
+  async discard(id: string): Promise<Purged | undefined> {
+    const value = await this.#ask({ path: '/queue/discard', body: { id }, isRepeatable: false });
+    return (value['discarded'] as Purged | null) ?? undefined; // as above
+  }
+
+  async purge(olderThanMs: number): Promise<Purged> {
+    checkAge(olderThanMs);
+    const value = await this.#ask({ path: '/queue/purge', body: { olderThanMs }, isRepeatable: false });
+    return value as unknown as Purged; // as above
+  }
+
+  async stats(): Promise<QueueStats> {
+    const value = await this.#ask({ method: 'GET', path: '/queue/stats' });
+    return value as unknown as QueueStats; // as above
+  }
+
+  close(): Promise<void> {
+    return (this.#closing ??= this.#close());
+  }
+
+  async #close(): Promise<void> {
+    this.control.stop();
+    await Promise.allSettled(this.#running);
+    await this.control.close();
+  }
+
+  #refuseClosed(): void {
+    if (this.#closing) throw queueClosed();
+  }
+
+  #track<T>(promise: Promise<T>): Promise<T> {
+    this.#running.add(promise);
+    const forget = (): void => void this.#running.delete(promise);
+    promise.then(forget, forget);
+    return promise;
+  }
+
+  async #ask(request: ControlRequest): Promise<Fields> {
+    this.#refuseClosed();
+    try {
+      return await this.#track(this.control.ask(request));
+    } catch (thrown) {
+      if (this.#closing && isRunnerError(thrown) && thrown.code === 'ABORTED') throw queueClosed(thrown);
+      throw thrown;
+    }
+  }
+
+  /** Undefined when a repetition finds the lease used: by the attempt before it. */
+  async #end(path: string, body: Fields): Promise<Fields | undefined> {
+    let isRepeated = false;
+    try {
+      return await this.#ask({ path, body, onRepeat: () => (isRepeated = true) });
+    } catch (thrown) {
+      if (isRepeated && isRunnerError(thrown) && thrown.code === 'LEASE_LOST') return undefined;
+      throw thrown;
+    }
+  }
+
+  /** Completions of this turn, and the claim that came with them, in one request. */
+  #flush(): void {
+    const rest = this.#completions.splice(COMPLETIONS_MAX);
+    const completions = this.#completions;
+    const claiming = this.#claiming;
+    this.#completions = rest;
+    this.#claiming = undefined;
+    if (rest.length > 0) queueMicrotask(() => this.#flush());
+    const body = {
+      completions: completions.map(({ lease, result }) => ({ lease, ...resultToWire(result) })),
+      ...(claiming && { claim: claimToWire(claiming.request, 0) }),
+    };
+    this.control.ask({ path: '/queue/work', body }).then(
+      (answer) => settle(answer, completions, claiming),
+      (error: unknown) => {
+        for (const { reject } of completions) reject(error);
+        claiming?.reject(error);
+      },
+    );
+  }
+
+  /** The control plane answers after `waitMsMax` at the latest: then it is asked again. */
+  async #claimWithin(request: CheckedClaim): Promise<ClaimedJob[]> {
+    const { signal } = request;
+    const until = this.control.clock.monotonic() + request.waitMs;
+    for (;;) {
+      const leftMs = Math.max(0, Math.ceil(until - this.control.clock.monotonic()));
+      const jobs = await this.#poll(request, Math.min(leftMs, this.#waitMsMax));
+      if (this.#closing) {
+        await Promise.all(
+          jobs.map(({ lease }) => this.control.sendOnce({ path: '/queue/release', body: { lease } }).catch(() => undefined)),
+        );
+        throw queueClosed();
+      }
+      if (jobs.length > 0) return jobs;
+      if (signal?.aborted) throw aborted('the claim was cancelled before a job came', signal);
+      if (leftMs <= this.#waitMsMax) return [];
+    }
+  }
+
+  /** When it is aborted, the control plane is told, and its answer awaited: a job that it just gave away must not be lost on its way. */
+  async #poll(request: CheckedClaim, waitMs: number): Promise<ClaimedJob[]> {
+    const claimId = this.#makeId();
+    const cut = new AbortController();
+    const patience = request.signal ? AbortSignal.any([request.signal, this.control.closing]) : this.control.closing;
+    let stopTimer = (): void => {};
+    const cancel = (): void => {
+      stopTimer = this.control.clock.after(CANCEL_MS, () => cut.abort());
+      this.control.sendOnce({ path: '/queue/claim/cancel', body: { claimId } }).catch(() => cut.abort());
+    };
+    patience.addEventListener('abort', cancel);
+    try {
+      const body = { ...claimToWire(request, waitMs), claimId };
+      return jobsOf(await this.#track(this.control.ask({ path: '/queue/claim', body, waitMs, signal: cut.signal, patience })));
+    } catch (thrown) {
+      if (patience.aborted && isRunnerError(thrown) && (thrown.code === 'ABORTED' || thrown.code === 'QUEUE_CLOSED')) return [];
+      throw thrown;
+    } finally {
+      stopTimer();
+      patience.removeEventListener('abort', cancel);
+    }
+  }
+}
+
+function settle(answer: Fields, completions: readonly Completion[], claiming: Claiming | undefined): void {
+  try {
+    const outcomes = listOf(answer['completions'], 'completions');
+    for (const [index, { resolve, reject }] of completions.entries()) {
+      const { error } = fieldsOf(outcomes[index], 'a completion');
+      if (error === undefined) resolve();
+      else reject(errorOfWire(error));
+    }
+    if (!claiming) return;
+    if (answer['claimError'] === undefined) claiming.resolve(jobsOf(answer));
+    else claiming.reject(errorOfWire(answer['claimError']));
+  } catch (thrown) {
+    for (const { reject } of completions) reject(thrown);
+    claiming?.reject(thrown);
+  }
+}
+
+function claimToWire({ workerId, capabilities, max, leaseMs }: CheckedClaim, waitMs: number): Fields {
+  return { workerId, ...(capabilities.length > 0 && { capabilities }), max, leaseMs, waitMs };
+}
+
+function jobsOf({ jobs }: Fields): ClaimedJob[] {
+  return listOf(jobs, 'jobs').map(claimedOfWire);
+}
+
+function stateOf(value: unknown): 'queued' | 'failed' | 'dead' {
+  if (value === 'queued' || value === 'failed' || value === 'dead') return value;
+  throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `the control plane says that a job that failed is ${String(value)}`);
+}
+
+function queueClosed(cause?: unknown): RunnerError {
+  return new RunnerError('QUEUE_CLOSED', 'the queue is closed', { cause });
+}
+
+function aborted(message: string, signal: AbortSignal): RunnerError {
+  return new RunnerError('ABORTED', message, { cause: signal.reason, retry: 'safe' });
+}
