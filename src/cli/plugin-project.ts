@@ -78,8 +78,7 @@ function manifest(name: string, kind: PluginKind): object {
     engines: { node: '>=22.19' },
     files: ['dist'],
     exports: { types: './dist/index.d.ts', default: './dist/index.js' },
-    // A call that nobody waits for any more must not keep the process of the tests.
-    scripts: { test: 'node --test --test-force-exit', check: 'tsc', build: 'tsc -p tsconfig.build.json', prepack: 'npm run build' },
+    scripts: { test: 'node --test', check: 'tsc', build: 'tsc -p tsconfig.build.json', prepack: 'npm run build' },
     peerDependencies: { 'blueprint-runner': `^${ownVersion()}` },
     devDependencies: { '@types/node': '^24.0.0', 'blueprint-runner': `^${ownVersion()}`, typescript: '>=5.9.0' },
   };

@@ -30,15 +30,20 @@ const clock: Clock = { ...systemClock, sleep: (ms, signal) => systemClock.sleep(
 // deployer:end
 
 let platform: ReferencePlatform;
+/** A call that nobody waits for any more goes on until then. */
+const over = new AbortController();
 before(async () => {
   platform = await ReferencePlatform.start();
   const handler = createHandler(conformanceRouter());
   platform.install('jobs', async (body) => {
-    const response = await handler.handle({ headers: { 'content-type': 'application/json' }, body });
+    const response = await handler.handle({ headers: { 'content-type': 'application/json' }, body, signal: over.signal });
     return { body: response.body, failed: response.status >= 300 };
   });
 });
-after(() => platform.close());
+after(async () => {
+  over.abort();
+  await platform.close();
+});
 
 runExecutorConformance(
   { describe, it },
