@@ -87,7 +87,7 @@ class Collected implements ReadBody {
     });
     request.on('data', this.#onData);
     request.on('end', () => this.#onEnd());
-    request.on('error', (cause: Error) => this.#brokeOff(cause));
+    // Node tells an error only those who listen for it, and closes the request all the same.
     request.on('close', () => this.#brokeOff());
   }
 
@@ -121,8 +121,8 @@ class Collected implements ReadBody {
     return this.#resolve(this);
   }
 
-  #brokeOff(cause?: Error): void {
-    if (!this.#isOver) this.#fail(brokeOff(cause));
+  #brokeOff(): void {
+    if (!this.#isOver) this.#fail(brokeOff());
   }
 
   #fail(error: Error): void {
@@ -133,8 +133,8 @@ class Collected implements ReadBody {
   }
 }
 
-function brokeOff(cause?: unknown): RunnerError {
-  return new RunnerError('REQUEST_INVALID', 'the body of the request broke off', { cause });
+function brokeOff(): RunnerError {
+  return new RunnerError('REQUEST_INVALID', 'the body of the request broke off');
 }
 
 function tooLarge(limit: number): RunnerError {

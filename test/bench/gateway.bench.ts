@@ -83,7 +83,8 @@ const makes = {
   deaf: () => listen(deaf),
 };
 const server = makes[kind]();
-server.keepAliveTimeout = 0;
+// As the gateway: who says nothing for so long is let go.
+server.keepAliveTimeout = 65_000;
 server.listen(kind === 'behind' || kind === 'deaf' ? socketPath : 0, () => console.log(server.address().port ?? 'up'));
 process.on('SIGTERM', () => process.exit());
 `;
