@@ -5,10 +5,16 @@ import type { FunctionConfig, FunctionPackage } from '../executor/deployer.ts';
 import { readModules } from './dependencies.ts';
 import { packageFor } from './package-platform.ts';
 import type { PackagedJob } from './package.ts';
-import { unpackFiles } from './zip.ts';
+import { sha256Of, unpackFiles } from './zip.ts';
 
 /** By the name of the plugin. */
 const PLATFORM = { gcp: 'gcp', azure: 'azure', digitalocean: 'digitalocean' } as const;
+
+/** Where a platform takes something else: an image of Lambda brings everything along. */
+export const NO_PACKAGE: FunctionPackage = { zip: new Uint8Array(), sha256: sha256Of(new Uint8Array()) };
+
+export const needsPackage = (plugin: string, { platform }: FunctionConfig): boolean =>
+  plugin !== 'aws-lambda' || platform?.['image'] === undefined;
 
 /** `from`: where packages that Azure does not install itself are looked for. Throws `PACKAGE_INVALID`, `PEER_MISSING`. */
 export async function codeForPlugin(plugin: string, code: FunctionPackage, from: string): Promise<FunctionPackage> {

@@ -5,9 +5,15 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Lambda } from '@aws-sdk/client-lambda';
 import { afterAll, beforeAll, beforeEach, describe, expect } from 'vitest';
+import { systemClock } from '../../src/clock.ts';
 import { writeImageLayout } from '../../src/deploy/image.ts';
+import { ServiceRecords } from '../../src/deploy/record.ts';
+import type { RecordedFunction, ServiceRecord } from '../../src/deploy/record.ts';
+import { ServiceOperator } from '../../src/deploy/service.ts';
+import type { ServiceStatus } from '../../src/deploy/service.ts';
 import { REGION, deployerOf, handlerPackage, settings, snapshotOf } from '../support/aws-platform.ts';
 import type { AwsWorld } from '../support/aws-platform.ts';
+import { CliUser } from '../support/cli-user.ts';
 import { probeMoto, startAwsProxy, startMoto } from '../support/moto.ts';
 import { requirePeer } from '../require.ts';
 
@@ -67,6 +73,27 @@ async function imageOf(tag: string): Promise<string> {
   return `123456789012.dkr.ecr.${REGION}.amazonaws.com/squaring@${digest}`;
 }
 
+/** Of a service with one function. */
+function recordOf(fn: RecordedFunction): ServiceRecord {
+  return {
+    version: 1,
+    serviceId: '1',
+    blueprintId: '1',
+    blueprintName: 'squares',
+    chainId: 31_337,
+    contract: `0x${'ab'.repeat(20)}`,
+    status: 'deployed',
+    strategy: 'serverless',
+    reasons: [],
+    entry: '/jobs.ts',
+    jobs: { 0: { name: 'square', place: 'function', reason: 'fits', function: fn } },
+    leftovers: [],
+    createdAt: '',
+    updatedAt: '',
+    history: [],
+  };
+}
+
 const digestIn = (image: string): string => image.slice(image.indexOf('@sha256:') + '@sha256:'.length);
 const CODE = handlerPackage('not sent');
 const CONFIG = { memoryMb: 256, timeoutMs: 30_000, environment: { COLOUR: 'blue' } };
@@ -85,6 +112,40 @@ describe('a function that is an image', () => {
     world.proxy.reset();
     expect((await deployerOf(world).deploy('squaring', CODE, wanted)).changes).toEqual([]);
     expect(world.proxy.writes).toEqual([]);
+  });
+
+  testMoto('is deployed by command without a package, and is no drift afterwards', async () => {
+    const image = await imageOf('a');
+    const user = new CliUser(folder, { AWS_ACCESS_KEY_ID: 'AKIAEXAMPLE', AWS_SECRET_ACCESS_KEY: 'secret' });
+    const flags = ['-p', 'aws-lambda', '--deployer-option', `aws-lambda.endpoint=${world.proxy.url}`];
+    flags.push('--deployer-option', `aws-lambda.region=${REGION}`);
+    const deploy = ['cloud', 'deploy', '--name', 'squaring', ...flags, '--platform-option', `image=${image}`];
+    expect(await user.json(...deploy)).toMatchObject({ state: { sha256: digestIn(image) } });
+    const { length } = world.proxy.writes;
+    expect(await user.json(...deploy)).toMatchObject({ changes: [] });
+    expect(world.proxy.writes).toHaveLength(length);
+    expect(await user.json('cloud', 'status', 'squaring', ...flags)).toMatchObject({ status: 'active', sha256: digestIn(image) });
+    expect(JSON.stringify(await user.json('cloud', 'list', ...flags))).toContain(digestIn(image));
+    const other = await user.bpr(...deploy, '-p', 'kubernetes');
+    expect([other.code, other.stderr]).toEqual([1, expect.stringMatching(/^CONFIG_INVALID: a function of kubernetes needs a package/m)]);
+    const nothing = await user.bpr(...deploy.slice(0, 4));
+    expect([nothing.code, nothing.stderr]).toEqual([2, expect.stringContaining("missing required argument 'entry'")]);
+  });
+
+  testMoto('of a service is as it was deployed', async () => {
+    const image = await imageOf('a');
+    const plugins = { deployer: async () => deployerOf(world), host: () => Promise.reject(new Error('no host')) };
+    const records = new ServiceRecords(join(folder, 'records'));
+    const operator = new ServiceOperator({ plugins, records, clock: systemClock });
+    const deployed = await deployerOf(world).deploy('squaring', CODE, { platform: { image } });
+    const { sha256 } = deployed.state ?? {};
+    const status = (recorded: string | undefined): Promise<ServiceStatus> =>
+      operator.status(
+        recordOf({ name: 'squaring', deployer: { use: 'aws-lambda', options: {} }, ...(recorded !== undefined && { sha256: recorded }) }),
+      );
+    expect((await status(sha256)).drift).toEqual([]);
+    expect((await status(CODE.sha256)).drift).toEqual([expect.stringContaining('another package')]);
+    await operator.close();
   });
 
   testMoto('becomes another image, keeps its configuration, and is rolled back', async () => {

@@ -13,8 +13,15 @@ import { BPR } from '../support/gateway-command.ts';
 
 const JOBS = new URL('../fixtures/deploy/jobs.ts', import.meta.url).pathname;
 
+interface Outline {
+  readonly Id: string;
+  readonly Image: string;
+  readonly RestartCount: number;
+  readonly State: Readonly<Record<string, unknown>>;
+}
+
 testDocker(
-  'bpr service deploy --target container settles calls from a container, changes nothing the second time, and ends',
+  'bpr service deploy --target container settles calls from a container, changes nothing the second time, leaves what is somebody else\u2019s, and ends',
   async () => {
     const folder = mkdtempSync(join(tmpdir(), 'service-container-'));
     const chain = await startLocalChain();
@@ -30,14 +37,16 @@ testDocker(
       TANGLE_CONTRACT: tangle.contract,
       OPERATOR_PRIVATE_KEY: key,
     };
-    const bpr = (...args: readonly string[]): Promise<Record<string, unknown>> =>
+    const bprIn = (state: string, args: readonly string[]): Promise<Record<string, unknown>> =>
       new Promise((resolve, reject) => {
-        execFile(process.execPath, [BPR, ...args, '--json'], { env, cwd: folder }, (_, stdout, stderr) => {
+        const environment = { ...env, XDG_STATE_HOME: join(folder, state) };
+        execFile(process.execPath, [BPR, ...args, '--json'], { env: environment, cwd: folder }, (_, stdout, stderr) => {
           if (stdout.includes(key.slice(2)) || stderr.includes(key.slice(2))) reject(new Error('the key was printed'));
           else if (stdout.startsWith('{')) resolve(JSON.parse(stdout) as Record<string, unknown>);
           else reject(new Error(`bpr ${args.join(' ')}: ${stdout}${stderr}`));
         });
       });
+    const bpr = (...args: readonly string[]): Promise<Record<string, unknown>> => bprIn('state', args);
     const id = ['--service-id', String(service.serviceId)];
     const deploy = [
       'service',
@@ -53,7 +62,22 @@ testDocker(
       '--confirmations',
       '0',
     ];
-    const container = `/containers/bpr-blueprint-${service.serviceId}-orchestrator`;
+    const name = `bpr-blueprint-${service.serviceId}-orchestrator`;
+    const container = `/containers/${name}`;
+    /** Which one it is and since when it runs: another start would be seen. */
+    const outline = async (): Promise<Outline> => {
+      const { Id, Image, RestartCount, State } = (await askEngine('GET', `${container}/json`)).body as Outline; // as: what an engine says of a container
+      return { Id, Image, RestartCount, State };
+    };
+    const refusesToDeploy = async (state: string): Promise<void> => {
+      const before = await outline();
+      for (const more of [['--dry-run'], []])
+        expect(await bprIn(state, [...deploy, ...more])).toMatchObject({
+          error: { code: 'RESOURCE_FOREIGN', message: expect.stringContaining(name) as string },
+        });
+      expect(await bprIn(state, ['service', 'remove', ...id])).not.toHaveProperty('error');
+      expect(await outline()).toEqual(before);
+    };
     try {
       await bpr('cloud', 'policy', '--serverless', 'false');
       expect(await bpr(...deploy)).toMatchObject({
@@ -61,6 +85,8 @@ testDocker(
         machine: { status: 'running' },
       });
       expect(await bpr(...deploy)).toMatchObject({ changes: [] });
+      // Another user of this machine, with the same service.
+      await refusesToDeploy('other-state');
       await tangle.submitMany(
         service.serviceId,
         Array.from({ length: 6 }, (_, index) => ({
@@ -70,12 +96,21 @@ testDocker(
       );
       await expect.poll(async () => (await tangle.results(service.serviceId)).length, { timeout: 30_000, interval: 100 }).toBe(6);
       expect(await bpr('service', 'status', ...id)).toMatchObject({ drift: [], orchestrator: { status: 'running' } });
+      const { Image } = await outline();
+      await bpr('service', 'remove', ...id);
+      expect((await askEngine('GET', `${container}/json`)).status).toBe(404);
+      // Something that has nothing to do with this tool.
+      const theirs = { Image, Entrypoint: ['node'], Cmd: ['-e', 'setInterval(() => {}, 1000)'], HostConfig: { NetworkMode: 'none' } };
+      expect((await askEngine('POST', `/containers/create?name=${name}`, theirs)).status).toBe(201);
+      expect((await askEngine('POST', `${container}/start`)).status).toBe(204);
+      await refusesToDeploy('state');
+      expect((await outline()).State).toMatchObject({ Running: true });
     } finally {
       await bpr('service', 'remove', ...id);
+      await askEngine('DELETE', `${container}?force=true`);
       await chain.stop();
       rmSync(folder, { recursive: true });
     }
-    expect((await askEngine('GET', `${container}/json`)).status).toBe(404);
   },
   150_000,
 );

@@ -20,6 +20,7 @@ Examples:
   bpr cloud deploy src/jobs.ts --name squaring
   bpr cloud deploy build/handler.zip --name squaring -p aws-lambda --memory 1024 --timeout 60
   bpr cloud deploy src/jobs.ts --name report --schedule 'daily=Mon-Fri 09:00 Europe/Berlin' --schedule 'often={"kind":"periodic","periodMs":300000}'
+  bpr cloud deploy --name squaring -p aws-lambda --platform-option image=ACCOUNT.dkr.ecr.REGION.amazonaws.com/squaring@sha256:...
   bpr cloud deploy src/jobs.ts --name squaring --dry-run
 
 Deploying again changes what differs, and goes on with a deployment that stopped halfway.
@@ -32,17 +33,19 @@ export function addDeploy(cloud: Command, { io }: Cli): void {
   const command = cloud
     .command('deploy')
     .description('deploy jobs as one function')
-    .argument('<entry>', 'module that exports the jobs, or a zip')
+    .argument('[entry]', 'module that exports the jobs, or a zip; none for an image of AWS Lambda')
     .requiredOption('--name <name>', 'name of the function');
   withWrites(withConfig(withPlatform(command)))
     .addHelpText('after', EXAMPLES)
-    .action(async (entry: string, flags: DeployFlags) => {
-      const [{ codeForPlugin, withScheduleEvents }, code] = await Promise.all([
-        import('../../deploy/platform-code.ts'),
-        packageOf(io, entry),
-      ]);
+    .action(async (entry: string | undefined, flags: DeployFlags) => {
+      const wanted = configOf(flags);
+      if (entry === undefined && wanted.platform?.['image'] === undefined) command.error("error: missing required argument 'entry'");
+      const { NO_PACKAGE, codeForPlugin, needsPackage, withScheduleEvents } = await import('../../deploy/platform-code.ts');
+      const code = entry === undefined ? NO_PACKAGE : await packageOf(io, entry);
       await withDeployer(io, flags, async ({ deployer, plugin, ...work }) => {
-        const config = await withScheduleEvents(configOf(flags), code);
+        if (entry === undefined && needsPackage(plugin, wanted))
+          throw new RunnerError('CONFIG_INVALID', `a function of ${plugin} needs a package, also with an image: name a module or a zip`);
+        const config = await withScheduleEvents(wanted, code);
         const report = await deployer.deploy(flags.name, await codeForPlugin(plugin, code, io.cwd), config, deployOptions(work, flags));
         print(io, flags.json, { document: shownReport(report), text: reportText(report, flags.dryRun === true) });
       });
