@@ -98,6 +98,17 @@ export type { RpcChainClient, RpcChainClientOptions } from './chain/rpc.ts';
 export type { FunctionExecutorOptions } from './runtime/function-executor.ts';
 export type { SettlementStatus } from './chain/settlement.ts';
 
+export { EmbeddedQueue } from './queue/embedded.ts';
+export type { EmbeddedQueueOptions } from './queue/embedded.ts';
+export { FolderObjects } from './queue/folder-objects.ts';
+export { QueueExecutor } from './queue/queue-executor.ts';
+export type { QueueExecutorOptions } from './queue/queue-executor.ts';
+export type { ObjectStore, WorkQueue } from './queue/queue.ts';
+export { RemoteQueue } from './queue/remote.ts';
+export type { RemoteQueueOptions } from './queue/remote.ts';
+export { Worker } from './worker/worker.ts';
+export type { WorkerEvent, WorkerOptions } from './worker/worker.ts';
+
 export type { Plugin, PluginContext, PluginRegistration } from './plugin/plugin.ts';
 
 export { analyzeBlueprint } from './deploy/analyze.ts';

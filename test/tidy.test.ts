@@ -20,6 +20,8 @@ const AWS_PACKAGES = ['lambda', 'iam', 'cloudwatch-logs', 'scheduler', 'eventbri
   (name) => `@aws-sdk/client-${name}`,
 );
 
+const NATS_PACKAGES = ['@nats-io/transport-node', '@nats-io/jetstream', '@nats-io/obj'];
+
 /** The import table. `index` and `plugin-entry` are the files that list what the package exports. */
 const TABLE: Readonly<Record<string, RoomRule>> = {
   errors: { rooms: [] },
@@ -33,9 +35,9 @@ const TABLE: Readonly<Record<string, RoomRule>> = {
   runtime: { rooms: ['executor', ...BASE] },
   chain: { rooms: ['ledger', ...BASE], packages: ['viem', 'undici', 'ws'] },
   // Of the queue only its contract is below the plugins, which lie below http.
-  queue: { rooms: ['sqlite-file', 'http', ...BASE] },
+  queue: { rooms: ['sqlite-file', 'http', 'executor:contract', ...BASE] },
   control: { rooms: ['sqlite-file', 'queue', 'gateway', 'runtime', ...BASE] },
-  worker: { rooms: ['queue', 'executor', ...BASE] },
+  worker: { rooms: ['queue', 'executor', 'runtime', 'http', ...BASE] },
   schedule: { rooms: ['errors', 'clock'] },
   plugin: {
     rooms: [
@@ -84,6 +86,7 @@ const TABLE: Readonly<Record<string, RoomRule>> = {
   'plugins/azure': { rooms: ['plugin-entry'], packages: ['fflate'] },
   'plugins/digitalocean': { rooms: ['plugin-entry'], packages: ['undici', 'fflate'] },
   'plugins/cloudflare': { rooms: ['plugin-entry'], packages: ['fflate', 'ws'] },
+  'plugins/nats': { rooms: ['plugin-entry'], packages: NATS_PACKAGES },
   'plugins/kubernetes': { rooms: ['plugin-entry'], packages: ['fflate', 'yaml'] },
   'plugins/wasm': { rooms: ['plugin-entry'] },
 };
@@ -99,6 +102,7 @@ const LAZY_PACKAGES = new Set([
   'commander',
   'dockerode',
   ...AWS_PACKAGES,
+  ...NATS_PACKAGES,
 ]);
 /** Contracts of a room that has more than one. */
 const CONTRACTS = new Set([

@@ -1,0 +1,272 @@
+/** A queue as the executor of jobs: workers elsewhere run them as functions of a handler bundle. */
+
+import { hash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { systemClock } from '../clock.ts';
+import type { Clock } from '../clock.ts';
+import { RunnerError, isRunnerError, toRunnerError } from '../errors.ts';
+import type { Execution, ExecutorLimits, FaasExecutor, InvokeOptions } from '../executor/executor.ts';
+import { BLUEPRINT, Metadata, TRACE } from '../job/call.ts';
+import type { JobCall } from '../job/call.ts';
+import { JSON_TYPE, decodeResponse, encodeRequest } from '../job/wire.ts';
+import { ClaimCheckQueue } from './claim-check.ts';
+import { FUNCTION_JOB, functionHeaders, functionSettings } from './function-job.ts';
+import type { FunctionJobSettings } from './function-job.ts';
+import { isReference } from './queue.ts';
+import type { Headers, NewJob, ObjectStore, QueueResult, WorkQueue } from './queue.ts';
+
+export interface QueueExecutorOptions extends Partial<FunctionJobSettings> {
+  readonly queue: WorkQueue;
+  /** Where the package is put, and what is too large for the queue. */
+  readonly objects: ObjectStore;
+  /** The zip that `bpr build` writes, or the URI of an image (`image:...`). */
+  readonly artifact: string;
+  /** Of the function, for logs and metrics of workers. Default `jobs`. */
+  readonly functionName?: string;
+  /** Capabilities that a worker must have. Default: none. */
+  readonly requires?: readonly string[];
+  /** 0 to 9, higher first. Default 4. */
+  readonly priority?: number;
+  /**
+   * How often workers may begin a call, when one of them is lost or fails. Default 1: only the policy of the runner decides to try again.
+   * More is for jobs that do no harm when they run twice.
+   */
+  readonly attemptsMax?: number;
+  /** For logs and metrics. Default `queue`. */
+  readonly name?: string;
+  /** Closes the queue with the executor. Default false. */
+  readonly ownsQueue?: boolean;
+  readonly clock?: Clock;
+}
+
+const IMAGE = 'image:';
+const MIB = 1024 * 1024;
+/** Those of the function runtime, in base64 within an event of 64 KiB more. */
+const BYTES_MAX = Math.floor((6 * MIB - 64 * 1024) / 4) * 3;
+const TIMEOUT_MS_MAX = 900_000;
+const ID_LENGTH_MAX = 240;
+/** A result that came at the last moment still gets here. */
+const LATE_MS = 1_000;
+const ASK_AGAIN_MS = 500;
+/** Calls of which it is remembered that an attempt failed. */
+const FAILED_MAX = 10_000;
+
+/**
+ * Runs jobs on the workers of a queue.
+ *
+ * The id of the job is that of the call: a call that comes again, after the end of this process too, gets the result of the job that is
+ * there. Only one whose job ended without a result, and whose caller was told so, is published anew (`<id>~2` and so on). A call that is
+ * cancelled cancels its job.
+ *
+ * Rejects with the error of the worker or of the job's code, `EXECUTOR_TIMEOUT`, `ABORTED`, `EXECUTOR_CLOSED`, `CODE_MISSING`, and with
+ * what the queue rejects a publication with.
+ *
+ * @example
+ * builder.withFaasExecutor(0, new QueueExecutor({ queue, objects, artifact: 'dist/handler.zip' }));
+ */
+export class QueueExecutor implements FaasExecutor {
+  readonly name: string;
+  readonly limits: ExecutorLimits;
+  readonly #options: QueueExecutorOptions;
+  readonly #settings: FunctionJobSettings;
+  readonly #queue: WorkQueue;
+  readonly #clock: Clock;
+  readonly #closed = new AbortController();
+  #headers: Promise<Headers> | undefined;
+  readonly #running = new Set<Promise<unknown>>();
+  /** Of a call: how many of its jobs ended without a result, and were told. */
+  readonly #failed = new Map<string, number>();
+  #closing: Promise<void> | undefined;
+
+  /** Does no I/O. Throws `CONFIG_INVALID`. */
+  constructor(options: QueueExecutorOptions) {
+    const { queue, objects, clock = systemClock, name = 'queue' } = options;
+    this.name = name;
+    this.#options = options;
+    this.#settings = settingsOf(options);
+    this.#queue = new ClaimCheckQueue({ queue, objects });
+    this.#clock = clock;
+    this.limits = { requestBytesMax: BYTES_MAX, responseBytesMax: BYTES_MAX, timeoutMsMax: TIMEOUT_MS_MAX };
+  }
+
+  async invoke(call: JobCall, options: InvokeOptions): Promise<Execution> {
+    if (this.#closing) throw this.#closedError();
+    const running = this.#invoke(call, options);
+    this.#running.add(running);
+    try {
+      return await running;
+    } finally {
+      this.#running.delete(running);
+    }
+  }
+
+  /** Whether the queue answers, and has at least one worker that was heard of. */
+  async health(): Promise<void> {
+    const { workers } = await this.#queue.stats();
+    if (workers.length === 0) throw new RunnerError('EXECUTOR_UNAVAILABLE', 'the queue has heard of no worker within the last hour');
+  }
+
+  close(): Promise<void> {
+    return (this.#closing ??= this.#close());
+  }
+
+  async #close(): Promise<void> {
+    await Promise.allSettled(this.#running);
+    this.#closed.abort();
+    if (this.#options.ownsQueue) await this.#queue.close();
+  }
+
+  async #invoke(call: JobCall, options: InvokeOptions): Promise<Execution> {
+    const { deadline, signal } = options;
+    if (signal?.aborted) throw new RunnerError('ABORTED', `call ${call.id} was cancelled before it was published`, { retry: 'safe' });
+    if (deadline <= this.#clock.now()) throw tooLate(call, 'safe');
+    const limit = new AbortController();
+    const cancelTimer = this.#clock.after(deadline + LATE_MS - this.#clock.now(), () => limit.abort());
+    const cancel = (): void => limit.abort();
+    signal?.addEventListener('abort', cancel, { once: true });
+    try {
+      const jobId = await this.#publish(call, options);
+      return await this.#outcome({ call, jobId }, options, limit.signal);
+    } finally {
+      cancelTimer();
+      signal?.removeEventListener('abort', cancel);
+    }
+  }
+
+  /** The job of the call that is there, or the next one when those that are there are of no use any more. */
+  async #publish(call: JobCall, { deadline }: InvokeOptions): Promise<string> {
+    const { priority, requires, attemptsMax = 1 } = this.#options;
+    const body = encodeRequest('base64', timeless(call)).body;
+    const trace = call.metadata.get(TRACE.parent);
+    const headers = { ...(await this.#functionHeaders()), ...(trace !== undefined && { [TRACE.parent]: trace }) };
+    const job: NewJob = {
+      type: FUNCTION_JOB,
+      payload: body,
+      headers,
+      deadline,
+      attemptsMax,
+      ...(priority !== undefined && { priority }),
+      ...(requires && { requires }),
+    };
+    for (let generation = 1 + (this.#failed.get(call.id) ?? 0); ; generation += 1) {
+      const jobId = jobIdOf(call.id, generation);
+      const { duplicate } = await this.#queue.publish({ ...job, id: jobId });
+      if (!duplicate) return jobId;
+      const state = (await this.#queue.status(jobId))?.state;
+      // Whoever waited for it has gone, or the one before this one did not wait any longer.
+      if (state !== 'cancelled' && state !== 'expired') return jobId;
+    }
+  }
+
+  async #outcome(
+    { call, jobId }: { readonly call: JobCall; readonly jobId: string },
+    options: InvokeOptions,
+    limit: AbortSignal,
+  ): Promise<Execution> {
+    try {
+      const { body, headers = {} } = await this.#result(jobId, limit);
+      const type = headers['content-type'] ?? JSON_TYPE;
+      const { results, report } = decodeResponse({ status: 200, headers: { 'content-type': type }, body: bytesOf(body) }, call);
+      this.#failed.delete(call.id);
+      return { results, ...(report && { report }) };
+    } catch (thrown) {
+      if (limit.aborted) throw await this.#givenUp(call, jobId, options);
+      this.#noteFailure(call.id);
+      throw toldError(thrown, call);
+    }
+  }
+
+  /** Waits on when the queue cannot be reached: the job may be done meanwhile. */
+  async #result(jobId: string, signal: AbortSignal): Promise<QueueResult> {
+    for (;;) {
+      try {
+        return await this.#queue.result(jobId, { signal });
+      } catch (thrown) {
+        const error = toRunnerError(thrown);
+        const isOfJob = error.details['jobId'] === jobId;
+        if (isOfJob || signal.aborted || error.retry === 'never') throw error;
+        await this.#clock.sleep(ASK_AGAIN_MS, signal);
+      }
+    }
+  }
+
+  /** Nobody waits for it any more. */
+  async #givenUp(call: JobCall, jobId: string, { deadline, signal }: InvokeOptions): Promise<RunnerError> {
+    await this.#queue.cancel(jobId).catch(() => false);
+    const status = await this.#queue.status(jobId).catch(() => undefined);
+    const isOver = status?.state === 'cancelled' || status?.state === 'expired';
+    const retry = isOver && status.attempts === 0 ? 'safe' : 'idempotent';
+    if (signal?.aborted !== true || this.#clock.now() >= deadline) return tooLate(call, retry);
+    return new RunnerError('ABORTED', `call ${call.id} was cancelled`, { cause: signal.reason, retry });
+  }
+
+  #noteFailure(callId: string): void {
+    const before = this.#failed.get(callId) ?? 0;
+    this.#failed.delete(callId);
+    this.#failed.set(callId, before + 1);
+    const [oldest] = this.#failed.keys();
+    if (this.#failed.size > FAILED_MAX && oldest !== undefined) this.#failed.delete(oldest);
+  }
+
+  #functionHeaders(): Promise<Headers> {
+    this.#headers ??= this.#putFunction().catch((thrown: unknown) => {
+      this.#headers = undefined;
+      throw thrown;
+    });
+    return this.#headers;
+  }
+
+  async #putFunction(): Promise<Headers> {
+    const { artifact, objects, functionName: name = 'jobs' } = this.#options;
+    const settings = this.#settings;
+    if (artifact.startsWith(IMAGE)) return functionHeaders({ name, settings, code: { kind: 'image', uri: artifact.slice(IMAGE.length) } });
+    const zip = await readFile(artifact).catch((cause: unknown) => {
+      throw new RunnerError('CODE_MISSING', `the artifact ${artifact} cannot be read; write it with bpr build`, { cause, retry: 'safe' });
+    });
+    return functionHeaders({ name, settings, code: { kind: 'package', object: await objects.put(zip) } });
+  }
+
+  #closedError(): RunnerError {
+    return new RunnerError('EXECUTOR_CLOSED', `executor ${this.name} is closed`);
+  }
+}
+
+function settingsOf(options: QueueExecutorOptions): FunctionJobSettings {
+  const { runtime, handler, memoryMb, timeoutMs, ephemeralMb, network, environment } = options;
+  const node = `nodejs${process.versions.node.split('.', 1)[0]}.x`;
+  try {
+    return functionSettings({ runtime: runtime ?? node, handler, memoryMb, timeoutMs, ephemeralMb, network, environment });
+  } catch (cause) {
+    throw new RunnerError('CONFIG_INVALID', toRunnerError(cause).message, { cause });
+  }
+}
+
+/** The same bytes whichever attempt it is: the payload belongs to the id. */
+function timeless(call: JobCall): JobCall {
+  const metadata = new Metadata();
+  const changing: ReadonlySet<string> = new Set([BLUEPRINT.attempt, BLUEPRINT.timeoutMs, TRACE.parent, TRACE.state]);
+  for (const [name, value] of call.metadata)
+    if (!changing.has(name)) metadata.set(name, value, { sensitive: call.metadata.isSensitive(name) });
+  return { ...call, metadata };
+}
+
+function jobIdOf(callId: string, generation: number): string {
+  // Printable and short enough, else by its hash.
+  const base = callId.length <= ID_LENGTH_MAX && /^[\x20-\x7e]+$/.test(callId) ? callId : hash('sha256', callId, 'hex');
+  return generation === 1 ? base : `${base}~${generation}`;
+}
+
+function bytesOf(body: QueueResult['body']): Uint8Array {
+  if (isReference(body)) throw new RunnerError('EXECUTOR_RESPONSE_INVALID', 'the result is a reference that nobody fetched');
+  return body;
+}
+
+function tooLate(call: JobCall, retry: 'safe' | 'idempotent'): RunnerError {
+  return new RunnerError('EXECUTOR_TIMEOUT', `call ${call.id} has no result at its deadline`, { retry });
+}
+
+/** A job that expired is, to whoever called, a deadline that passed. */
+function toldError(thrown: unknown, call: JobCall): unknown {
+  if (!isRunnerError(thrown) || thrown.code !== 'QUEUE_TIMEOUT') return thrown;
+  return tooLate(call, thrown.retry === 'safe' ? 'safe' : 'idempotent');
+}

@@ -1,0 +1,137 @@
+/** Packages of functions on this machine's disk: each is fetched once by its hash, verified, and kept while there is room. */
+
+import { mkdirSync, readdirSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { RunnerError, toRunnerError } from '../errors.ts';
+import type { ObjectReference, ObjectStore } from '../queue/queue.ts';
+import { BlobStore } from '../runtime/store-blobs.ts';
+import { ZIP_LIMITS } from '../runtime/unzip.ts';
+
+export interface PackageCacheOptions {
+  /** It is made. Of one worker at a time. */
+  readonly folder: string;
+  readonly objects: ObjectStore;
+  /** On disk, zips and what is in them; what is in use may go beyond it. Default 2 GiB. */
+  readonly bytesMax?: number;
+  /** Before a package is removed: what still runs of it must end. */
+  readonly onEvict?: (sha256: string) => void;
+}
+
+interface Kept {
+  readonly bytes: number;
+  /** Calls that use it now. */
+  users: number;
+}
+
+export class PackageCache {
+  readonly #options: PackageCacheOptions;
+  readonly #bytesMax: number;
+  #blobs: BlobStore | undefined;
+  /** The least recently used first. */
+  readonly #kept = new Map<string, Kept>();
+  readonly #fetching = new Map<string, Promise<void>>();
+  #bytes = 0;
+
+  /** Does no I/O. */
+  constructor(options: PackageCacheOptions) {
+    this.#options = options;
+    this.#bytesMax = options.bytesMax ?? 2 * 1024 ** 3;
+  }
+
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /**
+   * Calls `use` with the folder of the unpacked package, which stays until it has ended. Rejects with `CODE_MISSING` when the store has no
+   * such package, `PACKAGE_INVALID` when it is none; both `safe`, and with what the store rejects with.
+   */
+  async use<T>(object: ObjectReference, use: (folder: string) => Promise<T>): Promise<T> {
+    const { sha256 } = object;
+    const blobs = this.#open();
+    const fetching = this.#kept.has(sha256) ? undefined : (this.#fetching.get(sha256) ?? this.#fetch(object));
+    if (fetching) {
+      this.#fetching.set(sha256, fetching);
+      await fetching;
+    }
+    const kept = this.#kept.get(sha256);
+    if (!kept) return this.use(object, use); // it was removed in the same turn
+    kept.users += 1;
+    this.#kept.delete(sha256);
+    this.#kept.set(sha256, kept);
+    try {
+      return await use(blobs.treeOf(sha256));
+    } finally {
+      kept.users -= 1;
+      this.#shrink();
+    }
+  }
+
+  /** The package itself. Rejects with `CODE_MISSING`. */
+  zipOf(sha256: string): Promise<Uint8Array> {
+    return this.#open().zipOf(sha256);
+  }
+
+  close(): void {
+    this.#blobs?.close();
+  }
+
+  /** What an earlier process kept is used again. */
+  #open(): BlobStore {
+    if (this.#blobs) return this.#blobs;
+    const folder = join(this.#options.folder, 'sha256');
+    mkdirSync(folder, { recursive: true, mode: 0o711 });
+    const known = readdirSync(folder).filter((name) => /^[0-9a-f]{64}\.zip$/.test(name));
+    const blobs = new BlobStore(this.#options.folder, new Set(known.map((name) => name.slice(0, -'.zip'.length))));
+    for (const name of known) {
+      const sha256 = name.slice(0, -'.zip'.length);
+      if (blobs.has(sha256)) this.#keep(sha256, bytesOfTree(join(folder, sha256)) + statSync(join(folder, name)).size);
+    }
+    this.#blobs = blobs;
+    this.#shrink();
+    return blobs;
+  }
+
+  async #fetch(object: ObjectReference): Promise<void> {
+    const { sha256 } = object;
+    try {
+      const zip = await this.#options.objects.get(object).catch((thrown: unknown) => {
+        const error = toRunnerError(thrown);
+        if (error.code !== 'NOT_FOUND') throw error;
+        throw new RunnerError('CODE_MISSING', `the object store has no package ${sha256}`, { cause: error, details: { sha256 } });
+      });
+      await this.#open().keep(zip, ZIP_LIMITS, (blob) => {
+        if (blob.sha256 !== sha256)
+          throw new RunnerError('PACKAGE_INVALID', `the package ${sha256} has the hash ${blob.sha256}`, { details: { sha256 } });
+        this.#keep(sha256, blob.zipBytes + blob.unpackedBytes);
+      });
+    } finally {
+      this.#fetching.delete(sha256);
+    }
+  }
+
+  #keep(sha256: string, bytes: number): void {
+    if (this.#kept.has(sha256)) return;
+    this.#kept.set(sha256, { bytes, users: 0 });
+    this.#bytes += bytes;
+  }
+
+  #shrink(): void {
+    for (const [sha256, { bytes, users }] of this.#kept) {
+      if (this.#bytes <= this.#bytesMax) return;
+      if (users > 0) continue;
+      this.#options.onEvict?.(sha256);
+      this.#kept.delete(sha256);
+      this.#bytes -= bytes;
+      // What cannot be removed is removed by the next process.
+      void this.#blobs?.remove(sha256).catch(() => {});
+    }
+  }
+}
+
+function bytesOfTree(folder: string): number {
+  let bytes = 0;
+  for (const entry of readdirSync(folder, { recursive: true, withFileTypes: true }))
+    if (entry.isFile()) bytes += statSync(join(entry.parentPath, entry.name)).size;
+  return bytes;
+}
