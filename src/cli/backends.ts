@@ -5,9 +5,9 @@ import { RunnerError, toRunnerError } from '../errors.ts';
 import type { InstanceBackend } from '../runtime/runtime.ts';
 import type { PluginOptions } from './deployer-flags.ts';
 
-/** On this machine: taken when nothing else is asked for. */
+/** On this machine, for what Lambda runs: taken when nothing else is asked for. */
 const LOCAL = ['process', 'docker', 'runc'] as const;
-export const BACKENDS = [...LOCAL, 'kubernetes'] as const;
+export const BACKENDS = [...LOCAL, 'wasm', 'kubernetes'] as const;
 type BackendName = (typeof BACKENDS)[number];
 
 interface FoundBackends {
@@ -58,7 +58,7 @@ async function makeBackend(name: BackendName, { folder, options }: BackendPlace)
   ]);
   const registry = createPluginRegistry({ clock: systemClock, telemetry: silentTelemetry });
   const given = { folder: join(folder, name), ...options?.[name] };
-  if (name === 'process' || name === 'kubernetes') return registry.backend(name, given);
+  if (name === 'process' || name === 'wasm' || name === 'kubernetes') return registry.backend(name, given);
   return registry.backend('container', { ...given, ...(name === 'runc' && { driver: 'runc' }) });
 }
 

@@ -16,6 +16,7 @@ import { addProfile } from './commands/profile.ts';
 import { addRun } from './commands/run.ts';
 import { addSchedule } from './commands/schedule.ts';
 import { addService } from './commands/service.ts';
+import { addWasm } from './commands/wasm.ts';
 import { addWhy } from './commands/why.ts';
 import { printError } from './output.ts';
 import type { Cli, Io } from './output.ts';
@@ -87,6 +88,7 @@ function createProgram(cli: Cli, json: boolean): Command {
     addService,
     addSchedule,
     addGateway,
+    addWasm,
     addJobs,
     addWhy,
     addDoctor,

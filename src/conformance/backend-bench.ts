@@ -17,8 +17,18 @@ export interface BackendUnderTest {
   create(): InstanceBackend | Promise<InstanceBackend>;
   /** What runs the functions of the suite. Default `nodejs24.x`. */
   readonly runtime?: string;
+  /** For runtimes that take no JavaScript: a package that does the same, as far as it can. */
+  readonly program?: BackendProgram;
   /** Cases that cannot be passed, each with the reason, for people. */
   readonly skip?: Readonly<Record<string, string>>;
+}
+
+export interface BackendProgram {
+  /** By name. */
+  readonly files: Readonly<Record<string, Uint8Array>>;
+  readonly handler: string;
+  /** False: it does not speak to the Runtime API itself, and is not told where it is. */
+  readonly seesRuntimeApi: boolean;
 }
 
 /** The function of the suite. */
@@ -183,8 +193,14 @@ export class BackendBench {
     const folder = await mkdtemp(join(tmpdir(), 'bc-'));
     await chmod(folder, 0o711);
     await mkdir(join(folder, 'code'), { mode: 0o755 });
-    await writeFile(join(folder, 'code', 'index.mjs'), HANDLER, { mode: 0o644 });
+    const files: Readonly<Record<string, Uint8Array | string>> = subject.program?.files ?? { 'index.mjs': HANDLER };
+    for (const [name, data] of Object.entries(files)) await writeFile(join(folder, 'code', name), data, { mode: 0o644 });
     return new BackendBench(subject, await subject.create(), folder);
+  }
+
+  /** The program of an instance is told where its Runtime API is. */
+  get seesRuntimeApi(): boolean {
+    return this.#subject.program?.seesRuntimeApi ?? true;
   }
 
   fn(overrides: Partial<FunctionVersion> = {}): FunctionVersion {
@@ -196,7 +212,7 @@ export class BackendBench {
       code,
       layers: [],
       runtime: this.#subject.runtime ?? 'nodejs24.x',
-      handler: 'index.handler',
+      handler: this.#subject.program?.handler ?? 'index.handler',
       memoryMb: MEMORY_MB,
       timeoutMs: 60_000,
       ephemeralMb: 512,

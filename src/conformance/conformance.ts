@@ -1,7 +1,7 @@
 /** Entry `blueprint-runner/conformance`: the suites that implementations of the contracts run. */
 
 export { backendCases, checkBackend, runBackendConformance } from './backend.ts';
-export type { BackendCase, BackendUnderTest } from './backend.ts';
+export type { BackendCase, BackendProgram, BackendUnderTest } from './backend.ts';
 export { chainCases } from './chain.ts';
 export type { ChainCase, ChainSubject, ConformanceCall } from './chain.ts';
 export { checkDeployer, conformanceFunction, deployerCases, runDeployerConformance } from './deployer.ts';

@@ -109,6 +109,16 @@ export function httpProcess(artifact: Artifact, connect: (url: string) => Promis
   };
 }
 
+/** A backend that the artifact is not for: named with the reason. */
+export function otherLanguage(name: string, reason: string): Platform {
+  return {
+    name,
+    lacks: {},
+    unavailable: () => Promise.resolve(reason),
+    open: () => Promise.reject(new RunnerError('RUNTIME_UNSUPPORTED', reason)),
+  };
+}
+
 /** In the function runtime, on instances of a backend. */
 export function functionRuntime(name: string, artifact: Artifact, options: RuntimePlatformOptions): Platform {
   const { runtime = `nodejs${process.versions.node.split('.')[0]}.x` } = options;

@@ -17,8 +17,12 @@ import { FunctionStore } from './store.ts';
 
 /** What `withFaasExecutor(id, { use: 'process', options })` takes, for every plugin that has a backend. */
 export interface FunctionExecutorOptions {
-  /** The zip that `bpr build` writes, or the URI of an image (`image:...`). */
+  /** The zip that `bpr build` writes, for plugin `wasm` that of `bpr wasm build`, or the URI of an image (`image:...`). */
   readonly artifact: string;
+  /** Default: that of this node; `wasm` for plugin `wasm`. */
+  readonly runtime?: string;
+  /** In the package. Default `handler.handler`; `handler.wasm` for plugin `wasm`. */
+  readonly handler?: string;
   /** Default 256. */
   readonly memoryMb?: number;
   /** The longest that one call may run, at most 900,000. Default 60,000. */
@@ -51,11 +55,17 @@ interface FunctionExecutorParts {
 
 const FUNCTION = 'jobs';
 const IMAGE = 'image:';
+/** The plugin that runs nothing of node. */
+const WASM = 'wasm';
+const OF_WASM = { runtime: 'wasm', handler: 'handler.wasm' };
 const NODE = `nodejs${process.versions.node.split('.', 1)[0]}.x`;
+const isText = (value: unknown): boolean => typeof value === 'string' && value !== '';
 const isCount = (value: unknown): boolean => typeof value === 'number' && Number.isInteger(value) && value > 0;
 const isRecord = (value: unknown): boolean => typeof value === 'object' && value !== null && !Array.isArray(value);
 const CHECKS: Readonly<Record<keyof FunctionExecutorOptions, (value: unknown) => boolean>> = {
-  artifact: (value) => typeof value === 'string' && value !== '',
+  artifact: isText,
+  runtime: isText,
+  handler: isText,
   memoryMb: isCount,
   timeoutMs: isCount,
   ephemeralMb: isCount,
@@ -162,7 +172,8 @@ export class FunctionExecutor implements FaasExecutor {
       : { kind: 'zip' as const, bytes: await zipOf(artifact) };
     this.#store ??= FunctionStore.open({ folder: join(this.#parts.folder, 'store') });
     if (this.#store.list().items.some(({ name }) => name === FUNCTION)) this.#store.remove(FUNCTION);
-    const managed = isImage ? {} : { runtime: NODE, handler: 'handler.handler' };
+    const { runtime = NODE, handler = 'handler.handler' } = { ...(this.name === WASM && OF_WASM), ...this.#options };
+    const managed = isImage ? {} : { runtime, handler };
     await this.#store.create({ ...settings, ...managed, name: FUNCTION, code, memoryMb, timeoutMs });
     if (!this.#isStarted) await this.#runtime.start();
     this.#isStarted = true;

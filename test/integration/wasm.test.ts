@@ -118,6 +118,24 @@ describe('a module that fails', () => {
   });
 });
 
+describe('terminate', () => {
+  it('can be repeated, also at the same time and after the end', async () => {
+    const own = await Engine.start();
+    try {
+      await own.run(await own.fn(ECHO));
+      const [info] = own.runtime.instances();
+      const instance = { id: info!.id, handle: info!.handle!, ended: Promise.resolve({ reason: 'terminated' as const }), createMs: 0 };
+      await Promise.all([1, 2, 3].map(() => own.backend.terminate(instance)));
+      await own.backend.terminate(instance);
+      expect(await own.backend.memoryBytes(instance)).toBeUndefined();
+      // The pool notices, and starts another.
+      expect(await own.run(await own.fn(ECHO), 'again')).toBe('again');
+    } finally {
+      await own.close();
+    }
+  });
+});
+
 describe('hostile modules', () => {
   it('an endless loop ends at the timeout, and the next call has a new thread', async () => {
     const fn = await engine.fn(

@@ -43,6 +43,11 @@ const VARIANTS: Readonly<Record<string, readonly Variant[]>> = {
   container: [{ name: 'docker' }, { name: 'runc', options: { driver: 'runc' } }],
 };
 
+/** Backends that run something else than the bundle. */
+const FOREIGN: Readonly<Record<string, string>> = {
+  wasm: 'it runs WebAssembly modules, and the bundle is JavaScript; its own suites run a module',
+};
+
 const names = (value: string): readonly string[] =>
   value
     .split(',')
@@ -132,6 +137,8 @@ async function platformsOf(artifact: Artifact, folder: string): Promise<readonly
     platforms.stdioProcess(artifact),
     ...backends.flatMap(({ name: plugin }) =>
       (VARIANTS[plugin] ?? [{ name: plugin }]).map(({ name, runtime, options }) => {
+        const foreign = FOREIGN[plugin];
+        if (foreign !== undefined) return platforms.otherLanguage(name, foreign);
         const backend = (): Promise<InstanceBackend> => plugins.backend(plugin, { folder: join(folder, name), ...options });
         return platforms.functionRuntime(name, artifact, { backend, ...(runtime !== undefined && { runtime }) });
       }),

@@ -27,6 +27,7 @@ interface Check {
 
 /** Packages that some commands need, and what for. */
 const OPTIONAL_PEERS: Readonly<Record<string, string>> = {
+  assemblyscript: 'bpr wasm build',
   esbuild: 'bpr build',
   '@foundry-rs/anvil': 'bpr dev or blueprint-runner/testing',
   '@opentelemetry/api': 'traces',

@@ -22,7 +22,7 @@ import { print, table, timeText, toJson } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
 import { ownVersion } from '../version.ts';
 
-interface GatewayFlags extends LimitFlags {
+export interface GatewayFlags extends LimitFlags {
   readonly host: string;
   readonly port: number;
   readonly backend: string;
@@ -51,9 +51,10 @@ Examples:
   curl -d '{"name":"Ada"}' http://127.0.0.1:8080/api/v1/functions/hello/invoke
   curl -Nd '{"name":"Ada"}' http://127.0.0.1:8080/api/v1/functions/hello/stream
 
-Backends: process; docker (Docker or podman); runc (as root, without a daemon); kubernetes (pods in the cluster of KUBECONFIG, which reach
-this machine at POD_IP or its first address). auto takes those of this machine that work here; the first is the default of functions that
-name none. SIGTERM or SIGINT lets calls finish; a second one ends at once. What was deployed stays.
+Backends: process; docker (Docker or podman); runc (as root, without a daemon); wasm (WebAssembly modules in threads: bpr wasm --help);
+kubernetes (pods in the cluster of KUBECONFIG, which reach this machine at POD_IP or its first address). auto takes the first three, as far
+as they work here; the first is the default of functions that name none. SIGTERM or SIGINT lets calls finish; a second one ends at once.
+What was deployed stays.
 Anything but a loopback address needs --auth keys, --token or --client-ca.
 Environment: BPR_DATA_DIR; LOG_LEVEL (default warn; info writes a line for each request to stderr); for what no flag says,
 ${LIMIT_VARIABLES}.
@@ -70,9 +71,18 @@ export function addGateway(program: Command, cli: Cli): void {
   const gateway = program
     .command('gateway')
     .description('run functions on this machine, behind HTTP')
+    .option('--backend <names>', 'auto, or of process, docker, runc, wasm, kubernetes, comma-separated', 'auto');
+  addServing(gateway, 8080)
+    .addHelpText('after', EXAMPLES)
+    .action((flags: GatewayFlags) => serve(io, flags, 'gateway'));
+  addKeys(gateway, cli);
+}
+
+/** The options of every command that serves functions. */
+export function addServing(command: Command, port: number): Command {
+  command
     .option('--host <address>', 'where to listen', '127.0.0.1')
-    .option('--port <port>', '0: any free one', parseNumber, 8080)
-    .option('--backend <names>', 'auto, or of process, docker, runc, kubernetes, comma-separated', 'auto')
+    .option('--port <port>', '0: any free one', parseNumber, port)
     .option(
       '--backend-option <backend.name=value>',
       'an option of a backend, such as kubernetes.address=10.0.0.7:9443; can be repeated',
@@ -87,16 +97,15 @@ export function addGateway(program: Command, cli: Cli): void {
     .option('--limits <provider>', `whose limits hold: ${PROVIDERS.join(', ')}`, parseProvider, 'aws')
     .option('--cors-origin <origin>', 'pages that may use the gateway; several by repeating', list)
     .option('--rate <count>', 'requests per second of each caller', parseCount)
-    .option('--json', 'print one JSON line when it listens')
-    .addHelpText('after', EXAMPLES)
-    .action((flags: GatewayFlags) => serve(io, flags));
-  addLimits(gateway);
-  addKeys(gateway, cli);
+    .option('--json', 'print one JSON line when it listens');
+  addLimits(command);
+  return command;
 }
 
-async function serve(io: Io, flags: GatewayFlags): Promise<void> {
+/** Serves until a signal; functions lie in the folder of that name below the data directory. */
+export async function serve(io: Io, flags: GatewayFlags, name: 'gateway' | 'wasm'): Promise<void> {
   const limits = limitsOf(io, flags);
-  const folder = folderOf(io, flags);
+  const folder = folderOf(io, flags, name);
   const [{ Gateway }, { createMetrics }, { createLogger }] = await Promise.all([
     import('../../gateway/gateway.ts'),
     import('../../telemetry/prometheus.ts'),
@@ -105,7 +114,7 @@ async function serve(io: Io, flags: GatewayFlags): Promise<void> {
   const metrics = createMetrics();
   const telemetry = { log: await createLogger({ level: logLevelOf(io) }), metrics, startSpan: undefined };
   const found = await findBackends(flags.backend, { folder: join(folder, 'b'), options: flags.backendOption });
-  const auth = authOf(io, flags, folder);
+  const auth = authOf(io, flags);
   const gateway = new Gateway({
     folder,
     backends: found.backends,
@@ -144,21 +153,21 @@ function untilSignal(): Promise<void> {
   return stopped.promise;
 }
 
-function folderOf(io: Io, { dataDir }: { readonly dataDir?: string }): string {
+function folderOf(io: Io, { dataDir }: { readonly dataDir?: string }, name: string): string {
   const given = dataDir ?? io.env['BPR_DATA_DIR'];
   const base = given === undefined ? join(homedir(), '.blueprint-runner') : resolve(io.cwd, given);
-  const folder = join(base, 'gateway');
+  const folder = join(base, name);
   // Users of instances pass through it to what is theirs.
   mkdirSync(folder, { recursive: true, mode: 0o711 });
   chmodSync(folder, 0o711);
   return folder;
 }
 
-function authOf(io: Io, flags: GatewayFlags, folder: string): GatewayAuth | undefined {
+function authOf(io: Io, flags: GatewayFlags): GatewayAuth | undefined {
   const tokens = (flags.token ?? []).map((reference, index) => ({ name: `token-${index + 1}`, token: secretOf(io, reference) }));
   if (flags.auth === 'none' && (tokens.length > 0 || flags.clientCa))
     throw new RunnerError('CONFIG_INVALID', '--auth none contradicts --token and --client-ca');
-  const keys = flags.auth === 'keys' ? new KeyFolder({ folder: keysFolder(folder) }) : undefined;
+  const keys = flags.auth === 'keys' ? new KeyFolder({ folder: keysFolder(io, flags) }) : undefined;
   if (!keys && tokens.length === 0 && flags.clientCa === undefined) return undefined;
   return { ...(keys && { keys }), tokens, ...(flags.clientCa !== undefined && { certificates: {} }) };
 }
@@ -170,7 +179,8 @@ function logLevelOf({ env }: Io): LogLevel {
   return found;
 }
 
-const keysFolder = (folder: string): string => join(folder, 'keys');
+/** One for all commands. */
+const keysFolder = (io: Io, flags: { readonly dataDir?: string }): string => join(folderOf(io, flags, 'gateway'), 'keys');
 
 function secretOf(io: Io, reference: string): string {
   const [, kind, name = ''] = /^(env|file):(.+)$/.exec(reference) ?? [];
@@ -241,7 +251,7 @@ Exit status: 0 done; 1 there is no such key, or the keys cannot be read; 2 calle
 function addKeys(gateway: Command, cli: Cli): void {
   const { io } = cli;
   const keys = gateway.command('keys').description('API keys of the gateway').addHelpText('after', KEYS_EXAMPLES);
-  const folder = (flags: { readonly dataDir?: string }): KeyFolder => new KeyFolder({ folder: keysFolder(folderOf(io, flags)) });
+  const folder = (flags: { readonly dataDir?: string }): KeyFolder => new KeyFolder({ folder: keysFolder(io, flags) });
   // Flags that `gateway` has too are taken by it.
   const flagsOf = (command: Command): KeyFlags => command.optsWithGlobals();
   const dataDir = ['--data-dir <dir>', 'that of the gateway'] as const;
