@@ -79,7 +79,7 @@ testMoto(
           .map((name) => JSON.parse(readFileSync(join(user.records, name), 'utf8')) as unknown);
       const random = new Random(20_261_121);
       let kills = 0;
-      for (let round = 0; round < 3; round += 1) {
+      for (let round = 0; round < 2; round += 1) {
         const { child, ended } = user.start(deployWell);
         const at = proxy.requests.length + random.int(1, 40);
         proxy.answer = () => {
@@ -90,7 +90,7 @@ testMoto(
         proxy.answer = undefined;
         for (const record of records()) expect(record).toMatchObject({ version: 1, serviceId: String(service.serviceId) });
       }
-      expect(kills).toBeGreaterThanOrEqual(2);
+      expect(kills).toBeGreaterThanOrEqual(1);
       const { record, machine } = (await user.json(...deployWell)) as {
         record: { status: string; strategy: string };
         machine: { id: string };

@@ -40,6 +40,8 @@ export class CliUser {
       XDG_CONFIG_HOME: join(this.home, 'config'),
       XDG_STATE_HOME: state,
       AWS_EC2_METADATA_DISABLED: 'true',
+      // Every command is a process: they share what is compiled.
+      NODE_COMPILE_CACHE: join(folder, 'compile-cache'),
       ...more,
     };
   }
