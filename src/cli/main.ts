@@ -6,6 +6,7 @@ import type { ErrorCode } from '../errors.ts';
 import { addBuild } from './commands/build.ts';
 import { addCloud } from './commands/cloud.ts';
 import { addConformance } from './commands/conformance.ts';
+import { addControlPlane } from './commands/control-plane.ts';
 import { addDev } from './commands/dev.ts';
 import { addDoctor } from './commands/doctor.ts';
 import { addJobs } from './commands/jobs.ts';
@@ -13,9 +14,11 @@ import { addGateway } from './commands/gateway.ts';
 import { addInit } from './commands/init.ts';
 import { addPlugin } from './commands/plugin.ts';
 import { addProfile } from './commands/profile.ts';
+import { addQueue } from './commands/queue.ts';
 import { addRun } from './commands/run.ts';
 import { addSchedule } from './commands/schedule.ts';
 import { addService } from './commands/service.ts';
+import { addTicket } from './commands/ticket.ts';
 import { addWasm } from './commands/wasm.ts';
 import { addWhy } from './commands/why.ts';
 import { printError } from './output.ts';
@@ -88,6 +91,9 @@ function createProgram(cli: Cli, json: boolean): Command {
     addService,
     addSchedule,
     addGateway,
+    addControlPlane,
+    addTicket,
+    addQueue,
     addWasm,
     addJobs,
     addWhy,

@@ -21,6 +21,8 @@ export class Session implements Caller {
   readonly capabilities: readonly string[] | undefined;
   readonly ticketId: string;
   expiresAt: number;
+  /** Why it ended before its time. */
+  revoked: string | undefined;
 
   constructor({ workerId, ticketId, expiresAt }: SessionRecord, { scopes, capabilities }: TicketRecord) {
     this.id = workerId;
@@ -28,6 +30,11 @@ export class Session implements Caller {
     this.scopes = ['session', ...scopes];
     this.capabilities = capabilities;
     this.expiresAt = expiresAt;
+  }
+
+  /** Throws `TICKET_REVOKED`. */
+  checkRevoked(): void {
+    if (this.revoked !== undefined) throw new RunnerError('TICKET_REVOKED', this.revoked);
   }
 
   /** Throws `FORBIDDEN`: nobody speaks for another worker. */
@@ -66,6 +73,8 @@ export interface AccessOptions {
   readonly sessionMs?: number;
   /** A request by this worker came. */
   readonly onSeen?: (workerId: string) => void;
+  /** A session of this worker was ended: what waits for it must not go on. */
+  readonly onEnded?: (workerId: string) => void;
 }
 
 export interface Challenge {
@@ -90,6 +99,7 @@ interface Pending {
 
 const CHALLENGE_MS = 30_000;
 const CHALLENGES_MAX = 10_000;
+const REVOKED_MAX = 10_000;
 /** A token that was replaced works on for what is under way. */
 const OVERLAP_MS = 60_000;
 const NONCE = /^[A-Za-z0-9_-]{22,86}$/;
@@ -191,9 +201,17 @@ export class Access implements ServerAuthenticator {
     for (const [digest, session] of this.#sessions) {
       if (!which(session)) continue;
       this.#sessions.delete(digest);
-      this.#revokedSessions.set(digest, why);
+      session.revoked = why;
+      this.#remember(digest, why);
+      this.#options.onEnded?.(session.id);
     }
     await this.#options.registry.removeSessions(({ workerId, ticketId }) => which({ id: workerId, ticketId }));
+  }
+
+  /** So that who comes with it learns why. */
+  #remember(digest: string, why: string): void {
+    if (this.#revokedSessions.size >= REVOKED_MAX) this.#revokedSessions.clear();
+    this.#revokedSessions.set(digest, why);
   }
 
   async #giveSession(workerId: string, ticketId: string): Promise<GivenSession> {

@@ -13,22 +13,32 @@ import { Router } from '../gateway/router.ts';
 import { GatewayServer } from '../gateway/server.ts';
 import type { ServerLimits, TlsOptions } from '../gateway/server.ts';
 import { EmbeddedQueue } from '../queue/embedded.ts';
+import { FolderObjects } from '../queue/folder-objects.ts';
 import { openIdentity } from '../queue/identity.ts';
-import type { WorkQueue } from '../queue/queue.ts';
+import type { Identity } from '../queue/identity.ts';
+import type { ObjectStore, WorkQueue } from '../queue/queue.ts';
+import { isLoopbackUrl } from '../queue/ticket.ts';
 import { silentTelemetry } from '../telemetry/telemetry.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
 import { Access } from './access.ts';
+import { adminRoutes } from './admin-api.ts';
+import { keySha256Of, openCertificate } from './certificate.ts';
 import { enrolRoutes } from './enrol-api.ts';
-import { openToken } from './files.ts';
+import { openToken, writeSecretFile } from './files.ts';
+import { objectRoutes } from './objects-api.ts';
+import type { KeyedObjects } from './objects-api.ts';
 import { Polls } from './polls.ts';
 import { queueRoutes } from './queue-api.ts';
 import { Registry } from './registry.ts';
 import { systemRoutes } from './system-api.ts';
 import { Tickets } from './tickets.ts';
+import { Workers } from './workers.ts';
 
 export interface ControlLimits extends ServerLimits {
   /** Of one request with jobs or results; in base64 they take a third more than their bytes. */
   readonly bodyBytesMax: number;
+  /** Of one object. */
+  readonly objectBytesMax: number;
   /** Requests that wait for jobs or results: of all callers, of one. */
   readonly pollsMax: number;
   readonly pollsPerCallerMax: number;
@@ -48,6 +58,10 @@ export interface ControlPlaneOptions {
   readonly limits?: Partial<ControlLimits>;
   /** Of a session. Default an hour. */
   readonly sessionMs?: number;
+  /** Jobs that ended longer ago are forgotten, with their objects; dead ones stay. Default: a week. */
+  readonly keepMs?: number;
+  /** Default: in the folder. */
+  readonly objects?: ObjectStore & KeyedObjects;
   readonly clock?: Clock;
   readonly telemetry?: Telemetry;
   /** Text of `/metrics`. */
@@ -61,9 +75,12 @@ export interface ControlAddress {
   readonly host?: string;
   /** Default 3020; 0 takes a free one. */
   readonly port?: number;
-  /** Where workers reach it, for tickets. Default: where it listens. */
+  /** Names or addresses of this machine by which workers reach it, for tickets. Default: `host`. */
+  readonly hosts?: readonly string[];
+  /** In place of them, such as those of a proxy: https, or http on loopback. */
   readonly urls?: readonly string[];
-  readonly tls?: TlsOptions;
+  /** `own`: a key and certificate of its own, made once; tickets pin the key. The default where it listens beyond loopback. */
+  readonly tls?: TlsOptions | 'own';
 }
 
 const MIB = 1024 * 1024;
@@ -77,20 +94,27 @@ const LIMITS_DEFAULT: ControlLimits = {
   requestTimeoutMs: 120_000,
   keepAliveMs: 65_000,
   stallMs: 30_000,
-  bodiesBytesMax: 512 * MIB,
+  bodiesBytesMax: 1_024 * MIB,
   bodyBytesMax: 64 * MIB,
+  objectBytesMax: 256 * MIB,
   pollsMax: 20_000,
   pollsPerCallerMax: 5_000,
   waitMsMax: 30_000,
 };
 const FILE_TICKET = { uses: 1_000, validMs: 30 * 86_400_000 };
 const CLOSE_MS = 10_000;
+const PURGE_MS = 600_000;
+const KEEP_MS = 7 * 86_400_000;
+/** For commands on the same machine. */
+export const ADDRESS_FILE = 'control.json';
 
 interface Parts {
   readonly registry: Registry;
   readonly queue: WorkQueue;
-  readonly server: GatewayServer;
-  readonly tickets: Tickets;
+  readonly objects: ObjectStore & KeyedObjects;
+  readonly access: Access;
+  readonly workers: Workers;
+  readonly polls: Polls;
 }
 
 /**
@@ -109,7 +133,12 @@ export class ControlPlane {
   readonly #clock: Clock;
   readonly #telemetry: Telemetry;
   #parts: Parts | undefined;
+  #server: GatewayServer | undefined;
+  #tickets: Tickets | undefined;
+  #hasStarted = false;
   #closing: Promise<void> | undefined;
+  #stopPurging: (() => void) | undefined;
+  #purging: Promise<void> | undefined;
 
   /** Does no I/O. */
   constructor(options: ControlPlaneOptions) {
@@ -121,7 +150,7 @@ export class ControlPlane {
 
   /** Once it listens. */
   get tickets(): Tickets {
-    if (this.#parts) return this.#parts.tickets;
+    if (this.#tickets) return this.#tickets;
     throw new RunnerError('STATE_INVALID', 'the control plane does not listen yet');
   }
 
@@ -129,45 +158,45 @@ export class ControlPlane {
    * Opens what was stored and listens. Resolves with the URL, without a slash at its end. Rejects with `CONFIG_INVALID`, and with
    * `QUEUE_LOCKED` when another control plane runs on the folder.
    */
-  async listen({ host = '127.0.0.1', port = 3020, urls, tls }: ControlAddress = {}): Promise<string> {
-    if (this.#parts) throw new RunnerError('STATE_INVALID', 'the control plane listens, or has listened, already');
-    if (!isLoopbackName(host) && !tls)
-      throw new RunnerError('CONFIG_INVALID', `${host} is not a loopback address: a control plane is served there with TLS only`, {
-        details: { host },
-      });
+  async listen({ host = '127.0.0.1', port = 3020, hosts, urls, tls: wanted }: ControlAddress = {}): Promise<string> {
+    if (this.#hasStarted) throw new RunnerError('STATE_INVALID', 'the control plane listens, or has listened, already');
+    this.#hasStarted = true;
     const { folder, random = randomBytes } = this.#options;
+    const names = hosts ?? (urls ? urls.map((url) => new URL(url).hostname) : [host]);
+    if (names.some(isWildcard))
+      throw new RunnerError('CONFIG_INVALID', `${host} is every address of this machine; say under which of them workers reach it`);
     mkdirSync(folder, { recursive: true, mode: 0o700 });
-    const identity = openIdentity(join(folder, 'control.key'));
-    const registry = Registry.open(folder);
-    const queue =
-      this.#options.queue ?? EmbeddedQueue.open({ folder: join(folder, 'queue'), clock: this.#clock, telemetry: this.#telemetry });
-    const clock = this.#clock;
-    const access = new Access({
-      registry,
-      identity,
-      operators: [{ name: 'admin', token: openToken(join(folder, 'admin.token'), random), scopes: ['admin'] }],
-      clock,
-      random,
-      ...(this.#options.sessionMs !== undefined && { sessionMs: this.#options.sessionMs }),
-    });
-    const server = this.#server({ access, queue, registry });
-    const address = await server.listen({ host, port, ...(tls && { tls }) });
-    const name = address.family === 'IPv6' ? `[${address.address}]` : address.address;
-    const url = `${tls ? 'https' : 'http'}://${name}:${address.port}`;
-    const tickets = new Tickets({
-      registry,
-      access,
-      identity,
-      clock,
-      random,
-      address: { urls: urls ?? [url] },
-      file: this.#options.ticketFile ?? join(folder, 'endpoint.ticket'),
-      fileTicket: { ...FILE_TICKET, ...this.#options.fileTicket },
-    });
-    this.#parts = { registry, queue, server, tickets };
-    await tickets.openFile();
-    this.#telemetry.log.info('the control plane listens', { url });
-    return url;
+    const isOwn = wanted === 'own' || (wanted === undefined && !isLoopbackName(host));
+    const tls = isOwn ? openCertificate(folder, [...new Set([...names, 'localhost', '127.0.0.1'])], this.#clock.now()) : wanted;
+    try {
+      const identity = openIdentity(join(folder, 'control.key'));
+      const parts = this.#open(identity);
+      this.#parts = parts;
+      const server = (this.#server = this.#makeServer(parts));
+      const address = await server.listen({ host, port, ...(typeof tls === 'object' && { tls }) });
+      const scheme = tls ? 'https' : 'http';
+      const urlOf = (name: string): string => `${scheme}://${name.includes(':') ? `[${name}]` : name}:${address.port}`;
+      const own = urlOf(isWildcard(host) ? '127.0.0.1' : host);
+      const tlsKeySha256 = typeof tls === 'object' ? keySha256Of(tls.cert) : undefined;
+      const tickets = new Tickets({
+        ...parts,
+        identity,
+        clock: this.#clock,
+        random,
+        address: { urls: checkUrls(urls ?? names.map(urlOf)), tlsKeySha256 },
+        file: this.#options.ticketFile ?? join(folder, 'endpoint.ticket'),
+        fileTicket: { ...FILE_TICKET, ...this.#options.fileTicket },
+      });
+      await tickets.openFile();
+      this.#tickets = tickets;
+      writeSecretFile(join(folder, ADDRESS_FILE), JSON.stringify({ url: own, tlsKeySha256 }));
+      this.#purgeLater();
+      this.#telemetry.log.info('the control plane listens', { url: own });
+      return own;
+    } catch (thrown) {
+      await this.close(0);
+      throw thrown;
+    }
   }
 
   /** Answers who waits, lets requests finish until the deadline (default 10,000 ms), closes what it opened. Idempotent. */
@@ -176,26 +205,66 @@ export class ControlPlane {
   }
 
   async #close(deadlineMs: number): Promise<void> {
-    if (!this.#parts) return;
-    const { server, queue, registry } = this.#parts;
-    await server.close(deadlineMs);
-    if (!this.#options.queue) await queue.close();
-    await registry.close();
+    this.#stopPurging?.();
+    await this.#server?.close(deadlineMs);
+    await this.#purging;
+    if (!this.#options.queue) await this.#parts?.queue.close();
+    await this.#parts?.registry.close();
   }
 
-  #server({ access, queue, registry }: { readonly access: Access; readonly queue: WorkQueue; readonly registry: Registry }): GatewayServer {
+  #open(identity: Identity): Parts {
+    const { folder, random = randomBytes, sessionMs } = this.#options;
+    const [clock, telemetry] = [this.#clock, this.#telemetry];
+    const registry = Registry.open(folder);
+    try {
+      const queue = this.#options.queue ?? EmbeddedQueue.open({ folder: join(folder, 'queue'), clock, telemetry });
+      const workers = new Workers({ clock, registry, metrics: telemetry.metrics });
+      const waiting = telemetry.metrics.gauge({ name: 'blueprint_control_polls', help: 'Requests that wait for jobs or results.' });
+      const polls = new Polls({ clock, ...this.#limits, waiting, onWait: (id) => workers.waits(id) });
+      const token = (name: string): string => openToken(join(folder, `${name}.token`), random);
+      const access = new Access({
+        registry,
+        identity,
+        operators: [
+          { name: 'admin', token: token('admin'), scopes: ['session', 'admin'] },
+          { name: 'metrics', token: token('metrics'), scopes: ['metrics'] },
+        ],
+        clock,
+        random,
+        ...(sessionMs !== undefined && { sessionMs }),
+        onSeen: (workerId) => workers.seen(workerId),
+        onEnded: (workerId) => polls.end(workerId),
+      });
+      const objects = this.#options.objects ?? new FolderObjects({ folder: join(folder, 'objects') });
+      return { registry, queue, objects, access, workers, polls };
+    } catch (thrown) {
+      // Nothing was written that would have to be waited for.
+      void registry.close();
+      throw thrown;
+    }
+  }
+
+  #makeServer({ registry, queue, objects, access, workers, polls }: Parts): GatewayServer {
     const { metrics } = this.#telemetry;
-    const limits = this.#limits;
-    const waiting = metrics.gauge({ name: 'blueprint_control_polls', help: 'Requests that wait for jobs or results.' });
-    const polls = new Polls({ clock: this.#clock, ...limits, waiting });
-    const told = { contentBytesMax: queue.limits.contentBytesMax, bodyBytesMax: limits.bodyBytesMax, waitMsMax: limits.waitMsMax };
+    const [clock, limits] = [this.#clock, this.#limits];
+    const oldest = metrics.gauge({ name: 'blueprint_queue_oldest_seconds', help: 'Age of the oldest job that could be handed out.' });
+    const { bodyBytesMax, objectBytesMax, waitMsMax } = limits;
+    const told = { contentBytesMax: queue.limits.contentBytesMax, bodyBytesMax, objectBytesMax, waitMsMax };
+    const now = (): number => clock.now();
     const routes: Route[] = [
       ...queueRoutes({ queue, polls, ...limits }),
-      ...enrolRoutes({ access, now: () => this.#clock.now(), limits: told }),
+      ...enrolRoutes({ access, now, limits: told }),
+      ...objectRoutes({ objects, objectBytesMax }),
+      ...adminRoutes({ access, registry, workers, queue, now, tickets: () => this.tickets }),
       ...systemRoutes({
         version: this.#options.version ?? '0.0.0',
         limits: told,
-        metrics: this.#options.metrics ?? (async () => ''),
+        metrics: async () => {
+          const stats = await queue.stats();
+          workers.show(stats.workers);
+          oldest.set(stats.oldestMs / 1_000);
+          return (await this.#options.metrics?.()) ?? '';
+        },
         routes: () => routes,
         isClosing: () => server.closing.aborted,
         check: () => Promise.all([registry.check(), queue.stats()]),
@@ -206,7 +275,7 @@ export class ControlPlane {
       authenticator: access,
       limits,
       corsOrigins: [],
-      clock: this.#clock,
+      clock,
       telemetry: this.#telemetry,
       noun: 'the control plane',
       metricsPrefix: 'blueprint_control',
@@ -214,6 +283,31 @@ export class ControlPlane {
     });
     return server;
   }
+
+  /** What ended long ago is forgotten, with its objects. */
+  #purgeLater(): void {
+    this.#stopPurging = this.#clock.after(PURGE_MS, () => {
+      this.#purging = this.#purge().catch((error: unknown) => this.#telemetry.log.warn('old jobs could not be removed', { error }));
+      if (!this.#closing) this.#purgeLater();
+    });
+  }
+
+  async #purge(): Promise<void> {
+    const { queue, objects } = this.#parts ?? {};
+    const purged = await queue?.purge(this.#options.keepMs ?? KEEP_MS);
+    for (const object of purged?.objects ?? []) await objects?.remove(object);
+  }
+}
+
+function isWildcard(host: string): boolean {
+  return host === '0.0.0.0' || host === '::' || host === '';
+}
+
+/** Throws `CONFIG_INVALID`: no worker would use them. */
+function checkUrls(urls: readonly string[]): readonly string[] {
+  const wrong = urls.find((url) => URL.parse(url)?.origin !== url || (!url.startsWith('https:') && !isLoopbackUrl(url)));
+  if (wrong === undefined && urls.length > 0) return urls;
+  throw new RunnerError('CONFIG_INVALID', `${wrong ?? 'nothing'} is no address for workers: https://host:port, or http on loopback`);
 }
 
 /** With what another attempt means: the queue of a worker says it to its own callers. */

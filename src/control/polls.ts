@@ -11,6 +11,8 @@ export interface PollsOptions {
   readonly pollsMax: number;
   readonly pollsPerCallerMax: number;
   readonly waiting: Gauge;
+  /** A caller waits; what it returns is called when it does no longer. */
+  readonly onWait: (callerId: string) => () => void;
 }
 
 export interface PollOptions {
@@ -25,7 +27,7 @@ const EARLY_MAX = 10_000;
 
 export class Polls {
   readonly #options: PollsOptions;
-  readonly #byCaller = new Map<string, number>();
+  readonly #byCaller = new Map<string, Set<AbortController>>();
   readonly #byId = new Map<string, AbortController>();
   readonly #early = new Set<string>();
   #size = 0;
@@ -47,8 +49,8 @@ export class Polls {
     { id: pollId, waitMs }: PollOptions,
     run: (signal: AbortSignal) => Promise<T>,
   ): Promise<T | undefined> {
-    const leave = this.#enter(request.caller.id);
     const controller = new AbortController();
+    const leave = this.#enter(request.caller.id, controller);
     const end = (): void => controller.abort();
     const key = typeof pollId === 'string' ? keyOf(request.caller.id, pollId) : undefined;
     if (key !== undefined) this.#byId.set(key, controller);
@@ -82,19 +84,25 @@ export class Polls {
     return waiting !== undefined;
   }
 
-  #enter(callerId: string): () => void {
-    const { pollsMax, pollsPerCallerMax, waiting } = this.#options;
-    const own = this.#byCaller.get(callerId) ?? 0;
+  /** Those of a caller that may wait no longer. */
+  end(callerId: string): void {
+    for (const controller of this.#byCaller.get(callerId) ?? []) controller.abort();
+  }
+
+  #enter(callerId: string, controller: AbortController): () => void {
+    const { pollsMax, pollsPerCallerMax, waiting, onWait } = this.#options;
+    const own = this.#byCaller.get(callerId) ?? new Set<AbortController>();
     if (this.#size >= pollsMax) throw tooMany(`${pollsMax} requests wait for jobs or results already`);
-    if (own >= pollsPerCallerMax) throw tooMany(`${callerId} has ${pollsPerCallerMax} requests that wait for jobs or results already`);
+    if (own.size >= pollsPerCallerMax) throw tooMany(`${callerId} has ${pollsPerCallerMax} requests that wait for jobs or results already`);
     this.#size += 1;
-    this.#byCaller.set(callerId, own + 1);
+    this.#byCaller.set(callerId, own.add(controller));
     waiting.set(this.#size);
+    const leave = onWait(callerId);
     return () => {
+      leave();
       this.#size -= 1;
-      const left = (this.#byCaller.get(callerId) ?? 1) - 1;
-      if (left > 0) this.#byCaller.set(callerId, left);
-      else this.#byCaller.delete(callerId);
+      own.delete(controller);
+      if (own.size === 0 && this.#byCaller.get(callerId) === own) this.#byCaller.delete(callerId);
       waiting.set(this.#size);
     };
   }

@@ -176,16 +176,18 @@ async function claim({ queue, polls, waitMsMax }: QueueApiOptions, fields: Field
       ? await queue.claim(options)
       : ((await polls.wait(request, { id: claimId }, (signal) => queue.claim({ ...wait, signal }))) ?? []);
   if (jobs.length > 0) releaseIfGone(queue, jobs, request);
+  if (caller instanceof Session) caller.checkRevoked();
   return jobs.map(claimedToWire);
 }
 
 /** Jobs that the worker never hears of go back at once, without an attempt. */
-function releaseIfGone(queue: WorkQueue, jobs: readonly ClaimedJob[], { signal }: GatewayRequest): void {
+function releaseIfGone(queue: WorkQueue, jobs: readonly ClaimedJob[], request: GatewayRequest): void {
   const release = (): void => {
     // One that cannot be released comes back when its lease runs out.
     for (const { lease } of jobs) queue.release(lease).catch(() => undefined);
   };
-  if (signal.aborted) release();
+  const { caller, signal } = request;
+  if (signal.aborted || (caller instanceof Session && caller.revoked !== undefined)) release();
   else signal.addEventListener('abort', release);
 }
 

@@ -60,3 +60,4 @@ const close = async (trial: QueueTrial): Promise<void> => {
 };
 
 runQueueConformance({ describe, it }, { name: 'remote over HTTP', open: () => remote({}), close });
+runQueueConformance({ describe, it }, { name: 'remote over TLS', open: () => remote({ tls: 'own' }), close });

@@ -11,15 +11,16 @@ import { KeyFolder } from '../../gateway/keys.ts';
 import type { ApiKey } from '../../gateway/keys.ts';
 import { PROVIDERS } from '../../executor/limits.ts';
 import type { Provider } from '../../executor/limits.ts';
-import type { LogLevel } from '../../telemetry/pino.ts';
 import { findBackends } from '../backends.ts';
 import { parseCount, parseNumber } from '../calls.ts';
 import { collectPluginOptions } from '../deployer-flags.ts';
 import type { PluginOptions } from '../deployer-flags.ts';
 import { LIMIT_VARIABLES, addLimits, limitsOf } from '../gateway-limits.ts';
 import type { LimitFlags } from '../gateway-limits.ts';
+import { logLevelOf } from '../log-level.ts';
 import { print, table, timeText, toJson } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
+import { untilSignal } from '../signals.ts';
 import { ownVersion } from '../version.ts';
 
 export interface GatewayFlags extends LimitFlags {
@@ -61,9 +62,7 @@ ${LIMIT_VARIABLES}.
 
 Exit status: 0 ended by a signal; 1 it could not start; 2 called in a wrong way; 130 or 143 ended at once by a second signal.`;
 
-const SIGNALS = { SIGINT: 130, SIGTERM: 143 } as const;
 const DRAIN_MS = 30_000;
-const LOG_LEVELS: readonly LogLevel[] = ['debug', 'info', 'warn', 'error', 'silent'];
 
 /** `bpr gateway`: deploy, call and watch functions on this machine. */
 export function addGateway(program: Command, cli: Cli): void {
@@ -139,20 +138,6 @@ export async function serve(io: Io, flags: GatewayFlags, name: 'gateway' | 'wasm
 
 const list = (value: string, before: readonly string[] = []): readonly string[] => [...before, value];
 
-/** A second signal ends at once. */
-function untilSignal(): Promise<void> {
-  const stopped = Promise.withResolvers<void>();
-  let signals = 0;
-  for (const name of ['SIGINT', 'SIGTERM'] as const) {
-    process.on(name, () => {
-      signals += 1;
-      if (signals > 1) process.exit(SIGNALS[name]);
-      stopped.resolve();
-    });
-  }
-  return stopped.promise;
-}
-
 function folderOf(io: Io, { dataDir }: { readonly dataDir?: string }, name: string): string {
   const given = dataDir ?? io.env['BPR_DATA_DIR'];
   const base = given === undefined ? join(homedir(), '.blueprint-runner') : resolve(io.cwd, given);
@@ -172,14 +157,6 @@ function authOf(io: Io, flags: GatewayFlags): GatewayAuth | undefined {
   return { ...(keys && { keys }), tokens, ...(flags.clientCa !== undefined && { certificates: {} }) };
 }
 
-function logLevelOf({ env }: Io): LogLevel {
-  const { LOG_LEVEL: given = 'warn' } = env;
-  const found = LOG_LEVELS.find((level) => level === given);
-  if (found === undefined) throw new RunnerError('CONFIG_INVALID', `LOG_LEVEL is ${given}; it must be one of ${LOG_LEVELS.join(', ')}`);
-  return found;
-}
-
-/** One for all commands. */
 const keysFolder = (io: Io, flags: { readonly dataDir?: string }): string => join(folderOf(io, flags, 'gateway'), 'keys');
 
 function secretOf(io: Io, reference: string): string {

@@ -1,0 +1,128 @@
+import { readFileSync } from 'node:fs';
+import { hostname, networkInterfaces } from 'node:os';
+import { join, resolve } from 'node:path';
+import type { Command } from 'commander';
+import { RunnerError } from '../../errors.ts';
+import { parseCount, parseNumber } from '../calls.ts';
+import { collect, controlFolder, parseSpan } from '../control-access.ts';
+import { logLevelOf } from '../log-level.ts';
+import { toJson } from '../output.ts';
+import type { Cli, Io } from '../output.ts';
+import { untilSignal } from '../signals.ts';
+import { ownVersion } from '../version.ts';
+
+interface ControlPlaneFlags {
+  readonly host: string;
+  readonly port: number;
+  readonly data?: string;
+  readonly ticketFile?: string;
+  readonly ticketUses: number;
+  readonly ticketDuration: number;
+  readonly hostname?: readonly string[];
+  readonly url?: readonly string[];
+  readonly tls?: true;
+  readonly tlsCert?: string;
+  readonly tlsKey?: string;
+  readonly keep: number;
+  readonly json?: true;
+}
+
+const EXAMPLES = `
+Examples:
+  bpr control-plane                                  for workers on this machine, at http://127.0.0.1:3020
+  bpr control-plane --host 0.0.0.0                   for workers elsewhere, with TLS and a certificate of its own that tickets pin
+  bpr control-plane --host 0.0.0.0 --hostname jobs.example.org
+  bpr control-plane --url https://jobs.example.org   behind a proxy that ends TLS
+  CONTROL_PLANE_TICKET=$(cat ~/.blueprint-runner/control/endpoint.ticket) bpr worker
+
+It holds a work queue that survives everything but the loss of its disk. The folder (--data) holds the queue, objects, keys, tickets, and
+  endpoint.ticket   for workers: written anew at each start when it is not good any more
+  admin.token       the operator's, for bpr ticket and bpr queue: Authorization: Bearer
+  metrics.token     for Prometheus: GET /metrics and nothing else
+all of them readable for their owner only. GET /healthz, /readyz and /openapi.json ask for no token. SIGTERM or SIGINT answers who waits and
+lets requests finish; a second one ends at once. Workers go on without it, and deliver when it is back.
+Environment: BPR_DATA_DIR (the folder is its subfolder control); LOG_LEVEL (default warn).
+
+Exit status: 0 ended by a signal; 1 it could not start; 2 called in a wrong way; 130 or 143 ended at once by a second signal.`;
+
+const DRAIN_MS = 30_000;
+
+/** `bpr control-plane`: the work queue of many machines. */
+export function addControlPlane(program: Command, { io }: Cli): void {
+  program
+    .command('control-plane')
+    .description('serve a work queue to workers with tickets')
+    .option('--host <address>', 'where to listen; anything but loopback is served with TLS', '127.0.0.1')
+    .option('--port <port>', '0: any free one', parseNumber, 3020)
+    .option('--data <dir>', 'its folder (default: BPR_DATA_DIR/control, or ~/.blueprint-runner/control)')
+    .option('--ticket-file <file>', 'where the ticket for workers is written (default: endpoint.ticket in the folder)')
+    .option('--ticket-uses <count>', 'workers that may enrol with it', parseCount, 1_000)
+    .option('--ticket-duration <span>', 'how long they may', parseSpan, 30 * 86_400_000)
+    .option(
+      '--hostname <name>',
+      'a name or address of this machine for tickets; several by repeating (default: all of its addresses)',
+      collect,
+    )
+    .option('--url <url>', 'an address for tickets in place of them, such as that of a proxy; several by repeating', collect)
+    .option('--tls', 'TLS with a certificate of its own on loopback, too')
+    .option('--tls-cert <file>', 'certificate, PEM, in place of its own')
+    .option('--tls-key <file>', 'its key, PEM')
+    .option('--keep <span>', 'how long jobs that ended are remembered', parseSpan, 7 * 86_400_000)
+    .option('--json', 'print one JSON line when it listens')
+    .addHelpText('after', EXAMPLES)
+    .action((flags: ControlPlaneFlags) => serve(io, flags));
+}
+
+async function serve(io: Io, flags: ControlPlaneFlags): Promise<void> {
+  const folder = controlFolder(io, flags.data);
+  const ticketFile = flags.ticketFile === undefined ? join(folder, 'endpoint.ticket') : resolve(io.cwd, flags.ticketFile);
+  const [{ ControlPlane }, { createMetrics }, { createLogger }] = await Promise.all([
+    import('../../control/control.ts'),
+    import('../../telemetry/prometheus.ts'),
+    import('../../telemetry/pino.ts'),
+  ]);
+  const metrics = createMetrics();
+  const control = new ControlPlane({
+    folder,
+    ticketFile,
+    fileTicket: { uses: flags.ticketUses, validMs: flags.ticketDuration },
+    keepMs: flags.keep,
+    telemetry: { log: await createLogger({ level: logLevelOf(io) }), metrics, startSpan: undefined },
+    metrics: () => metrics.expose(),
+    version: ownVersion(),
+  });
+  const stopped = untilSignal();
+  const tls = tlsOf(io, flags);
+  const { host, port, hostname: hosts = isWildcard(host) ? ownNames() : undefined, url: urls } = flags;
+  const url = await control.listen({ host, port, ...(hosts && { hosts }), ...(urls && { urls }), ...(tls && { tls }) });
+  if (flags.json) io.stdout.write(`${toJson({ event: 'listening', url, folder, ticketFile }, 0)}\n`);
+  else io.stdout.write(`control plane  ${url}\nticket         ${ticketFile}\ndata           ${folder}\n`);
+  await stopped;
+  await control.close(DRAIN_MS);
+}
+
+function isWildcard(host: string): boolean {
+  return host === '0.0.0.0' || host === '::';
+}
+
+/** The name, and the addresses that others can reach. */
+function ownNames(): readonly string[] {
+  const addresses = Object.values(networkInterfaces())
+    .flatMap((list = []) => list)
+    .filter(({ internal, scopeid }) => !internal && !scopeid)
+    .map(({ address }) => address);
+  return addresses.length > 0 ? [...new Set(addresses)] : [hostname()];
+}
+
+function tlsOf(io: Io, { tls, tlsCert, tlsKey }: ControlPlaneFlags): 'own' | { readonly cert: string; readonly key: string } | undefined {
+  if (tlsCert === undefined && tlsKey === undefined) return tls && 'own';
+  if (tlsCert === undefined || tlsKey === undefined) throw new RunnerError('CONFIG_INVALID', '--tls-cert and --tls-key belong together');
+  const read = (path: string): string => {
+    try {
+      return readFileSync(resolve(io.cwd, path), 'utf8');
+    } catch (cause) {
+      throw new RunnerError('CONFIG_INVALID', `${path} cannot be read`, { cause });
+    }
+  };
+  return { cert: read(tlsCert), key: read(tlsKey) };
+}

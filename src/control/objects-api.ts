@@ -1,0 +1,68 @@
+/** The object store over HTTP. */
+
+import { OCTETS, demand, json } from '../gateway/http.ts';
+import type { Route } from '../gateway/http.ts';
+import type { ObjectReference } from '../queue/queue.ts';
+
+/** What an object store of a control plane can do besides the contract: its callers check what they get. */
+export interface KeyedObjects {
+  put(bytes: Uint8Array, key: string): Promise<ObjectReference>;
+  read(key: string): Promise<Uint8Array>;
+  remove(object: Pick<ObjectReference, 'key'>): Promise<void>;
+}
+
+export interface ObjectsApiOptions {
+  readonly objects: KeyedObjects;
+  readonly objectBytesMax: number;
+}
+
+const REFERENCE = {
+  type: 'object',
+  properties: { key: { type: 'string' }, size: { type: 'integer' }, sha256: { type: 'string' } },
+  required: ['key', 'size', 'sha256'],
+};
+const BY_HASH = /^[0-9a-f]{64}$/;
+
+export function objectRoutes({ objects, objectBytesMax }: ObjectsApiOptions): Route[] {
+  const path = '/objects/{sha256}';
+  return [
+    {
+      method: 'PUT',
+      path,
+      scope: 'objects',
+      bodyBytesMax: objectBytesMax,
+      doc: {
+        summary: 'Keeps an object, under the SHA-256 of its bytes or a UUID. Idempotent; what is there is never changed.',
+        request: { contentType: OCTETS, schema: {} },
+        responses: { 200: { about: 'it is durable', schema: REFERENCE } },
+      },
+      handle: async ({ params, body }) => json(200, await objects.put(body, params['sha256'] ?? '')),
+    },
+    {
+      method: 'GET',
+      path,
+      scope: 'objects',
+      doc: { summary: 'The bytes of an object.', responses: { 200: { about: 'its bytes', contentType: OCTETS, schema: {} } } },
+      handle: async ({ params }) => ({
+        status: 200,
+        headers: { 'content-type': OCTETS },
+        body: await objects.read(params['sha256'] ?? ''),
+      }),
+    },
+    {
+      method: 'DELETE',
+      path,
+      scope: 'objects',
+      doc: {
+        summary: 'Removes an object; one that is named by its hash, which others may use, only for operators.',
+        responses: { 200: { about: 'it is not there any more', schema: { type: 'object' } } },
+      },
+      async handle({ params, caller }) {
+        const { sha256: key = '' } = params;
+        if (BY_HASH.test(key)) demand(caller, 'admin');
+        await objects.remove({ key });
+        return json(200, {});
+      },
+    },
+  ];
+}
