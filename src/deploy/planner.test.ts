@@ -137,8 +137,14 @@ describe('the plan of a service', () => {
       region: 'us-east-1',
       endpoint: 'http://moto',
     });
-    expect(() => deployerOf({ type: 'gcp-functions', projectId: '', region: 'r' })).toThrow(
-      expect.objectContaining({ code: 'CONFIG_INVALID' }),
+    const unsaid: FaasProvider = { type: 'gcp-functions', projectId: '', region: 'r' };
+    expect(deployerOf(unsaid, { gcp: { projectId: 'p' } }).options).toEqual({ projectId: 'p', region: 'r' });
+    expect(() => deployerOf(unsaid, { azure: { projectId: 'p' } })).toThrow(
+      expect.objectContaining({
+        code: 'CONFIG_INVALID',
+        message:
+          'the policy does not say the projectId of gcp-functions; set it with bpr cloud policy, or with --deployer-option gcp.projectId=...',
+      }),
     );
   });
 });

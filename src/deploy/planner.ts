@@ -56,40 +56,38 @@ export function planService(options: PlanOptions): ServicePlan {
 
 /** A plugin and what its deployer needs, for a provider of the policy. */
 export function deployerOf(provider: FaasProvider, more: PlanOptions['deployerOptions'] = {}): PluginReference {
-  const reference = pluginOf(provider);
-  return { use: reference.use, options: { ...reference.options, ...more[reference.use] } };
+  const { use, needs, ...reference } = pluginOf(provider);
+  const options: Readonly<Record<string, unknown>> = { ...reference.options, ...more[use] };
+  if (needs === undefined || options[needs] !== '') return { use, options };
+  const { type } = provider;
+  const field = type === 'custom' ? 'endpoint' : needs;
+  const remedy = `set it with bpr cloud policy, or with --deployer-option ${use}.${needs}=...`;
+  throw new RunnerError('CONFIG_INVALID', `the policy does not say the ${field} of ${type}; ${remedy}`, {
+    details: { provider: type, field },
+  });
 }
 
-function pluginOf(provider: FaasProvider): PluginReference {
+/** `needs`: the option that must not be empty. */
+function pluginOf(provider: FaasProvider): PluginReference & { readonly needs?: string } {
   switch (provider.type) {
     case 'aws-lambda':
       return { use: 'aws-lambda', options: { region: provider.region } };
     case 'gcp-functions':
-      return { use: 'gcp', options: { projectId: said(provider, 'projectId', provider.projectId), region: provider.region } };
+      return { use: 'gcp', options: { projectId: provider.projectId, region: provider.region }, needs: 'projectId' };
     case 'azure-functions':
-      return {
-        use: 'azure',
-        options: { subscriptionId: said(provider, 'subscriptionId', provider.subscriptionId), region: provider.region },
-      };
+      return { use: 'azure', options: { subscriptionId: provider.subscriptionId, region: provider.region }, needs: 'subscriptionId' };
     case 'digitalocean':
       return { use: 'digitalocean', options: { region: provider.region } };
     case 'cloudflare':
-      return { use: 'cloudflare', options: { accountId: said(provider, 'accountId', provider.accountId) } };
+      return { use: 'cloudflare', options: { accountId: provider.accountId }, needs: 'accountId' };
     case 'kubernetes':
       return {
         use: 'kubernetes',
         options: { namespace: provider.namespace, ...(provider.context !== '' && { context: provider.context }) },
       };
     case 'custom':
-      return { use: 'http', options: { url: said(provider, 'endpoint', provider.endpoint) } };
+      return { use: 'http', options: { url: provider.endpoint }, needs: 'url' };
   }
-}
-
-function said({ type }: FaasProvider, field: string, value: string): string {
-  if (value !== '') return value;
-  throw new RunnerError('CONFIG_INVALID', `the policy does not say the ${field} of ${type}; set it with bpr cloud policy`, {
-    details: { provider: type, field },
-  });
 }
 
 /** Jobs may be on different platforms, and each platform has limits of its own. */
