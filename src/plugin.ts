@@ -65,6 +65,7 @@ export type {
   DeployerFactory,
   ExecutorFactory,
   HostFactory,
+  QueueFactory,
   Peer,
   Plugin,
   PluginContext,
@@ -72,15 +73,18 @@ export type {
 } from './plugin/plugin.ts';
 export { Secret } from './plugin/secret.ts';
 export type { SecretOptions, SecretReference } from './plugin/secret.ts';
+export { Counts as QueueCounts } from './queue/counts.ts';
 export { isReference, retryDelayMs } from './queue/queue.ts';
 export type {
   ClaimOptions,
   ClaimedJob,
   Content,
+  Headers,
   JobFailure,
   Lease,
   NewJob,
   ObjectReference,
+  ObjectStore,
   Published,
   Purged,
   QueueJobState,
@@ -91,6 +95,21 @@ export type {
   WorkQueue,
   WorkerStats,
 } from './queue/queue.ts';
+export {
+  checkAge,
+  checkClaim,
+  checkDelay,
+  checkFailure,
+  checkJob,
+  checkJobs,
+  checkLease,
+  checkLeaseMs,
+  checkLimit,
+  checkResult,
+  leaseLost,
+  sameContent,
+} from './queue/requests.ts';
+export type { CheckedClaim, CheckedFailure, CheckedJob, CheckedResult } from './queue/requests.ts';
 export { nodeClientSource, threadClientSource } from './runtime/node-client-source.ts';
 export type { BytesHandler, ThreadAssignment, ThreadMessage } from './runtime/node-client-thread.ts';
 export { PortSocket } from './runtime/port-socket.ts';

@@ -11,6 +11,7 @@ export const BUILT_IN_PLUGINS: ReadonlyMap<string, () => Promise<Plugin>> = new 
   ['http', async () => (await import('../../plugins/http/index.ts')).httpPlugin],
   ['kubernetes', async () => (await import('../../plugins/kubernetes/index.ts')).kubernetesPlugin],
   ['container', async () => (await import('../../plugins/container/index.ts')).containerPlugin],
+  ['nats', async () => (await import('../../plugins/nats/index.ts')).natsPlugin],
   ['process', async () => (await import('../../plugins/process/index.ts')).processPlugin],
   ['wasm', async () => (await import('../../plugins/wasm/index.ts')).wasmPlugin],
 ]);

@@ -4,6 +4,7 @@ import type { Clock } from '../clock.ts';
 import type { FaasDeployer } from '../executor/deployer.ts';
 import type { FaasExecutor } from '../executor/executor.ts';
 import type { MachineHost } from '../executor/machine.ts';
+import type { WorkQueue } from '../queue/queue.ts';
 import type { InstanceBackend } from '../runtime/runtime.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
 
@@ -25,12 +26,16 @@ export type BackendFactory = (options: unknown, context: PluginContext) => Insta
 /** Makes one host of long-running programs from options that the user wrote; checks them, and throws `CONFIG_INVALID`. Does no I/O. */
 export type HostFactory = (options: unknown, context: PluginContext) => MachineHost;
 
+/** Makes one work queue from options that the user wrote; checks them, and throws `CONFIG_INVALID`. Does no I/O: it connects on first use. */
+export type QueueFactory = (options: unknown, context: PluginContext) => WorkQueue;
+
 /** What a plugin may add, under its own name. Each at most once. */
 export interface PluginRegistration {
   executor(factory: ExecutorFactory): void;
   deployer(factory: DeployerFactory): void;
   backend(factory: BackendFactory): void;
   host(factory: HostFactory): void;
+  queue(factory: QueueFactory): void;
 }
 
 /** A package that a plugin loads on first use. */

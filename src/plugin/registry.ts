@@ -12,16 +12,18 @@ import { RunnerError } from '../errors.ts';
 import type { FaasDeployer } from '../executor/deployer.ts';
 import type { FaasExecutor } from '../executor/executor.ts';
 import type { MachineHost } from '../executor/machine.ts';
+import type { WorkQueue } from '../queue/queue.ts';
 import type { InstanceBackend } from '../runtime/runtime.ts';
 import { BUILT_IN_PLUGINS } from './catalog.ts';
 import { installedVersion } from './peer.ts';
-import type { BackendFactory, DeployerFactory, ExecutorFactory, HostFactory, Peer, Plugin, PluginContext } from './plugin.ts';
+import type { BackendFactory, DeployerFactory, ExecutorFactory, HostFactory, Peer, Plugin, PluginContext, QueueFactory } from './plugin.ts';
 
 interface Kinds {
   readonly executor: ExecutorFactory;
   readonly deployer: DeployerFactory;
   readonly backend: BackendFactory;
   readonly host: HostFactory;
+  readonly queue: QueueFactory;
 }
 
 type Kind = keyof Kinds;
@@ -54,8 +56,10 @@ export interface PluginRegistry {
   backend(name: string, options: unknown): Promise<InstanceBackend>;
   /** Makes a host of programs. Rejects with `PLUGIN_UNKNOWN`, or with what the factory says about the options. */
   host(name: string, options: unknown): Promise<MachineHost>;
+  /** Makes a work queue. Rejects with `PLUGIN_UNKNOWN`, or with what the factory says about the options. */
+  queue(name: string, options: unknown): Promise<WorkQueue>;
   /** Whether the plugin makes these. Loads it. */
-  has(kind: 'executor' | 'deployer' | 'backend' | 'host', name: string): Promise<boolean>;
+  has(kind: 'executor' | 'deployer' | 'backend' | 'host' | 'queue', name: string): Promise<boolean>;
   /** Names of all plugins, loaded or not, sorted. */
   names(): string[];
   /** Every plugin with the state of its peers. Loads the built-in plugins, but none of their peers. */
@@ -119,6 +123,10 @@ class ContainerRegistry implements PluginRegistry {
     return (await this.#factory('host', name))(options, this.#context);
   }
 
+  async queue(name: string, options: unknown): Promise<WorkQueue> {
+    return (await this.#factory('queue', name))(options, this.#context);
+  }
+
   async has(kind: Kind, name: string): Promise<boolean> {
     await this.#load(name);
     return this.#container.isRegistered(tokenOf(kind, name));
@@ -180,6 +188,7 @@ class ContainerRegistry implements PluginRegistry {
       deployer: (factory) => add('deployer', factory),
       backend: (factory) => add('backend', factory),
       host: (factory) => add('host', factory),
+      queue: (factory) => add('queue', factory),
     });
     if (factories.size === 0) throw new RunnerError('CONFIG_INVALID', `plugin ${plugin.name} registers nothing`);
     for (const [kind, factory] of factories) this.#container.register(tokenOf(kind, plugin.name), { useValue: factory });

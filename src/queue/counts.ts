@@ -1,7 +1,6 @@
-/** What an embedded queue counts while it is open: in stats for people, in metrics for machines. */
+/** What a queue counts while it is open: in stats for people, in metrics for machines. */
 
 import type { Counter, Gauge, Histogram, Metrics } from '../telemetry/telemetry.ts';
-import type { HeldLease, Leases } from './leases.ts';
 import type { QueueJobState, QueueStats, WorkerStats } from './queue.ts';
 
 const WORKERS_MAX = 1_000;
@@ -56,7 +55,7 @@ export class Counts {
     for (const ms of waitedMs) this.#waited.record(ms / 1_000);
   }
 
-  completed(lease: HeldLease, now: number): void {
+  completed(lease: { readonly workerId: string; readonly claimedAt: number }, now: number): void {
     this.add('completed');
     this.seen(lease.workerId, now).completed += 1;
     this.#ran.record((now - lease.claimedAt) / 1_000);
@@ -87,9 +86,10 @@ export class Counts {
     for (const state of STATES) this.#depth[state].set(byState[state]);
   }
 
-  workers(leases: Leases, now: number): WorkerStats[] {
+  /** With the leases that are held now. */
+  workers(leases: Iterable<{ readonly workerId: string }>, now: number): WorkerStats[] {
     const held = new Map<string, number>();
-    for (const { workerId } of leases.values()) held.set(workerId, (held.get(workerId) ?? 0) + 1);
+    for (const { workerId } of leases) held.set(workerId, (held.get(workerId) ?? 0) + 1);
     return [...this.#workers]
       .filter(([workerId, { lastSeenAt }]) => now - lastSeenAt <= HEARD_MS || held.has(workerId))
       .map(([workerId, worker]) => ({ workerId, claimed: held.get(workerId) ?? 0, ...worker }))

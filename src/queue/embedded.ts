@@ -234,7 +234,7 @@ export class EmbeddedQueue implements WorkQueue {
       oldestMs: this.#table.oldestMs(now),
       waiting: this.#claims.size,
       totals: { ...this.#counts.totals },
-      workers: this.#counts.workers(this.#table.leases, now),
+      workers: this.#counts.workers(this.#table.leases.values(), now),
     }));
   }
 

@@ -82,6 +82,7 @@ describe('the executor of Cloud Run functions', () => {
       deployer: () => {},
       backend: () => {},
       host: () => {},
+      queue: () => {},
     });
     opened.push(...made);
     const argument = Buffer.alloc(32);
@@ -143,6 +144,7 @@ describe('the executor of Cloud Run functions', () => {
         deployer: () => {},
         backend: () => {},
         host: () => {},
+        queue: () => {},
       });
       return result;
     };

@@ -429,6 +429,7 @@ describe('access', () => {
           deployer: (factory) => void made.push(factory(options, { clock, telemetry: undefined as never })),
           backend: () => {},
           host: () => {},
+          queue: () => {},
         });
     expect(refuse({ namspace: 'x' })).toThrow(expect.objectContaining({ code: 'CONFIG_INVALID' }) as Error);
     expect(refuse({ namespace: 'Not a label' })).toThrow(expect.objectContaining({ code: 'CONFIG_INVALID' }) as Error);

@@ -41,6 +41,7 @@ void describe('options', () => {
       deployer: () => void kinds.push('deployer'),
       backend: () => void kinds.push('backend'),
       host: () => void kinds.push('host'),
+      queue: () => void kinds.push('queue'),
     });
     assert.equal(acmePlugin.name, 'acme');
     assert.deepEqual(kinds, ['backend']);

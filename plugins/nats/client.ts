@@ -1,0 +1,289 @@
+/** The commands that the queue gives to JetStream, each tried until the cluster has a leader. */
+
+import type { ConsumerConfig, ConsumerInfo, JetStreamClient, JetStreamManager, StreamConfig, StreamInfo } from '@nats-io/jetstream';
+import type { Msg, MsgHdrs, NatsConnection, Subscription } from '@nats-io/transport-node';
+import { RunnerError, importPeer } from '../../src/plugin.ts';
+import { connect } from './connection.ts';
+import type { Surroundings, TransportModule } from './connection.ts';
+import type { NatsOptions } from './options.ts';
+import type { Stored } from './records.ts';
+
+export type { ConsumerConfig, ConsumerInfo, StreamInfo } from '@nats-io/jetstream';
+export type { Msg, Subscription } from '@nats-io/transport-node';
+
+/** One answer is waited for so long before the command is given again. */
+const ANSWER_MS = 2_000;
+const PAUSE_MS = 100;
+/** The header that holds our JSON. */
+const HEADER = 'Bpr';
+const EXPECTED = 'Nats-Expected-Last-Subject-Sequence';
+const EXPECTED_OF = 'Nats-Expected-Last-Subject-Sequence-Subject';
+const WRONG_SEQUENCE = new Set([10_071, 10_164]);
+const NOT_FOUND = new Set([10_014, 10_037, 10_043, 10_059]);
+/** No leader, not yet known, or the servers are busy. */
+const PASSING = new Set([10_008, 10_009, 10_074, 10_077, 10_118, 10_176, 10_202]);
+const STORE_FULL = new Set([10_023, 10_028, 10_047]);
+
+export interface Write {
+  readonly subject: string;
+  /** JSON. */
+  readonly header: string;
+  readonly body: Uint8Array;
+  /** The last sequence of the subject, or of what `of` stands for, must be this one; 0: there is none. */
+  readonly expected: number;
+  readonly of?: string;
+}
+
+/** An error of the API, however it came. */
+interface Refusal {
+  readonly code: number;
+  readonly text: string;
+}
+
+export class NatsClient {
+  readonly connection: NatsConnection;
+  readonly jetstream: JetStreamClient;
+  readonly #options: { readonly commandMs: number; readonly stream: string; readonly surroundings: Surroundings };
+  readonly #jsm: JetStreamManager;
+  readonly #transport: TransportModule;
+  #batches = 0;
+
+  static async connect(options: NatsOptions, stream: string, surroundings: Surroundings): Promise<NatsClient> {
+    const library = await importPeer('nats', '@nats-io/jetstream', () => import('@nats-io/jetstream'));
+    const [connection, transport] = await connect(options, surroundings);
+    try {
+      const jsm = await library.jetstreamManager(connection, { checkAPI: false, timeout: ANSWER_MS });
+      const client = library.jetstream(connection, { timeout: ANSWER_MS });
+      return new NatsClient({ connection, transport, jsm, client }, { commandMs: options.commandMs ?? 30_000, stream, surroundings });
+    } catch (error) {
+      await connection.close();
+      throw error;
+    }
+  }
+
+  private constructor(
+    parts: {
+      readonly connection: NatsConnection;
+      readonly transport: TransportModule;
+      readonly jsm: JetStreamManager;
+      readonly client: JetStreamClient;
+    },
+    options: { readonly commandMs: number; readonly stream: string; readonly surroundings: Surroundings },
+  ) {
+    this.connection = parts.connection;
+    this.jetstream = parts.client;
+    this.#transport = parts.transport;
+    this.#jsm = parts.jsm;
+    this.#options = options;
+  }
+
+  /** The sequence that it got; undefined when the condition does not hold. */
+  write(write: Write): Promise<number | undefined> {
+    const headers = this.#headers(write);
+    return this.#command(async () => sequenceOf(await this.connection.request(write.subject, write.body, { headers, timeout: ANSWER_MS })));
+  }
+
+  /** All or none, at most 1,000: false when a condition does not hold. Tried again it may find what it wrote itself. */
+  writeAll(writes: readonly Write[]): Promise<boolean> {
+    return this.#command(async () => {
+      this.#batches += 1;
+      const id = `${this.#transport.nuid.next()}${this.#batches}`;
+      let committed: Promise<Msg> | undefined;
+      for (const [index, write] of writes.entries()) {
+        const headers = this.#headers(write);
+        headers.set('Nats-Batch-Id', id);
+        headers.set('Nats-Batch-Sequence', String(index + 1));
+        if (index + 1 < writes.length) this.connection.publish(write.subject, write.body, { headers });
+        else {
+          headers.set('Nats-Batch-Commit', '1');
+          committed = this.connection.request(write.subject, write.body, { headers, timeout: 5 * ANSWER_MS });
+        }
+      }
+      return committed === undefined || sequenceOf(await committed) !== undefined;
+    });
+  }
+
+  /** The last message of a subject, which may have wildcards, as the leader has it. */
+  last(subject: string): Promise<Stored | undefined> {
+    return this.#get({ last_by_subj: subject });
+  }
+
+  at(seq: number): Promise<Stored | undefined> {
+    return this.#get({ seq });
+  }
+
+  /** False when there was none. */
+  remove(seq: number): Promise<boolean> {
+    return this.#command(() =>
+      this.#jsm.streams.deleteMessage(this.#options.stream, seq, false).catch((error: unknown) => {
+        if (NOT_FOUND.has(refusalOf(error)?.code ?? 0)) return false;
+        throw error;
+      }),
+    );
+  }
+
+  /** Undefined when there is none. */
+  stream(name = this.#options.stream): Promise<StreamInfo | undefined> {
+    return this.#command(() => this.#orNothing(this.#jsm.streams.info(name)));
+  }
+
+  /** Undefined when somebody else made it at the same time, in another way. */
+  addStream(config: Partial<StreamConfig> & { readonly name: string }): Promise<StreamInfo | undefined> {
+    return this.#command(() =>
+      this.#jsm.streams.add(config).catch((error: unknown) => {
+        if (refusalOf(error)?.code === 10_058) return undefined;
+        throw error;
+      }),
+    );
+  }
+
+  addConsumer(config: Partial<ConsumerConfig>): Promise<ConsumerInfo> {
+    return this.#command(() => this.#jsm.consumers.add(this.#options.stream, config));
+  }
+
+  consumer(name: string): Promise<ConsumerInfo | undefined> {
+    return this.#command(() => this.#orNothing(this.#jsm.consumers.info(this.#options.stream, name)));
+  }
+
+  consumers(): Promise<ConsumerInfo[]> {
+    return this.#command(async () => {
+      const found: ConsumerInfo[] = [];
+      for await (const each of this.#jsm.consumers.list(this.#options.stream)) found.push(each);
+      return found;
+    });
+  }
+
+  /** Everything under a subject as it is now, without bodies, in the order of the stream. */
+  async *scan(subject: string): AsyncGenerator<Stored> {
+    const { stream } = this.#options;
+    const consumer = await this.#command(() =>
+      this.jetstream.consumers.get(stream, { filter_subjects: [subject], headers_only: true, inactive_threshold: 30_000 }),
+    );
+    const { num_pending: pending } = await this.#command(() => consumer.info());
+    if (pending === 0) return;
+    const messages = await consumer.consume({ max_messages: 1_000 });
+    try {
+      for await (const message of messages) {
+        yield { subject: message.subject, seq: message.seq, header: message.headers?.get(HEADER) ?? '{}', body: message.data };
+        if (message.info.pending === 0) return;
+      }
+    } finally {
+      await messages.close();
+    }
+  }
+
+  /** Not waited for: what is lost is made up for by the server. */
+  send(subject: string, text: string, reply?: string): void {
+    if (!this.connection.isClosed()) this.connection.publish(subject, text, reply === undefined ? {} : { reply });
+  }
+
+  /** Resolves when the server has done it, or cannot be asked: then it does it by itself later. */
+  async tell(subject: string, text: string): Promise<void> {
+    await this.connection.request(subject, text, { timeout: ANSWER_MS }).catch(() => undefined);
+  }
+
+  subscribe(subject: string, heard: (message: Msg) => void): Subscription {
+    return this.connection.subscribe(subject, { callback: (error, message) => (error ? undefined : heard(message)) });
+  }
+
+  inbox(): string {
+    return this.#transport.createInbox();
+  }
+
+  headerOf(message: Msg): string {
+    return message.headers?.get(HEADER) ?? '{}';
+  }
+
+  async close(): Promise<void> {
+    if (this.connection.isClosed()) return;
+    await this.connection.drain().catch(() => this.connection.close());
+  }
+
+  #headers({ header, expected, of }: Write): MsgHdrs {
+    const headers = this.#transport.headers();
+    headers.set(HEADER, header);
+    headers.set(EXPECTED, String(expected));
+    if (of !== undefined) headers.set(EXPECTED_OF, of);
+    return headers;
+  }
+
+  #get(query: { seq: number } | { last_by_subj: string }): Promise<Stored | undefined> {
+    return this.#command(async () => {
+      const message = await this.#jsm.streams.getMessage(this.#options.stream, query);
+      return message ? { subject: message.subject, seq: message.seq, header: message.header.get(HEADER), body: message.data } : undefined;
+    });
+  }
+
+  async #orNothing<T>(asked: Promise<T>): Promise<T | undefined> {
+    try {
+      return await asked;
+    } catch (error) {
+      if (NOT_FOUND.has(refusalOf(error)?.code ?? 0)) return undefined;
+      throw error;
+    }
+  }
+
+  /** Given again while nobody leads; all commands may be given twice. Rejects with `PLATFORM_UNREACHABLE` when the time is over. */
+  async #command<T>(give: () => Promise<T>): Promise<T> {
+    const { clock } = this.#options.surroundings;
+    let startedAt: number | undefined;
+    for (;;) {
+      try {
+        return await give();
+      } catch (error) {
+        if (!isPassing(error)) throw errorOf(error);
+        startedAt ??= clock.monotonic();
+        if (this.connection.isClosed()) throw new RunnerError('QUEUE_CLOSED', 'the connection to NATS is closed');
+        if (clock.monotonic() - startedAt >= this.#options.commandMs) throw unreachable(error);
+        await clock.sleep(PAUSE_MS);
+      }
+    }
+  }
+}
+
+const REFUSALS = new Set(['JetStreamApiError', 'ConsumerNotFoundError', 'StreamNotFoundError']);
+
+function refusalOf(error: unknown): Refusal | undefined {
+  if (!(error instanceof Error) || !REFUSALS.has(error.name) || !('code' in error)) return undefined;
+  return { code: Number(error.code), text: error.message };
+}
+
+class PublishRefused extends Error {
+  override readonly name = 'JetStreamApiError';
+  readonly code: number;
+
+  constructor(code: number, message: string) {
+    super(message);
+    this.code = code;
+  }
+}
+
+/** Of an acknowledgement. Undefined for a condition that does not hold. */
+function sequenceOf(answer: Msg): number | undefined {
+  const ack = answer.json<{ readonly seq?: number; readonly error?: { readonly err_code: number; readonly description: string } }>();
+  if (!ack.error) return ack.seq;
+  if (WRONG_SEQUENCE.has(ack.error.err_code)) return undefined;
+  throw new PublishRefused(ack.error.err_code, ack.error.description);
+}
+
+const PASSING_NAMES = new Set(['TimeoutError', 'NoResponders', 'RequestError', 'DisconnectedError', 'JetStreamNotEnabled']);
+
+function isPassing(error: unknown): boolean {
+  const refusal = refusalOf(error);
+  if (refusal) return PASSING.has(refusal.code);
+  return error instanceof Error && PASSING_NAMES.has(error.name);
+}
+
+function unreachable(cause: unknown): RunnerError {
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  return new RunnerError('PLATFORM_UNREACHABLE', `JetStream has not answered: ${reason}`, { cause });
+}
+
+function errorOf(error: unknown): unknown {
+  const refusal = refusalOf(error);
+  if (!refusal) return error;
+  const { code, text } = refusal;
+  const details = { code };
+  if (STORE_FULL.has(code)) return new RunnerError('QUEUE_DISK_FULL', `JetStream has no room: ${text}`, { details });
+  return new RunnerError('INTERNAL', `JetStream refused: ${text} (${code})`, { details, cause: error });
+}

@@ -1,0 +1,106 @@
+/** The connection to the servers: who we are, what they are. With client.ts the only files that touch the SDK. */
+
+import type * as Transport from '@nats-io/transport-node';
+import type { Authenticator, NatsConnection, NodeConnectionOptions } from '@nats-io/transport-node';
+import { RunnerError, Secret, importPeer } from '../../src/plugin.ts';
+import type { Clock, Logger } from '../../src/plugin.ts';
+import type { NatsCredentials, NatsOptions } from './options.ts';
+
+export type TransportModule = typeof Transport;
+
+export interface Surroundings {
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+const CONNECT_MS = 10_000;
+/** Atomic batches, on which `publishMany` stands. */
+const VERSION_LEAST = [2, 12] as const;
+
+/** Rejects with `PEER_MISSING`, `PLATFORM_UNREACHABLE`, `UNAUTHORIZED`, `CONFIG_INVALID` or `OPERATION_UNSUPPORTED`. */
+export async function connect(options: NatsOptions, { clock, log }: Surroundings): Promise<[NatsConnection, TransportModule]> {
+  const transport = await importPeer('nats', '@nats-io/transport-node', () => import('@nats-io/transport-node'));
+  const servers = typeof options.servers === 'string' ? [options.servers] : [...options.servers];
+  const settings: NodeConnectionOptions = {
+    servers,
+    name: 'blueprint-runner',
+    timeout: CONNECT_MS,
+    maxReconnectAttempts: -1,
+    reconnectTimeWait: 200,
+    reconnectJitter: 100,
+    pingInterval: 5_000,
+    noAsyncTraces: true,
+    ...(options.credentials && { authenticator: await authenticator(transport, options.credentials, clock) }),
+    ...(options.tls && { tls: tlsOf(options.tls) }),
+  };
+  const connection = await transport.connect(settings).catch((cause: unknown) => {
+    throw connectError(cause, servers);
+  });
+  try {
+    checkVersion(connection);
+    await checkSync(options.monitoring, log);
+  } catch (error) {
+    await connection.close();
+    throw error;
+  }
+  return [connection, transport];
+}
+
+function tlsOf({ ca, cert, key }: NonNullable<NatsOptions['tls']>): { caFile?: string; certFile?: string; keyFile?: string } {
+  return {
+    ...(ca !== undefined && { caFile: ca }),
+    ...(cert !== undefined && { certFile: cert }),
+    ...(key !== undefined && { keyFile: key }),
+  };
+}
+
+/** The SDK asks for secrets synchronously: they are read before. */
+async function authenticator(transport: TransportModule, credentials: NatsCredentials, clock: Clock): Promise<Authenticator> {
+  const read = async (reference: ConstructorParameters<typeof Secret>[0]): Promise<string> =>
+    (await new Secret(reference, { clock }).read()).trim();
+  const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
+  if ('token' in credentials) return transport.tokenAuthenticator(await read(credentials.token));
+  if ('user' in credentials) return transport.usernamePasswordAuthenticator(credentials.user, await read(credentials.password));
+  if ('nkey' in credentials) return transport.nkeyAuthenticator(bytes(await read(credentials.nkey)));
+  return transport.credsAuthenticator(bytes(await read(credentials.creds)));
+}
+
+/** Of an error the text is kept, never the object: it may hold what was sent. */
+function connectError(cause: unknown, servers: readonly string[]): RunnerError {
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  const shown = servers.map((server) => server.replace(/\/\/[^@/]*@/, '//')).join(', ');
+  const isRefused = /authorization|authentication/i.test(reason);
+  if (isRefused) return new RunnerError('UNAUTHORIZED', `NATS at ${shown} refused our credentials: ${reason}`);
+  return new RunnerError('PLATFORM_UNREACHABLE', `NATS at ${shown} cannot be reached: ${reason}`);
+}
+
+function checkVersion({ info }: NatsConnection): void {
+  const version = info?.version ?? '0';
+  const [major = 0, minor = 0] = version.split('.').map(Number);
+  if (major > VERSION_LEAST[0] || (major === VERSION_LEAST[0] && minor >= VERSION_LEAST[1])) return;
+  throw new RunnerError(
+    'OPERATION_UNSUPPORTED',
+    `nats-server ${version} is too old for the work queue; it needs ${VERSION_LEAST.join('.')}`,
+  );
+}
+
+/** Only the monitoring of a server tells how it writes to disk; a plain client is not told. */
+async function checkSync(monitoring: readonly string[] | undefined, log: Logger): Promise<void> {
+  const remedy = 'set `sync_interval: always` in the jetstream section of every nats-server';
+  if (!monitoring || monitoring.length === 0) {
+    log.warn('nothing says whether NATS writes to disk before it acknowledges: list the monitoring of its servers as monitoring', {
+      remedy,
+    });
+    return;
+  }
+  for (const address of monitoring) {
+    const url = new URL('/jsz', address);
+    const answer = await fetch(url, { signal: AbortSignal.timeout(CONNECT_MS) }).then(
+      (response) => response.json() as Promise<{ readonly config?: { readonly sync_always?: boolean } }>,
+      (error: unknown) => error as Error,
+    );
+    if (answer instanceof Error) log.warn('the monitoring of a NATS server does not answer', { url: url.href, reason: answer.message });
+    else if (answer.config?.sync_always !== true)
+      log.warn('NATS acknowledges before it has written to disk: a power failure loses what was acknowledged', { url: url.href, remedy });
+  }
+}

@@ -1,0 +1,18 @@
+/** Plugin `nats`: a work queue on NATS JetStream. */
+
+import type { Plugin } from '../../src/plugin.ts';
+import { parseOptions } from './options.ts';
+import { NatsQueue } from './queue.ts';
+
+export type { NatsCredentials, NatsOptions, NatsTls } from './options.ts';
+export { NatsQueue } from './queue.ts';
+
+export const natsPlugin: Plugin = {
+  name: 'nats',
+  peers: [
+    { name: '@nats-io/transport-node', range: '^3.4.0' },
+    { name: '@nats-io/jetstream', range: '^3.4.0' },
+    { name: '@nats-io/obj', range: '^3.4.0' },
+  ],
+  register: (registry) => registry.queue((options, context) => new NatsQueue(parseOptions(options), context)),
+};
