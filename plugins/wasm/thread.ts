@@ -8,8 +8,11 @@ import type { WasiSettings } from './wasi.ts';
 /** Joined before this. */
 declare function serveThread(makeHandler: (given: unknown, tell: (message: ThreadMessage) => void) => BytesHandler): void;
 
-/** What one instance may write to stderr; one that writes more waits. */
-const OUTPUT_BYTES_PER_SECOND = 16 * 1024 * 1024;
+/** What one instance may write to stderr in a window; one that writes more waits. The process reads it between all its other work. */
+const OUTPUT_BYTES_MAX = 256 * 1024;
+const WINDOW_MS = 50;
+/** What a message costs whatever its length. */
+const MESSAGE_BYTES = 256;
 
 const never = new Int32Array(new SharedArrayBuffer(4));
 
@@ -24,12 +27,12 @@ class Throttle {
 
   wrote(bytes: number): void {
     const now = timing.performance.now();
-    if (now - this.#startedAt >= 1_000) {
+    if (now - this.#startedAt >= WINDOW_MS) {
       this.#startedAt = now;
       this.#bytes = 0;
     }
-    this.#bytes += bytes;
-    if (this.#bytes >= OUTPUT_BYTES_PER_SECOND) sleep(1_000 - (now - this.#startedAt));
+    this.#bytes += bytes + MESSAGE_BYTES;
+    if (this.#bytes >= OUTPUT_BYTES_MAX) sleep(WINDOW_MS - (now - this.#startedAt));
   }
 }
 

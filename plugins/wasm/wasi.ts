@@ -327,6 +327,7 @@ export class WasiProgram {
   };
 
   readonly #say = (piece: Uint8Array): number => {
+    if (piece.length === 0) return 0;
     const chunk = piece.slice();
     this.#tail = (this.#tail + Buffer.from(chunk.buffer).toString('utf8', Math.max(0, chunk.length - TAIL_BYTES))).slice(-TAIL_BYTES);
     this.#host.said(chunk);
