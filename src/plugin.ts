@@ -46,6 +46,7 @@ export type { ConnectionOptions, Target } from './http/connection.ts';
 export type { HttpRequest, HttpResponse, TlsFiles } from './http/http.ts';
 export { PlatformRequests, count, errorOf, failure, fieldsOf, text } from './http/platform-requests.ts';
 export type { PlatformRequest, PlatformRequestsOptions } from './http/platform-requests.ts';
+export { Waits } from './http/waits.ts';
 export { BLUEPRINT, Metadata, TANGLE, TRACE, toJobId } from './job/call.ts';
 export type { ChainCall, Hex, JobCall, JobIdLike, JobResult } from './job/call.ts';
 export {

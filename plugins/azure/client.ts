@@ -1,6 +1,6 @@
 /** HTTP to Azure: the Resource Manager with its long operations, and the addresses of apps and storage. */
 
-import { Connections, PlatformRequests, RunnerError, fieldsOf, isRunnerError, parseTarget, text } from '../../src/plugin.ts';
+import { Connections, PlatformRequests, RunnerError, Waits, fieldsOf, isRunnerError, parseTarget, text } from '../../src/plugin.ts';
 import type { Clock, ErrorCode, HttpResponse, PlatformRequest } from '../../src/plugin.ts';
 import { AzureTokens } from './auth.ts';
 import { ENDPOINTS } from './options.ts';
@@ -40,6 +40,7 @@ const PASSING: ReadonlySet<string> = new Set([
 
 export class AzureClient {
   readonly clock: Clock;
+  readonly waits = new Waits('Azure');
   readonly pollMs: number;
   readonly #connections: Connections;
   readonly #requests = new Map<string, PlatformRequests>();
@@ -69,7 +70,8 @@ export class AzureClient {
   send(base: string, request: PlatformRequest): Promise<HttpResponse> {
     let requests = this.#requests.get(base);
     if (!requests) {
-      requests = new PlatformRequests(parseTarget(base), this.#connections, { clock: this.clock, timeoutMs: TIMEOUT_MS, denied: refusal });
+      const options = { clock: this.clock, timeoutMs: TIMEOUT_MS, denied: refusal, waits: this.waits };
+      requests = new PlatformRequests(parseTarget(base), this.#connections, options);
       this.#requests.set(base, requests);
     }
     return requests.send(request);

@@ -65,22 +65,28 @@ export class AzureDeployer implements FaasDeployer {
   }
 
   // oxlint-disable-next-line max-params -- the contract has four
-  async deploy(name: string, code: FunctionPackage, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
-    this.#check(name, { code, config, options });
-    const present = await this.#own(name, options.signal);
-    return carryOut(this, { name, plan: await this.#planner.plan(name, { present, code, config, options }), options });
+  deploy(name: string, code: FunctionPackage, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      this.#check(name, { code, config, options });
+      const present = await this.#own(name, options.signal);
+      return carryOut(this, { name, plan: await this.#planner.plan(name, { present, code, config, options }), options });
+    });
   }
 
-  async updateCode(name: string, code: FunctionPackage, options: DeployOptions = {}): Promise<DeployReport> {
-    this.#check(name, { code, config: {}, options });
-    const present = await this.#there(name, options.signal);
-    return carryOut(this, { name, plan: await this.#planner.plan(name, { present, code, config: {}, options }), options });
+  updateCode(name: string, code: FunctionPackage, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      this.#check(name, { code, config: {}, options });
+      const present = await this.#there(name, options.signal);
+      return carryOut(this, { name, plan: await this.#planner.plan(name, { present, code, config: {}, options }), options });
+    });
   }
 
-  async updateConfiguration(name: string, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
-    this.#check(name, { code: undefined, config, options });
-    const present = await this.#there(name, options.signal);
-    return carryOut(this, { name, plan: await this.#planner.plan(name, { present, config, options }), options });
+  updateConfiguration(name: string, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      this.#check(name, { code: undefined, config, options });
+      const present = await this.#there(name, options.signal);
+      return carryOut(this, { name, plan: await this.#planner.plan(name, { present, config, options }), options });
+    });
   }
 
   async describe(name: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<FunctionState | undefined> {
@@ -180,29 +186,33 @@ export class AzureDeployer implements FaasDeployer {
     return versionInfos(await this.#apps.versions(name, storage?.blobs, signal), await this.#apps.sha256(site, signal));
   }
 
-  async rollback(name: string, version?: string, options: DeployOptions = {}): Promise<DeployReport> {
-    const { signal } = options;
-    const present = await this.#there(name, signal);
-    const kept = await this.#apps.versions(name, (await this.#apps.storage(signal))?.blobs, signal);
-    const sha256 = await this.#apps.sha256(present, signal);
-    const current = kept.findIndex((each) => each.sha256 === sha256);
-    const before = current < 0 ? undefined : kept[current + 1];
-    const target = version === undefined ? before : kept.find(({ number }) => String(number) === version);
-    if (!target) {
-      const what = version === undefined ? 'version before the current one' : `version ${version}`;
-      const versions = kept.map(({ number }) => String(number));
-      throw new RunnerError('NOT_FOUND', `function ${name} has no ${what}`, { details: { name, versions } });
-    }
-    const plan = target.sha256 === sha256 ? { steps: [], warnings: [] } : await this.#planner.rollback(present, target, signal);
-    return carryOut(this, { name, plan, options });
+  rollback(name: string, version?: string, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      const { signal } = options;
+      const present = await this.#there(name, signal);
+      const kept = await this.#apps.versions(name, (await this.#apps.storage(signal))?.blobs, signal);
+      const sha256 = await this.#apps.sha256(present, signal);
+      const current = kept.findIndex((each) => each.sha256 === sha256);
+      const before = current < 0 ? undefined : kept[current + 1];
+      const target = version === undefined ? before : kept.find(({ number }) => String(number) === version);
+      if (!target) {
+        const what = version === undefined ? 'version before the current one' : `version ${version}`;
+        const versions = kept.map(({ number }) => String(number));
+        throw new RunnerError('NOT_FOUND', `function ${name} has no ${what}`, { details: { name, versions } });
+      }
+      const plan = target.sha256 === sha256 ? { steps: [], warnings: [] } : await this.#planner.rollback(present, target, signal);
+      return carryOut(this, { name, plan, options });
+    });
   }
 
-  async remove(name: string, options: DeployOptions = {}): Promise<DeployReport> {
-    notAborted(name, options.signal);
-    const present = await this.#own(name, options.signal);
-    const plan = await this.#planner.removal(name, present, options.signal);
-    const { changes, warnings } = await carryOut(this, { name, plan, options });
-    return { changes, warnings };
+  remove(name: string, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      notAborted(name, options.signal);
+      const present = await this.#own(name, options.signal);
+      const plan = await this.#planner.removal(name, present, options.signal);
+      const { changes, warnings } = await carryOut(this, { name, plan, options });
+      return { changes, warnings };
+    });
   }
 
   close(): Promise<void> {

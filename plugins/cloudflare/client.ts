@@ -1,6 +1,6 @@
 /** HTTP to the API of Cloudflare: `{ success, errors: [{ code, message }], result }` of version 4. */
 
-import { Connections, PlatformRequests, RunnerError, fieldsOf, parseTarget } from '../../src/plugin.ts';
+import { Connections, PlatformRequests, RunnerError, Waits, fieldsOf, parseTarget } from '../../src/plugin.ts';
 import type { Clock, ErrorCode, HttpResponse, SecretReference } from '../../src/plugin.ts';
 
 export interface Request {
@@ -39,6 +39,7 @@ const DENIED_CODES: ReadonlySet<number> = new Set([6_003, 6_111, 9_106, 9_109, 1
 
 export class Client {
   readonly clock: Clock;
+  readonly waits = new Waits('Cloudflare');
   readonly #connections: Connections;
   readonly #requests: PlatformRequests;
   readonly #account: string;
@@ -50,6 +51,7 @@ export class Client {
     this.#requests = new PlatformRequests(parseTarget(apiUrl), this.#connections, {
       clock,
       timeoutMs: TIMEOUT_MS,
+      waits: this.waits,
       denied: (response) => failure('take the token', response, 'EXECUTOR_UNAUTHORIZED'),
     });
   }

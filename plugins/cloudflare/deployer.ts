@@ -74,22 +74,28 @@ export class CloudflareDeployer implements FaasDeployer {
   }
 
   // oxlint-disable-next-line max-params -- the contract has four
-  async deploy(name: string, code: FunctionPackage, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
-    check(name, { code, config, options });
-    const present = await this.#own(name, options.signal);
-    return this.#carryOut(name, this.#planner.plan(name, { present, code, config, options }, await this.#known(config)), options);
+  deploy(name: string, code: FunctionPackage, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      check(name, { code, config, options });
+      const present = await this.#own(name, options.signal);
+      return this.#carryOut(name, this.#planner.plan(name, { present, code, config, options }, await this.#known(config)), options);
+    });
   }
 
-  async updateCode(name: string, code: FunctionPackage, options: DeployOptions = {}): Promise<DeployReport> {
-    check(name, { code, config: {}, options });
-    const present = await this.#there(name, options.signal);
-    return this.#carryOut(name, this.#planner.plan(name, { present, code, config: {}, options }, await this.#known({})), options);
+  updateCode(name: string, code: FunctionPackage, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      check(name, { code, config: {}, options });
+      const present = await this.#there(name, options.signal);
+      return this.#carryOut(name, this.#planner.plan(name, { present, code, config: {}, options }, await this.#known({})), options);
+    });
   }
 
-  async updateConfiguration(name: string, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
-    check(name, { code: undefined, config, options });
-    const present = await this.#there(name, options.signal);
-    return this.#carryOut(name, this.#planner.plan(name, { present, config, options }, await this.#known(config)), options);
+  updateConfiguration(name: string, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      check(name, { code: undefined, config, options });
+      const present = await this.#there(name, options.signal);
+      return this.#carryOut(name, this.#planner.plan(name, { present, config, options }, await this.#known(config)), options);
+    });
   }
 
   async describe(name: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<FunctionState | undefined> {
@@ -165,28 +171,34 @@ export class CloudflareDeployer implements FaasDeployer {
   }
 
   /** To a version by its id or its number. Without one: to the last one that got calls before the current one was made. */
-  async rollback(name: string, version?: string, options: DeployOptions = {}): Promise<DeployReport> {
-    const { signal } = options;
-    const present = await this.#there(name, signal);
-    const versions = await this.#workers.versions(name, signal);
-    const ran =
-      version === undefined ? new Set((await this.#workers.deployments(name, signal)).map(({ versionId }) => versionId)) : undefined;
-    const target = ran
-      ? versions.find(({ id, number }) => number < (present.version?.number ?? 0) && ran.has(id))
-      : versions.find(({ id, number }) => id === version || String(number) === version);
-    if (!target) {
-      const what = version === undefined ? 'version before the current one' : `version ${version}`;
-      throw new RunnerError('NOT_FOUND', `function ${name} has no ${what}`, { details: { name, versions: versions.map(({ id }) => id) } });
-    }
-    const isThere = target.id === present.version?.id && present.isWhole;
-    const plan = isThere ? NOTHING : this.#planner.rollback(present, await this.#workers.version(name, target.id, signal));
-    return this.#carryOut(name, plan, options);
+  rollback(name: string, version?: string, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      const { signal } = options;
+      const present = await this.#there(name, signal);
+      const versions = await this.#workers.versions(name, signal);
+      const ran =
+        version === undefined ? new Set((await this.#workers.deployments(name, signal)).map(({ versionId }) => versionId)) : undefined;
+      const target = ran
+        ? versions.find(({ id, number }) => number < (present.version?.number ?? 0) && ran.has(id))
+        : versions.find(({ id, number }) => id === version || String(number) === version);
+      if (!target) {
+        const what = version === undefined ? 'version before the current one' : `version ${version}`;
+        throw new RunnerError('NOT_FOUND', `function ${name} has no ${what}`, {
+          details: { name, versions: versions.map(({ id }) => id) },
+        });
+      }
+      const isThere = target.id === present.version?.id && present.isWhole;
+      const plan = isThere ? NOTHING : this.#planner.rollback(present, await this.#workers.version(name, target.id, signal));
+      return this.#carryOut(name, plan, options);
+    });
   }
 
-  async remove(name: string, options: DeployOptions = {}): Promise<DeployReport> {
-    const present = await this.#own(name, options.signal);
-    const { changes, warnings } = await this.#carryOut(name, present ? this.#planner.removal(present) : NOTHING, options);
-    return { changes, warnings };
+  remove(name: string, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      const present = await this.#own(name, options.signal);
+      const { changes, warnings } = await this.#carryOut(name, present ? this.#planner.removal(present) : NOTHING, options);
+      return { changes, warnings };
+    });
   }
 
   async close(): Promise<void> {

@@ -1,6 +1,6 @@
 /** HTTP to DigitalOcean: its API and the OpenWhisk of a namespace. */
 
-import { Connections, RunnerError, isRunnerError, parseTarget } from '../../src/plugin.ts';
+import { Connections, RunnerError, Waits, isRunnerError, parseTarget } from '../../src/plugin.ts';
 import type { Clock, ErrorCode, HttpResponse, Secret } from '../../src/plugin.ts';
 
 export interface Request {
@@ -36,6 +36,7 @@ const RESPONSE_BYTES_MAX = 80 * 1024 * 1024;
 
 export class Client {
   readonly clock: Clock;
+  readonly waits = new Waits('DigitalOcean');
   readonly #token: Secret;
   readonly #connections: Connections;
 
@@ -68,7 +69,9 @@ export class Client {
       const isThrottled = response.status === 429 || (response.status === 503 && afterMs !== undefined);
       if (!isThrottled || request.once) return response;
       if (tries === TRIES_MAX) throw failure('go on', response, 'PLATFORM_THROTTLED');
-      await this.clock.sleep(Math.min(WAIT_MS_MAX, afterMs ?? BACKOFF_MS * 2 ** tries), request.signal);
+      const waitMs = Math.min(WAIT_MS_MAX, afterMs ?? BACKOFF_MS * 2 ** tries);
+      this.waits.throttled(`${request.method} ${new URL(request.url).pathname}`, waitMs);
+      await this.clock.sleep(waitMs, request.signal);
     }
   }
 

@@ -65,22 +65,28 @@ export class DigitalOceanDeployer implements FaasDeployer {
   }
 
   // oxlint-disable-next-line max-params -- the contract has four
-  async deploy(name: string, code: FunctionPackage, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
-    this.#check(name, { code, config, options });
-    const present = await this.#own(name, options.signal);
-    return carryOut(this, { name, plan: await this.#planner.plan(name, { present, code, config, options }), options });
+  deploy(name: string, code: FunctionPackage, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      this.#check(name, { code, config, options });
+      const present = await this.#own(name, options.signal);
+      return carryOut(this, { name, plan: await this.#planner.plan(name, { present, code, config, options }), options });
+    });
   }
 
-  async updateCode(name: string, code: FunctionPackage, options: DeployOptions = {}): Promise<DeployReport> {
-    this.#check(name, { code, config: {}, options });
-    const present = await this.#there(name, options.signal);
-    return carryOut(this, { name, plan: await this.#planner.plan(name, { present, code, config: {}, options }), options });
+  updateCode(name: string, code: FunctionPackage, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      this.#check(name, { code, config: {}, options });
+      const present = await this.#there(name, options.signal);
+      return carryOut(this, { name, plan: await this.#planner.plan(name, { present, code, config: {}, options }), options });
+    });
   }
 
-  async updateConfiguration(name: string, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
-    this.#check(name, { code: undefined, config, options });
-    const present = await this.#there(name, options.signal);
-    return carryOut(this, { name, plan: await this.#planner.plan(name, { present, config, options }), options });
+  updateConfiguration(name: string, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      this.#check(name, { code: undefined, config, options });
+      const present = await this.#there(name, options.signal);
+      return carryOut(this, { name, plan: await this.#planner.plan(name, { present, config, options }), options });
+    });
   }
 
   async describe(name: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<FunctionState | undefined> {
@@ -135,32 +141,40 @@ export class DigitalOceanDeployer implements FaasDeployer {
     return this.#planner.versions(name, await this.#there(name, signal), signal);
   }
 
-  async rollback(name: string, version?: string, options: DeployOptions = {}): Promise<DeployReport> {
-    const present = await this.#there(name, options.signal);
-    const versions = await this.#planner.versions(name, present, options.signal);
-    const current = versions.findIndex((each) => each.current);
-    const target =
-      version === undefined ? (current < 0 ? undefined : versions[current + 1]) : versions.find((each) => each.version === version);
-    if (!target) {
-      const what = version === undefined ? 'version before the current one' : `version ${version}`;
-      throw new RunnerError('NOT_FOUND', `function ${name} has no ${what}`, {
-        details: { name, versions: versions.map((each) => each.version) },
+  rollback(name: string, version?: string, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      const present = await this.#there(name, options.signal);
+      const versions = await this.#planner.versions(name, present, options.signal);
+      const current = versions.findIndex((each) => each.current);
+      const target =
+        version === undefined ? (current < 0 ? undefined : versions[current + 1]) : versions.find((each) => each.version === version);
+      if (!target) {
+        const what = version === undefined ? 'version before the current one' : `version ${version}`;
+        throw new RunnerError('NOT_FOUND', `function ${name} has no ${what}`, {
+          details: { name, versions: versions.map((each) => each.version) },
+        });
+      }
+      if (target.current) return carryOut(this, { name, plan: { steps: [], warnings: [] }, options });
+      const upload = await this.#actions.download(`${name}.v${target.version}`, options.signal);
+      const run: Step['run'] = (signal) => this.#actions.put(name, { present, upload, config: {} }, signal);
+      return carryOut(this, {
+        name,
+        plan: { steps: [{ change: { action: 'update', resource: 'code', id: name }, run }], warnings: [] },
+        options,
       });
-    }
-    if (target.current) return carryOut(this, { name, plan: { steps: [], warnings: [] }, options });
-    const upload = await this.#actions.download(`${name}.v${target.version}`, options.signal);
-    const run: Step['run'] = (signal) => this.#actions.put(name, { present, upload, config: {} }, signal);
-    return carryOut(this, {
-      name,
-      plan: { steps: [{ change: { action: 'update', resource: 'code', id: name }, run }], warnings: [] },
-      options,
     });
   }
 
-  async remove(name: string, options: DeployOptions = {}): Promise<DeployReport> {
-    const present = await this.#own(name, options.signal);
-    const { changes, warnings } = await carryOut(this, { name, plan: await this.#planner.removal(name, present, options.signal), options });
-    return { changes, warnings };
+  remove(name: string, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      const present = await this.#own(name, options.signal);
+      const { changes, warnings } = await carryOut(this, {
+        name,
+        plan: await this.#planner.removal(name, present, options.signal),
+        options,
+      });
+      return { changes, warnings };
+    });
   }
 
   close(): Promise<void> {

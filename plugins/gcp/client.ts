@@ -1,6 +1,6 @@
 /** Requests to the services of GCP, with the errors of Google in the words of deployers. */
 
-import { Connections, PlatformRequests, RunnerError, fieldsOf, parseTarget, text } from '../../src/plugin.ts';
+import { Connections, PlatformRequests, RunnerError, Waits, fieldsOf, parseTarget, text } from '../../src/plugin.ts';
 import type { Clock, ErrorCode, HttpResponse } from '../../src/plugin.ts';
 import { Tokens } from './auth.ts';
 import { endpointOf } from './options.ts';
@@ -40,6 +40,7 @@ const OPERATION_MS_MAX = 30 * 60_000;
 
 export class GcpClient {
   readonly clock: Clock;
+  readonly waits = new Waits('GCP');
   readonly tokens: Tokens;
   readonly connections: Connections;
   readonly #options: GcpAuthOptions;
@@ -141,7 +142,7 @@ export class GcpClient {
       if (response.status === 401) this.tokens.forget();
       return failure(what, response);
     };
-    return new PlatformRequests(parseTarget(address), this.connections, { clock: this.clock, timeoutMs, denied });
+    return new PlatformRequests(parseTarget(address), this.connections, { clock: this.clock, timeoutMs, denied, waits: this.waits });
   }
 }
 

@@ -86,22 +86,28 @@ export class GcpDeployer implements FaasDeployer {
   }
 
   // oxlint-disable-next-line max-params -- the contract has four
-  async deploy(name: string, code: FunctionPackage, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
-    this.#check(name, { code, config, options });
-    const present = await this.#settled(name, options);
-    return this.#apply(name, present, { code, config, options });
+  deploy(name: string, code: FunctionPackage, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      this.#check(name, { code, config, options });
+      const present = await this.#settled(name, options);
+      return this.#apply(name, present, { code, config, options });
+    });
   }
 
-  async updateCode(name: string, code: FunctionPackage, options: DeployOptions = {}): Promise<DeployReport> {
-    this.#check(name, { code, config: {}, options });
-    const present = needed(name, await this.#settled(name, options));
-    return this.#apply(name, present, { code, config: {}, options });
+  updateCode(name: string, code: FunctionPackage, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      this.#check(name, { code, config: {}, options });
+      const present = needed(name, await this.#settled(name, options));
+      return this.#apply(name, present, { code, config: {}, options });
+    });
   }
 
-  async updateConfiguration(name: string, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
-    this.#check(name, { code: undefined, config, options });
-    const present = needed(name, await this.#settled(name, options));
-    return this.#apply(name, present, { code: undefined, config, options });
+  updateConfiguration(name: string, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      this.#check(name, { code: undefined, config, options });
+      const present = needed(name, await this.#settled(name, options));
+      return this.#apply(name, present, { code: undefined, config, options });
+    });
   }
 
   async describe(name: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<FunctionState | undefined> {
@@ -154,32 +160,40 @@ export class GcpDeployer implements FaasDeployer {
     return this.#services.versions(name, signal);
   }
 
-  async rollback(name: string, version?: string, options: DeployOptions = {}): Promise<DeployReport> {
-    this.#check(name, { code: undefined, config: {}, options });
-    needed(name, await this.#settled(name, options));
-    const versions = await this.#services.versions(name, options.signal);
-    const current = versions.findIndex((each) => each.current);
-    const target =
-      version === undefined ? (current < 0 ? undefined : versions[current + 1]) : versions.find((each) => each.version === version);
-    if (!target) {
-      const what = version === undefined ? 'version before the current one' : `version ${version}`;
-      throw new RunnerError('NOT_FOUND', `function ${name} has no ${what}`, {
-        details: { name, versions: versions.map((each) => each.version) },
-      });
-    }
-    if (target.current) return carryOut(this, { name, plan: { steps: [], warnings: [] }, options });
-    // To the newest: then what is deployed later is not held back by the name of a revision.
-    const revision = target === versions[0] ? undefined : target.version;
-    const run: Step['run'] = (signal) => this.#services.route(name, revision, signal);
-    const change = { action: 'update', resource: 'traffic', id: name, fields: [target.version] } as const;
-    return carryOut(this, { name, plan: { steps: [{ change, run }], warnings: [] }, options });
+  rollback(name: string, version?: string, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      this.#check(name, { code: undefined, config: {}, options });
+      needed(name, await this.#settled(name, options));
+      const versions = await this.#services.versions(name, options.signal);
+      const current = versions.findIndex((each) => each.current);
+      const target =
+        version === undefined ? (current < 0 ? undefined : versions[current + 1]) : versions.find((each) => each.version === version);
+      if (!target) {
+        const what = version === undefined ? 'version before the current one' : `version ${version}`;
+        throw new RunnerError('NOT_FOUND', `function ${name} has no ${what}`, {
+          details: { name, versions: versions.map((each) => each.version) },
+        });
+      }
+      if (target.current) return carryOut(this, { name, plan: { steps: [], warnings: [] }, options });
+      // To the newest: then what is deployed later is not held back by the name of a revision.
+      const revision = target === versions[0] ? undefined : target.version;
+      const run: Step['run'] = (signal) => this.#services.route(name, revision, signal);
+      const change = { action: 'update', resource: 'traffic', id: name, fields: [target.version] } as const;
+      return carryOut(this, { name, plan: { steps: [{ change, run }], warnings: [] }, options });
+    });
   }
 
-  async remove(name: string, options: DeployOptions = {}): Promise<DeployReport> {
-    this.#check(name, { code: undefined, config: {}, options });
-    const present = await this.#settled(name, options);
-    const { changes, warnings } = await carryOut(this, { name, plan: await this.#planner.removal(name, present, options.signal), options });
-    return { changes, warnings };
+  remove(name: string, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      this.#check(name, { code: undefined, config: {}, options });
+      const present = await this.#settled(name, options);
+      const { changes, warnings } = await carryOut(this, {
+        name,
+        plan: await this.#planner.removal(name, present, options.signal),
+        options,
+      });
+      return { changes, warnings };
+    });
   }
 
   close(): Promise<void> {

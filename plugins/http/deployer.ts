@@ -1,6 +1,16 @@
 /** Puts functions on a gateway of this project, or on any platform of the Custom FaaS Platform Specification v1.0. */
 
-import { RunnerError, systemClock, Connections, parseTarget, PlatformRequests, fieldsOf, carryOut, refuseUnfit } from '../../src/plugin.ts';
+import {
+  RunnerError,
+  Waits,
+  systemClock,
+  Connections,
+  parseTarget,
+  PlatformRequests,
+  fieldsOf,
+  carryOut,
+  refuseUnfit,
+} from '../../src/plugin.ts';
 import type {
   Clock,
   DeployOptions,
@@ -70,6 +80,7 @@ const MARKED_DESCRIPTION_MAX = 220;
 export class HttpFaasDeployer implements FaasDeployer {
   readonly name: string;
   readonly #connections: Connections;
+  readonly #waits = new Waits('the platform');
   readonly #requests: PlatformRequests;
   readonly #specified: SpecifiedFunctions;
   readonly #gateway: GatewayFunctions;
@@ -81,7 +92,11 @@ export class HttpFaasDeployer implements FaasDeployer {
     const target = parseTarget(url);
     this.name = `http:${target.socketPath ?? new URL(target.origin).host}`;
     this.#connections = new Connections(options, clock);
-    this.#requests = new PlatformRequests(target, this.#connections, { clock, timeoutMs: options.timeoutMs ?? 120_000 });
+    this.#requests = new PlatformRequests(target, this.#connections, {
+      clock,
+      timeoutMs: options.timeoutMs ?? 120_000,
+      waits: this.#waits,
+    });
     const executor = (name: string): FunctionState['executor'] => ({
       use: 'http',
       options: { url, mode: 'platform', functionId: name, ...(typeof options.bearer === 'string' && { bearer: options.bearer }) },
@@ -107,44 +122,50 @@ export class HttpFaasDeployer implements FaasDeployer {
   }
 
   // oxlint-disable-next-line max-params -- the contract has four
-  async deploy(name: string, code: FunctionPackage, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
-    this.#check(name, { code, config, options });
-    const present = await this.#own(name, options.signal);
-    const isBundle = Buffer.from(code.zip.buffer, code.zip.byteOffset, code.zip.length).includes('handler.mjs');
-    if ((await this.#asksGateway(options.signal)) && (isBundle || config.handler !== undefined)) {
-      const warnings = warningsOf(config, GATEWAY_CANNOT, options);
-      const steps = await this.#gateway.plan(name, present?.via === 'gateway' ? present.is : undefined, {
-        code,
-        config,
-        signal: options.signal,
-      });
+  deploy(name: string, code: FunctionPackage, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#waits.during(name, options, async () => {
+      this.#check(name, { code, config, options });
+      const present = await this.#own(name, options.signal);
+      const isBundle = Buffer.from(code.zip.buffer, code.zip.byteOffset, code.zip.length).includes('handler.mjs');
+      if ((await this.#asksGateway(options.signal)) && (isBundle || config.handler !== undefined)) {
+        const warnings = warningsOf(config, GATEWAY_CANNOT, options);
+        const steps = await this.#gateway.plan(name, present?.via === 'gateway' ? present.is : undefined, {
+          code,
+          config,
+          signal: options.signal,
+        });
+        return carryOut(this, { name, plan: { steps, warnings }, options });
+      }
+      const warnings = warningsOf(config, SPECIFICATION_CANNOT, options);
+      const there = await this.#specified.find(name, options.signal);
+      const steps = this.#specified.plan(name, there, { code, config });
+      if (there && steps.length > 0) warnings.push(`the platform replaces ${name} as a whole; calls that come in between may fail`);
       return carryOut(this, { name, plan: { steps, warnings }, options });
-    }
-    const warnings = warningsOf(config, SPECIFICATION_CANNOT, options);
-    const there = await this.#specified.find(name, options.signal);
-    const steps = this.#specified.plan(name, there, { code, config });
-    if (there && steps.length > 0) warnings.push(`the platform replaces ${name} as a whole; calls that come in between may fail`);
-    return carryOut(this, { name, plan: { steps, warnings }, options });
-  }
-
-  async updateCode(name: string, code: FunctionPackage, options: DeployOptions = {}): Promise<DeployReport> {
-    this.#check(name, { code, config: {}, options });
-    const present = await this.#gatewayFunction(name, 'updates only the code: deploy it with its whole configuration', options.signal);
-    return carryOut(this, {
-      name,
-      plan: { steps: await this.#gateway.plan(name, present, { code, config: {}, signal: options.signal }), warnings: [] },
-      options,
     });
   }
 
-  async updateConfiguration(name: string, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
-    this.#check(name, { code: NO_CODE, config, options });
-    const present = await this.#gatewayFunction(name, 'changes only the configuration: deploy it with its code', options.signal);
-    const warnings = warningsOf(config, GATEWAY_CANNOT, options);
-    return carryOut(this, {
-      name,
-      plan: { steps: await this.#gateway.plan(name, present, { config, signal: options.signal }), warnings },
-      options,
+  updateCode(name: string, code: FunctionPackage, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#waits.during(name, options, async () => {
+      this.#check(name, { code, config: {}, options });
+      const present = await this.#gatewayFunction(name, 'updates only the code: deploy it with its whole configuration', options.signal);
+      return carryOut(this, {
+        name,
+        plan: { steps: await this.#gateway.plan(name, present, { code, config: {}, signal: options.signal }), warnings: [] },
+        options,
+      });
+    });
+  }
+
+  updateConfiguration(name: string, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#waits.during(name, options, async () => {
+      this.#check(name, { code: NO_CODE, config, options });
+      const present = await this.#gatewayFunction(name, 'changes only the configuration: deploy it with its code', options.signal);
+      const warnings = warningsOf(config, GATEWAY_CANNOT, options);
+      return carryOut(this, {
+        name,
+        plan: { steps: await this.#gateway.plan(name, present, { config, signal: options.signal }), warnings },
+        options,
+      });
     });
   }
 
@@ -182,21 +203,25 @@ export class HttpFaasDeployer implements FaasDeployer {
     return this.#gateway.versions(name, signal);
   }
 
-  async rollback(name: string, version?: string, options: DeployOptions = {}): Promise<DeployReport> {
-    const present = await this.#gatewayFunction(name, 'keeps the versions before', options.signal);
-    return carryOut(this, {
-      name,
-      plan: { steps: await this.#gateway.rollback(name, present, { version, signal: options.signal }), warnings: [] },
-      options,
+  rollback(name: string, version?: string, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#waits.during(name, options, async () => {
+      const present = await this.#gatewayFunction(name, 'keeps the versions before', options.signal);
+      return carryOut(this, {
+        name,
+        plan: { steps: await this.#gateway.rollback(name, present, { version, signal: options.signal }), warnings: [] },
+        options,
+      });
     });
   }
 
-  async remove(name: string, options: DeployOptions = {}): Promise<DeployReport> {
-    const present = await this.#own(name, options.signal);
-    if (!present) return { changes: [], warnings: [] };
-    const api = present.via === 'gateway' ? this.#gateway : this.#specified;
-    const { changes, warnings } = await carryOut(this, { name, plan: { steps: [api.removal(name)], warnings: [] }, options });
-    return { changes, warnings };
+  remove(name: string, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#waits.during(name, options, async () => {
+      const present = await this.#own(name, options.signal);
+      if (!present) return { changes: [], warnings: [] };
+      const api = present.via === 'gateway' ? this.#gateway : this.#specified;
+      const { changes, warnings } = await carryOut(this, { name, plan: { steps: [api.removal(name)], warnings: [] }, options });
+      return { changes, warnings };
+    });
   }
 
   close(): Promise<void> {

@@ -1,6 +1,6 @@
 /** REST of the API server: the only file of the plugin that speaks to it. */
 
-import { Connections, PlatformRequests, RunnerError, fieldsOf, parseTarget, text } from '../../src/plugin.ts';
+import { Connections, PlatformRequests, RunnerError, Waits, fieldsOf, parseTarget, text } from '../../src/plugin.ts';
 import type { HttpResponse, PlatformRequest } from '../../src/plugin.ts';
 import { clusterAccess } from './kubeconfig.ts';
 import type { Surroundings } from './kubeconfig.ts';
@@ -74,6 +74,7 @@ interface Access {
 
 /** One namespace of one cluster. Reads the kubeconfig with the first request. */
 export class Cluster {
+  readonly waits = new Waits('the cluster');
   readonly #options: ClusterOptions;
   readonly #surroundings: Surroundings;
   #opening: Promise<Access> | undefined;
@@ -212,7 +213,8 @@ export class Cluster {
     const { server, tls, bearer, namespace } = await clusterAccess(this.#options, this.#surroundings);
     const { clock } = this.#surroundings;
     const connections = new Connections({ tls, bearer, connectionsMax: 16 }, clock);
-    const requests = new PlatformRequests(parseTarget(server), connections, { clock, timeoutMs: TIMEOUT_MS, denied: deniedOf });
+    const options = { clock, timeoutMs: TIMEOUT_MS, denied: deniedOf, waits: this.waits };
+    const requests = new PlatformRequests(parseTarget(server), connections, options);
     return { requests, connections, namespace };
   }
 }

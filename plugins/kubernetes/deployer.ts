@@ -74,22 +74,28 @@ export class KubernetesDeployer implements FaasDeployer {
   }
 
   // oxlint-disable-next-line max-params -- the contract has four
-  async deploy(name: string, code: FunctionPackage, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
-    this.#check(name, { code, config, options });
-    const present = await this.#own(name, options.signal);
-    return this.#carryOut(name, await this.#plan(name, { present, code, config, options }), options);
+  deploy(name: string, code: FunctionPackage, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#cluster.waits.during(name, options, async () => {
+      this.#check(name, { code, config, options });
+      const present = await this.#own(name, options.signal);
+      return this.#carryOut(name, await this.#plan(name, { present, code, config, options }), options);
+    });
   }
 
-  async updateCode(name: string, code: FunctionPackage, options: DeployOptions = {}): Promise<DeployReport> {
-    this.#check(name, { code, config: {}, options });
-    const present = await this.#there(name, options.signal);
-    return this.#carryOut(name, await this.#plan(name, { present, code, config: {}, options }), options);
+  updateCode(name: string, code: FunctionPackage, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#cluster.waits.during(name, options, async () => {
+      this.#check(name, { code, config: {}, options });
+      const present = await this.#there(name, options.signal);
+      return this.#carryOut(name, await this.#plan(name, { present, code, config: {}, options }), options);
+    });
   }
 
-  async updateConfiguration(name: string, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
-    this.#check(name, { code: undefined, config, options });
-    const present = await this.#there(name, options.signal);
-    return this.#carryOut(name, await this.#plan(name, { present, config, options }), options);
+  updateConfiguration(name: string, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#cluster.waits.during(name, options, async () => {
+      this.#check(name, { code: undefined, config, options });
+      const present = await this.#there(name, options.signal);
+      return this.#carryOut(name, await this.#plan(name, { present, config, options }), options);
+    });
   }
 
   async describe(name: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<FunctionState | undefined> {
@@ -143,24 +149,29 @@ export class KubernetesDeployer implements FaasDeployer {
     return versionInfos(await this.#there(name, signal));
   }
 
-  async rollback(name: string, version?: string, options: DeployOptions = {}): Promise<DeployReport> {
-    const present = await this.#there(name, options.signal);
-    const infos = versionInfos(present);
-    const current = infos.findIndex((each) => each.current);
-    const target = version === undefined ? (current < 0 ? undefined : infos[current + 1]) : infos.find((each) => each.version === version);
-    if (!target) throw noVersion(name, version, infos);
-    const plan = this.#isServed
-      ? { ...trafficTo(name, target.version, { present, namespace: await this.#cluster.namespace(), options: this.#options }), present }
-      : await this.#plan(name, { present, version: Number(target.version), config: {}, options });
-    return this.#carryOut(name, plan, options);
+  rollback(name: string, version?: string, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#cluster.waits.during(name, options, async () => {
+      const present = await this.#there(name, options.signal);
+      const infos = versionInfos(present);
+      const current = infos.findIndex((each) => each.current);
+      const target =
+        version === undefined ? (current < 0 ? undefined : infos[current + 1]) : infos.find((each) => each.version === version);
+      if (!target) throw noVersion(name, version, infos);
+      const plan = this.#isServed
+        ? { ...trafficTo(name, target.version, { present, namespace: await this.#cluster.namespace(), options: this.#options }), present }
+        : await this.#plan(name, { present, version: Number(target.version), config: {}, options });
+      return this.#carryOut(name, plan, options);
+    });
   }
 
-  async remove(name: string, options: DeployOptions = {}): Promise<DeployReport> {
-    const present = await this.#own(name, options.signal);
-    const plan = removalOf(name, present);
-    const { changes, warnings } = await this.#write(name, plan, { options, ownerUid: undefined });
-    if (options.dryRun !== true && changes.length > 0) await this.#untilGone(name, options.signal);
-    return { changes, warnings };
+  remove(name: string, options: DeployOptions = {}): Promise<DeployReport> {
+    return this.#cluster.waits.during(name, options, async () => {
+      const present = await this.#own(name, options.signal);
+      const plan = removalOf(name, present);
+      const { changes, warnings } = await this.#write(name, plan, { options, ownerUid: undefined });
+      if (options.dryRun !== true && changes.length > 0) await this.#untilGone(name, options.signal);
+      return { changes, warnings };
+    });
   }
 
   close(): Promise<void> {

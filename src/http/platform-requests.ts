@@ -6,6 +6,7 @@ import type { Clock } from '../clock.ts';
 import type { ErrorCode } from '../errors.ts';
 import type { HttpRequest, HttpResponse } from './http.ts';
 import type { Connections, Target } from './connection.ts';
+import type { Waits } from './waits.ts';
 
 export interface PlatformRequest extends Pick<HttpRequest, 'method' | 'path' | 'body' | 'signal'> {
   readonly headers?: readonly string[];
@@ -22,6 +23,8 @@ export interface PlatformRequestsOptions {
   readonly timeoutMs: number;
   /** What a 401 or 403 says, for platforms with errors of their own form. */
   readonly denied?: (response: HttpResponse) => RunnerError;
+  /** Who is told of requests that wait. */
+  readonly waits?: Waits;
 }
 
 const RESPONSE_BYTES_MAX = 64 * 1024 * 1024;
@@ -35,13 +38,15 @@ export class PlatformRequests {
   readonly #clock: Clock;
   readonly #timeoutMs: number;
   readonly #denied: (response: HttpResponse) => RunnerError;
+  readonly #waits: Waits | undefined;
 
-  constructor(target: Target, connections: Connections, { clock, timeoutMs, denied = deniedOf }: PlatformRequestsOptions) {
+  constructor(target: Target, connections: Connections, { clock, timeoutMs, denied = deniedOf, waits }: PlatformRequestsOptions) {
     this.target = target;
     this.#connections = connections;
     this.#clock = clock;
     this.#timeoutMs = timeoutMs;
     this.#denied = denied;
+    this.#waits = waits;
   }
 
   get clock(): Clock {
@@ -60,7 +65,10 @@ export class PlatformRequests {
       const isThrottled = response.status === 429 || (response.status === 503 && afterMs !== undefined);
       if (!isThrottled || request.once) return response;
       if (tries === TRIES_MAX) throw failure('go on', response, 'PLATFORM_THROTTLED');
-      await this.#clock.sleep(Math.min(WAIT_MS_MAX, afterMs ?? BACKOFF_MS * 2 ** tries), request.signal);
+      const waitMs = Math.min(WAIT_MS_MAX, afterMs ?? BACKOFF_MS * 2 ** tries);
+      // A query may be a signature.
+      this.#waits?.throttled(`${request.method} ${this.target.path}${request.path.split('?', 1)[0]}`, waitMs);
+      await this.#clock.sleep(waitMs, request.signal);
     }
   }
 

@@ -23,6 +23,9 @@ let zip: string;
 let refusing: Server;
 let refusingUrl: string;
 const asked: string[] = [];
+/** Has too many requests, always. */
+let busy: Server;
+let busyUrl: string;
 
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'cloud-platforms-'));
@@ -34,13 +37,21 @@ beforeAll(async () => {
     response.writeHead(401, { 'content-type': 'application/json' });
     response.end(JSON.stringify({ error: { code: 401, message: `who is this? authorization: ${authorization}` }, message: authorization }));
   });
-  await new Promise<void>((resolve) => void refusing.listen(0, '127.0.0.1', resolve));
-  refusingUrl = `http://127.0.0.1:${(refusing.address() as AddressInfo).port}`;
+  refusingUrl = await listening(refusing);
+  busy = createServer((_, response) => void response.writeHead(429, { 'content-type': 'application/json' }).end('{}'));
+  busyUrl = await listening(busy);
 });
 
+async function listening(server: Server): Promise<string> {
+  await new Promise<void>((resolve) => void server.listen(0, '127.0.0.1', resolve));
+  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+}
+
 afterAll(async () => {
-  refusing.closeAllConnections();
-  await new Promise((resolve) => refusing.close(resolve));
+  for (const server of [refusing, busy]) {
+    server.closeAllConnections();
+    await new Promise((resolve) => server.close(resolve));
+  }
   rmSync(folder, { recursive: true });
 });
 
@@ -127,3 +138,18 @@ describe.each(Object.keys(PLATFORMS))('%s', (provider) => {
     }
   });
 });
+
+// AWS has a form of its own for it, which its own tests have.
+it.each(Object.entries(PLATFORMS).filter(([provider]) => provider !== 'aws-lambda'))(
+  '%s that throttles is waited for, which is told as progress, and is an error in the end',
+  async (provider, { env = {}, at }) => {
+    const user = new CliUser(folder, { ...env, LOG_LEVEL: 'debug' });
+    user.program = HASTY;
+    const flags = ['-p', provider, ...at(busyUrl).flatMap((option) => ['--deployer-option', option])];
+    const { code, stderr } = await user.bpr('cloud', 'deploy', zip, '--name', 'squaring', '--env', `PLAIN_NAME=${VARIABLE}`, ...flags);
+    expect(stderr).toMatch(/^squaring: \w[\w ]* throttles [A-Z]+ \/\S+: trying again in \d+ s, after \d+ s$/m);
+    expect([code, stderr]).toEqual([1, expect.stringMatching(/^PLATFORM_THROTTLED: /m)]);
+    expect(user.leaks([SECRET, VARIABLE])).toEqual([]);
+  },
+  60_000,
+);
