@@ -202,7 +202,7 @@ export class Jobs {
       client.send(delivery.ack, '+ACK');
       return undefined;
     }
-    const waitMs = (state === 'claimed' ? (record?.until ?? 0) : (availableAtOf(entry) ?? 0)) - now;
+    const waitMs = (state === 'claimed' ? (record?.until ?? 0) : (availableAtOf(entry) ?? this.#forgotten(delivery, job))) - now;
     if (waitMs > 0) {
       client.send(delivery.ack, nak(waitMs));
       return undefined;
@@ -220,6 +220,14 @@ export class Jobs {
       return this.#grant(delivery, job, { claim, attempt: 1, rev: at.rev });
     const error = isLost ? workerLost(last) : record?.error;
     return this.#grantRecorded(delivery, job, { claim, attempt: attempts + 1, rev: at.rev, ...(error && { error }) });
+  }
+
+  /** Until when we hold what a server that was killed alone does not remember to have given us. */
+  #forgotten({ ack }: Delivery, { meta, seq }: StoredJob): number {
+    const held = this.leases.ofJob(meta.id);
+    if (held?.seq !== seq) return 0;
+    held.ack = ack;
+    return held.until;
   }
 
   async #grantRecorded(

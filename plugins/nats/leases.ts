@@ -19,12 +19,13 @@ export interface Grant {
   readonly ack: string;
 }
 
-export interface Held extends Omit<Grant, 'rev' | 'until' | 'leaseMs'> {
+export interface Held extends Omit<Grant, 'rev' | 'until' | 'leaseMs' | 'ack'> {
   readonly token: string;
   readonly job: JobMeta;
   rev: number;
   until: number;
   leaseMs: number;
+  ack: string;
 }
 
 /** Tokens are signed with a secret that lies with the queue: nobody makes one up. */
@@ -80,6 +81,8 @@ export class Leases {
   readonly #clock: Clock;
   readonly #lapsed: (held: Held) => void;
   readonly #byToken = new Map<string, Entry>();
+  /** By the id of the job: the last one. */
+  readonly #tokens = new Map<string, string>();
 
   /** `lapsed` is called when a lease has run out. */
   constructor(clock: Clock, lapsed: (held: Held) => void) {
@@ -89,6 +92,7 @@ export class Leases {
 
   add(held: Held): void {
     this.remove(held.token);
+    this.#tokens.set(held.jobId, held.token);
     this.#byToken.set(held.token, { held, cancelTimer: this.#timer(held) });
   }
 
@@ -98,8 +102,8 @@ export class Leases {
   }
 
   ofJob(jobId: string): Held | undefined {
-    for (const { held } of this.#byToken.values()) if (held.jobId === jobId) return held;
-    return undefined;
+    const token = this.#tokens.get(jobId);
+    return token === undefined ? undefined : this.#byToken.get(token)?.held;
   }
 
   /** `until` has changed. */
@@ -111,7 +115,10 @@ export class Leases {
   }
 
   remove(token: string): boolean {
-    this.#byToken.get(token)?.cancelTimer();
+    const entry = this.#byToken.get(token);
+    if (!entry) return false;
+    entry.cancelTimer();
+    if (this.#tokens.get(entry.held.jobId) === token) this.#tokens.delete(entry.held.jobId);
     return this.#byToken.delete(token);
   }
 
@@ -122,6 +129,7 @@ export class Leases {
   close(): void {
     for (const { cancelTimer } of this.#byToken.values()) cancelTimer();
     this.#byToken.clear();
+    this.#tokens.clear();
   }
 
   #timer(held: Held): CancelTimer {

@@ -53,6 +53,8 @@ import type { Session } from './session.ts';
  * What differs from a queue in one process:
  * - Times are those of the machines: keep their clocks together (NTP). Results are kept once whatever they show.
  * - When a claimer vanishes without a record of its claim, the job comes back after `ackWaitMs`, not after a shorter lease.
+ * - A single server (`replicas: 1`) that is killed may forget what it handed out in its last moments: another process may get a job that is
+ *   worked on, as the same attempt. With three it does not happen, nor with `recordClaims`, nor for jobs of one attempt.
  * - Jobs that come back at the same time come in the order in which they came back.
  * - `publishMany` of more than 1,000 is all or none per 1,000, should this process end in the middle.
  * - `totals`, `workers` and `waiting` of `stats` are of this process; of a job that another process claimed for the first time `status`

@@ -1,0 +1,229 @@
+import { afterAll, beforeAll, describe, expect } from 'vitest';
+import { connect } from '@nats-io/transport-node';
+import { jetstream, jetstreamManager } from '@nats-io/jetstream';
+import { NatsQueue } from '../../plugins/nats/index.ts';
+import type { NatsOptions } from '../../plugins/nats/index.ts';
+import { systemClock } from '../../src/clock.ts';
+import type { ClaimedJob } from '../../src/queue/queue.ts';
+import { silentTelemetry } from '../../src/telemetry/telemetry.ts';
+import type { Telemetry } from '../../src/telemetry/telemetry.ts';
+import { holds, killLeaders } from '../prove/queue-nats-run.ts';
+import { requireNats, startNats } from '../support/nats.ts';
+import type { NatsCluster } from '../support/nats.ts';
+
+const testNats = requireNats();
+let cluster: NatsCluster | undefined;
+let names = 0;
+const opened: NatsQueue[] = [];
+
+beforeAll(async () => {
+  cluster = await startNats(1).catch(() => undefined);
+});
+afterAll(async () => {
+  await Promise.all(opened.map((queue) => queue.close()));
+  await cluster?.stop();
+});
+
+function open(options: Partial<NatsOptions> = {}, telemetry: Telemetry = silentTelemetry): NatsQueue {
+  names += 1;
+  const queue = new NatsQueue({ servers: cluster?.addresses ?? [], queue: `q${names}`, ...options }, { clock: systemClock, telemetry });
+  opened.push(queue);
+  return queue;
+}
+
+/** What was warned of. */
+function warnings(): { readonly telemetry: Telemetry; readonly texts: string[] } {
+  const texts: string[] = [];
+  const keep = (message: string, fields?: object): void => void texts.push(`${message} ${JSON.stringify(fields ?? {})}`);
+  return { telemetry: { ...silentTelemetry, log: { ...silentTelemetry.log, warn: keep, info: keep, error: keep, debug: keep } }, texts };
+}
+
+async function claimOne(queue: NatsQueue, leaseMs = 30_000): Promise<ClaimedJob> {
+  const [job] = await queue.claim({ workerId: 'w', leaseMs, waitMs: 10_000 });
+  if (!job) throw new Error('no job came');
+  return job;
+}
+
+const text = (content: unknown): string => Buffer.from(content as Uint8Array).toString();
+const job = (id: string): { id: string; type: string; payload: Uint8Array } => ({
+  id,
+  type: 'work',
+  payload: Buffer.from(`payload of ${id}`),
+});
+
+describe('a cluster of three', () => {
+  testNats(
+    'loses its leader twice under load: nothing acknowledged is lost, no result is of two leases, the gap is below ten seconds',
+    async () => {
+      const report = await killLeaders({ kills: 2, seed: 3 });
+      expect(report).toMatchObject({ lostJobs: 0, lostResults: 0, doubleResults: 0 });
+      expect(report.completed).toBe(report.published);
+      expect(holds(report)).toBe(true);
+    },
+    120_000,
+  );
+});
+
+describe('several processes', () => {
+  testNats('take over the leases of each other by their tokens, and see what the others do', async () => {
+    const queue = `shared-${process.pid}`;
+    const [one, other] = [open({ queue }), open({ queue })];
+    await one.publish(job('a'));
+    const { lease } = await claimOne(one);
+    expect(await other.status('a')).toMatchObject({ state: 'claimed', attempts: 1 });
+    const longer = await other.extend(lease, 60_000);
+    expect(await one.status('a')).toMatchObject({ state: 'claimed', workerId: 'w', leaseUntil: longer.until });
+    const waiting = other.result('a');
+    await other.complete(lease, { body: Buffer.from('done') });
+    expect(text((await waiting).body)).toBe('done');
+    await expect(one.complete(lease, { body: Buffer.from('other') })).rejects.toMatchObject({ code: 'LEASE_LOST' });
+    await one.complete(lease, { body: Buffer.from('done') });
+  });
+
+  testNats('get the job of a claimer that fell silent, once the server has waited for it', async () => {
+    const queue = `silent-${process.pid}`;
+    const [one, other] = [open({ queue, ackWaitMs: 1_000 }), open({ queue, ackWaitMs: 1_000 })];
+    await one.publish(job('a'));
+    const first = await claimOne(one, 1_000);
+    await one.close();
+    const second = await claimOne(other);
+    expect(second.attempt).toBe(2);
+    expect(await other.status('a')).toMatchObject({ error: { code: 'WORKER_LOST' } });
+    await expect(other.complete(first.lease, { body: Buffer.from('late') })).rejects.toMatchObject({ code: 'LEASE_LOST' });
+    await other.complete(second.lease, { body: Buffer.from('done') });
+  });
+
+  testNats('a lease that is longer than the server waits outlives its claimer, and is not handed out before', async () => {
+    const queue = `long-${process.pid}`;
+    const [one, other] = [open({ queue, ackWaitMs: 1_000 }), open({ queue, ackWaitMs: 1_000 })];
+    await one.publish(job('a'));
+    const { lease } = await claimOne(one, 4_000);
+    await one.close();
+    expect(await other.claim({ workerId: 'w2', waitMs: 2_500 })).toEqual([]);
+    await other.complete(lease, { body: Buffer.from('after the restart') });
+    expect(text((await other.result('a')).body)).toBe('after the restart');
+  });
+});
+
+describe('a server that', () => {
+  testNats('was restarted has everything, and hands out nothing that has ended', async () => {
+    const own = await startNats(1);
+    const queue = open({ servers: own.addresses });
+    try {
+      await queue.publishMany([job('done'), job('running'), job('waiting')]);
+      const done = await claimOne(queue);
+      const running = await claimOne(queue);
+      await queue.complete(done.lease, { body: Buffer.from('done') });
+      await own.servers[0]?.kill();
+      await own.servers[0]?.start();
+      expect(text((await queue.result('done')).body)).toBe('done');
+      const claimed = await claimOne(queue);
+      expect(claimed.id).toBe('waiting');
+      await queue.complete(running.lease, { body: Buffer.from('kept') });
+      expect(await queue.claim({ workerId: 'w', max: 10, waitMs: 500 })).toEqual([]);
+      await queue.publish(job('new'));
+      expect((await claimOne(queue)).id).toBe('new');
+    } finally {
+      await queue.close();
+      await own.stop();
+    }
+  });
+
+  testNats('was told that a job is done which is not hands it out again after a reconciliation', async () => {
+    const queue = open({ queue: 'forgotten' });
+    await queue.publishMany([job('a'), job('b')]);
+    const connection = await connect({ servers: [...(cluster?.addresses ?? [])] });
+    try {
+      const consumer = await jetstream(connection).consumers.get('BPR_forgotten', 'p4-_');
+      const message = await consumer.next({ expires: 2_000 });
+      await message?.ackAck();
+      expect((await claimOne(queue)).id).toBe('b');
+      expect(await queue.reconcile()).toBe(1);
+      expect(await queue.reconcile()).toBe(0);
+      expect((await claimOne(queue)).id).toBe('a');
+    } finally {
+      await connection.close();
+    }
+  });
+
+  testNats('has a stream of that name already keeps it as it is', async () => {
+    const connection = await connect({ servers: [...(cluster?.addresses ?? [])] });
+    try {
+      const { streams } = await jetstreamManager(connection);
+      await streams.add({ name: 'BPR_foreign', subjects: ['foreign.>'] });
+      await expect(open({ queue: 'foreign' }).publish(job('a'))).rejects.toMatchObject({ code: 'RESOURCE_FOREIGN' });
+      expect((await streams.info('BPR_foreign')).config).toMatchObject({ subjects: ['foreign.>'], num_replicas: 1 });
+    } finally {
+      await connection.close();
+    }
+  });
+
+  testNats('does not write to disk before it acknowledges is warned of; one that does is not', async () => {
+    const own = await startNats(1, { syncAlways: false });
+    try {
+      const loose = warnings();
+      const strict = warnings();
+      const silent = warnings();
+      const monitoring = (of: NatsCluster | undefined): string[] => of?.servers.map((server) => server.monitoring) ?? [];
+      await open({ servers: own.addresses, monitoring: monitoring(own) }, loose.telemetry).publish(job('a'));
+      await open({ monitoring: monitoring(cluster) }, strict.telemetry).publish(job('a'));
+      await open({}, silent.telemetry).publish(job('a'));
+      expect(loose.texts.join()).toMatch(/acknowledges before it has written to disk.*sync_interval: always/);
+      expect(strict.texts).toEqual([]);
+      expect(silent.texts.join()).toMatch(/nothing says whether NATS writes to disk/);
+      await Promise.all(opened.splice(-3).map((queue) => queue.close()));
+    } finally {
+      await own.stop();
+    }
+  });
+
+  testNats('asks for a token, or for user and password, gets them from the reference; nothing of them is logged', async () => {
+    const own = await startNats(1, { configuration: 'authorization { user: bpr, password: pass-word-77 }' });
+    const { telemetry, texts } = warnings();
+    const secret =
+      (value: string): (() => string) =>
+      () =>
+        value;
+    const servers = own.addresses;
+    try {
+      const queue = open({ servers, credentials: { user: 'bpr', password: secret('pass-word-77') } }, telemetry);
+      expect(await queue.publish(job('a'))).toEqual({ id: 'a', duplicate: false });
+      await queue.close();
+      const refused = await open({ servers, credentials: { user: 'bpr', password: secret('pass-word-78') } }, telemetry)
+        .publish(job('a'))
+        .catch((error: unknown) => error);
+      expect(refused).toMatchObject({ code: 'UNAUTHORIZED' });
+      expect(texts.join() + String(refused)).not.toMatch(/pass-word/);
+    } finally {
+      await own.stop();
+    }
+  });
+
+  testNats('cannot be reached is named', async () => {
+    const queue = open({ servers: '127.0.0.1:1' });
+    await expect(queue.publish(job('a'))).rejects.toMatchObject({ code: 'PLATFORM_UNREACHABLE', message: /127\.0\.0\.1:1/ });
+  });
+});
+
+testNats('ids, headers and requirements may hold what subjects of NATS may not', async () => {
+  const queue = open();
+  const ids = ['a.b', 'a b', '*', '>', 'ü'.repeat(256), '~x', '1/2'];
+  await queue.publishMany(ids.map((id) => ({ ...job(id), headers: { note: 'größer "als" \\' } })));
+  expect(await queue.publish(job('a.b'))).toEqual({ id: 'a.b', duplicate: true });
+  const claimed = await queue.claim({ workerId: 'w', max: 10 });
+  expect(claimed.map(({ id }) => id)).toEqual(ids);
+  expect(claimed.map(({ headers }) => headers)).toEqual(ids.map(() => ({ note: 'größer "als" \\' })));
+  await Promise.all(claimed.map(({ id, lease }) => queue.complete(lease, { body: Buffer.from(id) })));
+  expect(text((await queue.result('>')).body)).toBe('>');
+});
+
+testNats('thousands are published at once, in their order', async () => {
+  const queue = open();
+  const ids = Array.from({ length: 2_500 }, (_, index) => `job-${index}`);
+  const published = await queue.publishMany(ids.map((id) => job(id)));
+  expect(published.filter(({ duplicate }) => duplicate)).toEqual([]);
+  const claimed = [...(await queue.claim({ workerId: 'w', max: 1_000 })), ...(await queue.claim({ workerId: 'w', max: 1_000 }))];
+  expect(claimed.map(({ id }) => id)).toEqual(ids.slice(0, 2_000));
+  expect(await queue.publishMany(ids.map((id) => job(id)))).toEqual(ids.map((id) => ({ id, duplicate: true })));
+  expect((await queue.stats()).byState).toMatchObject({ queued: 500, claimed: 2_000 });
+});
