@@ -21,6 +21,7 @@ import { addService } from './commands/service.ts';
 import { addTicket } from './commands/ticket.ts';
 import { addWasm } from './commands/wasm.ts';
 import { addWhy } from './commands/why.ts';
+import { addWorker } from './commands/worker.ts';
 import { printError } from './output.ts';
 import type { Cli, Io } from './output.ts';
 import { ownVersion } from './version.ts';
@@ -95,6 +96,7 @@ function createProgram(cli: Cli, json: boolean): Command {
     addTicket,
     addQueue,
     addWasm,
+    addWorker,
     addJobs,
     addWhy,
     addDoctor,

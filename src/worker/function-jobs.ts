@@ -10,12 +10,18 @@ import type { FunctionCode, FunctionVersion, InvocationOptions } from '../runtim
 import { PackageCache } from './package-cache.ts';
 import type { JobHandler } from './running-job.ts';
 
+export interface TargetOptions extends Pick<InvocationOptions, 'deadline'> {
+  readonly signal?: AbortSignal;
+  /** Calls with the same one go to the same engine while it is up: the header `affinity` of the job. */
+  readonly affinity?: string;
+}
+
 /** What runs functions: a `FunctionRuntime` of any backend, or an `EnginePool`. */
 export interface FunctionTarget {
   invoke(
     fn: FunctionVersion,
     event: Uint8Array,
-    options: InvocationOptions,
+    options: TargetOptions,
   ): Promise<{ readonly body: Uint8Array; readonly contentType: string }>;
   /** Ends instances of this name with other fingerprints. */
   retire(name: string, keep: readonly string[]): void;
@@ -79,8 +85,10 @@ export class FunctionJobs implements JobHandler {
   ): Promise<QueueResult> {
     if (signal.aborted) throw new RunnerError('ABORTED', 'the job was given up before it began', { cause: signal.reason, retry: 'safe' });
     started();
-    const { deadline } = job;
-    const { body, contentType } = await this.#options.target.invoke(fn, event, { signal, ...(deadline !== undefined && { deadline }) });
+    const { deadline, headers } = job;
+    const { affinity } = headers;
+    const given = { ...(deadline !== undefined && { deadline }), ...(affinity !== undefined && { affinity }) };
+    const { body, contentType } = await this.#options.target.invoke(fn, event, { signal, ...given });
     return { body, headers: { 'content-type': contentType } };
   }
 

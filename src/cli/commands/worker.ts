@@ -1,0 +1,252 @@
+import { chmodSync, mkdirSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { InvalidArgumentError, Option } from 'commander';
+import type { Command } from 'commander';
+import { RunnerError, toRunnerError } from '../../errors.ts';
+import type { WorkQueue } from '../../queue/queue.ts';
+import { redactText } from '../../telemetry/redact.ts';
+import type { WorkerEvent } from '../../worker/worker.ts';
+import { BACKENDS } from '../backends.ts';
+import { parseCount, parseNumber } from '../calls.ts';
+import { logLevelOf } from '../log-level.ts';
+import { printError, toJson } from '../output.ts';
+import type { Cli, Io } from '../output.ts';
+import type { Connected, FunctionsOptions } from '../worker-session.ts';
+
+interface WorkerFlags {
+  readonly ticketFile?: string;
+  readonly backend: string;
+  readonly concurrency: number;
+  readonly capabilities: readonly string[];
+  readonly data?: string;
+  readonly port: number;
+  readonly drainMs: number;
+  readonly leaseMs: number;
+  readonly env: readonly string[];
+  readonly network: 'none' | 'open';
+  readonly packageBytesMax?: number;
+  readonly once?: true;
+  readonly job?: string;
+  readonly json?: true;
+}
+
+const EXAMPLES = `
+Examples:
+  CONTROL_PLANE_TICKET=bprt1... bpr worker
+  bpr worker --ticket-file /data/endpoint.ticket --concurrency 16 --capabilities gpu,region:eu
+  bpr worker --once                           one job, then it ends
+  bpr worker --once --job job.json            one job from a file, without a control plane
+
+It dials out only, and waits for a control plane that is not there yet. Packages of functions are fetched once by their hash, verified, and kept
+in its folder. A job file is {"artifact": "handler.zip", "event": ..., "function": "name", "settings": {"timeoutMs": 5000}}.
+SIGTERM or SIGINT: it claims no more, gives back what it has not begun, lets the rest end for --drain-ms, gives back what is left, and ends with
+0. A second one ends it at once.
+Environment: CONTROL_PLANE_TICKET; BPR_DATA_DIR; LOG_LEVEL (default warn).
+
+Exit status: 0 drained, or the one job has a result; 1 it could not start, or the one job failed; 2 called in a wrong way, or the ticket is not
+valid here; 130 or 143 ended at once by a second signal.`;
+
+/** After the worker is over. */
+const LEAVE_MS = 2_000;
+const SIGNALS = { SIGINT: 130, SIGTERM: 143 } as const;
+
+/** `bpr worker`: runs the jobs of a control plane. */
+export function addWorker(program: Command, cli: Cli): void {
+  program
+    .command('worker')
+    .description('run the jobs of a control plane on this machine')
+    .option('--ticket-file <file>', 'the ticket, instead of CONTROL_PLANE_TICKET; it is waited for')
+    .option('--backend <name>', `one of ${BACKENDS.join(', ')}`, 'process')
+    .option('--concurrency <count>', 'jobs at the same time', parseCount, 4)
+    .option('--capabilities <names>', 'what this worker has, comma-separated', parseNames, [])
+    .option('--data <dir>', 'its key, packages and sockets; of one worker, a short path (default: worker in BPR_DATA_DIR)')
+    .option('--port <port>', 'of /healthz, /readyz and /metrics on 127.0.0.1; 0: any free one', parseNumber, 0)
+    .option('--drain-ms <ms>', 'how long jobs may go on after a signal', parseNumber, 30_000)
+    .option('--lease-ms <ms>', 'how long a job is held without a sign of life', parseCount, 30_000)
+    .option('--env <names>', 'variables that functions may ask for, comma-separated', parseNames, [])
+    .addOption(new Option('--network <access>', 'what functions may have when they ask for it').choices(['none', 'open']).default('none'))
+    .option('--package-bytes-max <bytes>', 'packages that are kept on disk (default: 2 GiB)', parseCount)
+    .option('--once', 'one job, then it ends')
+    .option('--job <file>', 'with --once: the job, instead of one of a control plane')
+    .option('--json', 'print news as JSON lines')
+    .addHelpText('after', EXAMPLES)
+    .action((flags: WorkerFlags) => run(cli, flags));
+}
+
+async function run(cli: Cli, flags: WorkerFlags): Promise<void> {
+  if (flags.job !== undefined && flags.once === undefined) throw new RunnerError('CONFIG_INVALID', '--job needs --once');
+  try {
+    const session = new Session(cli, flags);
+    await session.run();
+  } catch (thrown) {
+    const error = toRunnerError(thrown);
+    const isTicket = error.code.startsWith('TICKET_') || error.code === 'IDENTITY_UNPROVEN';
+    cli.exitCode = isTicket ? 2 : 1;
+    // One line, as all the others.
+    if (flags.json) cli.io.stdout.write(`${toJson({ event: 'error', code: error.code, message: redactText(error.message) }, 0)}\n`);
+    else printError(cli.io, false, error);
+  }
+}
+
+/** One run of the command. */
+class Session {
+  readonly #cli: Cli;
+  readonly #flags: WorkerFlags;
+  readonly #stop = new AbortController();
+  #hasJob = false;
+  #unready: () => string | undefined = () => 'it is not enrolled yet';
+
+  constructor(cli: Cli, flags: WorkerFlags) {
+    this.#cli = cli;
+    this.#flags = flags;
+  }
+
+  async run(): Promise<void> {
+    const { io } = this.#cli;
+    const { port } = this.#flags;
+    const { createLogger, createMetrics, serveHealth, runJobFile } = await load();
+    const metrics = createMetrics();
+    const telemetry = { log: await createLogger({ level: logLevelOf(io) }), metrics, startSpan: undefined };
+    const parts = { ...this.#settings(), telemetry };
+    if (this.#flags.job !== undefined) {
+      const text = Buffer.from(await runJobFile(resolve(io.cwd, this.#flags.job), parts)).toString('utf8');
+      io.stdout.write(this.#flags.json ? `${toJson({ event: 'result', body: text }, 0)}\n` : `${text}\n`);
+      return;
+    }
+    this.#listenToSignals();
+    const health = await serveHealth({ port, metrics, unready: () => this.#unready() });
+    this.#tell('started', { pid: process.pid, health: health.url });
+    try {
+      await this.#serve(parts);
+    } finally {
+      await health.close();
+    }
+  }
+
+  async #serve(parts: Omit<FunctionsOptions, 'objects'>): Promise<void> {
+    const { concurrency, capabilities, leaseMs, drainMs, once } = this.#flags;
+    const { Worker, openFunctions } = await load();
+    const connected = await this.#connect(parts);
+    if (!connected) return;
+    const { queue, workerId, objects } = connected;
+    const functions = await openFunctions({ ...parts, objects });
+    const worker = new Worker({
+      queue,
+      workerId,
+      handler: functions.handler,
+      concurrency: once ? 1 : concurrency,
+      capabilities,
+      leaseMs,
+      telemetry: parts.telemetry,
+      onEvent: (event) => {
+        this.#news(event);
+        if (!once || event.kind !== 'ended') return;
+        this.#cli.exitCode = event.outcome === 'completed' ? 0 : 1;
+        void worker.drain(drainMs);
+      },
+    });
+    this.#unready = () => (worker.state === 'ready' ? undefined : `the worker is ${worker.state}`);
+    if (!this.#stop.signal.aborted) worker.start();
+    const drain = (): void => void worker.drain(drainMs);
+    this.#stop.signal.addEventListener('abort', drain, { once: true });
+    if (this.#stop.signal.aborted) drain();
+    try {
+      await worker.ended;
+    } finally {
+      await functions.close();
+      this.#tell('drained', { ...(await worker.drain(drainMs)) });
+      await this.#leave(queue);
+    }
+  }
+
+  /** Undefined: it was told to end before anybody answered. */
+  async #connect({ folder, telemetry }: Pick<FunctionsOptions, 'folder' | 'telemetry'>): Promise<Connected | undefined> {
+    const { connectWorker, ticketFrom } = await load();
+    const { signal } = this.#stop;
+    try {
+      const { ticketFile } = this.#flags;
+      const ticket = await ticketFrom({ text: this.#cli.io.env['CONTROL_PLANE_TICKET'], file: ticketFile }, signal);
+      const onWait = ({ code, message }: RunnerError): void => this.#tell('waiting', { code, reason: message });
+      const connected = await connectWorker({ ticket, folder, telemetry, signal, onWait });
+      this.#tell('enrolled', { workerId: connected.workerId });
+      return connected;
+    } catch (thrown) {
+      if (signal.aborted) return undefined;
+      throw thrown;
+    }
+  }
+
+  /** A request that nobody answers must not keep the process. */
+  async #leave(queue: WorkQueue): Promise<void> {
+    const late = setTimeout(() => process.exit(this.#cli.exitCode), LEAVE_MS);
+    await queue.close();
+    clearTimeout(late);
+  }
+
+  #news(event: WorkerEvent): void {
+    const { kind, at: _, ...rest } = event;
+    if (kind === 'ended' && !this.#hasJob) {
+      this.#hasJob = true;
+      this.#tell('first-job', rest);
+    }
+    // What is told of each job is for programs.
+    if (this.#flags.json || (kind !== 'claimed' && kind !== 'ended')) this.#tell(kind, rest);
+  }
+
+  /** With the time since the process was started. */
+  #tell(event: string, fields: Readonly<Record<string, unknown>>): void {
+    const { stdout } = this.#cli.io;
+    const sinceStartMs = Math.round(process.uptime() * 1_000);
+    if (this.#flags.json) stdout.write(`${toJson({ event, at: Date.now(), sinceStartMs, ...fields }, 0)}\n`);
+    else stdout.write(`${event.padEnd(12)} ${`${sinceStartMs} ms`.padEnd(10)} ${toJson(fields, 0)}\n`);
+  }
+
+  #listenToSignals(): void {
+    for (const name of ['SIGINT', 'SIGTERM'] as const) {
+      process.on(name, () => {
+        if (this.#stop.signal.aborted) process.exit(SIGNALS[name]);
+        this.#stop.abort();
+      });
+    }
+  }
+
+  #settings(): Omit<FunctionsOptions, 'objects' | 'telemetry'> {
+    const { io } = this.#cli;
+    const { backend, concurrency, env, network, packageBytesMax } = this.#flags;
+    const environment: Record<string, string> = {};
+    for (const name of env) {
+      const value = io.env[name];
+      if (value === undefined) throw new RunnerError('CONFIG_INVALID', `--env names ${name}, which is not set here`);
+      environment[name] = value;
+    }
+    return { folder: folderOf(io, this.#flags), backend, concurrency, environment, network, packageBytesMax };
+  }
+}
+
+async function load() {
+  const [{ createMetrics }, { createLogger }, session, { Worker }] = await Promise.all([
+    import('../../telemetry/prometheus.ts'),
+    import('../../telemetry/pino.ts'),
+    import('../worker-session.ts'),
+    import('../../worker/worker.ts'),
+  ]);
+  const { connectWorker, openFunctions, runJobFile, serveHealth, ticketFrom } = session;
+  return { createMetrics, createLogger, Worker, connectWorker, openFunctions, runJobFile, serveHealth, ticketFrom };
+}
+
+function parseNames(text: string): readonly string[] {
+  const names = text.split(',').map((name) => name.trim());
+  if (names.some((name) => !/^[A-Za-z0-9._:/=-]{1,64}$/.test(name))) throw new InvalidArgumentError('It must be names, comma-separated.');
+  return names;
+}
+
+function folderOf(io: Io, { data }: WorkerFlags): string {
+  const given = io.env['BPR_DATA_DIR'];
+  const base = given === undefined ? join(homedir(), '.blueprint-runner') : resolve(io.cwd, given);
+  const folder = data === undefined ? join(base, 'worker') : resolve(io.cwd, data);
+  // Users of instances pass through it to what is theirs.
+  mkdirSync(folder, { recursive: true, mode: 0o711 });
+  chmodSync(folder, 0o711);
+  return folder;
+}

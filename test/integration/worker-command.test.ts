@@ -1,0 +1,162 @@
+/** `bpr worker` as processes of their own, against a control plane. */
+
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
+import { ControlPlane } from '../../src/control/control.ts';
+import { buildHandler } from '../../src/deploy/package.ts';
+import { Metadata, QueueExecutor, RemoteQueue } from '../../src/index.ts';
+import { encodeAbi } from '../../src/job/abi.ts';
+import { parseParameters } from '../../src/job/solidity.ts';
+import { openIdentity } from '../../src/queue/identity.ts';
+import { RemoteObjects } from '../../src/queue/remote-objects.ts';
+import { WorkerCommand } from '../support/worker-command.ts';
+
+const UINT64 = parseParameters('uint64 x');
+let folder: string;
+let artifact: string;
+
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'wc-'));
+  artifact = (await buildHandler({ entry: new URL('../fixtures/worker/jobs.ts', import.meta.url).pathname, outDir: folder })).zipFile;
+}, 60_000);
+
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+let count = 0;
+const place = (name: string): string => join(folder, `${name}${(count += 1)}`);
+
+interface World {
+  readonly control: ControlPlane;
+  readonly ticket: string;
+  readonly queue: RemoteQueue;
+  readonly executor: QueueExecutor;
+}
+
+async function world(options: { readonly attemptsMax?: number } = {}): Promise<World> {
+  const control = new ControlPlane({ folder: place('control') });
+  await control.listen({ port: 0 });
+  const { ticket } = await control.tickets.create({ uses: 10 });
+  const queue = await RemoteQueue.connect({ credentials: { ticket, identity: openIdentity(join(place('runner'), 'identity.key')) } });
+  const executor = new QueueExecutor({ queue, objects: new RemoteObjects(queue.control), artifact, ...options });
+  onTestFinished(async () => {
+    await executor.close();
+    await queue.close();
+    await control.close(100);
+  });
+  return { control, ticket, queue, executor };
+}
+
+function worker(ticket: string, ...flags: string[]): WorkerCommand {
+  const command = new WorkerCommand(place('w'), { CONTROL_PLANE_TICKET: ticket }, flags);
+  onTestFinished(async () => {
+    await command.kill();
+  });
+  return command;
+}
+
+async function invoke(executor: QueueExecutor, jobId: bigint, x: bigint): Promise<bigint> {
+  const call = { id: `call-${jobId}-${x}`, jobId, body: encodeAbi(UINT64, [x]), metadata: new Metadata() };
+  const { results } = await executor.invoke(call, { deadline: Date.now() + 60_000, attempt: 1 });
+  return BigInt(`0x${Buffer.from(results[0]?.body ?? []).toString('hex')}`);
+}
+
+describe('bpr worker', () => {
+  it('enrols with its ticket, runs jobs, and tells how long each step took', async () => {
+    const { ticket, executor } = await world();
+    const command = worker(ticket);
+    const numbers = Array.from({ length: 12 }, (_, index) => BigInt(index));
+    expect(await Promise.all(numbers.map((x) => invoke(executor, 0n, x)))).toEqual(numbers.map((x) => x * x));
+    expect(await command.until('first-job')).toMatchObject({ outcome: 'completed' });
+    const steps = ['started', 'enrolled', 'ready', 'first-job'].map((kind) => command.news.find(({ event }) => event === kind));
+    const times = steps.map((news) => Number(news?.['sinceStartMs']));
+    expect(times).toEqual(times.toSorted((left, right) => left - right));
+    const health = String(steps[0]?.['health']);
+    expect((await fetch(`${health}/readyz`)).status).toBe(200);
+    const metrics = await (await fetch(`${health}/metrics`)).text();
+    expect(metrics).toContain('blueprint_runner_worker_jobs_total{outcome="completed"} 12');
+    expect(Number(/^blueprint_runner_worker_memory_bytes (\d+)/m.exec(metrics)?.[1])).toBeGreaterThan(1_000_000);
+    expect(await command.kill('SIGTERM')).toBe(0);
+  });
+
+  it('waits for a control plane and for its ticket, and ends cleanly when nobody came', async () => {
+    const command = new WorkerCommand(place('w'), {}, ['--ticket-file', place('ticket')]);
+    const { health } = await command.until('started');
+    expect((await fetch(`${String(health)}/readyz`)).status).toBe(503);
+    expect((await fetch(`${String(health)}/healthz`)).status).toBe(200);
+    expect(await command.kill('SIGTERM')).toBe(0);
+  });
+
+  it('ends with 2 when its ticket is malformed or was revoked', async () => {
+    const { ticket, control } = await world();
+    const malformed = worker(`${ticket.slice(0, -4)}AAAA`);
+    expect(await malformed.ended).toBe(2);
+    expect(malformed.news.at(-1)).toMatchObject({ event: 'error', code: 'TICKET_MALFORMED' });
+    expect(await worker('').ended).toBe(2);
+    const other = await control.tickets.create({ uses: 1 });
+    await control.tickets.revoke(other.record.id);
+    const revoked = worker(other.ticket);
+    expect(await revoked.ended).toBe(2);
+    expect(revoked.news.at(-1)).toMatchObject({ event: 'error', code: 'TICKET_REVOKED' });
+  });
+
+  it('runs one job and ends, from the control plane or from a file', async () => {
+    const { ticket, executor, queue } = await world();
+    const one = worker(ticket, '--once');
+    expect(await invoke(executor, 0n, 9n)).toBe(81n);
+    expect(await one.ended).toBe(0);
+    await queue.publish({ id: 'none', type: 'function', payload: Buffer.from('{}'), headers: { function: 'none' } });
+    expect(await worker(ticket, '--once').ended).toBe(1);
+    const file = place('job.json');
+    const event = { job_id: 0, args_base64: Buffer.from(encodeAbi(UINT64, [12n])).toString('base64') };
+    writeFileSync(file, JSON.stringify({ artifact, event }));
+    const local = worker('', '--once', '--job', file);
+    expect(JSON.parse(String((await local.until('result'))['body']))).toMatchObject({
+      result_base64: Buffer.from(encodeAbi(UINT64, [144n])).toString('base64'),
+    });
+    expect(await local.ended).toBe(0);
+  });
+
+  it('under load, at SIGTERM: claims no more at once, lets jobs end, gives the others back; none is lost, none runs twice', async () => {
+    const { ticket, executor, queue } = await world();
+    const first = worker(ticket, '--concurrency', '4');
+    const second = worker(ticket, '--concurrency', '4');
+    await Promise.all([first.until('ready'), second.until('ready')]);
+    const numbers = Array.from({ length: 60 }, (_, index) => BigInt(index));
+    const calls = Promise.all(numbers.map((x) => invoke(executor, 1n, x)));
+    await first.until('first-job');
+    expect(await first.kill('SIGTERM')).toBe(0);
+    const claimed = first.news.filter(({ event }) => event === 'claimed').length;
+    const drained = first.news.findIndex(({ event }) => event === 'draining');
+    expect(first.news.slice(drained).filter(({ event }) => event === 'claimed')).toEqual([]);
+    expect(claimed).toBe(first.ofOutcome('completed') + first.ofOutcome('released'));
+    expect(await calls).toEqual(numbers.map((x) => x * x));
+    expect((await queue.stats()).byState).toMatchObject({ completed: 60, queued: 0, claimed: 0, dead: 0, failed: 0 });
+    await expect.poll(() => first.ofOutcome('completed') + second.ofOutcome('completed')).toBe(60);
+  });
+
+  it('at the deadline of a drain gives running jobs back, and ends with 0', async () => {
+    const { ticket, executor, queue } = await world({ attemptsMax: 3 });
+    const slow = worker(ticket, '--drain-ms', '200');
+    const call = invoke(executor, 2n, 5_000n);
+    await slow.until('claimed');
+    await expect.poll(async () => (await queue.status('call-2-5000'))?.state, { timeout: 10_000 }).toBe('claimed');
+    expect(await slow.kill('SIGTERM')).toBe(0);
+    expect(await queue.status('call-2-5000')).toMatchObject({ state: 'queued', attempts: 0 });
+    const other = worker(ticket);
+    expect(await call).toBe(5_000n);
+    expect(await other.kill('SIGTERM')).toBe(0);
+  });
+
+  it('a second signal ends it at once', async () => {
+    const { ticket, executor } = await world();
+    const command = worker(ticket, '--lease-ms', '1000');
+    const call = invoke(executor, 2n, 30_000n);
+    await command.until('claimed');
+    command.child.kill('SIGTERM');
+    await command.until('draining');
+    const [code] = await Promise.all([command.kill('SIGTERM'), expect(call).rejects.toMatchObject({ code: 'WORKER_LOST' })]);
+    expect(code).toBe(143);
+  });
+});
