@@ -104,6 +104,7 @@ export { FolderObjects } from './queue/folder-objects.ts';
 export { QueueExecutor } from './queue/queue-executor.ts';
 export type { QueueExecutorOptions } from './queue/queue-executor.ts';
 export type { ObjectStore, WorkQueue } from './queue/queue.ts';
+export type { RemoteExecutorOptions } from './queue/remote-executor.ts';
 export { RemoteQueue } from './queue/remote.ts';
 export type { RemoteQueueOptions } from './queue/remote.ts';
 export { Worker } from './worker/worker.ts';

@@ -50,7 +50,19 @@ describe('how it is called', () => {
   it('every command shows examples and takes --json', async () => {
     const { stdout } = await bpr(['--help']);
     const commands = [...stdout.matchAll(/^ {2}([a-z]+) \[options\]/gm)].map(([, name = '']) => name);
-    expect(commands.toSorted()).toEqual(['build', 'conformance', 'dev', 'doctor', 'gateway', 'init', 'profile', 'run', 'schedule', 'why']);
+    expect(commands.toSorted()).toEqual([
+      'build',
+      'conformance',
+      'dev',
+      'doctor',
+      'gateway',
+      'init',
+      'profile',
+      'run',
+      'schedule',
+      'why',
+      'worker',
+    ]);
     for (const command of [...commands, 'jobs list', 'jobs show', 'jobs submit']) {
       const help = await bpr([...command.split(' '), '--help']);
       expect(help.stdout, command).toContain('Examples:\n  bpr ');

@@ -63,7 +63,8 @@ export async function ticketFrom(
   source: { readonly text?: string | undefined; readonly file?: string | undefined },
   signal: AbortSignal,
 ): Promise<string> {
-  const { text, file } = source;
+  const { text } = source;
+  const file = source.file ?? /^file:(\/.+)$/.exec(text?.trim() ?? '')?.[1];
   if (file === undefined) {
     if (text === undefined || text.trim() === '')
       throw new RunnerError('TICKET_MALFORMED', 'there is no ticket; set CONTROL_PLANE_TICKET, or give --ticket-file');

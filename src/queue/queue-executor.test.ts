@@ -12,6 +12,7 @@ import { functionOfHeaders } from './function-job.ts';
 import { QueueExecutor } from './queue-executor.ts';
 import type { QueueExecutorOptions } from './queue-executor.ts';
 import type { ClaimedJob } from './queue.ts';
+import { remoteExecutorOptions } from './remote-executor.ts';
 
 const ZIP = Buffer.from('a package');
 const answer = (text: string): Uint8Array => Buffer.from(JSON.stringify({ result_base64: Buffer.from(text).toString('base64') }));
@@ -193,5 +194,24 @@ describe('QueueExecutor', () => {
     await expect(missing.invoke(call(), world.options())).rejects.toMatchObject({ code: 'CODE_MISSING', retry: 'safe' });
     await missing.close();
     await expect(missing.invoke(call(), world.options())).rejects.toMatchObject({ code: 'EXECUTOR_CLOSED' });
+  });
+});
+
+describe('the options of an executor by name', () => {
+  it('are checked: a ticket, or an address with a token, and an artifact', () => {
+    const ticket = { ticket: 'bprt1.x.y', artifact: 'a.zip' };
+    expect(remoteExecutorOptions(ticket)).toEqual(ticket);
+    const token = { url: 'http://127.0.0.1:3020', token: 't', artifact: 'a.zip', attemptsMax: 3 };
+    expect(remoteExecutorOptions(token)).toEqual(token);
+    const bad = [
+      undefined,
+      {},
+      { artifact: 'a.zip' },
+      { ...ticket, artifact: '' },
+      { url: 'http://x', artifact: 'a.zip' },
+      { ...ticket, ticket: 7 },
+    ];
+    for (const options of bad) expect(() => remoteExecutorOptions(options)).toThrow(/executor queue/);
+    expect(() => remoteExecutorOptions({ ...ticket, tikcet: 'x' })).toThrow(/no option tikcet; there are ticket/);
   });
 });

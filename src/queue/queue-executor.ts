@@ -13,12 +13,12 @@ import { ClaimCheckQueue } from './claim-check.ts';
 import { FUNCTION_JOB, functionHeaders, functionSettings } from './function-job.ts';
 import type { FunctionJobSettings } from './function-job.ts';
 import { isReference } from './queue.ts';
-import type { Headers, NewJob, ObjectStore, QueueResult, WorkQueue } from './queue.ts';
+import type { Headers, NewJob, ObjectReference, ObjectStore, QueueResult, WorkQueue } from './queue.ts';
 
 export interface QueueExecutorOptions extends Partial<FunctionJobSettings> {
   readonly queue: WorkQueue;
-  /** Where the package is put, and what is too large for the queue. */
-  readonly objects: ObjectStore;
+  /** Where the package is put, once under its hash if the store can do that, and what is too large for the queue. */
+  readonly objects: ObjectStore & { keep?(bytes: Uint8Array): Promise<ObjectReference> };
   /** The zip that `bpr build` writes, or the URI of an image (`image:...`). */
   readonly artifact: string;
   /** Of the function, for logs and metrics of workers. Default `jobs`. */
@@ -43,7 +43,7 @@ const IMAGE = 'image:';
 const MIB = 1024 * 1024;
 /** Those of the function runtime, in base64 within an event of 64 KiB more. */
 const BYTES_MAX = Math.floor((6 * MIB - 64 * 1024) / 4) * 3;
-const TIMEOUT_MS_MAX = 900_000;
+export const QUEUE_EXECUTOR_LIMITS: ExecutorLimits = { requestBytesMax: BYTES_MAX, responseBytesMax: BYTES_MAX, timeoutMsMax: 900_000 };
 const ID_LENGTH_MAX = 240;
 /** A result that came at the last moment still gets here. */
 const LATE_MS = 1_000;
@@ -66,7 +66,7 @@ const FAILED_MAX = 10_000;
  */
 export class QueueExecutor implements FaasExecutor {
   readonly name: string;
-  readonly limits: ExecutorLimits;
+  readonly limits: ExecutorLimits = QUEUE_EXECUTOR_LIMITS;
   readonly #options: QueueExecutorOptions;
   readonly #settings: FunctionJobSettings;
   readonly #queue: WorkQueue;
@@ -86,7 +86,6 @@ export class QueueExecutor implements FaasExecutor {
     this.#settings = settingsOf(options);
     this.#queue = new ClaimCheckQueue({ queue, objects });
     this.#clock = clock;
-    this.limits = { requestBytesMax: BYTES_MAX, responseBytesMax: BYTES_MAX, timeoutMsMax: TIMEOUT_MS_MAX };
   }
 
   async invoke(call: JobCall, options: InvokeOptions): Promise<Execution> {
@@ -223,7 +222,7 @@ export class QueueExecutor implements FaasExecutor {
     const zip = await readFile(artifact).catch((cause: unknown) => {
       throw new RunnerError('CODE_MISSING', `the artifact ${artifact} cannot be read; write it with bpr build`, { cause, retry: 'safe' });
     });
-    return functionHeaders({ name, settings, code: { kind: 'package', object: await objects.put(zip) } });
+    return functionHeaders({ name, settings, code: { kind: 'package', object: await (objects.keep?.(zip) ?? objects.put(zip)) } });
   }
 
   #closedError(): RunnerError {

@@ -25,7 +25,8 @@ import type { BlueprintRunner } from './runner.ts';
 
 /**
  * An executor of a plugin, by the plugin's name. A plugin that has no executor but a backend (`process`, `container`) runs the handler bundle
- * on its instances; `options` are then `FunctionExecutorOptions`.
+ * on its instances; `options` are then `FunctionExecutorOptions`. `queue` runs it on the workers of a control plane; `options` are then
+ * `RemoteExecutorOptions`.
  */
 export interface ExecutorSpec {
   readonly use: string;
@@ -234,6 +235,11 @@ export class RunnerBuilder {
       registry ??= await this.#registry(telemetry);
       const known = made.get(executor);
       if (known) return known;
+      if (executor.use === 'queue') {
+        const queue = await this.#queueExecutor(executor, { folder: resolve(dataDir, `queue-${made.size}`), telemetry });
+        made.set(executor, queue);
+        return queue;
+      }
       // A plugin that has both calls what was deployed, unless it is given what it is to run.
       const isGiven = hasArtifact(executor.options) || !(await registry.has('executor', executor.use));
       const isLocal = isGiven && (await registry.has('backend', executor.use));
@@ -254,6 +260,14 @@ export class RunnerBuilder {
     const checked = functionExecutorOptions(use, options);
     const backend = await registry.backend(use, { folder: join(place.folder, 'instances'), ...checked.backend });
     return new FunctionExecutor(checked, { ...place, name: use, backend, clock: this.#clock });
+  }
+
+  async #queueExecutor(
+    { options }: ExecutorSpec,
+    place: { readonly folder: string; readonly telemetry: Telemetry },
+  ): Promise<FaasExecutor> {
+    const { RemoteExecutor, remoteExecutorOptions } = await import('../queue/remote-executor.ts');
+    return new RemoteExecutor(remoteExecutorOptions(options), { ...place, clock: this.#clock });
   }
 
   async #registry(telemetry: Telemetry): Promise<PluginRegistry> {

@@ -33,7 +33,7 @@ interface WorkerFlags {
 
 const EXAMPLES = `
 Examples:
-  CONTROL_PLANE_TICKET=bprt1... bpr worker
+  bpr worker                                  with the ticket in CONTROL_PLANE_TICKET, or file:/path of one there
   bpr worker --ticket-file /data/endpoint.ticket --concurrency 16 --capabilities gpu,region:eu
   bpr worker --once                           one job, then it ends
   bpr worker --once --job job.json            one job from a file, without a control plane
