@@ -44,7 +44,7 @@ function baseFolder({ env, cwd }: Io): string {
 }
 
 /** Throws `CONFIG_INVALID`, `NOT_FOUND`. */
-export function credentialsOf(io: Io, { data, ticket = io.env['CONTROL_PLANE_TICKET'] }: ControlFlags): ControlCredentials {
+function credentialsOf(io: Io, { data, ticket = io.env['CONTROL_PLANE_TICKET'] }: ControlFlags): ControlCredentials {
   if (data === undefined && ticket !== undefined && ticket !== '')
     return { ticket: textOf(io, ticket), identity: openIdentity(join(baseFolder(io), 'identity.key')) };
   const folder = controlFolder(io, data);

@@ -106,7 +106,7 @@ const CLOSE_MS = 10_000;
 const PURGE_MS = 600_000;
 const KEEP_MS = 7 * 86_400_000;
 /** For commands on the same machine. */
-export const ADDRESS_FILE = 'control.json';
+const ADDRESS_FILE = 'control.json';
 
 interface Parts {
   readonly registry: Registry;

@@ -5,6 +5,9 @@ import { RunnerError } from '../errors.ts';
 import type { ControlClient } from './control-client.ts';
 import type { ObjectReference, ObjectStore } from './queue.ts';
 
+/** An answer that is no object. */
+const REFUSAL_BYTES_MAX = 65_536;
+
 /**
  * Verified by the control plane when it is put, and here when it is fetched. Sent again while nobody answers: a key is put once.
  *
@@ -30,7 +33,11 @@ export class RemoteObjects implements ObjectStore {
   }
 
   async get({ key, size, sha256 }: ObjectReference): Promise<Uint8Array> {
-    const bytes = await this.#control.send({ method: 'GET', path: `/objects/${encodeURIComponent(key)}`, responseBytesMax: size });
+    const bytes = await this.#control.send({
+      method: 'GET',
+      path: `/objects/${encodeURIComponent(key)}`,
+      responseBytesMax: Math.max(size, REFUSAL_BYTES_MAX),
+    });
     if (bytes.length === size && hash('sha256', bytes, 'hex') === sha256) return bytes;
     throw new RunnerError('QUEUE_CORRUPT', `the object ${key} came with other bytes than were put`, { details: { key, size, sha256 } });
   }

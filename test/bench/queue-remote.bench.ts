@@ -1,0 +1,193 @@
+/**
+ * Jobs per second of workers at a control plane on loopback, against half the requests per second of a bare `node:http` server that is sent,
+ * and answers, bodies of the same size with the same client: what two requests per job, one to claim and one to complete, could be at best.
+ *
+ * `node test/bench/queue-remote.bench.ts`: servers are processes of their own. Goals: 0.8 with one job at a time, and 16 jobs at a time four
+ * times as many again.
+ */
+
+import { spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { systemClock } from '../../src/clock.ts';
+import { ControlPlane } from '../../src/control/control.ts';
+import { HttpClient } from '../../src/http/http.ts';
+import { makeIdentity } from '../../src/queue/identity.ts';
+import type { ClaimedJob } from '../../src/queue/queue.ts';
+import { RemoteQueue } from '../../src/queue/remote.ts';
+
+const WORKERS = 64;
+const ROUND_MS = 1_500;
+/** More than are done in a round. */
+const JOBS = 90_000;
+const ROUNDS = 4;
+const PAYLOAD = Buffer.alloc(100, 7);
+const RESULT = Buffer.alloc(100, 9);
+const GOAL = { unbatched: 0.8, batch: 4 };
+
+const [, self = '', role, folder = ''] = process.argv;
+
+/** Bodies as long as those of a claim, its answer, a completion, its answer. */
+function bodies(): { readonly asked: readonly [Buffer, Buffer]; readonly told: readonly [string, string] } {
+  const token = 'd2bc4b10-1fd1-4bd5-b20d-2d8cbed42b8d';
+  const lease = { jobId: token, token, until: 1_795_273_961_861 };
+  const claim = { workerId: 'b5ad88483e140c4ee060f3804a6d56b0', max: 1, leaseMs: 30_000, waitMs: 0 };
+  const job = {
+    id: token,
+    type: 'work',
+    payload: PAYLOAD.toString('base64'),
+    headers: {},
+    priority: 4,
+    requires: [],
+    attempt: 1,
+    attemptsMax: 3,
+    publishedAt: 1_795_273_961_861,
+    lease,
+  };
+  return {
+    asked: [Buffer.from(JSON.stringify(claim)), Buffer.from(JSON.stringify({ lease, body: RESULT.toString('base64') }))],
+    told: [JSON.stringify({ jobs: [job] }), '{}'],
+  };
+}
+
+/** Reads the whole body and parses it: less no server of jobs can do. */
+async function serveBare(): Promise<void> {
+  const { told } = bodies();
+  const server = createServer((request, response) => {
+    const chunks: Buffer[] = [];
+    request.on('data', (chunk: Buffer) => chunks.push(chunk));
+    request.on('end', () => {
+      JSON.parse(Buffer.concat(chunks).toString('utf8'));
+      const body = request.url === '/claim' ? told[0] : told[1];
+      response.writeHead(200, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) });
+      response.end(body);
+    });
+  });
+  server.listen({ host: '127.0.0.1', port: 0 });
+  await once(server, 'listening');
+  process.send?.({ url: `http://127.0.0.1:${(server.address() as AddressInfo).port}` });
+}
+
+async function serveControl(): Promise<void> {
+  const control = new ControlPlane({ folder });
+  const url = await control.listen({ port: 0 });
+  const { ticket } = await control.tickets.create({ scopes: ['admin'], uses: 1 });
+  process.send?.({ url, ticket });
+}
+
+async function start(
+  kind: 'bare' | 'control',
+  data: string,
+): Promise<{ readonly child: ChildProcess; readonly url: string; readonly ticket: string }> {
+  const child = spawn(process.execPath, [self, kind, data], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+  const [message] = (await once(child, 'message')) as [{ url: string; ticket: string }];
+  return { child, ...message };
+}
+
+async function measure(loop: (isOver: () => boolean) => Promise<number>): Promise<number> {
+  const startedAt = performance.now();
+  const isOver = (): boolean => performance.now() - startedAt > ROUND_MS;
+  const counts = await Promise.all(Array.from({ length: WORKERS }, () => loop(isOver)));
+  return counts.reduce((sum, count) => sum + count, 0) / ((performance.now() - startedAt) / 1_000);
+}
+
+async function bareRound(client: HttpClient): Promise<number> {
+  const { asked } = bodies();
+  const headers = ['content-type', 'application/json', 'authorization', `Bearer bprs_${'x'.repeat(43)}`];
+  const send = async (path: string, body: Buffer): Promise<void> => {
+    const reply = await client.send({ method: 'POST', path, headers, body, deadline: Date.now() + 30_000, responseBytesMax: 65_536 });
+    JSON.parse(Buffer.from(reply.body).toString('utf8'));
+  };
+  return measure(async (isOver) => {
+    let count = 0;
+    for (; !isOver(); count += 2) {
+      await send('/claim', asked[0]);
+      await send('/complete', asked[1]);
+    }
+    return count;
+  });
+}
+
+let published = 0;
+async function publish(queue: RemoteQueue, count: number): Promise<void> {
+  for (let left = count; left > 0; left -= 10_000) {
+    const jobs = Array.from({ length: Math.min(left, 10_000) }, () => ({ id: `job-${(published += 1)}`, type: 'work', payload: PAYLOAD }));
+    await queue.publishMany(jobs);
+  }
+}
+
+function queueRound(queue: RemoteQueue, max: number): Promise<number> {
+  return measure(async (isOver) => {
+    const claim = (): Promise<ClaimedJob[]> => queue.claim({ workerId: 'bench', max, leaseMs: 60_000 });
+    let jobs = await claim();
+    let count = 0;
+    while (jobs.length > 0 && !isOver()) {
+      const done = Promise.all(jobs.map(({ lease }) => queue.complete(lease, { body: RESULT })));
+      const next = claim();
+      await done;
+      count += jobs.length;
+      jobs = await next;
+    }
+    if (jobs.length === 0) throw new Error('the queue ran empty: publish more');
+    await Promise.all(jobs.map(({ lease }) => queue.complete(lease, { body: RESULT })));
+    return count;
+  });
+}
+
+function median(values: readonly number[]): number {
+  return values.toSorted((left, right) => left - right)[Math.floor(values.length / 2)] ?? 0;
+}
+
+async function main(): Promise<void> {
+  const root = mkdtempSync(join(tmpdir(), 'bench-queue-remote-'));
+  const bare = await start('bare', root);
+  const control = await start('control', root);
+  const client = new HttpClient(bare.url, { clock: systemClock, connectionsMax: 64 });
+  const queue = await RemoteQueue.connect({ credentials: { ticket: control.ticket, identity: makeIdentity() } });
+  const rates = { bare: [] as number[], unbatched: [] as number[], batch: [] as number[] };
+  try {
+    for (let round = 0; round <= ROUNDS; round += 1) {
+      await publish(queue, JOBS);
+      const found = { bare: await bareRound(client), unbatched: await queueRound(queue, 1), batch: await queueRound(queue, 16) };
+      for (let purged = 1; purged > 0;) {
+        const left = await queue.claim({ workerId: 'bench', max: 1_000, leaseMs: 60_000 });
+        await Promise.all(left.map(({ lease }) => queue.complete(lease, { body: RESULT })));
+        purged = left.length;
+      }
+      await queue.purge(0);
+      // The first one warms up.
+      if (round === 0) continue;
+      rates.bare.push(found.bare);
+      rates.unbatched.push(found.unbatched);
+      rates.batch.push(found.batch);
+      console.log(
+        `round ${round}: bare ${Math.round(found.bare)} requests/s, unbatched ${Math.round(found.unbatched)} jobs/s, 16 at a time ${Math.round(found.batch)} jobs/s`,
+      );
+    }
+  } finally {
+    await queue.close();
+    await client.close();
+    for (const { child } of [bare, control]) {
+      const ended = once(child, 'exit');
+      child.kill('SIGKILL');
+      await ended;
+    }
+    rmSync(root, { recursive: true });
+  }
+  const half = median(rates.bare) / 2;
+  const unbatched = median(rates.unbatched);
+  const batch = median(rates.batch);
+  const ratios = { unbatched: unbatched / half, batch: batch / unbatched };
+  console.log(`unbatched / half of bare: ${ratios.unbatched.toFixed(2)} (goal ${GOAL.unbatched})`);
+  console.log(`16 at a time / unbatched: ${ratios.batch.toFixed(2)} (goal ${GOAL.batch})`);
+  if (ratios.unbatched < GOAL.unbatched || ratios.batch < GOAL.batch) process.exitCode = 1;
+}
+
+if (role === 'bare') await serveBare();
+else if (role === 'control') await serveControl();
+else await main();
