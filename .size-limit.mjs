@@ -17,9 +17,9 @@ function budget(name, path, { limit, external = [] }) {
 
 export default [
   // With the plugins that are loaded on first use.
-  budget('core, own code', 'dist/src/index.js', { limit: '900 kB', external: own }),
+  budget('core, own code', 'dist/src/index.js', { limit: '1100 kB', external: own }),
   budget('http plugin, own code', 'dist/plugins/http/index.js', { limit: '52 kB', external: own }),
-  budget('plugin entry, own code', 'dist/src/plugin.js', { limit: '66 kB', external: own }),
+  budget('plugin entry, own code', 'dist/src/plugin.js', { limit: '76 kB', external: own }),
   budget('handler, whole', 'dist/handler/index.js', { limit: '16 kB', external: ['@azure/functions'] }),
   budget('handler bundle entry, whole', 'dist/handler/main.js', { limit: '33 kB', external: ['@azure/functions'] }),
 ];
