@@ -90,6 +90,8 @@ export interface FunctionsOptions {
   readonly environment: Readonly<Record<string, string>>;
   readonly network: 'none' | 'open';
   readonly packageBytesMax?: number | undefined;
+  /** Of the backend `engine`: addresses. */
+  readonly engines: readonly string[];
 }
 
 export interface WorkerFunctions {
@@ -99,8 +101,15 @@ export interface WorkerFunctions {
 
 /** Rejects with `BACKEND_UNAVAILABLE`, `CONFIG_INVALID`. */
 export async function openFunctions(options: FunctionsOptions): Promise<WorkerFunctions> {
-  const { folder, objects, environment, network, packageBytesMax: bytesMax } = options;
+  const { folder, backend, telemetry, objects, environment, network, packageBytesMax: bytesMax, engines: urls } = options;
   const store = { objects, environment, network, folder: join(folder, 'packages'), ...(bytesMax !== undefined && { bytesMax }) };
+  if (backend === 'engine') {
+    const { EnginePool } = await import('../worker/engine-pool.ts');
+    const zipOf = (sha256: string): Promise<Uint8Array> => packages.zipOf(sha256);
+    const pool = new EnginePool({ urls, zipOf, clock: systemClock, telemetry });
+    const { jobs, packages } = functionJobs({ ...store, target: pool });
+    return { handler: jobs, close: () => pool.close().then(() => packages.close()) };
+  }
   const runtime = await openRuntime(options);
   const { jobs, packages } = functionJobs({ ...store, target: runtime });
   return { handler: jobs, close: () => runtime.close(0).then(() => packages.close()) };

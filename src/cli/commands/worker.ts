@@ -31,6 +31,9 @@ interface WorkerFlags {
   readonly json?: true;
 }
 
+/** Where `bpr wasm serve` listens. */
+const ENGINE = 'http://127.0.0.1:27288';
+
 const EXAMPLES = `
 Examples:
   bpr worker                                  with the ticket in CONTROL_PLANE_TICKET, or file:/path of one there
@@ -42,7 +45,8 @@ It dials out only, and waits for a control plane that is not there yet. Packages
 in its folder. A job file is {"artifact": "handler.zip", "event": ..., "function": "name", "settings": {"timeoutMs": 5000}}.
 SIGTERM or SIGINT: it claims no more, gives back what it has not begun, lets the rest end for --drain-ms, gives back what is left, and ends with
 0. A second one ends it at once.
-Environment: CONTROL_PLANE_TICKET; BPR_DATA_DIR; LOG_LEVEL (default warn).
+Environment: CONTROL_PLANE_TICKET; BPR_DATA_DIR; LOG_LEVEL (default warn); for --backend engine BPR_WASM_URL, or FLAWLESS_URL: addresses of
+engines, comma-separated (default: http://127.0.0.1:27288, bpr wasm serve).
 
 Exit status: 0 drained, or the one job has a result; 1 it could not start, or the one job failed; 2 called in a wrong way, or the ticket is not
 valid here; 130 or 143 ended at once by a second signal.`;
@@ -57,7 +61,7 @@ export function addWorker(program: Command, cli: Cli): void {
     .command('worker')
     .description('run the jobs of a control plane on this machine')
     .option('--ticket-file <file>', 'the ticket, instead of CONTROL_PLANE_TICKET; it is waited for')
-    .option('--backend <name>', `one of ${BACKENDS.join(', ')}`, 'process')
+    .option('--backend <name>', `one of ${BACKENDS.join(', ')}, or engine: those of BPR_WASM_URL`, 'process')
     .option('--concurrency <count>', 'jobs at the same time', parseCount, 4)
     .option('--capabilities <names>', 'what this worker has, comma-separated', parseNames, [])
     .option('--data <dir>', 'its key, packages and sockets; of one worker, a short path (default: worker in BPR_DATA_DIR)')
@@ -220,7 +224,8 @@ class Session {
       if (value === undefined) throw new RunnerError('CONFIG_INVALID', `--env names ${name}, which is not set here`);
       environment[name] = value;
     }
-    return { folder: folderOf(io, this.#flags), backend, concurrency, environment, network, packageBytesMax };
+    const engines = (io.env['BPR_WASM_URL'] ?? io.env['FLAWLESS_URL'] ?? ENGINE).split(',').map((url) => url.trim());
+    return { folder: folderOf(io, this.#flags), backend, concurrency, environment, network, packageBytesMax, engines };
   }
 }
 

@@ -1,0 +1,215 @@
+/** Engines behind HTTP: which is asked, and when another one is. */
+
+import { createServer } from 'node:http';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { WasmBackend } from '../../plugins/wasm/index.ts';
+import { buildModule } from '../../src/deploy/assembly-script.ts';
+import { Gateway } from '../../src/gateway/gateway.ts';
+import { fingerprintOf } from '../../src/runtime/fingerprint.ts';
+import type { FunctionVersion } from '../../src/runtime/runtime.ts';
+import { EnginePool } from '../../src/worker/engine-pool.ts';
+import type { EngineCallOptions } from '../../src/worker/engine-pool.ts';
+import { newFolder } from '../support/gateway.ts';
+
+const parts = {
+  name: 'hello',
+  version: '$LATEST',
+  code: { kind: 'folder', path: '/nowhere', sha256: 'a'.repeat(64) },
+  layers: [],
+  runtime: 'wasm',
+  handler: 'handler.wasm',
+  memoryMb: 128,
+  timeoutMs: 5_000,
+  ephemeralMb: 512,
+  environment: {},
+  concurrencyPerInstance: 1,
+  network: 'none',
+} as const;
+const fn: FunctionVersion = { ...parts, fingerprint: fingerprintOf(parts) };
+
+function reply(response: ServerResponse, status: number, body: unknown): void {
+  response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body));
+}
+
+/** Answers as a gateway does; `invoke` decides what becomes of a call. */
+class Engine {
+  readonly deployed = new Set<string>();
+  readonly tokens: (string | undefined)[] = [];
+  uploads = 0;
+  calls = 0;
+  url = '';
+  invoke: (response: ServerResponse) => void = (response) => reply(response, 200, { from: this.url });
+  readonly #server = createServer((request, response) => void this.#answer(request, response));
+
+  static async start(port = 0): Promise<Engine> {
+    const engine = new Engine();
+    await new Promise<void>((resolve) => engine.#server.listen(port, '127.0.0.1', resolve));
+    engine.url = `http://127.0.0.1:${(engine.#server.address() as AddressInfo).port}`;
+    onTestFinished(() => engine.stop());
+    return engine;
+  }
+
+  stop(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#server.close(() => resolve());
+      this.#server.closeAllConnections();
+    });
+  }
+
+  async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const chunks: Buffer[] = [];
+    for await (const chunk of request) chunks.push(chunk as Buffer);
+    const { url = '', method } = request;
+    this.tokens.push(request.headers.authorization);
+    if (url === '/readyz') return reply(response, 200, {});
+    if (url === '/api/v1/functions') {
+      const { name } = JSON.parse(Buffer.concat(chunks).toString()) as { name: string };
+      this.uploads += 1;
+      if (this.deployed.has(name)) return reply(response, 409, { error: { code: 'FUNCTION_EXISTS', message: 'there is one' } });
+      this.deployed.add(name);
+      return reply(response, 201, {});
+    }
+    const [, name = ''] = /^\/api\/v1\/functions\/([^/]+)/.exec(url) ?? [];
+    if (method === 'DELETE') {
+      this.deployed.delete(name);
+      return reply(response, 200, {});
+    }
+    if (!this.deployed.has(name)) return reply(response, 404, { error: { code: 'FUNCTION_NOT_FOUND', message: 'there is none' } });
+    this.calls += 1;
+    this.invoke(response);
+  }
+}
+
+function poolOf(engines: readonly { readonly url: string }[], token?: string): EnginePool {
+  const pool = new EnginePool({ urls: engines.map(({ url }) => url), token, zipOf: async () => Buffer.from('zip') });
+  onTestFinished(() => pool.close());
+  return pool;
+}
+
+async function call(pool: EnginePool, options: EngineCallOptions = {}): Promise<string> {
+  const { body } = await pool.invoke(fn, Buffer.from('{}'), options);
+  return (JSON.parse(Buffer.from(body).toString()) as { from: string }).from;
+}
+
+/** On its port nobody listens any more. */
+async function gone(): Promise<Engine> {
+  const engine = await Engine.start();
+  await engine.stop();
+  return engine;
+}
+
+const times = <T>(count: number, make: (index: number) => Promise<T>): Promise<T[]> =>
+  Promise.all(Array.from({ length: count }, (_, index) => make(index)));
+
+describe('a pool of engines', () => {
+  it('deploys a function once on each engine, and again on one that has lost it', async () => {
+    const engines = [await Engine.start(), await Engine.start()];
+    const pool = poolOf(engines);
+    await times(20, () => call(pool));
+    expect(engines.map(({ uploads, calls }) => [uploads, calls])).toEqual([
+      [1, 10],
+      [1, 10],
+    ]);
+    // Another pool finds what the first one has deployed.
+    await times(4, () => call(poolOf(engines)));
+    engines[0]?.deployed.clear();
+    await times(2, () => call(pool));
+    expect(engines[0]?.deployed.size).toBe(1);
+  });
+
+  it('sends calls of one affinity to one engine, and to another only while that is down', async () => {
+    const engines = [await Engine.start(), await Engine.start(), await Engine.start()];
+    const pool = poolOf(engines);
+    const homes = await times(30, (index) => call(pool, { affinity: `flow-${index % 10}` }));
+    for (let flow = 0; flow < 10; flow += 1) expect(new Set(homes.filter((_, index) => index % 10 === flow)).size).toBe(1);
+    expect(new Set(homes).size).toBeGreaterThan(1);
+    await engines.find(({ url }) => url === homes[0])?.stop();
+    await pool.health();
+    // Those of the other engines stay where they are.
+    const after = [];
+    for (let flow = 0; flow < 10; flow += 1) after.push(await call(pool, { affinity: `flow-${flow}` }));
+    for (let flow = 0; flow < 10; flow += 1) {
+      if (homes[flow] === homes[0]) expect(after[flow]).not.toBe(homes[0]);
+      else expect(after[flow]).toBe(homes[flow]);
+    }
+  });
+
+  it('asks another engine when one cannot be reached or refuses', async () => {
+    const refusing = await Engine.start();
+    refusing.invoke = (response) => reply(response, 429, { error: { code: 'QUEUE_FULL', message: 'full' } });
+    const working = await Engine.start();
+    const pool = poolOf([await gone(), refusing, working]);
+    expect(new Set(await times(12, () => call(pool)))).toEqual(new Set([working.url]));
+    expect(working.calls).toBe(12);
+    // They are left alone for a while.
+    const { calls } = refusing;
+    expect(await call(pool)).toBe(working.url);
+    expect(refusing.calls).toBe(calls);
+  });
+
+  it('asks no other when the function may have been reached', async () => {
+    const [breaking, other] = [await Engine.start(), await Engine.start()];
+    for (const each of [breaking, other]) each.invoke = (response) => void response.destroy();
+    await expect(call(poolOf([breaking, other]))).rejects.toMatchObject({ code: 'EXECUTOR_CONNECTION_LOST', retry: 'idempotent' });
+    expect(breaking.calls + other.calls).toBe(1);
+    const failing = await Engine.start();
+    failing.invoke = (response) => reply(response, 502, { error: { code: 'FUNCTION_FAILED', message: 'it threw' } });
+    await expect(call(poolOf([failing]))).rejects.toMatchObject({ code: 'FUNCTION_FAILED', message: 'it threw' });
+    const proxy = await Engine.start();
+    proxy.invoke = (response) => void response.writeHead(502).end('bad gateway');
+    await expect(call(poolOf([proxy]))).rejects.toMatchObject({ code: 'EXECUTOR_RESPONSE_INVALID', retry: 'idempotent' });
+  });
+
+  it('finds an engine that came back', async () => {
+    const first = await Engine.start();
+    const pool = poolOf([first]);
+    await pool.health();
+    await call(pool);
+    await first.stop();
+    await expect(pool.health()).rejects.toMatchObject({ code: 'EXECUTOR_UNREACHABLE' });
+    const again = await Engine.start(Number(new URL(first.url).port));
+    expect([await call(pool), again.uploads]).toEqual([again.url, 1]);
+  });
+
+  it('says that none can be reached, and refuses addresses that are none', async () => {
+    const pool = poolOf([await gone(), await gone()]);
+    await expect(call(pool)).rejects.toMatchObject({ code: 'EXECUTOR_UNREACHABLE', retry: 'safe' });
+    await expect(call(poolOf([await Engine.start()]), { deadline: 1 })).rejects.toMatchObject({ code: 'EXECUTOR_TIMEOUT', retry: 'safe' });
+    expect(() => poolOf([{ url: 'engine:1' }])).toThrow(/not the address of an engine/);
+    expect(() => poolOf([])).toThrow(/no address/);
+  });
+
+  it('sends its token with everything, and removes versions that are over', async () => {
+    const engine = await Engine.start();
+    const pool = poolOf([engine], 'secret');
+    await call(pool);
+    expect(new Set(engine.tokens)).toEqual(new Set(['Bearer secret']));
+    pool.retire('other', []);
+    pool.retire('hello', [fn.fingerprint]);
+    expect(engine.deployed.size).toBe(1);
+    pool.retire('hello', []);
+    await expect.poll(() => engine.deployed.size).toBe(0);
+    expect(await call(pool)).toBe(engine.url);
+  });
+
+  it('runs modules on real engines, and goes on when one of them ends', async () => {
+    const { bytes } = await buildModule(join(import.meta.dirname, '../../examples/wasm/hello.ts'), { kind: 'package' });
+    const gateways = await times(2, async () => {
+      const gateway = new Gateway({ folder: await newFolder(), backends: new Map([['wasm', new WasmBackend()]]) });
+      onTestFinished(() => gateway.close(0));
+      return { gateway, url: await gateway.listen({ port: 0 }) };
+    });
+    const pool = new EnginePool({ urls: gateways.map(({ url }) => url), zipOf: async () => bytes });
+    onTestFinished(() => pool.close());
+    const greet = async (name: string): Promise<string> =>
+      Buffer.from((await pool.invoke(fn, Buffer.from(JSON.stringify({ name })))).body).toString();
+    const names = Array.from({ length: 8 }, (_, index) => `Ada ${index}`);
+    expect(await Promise.all(names.map(greet))).toEqual(names.map((name) => JSON.stringify({ greeting: `Hello, ${name}` })));
+    await gateways[0]?.gateway.close(0);
+    await pool.health();
+    expect(await Promise.all(names.map(greet))).toEqual(names.map((name) => JSON.stringify({ greeting: `Hello, ${name}` })));
+  });
+});
