@@ -124,6 +124,8 @@ export function referenceOf(
 
 const TEXT = (value: unknown): boolean => typeof value === 'string';
 const SECRET = (value: unknown): boolean => typeof value === 'string' || typeof value === 'function';
+/** Where it is; never the secret itself, which would be written down with the other options. */
+const REFERENCE = (value: unknown): boolean => typeof value === 'function' || (typeof value === 'string' && /^(?:env|file):./.test(value));
 const ADDRESSES = (value: unknown): boolean =>
   typeof value === 'object' &&
   value !== null &&
@@ -140,10 +142,10 @@ const CHECKS: Readonly<Record<string, (value: unknown) => boolean>> = {
   identity: (value) => value === 'client-secret' || value === 'managed',
   tenantId: SECRET,
   clientId: SECRET,
-  clientSecret: SECRET,
-  token: SECRET,
+  clientSecret: REFERENCE,
+  token: REFERENCE,
   insightsAppId: TEXT,
-  insightsConnection: SECRET,
+  insightsConnection: REFERENCE,
   endpoints: ADDRESSES,
   pollMs: (value) => typeof value === 'number' && value > 0,
 };
@@ -151,7 +153,7 @@ const EXECUTOR_CHECKS = {
   ...CHECKS,
   function: SECRET,
   url: (value: unknown) => typeof value === 'string' && URL.canParse(value),
-  key: SECRET,
+  key: REFERENCE,
 };
 
 /** Throws `CONFIG_INVALID`. */
@@ -163,7 +165,11 @@ export function parseOptions<Options extends AzureOptions>(options: unknown, of:
     const check = checks[name];
     if (!check) throw new RunnerError('CONFIG_INVALID', `plugin azure has no option ${name}; it has ${Object.keys(checks).join(', ')}`);
     if (value !== undefined && !check(value))
-      throw new RunnerError('CONFIG_INVALID', `the option ${name} of plugin azure is not as it should be`);
+      throw new RunnerError(
+        'CONFIG_INVALID',
+        // The value itself may be a secret.
+        `the option ${name} of plugin azure is not ${check === REFERENCE ? 'a reference to a secret: env:NAME or file:/path' : 'as it should be'}`,
+      );
   }
   // Every field was checked above.
   return given as Options;

@@ -139,6 +139,29 @@ describe.each(Object.keys(PLATFORMS))('%s', (provider) => {
   });
 });
 
+it.each([
+  ['gcp-functions', 'gcp.token'],
+  ['gcp-functions', 'gcp.credentials'],
+  ['azure-functions', 'azure.clientSecret'],
+  ['azure-functions', 'azure.token'],
+  ['azure-functions', 'azure.insightsConnection'],
+  ['digitalocean', 'digitalocean.token'],
+  ['cloudflare', 'cloudflare.apiToken'],
+  ['cloudflare', 'cloudflare.token'],
+  ['custom', 'http.bearer'],
+  ['aws-lambda', 'aws-lambda.credentials'],
+])('%s takes no secret itself as %s, and does not repeat it', async (provider, option) => {
+  let said = '';
+  const sink = { write: (text: string) => (said += text) };
+  const env = { HOME: folder, ...PLATFORMS[provider]?.env };
+  const args = ['cloud', 'list', '-p', provider, '--deployer-option', `${option}=${SECRET}`];
+  expect([await main(args, { stdout: sink, stderr: sink, env, cwd: folder }), said]).toEqual([
+    1,
+    expect.stringMatching(/^CONFIG_INVALID: /),
+  ]);
+  expect(said).not.toContain(SECRET);
+});
+
 // AWS has a form of its own for it, which its own tests have.
 it.each(Object.entries(PLATFORMS).filter(([provider]) => provider !== 'aws-lambda'))(
   '%s that throttles is waited for, which is told as progress, and is an error in the end',
