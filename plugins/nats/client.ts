@@ -34,6 +34,17 @@ export interface Write {
   readonly of?: string;
 }
 
+interface Pending {
+  readonly write: Write;
+  readonly resolve: (seq: number | undefined) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** So many writes make an atomic batch worth its cost; one of at most so many, and of so many bytes. */
+const GROUP_LEAST = 48;
+const GROUP_MAX = 500;
+const GROUP_BYTES_MAX = 1024 * 1024;
+
 /** An error of the API, however it came. */
 interface Refusal {
   readonly code: number;
@@ -46,6 +57,8 @@ export class NatsClient {
   readonly #options: { readonly commandMs: number; readonly stream: string; readonly surroundings: Surroundings };
   readonly #jsm: JetStreamManager;
   readonly #transport: TransportModule;
+  /** To be written in this turn of the event loop. */
+  readonly #turn: Pending[] = [];
   #batches = 0;
 
   static async connect(options: NatsOptions, stream: string, surroundings: Surroundings): Promise<NatsClient> {
@@ -77,30 +90,17 @@ export class NatsClient {
     this.#options = options;
   }
 
-  /** The sequence that it got; undefined when the condition does not hold. */
+  /** The sequence that it got; undefined when the condition does not hold. Many of one turn of the event loop are written as one. */
   write(write: Write): Promise<number | undefined> {
-    const headers = this.#headers(write);
-    return this.#command(async () => sequenceOf(await this.connection.request(write.subject, write.body, { headers, timeout: ANSWER_MS })));
+    const { promise, resolve, reject } = Promise.withResolvers<number | undefined>();
+    if (this.#turn.length === 0) setImmediate(() => this.#flush());
+    this.#turn.push({ write, resolve, reject });
+    return promise;
   }
 
   /** All or none, at most 1,000: false when a condition does not hold. Tried again it may find what it wrote itself. */
-  writeAll(writes: readonly Write[]): Promise<boolean> {
-    return this.#command(async () => {
-      this.#batches += 1;
-      const id = `${this.#transport.nuid.next()}${this.#batches}`;
-      let committed: Promise<Msg> | undefined;
-      for (const [index, write] of writes.entries()) {
-        const headers = this.#headers(write);
-        headers.set('Nats-Batch-Id', id);
-        headers.set('Nats-Batch-Sequence', String(index + 1));
-        if (index + 1 < writes.length) this.connection.publish(write.subject, write.body, { headers });
-        else {
-          headers.set('Nats-Batch-Commit', '1');
-          committed = this.connection.request(write.subject, write.body, { headers, timeout: 5 * ANSWER_MS });
-        }
-      }
-      return committed === undefined || sequenceOf(await committed) !== undefined;
-    });
+  async writeAll(writes: readonly Write[]): Promise<boolean> {
+    return writes.length === 0 || (await this.#command(() => this.#writeBatch(writes))) !== undefined;
   }
 
   /** The last message of a subject, which may have wildcards, as the leader has it. */
@@ -214,6 +214,48 @@ export class NatsClient {
     });
   }
 
+  #flush(): void {
+    const turn = this.#turn.splice(0);
+    for (let from = 0; from < turn.length; from += GROUP_MAX) {
+      const group = turn.slice(from, from + GROUP_MAX);
+      const bytes = group.reduce((sum, { write }) => sum + write.body.length, 0);
+      if (group.length >= GROUP_LEAST && bytes <= GROUP_BYTES_MAX) void this.#writeGroup(group);
+      else for (const each of group) this.#writeOne(each);
+    }
+  }
+
+  #writeOne({ write, resolve, reject }: Pending): void {
+    const headers = this.#headers(write);
+    const give = async (): Promise<number | undefined> =>
+      sequenceOf(await this.connection.request(write.subject, write.body, { headers, timeout: ANSWER_MS }));
+    this.#command(give).then(resolve, reject);
+  }
+
+  /** One by one when they cannot be written together: then each has its own answer. */
+  async #writeGroup(group: readonly Pending[]): Promise<void> {
+    const last = await this.#writeBatch(group.map(({ write }) => write)).catch(() => undefined);
+    if (last === undefined) for (const each of group) this.#writeOne(each);
+    else for (const [index, { resolve }] of group.entries()) resolve(last - group.length + 1 + index);
+  }
+
+  /** The sequence of the last one: they lie one after the other. */
+  async #writeBatch(writes: readonly Write[]): Promise<number | undefined> {
+    this.#batches += 1;
+    const id = `${this.#transport.nuid.next()}${this.#batches}`;
+    let committed: Promise<Msg> | undefined;
+    for (const [index, write] of writes.entries()) {
+      const headers = this.#headers(write);
+      headers.set('Nats-Batch-Id', id);
+      headers.set('Nats-Batch-Sequence', String(index + 1));
+      if (index + 1 < writes.length) this.connection.publish(write.subject, write.body, { headers });
+      else {
+        headers.set('Nats-Batch-Commit', '1');
+        committed = this.connection.request(write.subject, write.body, { headers, timeout: 5 * ANSWER_MS });
+      }
+    }
+    return committed && sequenceOf(await committed);
+  }
+
   async #orNothing<T>(asked: Promise<T>): Promise<T | undefined> {
     try {
       return await asked;
@@ -223,7 +265,11 @@ export class NatsClient {
     }
   }
 
-  /** Given again while nobody leads; all commands may be given twice. Rejects with `PLATFORM_UNREACHABLE` when the time is over. */
+  /** Given again while nobody leads: only what may be given twice. Rejects with `PLATFORM_UNREACHABLE` when the time is over. */
+  attempt<T>(give: () => Promise<T>): Promise<T> {
+    return this.#command(give);
+  }
+
   async #command<T>(give: () => Promise<T>): Promise<T> {
     const { clock } = this.#options.surroundings;
     let startedAt: number | undefined;

@@ -5,6 +5,7 @@ import { parseOptions } from './options.ts';
 import { NatsQueue } from './queue.ts';
 
 export type { NatsCredentials, NatsOptions, NatsTls } from './options.ts';
+export { NatsObjects } from './objects.ts';
 export { NatsQueue } from './queue.ts';
 
 export const natsPlugin: Plugin = {

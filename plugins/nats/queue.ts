@@ -38,6 +38,7 @@ import type {
 } from '../../src/plugin.ts';
 import type { Change } from './jobs.ts';
 import { keyOf } from './leases.ts';
+import { NatsObjects } from './objects.ts';
 import type { NatsOptions } from './options.ts';
 import { Names, bytesOf, currentRecord, resultOf, statusOf } from './records.ts';
 import { openSession } from './session.ts';
@@ -67,6 +68,8 @@ import type { Session } from './session.ts';
 export class NatsQueue implements WorkQueue {
   readonly name: string;
   readonly limits: QueueLimits;
+  /** For payloads and results that are too large for the queue: see `ClaimCheckQueue`. */
+  readonly objects: NatsObjects;
   readonly #options: NatsOptions;
   readonly #names: Names;
   readonly #clock: Clock;
@@ -87,6 +90,10 @@ export class NatsQueue implements WorkQueue {
     this.#clock = clock;
     this.#telemetry = telemetry;
     this.#counts = new QueueCounts(telemetry.metrics);
+    this.objects = new NatsObjects(this.#names.objects, async () => {
+      const { client, replicas } = await this.#open();
+      return { client, replicas };
+    });
   }
 
   async publish(job: NewJob): Promise<Published> {

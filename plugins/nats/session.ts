@@ -22,6 +22,8 @@ export interface Session {
   readonly publisher: Publisher;
   readonly results: Results;
   readonly keeping: Keeping;
+  /** Copies that the stream has. */
+  readonly replicas: number;
   readonly stopKeepAlive: () => void;
 }
 
@@ -54,6 +56,7 @@ export async function openSession(options: NatsOptions, names: Names, parts: Ses
       claims,
       publisher: new Publisher({ client, lanes, jobs, names, clock, makeNonce }),
       results: new Results({ client, jobs, names, clock }),
+      replicas,
       keeping: new Keeping({ client, lanes, jobs, names, clock, makeNonce }),
       stopKeepAlive: every(clock, ackWaitMs / 3, () => jobs.keepAlive()),
     };

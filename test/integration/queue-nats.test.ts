@@ -4,7 +4,8 @@ import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { NatsQueue } from '../../plugins/nats/index.ts';
 import type { NatsOptions } from '../../plugins/nats/index.ts';
 import { systemClock } from '../../src/clock.ts';
-import type { ClaimedJob } from '../../src/queue/queue.ts';
+import { ClaimCheckQueue } from '../../src/queue/claim-check.ts';
+import type { ClaimedJob, ObjectReference, ObjectStore } from '../../src/queue/queue.ts';
 import { silentTelemetry } from '../../src/telemetry/telemetry.ts';
 import type { Telemetry } from '../../src/telemetry/telemetry.ts';
 import { holds, killLeaders } from '../prove/queue-nats-run.ts';
@@ -226,4 +227,49 @@ testNats('thousands are published at once, in their order', async () => {
   expect(claimed.map(({ id }) => id)).toEqual(ids.slice(0, 2_000));
   expect(await queue.publishMany(ids.map((id) => job(id)))).toEqual(ids.map((id) => ({ id, duplicate: true })));
   expect((await queue.stats()).byState).toMatchObject({ queued: 500, claimed: 2_000 });
+});
+
+describe('its object store', () => {
+  testNats('carries payloads and results of many megabytes, and removes them with the job', async () => {
+    const inner = open();
+    const kept: ObjectReference[] = [];
+    const objects: ObjectStore = {
+      async put(bytes) {
+        const reference = await inner.objects.put(bytes);
+        kept.push(reference);
+        return reference;
+      },
+      get: (reference) => inner.objects.get(reference),
+      remove: (reference) => inner.objects.remove(reference),
+    };
+    const queue = new ClaimCheckQueue({ queue: inner, objects });
+    const payload = Buffer.alloc(3_000_000, 'payload ');
+    const result = Buffer.alloc(2_500_000, 'result ');
+    await queue.publish({ id: 'a', type: 'work', payload });
+    const [claimed] = await queue.claim({ workerId: 'w' });
+    if (!claimed) throw new Error('no job came');
+    expect(payload.equals(claimed.payload as Uint8Array)).toBe(true);
+    await queue.complete(claimed.lease, { body: result });
+    expect(result.equals((await queue.result('a')).body as Uint8Array)).toBe(true);
+    expect(kept.map(({ size }) => size)).toEqual([payload.length, result.length]);
+    expect((await queue.purge(0)).jobs).toBe(1);
+    for (const reference of kept) await expect(inner.objects.get(reference)).rejects.toMatchObject({ code: 'NOT_FOUND' });
+  });
+
+  testNats('keeps one object of the same bytes, refuses another under the same key, and verifies what it gives', async () => {
+    const { objects } = open();
+    const code = Buffer.from('code of a function');
+    const kept = await objects.keep(code);
+    expect(await objects.keep(code)).toEqual(kept);
+    expect(code.equals(await objects.get(kept))).toBe(true);
+    const other = await objects.put(code);
+    await expect(objects.put(Buffer.from('another'), other.key)).rejects.toMatchObject({ code: 'REQUEST_CONFLICT' });
+    await expect(objects.put(code, 'ab'.repeat(32))).rejects.toMatchObject({ code: 'REQUEST_INVALID' });
+    await expect(objects.put(code, '../x')).rejects.toMatchObject({ code: 'REQUEST_INVALID' });
+    await expect(objects.get({ ...other, sha256: 'ab'.repeat(32) })).rejects.toMatchObject({ code: 'QUEUE_CORRUPT' });
+    await objects.remove(other);
+    await objects.remove(other);
+    await expect(objects.get(other)).rejects.toMatchObject({ code: 'NOT_FOUND' });
+    expect(code.equals(await objects.get(kept))).toBe(true);
+  });
 });
