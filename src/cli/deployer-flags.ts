@@ -8,7 +8,7 @@ import type { LoadedPolicy } from '../deploy/policy.ts';
 import { FAAS_TYPES } from '../deploy/policy-model.ts';
 import type { FaasType } from '../deploy/policy-model.ts';
 import { RunnerError } from '../errors.ts';
-import type { DeployChange, DeployOptions, DeployReport, FaasDeployer, FunctionState } from '../executor/deployer.ts';
+import type { DeployChange, DeployOptions, DeployReport, FaasDeployer, FunctionConfig, FunctionState } from '../executor/deployer.ts';
 import type { Io } from './output.ts';
 import { interruptible } from './work.ts';
 import type { Work } from './work.ts';
@@ -54,29 +54,32 @@ export async function usablePolicy(io: Io, config: string | undefined): Promise<
 export interface DeployerWork extends Work {
   readonly deployer: FaasDeployer;
   readonly plugin: string;
+  /** Of a function whose size the flags do not say. */
+  readonly size: FunctionConfig;
 }
 
 /** Makes the deployer of the platform, and closes it afterwards. */
 export function withDeployer(io: Io, flags: PlatformFlags, action: (work: DeployerWork) => Promise<void>): Promise<void> {
   return interruptible(io, systemClock, async (work) => {
-    const { deployer, plugin } = await deployerFor(io, flags);
+    const own = await deployerFor(io, flags);
     try {
-      await action({ ...work, deployer, plugin });
+      await action({ ...work, ...own });
     } finally {
-      await deployer.close?.();
+      await own.deployer.close?.();
     }
   });
 }
 
-async function deployerFor(io: Io, flags: PlatformFlags): Promise<Pick<DeployerWork, 'deployer' | 'plugin'>> {
-  const [{ policy }, { deployerOf }, { createPluginRegistry }, { silentTelemetry }, { PROVIDER_FIELDS, providerOf }] = await Promise.all([
-    usablePolicy(io, flags.config),
-    import('../deploy/planner.ts'),
-    import('../plugin/registry.ts'),
-    import('../telemetry/telemetry.ts'),
-    import('../deploy/policy-model.ts'),
-  ]);
-  const said = policy.serverless.provider;
+async function deployerFor(io: Io, flags: PlatformFlags): Promise<Omit<DeployerWork, keyof Work>> {
+  const [loaded, { deployerOf, saidSize }, { createPluginRegistry }, { silentTelemetry }, { PROVIDER_FIELDS, providerOf }] =
+    await Promise.all([
+      usablePolicy(io, flags.config),
+      import('../deploy/planner.ts'),
+      import('../plugin/registry.ts'),
+      import('../telemetry/telemetry.ts'),
+      import('../deploy/policy-model.ts'),
+    ]);
+  const said = loaded.policy.serverless.provider;
   const { provider: type = said.type } = flags;
   const provider =
     type === said.type
@@ -86,7 +89,8 @@ async function deployerFor(io: Io, flags: PlatformFlags): Promise<Pick<DeployerW
           return variables.map((name) => io.env[name]).find(Boolean) ?? fallback;
         });
   const { use, options } = deployerOf(provider, flags.deployerOption);
-  return { deployer: await createPluginRegistry({ clock: systemClock, telemetry: silentTelemetry }).deployer(use, options), plugin: use };
+  const deployer = await createPluginRegistry({ clock: systemClock, telemetry: silentTelemetry }).deployer(use, options);
+  return { deployer, plugin: use, size: saidSize(type, loaded) };
 }
 
 export function deployOptions({ signal, tell }: Work, { dryRun, strict }: WriteFlags): DeployOptions {

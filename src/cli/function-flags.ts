@@ -39,8 +39,8 @@ const SECOND = 1_000;
 
 export function withConfig(command: Command): Command {
   return command
-    .option('--memory <mb>', 'memory', parseCount)
-    .option('--timeout <seconds>', 'the longest that one call may run', parseCount)
+    .option('--memory <mb>', 'memory (default: that of the policy, else of the platform)', parseCount)
+    .option('--timeout <seconds>', 'the longest that one call may run (default: likewise)', parseCount)
     .option('--concurrency <count>', 'calls at the same time', parseCount)
     .option('--keep-warm <count>', 'instances that are kept ready', parseCount)
     .option('--ephemeral-storage <mb>', 'size of /tmp', parseCount)

@@ -3,7 +3,7 @@ import { mockBlueprint } from '../chain/metadata.ts';
 import type { BlueprintMetadata, JobProfile, ServiceState } from '../chain/chain.ts';
 import { loadPolicy } from './policy.ts';
 import type { DeploymentPolicy, FaasProvider, JobPolicy } from './policy-model.ts';
-import { deployerOf, planService } from './planner.ts';
+import { deployerOf, planService, saidSize } from './planner.ts';
 import type { PlanOptions } from './planner.ts';
 
 const QUICK: JobProfile = { avgDurationMs: 20, p95DurationMs: 40, peakMemoryMb: 80, stateful: false, persistentConnections: false };
@@ -146,5 +146,21 @@ describe('the plan of a service', () => {
           'the policy does not say the projectId of gcp-functions; set it with bpr cloud policy, or with --deployer-option gcp.projectId=...',
       }),
     );
+  });
+});
+
+describe('the size of one function', () => {
+  const loaded = (env: Record<string, string>): ReturnType<typeof loadPolicy> => loadPolicy({ env, path: '/nowhere/policy.json' });
+
+  test('is what was said, within what the platform has', () => {
+    const said = loaded({ BPR_FAAS_MEMORY: '1000', BPR_FAAS_TIMEOUT: '1800' });
+    expect(saidSize('aws-lambda', said)).toEqual({ memoryMb: 1000, timeoutMs: 900_000 });
+    expect(saidSize('digitalocean', said)).toEqual({ memoryMb: 1024, timeoutMs: 900_000 });
+    expect(saidSize('cloudflare', said)).toMatchObject({ memoryMb: 128 });
+  });
+
+  test('is left to the platform when nobody said it', () => {
+    expect(saidSize('aws-lambda', loaded({}))).toEqual({});
+    expect(saidSize('aws-lambda', loaded({ BPR_FAAS_TIMEOUT: '60' }))).toEqual({ timeoutMs: 60_000 });
   });
 });

@@ -7,7 +7,8 @@ import { PLANNING_LIMITS, TARGET_LIMITS } from '../executor/limits.ts';
 import { analyzeBlueprint } from './analyze.ts';
 import type { BlueprintAnalysis, JobFacts, JobVerdict } from './analyze.ts';
 import { TARGET_OF } from './policy-model.ts';
-import type { DeploymentPolicy, FaasProvider, JobPolicy } from './policy-model.ts';
+import type { DeploymentPolicy, FaasProvider, FaasType, JobPolicy } from './policy-model.ts';
+import type { LoadedPolicy } from './policy.ts';
 import type { PluginReference } from './record.ts';
 import { functionNameOf } from './service-plan.ts';
 import type { JobPlan, ServicePlan } from './service-plan.ts';
@@ -157,6 +158,18 @@ function configOf(
   if (!size) return undefined;
   const timeoutMs = own?.timeoutMs ?? Math.max(verdict.timeoutMs ?? 0, policy.serverless.timeoutMs);
   return { memoryMb: size.memoryMb, timeoutMs: Math.min(timeoutMs, TARGET_LIMITS[target].timeoutMs.max) };
+}
+
+/** The size of functions that somebody said, in the policy or by a variable, within what the platform has; what nobody said is the platform's. */
+export function saidSize(type: FaasType, { policy, values }: Pick<LoadedPolicy, 'policy' | 'values'>): FunctionConfig {
+  const isSaid = (key: string): boolean => values.some((value) => value.key === key && value.source !== 'default');
+  const { memoryMb, timeoutMs } = TARGET_LIMITS[TARGET_OF[type]];
+  const { serverless } = policy;
+  const size = isSaid('serverless.default_memory_mb') && fitSize(TARGET_OF[type], Math.min(serverless.memoryMb, memoryMb.max));
+  return {
+    ...(size && { memoryMb: size.memoryMb }),
+    ...(isSaid('serverless.default_timeout_secs') && { timeoutMs: Math.min(serverless.timeoutMs, timeoutMs.max) }),
+  };
 }
 
 function strategyOf(jobs: readonly JobPlan[]): ServicePlan['strategy'] {

@@ -42,10 +42,10 @@ export function addDeploy(cloud: Command, { io }: Cli): void {
       if (entry === undefined && wanted.platform?.['image'] === undefined) command.error("error: missing required argument 'entry'");
       const { NO_PACKAGE, codeForPlugin, needsPackage, withScheduleEvents } = await import('../../deploy/platform-code.ts');
       const code = entry === undefined ? NO_PACKAGE : await packageOf(io, entry);
-      await withDeployer(io, flags, async ({ deployer, plugin, ...work }) => {
+      await withDeployer(io, flags, async ({ deployer, plugin, size, ...work }) => {
         if (entry === undefined && needsPackage(plugin, wanted))
           throw new RunnerError('CONFIG_INVALID', `a function of ${plugin} needs a package, also with an image: name a module or a zip`);
-        const config = await withScheduleEvents(wanted, code);
+        const config = await withScheduleEvents({ ...size, ...wanted }, code);
         const report = await deployer.deploy(flags.name, await codeForPlugin(plugin, code, io.cwd), config, deployOptions(work, flags));
         print(io, flags.json, { document: shownReport(report), text: reportText(report, flags.dryRun === true) });
       });
