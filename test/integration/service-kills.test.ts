@@ -33,8 +33,16 @@ test('a deployment that is killed at any moment converges: one runner, one funct
   const gateway = await startCommand(join(user.home, 'gateway'));
   const id = ['--service-id', String(service.serviceId)];
   const deployment = (host: number): string[] => [
-    ...['service', 'deploy', JOBS, ...id, '--from-block', '0', '--confirmations', '0'],
-    ...['--host-option', `folder=${join(user.state, `machines-${host}`)}`],
+    'service',
+    'deploy',
+    JOBS,
+    ...id,
+    '--from-block',
+    '0',
+    '--confirmations',
+    '0',
+    '--host-option',
+    `folder=${join(user.state, `machines-${host}`)}`,
   ];
   const records = join(user.state, 'deployments');
   mkdirSync(records, { recursive: true });
