@@ -8,7 +8,13 @@ function backend(options: unknown): InstanceBackend {
   const none = (): never => {
     throw new Error('only a backend and a host are expected');
   };
-  containerPlugin.register({ backend: (factory) => void factories.push(factory), executor: none, deployer: none, host: () => {}, queue: none });
+  containerPlugin.register({
+    backend: (factory) => void factories.push(factory),
+    executor: none,
+    deployer: none,
+    host: () => {},
+    queue: none,
+  });
   const [factory = none] = factories;
   return factory(options, { clock: systemClock, telemetry: silentTelemetry });
 }
