@@ -10,8 +10,9 @@ folder=${1:?usage: install-nats.sh FOLDER}
 mkdir -p "$folder/apt/lists/partial" "$folder/apt/cache/archives/partial" "$folder/apt/etc"
 cd "$folder"
 folder=$(pwd)
-# Lists of its own: the machine's stay as they are.
-echo 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian sid main' >apt/etc/sources.list
+# From where the machine has its packages, with lists of its own: the machine's stay as they are.
+archive=$(apt-get indextargets --format '$(REPO_URI)' | grep -v security | sort -u | head -n 1)
+echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $archive sid main" >apt/etc/sources.list
 set -- -qq -o "Dir::Etc::sourcelist=$folder/apt/etc/sources.list" -o Dir::Etc::sourceparts=/dev/null \
   -o "Dir::State::lists=$folder/apt/lists" -o "Dir::Cache=$folder/apt/cache" -o APT::Sandbox::User=root
 apt-get "$@" update
