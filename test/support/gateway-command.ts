@@ -3,11 +3,11 @@
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { BPR } from './bpr.ts';
 import { onEnd } from './gateway.ts';
 
-export const BPR = join(import.meta.dirname, '../fixtures/cli/bpr.ts');
+export { BPR };
 
 export interface RunningGateway {
   readonly url: string;

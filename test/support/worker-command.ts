@@ -5,7 +5,7 @@ import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { dirname } from 'node:path';
 import { createInterface } from 'node:readline';
-import { BPR } from './gateway-command.ts';
+import { BPR } from './bpr.ts';
 
 export type News = Readonly<Record<string, unknown>> & { readonly event: string };
 

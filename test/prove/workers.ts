@@ -1,0 +1,40 @@
+/**
+ * Proves that jobs on many workers are completed once each, whichever of the workers, or the control plane, is killed when.
+ *
+ * `npm run prove:workers -- [--workers n] [--jobs n] [--kills n] [--seed n] [--json]`; exit status 1 when something does not hold.
+ */
+
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { holds, killFleet } from './workers-run.ts';
+
+const { values } = parseArgs({
+  options: {
+    workers: { type: 'string', default: '50' },
+    jobs: { type: 'string', default: '20000' },
+    kills: { type: 'string', default: '60' },
+    seed: { type: 'string', default: '1' },
+    json: { type: 'boolean', default: false },
+  },
+});
+const folder = mkdtempSync(join(tmpdir(), 'pw-'));
+const report = await killFleet({
+  folder,
+  workers: Number(values.workers),
+  jobs: Number(values.jobs),
+  kills: Number(values.kills),
+  seed: Number(values.seed),
+  progress: (text) => {
+    if (!values.json) console.log(text);
+  },
+});
+const isGood = holds(report);
+if (values.json) console.log(JSON.stringify({ ...report, isGood }));
+else {
+  for (const [name, value] of Object.entries(report)) console.log(`${name.padEnd(20)} ${value}`);
+  console.log(isGood ? 'everything holds' : `NOT everything holds; the folders of all processes are kept in ${folder}`);
+}
+if (isGood) rmSync(folder, { recursive: true });
+else process.exitCode = 1;
