@@ -3,6 +3,7 @@
 import { hash, timingSafeEqual } from 'node:crypto';
 import type { Clock } from '../clock.ts';
 import { RunnerError } from '../errors.ts';
+import { Admission } from '../gateway/admission.ts';
 import type { Credentials, ServerAuthenticator } from '../gateway/auth.ts';
 import type { AnyScope, Caller } from '../gateway/http.ts';
 import { challengeParts, enrolmentParts, idOfKey, isPublicKey, isSignedBy, signParts } from '../queue/identity.ts';
@@ -98,6 +99,8 @@ interface Pending {
 }
 
 const CHALLENGE_MS = 30_000;
+/** Each costs a check of a signature, whoever asks. */
+const ENROLMENTS = { requestsPerSecond: 200, burst: 1_000 };
 const CHALLENGES_MAX = 10_000;
 const REVOKED_MAX = 10_000;
 /** A token that was replaced works on for what is under way. */
@@ -113,10 +116,12 @@ export class Access implements ServerAuthenticator {
   readonly #sessions = new Map<string, Session>();
   /** Challenges that are not answered, by nonce. */
   readonly #pending = new Map<string, Pending>();
+  readonly #admission: Admission;
   readonly #revokedSessions = new Map<string, string>();
 
   constructor(options: AccessOptions) {
     this.#options = options;
+    this.#admission = new Admission({ ...ENROLMENTS, concurrent: 1 }, options.clock);
     this.#sessionMs = options.sessionMs ?? 3_600_000;
     this.#operators = options.operators.map(({ name, token, scopes }) => ({
       digest: hash('sha256', token, 'buffer'),
@@ -152,6 +157,8 @@ export class Access implements ServerAuthenticator {
   /** The first step of an enrolment. Throws the codes of tickets, `REQUEST_INVALID`, `RATE_LIMITED`. */
   challenge({ ticket: text, workerKey, nonce: workerNonce }: { ticket: string; workerKey: string; nonce: string }): Challenge {
     const { identity, clock, random } = this.#options;
+    // Nobody is known yet: all who enrol share it.
+    this.#admission.admit('enrolments')();
     if (!isPublicKey(workerKey)) throw new RunnerError('REQUEST_INVALID', 'workerKey is not a raw ed25519 public key as base64url');
     if (!NONCE.test(workerNonce)) throw new RunnerError('REQUEST_INVALID', 'nonce is not 16 random bytes or more as base64url');
     const { id } = this.#admitted(this.#ownTicket(text), workerKey);
@@ -272,8 +279,8 @@ export class Access implements ServerAuthenticator {
     const { id, revokedAt, closedAt } = ticket;
     if (revokedAt !== undefined) throw new RunnerError('TICKET_REVOKED', `the ticket ${id} was revoked at ${shown(revokedAt)}`);
     const workerId = idOfKey(workerKey);
-    const banned = registry.enrolments().find((one) => one.workerId === workerId && one.revokedAt !== undefined);
-    if (banned) throw new RunnerError('TICKET_REVOKED', `the worker ${workerId} was revoked at ${shown(banned.revokedAt ?? 0)}`);
+    const banned = registry.revokedAt(workerId);
+    if (banned !== undefined) throw new RunnerError('TICKET_REVOKED', `the worker ${workerId} was revoked at ${shown(banned)}`);
     const enrolled = registry.enrolmentsOf(id);
     if (enrolled.has(workerId)) return ticket;
     if (closedAt !== undefined)

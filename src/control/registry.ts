@@ -61,6 +61,8 @@ export class Registry {
   /** By ticket, then by worker. */
   readonly #enrolments = new Map<string, Map<string, EnrolmentRecord>>();
   readonly #sessions = new Map<string, SessionRecord>();
+  /** When, by worker. */
+  readonly #revoked = new Map<string, number>();
 
   /** Throws `QUEUE_LOCKED` when another control plane runs on the folder, `QUEUE_CORRUPT`, `QUEUE_VERSION`, `QUEUE_DISK_FULL`, `CONFIG_INVALID`. */
   static open(folder: string): Registry {
@@ -99,6 +101,11 @@ export class Registry {
 
   enrolmentsOf(ticketId: string): ReadonlyMap<string, EnrolmentRecord> {
     return this.#enrolments.get(ticketId) ?? NO_ENROLMENTS;
+  }
+
+  /** When the worker was revoked. */
+  revokedAt(workerId: string): number | undefined {
+    return this.#revoked.get(workerId);
   }
 
   sessions(): Iterable<SessionRecord> {
@@ -166,6 +173,7 @@ export class Registry {
   #keepEnrolment(enrolment: EnrolmentRecord): void {
     const ofTicket = this.#enrolments.get(enrolment.ticketId) ?? new Map<string, EnrolmentRecord>();
     this.#enrolments.set(enrolment.ticketId, ofTicket.set(enrolment.workerId, enrolment));
+    if (enrolment.revokedAt !== undefined) this.#revoked.set(enrolment.workerId, enrolment.revokedAt);
   }
 
   #keepSession(session: SessionRecord): void {

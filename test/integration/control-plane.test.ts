@@ -262,6 +262,18 @@ describe('limits', () => {
     expect((await waiting).map(({ id }) => id)).toEqual(['a']);
   });
 
+  test('of enrolments hold before anybody is known', async () => {
+    const running = await start();
+    const body = JSON.stringify({ ticket: 'bprt1.rubbish', workerKey: makeIdentity().publicKey, nonce: 'n'.repeat(43) });
+    const codes = new Set<string | undefined>();
+    for (let round = 0; round < 30; round += 1) {
+      const replies = await Promise.all(Array.from({ length: 50 }, () => send(running.url, 'POST /enrol/challenge', { body })));
+      for (const { code } of replies) codes.add(code);
+      if (codes.has('RATE_LIMITED')) break;
+    }
+    expect([...codes]).toEqual(['TICKET_MALFORMED', 'RATE_LIMITED']);
+  });
+
   test('beyond loopback there is TLS, or nothing', async () => {
     await expect(start({}, { host: '0.0.0.0' })).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
     await expect(start({}, { urls: ['http://jobs.example.org:3020'] })).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
