@@ -1,5 +1,6 @@
 /** Packages of functions on this machine's disk: each is fetched once by its hash, verified, and kept while there is room. */
 
+import { hash } from 'node:crypto';
 import { mkdirSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { RunnerError, toRunnerError } from '../errors.ts';
@@ -44,7 +45,7 @@ export class PackageCache {
 
   /**
    * Calls `use` with the folder of the unpacked package, which stays until it has ended. Rejects with `CODE_MISSING` when the store has no
-   * such package, `PACKAGE_INVALID` when it is none; both `safe`, and with what the store rejects with.
+   * such package, `PACKAGE_INVALID` when it is none or another one, and with what the store rejects with.
    */
   async use<T>(object: ObjectReference, use: (folder: string) => Promise<T>): Promise<T> {
     const { sha256 } = object;
@@ -100,11 +101,10 @@ export class PackageCache {
         if (error.code !== 'NOT_FOUND') throw error;
         throw new RunnerError('CODE_MISSING', `the object store has no package ${sha256}`, { cause: error, details: { sha256 } });
       });
-      await this.#open().keep(zip, ZIP_LIMITS, (blob) => {
-        if (blob.sha256 !== sha256)
-          throw new RunnerError('PACKAGE_INVALID', `the package ${sha256} has the hash ${blob.sha256}`, { details: { sha256 } });
-        this.#keep(sha256, blob.zipBytes + blob.unpackedBytes);
-      });
+      const found = hash('sha256', zip, 'hex');
+      if (found !== sha256)
+        throw new RunnerError('PACKAGE_INVALID', `the package ${sha256} has the hash ${found}`, { details: { sha256 } });
+      await this.#open().keep(zip, ZIP_LIMITS, ({ zipBytes, unpackedBytes }) => this.#keep(sha256, zipBytes + unpackedBytes));
     } finally {
       this.#fetching.delete(sha256);
     }
