@@ -24,6 +24,13 @@ const NOT_FOUND = new Set([10_014, 10_037, 10_043, 10_059]);
 const PASSING = new Set([10_008, 10_009, 10_074, 10_077, 10_118, 10_176, 10_202]);
 const STORE_FULL = new Set([10_023, 10_028, 10_047]);
 
+interface ClientOptions {
+  readonly commandMs: number;
+  readonly stream: string;
+  readonly inboxPrefix: string | undefined;
+  readonly surroundings: Surroundings;
+}
+
 export interface Write {
   readonly subject: string;
   /** JSON. */
@@ -54,7 +61,7 @@ interface Refusal {
 export class NatsClient {
   readonly connection: NatsConnection;
   readonly jetstream: JetStreamClient;
-  readonly #options: { readonly commandMs: number; readonly stream: string; readonly surroundings: Surroundings };
+  readonly #options: ClientOptions;
   readonly #jsm: JetStreamManager;
   readonly #transport: TransportModule;
   /** To be written in this turn of the event loop. */
@@ -67,7 +74,10 @@ export class NatsClient {
     try {
       const jsm = await library.jetstreamManager(connection, { checkAPI: false, timeout: ANSWER_MS });
       const client = library.jetstream(connection, { timeout: ANSWER_MS });
-      return new NatsClient({ connection, transport, jsm, client }, { commandMs: options.commandMs ?? 30_000, stream, surroundings });
+      return new NatsClient(
+        { connection, transport, jsm, client },
+        { commandMs: options.commandMs ?? 30_000, stream, inboxPrefix: options.inboxPrefix, surroundings },
+      );
     } catch (error) {
       await connection.close();
       throw error;
@@ -81,7 +91,7 @@ export class NatsClient {
       readonly jsm: JetStreamManager;
       readonly client: JetStreamClient;
     },
-    options: { readonly commandMs: number; readonly stream: string; readonly surroundings: Surroundings },
+    options: ClientOptions,
   ) {
     this.connection = parts.connection;
     this.jetstream = parts.client;
@@ -187,7 +197,7 @@ export class NatsClient {
   }
 
   inbox(): string {
-    return this.#transport.createInbox();
+    return this.#transport.createInbox(this.#options.inboxPrefix);
   }
 
   headerOf(message: Msg): string {

@@ -30,6 +30,7 @@ export async function connect(options: NatsOptions, { clock, log }: Surroundings
     reconnectJitter: 100,
     pingInterval: 5_000,
     noAsyncTraces: true,
+    ...(options.inboxPrefix !== undefined && { inboxPrefix: options.inboxPrefix }),
     ...(options.credentials && { authenticator: await authenticator(transport, options.credentials, clock) }),
     ...(options.tls && { tls: tlsOf(options.tls) }),
   };

@@ -6,6 +6,8 @@ import { NatsQueue } from './queue.ts';
 
 export type { NatsCredentials, NatsOptions, NatsTls } from './options.ts';
 export { NatsObjects } from './objects.ts';
+export { workerPermissions } from './permissions.ts';
+export type { NatsPermissions } from './permissions.ts';
 export { NatsQueue } from './queue.ts';
 
 export const natsPlugin: Plugin = {

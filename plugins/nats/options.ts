@@ -28,6 +28,8 @@ export interface NatsOptions {
   readonly replicas?: 1 | 3 | 5;
   readonly credentials?: NatsCredentials;
   readonly tls?: NatsTls;
+  /** Where answers come to: of this process alone when its permissions say so, see `workerPermissions`. Default `_INBOX`. */
+  readonly inboxPrefix?: string;
   /**
    * After this many milliseconds without a word of the process that claimed a job, the server offers it to others. From 1,000 to 3,600,000.
    * Default 30,000. Leases of the first attempt up to this long cost no write.
@@ -49,6 +51,7 @@ const CHECKS: Readonly<Record<keyof NatsOptions, (value: unknown) => boolean>> =
   replicas: (value) => value === 1 || value === 3 || value === 5,
   credentials: isCredentials,
   tls: (value) => isFields(value, ['ca', 'cert', 'key']),
+  inboxPrefix: (value) => typeof value === 'string' && /^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$/.test(value),
   ackWaitMs: isWhole(1_000, 3_600_000),
   recordClaims: (value) => typeof value === 'boolean',
   contentBytesMax: isWhole(1, 64 * 1024 * 1024),

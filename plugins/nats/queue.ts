@@ -57,6 +57,7 @@ import type { Session } from './session.ts';
  * - A single server (`replicas: 1`) that is killed may forget what it handed out in its last moments: another process may get a job that is
  *   worked on, as the same attempt. With three it does not happen, nor with `recordClaims`, nor for jobs of one attempt.
  * - Jobs that come back at the same time come in the order in which they came back.
+ * - It takes as many jobs as the servers have room for: then `publish` is `QUEUE_DISK_FULL`, never `QUEUE_FULL`.
  * - `publishMany` of more than 1,000 is all or none per 1,000, should this process end in the middle.
  * - `totals`, `workers` and `waiting` of `stats` are of this process; of a job that another process claimed for the first time `status`
  *   says `claimed` without worker and times, unless `recordClaims` is set. Both read the whole stream: ask for stats in seconds, not milliseconds.

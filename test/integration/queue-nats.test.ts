@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect } from 'vitest';
 import { connect } from '@nats-io/transport-node';
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
-import { NatsQueue } from '../../plugins/nats/index.ts';
+import { NatsQueue, workerPermissions } from '../../plugins/nats/index.ts';
 import type { NatsOptions } from '../../plugins/nats/index.ts';
 import { systemClock } from '../../src/clock.ts';
 import { ClaimCheckQueue } from '../../src/queue/claim-check.ts';
@@ -196,6 +196,39 @@ describe('a server that', () => {
       expect(refused).toMatchObject({ code: 'UNAUTHORIZED' });
       expect(texts.join() + String(refused)).not.toMatch(/pass-word/);
     } finally {
+      await own.stop();
+    }
+  });
+
+  testNats('gives a worker no more than it needs lets it work, and do nothing else', async () => {
+    const inboxPrefix = '_INBOX_w1';
+    const permissions = workerPermissions({ queue: 'scoped', inboxPrefix });
+    const users = [
+      { user: 'all', password: 'a' },
+      { user: 'w1', password: 'b', permissions },
+    ];
+    const own = await startNats(1, { configuration: `authorization: ${JSON.stringify({ users })}` });
+    const as = (user: string, password: string): Partial<NatsOptions> => ({
+      servers: own.addresses,
+      queue: 'scoped',
+      commandMs: 500,
+      credentials: { user, password: () => password },
+    });
+    const publisher = open(as('all', 'a'));
+    const worker = open({ ...as('w1', 'b'), inboxPrefix });
+    try {
+      await publisher.publishMany([job('a'), { ...job('b'), attemptsMax: 1 }]);
+      const waiting = publisher.result('a');
+      const [a, b] = [await claimOne(worker), await claimOne(worker)];
+      await worker.extend(a.lease, 60_000);
+      await worker.complete(a.lease, { body: Buffer.from('done') });
+      expect(text((await waiting).body)).toBe('done');
+      expect(await worker.fail(b.lease, { code: 'JOB_FAILED', message: 'no' })).toBe('dead');
+      await expect(worker.publish(job('c'))).rejects.toMatchObject({ code: 'PLATFORM_UNREACHABLE' });
+      expect(await publisher.status('c')).toBe(undefined);
+      expect(await worker.status('a')).toMatchObject({ state: 'completed' });
+    } finally {
+      await Promise.all([publisher.close(), worker.close()]);
       await own.stop();
     }
   });
