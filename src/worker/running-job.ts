@@ -90,6 +90,7 @@ export class RunningJob {
   }
 
   async #execute(): Promise<Report | undefined> {
+    if (this.#isAbandoned) return { kind: 'release', error: new RunnerError('ABORTED', 'the worker stops', { retry: 'safe' }) };
     try {
       const started = (): void => void (this.#isStarted = true);
       const result = await this.#parts.handler.run(this.job, { signal: this.#stop.signal, started });

@@ -113,10 +113,11 @@ const unreachable = (): Promise<never> => Promise.reject(new RunnerError('EXECUT
 
 describe('a worker', () => {
   it('runs as many jobs at the same time as it may, and more when one has ended', async () => {
-    const world = await started({ concurrency: 2 });
-    expect(world.worker.state).toBe('ready');
+    const world = new World({ concurrency: 2 });
     await world.publish('a', 'b', 'c');
-    expect(world.handler.ids).toEqual(['a', 'b']);
+    world.worker.start();
+    await world.clock.settle();
+    expect([world.worker.state, world.handler.ids]).toEqual(['ready', ['a', 'b']]);
     world.handler.call('a').resolve({ body: bytes('A') });
     await world.clock.settle();
     expect(world.handler.ids).toEqual(['a', 'b', 'c']);
@@ -273,23 +274,18 @@ describe('a worker that drains', () => {
   });
 
   it('gives back jobs that it was handed while it began to drain', async () => {
-    const world = await started();
-    const answer = Promise.withResolvers<void>();
-    world.link.claim = async (options) => {
-      const { signal: _, ...rest } = options;
-      const jobs = await world.queue.claim({ ...rest, waitMs: 0 });
-      await answer.promise;
-      return jobs;
+    const world = new World();
+    await world.publish('handed');
+    // The queue has given the job away when it hears that the claim was cancelled.
+    world.link.claim = async ({ signal, ...options }) => {
+      await new Promise((resolve) => signal?.addEventListener('abort', resolve));
+      return world.queue.claim(options);
     };
-    await world.queue.publish({ id: 'first', type: 'function', payload: bytes('') });
-    await world.clock.settle();
-    world.handler.call('first').resolve({ body: bytes('') });
-    await world.queue.publish({ id: 'handed', type: 'function', payload: bytes('') });
-    await world.clock.settle();
+    world.worker.start();
     const drained = world.worker.drain(1_000);
-    answer.resolve();
     await world.clock.advance(1_000);
-    await drained;
+    expect(await drained).toEqual({ finished: 0, released: 1, broken: 0 });
+    expect(world.handler.ids).toEqual([]);
     expect(await world.queue.status('handed')).toMatchObject({ state: 'queued', attempts: 0 });
   });
 });
