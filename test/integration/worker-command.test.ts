@@ -101,6 +101,16 @@ describe('bpr worker', () => {
     expect(revoked.news.at(-1)).toMatchObject({ event: 'error', code: 'TICKET_REVOKED' });
   });
 
+  it('ends with 2 when its ticket is revoked while it waits for jobs', async () => {
+    const { control } = await world();
+    const { ticket, record } = await control.tickets.create({ uses: 1 });
+    const command = worker(ticket);
+    await command.until('ready');
+    await control.tickets.revoke(record.id);
+    expect(await command.ended).toBe(2);
+    expect(command.news.at(-1)).toMatchObject({ event: 'error', code: 'TICKET_REVOKED' });
+  });
+
   it('runs one job and ends, from the control plane or from a file', async () => {
     const { ticket, executor, queue } = await world();
     const one = worker(ticket, '--once');
