@@ -92,6 +92,8 @@ export interface FunctionsOptions {
   readonly packageBytesMax?: number | undefined;
   /** Of the backend `engine`: addresses. */
   readonly engines: readonly string[];
+  /** What they ask for. */
+  readonly engineToken?: string | undefined;
 }
 
 export interface WorkerFunctions {
@@ -101,12 +103,22 @@ export interface WorkerFunctions {
 
 /** Rejects with `BACKEND_UNAVAILABLE`, `CONFIG_INVALID`. */
 export async function openFunctions(options: FunctionsOptions): Promise<WorkerFunctions> {
-  const { folder, backend, telemetry, objects, environment, network, packageBytesMax: bytesMax, engines: urls } = options;
+  const {
+    folder,
+    backend,
+    telemetry,
+    objects,
+    environment,
+    network,
+    packageBytesMax: bytesMax,
+    engines: urls,
+    engineToken: token,
+  } = options;
   const store = { objects, environment, network, folder: join(folder, 'packages'), ...(bytesMax !== undefined && { bytesMax }) };
   if (backend === 'engine') {
     const { EnginePool } = await import('../worker/engine-pool.ts');
     const zipOf = (sha256: string): Promise<Uint8Array> => packages.zipOf(sha256);
-    const pool = new EnginePool({ urls, zipOf, clock: systemClock, telemetry });
+    const pool = new EnginePool({ urls, token, zipOf, clock: systemClock, telemetry });
     const { jobs, packages } = functionJobs({ ...store, target: pool });
     return { handler: jobs, close: () => pool.close().then(() => packages.close()) };
   }

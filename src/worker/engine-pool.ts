@@ -4,7 +4,6 @@ import { hash } from 'node:crypto';
 import { systemClock } from '../clock.ts';
 import type { Clock } from '../clock.ts';
 import { RunnerError, isErrorCode, toRunnerError } from '../errors.ts';
-import type { ErrorCode } from '../errors.ts';
 import { Connections, parseTarget } from '../http/connection.ts';
 import type { Target } from '../http/connection.ts';
 import type { HttpResponse } from '../http/http.ts';
@@ -40,16 +39,6 @@ interface Engine {
   awayUntil: number;
 }
 
-/** The call did not reach the function: another engine may run it. */
-const NOT_REACHED: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
-  'EXECUTOR_UNREACHABLE',
-  'EXECUTOR_UNAVAILABLE',
-  'EXECUTOR_THROTTLED',
-  'QUEUE_FULL',
-  'QUEUE_TIMEOUT',
-  'BACKEND_UNAVAILABLE',
-  'INSTANCE_START_FAILED',
-]);
 /** An engine that was not reached, or refused, comes last for so long. */
 const AWAY_MS = 2_000;
 const PROBE_MS_MAX = 2_000;
@@ -116,7 +105,9 @@ export class EnginePool {
         return await this.#on(engine, { fn, sha256, event, options });
       } catch (thrown) {
         last = toRunnerError(thrown);
-        const isReached = !NOT_REACHED.has(last.code);
+        if (options.signal?.aborted) throw last;
+        // Safe to try again: it did not reach the function.
+        const isReached = last.retry !== 'safe';
         if (!isReached || last.code === 'EXECUTOR_CONNECTION_LOST') engine.awayUntil = this.#clock.now() + AWAY_MS;
         if (isReached) throw last;
         this.#telemetry.log.warn('an engine did not take a call', { url: engine.url, error: last });
@@ -311,6 +302,8 @@ function errorOf(url: string, { status, body }: HttpResponse): RunnerError {
   } catch {
     // No document.
   }
+  // Not the engine's own word, but that of something in between: the function may have run.
   const code = status === 503 ? 'EXECUTOR_UNAVAILABLE' : 'EXECUTOR_RESPONSE_INVALID';
-  return new RunnerError(code, `${url} answered ${status} without an error that is known`, { details: { engine: url, status } });
+  const message = `${url} answered ${status} without an error that is known`;
+  return new RunnerError(code, message, { details: { engine: url, status }, retry: 'idempotent' });
 }

@@ -161,6 +161,10 @@ describe('a pool of engines', () => {
     const proxy = await Engine.start();
     proxy.invoke = (response) => void response.writeHead(502).end('bad gateway');
     await expect(call(poolOf([proxy]))).rejects.toMatchObject({ code: 'EXECUTOR_RESPONSE_INVALID', retry: 'idempotent' });
+    const proxies = [await Engine.start(), await Engine.start()];
+    for (const each of proxies) each.invoke = (response) => void response.writeHead(503).end('unavailable');
+    await expect(call(poolOf(proxies))).rejects.toMatchObject({ code: 'EXECUTOR_UNAVAILABLE', retry: 'idempotent' });
+    expect(proxies.map(({ calls }) => calls).toSorted()).toEqual([0, 1]);
   });
 
   it('finds an engine that came back', async () => {

@@ -11,6 +11,7 @@ import { encodeAbi } from '../../src/job/abi.ts';
 import { parseParameters } from '../../src/job/solidity.ts';
 import { openIdentity } from '../../src/queue/identity.ts';
 import { RemoteObjects } from '../../src/queue/remote-objects.ts';
+import { startCommand } from '../support/gateway-command.ts';
 import { WorkerCommand } from '../support/worker-command.ts';
 
 const UINT64 = parseParameters('uint64 x');
@@ -63,6 +64,25 @@ async function invoke(executor: QueueExecutor, jobId: bigint, x: bigint): Promis
 }
 
 describe('bpr worker', () => {
+  it('has engines run the functions, with the key that they ask for', async () => {
+    const { ticket, executor } = await world();
+    const token = 'a-key-of-more-than-thirty-two-characters';
+    const key = place('engine-key');
+    writeFileSync(key, token, { mode: 0o600 });
+    const engine = await startCommand(place('engine'), '--token', `file:${key}`);
+    const command = new WorkerCommand(place('w'), { CONTROL_PLANE_TICKET: ticket, FLAWLESS_URL: engine.url, BPR_WASM_TOKEN: token }, [
+      '--backend',
+      'engine',
+    ]);
+    onTestFinished(async () => {
+      await command.kill();
+    });
+    expect(await Promise.all([2n, 3n].map((x) => invoke(executor, 0n, x)))).toEqual([4n, 9n]);
+    const functions = await fetch(`${engine.url}/api/v1/functions`, { headers: { authorization: `Bearer ${token}` } });
+    expect(await functions.json()).toMatchObject({ functions: [{ runtime: expect.stringMatching(/^nodejs/) }] });
+    expect(await command.kill('SIGTERM')).toBe(0);
+  });
+
   it('enrols with its ticket, runs jobs, and tells how long each step took', async () => {
     const { ticket, executor } = await world();
     const command = worker(ticket);

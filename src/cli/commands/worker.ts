@@ -46,7 +46,7 @@ in its folder. A job file is {"artifact": "handler.zip", "event": ..., "function
 SIGTERM or SIGINT: it claims no more, gives back what it has not begun, lets the rest end for --drain-ms, gives back what is left, and ends with
 0. A second one ends it at once.
 Environment: CONTROL_PLANE_TICKET; BPR_DATA_DIR; LOG_LEVEL (default warn); for --backend engine BPR_WASM_URL, or FLAWLESS_URL: addresses of
-engines, comma-separated (default: http://127.0.0.1:27288, bpr wasm serve).
+engines, comma-separated (default: http://127.0.0.1:27288, bpr wasm serve), and BPR_WASM_TOKEN: the key that they ask for.
 
 Exit status: 0 drained, or the one job has a result; 1 it could not start, or the one job failed; 2 called in a wrong way, or the ticket is not
 valid here; 130 or 143 ended at once by a second signal.`;
@@ -225,7 +225,8 @@ class Session {
       environment[name] = value;
     }
     const engines = (io.env['BPR_WASM_URL'] ?? io.env['FLAWLESS_URL'] ?? ENGINE).split(',').map((url) => url.trim());
-    return { folder: folderOf(io, this.#flags), backend, concurrency, environment, network, packageBytesMax, engines };
+    const engineToken = io.env['BPR_WASM_TOKEN'];
+    return { folder: folderOf(io, this.#flags), backend, concurrency, environment, network, packageBytesMax, engines, engineToken };
   }
 }
 
