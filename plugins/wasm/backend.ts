@@ -133,7 +133,7 @@ export class WasmBackend implements InstanceBackend {
       throw new RunnerError('RUNTIME_UNSUPPORTED', `function ${fn.name} has layers, and a WebAssembly module has no files to see them in`);
   }
 
-  #settings(module: WebAssembly.Module, { fn, environment }: LaunchSpec): WasiSettings {
+  #settings(module: object, { fn, environment }: LaunchSpec): WasiSettings {
     const { [DETERMINISTIC_VARIABLE]: seed, [CLOCK_VARIABLE]: clockMs = '0', ...seen } = environment;
     const isDeterministic = seed !== undefined && seed !== '';
     if (isDeterministic && !/^\d{1,15}$/.test(clockMs))

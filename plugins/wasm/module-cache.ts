@@ -40,8 +40,8 @@ export class ModuleCache {
     return { hits: this.#hits, misses: this.#misses, modules: this.#modules.size };
   }
 
-  /** Compiles it once. Rejects with `RUNTIME_UNSUPPORTED`, `CODE_MISSING`, `PACKAGE_INVALID`, `FUNCTION_OUT_OF_MEMORY`. */
-  get(fn: FunctionVersion): Promise<WebAssembly.Module> {
+  /** A `WebAssembly.Module`, which not everybody has a type for. Compiles it once. Rejects with `RUNTIME_UNSUPPORTED`, `CODE_MISSING`, `PACKAGE_INVALID`, `FUNCTION_OUT_OF_MEMORY`. */
+  get(fn: FunctionVersion): Promise<object> {
     const { code, handler, memoryMb } = fn;
     if (code.kind === 'image')
       throw new RunnerError('RUNTIME_UNSUPPORTED', `function ${fn.name} is an image; WebAssembly modules come in packages`);
