@@ -245,7 +245,8 @@ describe('init', () => {
     expect(JSON.parse(built.stdout)).toMatchObject({ jobs: [{ id: '0', name: 'square', idempotent: true }] });
     const root = join(import.meta.dirname, '../..');
     const compilerOptions = {
-      paths: { 'blueprint-runner': [join(root, 'src/index.ts')] },
+      // What an author has: declarations, whose sources were compiled in another way.
+      paths: { 'blueprint-runner': [join(root, 'dist/src/index.d.ts')] },
       typeRoots: [join(root, 'node_modules/@types')],
       noEmit: true,
     };
