@@ -164,7 +164,7 @@ describe('a pool of engines', () => {
     const proxies = [await Engine.start(), await Engine.start()];
     for (const each of proxies) each.invoke = (response) => void response.writeHead(503).end('unavailable');
     await expect(call(poolOf(proxies))).rejects.toMatchObject({ code: 'EXECUTOR_UNAVAILABLE', retry: 'idempotent' });
-    expect(proxies.map(({ calls }) => calls).toSorted()).toEqual([0, 1]);
+    expect(proxies.reduce((sum, { calls }) => sum + calls, 0)).toBe(1);
   });
 
   it('finds an engine that came back', async () => {
