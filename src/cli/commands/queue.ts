@@ -25,7 +25,7 @@ interface PublishFlags extends ControlFlags {
 
 const EXAMPLES = `
 Examples:
-  bpr queue publish square --payload 7 --wait            prints the result
+  bpr queue publish square --payload 7 --wait            prints the result; a program that runs this type must claim it
   bpr queue publish resize --file photo.jpg --id photo-1 --require gpu --priority 9
   bpr queue status photo-1
   bpr queue stats
