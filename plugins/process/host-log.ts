@@ -14,18 +14,22 @@ const FOLLOW_MS = 200;
  * is there as long as it is. Its output appends, so that it goes on at the new end.
  */
 export function logLimiter(file: string): string {
-  return `import { closeSync, openSync, readSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+  return `import { closeSync, ftruncateSync, openSync, readSync, statSync, writeSync } from 'node:fs';
 const file = ${JSON.stringify(file)};
 setInterval(() => {
   try {
     const { size } = statSync(file);
     if (size <= ${LOG_BYTES_MAX}) return;
     const kept = Buffer.alloc(${LOG_BYTES_KEPT});
-    const descriptor = openSync(file, 'r');
-    const length = readSync(descriptor, kept, 0, kept.length, size - kept.length);
-    closeSync(descriptor);
-    truncateSync(file, 0);
-    writeFileSync(file, kept.subarray(kept.indexOf(10) + 1, length), { flag: 'a' });
+    const descriptor = openSync(file, 'r+');
+    try {
+      const end = kept.subarray(0, readSync(descriptor, kept, 0, kept.length, size - kept.length));
+      const lines = end.subarray(end.indexOf(10) + 1);
+      // First the end over the beginning, then the cut: who reads meanwhile never finds it empty, and a crash loses nothing of it.
+      ftruncateSync(descriptor, writeSync(descriptor, lines, 0, lines.length, 0));
+    } finally {
+      closeSync(descriptor);
+    }
   } catch {
     // A log that cannot be bounded is no reason to end.
   }
