@@ -6,8 +6,8 @@ describe('a log of news', () => {
 
   test('keeps the newest of each topic', () => {
     const log = new EventLog<string>({ epoch: 'e', entriesMax: 100, topicsMax: 2 });
-    for (let count = 1; count <= 1_000; count += 1) log.append('a', String(count));
-    log.append('b', 'other');
+    for (let count = 1; count <= 1_000; count += 1) log.append('a', () => String(count));
+    log.append('b', () => 'other');
     expect(texts(log, 'a')).toHaveLength(100);
     expect(texts(log, 'a').at(-1)).toBe('1000');
     expect(texts(log, 'b')).toEqual(['other']);
@@ -15,30 +15,30 @@ describe('a log of news', () => {
 
   test('keeps fewer when they hold much', () => {
     const log = new EventLog<string>({ epoch: 'e', entriesMax: 1_000, topicsMax: 2, weightOf: ({ length }) => length, weightMax: 10_000 });
-    for (let count = 1; count <= 500; count += 1) log.append('a', String(count).padEnd(1_000));
+    for (let count = 1; count <= 500; count += 1) log.append('a', () => String(count).padEnd(1_000));
     const kept = texts(log, 'a');
     expect(kept.at(-1)?.trimEnd()).toBe('500');
     expect(kept.length).toBeGreaterThanOrEqual(10);
     expect(kept.length).toBeLessThan(13);
-    for (let count = 1; count <= 100; count += 1) log.append('a', 'x');
+    for (let count = 1; count <= 100; count += 1) log.append('a', () => 'x');
     expect(texts(log, 'a').filter((text) => text === 'x')).toHaveLength(100);
   });
 
   test('goes on after the last that a reader saw', () => {
     const log = new EventLog<string>({ epoch: 'e', entriesMax: 100, topicsMax: 2 });
-    log.append('a', '1');
+    log.append('a', () => '1');
     const since = log.lastId;
-    log.append('b', '2');
-    log.append('a', '3');
+    log.append('b', () => '2');
+    log.append('a', () => '3');
     expect(log.read('a', { since }).map(({ item }) => item)).toEqual(['3']);
     expect(log.read('a', { since: 'another-1' }).map(({ item }) => item)).toEqual(['1', '3']);
   });
 
   test('tells who comes back late that something is gone', () => {
     const log = new EventLog<string>({ epoch: 'e', entriesMax: 4, topicsMax: 2 });
-    for (let count = 1; count <= 4; count += 1) log.append('a', String(count));
+    for (let count = 1; count <= 4; count += 1) log.append('a', () => String(count));
     expect(log.resumeAt('a', 'e-0')).toEqual({ since: 'e-0', hasMissed: false });
-    for (let count = 5; count <= 6; count += 1) log.append('a', String(count));
+    for (let count = 5; count <= 6; count += 1) log.append('a', () => String(count));
     const late = log.resumeAt('a', 'e-1');
     expect([late.hasMissed, log.read('a', { since: late.since }).map(({ item }) => item)]).toEqual([true, ['3', '4', '5', '6']]);
     expect(log.resumeAt('a', 'e-2')).toEqual({ since: 'e-2', hasMissed: false });
@@ -48,7 +48,7 @@ describe('a log of news', () => {
   test('keeps for listeners what one of them can miss, and nothing else', () => {
     const log = new EventLog<string>({ epoch: 'e', entriesMax: 4, topicsMax: 2, forListeners: true });
     const write = (from: number, to: number): void => {
-      for (let count = from; count <= to; count += 1) log.append('a', String(count));
+      for (let count = from; count <= to; count += 1) log.append('a', () => String(count));
     };
     // Who listened to an earlier process may come back for all of this one.
     write(1, 4);
@@ -78,7 +78,7 @@ describe('a log of news', () => {
 
   test('forgets the topic that was used least lately', () => {
     const log = new EventLog<string>({ epoch: 'e', entriesMax: 100, topicsMax: 2 });
-    for (const topic of ['a', 'b', 'a', 'c']) log.append(topic, topic);
+    for (const topic of ['a', 'b', 'a', 'c']) log.append(topic, () => topic);
     expect(['a', 'b', 'c'].map((topic) => texts(log, topic).length)).toEqual([2, 0, 1]);
   });
 });

@@ -69,12 +69,13 @@ export class EventLog<T> {
     return `${this.#options.epoch}-${this.#count}`;
   }
 
-  append(topic: string, item: T): void {
+  /** `make` runs at once, and only for an entry that is kept: most are made for nobody, and what is kept a while costs the collector more than the call that it tells of. */
+  append(topic: string, make: () => T): void {
     this.#count += 1;
     const ring = this.#rings.get(topic) ?? this.#newRing(topic);
     ring.usedAt = this.#count;
     if (this.#options.forListeners && this.#listeners.size === 0 && ring.cutAt > this.#heardAt) return this.#skip(ring);
-    const entry = new Entry<T>(this.#options.epoch, this.#count, { topic, item });
+    const entry = new Entry<T>(this.#options.epoch, this.#count, { topic, item: make() });
     ring.entries.push(entry);
     ring.weight += this.#weightOf(entry);
     const { entriesMax, weightMax = Infinity } = this.#options;

@@ -235,7 +235,7 @@ export class Gateway {
         folder: join(folder, 'lambda'),
         clock: this.#clock,
         telemetry: this.#telemetry,
-        onEvent: (event) => this.#events.append(event.kind, event),
+        onEvent: (kind, make) => this.#events.append(kind, make),
         ...(region !== undefined && { region }),
       });
       late.lambda = lambda;
@@ -258,10 +258,10 @@ export class Gateway {
       folder: join(this.#options.folder, name),
       clock: this.#clock,
       telemetry: { ...this.#telemetry, metrics: labelled(this.#telemetry.metrics, { backend: name }) },
-      onEvent: (event) => this.#events.append(event.kind, event),
+      onEvent: (kind, make) => this.#events.append(kind, make),
     });
     await runtime.start();
-    runtime.onLog((line) => this.#logs.append(line.name, line));
+    runtime.onLog((line) => this.#logs.append(line.name, () => line));
     return runtime;
   }
 

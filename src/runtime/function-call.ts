@@ -313,13 +313,13 @@ export abstract class FunctionCall extends Waiter<LiveInstance> implements Insta
 
   #report(instance: LiveInstance, memoryBytes: number | undefined): InvocationReport {
     const now = this.host.clock.monotonic();
+    const { requestId } = this;
+    const queueMs = this.#takenAt - this.#arrivedAt;
+    const report = { requestId, instanceId: instance.id, coldStart: this.#isCold, queueMs, runMs: now - this.#takenAt };
+    if (!this.#isCold && memoryBytes === undefined) return report;
     return {
-      requestId: this.requestId,
-      instanceId: instance.id,
-      coldStart: this.#isCold,
-      queueMs: this.#takenAt - this.#arrivedAt,
+      ...report,
       ...(this.#isCold && { createMs: instance.createMs, bootMs: instance.bootMs, initMs: instance.initMs }),
-      runMs: now - this.#takenAt,
       ...(memoryBytes !== undefined && { memoryUsedMb: Math.ceil(memoryBytes / 1024 / 1024) }),
     };
   }

@@ -814,7 +814,7 @@ describe('what happens is told', () => {
     const events: RuntimeEvent[] = [];
     const { runtime } = await start(
       { handler: async ({ body }) => (body.toString() === '2' ? Promise.reject(new Error('no')) : body) },
-      { telemetry: telemetry.telemetry, onEvent: (each) => events.push(each) },
+      { telemetry: telemetry.telemetry, onEvent: (_, make) => events.push(make()) },
     );
     await runtime.invoke(versionOf(), event(1), { requestId: 'r1' });
     await expect(runtime.invoke(versionOf(), event(2), { requestId: 'r2' })).rejects.toMatchObject({ code: 'FUNCTION_FAILED' });

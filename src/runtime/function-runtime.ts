@@ -68,8 +68,8 @@ export interface FunctionRuntimeOptions {
   readonly region?: string;
   /** Environment of all functions, over the author's; here the operator gives credentials. Never logged. */
   readonly environment?: Readonly<Record<string, string>>;
-  /** Must not throw. */
-  readonly onEvent?: (event: RuntimeEvent) => void;
+  /** Must not throw. `make` is of use until it returns: events that nobody wants are never made. */
+  readonly onEvent?: (kind: RuntimeEvent['kind'], make: () => RuntimeEvent) => void;
 }
 
 const MIB = 1024 * 1024;
@@ -297,22 +297,29 @@ export class FunctionRuntime {
     if (inFlight === 0) this.#inFlight.delete(name);
     else this.#inFlight.set(name, inFlight);
     this.#metricsOf(name).ended(outcome, report);
-    this.#tellCall(call, 'finished', { outcome, ...(report && { report }) });
+    this.#tellCall(call, 'finished', { outcome, report });
   }
 
   #tellCall(
-    { fn, requestId, instanceId }: FunctionCall,
+    call: FunctionCall,
     state: (RuntimeEvent & { kind: 'invocation' })['state'],
-    end?: Pick<RuntimeEvent & { kind: 'invocation' }, 'outcome' | 'report'>,
+    end?: { readonly outcome: ErrorCode | 'OK'; readonly report: InvocationReport | undefined },
   ): void {
-    const { onEvent } = this.#options;
-    if (!onEvent) return;
-    const { name, version } = fn;
-    const at = this.#clock.now();
-    // Whole at once: copying parts of it would cost more than everything else here.
-    if (end) onEvent({ kind: 'invocation', at, requestId, name, version, state, ...(instanceId !== undefined && { instanceId }), ...end });
-    else if (instanceId === undefined) onEvent({ kind: 'invocation', at, requestId, name, version, state });
-    else onEvent({ kind: 'invocation', at, requestId, name, version, state, instanceId });
+    this.#options.onEvent?.('invocation', () => {
+      const { fn, requestId, instanceId } = call;
+      return {
+        kind: 'invocation',
+        at: this.#clock.now(),
+        requestId,
+        name: fn.name,
+        version: fn.version,
+        state,
+        ...(instanceId !== undefined && { instanceId }),
+        ...(end && { outcome: end.outcome }),
+        // A copy: were many reports kept, all later ones would be taken for lasting, and live until the next full collection.
+        ...(end?.report && { report: { ...end.report } }),
+      };
+    });
   }
 
   async #launch(fn: FunctionVersion, signal: AbortSignal): Promise<LiveInstance> {
@@ -362,9 +369,11 @@ export class FunctionRuntime {
     state: (RuntimeEvent & { kind: 'instance' })['state'],
     reason?: string,
   ): void {
-    const { name, version } = fn;
-    const at = this.#clock.now();
-    this.#options.onEvent?.({ kind: 'instance', at, instanceId: id, name, version, state, ...(reason !== undefined && { reason }) });
+    this.#options.onEvent?.('instance', () => {
+      const { name, version } = fn;
+      const at = this.#clock.now();
+      return { kind: 'instance', at, instanceId: id, name, version, state, ...(reason !== undefined && { reason }) };
+    });
   }
 
   #metricsOf(name: string): FunctionMetrics {

@@ -28,7 +28,7 @@ export interface AsyncQueueOptions extends LambdaParts {
   /** Where the disk is waited for: beside the event loop, or by each commit. Default `background`. */
   readonly sync?: StoreDatabaseOptions['sync'];
   /** Must not throw. */
-  readonly onEvent?: (event: QueuedCallEvent) => void;
+  readonly onEvent?: (kind: QueuedCallEvent['kind'], make: () => QueuedCallEvent) => void;
 }
 
 const MINUTE_MS = 60_000;
@@ -277,16 +277,15 @@ export class AsyncQueue {
   /** Records that are told are no calls. */
   #tell({ id, name, qualifier = '$LATEST', target }: QueuedCall, state: QueuedCallEvent['state'], outcome?: string): void {
     if (target !== undefined) return;
-    const at = this.#options.clock.now();
-    this.#options.onEvent?.({
+    this.#options.onEvent?.('invocation', () => ({
       kind: 'invocation',
-      at,
+      at: this.#options.clock.now(),
       requestId: id,
       name,
       version: qualifier,
       state,
       ...(outcome !== undefined && { outcome }),
-    });
+    }));
   }
 }
 

@@ -47,7 +47,7 @@ export interface LambdaApiOptions {
   /** Queued calls that wait. Default 100,000. */
   readonly asyncQueuedMax?: number;
   /** Queued calls: accepted, and settled. Must not throw. */
-  readonly onEvent?: (event: QueuedCallEvent) => void;
+  readonly onEvent?: (kind: QueuedCallEvent['kind'], make: () => QueuedCallEvent) => void;
 }
 
 export class LambdaApi {
