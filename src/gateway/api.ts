@@ -179,14 +179,3 @@ export const ERROR = object('a refusal or a failure', {
     request_id: text({ about: 'of this request, for the log' }),
   }),
 });
-
-/** Headers with which an invocation tells what `ReportDocument` says in a document. */
-export const REPORT_HEADERS = {
-  requestId: 'x-invocation-id',
-  instanceId: 'x-instance-id',
-  coldStart: 'x-cold-start',
-  queueMs: 'x-queue-ms',
-  runMs: 'x-run-ms',
-  executedVersion: 'x-executed-version',
-  logTail: 'x-log-result',
-} as const;

@@ -74,6 +74,8 @@ export interface Route {
   readonly bodyBytesMax?: number;
   /** Signatures of AWS are taken here. */
   readonly takesSignatures?: true;
+  /** Carries the id of the request beside `x-request-id`. */
+  readonly requestIdHeader?: string;
   readonly doc: RouteDoc;
   readonly handle: (request: GatewayRequest) => Promise<Reply> | Reply;
   /** How a failure is told. Default: `failure`. */

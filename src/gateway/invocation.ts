@@ -4,7 +4,6 @@ import { RunnerError, toRunnerError } from '../errors.ts';
 import { LIMITS } from '../executor/limits.ts';
 import type { CancelSignal, Invocation, InvocationOptions, InvocationReport, StreamedInvocation } from '../runtime/runtime.ts';
 import type { FunctionRecord } from '../runtime/store-records.ts';
-import { REPORT_HEADERS } from './api.ts';
 import type { ReportDocument } from './api.ts';
 import { errorDocument } from './http.ts';
 import type { GatewayRequest, Reply } from './http.ts';
@@ -79,14 +78,14 @@ export function invocationReply(
 ): Reply {
   const headers: Record<string, string> = {
     'content-type': contentType,
-    [REPORT_HEADERS.requestId]: report.requestId,
-    [REPORT_HEADERS.instanceId]: report.instanceId,
-    [REPORT_HEADERS.coldStart]: report.coldStart ? 'true' : 'false',
-    [REPORT_HEADERS.queueMs]: shownMs(report.queueMs),
-    [REPORT_HEADERS.runMs]: shownMs(report.runMs),
-    [REPORT_HEADERS.executedVersion]: options.executedVersion,
+    'x-invocation-id': report.requestId,
+    'x-instance-id': report.instanceId,
+    'x-cold-start': report.coldStart ? 'true' : 'false',
+    'x-queue-ms': shownMs(report.queueMs),
+    'x-run-ms': shownMs(report.runMs),
+    'x-executed-version': options.executedVersion,
   };
-  if (options.tail) headers[REPORT_HEADERS.logTail] = Buffer.from(logTail).toString('base64');
+  if (options.tail) headers['x-log-result'] = Buffer.from(logTail).toString('base64');
   return { status: 200, headers, body };
 }
 

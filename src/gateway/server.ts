@@ -318,7 +318,7 @@ export class GatewayServer {
 
   /** Returns the bytes of the body that were sent. */
   #send(exchange: Exchange, { status, headers, body }: Reply): number | Promise<number> {
-    const { request, response, id, corsOrigin } = exchange;
+    const { request, response, id, corsOrigin, route } = exchange;
     exchange.status = status;
     if (response.destroyed) throw new RunnerError('ABORTED', 'the client is gone');
     // A request that was read to its end counts as destroyed, too.
@@ -329,6 +329,7 @@ export class GatewayServer {
     const size = whole === undefined ? 0 : typeof whole === 'string' ? Buffer.byteLength(whole) : whole.length;
     // Names and values in turn: an object would be taken apart again.
     const head = ['x-request-id', id, 'cache-control', 'no-store', 'x-content-type-options', 'nosniff'];
+    if (route?.requestIdHeader !== undefined) head.push(route.requestIdHeader, id);
     if (!streams && status !== 204) head.push('content-length', String(size));
     if (corsOrigin !== undefined)
       head.push('access-control-allow-origin', corsOrigin, 'access-control-expose-headers', '*', 'vary', 'origin');

@@ -66,7 +66,9 @@ export abstract class FunctionCall extends Waiter<LiveInstance> implements Insta
   protected contentType = '';
   protected readonly host: CallHost;
   readonly #options: InvocationOptions;
+  /** The same moment, monotonic and on the wall clock. */
   readonly #arrivedAt: number;
+  readonly #arrivedOn: number;
   #takenAt = 0;
   #member: Member<LiveInstance> | undefined;
   #limit: Limit | undefined;
@@ -83,7 +85,9 @@ export abstract class FunctionCall extends Waiter<LiveInstance> implements Insta
     fn: FunctionVersion,
     input: { readonly requestId: string; readonly event: Uint8Array; readonly options: InvocationOptions },
   ) {
-    super(Math.min(host.clock.now() + host.limits.queueTimeoutMs, input.options.deadline ?? Infinity));
+    const now = host.clock.now();
+    super(Math.min(now + host.limits.queueTimeoutMs, input.options.deadline ?? Infinity));
+    this.#arrivedOn = now;
     this.host = host;
     this.fn = fn;
     this.requestId = input.requestId;
@@ -138,7 +142,8 @@ export abstract class FunctionCall extends Waiter<LiveInstance> implements Insta
     const { contentType = 'application/json', deadline: callerDeadline = Infinity, functionArn, traceId, clientContext } = this.#options;
     this.wasTaken = true;
     this.#takenAt = clock.monotonic();
-    const deadline = Math.min(clock.now() + this.fn.timeoutMs, callerDeadline);
+    const takenOn = this.#arrivedOn + this.#takenAt - this.#arrivedAt;
+    const deadline = Math.min(takenOn + this.fn.timeoutMs, callerDeadline);
     this.#limitTo(deadline, this.#timedOut);
     this.host.taken(this);
     return {

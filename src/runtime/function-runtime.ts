@@ -10,6 +10,7 @@ import { silentTelemetry } from '../telemetry/telemetry.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
 import { BufferedCall, StreamedCall } from './answered-calls.ts';
 import { instanceEnvironment } from './environment.ts';
+import { infoOf, stateOf } from './instance-info.ts';
 import type { CallHost, FunctionCall } from './function-call.ts';
 import { LogBook } from './instance-log.ts';
 import { fixedKeepAlive } from './keep-alive.ts';
@@ -18,13 +19,11 @@ import { holdProcess } from './hold-process.ts';
 import { LiveInstance } from './live-instance.ts';
 import { OwnerFolder, socketPathOf } from './owner.ts';
 import { Pool } from './pool.ts';
-import type { Member } from './pool-group.ts';
 import { FunctionMetrics, RuntimeGauges } from './runtime-metrics.ts';
 import type {
   FunctionVersion,
   InstanceBackend,
   InstanceInfo,
-  InstanceState,
   Invocation,
   InvocationOptions,
   InvocationReport,
@@ -249,11 +248,10 @@ export class FunctionRuntime {
     const { signal, concurrencyMax, requestId, contentType, clientContext, traceId, functionArn } = options;
     if (signal?.aborted)
       return new RunnerError('ABORTED', 'the call was cancelled before it started', { cause: signal.reason, retry: 'safe' });
-    for (const text of [requestId, contentType, clientContext, traceId, functionArn]) {
-      if (text !== undefined && !HEADER_TEXT.test(text)) {
-        return new RunnerError('WIRE_MALFORMED', `${JSON.stringify(text.slice(0, 100))} cannot be the value of a header`);
-      }
-    }
+    const malformed = malformedOf(requestId) ?? malformedOf(contentType) ?? malformedOf(clientContext) ?? malformedOf(traceId);
+    const text = malformed ?? malformedOf(functionArn);
+    if (text !== undefined)
+      return new RunnerError('WIRE_MALFORMED', `${JSON.stringify(text.slice(0, 100))} cannot be the value of a header`);
     if (requestId !== undefined && (requestId === '' || requestId.includes('/'))) {
       return new RunnerError('WIRE_MALFORMED', `${JSON.stringify(requestId)} cannot be a request id`);
     }
@@ -386,24 +384,7 @@ export class FunctionRuntime {
 const notStarted = (): RunnerError =>
   new RunnerError('STATE_INVALID', 'the function runtime is not started: await start()', { retry: 'safe' });
 
-function stateOf({ state, busy }: Member<LiveInstance>): InstanceState {
-  if (state === 'draining' || state === 'gone') return 'stopping';
-  if (busy > 0) return 'busy';
-  return state === 'paused' || state === 'pausing' ? 'paused' : 'idle';
-}
-
-function infoOf(instance: LiveInstance, state: InstanceState, counts: { readonly busy: number; readonly leases: number }): InstanceInfo {
-  const { name, version, fingerprint } = instance.fn;
-  const handle = instance.instance?.handle;
-  return {
-    id: instance.id,
-    name,
-    version,
-    fingerprint,
-    state,
-    running: counts.busy,
-    calls: counts.leases,
-    startedAt: instance.startedAt,
-    ...(handle && { handle }),
-  };
+/** What of it cannot stand in a header. */
+function malformedOf(text: string | undefined): string | undefined {
+  return text === undefined || HEADER_TEXT.test(text) ? undefined : text;
 }

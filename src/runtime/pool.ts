@@ -85,7 +85,7 @@ export class Pool<I extends PoolInstance> {
     const now = this.#clock.monotonic();
     if (group.waiters.size === 0) {
       const member = group.take(now);
-      if (member) return this.#lend(member, waiter);
+      if (member) return this.#lend(member, waiter, now);
     }
     const { queueMax } = this.#options.limits;
     if (group.lastError && now < group.retryAt && group.members.size + group.starting === 0) return waiter.refused(group.lastError);
@@ -220,11 +220,11 @@ export class Pool<I extends PoolInstance> {
     return group;
   }
 
-  #lend(member: Member<I>, waiter: Waiter<I>): void {
-    if (member.state === 'running') return this.#hand(member, waiter);
+  #lend(member: Member<I>, waiter: Waiter<I>, now: number): void {
+    if (member.state === 'running') return this.#hand(member, waiter, now);
     const { group } = member;
     this.#idle.wake(member).then(
-      () => this.#hand(member, waiter),
+      () => this.#hand(member, waiter, this.#clock.monotonic()),
       () => {
         group.put(member, this.#clock.monotonic());
         void this.#end(member, 'lost');
@@ -234,8 +234,8 @@ export class Pool<I extends PoolInstance> {
     return undefined;
   }
 
-  #hand(member: Member<I>, waiter: Waiter<I>): void {
-    this.#options.keepAlive.started?.(member.group.fn.name, this.#clock.monotonic());
+  #hand(member: Member<I>, waiter: Waiter<I>, now: number): void {
+    this.#options.keepAlive.started?.(member.group.fn.name, now);
     waiter.leased(member);
   }
 
@@ -246,7 +246,7 @@ export class Pool<I extends PoolInstance> {
       const waiter = lent && group.nextWaiter();
       if (!waiter) break;
       this.#options.deadlines.remove(waiter);
-      this.#lend(lent, waiter);
+      this.#lend(lent, waiter, now);
     }
     if (member.busy > 0 || member.state === 'gone') return;
     if (member.state === 'draining') {

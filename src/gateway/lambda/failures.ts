@@ -2,7 +2,7 @@
 
 import type { ErrorCode, RunnerError } from '../../errors.ts';
 import type { Rule } from '../../runtime/store-settings.ts';
-import type { GatewayRequest, Reply } from '../http.ts';
+import type { Reply } from '../http.ts';
 import { retryHeaders } from '../http.ts';
 import type { Place } from './names.ts';
 import { functionArn } from './names.ts';
@@ -90,14 +90,13 @@ function typeOf({ code, details }: RunnerError): AwsType {
 }
 
 /** How the Lambda API at this place tells a failure. */
-export function lambdaFailure(place: Place): (error: RunnerError, request: Pick<GatewayRequest, 'id' | 'params'>) => Reply {
-  return (error, { id }) => {
+export function lambdaFailure(place: Place): (error: RunnerError) => Reply {
+  return (error) => {
     const type = typeOf(error);
     const { status, fault, member } = SHAPES[type];
     const reason = REASONS[error.code];
     const headers: Record<string, string> = {
       'content-type': 'application/json',
-      'x-amzn-requestid': id,
       'x-amzn-errortype': type,
       ...retryHeaders(error),
     };

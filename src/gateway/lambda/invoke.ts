@@ -1,5 +1,6 @@
 /** Calls of functions: answered, queued, tried dry, streamed. */
 
+import { isUtf8 } from 'node:buffer';
 import { isRunnerError, RunnerError } from '../../errors.ts';
 import { LIMITS } from '../../executor/limits.ts';
 import type { InvocationOptions, StreamedInvocation } from '../../runtime/runtime.ts';
@@ -22,7 +23,6 @@ const LOG_TYPES = ['None', 'Tail'] as const;
 const EVENT_STREAM = 'application/vnd.amazon.eventstream';
 /** The least of an event when the caller sends none, as the service passes it on. */
 const EMPTY_EVENT = Buffer.from('{}');
-const UTF8 = new TextDecoder('utf-8', { fatal: true });
 
 /** How a call was asked for, checked. */
 interface Call {
@@ -52,14 +52,13 @@ export class Invocations {
     } satisfies Partial<Handlers>;
   }
 
-  async #invoke(request: OperationRequest): Promise<Reply> {
+  #invoke(request: OperationRequest): Promise<Reply> | Reply {
     const type = oneOf('invocationType', request.headers['x-amz-invocation-type'] ?? 'RequestResponse', TYPES);
     switch (type) {
       case 'DryRun':
         return { status: 204, headers: { 'x-amz-executed-version': this.#resolve(request).executedVersion } };
       case 'Event':
-        await this.#enqueue(request);
-        return { status: 202, headers: { 'content-type': 'application/json' } };
+        return this.#enqueue(request).then(() => ({ status: 202, headers: { 'content-type': 'application/json' } }));
       case 'RequestResponse':
         return this.#answer(request);
     }
@@ -68,19 +67,15 @@ export class Invocations {
   async #answer(request: OperationRequest): Promise<Reply> {
     const { resolved, event, options, withLog } = this.#call(request);
     const { record, executedVersion } = resolved;
-    const headers = { 'x-amz-executed-version': executedVersion };
+    const headers: Record<string, string> = { 'content-type': 'application/json', 'x-amz-executed-version': executedVersion };
     try {
       const { body, contentType, report, logTail } = await this.#parts.runtimeOf(record).invoke(resolved.fn, event, options);
-      const log = withLog && {
-        'x-amz-log-result': logResult({ requestId: request.id, record, output: Buffer.from(logTail).toString('utf8'), report }),
-      };
+      if (withLog)
+        headers['x-amz-log-result'] = logResult({ requestId: request.id, record, output: Buffer.from(logTail).toString('utf8'), report });
       const { responseBytesMax } = LIMITS[record.profile];
-      if (body.length > responseBytesMax) return failed(tooLarge(responseBytesMax), { ...headers, ...log });
-      return {
-        status: 200,
-        headers: { 'content-type': contentType === '' || contentType === OCTETS ? 'application/json' : contentType, ...headers, ...log },
-        body,
-      };
+      if (body.length > responseBytesMax) return failed(tooLarge(responseBytesMax), headers);
+      if (contentType !== '' && contentType !== OCTETS) headers['content-type'] = contentType;
+      return { status: 200, headers, body };
     } catch (thrown) {
       const failure = isRunnerError(thrown) ? functionFailure(thrown, request.id, record) : undefined;
       if (!failure) throw thrown;
@@ -201,7 +196,8 @@ function oneOf<const T extends string>(field: string, value: string, known: read
 function checkJson(body: Uint8Array): void {
   if (body.length === 0) return;
   try {
-    JSON.parse(UTF8.decode(body));
+    if (!isUtf8(body)) throw new SyntaxError('it is not UTF-8');
+    JSON.parse(Buffer.from(body.buffer, body.byteOffset, body.length).toString());
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw new RunnerError('REQUEST_INVALID', `Could not parse request body into json: ${reason}`, {

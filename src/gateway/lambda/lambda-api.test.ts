@@ -168,7 +168,8 @@ function serve({ routes }: LambdaApi): Server {
         const error = toRunnerError(thrown);
         reply = (found?.route.failure ?? failure)(error, { id, params: found?.params ?? {} });
       }
-      response.writeHead(reply.status, reply.headers);
+      const idHeader = found?.route.requestIdHeader;
+      response.writeHead(reply.status, { ...(idHeader !== undefined && { [idHeader]: id }), ...reply.headers });
       if (reply.body !== undefined && typeof reply.body === 'object' && Symbol.asyncIterator in reply.body) {
         for await (const chunk of reply.body) response.write(chunk);
         response.end();

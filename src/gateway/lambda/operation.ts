@@ -66,19 +66,19 @@ function toRoute(
     ...(named && { functionParam: FUNCTION_PARAM, functionOf: bareName }),
     bodyBytesMax: spec.bodyBytesMax ?? (hasBody ? BODY_BYTES_MAX : 0),
     takesSignatures: true,
+    requestIdHeader: 'x-amzn-requestid',
     doc: {
       summary: `${name}: ${summary}${also === undefined ? '' : `; ${also}`}`,
       responses: { 200: { about: 'As the AWS Lambda API answers.', contentType: 'application/json' } },
     },
     failure: lambdaFailure(place),
-    async handle(request) {
+    handle(request) {
       let fields: Fields | undefined;
-      const reply = await handler({
+      return handler({
         ...request,
         fn: named ? parseFunctionName(request.params[FUNCTION_PARAM] ?? '', request.query.get('Qualifier')) : { name: '' },
         fields: () => (fields ??= Fields.parse(request.body)),
       });
-      return { ...reply, headers: { 'x-amzn-requestid': request.id, ...reply.headers } };
     },
   };
 }
