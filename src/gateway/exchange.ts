@@ -11,6 +11,8 @@ const ONE_PIECE_BYTES_MAX = 4_096;
 export class Departure implements CancelSignal {
   reason: unknown = undefined;
   aborted = false;
+  /** Its place among those of other requests. */
+  place = -1;
   /** Few, of one request. */
   #listeners: (() => void)[] = [];
 
@@ -30,6 +32,35 @@ export class Departure implements CancelSignal {
   removeEventListener(_type: 'abort', listener: () => void): void {
     const at = this.#listeners.indexOf(listener);
     if (at >= 0) this.#listeners.splice(at, 1);
+  }
+}
+
+/** An array: a Set that lives long leaves old tables behind, which keep what came later from being freed before a full collection. */
+export class Departures {
+  readonly #all: Departure[] = [];
+
+  get size(): number {
+    return this.#all.length;
+  }
+
+  all(): readonly Departure[] {
+    return [...this.#all];
+  }
+
+  add(departure: Departure): void {
+    departure.place = this.#all.length;
+    this.#all.push(departure);
+  }
+
+  /** Does nothing for one that is not there. */
+  delete(departure: Departure): void {
+    const { place } = departure;
+    if (place < 0) return;
+    departure.place = -1;
+    const last = this.#all.pop();
+    if (!last || last === departure) return;
+    this.#all[place] = last;
+    last.place = place;
   }
 }
 

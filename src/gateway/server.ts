@@ -17,7 +17,7 @@ import { BodyBudget, discard, readBody, sendChunks } from './body.ts';
 import type { ReadBody } from './body.ts';
 import { PREFLIGHT, certificateNameOf, checkOrigin, framingError, headersOf, targetOf } from './checks.ts';
 import type { Headers } from './checks.ts';
-import { Departure, endWith } from './exchange.ts';
+import { Departure, Departures, endWith } from './exchange.ts';
 import type { Exchange } from './exchange.ts';
 import { badRequest, demand, failure, statusOf } from './http.ts';
 import type { Caller, Reply } from './http.ts';
@@ -103,7 +103,7 @@ export class GatewayServer {
   /** Fires when requests that would wait for long are to end. */
   readonly #closing = new AbortController();
   /** One for each request that runs. */
-  readonly #running = new Set<Departure>();
+  readonly #running = new Departures();
   #server: Server | undefined;
   #scheme: 'http' | 'https' = 'http';
   #idle: (() => void) | undefined;
@@ -181,7 +181,7 @@ export class GatewayServer {
     const stopTimer = this.#options.clock.after(deadlineMs, () => cancel.resolve());
     await Promise.race([drained, cancel.promise]);
     stopTimer();
-    for (const gone of this.#running) gone.abort(new RunnerError('EXECUTOR_CLOSED', `${this.#noun} closed before the request ended`));
+    for (const gone of this.#running.all()) gone.abort(new RunnerError('EXECUTOR_CLOSED', `${this.#noun} closed before the request ended`));
     // Answers that are complete are still on their way.
     server.closeIdleConnections();
     const stop = this.#options.clock.after(200, () => server.closeAllConnections());

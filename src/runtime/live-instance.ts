@@ -60,7 +60,8 @@ export class LiveInstance implements PoolInstance {
   #cleaned: Promise<void> = Promise.resolve();
   #listening: Promise<void> | undefined;
   /** Calls that were handed over and have not ended. */
-  readonly #calls = new Set<InstanceCall>();
+  /** Few, that come and go all the time: an array leaves no old tables behind, as a Set does. */
+  readonly #calls: InstanceCall[] = [];
 
   constructor(fn: FunctionVersion, options: LiveInstanceOptions) {
     this.id = options.id;
@@ -112,13 +113,14 @@ export class LiveInstance implements PoolInstance {
   /** Gives it an event. */
   run(call: InstanceCall): void {
     if (this.#end) return call.instanceEnded(this.#end);
-    this.#calls.add(call);
+    this.#calls.push(call);
     this.api.hand(call);
   }
 
   /** A call has ended. */
   forget(call: InstanceCall): void {
-    this.#calls.delete(call);
+    const at = this.#calls.indexOf(call);
+    if (at >= 0) this.#calls.splice(at, 1);
   }
 
   /** Never rejects. */
@@ -247,8 +249,7 @@ export class LiveInstance implements PoolInstance {
     if (!this.#end) {
       this.#end = end;
       this.log.end();
-      for (const call of this.#calls) call.instanceEnded(end);
-      this.#calls.clear();
+      for (const call of this.#calls.splice(0)) call.instanceEnded(end);
       this.#ended.resolve();
       this.#cleaned = this.#clean();
     }
@@ -265,15 +266,10 @@ export class LiveInstance implements PoolInstance {
 
   #writeLine(stream: 'stdout' | 'stderr', text: string): void {
     const { clock, logBook } = this.#options;
-    const requestId = this.#calls.size === 1 ? this.#onlyCall() : undefined;
+    const requestId = this.#calls.length === 1 ? this.#calls[0]?.requestId : undefined;
     const { name, version } = this.fn;
     const line = { at: clock.now(), name, version, instanceId: this.id, stream, text };
     logBook.write(requestId === undefined ? line : { ...line, requestId });
-  }
-
-  #onlyCall(): string | undefined {
-    for (const { requestId } of this.#calls) return requestId;
-    return undefined;
   }
 }
 

@@ -57,8 +57,7 @@ export abstract class Waiter<I extends PoolInstance> extends Expiring {
   protected abstract waitedTooLong(): void;
 
   expire(): void {
-    this.group?.waiters.delete(this);
-    this.group = undefined;
+    this.group?.forget(this);
     this.waitedTooLong();
   }
 }
@@ -105,8 +104,8 @@ export class Group<I extends PoolInstance> {
   readonly members = new Set<Member<I>>();
   /** Those with a free slot; the last one is leased first. */
   readonly free: Member<I>[] = [];
-  /** Oldest first. */
-  waiters = new Set<Waiter<I>>();
+  /** Oldest first. An array: to take its first one costs little, and it leaves no old tables behind, as a Set does. */
+  readonly waiters: Waiter<I>[] = [];
   readonly launches = new Set<AbortController>();
   readonly demands = new Set<WarmDemand>();
   /** Instances that stay without calls. */
@@ -139,11 +138,11 @@ export class Group<I extends PoolInstance> {
   }
 
   get isEmpty(): boolean {
-    return this.members.size + this.waiters.size + this.launches.size + this.demands.size === 0 && this.again === undefined;
+    return this.members.size + this.waiters.length + this.launches.size + this.demands.size === 0 && this.again === undefined;
   }
 
   get isWanted(): boolean {
-    return this.waiters.size > 0 || this.demands.size > 0 || this.min > this.members.size;
+    return this.waiters.length > 0 || this.demands.size > 0 || this.min > this.members.size;
   }
 
   /** How many instances to start now, when at most `instancesMax` may be up. */
@@ -151,7 +150,7 @@ export class Group<I extends PoolInstance> {
     if (now < this.retryAt) return 0;
     const turns = this.#turns(now);
     const slots = this.fn.concurrencyPerInstance;
-    const forWaiters = Math.ceil((this.waiters.size - this.#servedWhileStarting(turns)) / (slots * Math.max(1, turns)));
+    const forWaiters = Math.ceil((this.waiters.length - this.#servedWhileStarting(turns)) / (slots * Math.max(1, turns)));
     let wanted = this.isRetired ? 0 : this.min;
     for (const { count } of this.demands) wanted = Math.max(wanted, count);
     const needed = Math.max(forWaiters, wanted - this.members.size) - this.starting;
@@ -181,7 +180,7 @@ export class Group<I extends PoolInstance> {
   /** Waiters are left to the instances that are up: looks again when a start would have been over. */
   lookAgain(clock: Clock, plan: () => void): void {
     const now = clock.monotonic();
-    if (this.waiters.size === 0 || this.#recheck || this.members.size === 0 || this.#turns(now) === 0) return;
+    if (this.waiters.length === 0 || this.#recheck || this.members.size === 0 || this.#turns(now) === 0) return;
     this.#recheck = clock.after(this.#freedAt + this.#figures.startMs - now + 1, () => {
       this.#recheck = undefined;
       if (this.isWanted) plan();
@@ -196,25 +195,28 @@ export class Group<I extends PoolInstance> {
   enqueue(waiter: Waiter<I>, now: number, first: boolean): void {
     // One that comes back has waited since it came first.
     if (waiter.queuedAt === 0) waiter.queuedAt = now;
-    if (first) this.waiters = new Set([waiter, ...this.waiters]);
-    else this.waiters.add(waiter);
+    if (first) this.waiters.unshift(waiter);
+    else this.waiters.push(waiter);
     waiter.group = this;
   }
 
   /** For how long the oldest waiter has waited. */
   waitedMs(now: number): number {
-    for (const { queuedAt } of this.waiters) return now - queuedAt;
-    return 0;
+    return now - (this.waiters[0]?.queuedAt ?? now);
   }
 
   /** The oldest waiter, taken out. */
   nextWaiter(): Waiter<I> | undefined {
-    for (const waiter of this.waiters) {
-      this.waiters.delete(waiter);
-      waiter.group = undefined;
-      return waiter;
-    }
-    return undefined;
+    const waiter = this.waiters.shift();
+    if (waiter) waiter.group = undefined;
+    return waiter;
+  }
+
+  /** It does not wait any more. */
+  forget(waiter: Waiter<I>): void {
+    const at = this.waiters.indexOf(waiter);
+    if (at >= 0) this.waiters.splice(at, 1);
+    waiter.group = undefined;
   }
 
   /** A member with a free slot: the one used last, or better the last one that asks for work already. */

@@ -46,7 +46,7 @@ export class IdleKeeper<I extends PoolInstance> {
     let least: Member<I> | undefined;
     let leastRank = Number.POSITIVE_INFINITY;
     for (const group of groups()) {
-      if (group.waiters.size > 0 || group.members.size <= group.min) continue;
+      if (group.waiters.length > 0 || group.members.size <= group.min) continue;
       for (const member of group.members) {
         if (member.busy > 0) continue;
         const { name, memoryMb } = group.fn;

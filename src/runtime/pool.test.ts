@@ -594,7 +594,7 @@ class RandomRun {
   #checkFunction(name: string): void {
     const members = this.#world.pool.members().filter(({ instance, state }) => instance.fn.name === name && state !== 'draining');
     for (const { group, busy } of members) {
-      if (group.waiters.size > 0) expect(busy, `a free slot of ${name} although somebody waits`).toBe(this.#slots);
+      if (group.waiters.length > 0) expect(busy, `a free slot of ${name} although somebody waits`).toBe(this.#slots);
     }
     for (const { group } of members) {
       const waiting = [...group.waiters].filter((waiter): waiter is Call => waiter instanceof Call).map(({ number }) => number);

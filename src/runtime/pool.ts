@@ -83,13 +83,13 @@ export class Pool<I extends PoolInstance> {
     if (this.#closing && !first) return waiter.refused(new RunnerError('EXECUTOR_CLOSED', 'the function runtime is closed'));
     const group = this.#groupOf(fn);
     const now = this.#clock.monotonic();
-    if (group.waiters.size === 0) {
+    if (group.waiters.length === 0) {
       const member = group.take(now);
       if (member) return this.#lend(member, waiter, now);
     }
     const { queueMax } = this.#options.limits;
     if (group.lastError && now < group.retryAt && group.members.size + group.starting === 0) return waiter.refused(group.lastError);
-    if (group.waiters.size >= queueMax && !first) {
+    if (group.waiters.length >= queueMax && !first) {
       const message = `${queueMax} calls of ${fn.name} wait already (queueMax)`;
       return waiter.refused(new RunnerError('QUEUE_FULL', message, { details: { name: fn.name, queueMax } }));
     }
@@ -104,8 +104,7 @@ export class Pool<I extends PoolInstance> {
   cancel(waiter: Waiter<I>): boolean {
     const { group } = waiter;
     if (!group) return false;
-    group.waiters.delete(waiter);
-    waiter.group = undefined;
+    group.forget(waiter);
     this.#options.deadlines.remove(waiter);
     this.#tidy(group);
     return true;
@@ -161,7 +160,7 @@ export class Pool<I extends PoolInstance> {
       group.min = 0;
       const error = new RunnerError('ABORTED', `${name} was replaced while it was warmed`, { retry: 'safe' });
       group.rejectDemands(error);
-      if (group.waiters.size === 0) group.abortLaunches(error);
+      if (group.waiters.length === 0) group.abortLaunches(error);
       for (const member of group.members) if (member.busy === 0) void this.#end(member, 'retired');
       this.#tidy(group);
     }
@@ -174,7 +173,7 @@ export class Pool<I extends PoolInstance> {
   /** Calls that wait, over all functions. */
   get queue(): { readonly depth: number; readonly oldestMs: number } {
     const [groups, now] = [this.#all(), this.#clock.monotonic()];
-    const depth = groups.reduce((sum, { waiters }) => sum + waiters.size, 0);
+    const depth = groups.reduce((sum, { waiters }) => sum + waiters.length, 0);
     return { depth, oldestMs: Math.max(0, ...groups.map((group) => group.waitedMs(now))) };
   }
 
@@ -186,7 +185,7 @@ export class Pool<I extends PoolInstance> {
       group.min = 0;
       group.cancelAgain();
       group.rejectDemands(error);
-      if (group.waiters.size === 0) group.abortLaunches(error);
+      if (group.waiters.length === 0) group.abortLaunches(error);
       for (const member of group.members) if (member.busy === 0) void this.#end(member, 'closed');
     }
     this.#idle.stop();
@@ -241,7 +240,7 @@ export class Pool<I extends PoolInstance> {
 
   #freed(member: Member<I>, now: number): void {
     const { group } = member;
-    while (group.waiters.size > 0 && group.free.length > 0) {
+    while (group.waiters.length > 0 && group.free.length > 0) {
       const lent = group.take(now);
       const waiter = lent && group.nextWaiter();
       if (!waiter) break;
@@ -393,6 +392,6 @@ export class Pool<I extends PoolInstance> {
   }
 
   #isQuiet(): boolean {
-    return this.#starting === 0 && this.#all().every((group) => group.waiters.size === 0 && group.running === 0);
+    return this.#starting === 0 && this.#all().every((group) => group.waiters.length === 0 && group.running === 0);
   }
 }

@@ -88,7 +88,11 @@ export class RuntimeApi {
   readonly #polls: ServerResponse[] = [];
   /** Calls that wait for a poll, oldest first. */
   readonly #pending: ApiCall[] = [];
-  readonly #running = new Map<string, ApiCall>();
+  /**
+   * Few, that come and go all the time: an array. A Map that lives long has old tables behind it, each with what it held and a pointer to the
+   * next: from the first of them that is in the old generation on, no call would be freed before a full collection.
+   */
+  readonly #running: ApiCall[] = [];
   /** Our own client. */
   #channel: RuntimeChannel | undefined;
   #served: Duplex | undefined;
@@ -171,17 +175,17 @@ export class RuntimeApi {
 
   /** Calls that were handed over and not answered. */
   calls(): ApiCall[] {
-    return [...this.#running.values(), ...this.#pending];
+    return [...this.#running, ...this.#pending];
   }
 
   has(requestId: string): boolean {
-    return this.#running.has(requestId) || this.#pending.some((call) => call.requestId === requestId);
+    return this.#runs(requestId) !== undefined || this.#pending.some((call) => call.requestId === requestId);
   }
 
   /** Goes out with the poll that waits, or with the next one. */
   hand(call: ApiCall): void {
     if (this.#channel && this.#channel.asking > 0) {
-      this.#running.set(call.requestId, call);
+      this.#running.push(call);
       this.#channel.give(call);
       return;
     }
@@ -229,7 +233,7 @@ export class RuntimeApi {
 
   #next(request: IncomingMessage, response: ServerResponse): void {
     this.#dropDeadPolls();
-    if (this.#asking + this.#running.size >= this.#concurrency) return refuse(request, response, this.#tooMany());
+    if (this.#asking + this.#running.length >= this.#concurrency) return refuse(request, response, this.#tooMany());
     // A body is nothing that this request has.
     request.resume();
     this.#wait(response);
@@ -253,7 +257,7 @@ export class RuntimeApi {
   }
 
   #tooMany(): Refusal {
-    const reason = `${this.#running.size} events are not answered, and ${this.#asking} more are asked for; the instance takes ${this.#concurrency}`;
+    const reason = `${this.#running.length} events are not answered, and ${this.#asking} more are asked for; the instance takes ${this.#concurrency}`;
     return [403, 'InvalidStateTransition', reason];
   }
 
@@ -262,13 +266,13 @@ export class RuntimeApi {
     if (target !== FRAMES_TARGET || !Number.isSafeInteger(lanes) || lanes < 1)
       return refuseMalformed({ code: 'HPE_INVALID_METHOD' }, socket);
     this.#dropDeadPolls();
-    if (this.#channel || this.#asking + this.#running.size + lanes > this.#concurrency) return refuseRaw(socket, this.#tooMany());
+    if (this.#channel || this.#asking + this.#running.length + lanes > this.#concurrency) return refuseRaw(socket, this.#tooMany());
     const channel = new RuntimeChannel(socket, lanes, {
-      isRunning: ({ requestId }) => this.#running.has(requestId),
-      settle: ({ requestId }) => this.#settle(requestId),
+      isRunning: (call) => this.#running.includes(call),
+      settle: (call) => this.#settle(call),
       next: () => {
         const call = this.#pending.shift();
-        if (call) this.#running.set(call.requestId, call);
+        if (call) this.#running.push(call);
         return call;
       },
       lost: (violation) => {
@@ -283,13 +287,13 @@ export class RuntimeApi {
   }
 
   #deliver(poll: ServerResponse, call: ApiCall): void {
-    this.#running.set(call.requestId, call);
+    this.#running.push(call);
     poll.writeHead(200, headersOf(call));
     poll.end(call.event);
   }
 
   #response(id: string, request: IncomingMessage, response: ServerResponse): void {
-    const call = this.#running.get(id);
+    const call = this.#runs(id);
     if (!call) return refuse(request, response, this.#unknown(id));
     const mode = request.headers['lambda-runtime-function-response-mode'];
     if (mode !== undefined && mode !== 'streaming') {
@@ -309,7 +313,7 @@ export class RuntimeApi {
       if (!isOpen) return;
       if (bytes <= bytesMax) return call.chunk(data);
       isOpen = false;
-      this.#settle(id);
+      this.#settle(call);
       this.#oversized = id;
       refuse(request, response, [413, 'RequestEntityTooLarge', `the response has more than ${bytesMax} bytes`]);
       call.tooLarge(bytesMax);
@@ -317,7 +321,7 @@ export class RuntimeApi {
     request.on('end', () => {
       if (!isOpen) return;
       isOpen = false;
-      this.#settle(id);
+      this.#settle(call);
       // Its own place was just given free.
       if (!streamed && request.headers[WITH_NEXT] !== undefined) this.#wait(response);
       else accept(response);
@@ -326,18 +330,18 @@ export class RuntimeApi {
     request.on('close', () => {
       if (!isOpen) return;
       isOpen = false;
-      this.#settle(id);
+      this.#settle(call);
       call.truncated();
     });
   }
 
   #error(id: string, request: IncomingMessage, response: ServerResponse): void {
-    if (!this.#running.has(id) && id !== this.#oversized) return refuse(request, response, this.#unknown(id));
+    if (!this.#runs(id) && id !== this.#oversized) return refuse(request, response, this.#unknown(id));
     readFault(request, response, (fault) => {
-      const call = this.#running.get(id);
+      const call = this.#runs(id);
       if (!call && id !== this.#oversized) return refuse(request, response, this.#unknown(id));
       if (call?.isAnswering) return refuse(request, response, [403, 'InvalidStateTransition', `event ${id} is being answered`]);
-      this.#settle(id);
+      if (call) this.#settle(call);
       accept(response);
       call?.failed(fault);
     });
@@ -357,9 +361,14 @@ export class RuntimeApi {
       : [400, 'InvalidRequestID', `event ${id} was not handed out`];
   }
 
-  #settle(id: string): void {
-    this.#running.delete(id);
-    this.#answered[this.#answers % ANSWERED_MAX] = id;
+  #runs(id: string): ApiCall | undefined {
+    return this.#running.find(({ requestId }) => requestId === id);
+  }
+
+  #settle(call: ApiCall): void {
+    const at = this.#running.indexOf(call);
+    if (at >= 0) this.#running.splice(at, 1);
+    this.#answered[this.#answers % ANSWERED_MAX] = call.requestId;
     this.#answers += 1;
   }
 
