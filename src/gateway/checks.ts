@@ -24,24 +24,34 @@ export const PREFLIGHT = {
 
 export type Headers = Readonly<Record<string, string | undefined>>;
 
-/** An object without inherited names. One from `Object.create(null)` is a hash table, which takes several times longer to make. */
-const OwnOnly = function () {} as unknown as new () => Record<string, string>;
-OwnOnly.prototype = Object.freeze(Object.create(null) as object);
+type Head = Pick<IncomingMessage, 'headers' | 'rawHeaders' | 'httpVersion'>;
 
-/** Headers by name in lower case, several of one name as a list. Throws `REQUEST_INVALID`, also for what the parser lets pass. */
-export function headersOf({ rawHeaders, httpVersion }: Pick<IncomingMessage, 'rawHeaders' | 'httpVersion'>): Headers {
+/**
+ * Headers by name in lower case, several of one name as a list. Names that somebody chose are to be asked for by `Object.hasOwn`. Throws
+ * `REQUEST_INVALID`, also for what the parser lets pass.
+ */
+export function headersOf({ headers: parsed, rawHeaders, httpVersion }: Head): Headers {
   if (httpVersion !== '1.1' && httpVersion !== '1.0') throw badRequest(`HTTP/${httpVersion} is not spoken here`);
-  const headers = new OwnOnly();
-  for (let index = 0; index < rawHeaders.length; index += 2) {
-    const name = (rawHeaders[index] ?? '').toLowerCase();
-    const value = rawHeaders[index + 1] ?? '';
-    const before = headers[name];
-    if (before !== undefined && SINGLE.has(name)) throw badRequest(`the request has more than one header ${name}`);
-    headers[name] = before === undefined ? value : `${before}, ${value}`;
-  }
+  let names = 0;
+  for (const _ in parsed) names += 1;
+  // Each name came once: then Node's reading of them is ours.
+  const isPlain = names * 2 === rawHeaders.length && parsed['set-cookie'] === undefined;
+  const headers = isPlain ? (parsed as Headers) : joined(rawHeaders);
   const { host, expect } = headers;
   if (expect !== undefined && !/^100-continue$/i.test(expect)) throw badRequest('nothing can be expected but 100-continue', 417);
   if (host === undefined || !HOST.test(host)) throw badRequest('the request has no Host header, or one that is no host name');
+  return headers;
+}
+
+function joined(rawHeaders: readonly string[]): Headers {
+  const headers: Record<string, string> = {};
+  for (let index = 0; index < rawHeaders.length; index += 2) {
+    const name = (rawHeaders[index] ?? '').toLowerCase();
+    const value = rawHeaders[index + 1] ?? '';
+    const before = Object.hasOwn(headers, name) ? headers[name] : undefined;
+    if (before !== undefined && SINGLE.has(name)) throw badRequest(`the request has more than one header ${name}`);
+    headers[name] = before === undefined ? value : `${before}, ${value}`;
+  }
   return headers;
 }
 

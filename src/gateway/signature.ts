@@ -77,7 +77,9 @@ interface Signing extends Omit<SignatureCheck, 'now'> {
 
 function sign({ claim, secretAccessKey, request, stamp, bodyHash }: Signing): string {
   const { date, region, service, signedHeaders } = claim;
-  const canonicalHeaders = signedHeaders.map((name) => `${name}:${(request.headers[name] ?? '').trim().replace(/ +/g, ' ')}\n`).join('');
+  const canonicalHeaders = signedHeaders
+    .map((name) => `${name}:${(Object.hasOwn(request.headers, name) ? (request.headers[name] ?? '') : '').trim().replace(/ +/g, ' ')}\n`)
+    .join('');
   const canonical = [
     request.method,
     // Each part of the path is encoded once by HTTP and once more here.
