@@ -88,6 +88,8 @@ exec "\${BLUEPRINT_NODE:-node}" "$here/handler.mjs"
 `;
 
 const CONSTANT_FILES = { ...ROOT_FILES, bootstrap: textFile(BOOTSTRAP, 0o755) };
+/** Compressed once for all builds of this process. */
+let constants: ReturnType<typeof compressAll> | undefined;
 
 /**
  * Bundles the jobs that `entry` exports with the adapters of all platforms into one `handler.mjs`, and packs it.
@@ -119,13 +121,14 @@ async function build(options: BuildHandlerOptions, describer: Describer): Promis
   // It loads in a process of its own, and is compressed here meanwhile.
   const [jobs, compressed] = await Promise.all([
     describer.describe(loaded, fileSha256),
-    compressAll({ ...CONSTANT_FILES, 'handler.mjs': { data: code, mode: 0o644 } }),
+    compressAll({ 'handler.mjs': { data: code, mode: 0o644 } }),
   ]).catch((error: unknown) => {
     rmSync(loaded);
     throw error;
   });
   const renamed = rename(loaded, file);
-  const zip = await packFiles({ 'handler.json': jsonFile({ handler: 'handler.mjs', sha256: fileSha256, jobs }) }, compressed);
+  const ahead = { ...(await (constants ??= compressAll(CONSTANT_FILES))), ...compressed };
+  const zip = await packFiles({ 'handler.json': jsonFile({ handler: 'handler.mjs', sha256: fileSha256, jobs }) }, ahead);
   await Promise.all([renamed, replaceFile(zipFile, zip), map && replaceFile(`${file}.map`, map)]);
   return {
     file,
