@@ -2,6 +2,7 @@
 
 import type { CancelTimer, Clock } from '../clock.ts';
 import { RunnerError, toRunnerError } from '../errors.ts';
+import type { ErrorCode } from '../errors.ts';
 import type { ClaimedJob, JobFailure, QueueResult, WorkQueue } from '../queue/queue.ts';
 import type { Logger } from '../telemetry/telemetry.ts';
 import { backoffMs } from './backoff.ts';
@@ -42,10 +43,13 @@ export interface RunningJobParts {
 type Report =
   | { readonly kind: 'complete'; readonly result: QueueResult }
   | { readonly kind: 'fail'; readonly failure: JobFailure; readonly error: RunnerError }
-  | { readonly kind: 'release'; readonly error: RunnerError };
+  | { readonly kind: 'release'; readonly error: RunnerError; readonly delayMs?: number };
 
 /** When the queue did not answer. */
 const EXTEND_AGAIN_MS = 1_000;
+/** Nothing took the job: it waits so long at least, twice that at most, and its attempts are not used up by it. */
+const UNAVAILABLE_MS = 1_000;
+const UNAVAILABLE: ReadonlySet<string> = new Set(['EXECUTOR_UNREACHABLE', 'EXECUTOR_UNAVAILABLE'] satisfies ErrorCode[]);
 
 export class RunningJob {
   readonly job: ClaimedJob;
@@ -98,7 +102,9 @@ export class RunningJob {
     } catch (thrown) {
       if (this.#lost) return undefined;
       const error = toRunnerError(thrown);
-      return this.#isAbandoned ? this.#reportAbandoned(error) : failureReport(error);
+      if (this.#isAbandoned) return this.#reportAbandoned(error);
+      if (!UNAVAILABLE.has(error.code) || error.retry !== 'safe') return failureReport(error);
+      return { kind: 'release', error, delayMs: Math.round(UNAVAILABLE_MS * (1 + this.#parts.random())) };
     }
   }
 
@@ -147,7 +153,7 @@ export class RunningJob {
         return state === 'queued' ? 'requeued' : state;
       }
       case 'release':
-        await queue.release(lease);
+        await queue.release(lease, report.delayMs === undefined ? {} : { delayMs: report.delayMs });
         return 'released';
     }
   }

@@ -125,6 +125,22 @@ describe('a worker', () => {
     expect(await world.queue.result('a')).toEqual({ body: new Uint8Array(bytes('A')) });
   });
 
+  it('gives a job back that nothing took, which uses up none of its attempts', async () => {
+    const world = await started();
+    await world.publish({ id: 'once', attemptsMax: 1 });
+    for (const code of ['EXECUTOR_UNAVAILABLE', 'EXECUTOR_UNREACHABLE'] as const) {
+      world.handler.call('once').reject(new RunnerError(code, 'no engine takes it'));
+      expect(await world.stateOf('once')).toBe('queued');
+      expect(world.outcomeOf('once')).toBe('released');
+      await world.clock.advance(1_500);
+    }
+    world.handler.call('once').resolve({ body: bytes('done') });
+    expect(await world.queue.result('once')).toEqual({ body: new Uint8Array(bytes('done')) });
+    await world.publish({ id: 'reached', attemptsMax: 1 });
+    world.handler.call('reached').reject(new RunnerError('EXECUTOR_UNAVAILABLE', 'perhaps it ran', { retry: 'idempotent' }));
+    expect(await world.stateOf('reached')).toBe('dead');
+  });
+
   it('extends leases while jobs run, so that nobody else gets them', async () => {
     const world = await started();
     await world.publish({ id: 'long', attemptsMax: 1 });
