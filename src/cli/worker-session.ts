@@ -1,6 +1,7 @@
 /** What `bpr worker` is made of: the way to its control plane, what runs its functions, its health, and the news of it. */
 
 import { readFile } from 'node:fs/promises';
+import { hostname } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { systemClock } from '../clock.ts';
 import { RunnerError, toRunnerError } from '../errors.ts';
@@ -19,8 +20,11 @@ import type { TelemetryServer } from '../telemetry/server.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
 import { functionJobs } from '../worker/function-jobs.ts';
 import type { JobHandler } from '../worker/running-job.ts';
-import { usageGauges } from '../worker/usage.ts';
+import { readUsage, usageMetrics } from '../worker/usage.ts';
+import type { WorkerLifecycle } from '../worker/worker-metrics.ts';
+import type { Worker } from '../worker/worker.ts';
 import { findBackends } from './backends.ts';
+import { ownVersion } from './version.ts';
 
 /** A request is repeated so long by the connection itself; then the worker knows that the control plane is away, and goes on trying. */
 const RECONNECT_MS = 2_000;
@@ -30,6 +34,8 @@ export interface Connected {
   readonly queue: WorkQueue;
   readonly objects: ObjectStore;
   readonly workerId: string;
+  /** One report of the worker on itself; `Heartbeat` sends them. */
+  readonly send: (report: unknown, signal: AbortSignal) => Promise<void>;
 }
 
 export interface ConnectOptions {
@@ -48,7 +54,9 @@ export async function connectWorker({ ticket, folder, telemetry, signal, onWait 
     try {
       const queue = await RemoteQueue.connect({ credentials: { ticket, identity }, reconnectMs: RECONNECT_MS, telemetry }, signal);
       const objects = new RemoteObjects(queue.control);
-      return { queue: new ClaimCheckQueue({ queue, objects }), objects, workerId: queue.workerId };
+      const send = (body: unknown, about: AbortSignal): Promise<void> =>
+        queue.control.sendOnce({ method: 'PUT', path: '/workers/self', body, signal: about });
+      return { queue: new ClaimCheckQueue({ queue, objects }), objects, workerId: queue.workerId, send };
     } catch (thrown) {
       const error = toRunnerError(thrown);
       if (signal.aborted || error.retry === 'never') throw error;
@@ -143,6 +151,21 @@ async function openRuntime(options: Pick<FunctionsOptions, 'folder' | 'backend' 
   return runtime;
 }
 
+export interface ReportOptions {
+  readonly worker: Worker;
+  readonly lifecycle: WorkerLifecycle;
+  readonly backend: string;
+  readonly concurrency: number;
+}
+
+/** What `PUT /workers/self` takes. */
+export async function workerReport({ worker, lifecycle, backend, concurrency }: ReportOptions): Promise<unknown> {
+  const { scope: _, ...usage } = await readUsage();
+  const { state, running, figures } = worker;
+  const own = { name: hostname().slice(0, 128), version: ownVersion(), backend, concurrency };
+  return { state, running, ...own, ...usage, ...figures, stepSeconds: lifecycle.seconds };
+}
+
 /** Runs the job of a file, as if it had been claimed. Rejects as the worker would fail it, and with `CONFIG_INVALID` for the file. */
 export async function runJobFile(file: string, options: Omit<FunctionsOptions, 'objects'>): Promise<Uint8Array> {
   const objects = new FolderObjects({ folder: join(options.folder, 'objects') });
@@ -201,7 +224,7 @@ export interface HealthOptions {
 
 /** `/healthz`, `/readyz` and `/metrics` on loopback. */
 export function serveHealth({ port, metrics, unready }: HealthOptions): Promise<TelemetryServer> {
-  const measure = usageGauges(metrics);
+  const measure = usageMetrics(metrics);
   const startedAt = systemClock.monotonic();
   return startTelemetryServer({
     port,

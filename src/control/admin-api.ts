@@ -3,13 +3,14 @@
 import { RunnerError } from '../errors.ts';
 import { json } from '../gateway/http.ts';
 import type { Route } from '../gateway/http.ts';
-import { choice, list, number, object, optional, parseJson, text, whole } from '../gateway/schema.ts';
+import { choice, list, object, optional, parseJson, text, whole } from '../gateway/schema.ts';
 import { TICKET_SCOPES } from '../queue/ticket.ts';
 import type { WorkQueue } from '../queue/queue.ts';
 import { Session } from './access.ts';
 import type { Access } from './access.ts';
 import type { Registry, TicketRecord } from './registry.ts';
 import type { IssuedTicket, Tickets } from './tickets.ts';
+import { WORKER_REPORT } from './workers.ts';
 import type { Workers } from './workers.ts';
 
 const TIME = { min: 0, max: 8.64e15 } as const;
@@ -22,15 +23,6 @@ const NEW_TICKET = object('a ticket', {
   notBefore: optional(whole({ about: 'milliseconds since the epoch; default: now', ...TIME })),
   expiresAt: optional(whole({ about: 'default: an hour after notBefore', ...TIME })),
   uses: optional(whole({ about: 'workers that may enrol; default 1', min: 1, max: 1_000_000 })),
-});
-const REPORT = object('how a worker is', {
-  state: text({ about: 'starting, ready, draining', charsMax: 32 }),
-  name: optional(text({ about: 'for people', charsMax: 128 })),
-  concurrency: optional(number('jobs that it runs at most')),
-  running: optional(number('jobs that it runs')),
-  cpuSeconds: optional(number('processor time that it has used')),
-  rssBytes: optional(number('its memory')),
-  version: optional(text({ about: 'of the package', charsMax: 64 })),
 });
 const ID = text({ about: 'an id', pattern: /^[0-9a-f]{32}$/ });
 const ANY = { type: 'object' } as const;
@@ -113,10 +105,10 @@ function workerRoutes({ access, registry, workers, queue, now }: AdminApiOptions
       path: '/workers/self',
       scope: 'session',
       bodyBytesMax: 4_096,
-      doc: { summary: 'How the worker that asks is.', request: { contentType: 'application/json', schema: REPORT.json }, responses },
+      doc: { summary: 'How the worker that asks is.', request: { contentType: 'application/json', schema: WORKER_REPORT.json }, responses },
       handle({ body, caller }) {
         if (!(caller instanceof Session)) throw new RunnerError('REQUEST_INVALID', 'the token of an operator is no worker');
-        workers.report(caller.id, REPORT.parse(parseJson(body, 'the body'), 'the body'));
+        workers.report(caller.id, WORKER_REPORT.parse(parseJson(body, 'the body'), 'the body'));
         return json(200, {});
       },
     },

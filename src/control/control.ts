@@ -261,9 +261,9 @@ export class ControlPlane {
         limits: told,
         metrics: async () => {
           const stats = await queue.stats();
-          workers.show(stats.workers);
+          const ofWorkers = workers.show(stats.workers);
           oldest.set(stats.oldestMs / 1_000);
-          return (await this.#options.metrics?.()) ?? '';
+          return ofWorkers + ((await this.#options.metrics?.()) ?? '');
         },
         routes: () => routes,
         isClosing: () => server.closing.aborted,

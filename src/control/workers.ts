@@ -1,19 +1,39 @@
 /** Which workers are there: heard of lately, or waiting for work now; and what they say of themselves. */
 
 import type { Clock } from '../clock.ts';
+import { number, object, optional, text } from '../gateway/schema.ts';
+import type { Infer } from '../gateway/schema.ts';
 import type { WorkerStats } from '../queue/queue.ts';
 import type { Gauge, Metrics } from '../telemetry/telemetry.ts';
+import { workerMetricsText } from './metrics.ts';
 import type { EnrolmentRecord, Registry } from './registry.ts';
 
-export interface WorkerReport {
-  /** Such as starting, ready, draining. */
-  readonly state: string;
-  readonly name?: string | undefined;
-  readonly concurrency?: number | undefined;
-  readonly running?: number | undefined;
-  readonly cpuSeconds?: number | undefined;
-  readonly rssBytes?: number | undefined;
-  readonly version?: string | undefined;
+const TALLY = (about: string) => optional(object(about, { count: number('how many'), sum: number('of all, seconds') }));
+const OUTCOMES = ['completed', 'failed', 'dead', 'requeued', 'released', 'lost', 'undelivered'] as const;
+const STEPS = ['started', 'enrolled', 'ready', 'first_job'] as const;
+
+/** What a worker says of itself. The names of records are few: each is a series of its metrics. */
+export const WORKER_REPORT = object('how a worker is', {
+  state: text({ about: 'starting, ready, draining; stopped: it leaves', charsMax: 32 }),
+  name: optional(text({ about: 'for people', charsMax: 128 })),
+  version: optional(text({ about: 'of the package', charsMax: 64 })),
+  backend: optional(text({ about: 'what its functions run on', charsMax: 64 })),
+  concurrency: optional(number('jobs that it runs at most')),
+  running: optional(number('jobs that it runs')),
+  cpuSeconds: optional(number('processor time that it has used')),
+  cpuMax: optional(number('processors that it may use; 0: no limit')),
+  memoryBytes: optional(number('its memory')),
+  memoryMaxBytes: optional(number('memory that it may use; 0: no limit')),
+  jobs: optional(object('jobs that ended, by outcome', counts(OUTCOMES))),
+  jobSeconds: TALLY('from claim to delivered report'),
+  startSeconds: TALLY('from claim until the code was reached'),
+  stepSeconds: optional(object('from the start of its process to each step', counts(STEPS))),
+});
+
+export type WorkerReport = Infer<typeof WORKER_REPORT>;
+
+function counts<const N extends string>(names: readonly N[]) {
+  return Object.fromEntries(names.map((name) => [name, optional(number(name))])) as Record<N, ReturnType<typeof optional<number>>>; // one per name
 }
 
 export interface WorkerDocument {
@@ -44,13 +64,10 @@ export class Workers {
   readonly #presences = new Map<string, Presence>();
   readonly #present: Gauge;
   readonly #absent: Gauge;
-  readonly #metrics: Metrics;
-  readonly #gauges = new Map<string, readonly [leases: Gauge, cpu: Gauge, rss: Gauge, running: Gauge]>();
 
   constructor({ clock, registry, metrics }: { readonly clock: Clock; readonly registry: Registry; readonly metrics: Metrics }) {
     this.#clock = clock;
     this.#registry = registry;
-    this.#metrics = metrics;
     const gauge = (presence: string): Gauge =>
       metrics.gauge({ name: 'blueprint_control_workers', help: 'Workers that have enrolled and are not revoked.', labels: { presence } });
     this.#present = gauge('present');
@@ -58,7 +75,10 @@ export class Workers {
   }
 
   seen(id: string): void {
-    this.#presence(id).lastSeenAt = this.#clock.now();
+    const presence = this.#presence(id);
+    presence.lastSeenAt = this.#clock.now();
+    // It took leave, and is here again.
+    if (presence.report?.state === 'stopped') presence.report = undefined;
   }
 
   /** It waits; returns what is to be called when it does no longer. */
@@ -98,39 +118,17 @@ export class Workers {
       .toSorted((left, right) => left.enrolledAt - right.enrolledAt);
   }
 
-  /** Before metrics are read. */
-  show(stats: readonly WorkerStats[]): void {
+  /** Before metrics are read; returns the text of those of each worker. */
+  show(stats: readonly WorkerStats[]): string {
     const workers = this.list(stats).filter(({ revokedAt }) => revokedAt === undefined);
     this.#present.set(workers.filter(({ isPresent }) => isPresent).length);
     this.#absent.set(workers.filter(({ isPresent }) => !isPresent).length);
-    for (const { id, leases, report } of workers) {
-      if (!this.#presences.has(id)) continue;
-      const [held, cpu, rss, running] = this.#gaugesOf(id);
-      held.set(leases);
-      cpu.set(report?.cpuSeconds ?? 0);
-      rss.set(report?.rssBytes ?? 0);
-      running.set(report?.running ?? 0);
-    }
-  }
-
-  #gaugesOf(worker: string): readonly [Gauge, Gauge, Gauge, Gauge] {
-    let gauges = this.#gauges.get(worker);
-    if (!gauges) {
-      const gauge = (name: string, help: string): Gauge =>
-        this.#metrics.gauge({ name: `blueprint_control_worker_${name}`, help, labels: { worker } });
-      gauges = [
-        gauge('leases', 'Jobs that the worker holds.'),
-        gauge('cpu_seconds', 'Processor time that the worker says it has used.'),
-        gauge('resident_bytes', 'Memory that the worker says it has.'),
-        gauge('running', 'Jobs that the worker says it runs.'),
-      ];
-      this.#gauges.set(worker, gauges);
-    }
-    return gauges;
+    return workerMetricsText(workers);
   }
 
   #isPresent(presence: Presence | undefined): boolean {
-    return presence !== undefined && (presence.waiting > 0 || this.#clock.now() - presence.lastSeenAt <= PRESENT_MS);
+    if (!presence || presence.report?.state === 'stopped') return false;
+    return presence.waiting > 0 || this.#clock.now() - presence.lastSeenAt <= PRESENT_MS;
   }
 
   #presence(id: string): Presence {

@@ -49,6 +49,28 @@ export function createMetrics(options: PrometheusOptions = {}): PrometheusMetric
 
 type Kind = 'counter' | 'gauge' | 'histogram';
 
+export interface Sample {
+  /** Of a summary: `_sum` or `_count`. */
+  readonly suffix?: '_sum' | '_count';
+  readonly labels: Labels;
+  readonly value: number;
+}
+
+/** A metric whose values are known elsewhere. */
+export interface MetricFamily {
+  readonly name: string;
+  readonly kind: 'counter' | 'gauge' | 'summary';
+  readonly help: string;
+  readonly samples: readonly Sample[];
+}
+
+/** Its lines, for somebody who is asked for metrics and knows them only then; none without samples. */
+export function metricText({ name, kind, help, samples }: MetricFamily): string {
+  if (samples.length === 0) return '';
+  const lines = samples.map(({ suffix = '', labels, value }) => sample(`${name}${suffix}`, labelText(labels), value));
+  return headOf({ name, kind, help }) + lines.join('');
+}
+
 /** The invalid samples of a registry: one shared field. */
 interface Invalid {
   count: number;
@@ -245,7 +267,11 @@ class HistogramSeries implements Histogram, Series {
 
 function block({ name, kind, help, series }: Pick<Family, 'kind' | 'help' | 'series'> & { readonly name: string }): string {
   const lines = [...series].flatMap(([labels, one]) => one.lines(name, labels));
-  return `# HELP ${name} ${help.replaceAll('\\', '\\\\').replaceAll('\n', '\\n')}\n# TYPE ${name} ${kind}\n${lines.join('')}`;
+  return headOf({ name, kind, help }) + lines.join('');
+}
+
+function headOf({ name, kind, help }: Pick<MetricFamily, 'name' | 'help'> & { readonly kind: Kind | 'summary' }): string {
+  return `# HELP ${name} ${help.replaceAll('\\', '\\\\').replaceAll('\n', '\\n')}\n# TYPE ${name} ${kind}\n`;
 }
 
 function single(name: string, value: number, { kind, help }: Pick<Family, 'kind' | 'help'>): string {

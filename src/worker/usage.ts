@@ -47,18 +47,25 @@ export async function readUsage({ cgroups = '/sys/fs/cgroup', path }: UsageSourc
   };
 }
 
-/** Gauges of what is used; they are set by what is returned, when somebody looks. */
-export function usageGauges(metrics: Metrics, sources?: UsageSources): () => Promise<Usage> {
-  const gauge = (name: string, help: string) => metrics.gauge({ name: `blueprint_runner_worker_${name}`, help });
-  const memory = gauge('memory_bytes', 'Memory that the worker uses, its functions included where it has a control group.');
-  const memoryMax = gauge('memory_max_bytes', 'Memory that it may use; 0: no limit.');
-  const cpu = gauge('cpu_seconds', 'CPU time that the worker used, its functions included where it has a control group.');
-  const cpuMax = gauge('cpu_max', 'Processors that it may use at the same time; 0: no limit.');
+/** Metrics of what is used; they are brought up to date by what is returned, when somebody looks. */
+export function usageMetrics(metrics: Metrics, sources?: UsageSources): () => Promise<Usage> {
+  const options = (name: string, help: string) => ({ name: `blueprint_runner_worker_${name}`, help });
+  const memory = metrics.gauge(
+    options('memory_bytes', 'Memory that the worker uses, its functions included where it has a control group.'),
+  );
+  const memoryMax = metrics.gauge(options('memory_max_bytes', 'Memory that it may use; 0: no limit.'));
+  const cpu = metrics.counter(
+    options('cpu_seconds_total', 'CPU time that the worker used, its functions included where it has a control group.'),
+  );
+  const cpuMax = metrics.gauge(options('cpu_max', 'Processors that it may use at the same time; 0: no limit.'));
+  let told = 0;
   return async () => {
     const usage = await readUsage(sources);
     memory.set(usage.memoryBytes);
     memoryMax.set(usage.memoryMaxBytes ?? 0);
-    cpu.set(usage.cpuSeconds);
+    // A group that was made anew counts from zero again.
+    cpu.add(Math.max(0, usage.cpuSeconds - told));
+    told = usage.cpuSeconds;
     cpuMax.set(usage.cpuMax ?? 0);
     return usage;
   };

@@ -11,6 +11,7 @@ import { backoffMs } from './backoff.ts';
 import { RunningJob } from './running-job.ts';
 import type { EndedJob, JobHandler, JobOutcome } from './running-job.ts';
 import { WorkerMetrics } from './worker-metrics.ts';
+import type { WorkerFigures } from './worker-metrics.ts';
 
 export type WorkerState = 'created' | 'connecting' | 'ready' | 'draining' | 'stopped';
 
@@ -91,6 +92,7 @@ export class Worker {
   readonly #clock: Clock;
   readonly #concurrency: number;
   readonly #metrics: WorkerMetrics;
+  readonly #handler: JobHandler;
   readonly #running = new Set<RunningJob>();
   readonly #stop = new AbortController();
   readonly #ended = Promise.withResolvers<void>();
@@ -110,6 +112,7 @@ export class Worker {
     this.#clock = clock;
     this.#concurrency = concurrency;
     this.#metrics = new WorkerMetrics(telemetry.metrics, concurrency);
+    this.#handler = this.#metrics.measured(options.handler, clock);
     // Who does not wait for it learns of it from the state.
     this.#ended.promise.catch(() => {});
   }
@@ -120,6 +123,11 @@ export class Worker {
 
   get running(): number {
     return this.#running.size;
+  }
+
+  /** Since it was made. */
+  get figures(): WorkerFigures {
+    return this.#metrics.figures;
   }
 
   /** Resolves when it was drained; rejects with what ended it when the queue does not let it in. */
@@ -178,7 +186,9 @@ export class Worker {
         continue;
       }
       try {
+        const askedAt = this.#clock.monotonic();
         const jobs = await this.#claim(free);
+        if (jobs.length > 0) this.#metrics.claimTook(this.#clock.monotonic() - askedAt);
         failures = 0;
         this.#connected();
         for (const job of jobs) this.#take(job);
@@ -219,8 +229,16 @@ export class Worker {
   }
 
   #take(job: ClaimedJob): void {
-    const { queue, handler, leaseMs = 30_000, deliverMs = 600_000, telemetry = silentTelemetry, random = Math.random } = this.#options;
-    const running = new RunningJob(job, { queue, handler, leaseMs, deliverMs, clock: this.#clock, log: telemetry.log, random });
+    const { queue, leaseMs = 30_000, deliverMs = 600_000, telemetry = silentTelemetry, random = Math.random } = this.#options;
+    const running = new RunningJob(job, {
+      queue,
+      handler: this.#handler,
+      leaseMs,
+      deliverMs,
+      clock: this.#clock,
+      log: telemetry.log,
+      random,
+    });
     this.#running.add(running);
     this.#metrics.claimed(this.#running.size);
     this.#tell({ kind: 'claimed', at: this.#clock.now(), jobId: job.id, attempt: job.attempt });

@@ -332,7 +332,7 @@ async function scrape(): Promise<{ readonly text: string; readonly workerId: str
   await queue.publish({ id: 'a', type: 'work', payload: Buffer.from('7') });
   await queue.publish({ id: 'b', type: 'work', payload: Buffer.from('7') });
   await queue.claim(claimAs(queue));
-  await queue.control.ask({ method: 'PUT', path: '/workers/self', body: { state: 'ready', concurrency: 4, running: 1, rssBytes: 1_000 } });
+  await queue.control.ask({ method: 'PUT', path: '/workers/self', body: { state: 'ready', concurrency: 4, running: 1, memoryBytes: 1_000 } });
   const token = readFileSync(join(running.folder, 'metrics.token'), 'utf8').trim();
   const headers = { authorization: `Bearer ${token}` };
   const { text } = await send(running.url, 'GET /metrics', { headers });
@@ -347,7 +347,7 @@ test('metrics tell of queue, requests and workers to who has their token, which 
     'blueprint_queue_jobs{state="claimed"} 1',
     'blueprint_control_workers{presence="present"} 1',
     `blueprint_control_worker_leases{worker="${workerId}"} 1`,
-    `blueprint_control_worker_resident_bytes{worker="${workerId}"} 1000`,
+    `blueprint_control_worker_memory_bytes{worker="${workerId}"} 1000`,
     'blueprint_queue_published_total 2',
     'blueprint_control_requests_total{',
   ])

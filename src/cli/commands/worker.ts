@@ -6,6 +6,7 @@ import type { Command } from 'commander';
 import { RunnerError, toRunnerError } from '../../errors.ts';
 import type { WorkQueue } from '../../queue/queue.ts';
 import { redactText } from '../../telemetry/redact.ts';
+import type { WorkerLifecycle } from '../../worker/worker-metrics.ts';
 import type { WorkerEvent } from '../../worker/worker.ts';
 import { BACKENDS } from '../backends.ts';
 import { parseCount, parseNumber } from '../calls.ts';
@@ -53,6 +54,12 @@ valid here; 130 or 143 ended at once by a second signal.`;
 
 /** After the worker is over. */
 const LEAVE_MS = 2_000;
+const STEPS: Readonly<Record<string, Parameters<WorkerLifecycle['reached']>[0]>> = {
+  started: 'started',
+  enrolled: 'enrolled',
+  ready: 'ready',
+  'first-job': 'first_job',
+};
 const SIGNALS = { SIGINT: 130, SIGTERM: 143 } as const;
 
 /** `bpr worker`: runs the jobs of a control plane. */
@@ -98,6 +105,7 @@ class Session {
   readonly #cli: Cli;
   readonly #flags: WorkerFlags;
   readonly #stop = new AbortController();
+  #lifecycle: WorkerLifecycle | undefined;
   #hasJob = false;
   #unready: () => string | undefined = () => 'it is not enrolled yet';
 
@@ -109,7 +117,7 @@ class Session {
   async run(): Promise<void> {
     const { io } = this.#cli;
     const { port } = this.#flags;
-    const { createLogger, createMetrics, serveHealth, runJobFile } = await load();
+    const { createLogger, createMetrics, serveHealth, runJobFile, WorkerLifecycle: Lifecycle } = await load();
     const metrics = createMetrics();
     const telemetry = { log: await createLogger({ level: logLevelOf(io) }), metrics, startSpan: undefined };
     const parts = { ...this.#settings(), telemetry };
@@ -119,21 +127,22 @@ class Session {
       return;
     }
     this.#listenToSignals();
+    const lifecycle = (this.#lifecycle = new Lifecycle(metrics));
     const health = await serveHealth({ port, metrics, unready: () => this.#unready() });
     this.#tell('started', { pid: process.pid, health: health.url });
     try {
-      await this.#serve(parts);
+      await this.#serve(parts, lifecycle);
     } finally {
       await health.close();
     }
   }
 
-  async #serve(parts: Omit<FunctionsOptions, 'objects'>): Promise<void> {
-    const { concurrency, capabilities, leaseMs, drainMs, once } = this.#flags;
-    const { Worker, openFunctions } = await load();
+  async #serve(parts: Omit<FunctionsOptions, 'objects'>, lifecycle: WorkerLifecycle): Promise<void> {
+    const { backend, concurrency, capabilities, leaseMs, drainMs, once } = this.#flags;
+    const { Worker, Heartbeat, openFunctions, workerReport } = await load();
     const connected = await this.#connect(parts);
     if (!connected) return;
-    const { queue, workerId, objects } = connected;
+    const { queue, workerId, objects, send } = connected;
     const functions = await openFunctions({ ...parts, objects });
     const worker = new Worker({
       queue,
@@ -151,6 +160,8 @@ class Session {
       },
     });
     this.#unready = () => (worker.state === 'ready' ? undefined : `the worker is ${worker.state}`);
+    const heartbeat = new Heartbeat({ send, report: () => workerReport({ worker, lifecycle, backend, concurrency }) });
+    heartbeat.start();
     if (!this.#stop.signal.aborted) worker.start();
     const drain = (): void => void worker.drain(drainMs);
     this.#stop.signal.addEventListener('abort', drain, { once: true });
@@ -160,6 +171,7 @@ class Session {
     } finally {
       await functions.close();
       this.#tell('drained', { ...(await worker.drain(drainMs)) });
+      await heartbeat.stop();
       await this.#leave(queue);
     }
   }
@@ -202,6 +214,8 @@ class Session {
   #tell(event: string, fields: Readonly<Record<string, unknown>>): void {
     const { stdout } = this.#cli.io;
     const sinceStartMs = Math.round(process.uptime() * 1_000);
+    const step = STEPS[event];
+    if (step) this.#lifecycle?.reached(step, sinceStartMs);
     if (this.#flags.json) stdout.write(`${toJson({ event, at: Date.now(), sinceStartMs, ...fields }, 0)}\n`);
     else stdout.write(`${event.padEnd(12)} ${`${sinceStartMs} ms`.padEnd(10)} ${toJson(fields, 0)}\n`);
   }
@@ -231,14 +245,17 @@ class Session {
 }
 
 async function load() {
-  const [{ createMetrics }, { createLogger }, session, { Worker }] = await Promise.all([
+  const [{ createMetrics }, { createLogger }, session, { Worker }, { Heartbeat }, { WorkerLifecycle: Lifecycle }] = await Promise.all([
     import('../../telemetry/prometheus.ts'),
     import('../../telemetry/pino.ts'),
     import('../worker-session.ts'),
     import('../../worker/worker.ts'),
+    import('../../worker/heartbeat.ts'),
+    import('../../worker/worker-metrics.ts'),
   ]);
-  const { connectWorker, openFunctions, runJobFile, serveHealth, ticketFrom } = session;
-  return { createMetrics, createLogger, Worker, connectWorker, openFunctions, runJobFile, serveHealth, ticketFrom };
+  const { connectWorker, openFunctions, runJobFile, serveHealth, ticketFrom, workerReport } = session;
+  const worker = { Worker, Heartbeat, WorkerLifecycle: Lifecycle, workerReport };
+  return { createMetrics, createLogger, connectWorker, openFunctions, runJobFile, serveHealth, ticketFrom, ...worker };
 }
 
 function parseNames(text: string): readonly string[] {
