@@ -1,11 +1,22 @@
+import { availableParallelism } from 'node:os';
 import { defineConfig } from 'vitest/config';
 
 const project = (name: string, include: string[], options: { testTimeout?: number; fileParallelism?: boolean } = {}) => ({
-  test: { name, include, testTimeout: 10_000, hookTimeout: options.testTimeout ?? 10_000, ...options },
+  test: {
+    name,
+    include,
+    setupFiles: ['test/support/file-folder.ts'],
+    testTimeout: 10_000,
+    hookTimeout: options.testTimeout ?? 10_000,
+    ...options,
+  },
 });
 
 export default defineConfig({
   test: {
+    globalSetup: ['test/support/run-folder.ts'],
+    // Most files wait for processes that they started: more of them than there are processors.
+    maxWorkers: Math.max(3, availableParallelism()),
     projects: [
       project('unit', ['src/**/*.test.ts', 'plugins/**/*.test.ts', 'handler/**/*.test.ts', 'test/*.test.ts', 'test/unit/**/*.test.ts']),
       project('conformance', ['test/conformance/**/*.test.ts'], { testTimeout: 60_000 }),
