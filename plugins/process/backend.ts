@@ -3,12 +3,12 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { chmodSync, existsSync, mkdirSync, realpathSync, renameSync, writeFileSync } from 'node:fs';
 import { freemem, loadavg, availableParallelism, tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { RunnerError, nodeClientSource, silentTelemetry, systemClock, toRunnerError } from '../../src/plugin.ts';
 import type { Clock, FunctionVersion, Instance, InstanceBackend, LaunchSpec, Telemetry } from '../../src/plugin.ts';
 import { Builder } from './builder.ts';
 import type { WorkerClass } from './builder.ts';
-import { noteProcess, reap } from './leftovers.ts';
+import { forgetOwner, noteProcess, reap } from './leftovers.ts';
 import { needsSocket, programOf } from './program.ts';
 import type { Program } from './program.ts';
 import { probe } from './sandbox.ts';
@@ -79,6 +79,8 @@ export class ProcessBackend implements InstanceBackend {
   readonly #blanks = new Map<string, BlankClass>();
   /** By owner: processes that wait in their control groups, for functions of any kind. */
   readonly #cradles = new Map<string, Worker[]>();
+  /** Their folders. */
+  readonly #owners = new Set<string>();
   #builder: Promise<Builder> | undefined;
   #isClosed = false;
 
@@ -142,6 +144,7 @@ export class ProcessBackend implements InstanceBackend {
   async close(): Promise<void> {
     this.#isClosed = true;
     await Promise.all([...this.#all].map((worker) => worker.terminate()));
+    for (const folder of this.#owners) forgetOwner(folder);
   }
 
   #build(): Promise<Builder> {
@@ -185,6 +188,7 @@ export class ProcessBackend implements InstanceBackend {
   #start(plan: Worker['plan']): Worker {
     const worker = new Worker(plan, this.#clock);
     this.#all.add(worker);
+    this.#owners.add(dirname(plan.folder));
     void worker.ended.then(() => this.#all.delete(worker));
     if (worker.pid !== undefined) noteProcess(plan.folder, worker.pid);
     return worker;

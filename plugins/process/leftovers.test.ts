@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { systemClock } from '../../src/plugin.ts';
-import { folderName, identityOf, makeFolder, noteProcess, reap } from './leftovers.ts';
+import { folderName, forgetOwner, identityOf, makeFolder, noteProcess, reap } from './leftovers.ts';
 
 let root: string;
 let children: ChildProcess[];
@@ -52,6 +52,15 @@ test('what an owner left is ended and removed, and counted', async () => {
   expect(readdirSync(join(root, 'me'))).toEqual([]);
   expect(await reap(root, options('me'))).toBe(0);
   expect(await reap(root, options('never seen'))).toBe(0);
+});
+
+test('an owner of whom nothing is left is forgotten', async () => {
+  leave('me', 'a');
+  forgetOwner(join(root, 'me'));
+  expect(readdirSync(join(root, 'me'))).toEqual(['a']);
+  await reap(root, options('me'));
+  forgetOwner(join(root, 'me'));
+  expect(existsSync(join(root, 'me'))).toBe(false);
 });
 
 test('what belongs to another owner, or to this very process, stays', async () => {

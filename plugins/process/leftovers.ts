@@ -1,7 +1,7 @@
 /** What an instance is known by when the process that started it is gone: one folder per owner, one below it per instance. */
 
 import { createHash } from 'node:crypto';
-import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, readdirSync, rmSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock } from '../../src/plugin.ts';
 import { Cgroup } from './cgroup.ts';
@@ -34,6 +34,15 @@ export function makeFolder(
   mkdirSync(folder, { recursive: true, mode: 0o711 });
   writeFileSync(join(folder, RECORD), JSON.stringify({ ownerId, cgroups: cgroupFolders }), { mode: 0o600 });
   return folder;
+}
+
+/** Removes the folder of an owner of whom nothing is left. */
+export function forgetOwner(folder: string): void {
+  try {
+    rmdirSync(folder);
+  } catch {
+    // Somebody of the same name has instances there.
+  }
 }
 
 export function noteProcess(folder: string, pid: number): void {
