@@ -5,7 +5,7 @@ import { dirname } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import type { StatementSync } from 'node:sqlite';
 import { RunnerError } from './errors.ts';
-import type { ErrorCode } from './errors.ts';
+import type { ErrorCode, RunnerErrorOptions } from './errors.ts';
 
 /** Larger files are opened without the check of every page: it reads the whole file. */
 const CHECKED_BYTES_MAX = 256 * 1024 * 1024;
@@ -81,6 +81,8 @@ export class SqliteFile {
     let database: DatabaseSync | undefined;
     try {
       if (!inMemory && !readonly) mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+      // Found out before a lock is made beside it.
+      if (!inMemory && statSync(path, { throwIfNoEntry: false })?.isDirectory()) throw this.#inaccessible();
       this.#lock = inMemory || readonly ? undefined : takeLock(path);
       if (this.#lock) this.#makeUnlessThere();
       database = new DatabaseSync(path, { readOnly: readonly, timeout: BUSY_MS });
@@ -249,11 +251,15 @@ export class SqliteFile {
         `the ${noun} ${path} takes no arguments or results of 1,000,000,000 bytes or more`,
         options,
       );
-    if (code === SQLITE.cantOpen || NO_ACCESS.includes(system))
-      return new RunnerError('CONFIG_INVALID', `the ${noun} ${path} cannot be opened; check the path and its permissions`, options);
+    if (code === SQLITE.cantOpen || NO_ACCESS.includes(system)) return this.#inaccessible(options);
     if (code === SQLITE.busy || code === SQLITE.locked)
       return new RunnerError(codes.locked, `the ${noun} ${path} is used by another process`, options);
     return thrown;
+  }
+
+  #inaccessible(options: RunnerErrorOptions = { details: { path: this.path } }): RunnerError {
+    const { noun } = this.#options;
+    return new RunnerError('CONFIG_INVALID', `the ${noun} ${this.path} cannot be opened; check the path and its permissions`, options);
   }
 
   /** The file is evidence: it is never repaired or replaced here. */

@@ -391,6 +391,7 @@ describe('the file', () => {
     writeFileSync(file, 'no folder');
     expect(await code(() => SqliteLedger.open({ path: join(file, 'ledger.db') }))).toBe('CONFIG_INVALID');
     expect(await code(() => SqliteLedger.open({ path: folder }))).toBe('CONFIG_INVALID');
+    expect(existsSync(`${folder}.lock`)).toBe(false);
   });
 
   it('takes no value above the limit of SQLite', async () => {
