@@ -38,6 +38,8 @@ const TABLE: Readonly<Record<string, RoomRule>> = {
   queue: { rooms: ['sqlite-file', 'http', 'executor:contract', ...BASE] },
   control: { rooms: ['sqlite-file', 'queue', 'gateway', 'runtime', ...BASE] },
   worker: { rooms: ['queue', 'executor', 'runtime', 'http', ...BASE] },
+  // Files for those who watch; of the others it knows the names of metrics, which a test compares.
+  operations: { rooms: [], packages: ['yaml'] },
   schedule: { rooms: ['errors', 'clock'] },
   plugin: {
     rooms: [

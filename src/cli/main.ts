@@ -12,6 +12,7 @@ import { addDoctor } from './commands/doctor.ts';
 import { addJobs } from './commands/jobs.ts';
 import { addGateway } from './commands/gateway.ts';
 import { addInit } from './commands/init.ts';
+import { addOperations } from './commands/operations.ts';
 import { addPlugin } from './commands/plugin.ts';
 import { addProfile } from './commands/profile.ts';
 import { addQueue } from './commands/queue.ts';
@@ -100,6 +101,7 @@ function createProgram(cli: Cli, json: boolean): Command {
     addJobs,
     addWhy,
     addDoctor,
+    addOperations,
     addProfile,
     addPlugin,
     addCloud,
