@@ -11,6 +11,7 @@ import type { WireError } from '../queue/wire.ts';
 import { Session } from './access.ts';
 import type { Polls } from './polls.ts';
 import * as docs from './queue-docs.ts';
+import { statusUpdate } from './status-api.ts';
 
 export interface QueueApiOptions {
   readonly queue: WorkQueue;
@@ -66,6 +67,7 @@ export function queueRoutes(options: QueueApiOptions): Route[] {
         return json(200, DONE);
       },
     ]),
+    post('/queue/status/{job_id}', 'claim', statusUpdate(queue)),
     post('/queue/cancel', 'publish', [docs.CANCEL, async ({ id }) => json(200, { cancelled: await queue.cancel(idOf(id)) })]),
     post('/queue/requeue', 'admin', [docs.REQUEUE, async ({ id }) => json(200, { requeued: await queue.requeue(idOf(id)) })]),
     post('/queue/discard', 'admin', [docs.DISCARD, async ({ id }) => json(200, { discarded: (await queue.discard(idOf(id))) ?? null })]),
