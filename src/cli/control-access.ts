@@ -8,6 +8,7 @@ import type { Command } from 'commander';
 import { RunnerError } from '../errors.ts';
 import { openIdentity } from '../queue/identity.ts';
 import type { ControlClient, ControlCredentials } from '../queue/control-client.ts';
+import type { RemoteObjects } from '../queue/remote-objects.ts';
 import type { RemoteQueue } from '../queue/remote.ts';
 import type { WorkQueue } from '../queue/queue.ts';
 import type { Io } from './output.ts';
@@ -64,16 +65,21 @@ export async function withControl<T>(io: Io, flags: ControlFlags, work: (control
   }
 }
 
-/** The same with its queue, which takes large payloads. */
-export async function withQueue<T>(io: Io, flags: ControlFlags, work: (queue: WorkQueue) => Promise<T>): Promise<T> {
-  const [{ RemoteQueue: Remote }, { RemoteObjects }, { ClaimCheckQueue }] = await Promise.all([
+/** The same with its queue, which takes large payloads, and its object store. */
+export async function withQueue<T>(
+  io: Io,
+  flags: ControlFlags,
+  work: (queue: WorkQueue, objects: RemoteObjects) => Promise<T>,
+): Promise<T> {
+  const [{ RemoteQueue: Remote }, { RemoteObjects: Objects }, { ClaimCheckQueue }] = await Promise.all([
     import('../queue/remote.ts'),
     import('../queue/remote-objects.ts'),
     import('../queue/claim-check.ts'),
   ]);
   const queue: RemoteQueue = await Remote.connect({ credentials: credentialsOf(io, flags), reconnectMs: PATIENCE_MS });
   try {
-    return await work(new ClaimCheckQueue({ queue, objects: new RemoteObjects(queue.control) }));
+    const objects = new Objects(queue.control);
+    return await work(new ClaimCheckQueue({ queue, objects }), objects);
   } finally {
     await queue.close();
   }

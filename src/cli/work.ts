@@ -18,6 +18,8 @@ export interface Work {
   /** Fires at SIGINT and SIGTERM. */
   readonly signal: AbortSignal;
   readonly tell: (news: DeployProgress) => void;
+  /** What there is already and stays, said when a signal ends the work: in place of the steps that were told. */
+  readonly leaves: (text: string) => void;
 }
 
 /**
@@ -37,7 +39,7 @@ export async function interruptible(io: Io, clock: Clock, action: (work: Work) =
   });
   const news = new News(io, clock);
   try {
-    await action({ signal: stop.signal, tell: (one) => news.tell(one) });
+    await action({ signal: stop.signal, tell: (one) => news.tell(one), leaves: (text) => void (news.left = text) });
   } catch (thrown) {
     throw toldError(thrown, signal, news);
   } finally {
@@ -53,7 +55,7 @@ export function signalStatus({ code, details }: RunnerError): number | undefined
 }
 
 function toldError(thrown: unknown, signal: Signal | undefined, news: News): unknown {
-  const { done, doubtful } = news;
+  const { done, doubtful, left } = news;
   const isBegun = done.length + doubtful.length > 0;
   if (signal === undefined && !isBegun) return thrown;
   const error = toRunnerError(thrown);
@@ -66,7 +68,7 @@ function toldError(thrown: unknown, signal: Signal | undefined, news: News): unk
     ...(doubtful.length > 0 ? [`begun, perhaps done: ${doubtful.join(', ')}`] : []),
     'all that comes after it is not done; the same command goes on from here',
   ];
-  const state = isBegun ? written.join('; ') : 'nothing was written';
+  const state = left ?? (isBegun ? written.join('; ') : 'nothing was written');
   return new RunnerError(signal === undefined ? error.code : 'ABORTED', `${message}\n${state}`, {
     cause: error.code === 'INTERNAL' && error.cause !== undefined ? error.cause : error,
     retry: error.retry,
@@ -77,6 +79,7 @@ function toldError(thrown: unknown, signal: Signal | undefined, news: News): unk
 /** Steps on a terminal; where none is, a sign of life now and then. */
 class News {
   readonly done: string[] = [];
+  left: string | undefined;
   readonly #io: Io;
   readonly #clock: Clock;
   /** By function: what is being written to it. */
