@@ -12,8 +12,8 @@ describe.each(DRIVERS)('a hostile function in a container by $name', ({ test, ma
   const backend = make({ folder: join(lab.folder, 'state'), limits: { pidsMax: 32, outputBytesPerSecond: 256 * 1024 } });
 
   afterAll(async () => {
-    await lab.close();
     await backend.close();
+    await lab.close();
   });
 
   const attack = async (source: string, settings: Parameters<InstanceLab['fn']>[1] = {}) => {

@@ -22,8 +22,8 @@ const never = new AbortController().signal;
 const made: string[] = [];
 
 afterAll(async () => {
-  await lab.close();
   await backend.close();
+  await lab.close();
   for (const tag of made) await askEngine('DELETE', `/images/${tag}?force=true`);
 });
 

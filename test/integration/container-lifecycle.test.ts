@@ -43,8 +43,8 @@ describe.each(DRIVERS)('containers by $name', ({ name, test, make }) => {
   };
 
   afterAll(async () => {
-    await lab.close();
     await backend.close();
+    await lab.close();
   });
 
   test('end at once, however often and by whomever they are ended', async () => {

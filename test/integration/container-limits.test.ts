@@ -21,8 +21,8 @@ describe.each(DRIVERS)('a function in a container by $name', ({ name, test, make
     lab.run(backend, lab.fn(evaluate(expression), settings));
 
   afterAll(async () => {
-    await lab.close();
     await backend.close();
+    await lab.close();
   });
 
   test('answers an event', async () => {

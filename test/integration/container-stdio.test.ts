@@ -16,8 +16,8 @@ const lab = new InstanceLab();
 const backend = new ContainerBackend({ folder: join(lab.folder, 'state') });
 
 afterAll(async () => {
-  await lab.close();
   await backend.close();
+  await lab.close();
 });
 
 const program = (source: string, settings: Parameters<InstanceLab['fn']>[1] = {}) =>

@@ -1,11 +1,12 @@
 import { createPublicClient, parseAbi } from 'viem';
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 
 import type { RpcTransport, RpcTransportOptions } from '../../src/chain/transport.ts';
 import { createRpcTransport } from '../../src/chain/transport.ts';
 import { toViemTransport } from '../../src/chain/viem-transport.ts';
 import type { RunnerError } from '../../src/errors.ts';
 import { isRunnerError } from '../../src/errors.ts';
+import { FakeClock } from '../../src/testing/fake-clock.ts';
 import type { HttpFault, RpcProxy, RpcProxyOptions } from '../../src/testing/rpc-proxy.ts';
 import { startRpcProxy } from '../../src/testing/rpc-proxy.ts';
 
@@ -120,9 +121,13 @@ describe('one endpoint', () => {
 
   test('no answer in time is RPC_UNREACHABLE with the reason, and what did not start yet never does', async () => {
     const proxy = await server({ onHttp: ([call]) => (call?.method === 'echo' ? undefined : 'hang') });
-    const rpc = transport([proxy.url], { timeoutMs: 60, connections: 1 });
+    const clock = new FakeClock();
+    const rpc = transport([proxy.url], { timeoutMs: 60, connections: 1, clock });
     // The second waits for the only connection, and its deadline counts all the same.
-    const errors = await Promise.all([failure(rpc.request('a', [])), failure(rpc.request('b', []))]);
+    const failures = Promise.all([failure(rpc.request('a', [])), failure(rpc.request('b', []))]);
+    await vi.waitUntil(() => proxy.calls.has('a'), { timeout: 30_000, interval: 2 });
+    await clock.advance(60);
+    const errors = await failures;
     expect(errors.map((error) => error.details['reason'])).toEqual(['timeout', 'timeout']);
     expect(errors[0]?.message).toContain('no answer within 60 ms');
     expect(await rpc.request('echo', [1])).toEqual([1]);
