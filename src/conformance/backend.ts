@@ -7,12 +7,13 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { createServer } from 'node:net';
 import { systemClock } from '../clock.ts';
-import { RunnerError, isRunnerError } from '../errors.ts';
-import type { ErrorCode } from '../errors.ts';
+import { isRunnerError } from '../errors.ts';
+import type { ErrorCode, RunnerError } from '../errors.ts';
 import { instanceEnvironment } from '../runtime/environment.ts';
 import { BackendBench, MEMORY_MB, SuiteInstance, within } from './backend-bench.ts';
 import type { BackendUnderTest } from './backend-bench.ts';
-import type { CaseOutcome, TestFramework } from './executor.ts';
+import { checkSuite, registerSuite } from './suite.ts';
+import type { CaseOutcome, Suite, TestFramework } from './suite.ts';
 
 export type { BackendProgram, BackendUnderTest } from './backend-bench.ts';
 
@@ -325,22 +326,8 @@ const surroundingsCases: readonly BackendCase[] = [
 export const backendCases: readonly BackendCase[] = [...lifeCases, ...endCases, ...surroundingsCases];
 
 /** Runs the suite; a failure is an outcome, it is not thrown. Throws `CONFIG_INVALID` when a skip names no case. */
-export async function checkBackend(subject: BackendUnderTest): Promise<CaseOutcome[]> {
-  checkSkips(subject);
-  const outcomes: CaseOutcome[] = [];
-  for (const each of backendCases) {
-    const { name } = each;
-    const reason = subject.skip?.[name];
-    if (reason !== undefined) outcomes.push({ name, outcome: 'skipped', reason });
-    else
-      outcomes.push(
-        await runCase(each, subject).then(
-          () => ({ name, outcome: 'passed' as const }),
-          (error: unknown) => ({ name, outcome: 'failed' as const, error }),
-        ),
-      );
-  }
-  return outcomes;
+export function checkBackend(subject: BackendUnderTest): Promise<CaseOutcome[]> {
+  return checkSuite(suiteOf(subject));
 }
 
 /**
@@ -350,29 +337,21 @@ export async function checkBackend(subject: BackendUnderTest): Promise<CaseOutco
  * runBackendConformance({ describe, it }, { name: 'process', create: () => new ProcessBackend() });
  */
 export function runBackendConformance(framework: TestFramework, subject: BackendUnderTest): void {
-  checkSkips(subject);
-  framework.describe(`backend ${subject.name}`, () => {
-    for (const each of backendCases) {
-      const reason = subject.skip?.[each.name];
-      if (reason === undefined) framework.it(each.name, () => runCase(each, subject));
-      else framework.it.skip(`${each.name} [skipped: ${reason}]`, () => runCase(each, subject));
-    }
-  });
+  registerSuite(framework, suiteOf(subject));
 }
 
-async function runCase(each: BackendCase, subject: BackendUnderTest): Promise<void> {
-  const bench = await BackendBench.open(subject);
-  try {
-    await each.run(bench);
-  } finally {
-    await bench.close();
-  }
-}
-
-function checkSkips(subject: BackendUnderTest): void {
-  for (const [name, reason] of Object.entries(subject.skip ?? {})) {
-    if (!backendCases.some((each) => each.name === name))
-      throw new RunnerError('CONFIG_INVALID', `there is no conformance case ${JSON.stringify(name)} to skip`);
-    if (reason.trim() === '') throw new RunnerError('CONFIG_INVALID', `the case ${JSON.stringify(name)} is skipped without a reason`);
-  }
+function suiteOf(subject: BackendUnderTest): Suite<BackendCase> {
+  return {
+    title: `backend ${subject.name}`,
+    cases: backendCases,
+    skip: subject.skip,
+    async run(each) {
+      const bench = await BackendBench.open(subject);
+      try {
+        await each.run(bench);
+      } finally {
+        await bench.close();
+      }
+    },
+  };
 }

@@ -7,7 +7,7 @@ export type { ChainCase, ChainSubject, ConformanceCall } from './chain.ts';
 export { checkDeployer, conformanceFunction, deployerCases, runDeployerConformance } from './deployer.ts';
 export type { Connection, DeployerCapability, DeployerCase, DeployerPlatform, DeployerTrial, DeployerUnderTest } from './deployer.ts';
 export { checkExecutor, executorCases, runExecutorConformance } from './executor.ts';
-export type { CaseOutcome, ExecutorCase, ExecutorUnderTest, TestFramework } from './executor.ts';
+export type { ExecutorCase, ExecutorUnderTest } from './executor.ts';
 export { canRunHandlerCase, checkHandlerCase, handlerCases } from './handler.ts';
 export type { HandlerCase, HandlerCaseAnswer, HandlerCaseRequest, HandlerNeed, HandlerPlatform } from './handler.ts';
 export { runMatrix } from './matrix.ts';
@@ -16,6 +16,7 @@ export { functionRuntime, httpProcess, inProcess, stdioProcess } from './matrix-
 export type { Artifact, RuntimePlatformOptions } from './matrix-platforms.ts';
 export { checkQueue, queueCases, runQueueConformance } from './queue.ts';
 export type { QueueCase, QueueTrial, QueueUnderTest } from './queue.ts';
+export type { CaseOutcome, TestFramework } from './suite.ts';
 export type { Expected, Need, Vector, VectorCall } from './vector.ts';
 export { vectors } from './vectors.ts';
 export { CONFORMANCE_JOBS, conformanceRouter } from './jobs.ts';

@@ -10,7 +10,8 @@ import type { FaasDeployer, FunctionConfig, FunctionPackage } from '../executor/
 import { faultCases } from './deployer-faults.ts';
 import { lifeCases } from './deployer-life.ts';
 import { operationCases, unsupportedCases } from './deployer-operations.ts';
-import type { CaseOutcome, TestFramework } from './executor.ts';
+import { checkSuite, registerSuite } from './suite.ts';
+import type { CaseOutcome, Suite, TestFramework } from './suite.ts';
 
 /**
  * What not every platform can do. All but `execution` and `credentials` are operations, and a platform without them must say
@@ -144,21 +145,7 @@ export function conformanceFunction(tag: string): string {
 
 /** Runs the suite; a failure is an outcome, it is not thrown. Throws `CONFIG_INVALID` when a skip names no case that applies. */
 export async function checkDeployer(subject: DeployerUnderTest): Promise<CaseOutcome[]> {
-  const outcomes: CaseOutcome[] = [];
-  for (const each of casesOf(subject)) {
-    const { name } = each;
-    const reason = subject.skip?.[name];
-    if (reason !== undefined) {
-      outcomes.push({ name, outcome: 'skipped', reason });
-      continue;
-    }
-    const outcome = await runCase(each, subject).then(
-      () => ({ name, outcome: 'passed' as const }),
-      (error: unknown) => ({ name, outcome: 'failed' as const, error }),
-    );
-    outcomes.push(outcome);
-  }
-  return outcomes;
+  return checkSuite(suiteOf(subject));
 }
 
 /**
@@ -169,31 +156,25 @@ export async function checkDeployer(subject: DeployerUnderTest): Promise<CaseOut
  * runDeployerConformance({ describe, it }, { name: 'my-cloud', create: () => startMyEmulator(), lacks: { 'dry-run': 'it has none' } });
  */
 export function runDeployerConformance(framework: TestFramework, subject: DeployerUnderTest): void {
-  const cases = casesOf(subject);
-  framework.describe(`deployer ${subject.name}`, () => {
-    for (const each of cases) {
-      const reason = subject.skip?.[each.name];
-      const run = () => runCase(each, subject);
-      if (reason === undefined) framework.it(each.name, run, each.timeoutMs ?? TIMEOUT_MS);
-      else framework.it.skip(`${each.name} [skipped: ${reason}]`, run);
-    }
-  });
+  registerSuite(framework, suiteOf(subject));
 }
 
-/** Those that make sense for the platform. */
-function casesOf({ lacks = {}, skip = {} }: DeployerUnderTest): readonly DeployerCase[] {
+/** The cases that make sense for the platform. */
+function suiteOf(subject: DeployerUnderTest): Suite<DeployerCase> {
+  const { lacks = {} } = subject;
+  for (const [capability, reason] of Object.entries(lacks))
+    if (reason.trim() === '') throw new RunnerError('CONFIG_INVALID', `${capability} is said to be lacking without a reason`);
   const cases = deployerCases.filter(
     ({ capabilities = [], lacking }) =>
       capabilities.every((capability) => lacks[capability] === undefined) && (lacking === undefined || lacks[lacking] !== undefined),
   );
-  for (const [name, reason] of Object.entries(skip)) {
-    if (!cases.some((each) => each.name === name))
-      throw new RunnerError('CONFIG_INVALID', `there is no conformance case ${JSON.stringify(name)} to skip`);
-    if (reason.trim() === '') throw new RunnerError('CONFIG_INVALID', `the case ${JSON.stringify(name)} is skipped without a reason`);
-  }
-  for (const [capability, reason] of Object.entries(lacks))
-    if (reason.trim() === '') throw new RunnerError('CONFIG_INVALID', `${capability} is said to be lacking without a reason`);
-  return cases;
+  return {
+    title: `deployer ${subject.name}`,
+    cases,
+    skip: subject.skip,
+    run: (each) => runCase(each, subject),
+    timeoutMs: ({ timeoutMs = TIMEOUT_MS }) => timeoutMs,
+  };
 }
 
 async function runCase(each: DeployerCase, subject: DeployerUnderTest): Promise<void> {

@@ -6,8 +6,6 @@
  */
 
 import assert from 'node:assert/strict';
-import { RunnerError } from '../errors.ts';
-import type { CaseOutcome, TestFramework } from './executor.ts';
 import { deliveryCases } from './queue-delivery.ts';
 import { leaseCases } from './queue-leases.ts';
 import type { QueueCase, QueueTrial } from './queue-trial.ts';
@@ -26,6 +24,8 @@ import {
   stateOf,
   textOf,
 } from './queue-trial.ts';
+import { checkSuite, registerSuite } from './suite.ts';
+import type { CaseOutcome, Suite, TestFramework } from './suite.ts';
 
 export type { QueueCase, QueueTrial } from './queue-trial.ts';
 
@@ -186,23 +186,8 @@ export interface QueueUnderTest {
 }
 
 /** Runs the suite; a failure is an outcome, it is not thrown. Throws `CONFIG_INVALID` when a skip names no case. */
-export async function checkQueue(subject: QueueUnderTest): Promise<CaseOutcome[]> {
-  checkSkips(subject);
-  const outcomes: CaseOutcome[] = [];
-  for (const each of queueCases) {
-    const { name } = each;
-    if (subject.only && !subject.only.includes(name)) continue;
-    const reason = subject.skip?.[name];
-    if (reason !== undefined) outcomes.push({ name, outcome: 'skipped', reason });
-    else
-      outcomes.push(
-        await runCase(each, subject).then(
-          () => ({ name, outcome: 'passed' as const }),
-          (error: unknown) => ({ name, outcome: 'failed' as const, error }),
-        ),
-      );
-  }
-  return outcomes;
+export function checkQueue(subject: QueueUnderTest): Promise<CaseOutcome[]> {
+  return checkSuite(suiteOf(subject));
 }
 
 /**
@@ -213,14 +198,12 @@ export async function checkQueue(subject: QueueUnderTest): Promise<CaseOutcome[]
  * runQueueConformance({ describe, it }, { name: 'my-queue', open: () => ({ queue: new MyQueue(), now: Date.now, pass: sleep }) });
  */
 export function runQueueConformance(framework: TestFramework, subject: QueueUnderTest): void {
-  checkSkips(subject);
-  framework.describe(`queue ${subject.name}`, () => {
-    for (const each of queueCases) {
-      const reason = subject.skip?.[each.name];
-      if (reason === undefined) framework.it(each.name, () => runCase(each, subject));
-      else framework.it.skip(`${each.name} [skipped: ${reason}]`, () => runCase(each, subject));
-    }
-  });
+  registerSuite(framework, suiteOf(subject));
+}
+
+function suiteOf(subject: QueueUnderTest): Suite<QueueCase> {
+  const { name, only, skip } = subject;
+  return { title: `queue ${name}`, cases: queueCases, only, skip, run: (each) => runCase(each, subject) };
 }
 
 async function runCase(each: QueueCase, subject: QueueUnderTest): Promise<void> {
@@ -236,13 +219,5 @@ async function runCase(each: QueueCase, subject: QueueUnderTest): Promise<void> 
     clearTimeout(timer);
     await trial.queue.close();
     await subject.close?.(trial);
-  }
-}
-
-function checkSkips(subject: QueueUnderTest): void {
-  const names = new Set(queueCases.map(({ name }) => name));
-  for (const [name, reason] of Object.entries(subject.skip ?? {})) {
-    if (!names.has(name) || reason.length === 0)
-      throw new RunnerError('CONFIG_INVALID', `${subject.name} skips ${JSON.stringify(name)}, which is no case, or without a reason`);
   }
 }
