@@ -1,67 +1,98 @@
-/** A control plane and its workers as processes, killed at random, while jobs are published and run; then what became of each job. */
+/** Calls of a chain, run by the workers of a control plane and settled, while all but the chain are killed at random; then what became of each. */
 
-import { spawn } from 'node:child_process';
-import type { ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
-import { readFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
-import type { AddressInfo } from 'node:net';
-import { dirname, join } from 'node:path';
-import { createInterface } from 'node:readline';
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { buildHandler } from '../../src/deploy/package.ts';
-import { encodeAbi } from '../../src/job/abi.ts';
-import { parseParameters } from '../../src/job/solidity.ts';
-import { functionHeaders, functionSettings } from '../../src/queue/function-job.ts';
+import { SqliteLedger } from '../../src/ledger/sqlite.ts';
 import { makeIdentity } from '../../src/queue/identity.ts';
-import type { Headers, NewJob } from '../../src/queue/queue.ts';
-import { RemoteObjects } from '../../src/queue/remote-objects.ts';
 import { RemoteQueue } from '../../src/queue/remote.ts';
-import { Random } from '../../src/testing/fake-clock.ts';
-import { BPR } from '../support/bpr.ts';
-import { WorkerCommand } from '../support/worker-command.ts';
+import { Random, deployTangle, startLocalChain } from '../../src/testing/testing.ts';
+import type { LocalChain } from '../../src/testing/testing.ts';
+import { GivenTransactions } from './given-transactions.ts';
+import { Fleet } from './workers-fleet.ts';
+import { leftInstances, leftProcesses } from './workers-left.ts';
+import { Calls } from './workers-settled.ts';
+import type { Judgement } from './workers-settled.ts';
 
 const JOBS = fileURLToPath(new URL('../fixtures/worker/jobs.ts', import.meta.url));
-const UINT64 = parseParameters('uint64 x');
-const LEASE_MS = 3_000;
-/** A job may lose its worker so often. */
-const ATTEMPTS_MAX = 1_000;
-const PUBLISHED_AT_ONCE = 250;
+const BLOCK_MS = 250;
 /** Without any progress the run is over. */
 const STALL_MS = 120_000;
-const POLL_MS = 50;
+const POLL_MS = 100;
+const SAY_MS = 5_000;
+const PAUSE_MS_MAX = 100;
 const CONTROL_PLANE = 0.15;
+const RUNNER = 0.15;
 const SIGTERM = 0.3;
 
-export interface WorkersReport {
+export interface WorkersReport extends Judgement {
   readonly seed: number;
   readonly workers: number;
+  readonly concurrency: number;
   readonly jobs: number;
   readonly killedWorkers: number;
   /** Told to drain by SIGTERM. */
   readonly drainedWorkers: number;
-  /** Of those: not with 0. */
-  readonly badDrains: number;
   readonly killedControlPlanes: number;
+  readonly killedRunners: number;
+  readonly transactions: number;
+  /** Given to the node again, the same bytes, by a later life of the runner. */
+  readonly transactionsAgain: number;
+  /** Calls in transactions of more than one nonce. */
+  readonly signedTwice: number;
+  readonly reverted: number;
+  /** New transactions that the node did not take. */
+  readonly refused: number;
+  /** Calls of which the runner knows that their result is final. */
+  readonly final: number;
+  /** Jobs in the queue that ended with a result. */
   readonly completed: number;
-  /** Published, acknowledged, and without the right result. */
-  readonly lost: number;
-  readonly wrong: number;
+  /** Jobs in any other state. */
+  readonly notCompleted: number;
   /** Jobs of which two workers were told that their result is kept. */
   readonly completedTwice: number;
   /** Attempts beyond the first of each job: their worker was killed. */
   readonly repeated: number;
+  /** Ended by SIGTERM, not with 0. */
+  readonly badDrains: number;
+  /** In the object store beside the package. */
+  readonly leftObjects: number;
+  /** When everything had ended. */
+  readonly leftProcesses: number;
+  /** Folders of instances. */
+  readonly leftInstances: number;
+  /** From the first call to the last result on the chain. */
   readonly seconds: number;
+  readonly jobsPerSecond: number;
 }
 
-export function holds({ jobs, completed, lost, wrong, completedTwice, badDrains }: WorkersReport): boolean {
-  return completed === jobs && [lost, wrong, completedTwice, badDrains].every((count) => count === 0);
+const NONE = [
+  'lost',
+  'wrong',
+  'twice',
+  'signedTwice',
+  'reverted',
+  'refused',
+  'notCompleted',
+  'completedTwice',
+  'badDrains',
+  'leftObjects',
+  'leftProcesses',
+  'leftInstances',
+] as const;
+
+export function holds(report: WorkersReport): boolean {
+  const { jobs, right, final, completed } = report;
+  return [right, final, completed].every((count) => count === jobs) && NONE.every((name) => report[name] === 0);
 }
 
 export interface WorkersOptions {
   readonly folder: string;
   readonly workers: number;
+  /** Jobs at a time, of each worker. */
+  readonly concurrency: number;
   readonly jobs: number;
   readonly kills: number;
   readonly seed: number;
@@ -69,194 +100,186 @@ export interface WorkersOptions {
 }
 
 export async function killFleet(options: WorkersOptions): Promise<WorkersReport> {
-  const { folder, workers, jobs, progress = () => {} } = options;
-  const { zipFile } = await buildHandler({ entry: JOBS, outDir: join(folder, 'artifact') });
-  const fleet = new Fleet(folder);
+  const { folder, concurrency } = options;
+  const { zipFile: artifact } = await buildHandler({ entry: JOBS, outDir: join(folder, 'artifact') });
+  const chain = await startLocalChain({ blockTimeMs: BLOCK_MS });
+  const fleet = new Fleet({ folder, concurrency });
   try {
     await fleet.startControlPlane();
-    const queue = await RemoteQueue.connect({ credentials: { ticket: await fleet.ticket(), identity: makeIdentity() } });
-    try {
-      const object = await new RemoteObjects(queue.control).keep(await readFile(zipFile));
-      const headers = functionHeaders({
-        name: 'jobs',
-        code: { kind: 'package', object },
-        settings: functionSettings({ memoryMb: 128, runtime: `nodejs${process.versions.node.split('.', 1)[0]}.x` }),
-      });
-      for (let index = 0; index < workers; index += 1) fleet.startWorker(index);
-      await fleet.untilReady();
-      progress(`${workers} workers are ready`);
-      const startedAt = performance.now();
-      const [counts] = await Promise.all([killAll(fleet, queue, options), publishAll(queue, headers, jobs)]);
-      await untilCompleted(queue, jobs);
-      const seconds = (performance.now() - startedAt) / 1_000;
-      progress('every job has ended; the results are read');
-      return {
-        seed: options.seed,
-        workers,
-        jobs,
-        ...counts,
-        ...(await judge(queue, jobs)),
-        completedTwice: fleet.completedTwice(),
-        seconds,
-      };
-    } finally {
-      await queue.close();
-    }
+    return await new Run({ options, chain, fleet, artifact }).run();
   } finally {
     await fleet.end();
+    await chain.stop();
   }
 }
 
-const idOf = (index: number): string => `job-${index}`;
-const jobOf = (index: number, headers: Headers): NewJob => {
-  const event = { job_id: 0, args_base64: Buffer.from(encodeAbi(UINT64, [BigInt(index)])).toString('base64') };
-  return { id: idOf(index), type: 'function', payload: Buffer.from(JSON.stringify(event)), headers, attemptsMax: ATTEMPTS_MAX };
-};
-
-async function publishAll(queue: RemoteQueue, headers: Headers, jobs: number): Promise<void> {
-  for (let from = 0; from < jobs; from += PUBLISHED_AT_ONCE) {
-    const count = Math.min(PUBLISHED_AT_ONCE, jobs - from);
-    await queue.publishMany(Array.from({ length: count }, (_, index) => jobOf(from + index, headers)));
-  }
+interface RunParts {
+  readonly options: WorkersOptions;
+  readonly chain: LocalChain;
+  readonly fleet: Fleet;
+  readonly artifact: string;
 }
 
-type Counts = Pick<WorkersReport, 'killedWorkers' | 'drainedWorkers' | 'badDrains' | 'killedControlPlanes'>;
+class Run {
+  readonly #parts: RunParts;
+  readonly #given = new GivenTransactions();
+  readonly #kills = { killedWorkers: 0, drainedWorkers: 0, killedControlPlanes: 0, killedRunners: 0, badDrains: 0 };
+  readonly #startedAt = performance.now();
+  #completed = 0;
+  #saidAt = 0;
 
-/** Evenly over the work: the next kill comes when another part of the jobs is done. */
-async function killAll(fleet: Fleet, queue: RemoteQueue, { kills, jobs, seed, workers, progress }: WorkersOptions): Promise<Counts> {
-  const random = new Random(seed);
-  const counts = { killedWorkers: 0, drainedWorkers: 0, badDrains: 0, killedControlPlanes: 0 };
-  for (let kill = 0; kill < kills; kill += 1) {
-    await untilCompleted(queue, Math.floor((jobs * kill) / kills));
-    await sleep(random.int(0, POLL_MS));
-    if (random.chance(CONTROL_PLANE)) {
-      await fleet.restartControlPlane();
-      counts.killedControlPlanes += 1;
-    } else {
-      const index = random.int(0, workers - 1);
-      const signal = random.chance(SIGTERM) ? 'SIGTERM' : 'SIGKILL';
-      const code = await fleet.restartWorker(index, signal);
-      if (signal === 'SIGKILL') counts.killedWorkers += 1;
-      else counts.drainedWorkers += 1;
-      if (signal === 'SIGTERM' && code !== 0) counts.badDrains += 1;
+  constructor(parts: RunParts) {
+    this.#parts = parts;
+  }
+
+  async run(): Promise<WorkersReport> {
+    const { options, chain, fleet } = this.#parts;
+    const { jobs } = options;
+    const node = await this.#given.watch(chain);
+    const queue = await RemoteQueue.connect({ credentials: { ticket: await fleet.ticket(), identity: makeIdentity() } });
+    try {
+      const calls = await this.#start(node);
+      const startedAt = performance.now();
+      const allSettled = this.#killAll(calls, queue).then(() => this.#until(calls, queue, () => calls.settled >= jobs));
+      await Promise.all([calls.submit(jobs), allSettled]);
+      const seconds = (performance.now() - startedAt) / 1_000;
+      this.#say('every call has a result; what became of each is read');
+      return { ...(await this.#report(calls, queue)), seconds: tenths(seconds), jobsPerSecond: tenths(jobs / seconds) };
+    } finally {
+      await queue.close();
+      await node.close();
     }
-    if ((kill + 1) % 10 === 0) progress?.(`${kill + 1} kills, ${(await queue.stats()).byState.completed} jobs completed`);
-  }
-  return counts;
-}
-
-async function untilCompleted(queue: RemoteQueue, count: number): Promise<void> {
-  let [best, since] = [-1, performance.now()];
-  for (;;) {
-    const { completed } = (await queue.stats()).byState;
-    if (completed >= count) return;
-    if (completed > best) [best, since] = [completed, performance.now()];
-    if (performance.now() - since > STALL_MS) throw new Error(`${completed} of ${count} jobs are completed, and nothing goes on`);
-    await sleep(POLL_MS);
-  }
-}
-
-async function judge(queue: RemoteQueue, jobs: number): Promise<Pick<WorkersReport, 'completed' | 'lost' | 'wrong' | 'repeated'>> {
-  let [completed, lost, wrong, repeated] = [0, 0, 0, 0];
-  const check = async (index: number): Promise<void> => {
-    const status = await queue.status(idOf(index));
-    if (status?.state !== 'completed') {
-      lost += 1;
-      return;
-    }
-    completed += 1;
-    repeated += status.attempts - 1;
-    const { body } = await queue.result(idOf(index));
-    const { result_base64: result } = JSON.parse(Buffer.from(body as Uint8Array).toString()) as { result_base64?: string };
-    if (result !== Buffer.from(encodeAbi(UINT64, [BigInt(index) ** 2n])).toString('base64')) wrong += 1;
-  };
-  for (let from = 0; from < jobs; from += 64) {
-    await Promise.all(Array.from({ length: Math.min(64, jobs - from) }, (_, index) => check(from + index)));
-  }
-  return { completed, lost, wrong, repeated };
-}
-
-class Fleet {
-  readonly #folder: string;
-  readonly #ticketFile: string;
-  readonly #workers: WorkerCommand[] = [];
-  readonly #all: WorkerCommand[] = [];
-  #control: ChildProcess | undefined;
-  #port = 0;
-
-  constructor(folder: string) {
-    this.#folder = folder;
-    this.#ticketFile = join(folder, 'endpoint.ticket');
   }
 
-  ticket(): Promise<string> {
-    return readFile(this.#ticketFile, 'utf8');
+  async #report(calls: Calls, queue: RemoteQueue): Promise<Omit<WorkersReport, 'seconds' | 'jobsPerSecond'>> {
+    const { options, chain, fleet } = this.#parts;
+    const { folder, jobs, workers, seed, concurrency } = options;
+    const final = await untilFinal(join(folder, 'runner'), jobs);
+    const { transactions, again: transactionsAgain, twice: signedTwice, reverted, refused } = await this.#given.report(chain);
+    const { completed, ...others } = (await queue.stats()).byState;
+    await queue.close();
+    const bad = await fleet.drain();
+    for (const text of bad) this.#say(text);
+    return {
+      seed,
+      workers,
+      concurrency,
+      jobs,
+      ...this.#kills,
+      ...calls.judge(),
+      transactions,
+      transactionsAgain,
+      signedTwice,
+      reverted,
+      refused: refused.length,
+      final,
+      completed,
+      notCompleted: Object.values(others).reduce((sum, count) => sum + count, 0),
+      completedTwice: fleet.completedTwice(),
+      repeated: fleet.repeated(),
+      badDrains: this.#kills.badDrains + bad.length,
+      leftObjects: (await readdir(join(folder, 'control', 'objects'))).length - 1,
+      leftProcesses: (await leftProcesses(folder)).length,
+      leftInstances: leftInstances(folder).length,
+    };
   }
 
-  /** On the same port each time: it stands in the ticket. */
-  async startControlPlane(): Promise<void> {
-    if (this.#port === 0) this.#port = await freePort();
-    const flags = ['--port', String(this.#port), '--data', join(this.#folder, 'control'), '--ticket-file', this.#ticketFile, '--json'];
-    const child = spawn(process.execPath, [BPR, 'control-plane', ...flags], {
-      env: { PATH: `${dirname(process.execPath)}:/usr/bin:/bin`, LOG_LEVEL: 'error' },
-      stdio: ['ignore', 'pipe', 'inherit'],
+  async #start(node: { readonly url: string; readonly wsUrl: string }): Promise<Calls> {
+    const { options, chain, fleet, artifact } = this.#parts;
+    const tangle = await deployTangle(chain);
+    const { serviceId, operators } = await tangle.startService({ jobs: [{ name: 'square' }] });
+    for (let index = 0; index < options.workers; index += 1) fleet.startWorker(index);
+    await fleet.untilReady();
+    this.#say(`${options.workers} workers are ready`);
+    fleet.startRunner({
+      HTTP_RPC_URL: node.url,
+      WS_RPC_URL: node.wsUrl,
+      TANGLE_CONTRACT: tangle.contract,
+      SERVICE_ID: String(serviceId),
+      BPR_DATA_DIR: join(options.folder, 'runner'),
+      OPERATOR_PRIVATE_KEY: operators[0]?.privateKey ?? '',
+      WORKER_TICKET: await fleet.ticket(),
+      WORKER_ARTIFACT: artifact,
     });
-    this.#control = child;
-    const ended = once(child, 'close').then(([code]) => Promise.reject(new Error(`the control plane ended with ${String(code)}`)));
-    await Promise.race([once(createInterface({ input: child.stdout }), 'line'), ended]);
-    ended.catch(() => {});
+    return new Calls(chain, tangle, serviceId);
   }
 
-  async restartControlPlane(): Promise<void> {
-    await endOf(this.#control);
-    await this.startControlPlane();
+  /** Evenly over the work: the next kill comes when another part of the jobs is done. */
+  async #killAll(calls: Calls, queue: RemoteQueue): Promise<void> {
+    const { kills, jobs, seed } = this.#parts.options;
+    const random = new Random(seed);
+    for (let kill = 0; kill < kills; kill += 1) {
+      await this.#until(calls, queue, () => this.#completed >= Math.floor((jobs * kill) / kills));
+      await sleep(random.int(0, PAUSE_MS_MAX));
+      await this.#kill(random);
+    }
   }
 
-  startWorker(index: number): void {
-    const flags = ['--ticket-file', this.#ticketFile, '--lease-ms', String(LEASE_MS), '--concurrency', '2'];
-    const worker = new WorkerCommand(join(this.#folder, `w${index}`), {}, flags);
-    this.#workers[index] = worker;
-    this.#all.push(worker);
+  async #kill(random: Random): Promise<void> {
+    const { fleet, options } = this.#parts;
+    const kills = this.#kills;
+    const drawn = random.next();
+    if (drawn < CONTROL_PLANE) {
+      await fleet.restartControlPlane();
+      kills.killedControlPlanes += 1;
+    } else if (drawn < CONTROL_PLANE + RUNNER) {
+      await fleet.restartRunner();
+      kills.killedRunners += 1;
+    } else {
+      const signal = random.chance(SIGTERM) ? 'SIGTERM' : 'SIGKILL';
+      const code = await fleet.restartWorker(random.int(0, options.workers - 1), signal);
+      if (signal === 'SIGKILL') kills.killedWorkers += 1;
+      else kills.drainedWorkers += 1;
+      if (signal === 'SIGTERM' && code !== 0) kills.badDrains += 1;
+    }
   }
 
-  /** Resolves with its exit status when it is over and another one was started. */
-  async restartWorker(index: number, signal: NodeJS.Signals): Promise<number | undefined> {
-    const worker = this.#workers[index];
-    // Who has no handler for the signal yet would die of it.
-    if (signal === 'SIGTERM') await worker?.until('ready');
-    const code = await worker?.kill(signal);
-    this.startWorker(index);
-    return code;
+  async #until(calls: Calls, queue: RemoteQueue, isThere: () => boolean): Promise<void> {
+    let [best, since] = [-1, performance.now()];
+    for (;;) {
+      this.#parts.fleet.check();
+      await calls.read();
+      this.#completed = (await queue.stats()).byState.completed;
+      if (performance.now() - this.#saidAt > SAY_MS) this.#sayCounts(calls);
+      if (isThere()) return;
+      const done = this.#completed + calls.settled;
+      if (done > best) [best, since] = [done, performance.now()];
+      if (performance.now() - since > STALL_MS) throw new Error(`${this.#counts(calls)}, and nothing goes on`);
+      await sleep(POLL_MS);
+    }
   }
 
-  async untilReady(): Promise<void> {
-    await Promise.all(this.#workers.map((worker) => worker.until('ready')));
+  #counts({ submitted, settled }: Calls): string {
+    const { killedWorkers, drainedWorkers, killedControlPlanes, killedRunners } = this.#kills;
+    const kills = `workers ${killedWorkers}, drained ${drainedWorkers}, control plane ${killedControlPlanes}, runner ${killedRunners}`;
+    return `submitted ${submitted}, executed ${this.#completed}, settled ${settled}; kills: ${kills}`;
   }
 
-  completedTwice(): number {
-    const ids = this.#all.flatMap(({ news }) =>
-      news.filter(({ event, outcome }) => event === 'ended' && outcome === 'completed').map(({ jobId }) => String(jobId)),
-    );
-    return ids.length - new Set(ids).size;
+  #sayCounts(calls: Calls): void {
+    this.#saidAt = performance.now();
+    this.#say(this.#counts(calls));
   }
 
-  async end(): Promise<void> {
-    await Promise.all(this.#workers.map((worker) => worker.kill()));
-    await endOf(this.#control);
+  #say(text: string): void {
+    this.#parts.options.progress?.(`${((performance.now() - this.#startedAt) / 1_000).toFixed(0).padStart(4)} s  ${text}`);
   }
 }
 
-async function endOf(child: ChildProcess | undefined): Promise<void> {
-  if (!child || child.exitCode !== null || child.signalCode !== null) return;
-  const closed = once(child, 'close');
-  child.kill('SIGKILL');
-  await closed;
+function tenths(value: number): number {
+  return Math.round(value * 10) / 10;
 }
 
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
+/** Resolves with the calls whose result is final: all of them, unless nothing goes on. */
+async function untilFinal(dataDir: string, jobs: number): Promise<number> {
+  const ledger = SqliteLedger.open({ path: join(dataDir, 'ledger.sqlite'), readonly: true });
+  try {
+    const startedAt = performance.now();
+    for (;;) {
+      const { final } = ledger.stats().byState;
+      if (final >= jobs || performance.now() - startedAt > STALL_MS) return final;
+      await sleep(POLL_MS);
+    }
+  } finally {
+    await ledger.close();
+  }
 }

@@ -1,7 +1,9 @@
 /**
- * Proves that jobs on many workers are completed once each, whichever of the workers, or the control plane, is killed when.
+ * Proves that calls of a chain that run on many workers are settled once each, with the right result, whichever of the workers, their control
+ * plane and the runner is killed when, and that nothing is left over.
  *
- * `npm run prove:workers -- [--workers n] [--jobs n] [--kills n] [--seed n] [--json]`; exit status 1 when something does not hold.
+ * `npm run prove:workers -- [--workers n] [--concurrency n] [--jobs n] [--kills n] [--seed n] [--json]`; exit status 1 when something does not
+ * hold.
  */
 
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -14,7 +16,8 @@ const { values } = parseArgs({
   options: {
     workers: { type: 'string', default: '50' },
     jobs: { type: 'string', default: '20000' },
-    kills: { type: 'string', default: '60' },
+    kills: { type: 'string', default: '100' },
+    concurrency: { type: 'string', default: '2' },
     seed: { type: 'string', default: '1' },
     json: { type: 'boolean', default: false },
   },
@@ -23,6 +26,7 @@ const folder = mkdtempSync(join(tmpdir(), 'pw-'));
 const report = await killFleet({
   folder,
   workers: Number(values.workers),
+  concurrency: Number(values.concurrency),
   jobs: Number(values.jobs),
   kills: Number(values.kills),
   seed: Number(values.seed),
