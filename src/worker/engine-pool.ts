@@ -1,6 +1,5 @@
 /** Functions on engines elsewhere: gateways, such as those of `bpr wasm serve`, among which calls are divided. */
 
-import { hash } from 'node:crypto';
 import { systemClock } from '../clock.ts';
 import type { Clock } from '../clock.ts';
 import { RunnerError, isErrorCode, toRunnerError } from '../errors.ts';
@@ -10,6 +9,8 @@ import type { HttpResponse } from '../http/http.ts';
 import type { FunctionVersion, InvocationOptions } from '../runtime/runtime.ts';
 import { silentTelemetry } from '../telemetry/telemetry.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
+import { EngineMetrics } from './engine-metrics.ts';
+import { homeFirst } from './rendezvous.ts';
 
 export interface EnginePoolOptions {
   /** Addresses of gateways. */
@@ -20,6 +21,10 @@ export interface EnginePoolOptions {
   readonly zipOf: (sha256: string) => Promise<Uint8Array>;
   /** Default 64 MiB. */
   readonly responseBytesMax?: number;
+  /** Between two questions whether an engine is ready; half of it more or less, by chance. Default 2,000. */
+  readonly probeMs?: number;
+  /** From 0 to 1. */
+  readonly random?: () => number;
   readonly clock?: Clock;
   readonly telemetry?: Telemetry;
 }
@@ -34,13 +39,17 @@ interface Engine {
   readonly target: Target;
   /** Names there of the functions that are known to be there. */
   readonly deployed: Map<string, Promise<void>>;
+  readonly metrics: EngineMetrics;
   running: number;
-  /** Milliseconds since the epoch: before then others are preferred. */
+  /** It was not reached; until it is, it comes last. */
+  isDown: boolean;
+  /** Milliseconds since the epoch: it refused, and before then others are preferred. */
   awayUntil: number;
 }
 
-/** An engine that was not reached, or refused, comes last for so long. */
+/** An engine that refused comes last for so long. */
 const AWAY_MS = 2_000;
+const PROBE_MS = 2_000;
 const PROBE_MS_MAX = 2_000;
 const PROBE_BYTES_MAX = 65_536;
 const DEPLOY_MS_MAX = 60_000;
@@ -50,9 +59,9 @@ const NAME_CHARACTERS_MAX = 40;
 const FINGERPRINT_CHARACTERS = 16;
 
 /**
- * Divides calls among engines: those that have not refused lately first; a call with an affinity goes where that decides (rendezvous hashing:
- * an engine that goes moves only its own calls), any other to the engine with the fewest. A function is deployed where it is called, under a
- * name with its fingerprint.
+ * Divides calls among engines: those that are ready and have not refused lately first; a call with an affinity goes where that decides (an engine
+ * that goes moves only its own calls, and has them again when it is back), any other to the engine with the fewest. A function is deployed where
+ * it is called, under a name with its fingerprint. From the first call on, all engines are asked again and again whether they are ready.
  *
  * Goes on to the next engine only when the call provably did not reach the function. Rejects with the errors of the engine, with
  * `EXECUTOR_CONNECTION_LOST` when the answer was lost, and with the last failure when no engine takes it.
@@ -67,8 +76,10 @@ export class EnginePool {
   readonly #telemetry: Telemetry;
   readonly #connections: Connections;
   readonly #engines: readonly Engine[];
+  readonly #closing = new AbortController();
   #calls = 0;
-  #isClosed = false;
+  #cancelProbe: (() => void) | undefined;
+  #probing: Promise<unknown> | undefined;
 
   /** Does no I/O. Throws `CONFIG_INVALID`. */
   constructor(options: EnginePoolOptions) {
@@ -78,11 +89,20 @@ export class EnginePool {
     this.#clock = clock;
     this.#telemetry = telemetry;
     this.#connections = new Connections({}, clock);
-    this.#engines = [...new Set(urls)].map((url) => ({ url, target: targetOf(url), deployed: new Map(), running: 0, awayUntil: 0 }));
+    this.#engines = [...new Set(urls)].map((url) => ({
+      url,
+      target: targetOf(url),
+      deployed: new Map(),
+      metrics: new EngineMetrics(telemetry.metrics, url),
+      running: 0,
+      isDown: false,
+      awayUntil: 0,
+    }));
   }
 
   /** Asks all engines whether they are ready; calls prefer those that are. Rejects with `EXECUTOR_UNREACHABLE` when none is. */
   async health(): Promise<void> {
+    this.#probeLater();
     const reasons = await Promise.all(this.#engines.map((engine) => this.#probe(engine)));
     if (reasons.every((reason) => reason !== undefined))
       throw new RunnerError('EXECUTOR_UNREACHABLE', `no engine is ready: ${reasons.join('; ')}`);
@@ -93,22 +113,23 @@ export class EnginePool {
     event: Uint8Array,
     options: EngineCallOptions = {},
   ): Promise<{ readonly body: Uint8Array; readonly contentType: string }> {
-    if (this.#isClosed) throw new RunnerError('EXECUTOR_CLOSED', 'the engines are not called any more');
+    if (this.#closing.signal.aborted) throw new RunnerError('EXECUTOR_CLOSED', 'the engines are not called any more');
     if (fn.code.kind === 'image')
       throw new RunnerError('RUNTIME_UNSUPPORTED', `function ${fn.name} is an image; engines run packages`, { retry: 'never' });
     const { sha256 } = fn.code;
     if ((options.deadline ?? Infinity) <= this.#clock.now())
       throw new RunnerError('EXECUTOR_TIMEOUT', `the deadline of a call of ${fn.name} passed before it was sent`, { retry: 'safe' });
+    this.#probeLater();
     let last: RunnerError | undefined;
     for (const engine of this.#order(options.affinity)) {
       try {
-        return await this.#on(engine, { fn, sha256, event, options });
+        return await this.#measured(engine, { fn, sha256, event, options });
       } catch (thrown) {
         last = toRunnerError(thrown);
         if (options.signal?.aborted) throw last;
         // Safe to try again: it did not reach the function.
         const isReached = last.retry !== 'safe';
-        if (!isReached || last.code === 'EXECUTOR_CONNECTION_LOST') engine.awayUntil = this.#clock.now() + AWAY_MS;
+        this.#notTaken(engine, last, isReached);
         if (isReached) throw last;
         this.#telemetry.log.warn('an engine did not take a call', { url: engine.url, error: last });
       }
@@ -130,52 +151,85 @@ export class EnginePool {
     }
   }
 
-  /** Running calls end, new ones are refused. Idempotent. */
+  /** Running calls end, new ones are refused, nobody is asked any more. Idempotent. */
   async close(): Promise<void> {
-    this.#isClosed = true;
+    this.#closing.abort();
+    this.#cancelProbe?.();
+    await this.#probing;
     await this.#connections.close();
+  }
+
+  /** One after the other: the next question is asked when all have been answered. */
+  #probeLater(): void {
+    if (this.#cancelProbe || this.#closing.signal.aborted) return;
+    const { probeMs = PROBE_MS, random = Math.random } = this.#options;
+    this.#cancelProbe = this.#clock.after(probeMs * (0.5 + random()), () => {
+      this.#probing = Promise.all(this.#engines.map((engine) => this.#probe(engine))).then(() => {
+        this.#cancelProbe = undefined;
+        this.#probeLater();
+      });
+    });
+  }
+
+  #notTaken(engine: Engine, { code }: RunnerError, isReached: boolean): void {
+    if (code === 'EXECUTOR_UNREACHABLE' || code === 'EXECUTOR_CONNECTION_LOST') this.#isThere(engine, false);
+    else if (!isReached) engine.awayUntil = this.#clock.now() + AWAY_MS;
+  }
+
+  #isThere(engine: Engine, isThere: boolean, reason?: string): void {
+    engine.metrics.up(isThere);
+    if (engine.isDown !== isThere) return;
+    engine.isDown = !isThere;
+    const { url } = engine;
+    if (isThere) this.#telemetry.log.info('an engine is ready again', { url });
+    else this.#telemetry.log.warn('an engine is away', { url, ...(reason !== undefined && { reason }) });
   }
 
   #order(affinity: string | undefined): Engine[] {
     const now = this.#clock.now();
-    const isAway = ({ awayUntil }: Engine): number => (awayUntil > now ? 1 : 0);
+    const rank = ({ isDown, awayUntil }: Engine): number => (isDown ? 2 : awayUntil > now ? 1 : 0);
     this.#calls += 1;
     const first = this.#calls % this.#engines.length;
     const turned = [...this.#engines.slice(first), ...this.#engines.slice(0, first)];
-    if (affinity === undefined) return turned.toSorted((left, right) => isAway(left) - isAway(right) || left.running - right.running);
-    const scores = new Map(turned.map((engine) => [engine, hash('sha256', `${affinity}\n${engine.url}`, 'hex')]));
-    const score = (engine: Engine): string => scores.get(engine) ?? '';
-    return turned.toSorted((left, right) => isAway(left) - isAway(right) || (score(left) < score(right) ? -1 : 1));
+    if (affinity === undefined) return turned.toSorted((left, right) => rank(left) - rank(right) || left.running - right.running);
+    return homeFirst(affinity, this.#engines).toSorted((left, right) => rank(left) - rank(right));
+  }
+
+  async #measured(engine: Engine, call: EngineCall): Promise<{ readonly body: Uint8Array; readonly contentType: string }> {
+    const startedAt = this.#clock.monotonic();
+    engine.running += 1;
+    engine.metrics.running(engine.running);
+    let outcome: 'completed' | 'failed' | 'refused' = 'completed';
+    try {
+      const answer = await this.#on(engine, call);
+      this.#isThere(engine, true);
+      return answer;
+    } catch (thrown) {
+      outcome = toRunnerError(thrown).retry === 'safe' ? 'refused' : 'failed';
+      throw thrown;
+    } finally {
+      engine.running -= 1;
+      engine.metrics.ended(outcome, { running: engine.running, durationMs: this.#clock.monotonic() - startedAt });
+    }
   }
 
   async #on(engine: Engine, call: EngineCall): Promise<{ readonly body: Uint8Array; readonly contentType: string }> {
     const { fn, event, options } = call;
     const name = nameOf(fn.name, fn.fingerprint);
     const deadline = Math.min(options.deadline ?? Infinity, this.#clock.now() + fn.timeoutMs + QUEUE_MS_MAX);
-    engine.running += 1;
-    try {
-      for (let isSecond = false; ; isSecond = true) {
-        await this.#deployed(engine, name, call);
-        const headers = ['content-type', options.contentType ?? 'application/json'];
-        const request = {
-          method: 'POST',
-          path: `/functions/${name}/invoke`,
-          headers,
-          body: event,
-          deadline,
-          signal: options.signal,
-        } as const;
-        try {
-          const { body, headers: answered } = await this.#send(engine, request);
-          return { body, contentType: String(answered['content-type'] ?? 'application/octet-stream') };
-        } catch (thrown) {
-          // It was removed there, or the engine has begun anew.
-          if (isSecond || toRunnerError(thrown).code !== 'FUNCTION_NOT_FOUND') throw thrown;
-          engine.deployed.delete(name);
-        }
+    for (let isSecond = false; ; isSecond = true) {
+      await this.#deployed(engine, name, call);
+      const headers = ['content-type', options.contentType ?? 'application/json'];
+      const { signal } = options;
+      const request = { method: 'POST', path: `/functions/${name}/invoke`, headers, body: event, deadline, signal } as const;
+      try {
+        const { body, headers: answered } = await this.#send(engine, request);
+        return { body, contentType: String(answered['content-type'] ?? 'application/octet-stream') };
+      } catch (thrown) {
+        // It was removed there, or the engine has begun anew.
+        if (isSecond || toRunnerError(thrown).code !== 'FUNCTION_NOT_FOUND') throw thrown;
+        engine.deployed.delete(name);
       }
-    } finally {
-      engine.running -= 1;
     }
   }
 
@@ -223,12 +277,13 @@ export class EnginePool {
   async #probe(engine: Engine): Promise<string | undefined> {
     const { target, url } = engine;
     const deadline = this.#clock.now() + PROBE_MS_MAX;
-    const request = { method: 'GET', path: `${target.path}/readyz`, headers: this.#credentials(), deadline } as const;
+    const { signal } = this.#closing;
+    const request = { method: 'GET', path: `${target.path}/readyz`, headers: this.#credentials(), deadline, signal } as const;
     const reason = await this.#connections.send(target, { ...request, responseBytesMax: PROBE_BYTES_MAX }).then(
       ({ status }) => (status === 200 ? undefined : `${url} answered ${status}`),
       (thrown: unknown) => toRunnerError(thrown).message,
     );
-    engine.awayUntil = reason === undefined ? 0 : this.#clock.now() + AWAY_MS;
+    if (!signal.aborted) this.#isThere(engine, reason === undefined, reason);
     return reason;
   }
 
