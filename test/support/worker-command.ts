@@ -9,6 +9,12 @@ import { BPR } from './bpr.ts';
 
 export type News = Readonly<Record<string, unknown>> & { readonly event: string };
 
+export interface WorkerPlace {
+  readonly folder: string;
+  /** What it is started through, such as a command that becomes it on another machine. */
+  readonly through: readonly string[];
+}
+
 export class WorkerCommand {
   readonly child: ChildProcess;
   /** The exit status; -1 when a signal ended it. */
@@ -17,8 +23,10 @@ export class WorkerCommand {
   stderr = '';
   readonly #waiting: { readonly kind: string; readonly resolve: (news: News) => void }[] = [];
 
-  constructor(folder: string, env: Readonly<Record<string, string>>, flags: readonly string[] = []) {
-    this.child = spawn(process.execPath, [BPR, 'worker', '--data', folder, '--json', ...flags], {
+  constructor(place: string | WorkerPlace, env: Readonly<Record<string, string>>, flags: readonly string[] = []) {
+    const { folder, through } = typeof place === 'string' ? { folder: place, through: [] } : place;
+    const [command = '', ...words] = [...through, process.execPath, BPR, 'worker', '--data', folder, '--json', ...flags];
+    this.child = spawn(command, words, {
       env: { PATH: `${dirname(process.execPath)}:/usr/bin:/bin`, LOG_LEVEL: 'error', ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
     });

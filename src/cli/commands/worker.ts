@@ -73,7 +73,7 @@ export function addWorker(program: Command, cli: Cli): void {
     .option('--capabilities <names>', 'what this worker has, comma-separated', parseNames, [])
     .option('--data <dir>', 'its key, packages and sockets; of one worker, a short path (default: worker in BPR_DATA_DIR)')
     .option('--port <port>', 'of /healthz, /readyz and /metrics on 127.0.0.1; 0: any free one', parseNumber, 0)
-    .option('--drain-ms <ms>', 'how long jobs may go on after a signal', parseNumber, 30_000)
+    .option('--drain-ms <ms>', 'how long jobs may go on after a signal', parseMs, 30_000)
     .option('--lease-ms <ms>', 'how long a job is held without a sign of life', parseCount, 30_000)
     .option('--env <names>', 'variables that functions may ask for, comma-separated', parseNames, [])
     .addOption(new Option('--network <access>', 'what functions may have when they ask for it').choices(['none', 'open']).default('none'))
@@ -256,6 +256,12 @@ async function load() {
   const { connectWorker, openFunctions, runJobFile, serveHealth, ticketFrom, workerReport } = session;
   const worker = { Worker, Heartbeat, WorkerLifecycle: Lifecycle, workerReport };
   return { createMetrics, createLogger, connectWorker, openFunctions, runJobFile, serveHealth, ticketFrom, ...worker };
+}
+
+/** Functions may run for a quarter of an hour; nobody has to cut them off. */
+function parseMs(text: string): number {
+  if (!/^\d{1,7}$/.test(text)) throw new InvalidArgumentError('It must be milliseconds, from 0 to 9999999.');
+  return Number(text);
 }
 
 function parseNames(text: string): readonly string[] {
