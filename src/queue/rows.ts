@@ -57,6 +57,7 @@ CREATE TABLE IF NOT EXISTS bodies (seq INTEGER PRIMARY KEY, payload BLOB NOT NUL
 const LIGHT = `seq, id, type, state, priority, requires, attempts, attempts_max, dead_letter, published_at, deadline, available_at, token, worker,
   lease_ms, claimed_at, ended_at, error_code, error_message, payload_reference`;
 
+/** `LIMIT +?`: SQLite plans a statement again whenever the parameter of a plain `LIMIT ?` is bound, which takes longer than to run it. */
 export const SQL = {
   savepoint: 'SAVEPOINT many',
   rollback: 'ROLLBACK TO many',
@@ -66,7 +67,7 @@ export const SQL = {
   insertBody: 'INSERT INTO bodies (seq, payload) VALUES (?, ?)',
   body: 'SELECT payload FROM bodies WHERE seq = ?',
   next: `SELECT seq, id, type, priority, requires, attempts, attempts_max, dead_letter, published_at, deadline, headers, payload_reference, payload
-    FROM jobs WHERE state = ${STATE.ready} AND requires = ? ORDER BY priority DESC, seq LIMIT ?`,
+    FROM jobs WHERE state = ${STATE.ready} AND requires = ? ORDER BY priority DESC, seq LIMIT +?`,
   claim: `UPDATE jobs SET state = ${STATE.claimed}, attempts = ?, due_at = NULL, token = ?, worker = ?, lease_ms = ?, claimed_at = ? WHERE seq = ?`,
   lengthen: 'UPDATE jobs SET lease_ms = ? WHERE seq = ?',
   complete: `UPDATE jobs SET state = ${STATE.completed}, ended_at = ?, error_code = NULL, error_message = NULL, result_headers = ?, result_reference = ?,
@@ -80,13 +81,13 @@ export const SQL = {
   get: `SELECT ${LIGHT} FROM jobs WHERE id = ?`,
   payload: 'SELECT seq, type, payload_reference, payload FROM jobs WHERE id = ?',
   result: 'SELECT id, state, token, attempts, error_code, error_message, result_headers, result_reference, result FROM jobs WHERE id = ?',
-  due: `SELECT ${LIGHT} FROM jobs WHERE due_at <= ? ORDER BY due_at, seq LIMIT ?`,
+  due: `SELECT ${LIGHT} FROM jobs WHERE due_at <= ? ORDER BY due_at, seq LIMIT +?`,
   firstDue: 'SELECT due_at FROM jobs WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1',
   claimed: `SELECT ${LIGHT} FROM jobs WHERE state = ${STATE.claimed}`,
   ready: `SELECT requires, count(*) AS count FROM jobs WHERE state = ${STATE.ready} GROUP BY requires`,
   counts: 'SELECT state, count(*) AS count FROM jobs GROUP BY state',
   oldest: `SELECT published_at FROM jobs WHERE state = ${STATE.ready} AND requires = ? AND priority = ? ORDER BY seq LIMIT 1`,
-  dead: `SELECT ${LIGHT} FROM jobs WHERE state = ${STATE.dead} AND (ended_at, seq) > (?, ?) ORDER BY ended_at, seq LIMIT ?`,
+  dead: `SELECT ${LIGHT} FROM jobs WHERE state = ${STATE.dead} AND (ended_at, seq) > (?, ?) ORDER BY ended_at, seq LIMIT +?`,
   span: 'SELECT min(seq) AS first, max(seq) AS last FROM jobs',
   ended: `SELECT ${LIGHT}, result_reference FROM jobs WHERE seq BETWEEN ? AND ? AND ended_at <= ? AND state <> ${STATE.dead}`,
   remove: 'DELETE FROM jobs WHERE seq = ?',
