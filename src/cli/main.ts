@@ -20,6 +20,7 @@ import { addRun } from './commands/run.ts';
 import { addSchedule } from './commands/schedule.ts';
 import { addService } from './commands/service.ts';
 import { addTicket } from './commands/ticket.ts';
+import { addTopology } from './commands/topology.ts';
 import { addWasm } from './commands/wasm.ts';
 import { addWhy } from './commands/why.ts';
 import { addWorker } from './commands/worker.ts';
@@ -98,6 +99,7 @@ function createProgram(cli: Cli, json: boolean): Command {
     addQueue,
     addWasm,
     addWorker,
+    addTopology,
     addJobs,
     addWhy,
     addDoctor,

@@ -1,0 +1,138 @@
+import { describe, expect, it } from 'vitest';
+import { parse } from 'yaml';
+import { TOPOLOGY_FORMATS, renderTopology } from './render.ts';
+import type { RenderSettings, TopologyFormat } from './render.ts';
+import { TOPOLOGY_OPTIONS } from './topology.ts';
+import type { TopologyOption } from './topology.ts';
+
+const settingsOf = (option: TopologyOption): RenderSettings => ({
+  option,
+  workers: 5,
+  version: '1.2.3',
+  nodePath: '/usr/bin/node',
+  bprPath: '/opt/bpr/bin/bpr.mjs',
+});
+
+function rendered(format: TopologyFormat, option: TopologyOption): Readonly<Record<string, string>> {
+  return renderTopology(format, settingsOf(option)).files;
+}
+
+interface Service {
+  readonly image: string;
+  readonly build: { readonly context: string; readonly dockerfile: string };
+  readonly scale?: number;
+  readonly command: readonly string[];
+  readonly environment: Readonly<Record<string, string>>;
+  readonly networks?: readonly string[];
+  readonly network_mode?: string;
+  readonly ports?: readonly string[];
+  readonly volumes: readonly string[];
+  readonly depends_on?: Readonly<Record<string, { readonly condition: string }>>;
+  readonly healthcheck: Readonly<Record<string, unknown>>;
+}
+
+interface Compose {
+  readonly services: Readonly<Record<string, Service>>;
+  readonly networks: Readonly<Record<string, unknown>>;
+  readonly volumes: Readonly<Record<string, unknown>>;
+}
+
+const compose = (option: TopologyOption): Compose => parse(rendered('compose', option)['compose.yaml'] ?? '') as Compose;
+const engineUrls = ({ services }: Compose, name: string): string | undefined => services[name]?.environment['BPR_WASM_URL'];
+
+/** What a compose file may say of a service: https://github.com/compose-spec/compose-spec/blob/main/05-services.md */
+const SERVICE_KEYS = new Set(
+  'build cap_drop command cpus depends_on entrypoint environment healthcheck hostname image init logging mem_limit network_mode networks pids_limit ports read_only restart scale security_opt stop_grace_period tmpfs ulimits user volumes'.split(
+    ' ',
+  ),
+);
+
+describe('a compose file', () => {
+  it.each(TOPOLOGY_OPTIONS)('of option %s closes its containers, waits for health, and names no container', (option) => {
+    const { services, networks, volumes } = compose(option);
+    expect([Object.keys(networks), Object.keys(volumes)]).toEqual([['blueprint'], ['control-data']]);
+    for (const [name, service] of Object.entries(services)) {
+      expect(Object.keys(service).filter((key) => !SERVICE_KEYS.has(key))).toEqual([]);
+      expect(service).toMatchObject({
+        user: '993:993',
+        read_only: true,
+        cap_drop: ['ALL'],
+        security_opt: ['no-new-privileges:true'],
+        pids_limit: 256,
+        healthcheck: { test: ['CMD', 'node', '/app/health.mjs'], interval: '10s', timeout: '5s', retries: 3 },
+      });
+      expect(service.environment['BPR_HEALTH']).toMatch(/^https?:\/\/127\.0\.0\.1:\d+\/readyz/);
+      if (name === 'control-plane') continue;
+      const isWorker = name.includes('worker');
+      expect(service.depends_on?.['control-plane']).toEqual(isWorker ? { condition: 'service_healthy' } : undefined);
+      expect(service.ports).toBe(undefined);
+    }
+    expect(services['control-plane']?.volumes).toEqual(['control-data:/data']);
+    expect(services['control-plane']?.ports).toEqual(['3020:3020']);
+  });
+
+  it('of option 4 has one engine at the control plane, on the network at 27288, and a service of workers that can be scaled', () => {
+    const file = compose('4');
+    expect(Object.keys(file.services)).toEqual(['control-plane', 'worker']);
+    expect(file.services['control-plane']?.command.join(' ')).toContain('wasm serve --host 0.0.0.0 --port 27288');
+    expect(file.services['worker']).toMatchObject({ scale: 5, environment: { CONTROL_PLANE_TICKET: '${CONTROL_PLANE_TICKET:-}' } });
+    expect(engineUrls(file, 'worker')).toBe('http://control-plane:27288');
+    expect(rendered('compose', '4')['start-cluster.sh']).toContain('--scale worker="${WORKERS:-5}"');
+  });
+
+  it('of option 2 has an engine that only the workers reach, which share the network of the control plane', () => {
+    const file = compose('2');
+    expect(file.services['control-plane']?.command.join(' ')).toContain('wasm serve --host 127.0.0.1');
+    expect(Object.keys(file.services)).toEqual(['control-plane', 'worker-1', 'worker-2', 'worker-3', 'worker-4', 'worker-5']);
+    const ports = Object.entries(file.services).flatMap(([name, one]) =>
+      name.startsWith('worker') ? [one.environment['BPR_HEALTH']] : [],
+    );
+    expect(new Set(ports).size).toBe(5);
+    expect(file.services['worker-2']).toMatchObject({ network_mode: 'service:control-plane' });
+    expect(engineUrls(file, 'worker-2')).toBe('http://127.0.0.1:27288');
+  });
+
+  it('of the others: engines within workers, or as services that workers wait for', () => {
+    expect(Object.keys(compose('1').services)).toEqual(['control-plane', 'worker']);
+    expect(engineUrls(compose('1'), 'worker')).toBe(undefined);
+    const three = compose('3');
+    expect(engineUrls(three, 'worker')).toBe('http://engine-1:27288,http://engine-2:27288,http://engine-3:27288');
+    expect(Object.keys(three.services['worker']?.depends_on ?? {})).toEqual(['control-plane', 'engine-1', 'engine-2', 'engine-3']);
+    expect(Object.keys(compose('hybrid').services)).toEqual(['control-plane', 'engine-1', 'engine-2', 'worker', 'pool-worker']);
+    expect(compose('hybrid').services['control-plane']?.command.join(' ')).not.toContain('wasm');
+  });
+});
+
+describe('what is rendered', () => {
+  it.each(TOPOLOGY_FORMATS)('as %s is the same each time, sleeps nowhere, and holds no secret', (format) => {
+    for (const option of TOPOLOGY_OPTIONS) {
+      const files = rendered(format, option);
+      expect(rendered(format, option)).toEqual(files);
+      for (const [path, text] of Object.entries(files)) {
+        expect(path.endsWith('.sh') && /\bsleep\b/.test(text)).toBe(false);
+        expect(text).not.toMatch(/bprt1\.|BPR_WASM_TOKEN[=:] ?['"]?[0-9a-f]{16}/);
+        if (path.endsWith('.sh')) expect(text).toMatch(/^#!\/bin\/sh\n[^]*\nset -eu\n/);
+      }
+    }
+  });
+
+  it('scripts stop when the ticket is empty', () => {
+    const scripts = [
+      rendered('compose', '4')['start-cluster.sh'],
+      rendered('script', '4')['start-cluster.sh'],
+      rendered('kubernetes', '4')['apply.sh'],
+    ];
+    for (const script of scripts)
+      expect(script).toMatch(/if \[ -z "\$\w+" \]; then\n {2}echo 'the control plane has written no ticket' >&2\n {2}exit 1/);
+  });
+
+  it('images are built from scratch, as a user without rights', () => {
+    const files = rendered('dockerfile', '4');
+    for (const name of ['Dockerfile.control-plane', 'Dockerfile.worker'])
+      expect(files[name]).toMatch(
+        /^FROM scratch\nCOPY root\/ \/[^]*\nUSER 993:993\n[^]*HEALTHCHECK --interval=10s --timeout=5s --retries=3/m,
+      );
+    expect(files['Dockerfile.control-plane']).toContain('"/app/start.mjs"');
+    expect(rendered('dockerfile', '1')['Dockerfile.control-plane']).not.toContain('/app/start.mjs');
+  });
+});

@@ -1,0 +1,162 @@
+/** `bpr topology up`: every option comes up with one command, runs jobs, survives the failure that it stands for, and goes down clean. */
+
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readFileSync, readdirSync, statSync } from 'node:fs';
+import { createServer } from 'node:net';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, it, onTestFinished } from 'vitest';
+import { BPR } from '../support/bpr.ts';
+import { TopologyWorld, bpr, processesOf, squaringModule, status, topologyFolder, up } from '../support/topology.ts';
+
+const PORTS = ['--port', '0', '--engine-port', '0', '--lease-ms', '4000'];
+const LIMIT_MS = 300_000;
+const COUNT = 20;
+
+let module: Uint8Array;
+beforeAll(async () => {
+  module = await squaringModule();
+}, 60_000);
+
+const flagsOf = (option: string, ...more: readonly string[]): readonly string[] => [
+  '--option',
+  option,
+  '--workers',
+  '2',
+  ...PORTS,
+  ...more,
+];
+
+/** All completed, however often they were tried. */
+async function expectAllCompleted({ queue }: TopologyWorld, completed: number): Promise<void> {
+  expect((await queue.stats()).byState).toMatchObject({ completed, queued: 0, claimed: 0, failed: 0, dead: 0, cancelled: 0, expired: 0 });
+}
+
+/** The jobs that a worker holds when it is killed are done by the other one. */
+async function survivesWorker(option: string): Promise<void> {
+  const world = await TopologyWorld.up(module, flagsOf(option));
+  const id = world.workerId('worker-1');
+  const ids = await world.publish({ count: COUNT, ms: 400 });
+  await world.until(({ workers }) => workers.some(({ workerId, claimed }) => workerId === id && claimed > 0));
+  world.kill('worker-1');
+  await world.done(ids);
+  await expectAllCompleted(world, COUNT);
+  const lost = (await world.queue.stats()).workers.find(({ workerId }) => workerId === id)?.lost ?? 0;
+  expect(lost).toBeGreaterThan(0);
+  const now = await status(world.folder);
+  expect(now.parts.filter((part) => part.status !== 'running').map(({ name }) => name)).toEqual(['worker-1']);
+  expect((await world.upAgain(flagsOf(option))).started).toEqual(['worker-1']);
+  await world.down();
+}
+
+describe('bpr topology', () => {
+  it('option 1: a worker is killed, the other one does its jobs', () => survivesWorker('1'), LIMIT_MS);
+
+  it('option 4: a worker is killed, the other one does its jobs on the same engine', () => survivesWorker('4'), LIMIT_MS);
+
+  it(
+    'option 2: without the engine jobs wait, and none is lost; when it is back they are done',
+    async () => {
+      const world = await TopologyWorld.up(module, flagsOf('2'));
+      expect(world.report.engineUrls).toEqual([world.part('engine-1').url]);
+      const ids = await world.publish({ count: COUNT, ms: 200 });
+      await world.until(({ byState }) => byState.completed > 0);
+      world.kill('engine-1');
+      await world.until(({ byState }) => byState.claimed === 0 && byState.queued > 0);
+      expect((await world.queue.stats()).byState).toMatchObject({ failed: 0, dead: 0 });
+      expect((await world.upAgain(flagsOf('2'))).started).toEqual(['engine-1']);
+      await world.done(ids);
+      await expectAllCompleted(world, COUNT);
+      await world.down();
+    },
+    LIMIT_MS,
+  );
+
+  it(
+    'option 3: one of three engines is killed under load, and no job fails',
+    async () => {
+      const world = await TopologyWorld.up(module, flagsOf('3', '--engines', '3'));
+      expect(world.report.engineUrls).toHaveLength(3);
+      const ids = await world.publish({ count: 3 * COUNT, ms: 100 });
+      await world.until(({ byState }) => byState.completed >= COUNT / 2);
+      world.kill('engine-2');
+      await world.done(ids);
+      await expectAllCompleted(world, 3 * COUNT);
+      await world.down();
+    },
+    LIMIT_MS,
+  );
+
+  it(
+    'hybrid: jobs run on the workers that they require, and outlive an engine of the pool',
+    async () => {
+      const world = await TopologyWorld.up(module, flagsOf('hybrid'));
+      const names = world.report.parts.map(({ name }) => name);
+      expect(names).toEqual(['control-plane', 'engine-1', 'engine-2', 'worker-1', 'worker-2', 'pool-worker']);
+      const own = await world.publish({ count: COUNT, ms: 50, prefix: 'own', requires: ['engine:own'] });
+      const shared = await world.publish({ count: COUNT, ms: 50, prefix: 'shared', requires: ['engine:shared'] });
+      const pool = world.workerId('pool-worker');
+      await world.until(({ workers }) => workers.some(({ workerId, completed }) => workerId === pool && completed > 0));
+      world.kill('engine-1');
+      await Promise.all([world.done(own), world.done(shared)]);
+      await expectAllCompleted(world, 2 * COUNT);
+      expect((await world.queue.stats()).workers.find(({ workerId }) => workerId === pool)?.completed).toBe(COUNT);
+      await world.down();
+    },
+    LIMIT_MS,
+  );
+
+  it(
+    'a second up changes nothing, another size changes only what is more or less, another option has to wait for down',
+    async () => {
+      const folder = topologyFolder();
+      const flags = ['--option', '2', '--workers', '1', ...PORTS];
+      const first = await up(folder, flags);
+      expect(first.started).toEqual(['control-plane', 'engine-1', 'worker-1']);
+      const second = await up(folder, flags);
+      expect([second.started, second.ended, second.parts.map(({ pid }) => pid)]).toEqual([[], [], first.parts.map(({ pid }) => pid)]);
+      expect((await up(folder, ['--option', '2', '--workers', '2', ...PORTS])).started).toEqual(['worker-2']);
+      const fewer = await up(folder, flags);
+      expect([fewer.started, fewer.ended]).toEqual([[], ['worker-2']]);
+      const other = await bpr('topology', 'up', '--option', '1', '--data', folder);
+      expect(other).toMatchObject({ status: 1, stderr: expect.stringContaining('STATE_INVALID: option 2 runs') as string });
+      expect(statSync(join(folder, 'topology.json')).mode & 0o777).toBe(0o600);
+      expect(statSync(join(folder, 'engine.token')).mode & 0o777).toBe(0o600);
+      const token = readFileSync(join(folder, 'engine.token'), 'utf8');
+      expect(readFileSync(join(folder, 'topology.json'), 'utf8')).not.toContain(token);
+      const engine = first.parts[1]?.url ?? '';
+      const asked = (headers: Record<string, string>) => fetch(`${engine}/api/v1/functions`, { headers }).then((answer) => answer.status);
+      expect([await asked({}), await asked({ authorization: `Bearer ${token}` })]).toEqual([401, 200]);
+      expect(await bpr('topology', 'down', '--purge', '--data', folder)).toMatchObject({ status: 0 });
+      expect([existsSync(folder), processesOf(folder)]).toEqual([false, []]);
+    },
+    LIMIT_MS,
+  );
+
+  it(
+    'an interruption, or a part that cannot start, leaves nothing running',
+    async () => {
+      const folder = topologyFolder();
+      const args = ['topology', 'up', '--option', '1', '--data', folder, ...PORTS];
+      const child = spawn(process.execPath, [BPR, ...args], { stdio: ['ignore', 'ignore', 'pipe'] });
+      const ended = once(child, 'close');
+      const started = join(folder, 'machines', 'control-plane', 'machine.json');
+      await expect.poll(() => existsSync(started), { timeout: 60_000, interval: 5 }).toBe(true);
+      child.kill('SIGINT');
+      expect(await ended).toEqual([130, null]);
+      expect([processesOf(folder), existsSync(join(folder, 'topology.json'))]).toEqual([[], false]);
+
+      const taken = createServer().listen(0, '127.0.0.1');
+      onTestFinished(() => void taken.close());
+      await once(taken, 'listening');
+      const { port } = taken.address() as AddressInfo;
+      expect(await bpr(...args, '--port', String(port))).toMatchObject({
+        status: 1,
+        stderr: expect.stringContaining(`CONFIG_INVALID: port ${port} of control-plane is taken`) as string,
+      });
+      expect(readdirSync(folder)).not.toContain('topology.json');
+    },
+    LIMIT_MS,
+  );
+});
