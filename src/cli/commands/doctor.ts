@@ -7,22 +7,14 @@ import { toRunnerError } from '../../errors.ts';
 import { redactText, redactUrl } from '../../telemetry/redact.ts';
 import { BACKENDS, lookFor } from '../backends.ts';
 import { chainIsNamed, dataDirOf, ledgerFileOf, settingsOf } from '../environment.ts';
-import type { ChainFlags, DataFlags } from '../environment.ts';
 import { print, progress, table } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
+import type { Check } from './doctor-check.ts';
+import type { ProductionFlags } from './doctor-production.ts';
 
-interface DoctorFlags extends ChainFlags, DataFlags {
+interface DoctorFlags extends ProductionFlags {
+  readonly production?: true;
   readonly json?: true;
-}
-
-type Status = 'ok' | 'warn' | 'fail';
-
-interface Check {
-  readonly name: string;
-  readonly status: Status;
-  readonly detail: string;
-  /** Of what is not ok. */
-  readonly remedy?: string;
 }
 
 /** Packages that some commands need, and what for. */
@@ -38,7 +30,12 @@ const EXAMPLES = `
 Examples:
   bpr doctor                                check what is configured in the environment
   bpr doctor --rpc-url http://127.0.0.1:8545 --contract 0x8299d60f373f3a4a8c4878e335cb9d840e6e3730
+  bpr doctor --production --prometheus http://127.0.0.1:9090 --backups /var/backups/bpr
   bpr doctor --json                         the checks as JSON; the exit status is 1 when one fails
+
+--production is the list to go through before others depend on it, on the machine of the control plane: disk, file modes, backups, clock,
+limits of the system, containers, TLS, authentication, tickets, metrics, alerts, workers and their versions, dead letters, objects, chain.
+Each line says what was looked at, what was found, and what to do.
 
 Exit status: 0 nothing fails (there can be warnings); 1 a check fails; 2 called in a wrong way.
 Environment: HTTP_RPC_URL or RPC_URL, TANGLE_CONTRACT, CHAIN_ID, BPR_DATA_DIR.`;
@@ -52,28 +49,48 @@ export function addDoctor(program: Command, cli: Cli): void {
     .option('--contract <address>', 'address of the Tangle contract')
     .option('--data-dir <dir>', 'where the runner keeps its data')
     .option('--ledger <file>', 'the ledger, when it is not in the data directory')
+    .option('--production', 'the checklist of a machine that others depend on')
+    .option('--control <dir>', 'with --production: folder of the control plane (default: BPR_DATA_DIR/control)')
+    .option('--alerts <file>', 'with --production: rule file of Prometheus')
+    .option('--prometheus <url>', 'with --production: Prometheus itself, asked for its rules')
+    .option('--backups <dir>', 'with --production: where backups are')
     .option('--json', 'print one JSON document')
     .addHelpText('after', EXAMPLES)
     .action(async (flags: DoctorFlags) => {
       progress(cli.io, 'checking ...');
-      const checks = [
-        checkNode(process.versions.node),
-        ...(await checkPeers()),
-        ...(await checkPlugins()),
-        ...(await checkBackends()),
-        checkDataDir(dataDirOf(cli.io, flags)),
-        await checkLedger(ledgerFileOf(cli.io, flags)),
-        ...(await checkChain(cli.io, flags)),
-      ];
+      const checks = flags.production ? await productionChecks(cli.io, flags) : await machineChecks(cli.io, flags);
       const ok = checks.every(({ status }) => status !== 'fail');
       if (!ok) cli.exitCode = 1;
       print(cli.io, flags.json, { document: { ok, checks }, text: explain(checks) });
     });
 }
 
+async function machineChecks(io: Io, flags: DoctorFlags): Promise<Check[]> {
+  return [
+    checkNode(process.versions.node),
+    ...(await checkPeers()),
+    ...(await checkPlugins()),
+    ...(await checkBackends()),
+    checkDataDir(dataDirOf(io, flags)),
+    await checkLedger(ledgerFileOf(io, flags)),
+    ...(await checkChain(io, flags)),
+  ];
+}
+
+async function productionChecks(io: Io, flags: DoctorFlags): Promise<Check[]> {
+  const { checkProduction } = await import('./doctor-production.ts');
+  return [
+    checkNode(process.versions.node),
+    checkDataDir(dataDirOf(io, flags)),
+    await checkLedger(ledgerFileOf(io, flags)),
+    ...(await checkProduction(io, flags, Date.now())),
+    ...(await checkChain(io, flags)),
+  ];
+}
+
 function explain(checks: readonly Check[]): string {
   const remedies = checks.flatMap(({ name, remedy }) => (remedy === undefined ? [] : [`${name}: ${remedy}`]));
-  const rows = checks.map(({ status, name, detail }) => [status, name, detail]);
+  const rows = checks.map(({ status, name, source, detail }) => [status, name, source === undefined ? detail : `${detail}  [${source}]`]);
   return [table(rows), ...(remedies.length > 0 ? ['', ...remedies] : [])].join('\n');
 }
 
