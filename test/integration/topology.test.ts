@@ -29,7 +29,7 @@ const flagsOf = (option: string, ...more: readonly string[]): readonly string[] 
 ];
 
 /** All completed, however often they were tried. */
-async function expectAllCompleted({ queue }: TopologyWorld, completed: number): Promise<void> {
+async function expectAllCompleted({ jobs: { queue } }: TopologyWorld, completed: number): Promise<void> {
   expect((await queue.stats()).byState).toMatchObject({ completed, queued: 0, claimed: 0, failed: 0, dead: 0, cancelled: 0, expired: 0 });
 }
 
@@ -37,12 +37,12 @@ async function expectAllCompleted({ queue }: TopologyWorld, completed: number): 
 async function survivesWorker(option: string): Promise<void> {
   const world = await TopologyWorld.up(module, flagsOf(option));
   const id = world.workerId('worker-1');
-  const ids = await world.publish({ count: COUNT, ms: 400 });
-  await world.until(({ workers }) => workers.some(({ workerId, claimed }) => workerId === id && claimed > 0));
+  const ids = await world.jobs.publish({ count: COUNT, ms: 400 });
+  await world.jobs.until(({ workers }) => workers.some(({ workerId, claimed }) => workerId === id && claimed > 0));
   world.kill('worker-1');
-  await world.done(ids);
+  await world.jobs.done(ids);
   await expectAllCompleted(world, COUNT);
-  const lost = (await world.queue.stats()).workers.find(({ workerId }) => workerId === id)?.lost ?? 0;
+  const lost = (await world.jobs.queue.stats()).workers.find(({ workerId }) => workerId === id)?.lost ?? 0;
   expect(lost).toBeGreaterThan(0);
   const now = await status(world.folder);
   expect(now.parts.filter((part) => part.status !== 'running').map(({ name }) => name)).toEqual(['worker-1']);
@@ -60,13 +60,13 @@ describe('bpr topology', () => {
     async () => {
       const world = await TopologyWorld.up(module, flagsOf('2'));
       expect(world.report.engineUrls).toEqual([world.part('engine-1').url]);
-      const ids = await world.publish({ count: COUNT, ms: 200 });
-      await world.until(({ byState }) => byState.completed > 0);
+      const ids = await world.jobs.publish({ count: COUNT, ms: 200 });
+      await world.jobs.until(({ byState }) => byState.completed > 0);
       world.kill('engine-1');
-      await world.until(({ byState }) => byState.claimed === 0 && byState.queued > 0);
-      expect((await world.queue.stats()).byState).toMatchObject({ failed: 0, dead: 0 });
+      await world.jobs.until(({ byState }) => byState.claimed === 0 && byState.queued > 0);
+      expect((await world.jobs.queue.stats()).byState).toMatchObject({ failed: 0, dead: 0 });
       expect((await world.upAgain(flagsOf('2'))).started).toEqual(['engine-1']);
-      await world.done(ids);
+      await world.jobs.done(ids);
       await expectAllCompleted(world, COUNT);
       await world.down();
     },
@@ -78,10 +78,10 @@ describe('bpr topology', () => {
     async () => {
       const world = await TopologyWorld.up(module, flagsOf('3', '--engines', '3'));
       expect(world.report.engineUrls).toHaveLength(3);
-      const ids = await world.publish({ count: 3 * COUNT, ms: 100 });
-      await world.until(({ byState }) => byState.completed >= COUNT / 2);
+      const ids = await world.jobs.publish({ count: 3 * COUNT, ms: 100 });
+      await world.jobs.until(({ byState }) => byState.completed >= COUNT / 2);
       world.kill('engine-2');
-      await world.done(ids);
+      await world.jobs.done(ids);
       await expectAllCompleted(world, 3 * COUNT);
       await world.down();
     },
@@ -94,14 +94,14 @@ describe('bpr topology', () => {
       const world = await TopologyWorld.up(module, flagsOf('hybrid'));
       const names = world.report.parts.map(({ name }) => name);
       expect(names).toEqual(['control-plane', 'engine-1', 'engine-2', 'worker-1', 'worker-2', 'pool-worker']);
-      const own = await world.publish({ count: COUNT, ms: 50, prefix: 'own', requires: ['engine:own'] });
-      const shared = await world.publish({ count: COUNT, ms: 50, prefix: 'shared', requires: ['engine:shared'] });
+      const own = await world.jobs.publish({ count: COUNT, ms: 50, prefix: 'own', requires: ['engine:own'] });
+      const shared = await world.jobs.publish({ count: COUNT, ms: 50, prefix: 'shared', requires: ['engine:shared'] });
       const pool = world.workerId('pool-worker');
-      await world.until(({ workers }) => workers.some(({ workerId, completed }) => workerId === pool && completed > 0));
+      await world.jobs.until(({ workers }) => workers.some(({ workerId, completed }) => workerId === pool && completed > 0));
       world.kill('engine-1');
-      await Promise.all([world.done(own), world.done(shared)]);
+      await Promise.all([world.jobs.done(own), world.jobs.done(shared)]);
       await expectAllCompleted(world, 2 * COUNT);
-      expect((await world.queue.stats()).workers.find(({ workerId }) => workerId === pool)?.completed).toBe(COUNT);
+      expect((await world.jobs.queue.stats()).workers.find(({ workerId }) => workerId === pool)?.completed).toBe(COUNT);
       await world.down();
     },
     LIMIT_MS,

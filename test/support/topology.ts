@@ -11,6 +11,7 @@ import { buildModule } from '../../src/deploy/assembly-script.ts';
 import { RemoteQueue } from '../../src/index.ts';
 import { FUNCTION_JOB, functionHeaders, functionSettings } from '../../src/queue/function-job.ts';
 import type { ObjectReference, QueueStats } from '../../src/queue/queue.ts';
+import type { ControlCredentials } from '../../src/queue/control-client.ts';
 import { RemoteObjects } from '../../src/queue/remote-objects.ts';
 import type { ClusterReport, PartReport, UpReport } from '../../src/topology/cluster.ts';
 
@@ -71,46 +72,22 @@ interface Jobs {
   readonly requires?: readonly string[];
 }
 
-export class TopologyWorld {
-  readonly folder: string;
+/** Publishes jobs of a module, and checks their results. */
+export class SquaringJobs {
   readonly queue: RemoteQueue;
-  report: ClusterReport;
   readonly #object: ObjectReference;
 
-  private constructor(report: ClusterReport, queue: RemoteQueue, object: ObjectReference) {
-    this.folder = report.folder;
-    this.report = report;
+  private constructor(queue: RemoteQueue, object: ObjectReference) {
     this.queue = queue;
     this.#object = object;
   }
 
-  static async up(module: Uint8Array, flags: readonly string[]): Promise<TopologyWorld> {
-    const folder = topologyFolder();
-    const report = await up(folder, flags);
-    const token = readFileSync(join(folder, 'control', 'admin.token'), 'utf8').trim();
-    const queue = await RemoteQueue.connect({ credentials: { url: report.controlUrl, token } });
+  static async connect(credentials: ControlCredentials, module: Uint8Array): Promise<SquaringJobs> {
+    const queue = await RemoteQueue.connect({ credentials });
     onTestFinished(() => queue.close());
     const object = await new RemoteObjects(queue.control).keep(module);
     expect(object.sha256).toBe(hash('sha256', module, 'hex'));
-    return new TopologyWorld(report, queue, object);
-  }
-
-  part(name: string): PartReport {
-    const found = this.report.parts.find((part) => part.name === name);
-    if (!found) throw new Error(`there is no part ${name}`);
-    return found;
-  }
-
-  /** By force, as the machine does when memory is short. */
-  kill(name: string): void {
-    process.kill(this.part(name).pid ?? 0, 'SIGKILL');
-  }
-
-  /** The id under which a worker has enrolled. */
-  workerId(name: string): string {
-    const [, id] = /"workerId":"([^"]+)"/.exec(readFileSync(this.part(name).log, 'utf8')) ?? [];
-    if (id === undefined) throw new Error(`${name} has not enrolled`);
-    return id;
+    return new SquaringJobs(queue, object);
   }
 
   /** Publishes jobs that may run more than once. */
@@ -138,6 +115,43 @@ export class TopologyWorld {
 
   async until(condition: (stats: QueueStats) => boolean): Promise<void> {
     await expect.poll(async () => condition(await this.queue.stats()), { timeout: 120_000, interval: 20 }).toBe(true);
+  }
+}
+
+export class TopologyWorld {
+  readonly folder: string;
+  readonly jobs: SquaringJobs;
+  report: ClusterReport;
+
+  private constructor(report: ClusterReport, jobs: SquaringJobs) {
+    this.folder = report.folder;
+    this.report = report;
+    this.jobs = jobs;
+  }
+
+  static async up(module: Uint8Array, flags: readonly string[]): Promise<TopologyWorld> {
+    const folder = topologyFolder();
+    const report = await up(folder, flags);
+    const token = readFileSync(join(folder, 'control', 'admin.token'), 'utf8').trim();
+    return new TopologyWorld(report, await SquaringJobs.connect({ url: report.controlUrl, token }, module));
+  }
+
+  part(name: string): PartReport {
+    const found = this.report.parts.find((part) => part.name === name);
+    if (!found) throw new Error(`there is no part ${name}`);
+    return found;
+  }
+
+  /** By force, as the machine does when memory is short. */
+  kill(name: string): void {
+    process.kill(this.part(name).pid ?? 0, 'SIGKILL');
+  }
+
+  /** The id under which a worker has enrolled. */
+  workerId(name: string): string {
+    const [, id] = /"workerId":"([^"]+)"/.exec(readFileSync(this.part(name).log, 'utf8')) ?? [];
+    if (id === undefined) throw new Error(`${name} has not enrolled`);
+    return id;
   }
 
   async upAgain(flags: readonly string[]): Promise<UpReport> {
