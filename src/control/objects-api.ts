@@ -2,6 +2,8 @@
 
 import { OCTETS, demand, json } from '../gateway/http.ts';
 import type { Route } from '../gateway/http.ts';
+import { isResumable } from '../queue/objects.ts';
+import { PART_QUERY, partOf, partRoutes } from './object-parts-api.ts';
 import type { ObjectReference } from '../queue/queue.ts';
 
 /** What an object store of a control plane can do besides the contract: its callers check what they get. */
@@ -25,7 +27,9 @@ const BY_HASH = /^[0-9a-f]{64}$/;
 
 export function objectRoutes({ objects, objectBytesMax }: ObjectsApiOptions): Route[] {
   const path = '/objects/{sha256}';
+  const parts = isResumable(objects) ? objects : undefined;
   return [
+    ...(parts ? partRoutes(parts, objectBytesMax) : []),
     {
       method: 'PUT',
       path,
@@ -42,12 +46,16 @@ export function objectRoutes({ objects, objectBytesMax }: ObjectsApiOptions): Ro
       method: 'GET',
       path,
       scope: 'objects',
-      doc: { summary: 'The bytes of an object.', responses: { 200: { about: 'its bytes', contentType: OCTETS, schema: {} } } },
-      handle: async ({ params }) => ({
-        status: 200,
-        headers: { 'content-type': OCTETS },
-        body: await objects.read(params['sha256'] ?? ''),
-      }),
+      doc: {
+        summary: 'The bytes of an object, or a part of them, which is not verified.',
+        ...(parts && { query: PART_QUERY }),
+        responses: { 200: { about: 'its bytes', contentType: OCTETS, schema: {} } },
+      },
+      async handle({ params, query }) {
+        const { sha256: key = '' } = params;
+        const part = parts && (await partOf(parts, key, query));
+        return { status: 200, headers: { 'content-type': OCTETS }, body: part ?? (await objects.read(key)) };
+      },
     },
     {
       method: 'DELETE',

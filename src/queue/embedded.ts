@@ -13,6 +13,7 @@ import { Counts } from './counts.ts';
 import { JobTable } from './job-table.ts';
 import type { TableEvents } from './job-table.ts';
 import { leaseEnd } from './leases.ts';
+import { referredObjects } from './object-use.ts';
 import type {
   ClaimOptions,
   ClaimedJob,
@@ -224,6 +225,10 @@ export class EmbeddedQueue implements WorkQueue {
     }
     if (jobs > 0) this.#file.shrink();
     return { jobs, objects: objects.flat() };
+  }
+
+  async referred(): Promise<ReadonlySet<string>> {
+    return this.#read(() => referredObjects(this.#file));
   }
 
   async stats(): Promise<QueueStats> {

@@ -40,6 +40,11 @@ export type Content = Uint8Array | ObjectReference;
 export interface ObjectStore {
   /** Durable when it resolves; every put makes another object. */
   put(bytes: Uint8Array): Promise<ObjectReference>;
+  /**
+   * Under its SHA-256, once, however often it is kept: for what many jobs share, such as packages. Who publishes jobs that refer to it keeps it
+   * again within a day: objects that no record of a job refers to, and nobody has put or kept for long, may be collected.
+   */
+  keep?(bytes: Uint8Array): Promise<ObjectReference>;
   /** Verified by size and hash. Rejects with `NOT_FOUND`, and with `QUEUE_CORRUPT` when it is not what was put. */
   get(reference: ObjectReference): Promise<Uint8Array>;
   /** Idempotent. */
@@ -261,6 +266,9 @@ export interface WorkQueue {
   purge(olderThanMs: number): Promise<Purged>;
 
   stats(): Promise<QueueStats>;
+
+  /** Keys of the objects that its records refer to, whatever their state: payloads, results, packages. What has it lets other objects be collected. */
+  referred?(): Promise<ReadonlySet<string>>;
 
   /** Waiting claims and results reject with `QUEUE_CLOSED`; changes under way are finished. Leases stay. Idempotent. */
   close(): Promise<void>;
