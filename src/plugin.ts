@@ -111,6 +111,7 @@ export {
   sameContent,
 } from './queue/requests.ts';
 export type { CheckedClaim, CheckedFailure, CheckedJob, CheckedResult } from './queue/requests.ts';
+export type { GrantedWorker, KeyedObjects, QueueGrant, SharedQueue } from './queue/shared-queue.ts';
 export { nodeClientSource, threadClientSource } from './runtime/node-client-source.ts';
 export type { BytesHandler, ThreadAssignment, ThreadMessage } from './runtime/node-client-thread.ts';
 export { PortSocket } from './runtime/port-socket.ts';

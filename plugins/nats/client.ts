@@ -122,6 +122,18 @@ export class NatsClient {
     return this.#get({ seq });
   }
 
+  /** The first message of a subject of some stream, from a sequence on. Undefined when there is none. */
+  next(
+    stream: string,
+    { subject, from }: { readonly subject: string; readonly from: number },
+  ): Promise<Omit<Stored, 'header'> | undefined> {
+    const query = { seq: from, next_by_subj: subject };
+    return this.#command(async () => {
+      const message = await this.#jsm.streams.getMessage(stream, query);
+      return message ? { subject: message.subject, seq: message.seq, body: message.data } : undefined;
+    });
+  }
+
   /** False when there was none. */
   remove(seq: number): Promise<boolean> {
     return this.#command(() =>

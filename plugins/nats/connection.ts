@@ -32,6 +32,8 @@ export async function connect(options: NatsOptions, { clock, log }: Surroundings
     noAsyncTraces: true,
     ...(options.inboxPrefix !== undefined && { inboxPrefix: options.inboxPrefix }),
     ...(options.credentials && { authenticator: await authenticator(transport, options.credentials, clock) }),
+    // One that ran out may be renewed by the next time.
+    ...(options.credentials && 'jwt' in options.credentials && { ignoreAuthErrorAbort: true }),
     ...(options.tls && { tls: tlsOf(options.tls) }),
   };
   const connection = await transport.connect(settings).catch((cause: unknown) => {
@@ -39,7 +41,8 @@ export async function connect(options: NatsOptions, { clock, log }: Surroundings
   });
   try {
     checkVersion(connection);
-    await checkSync(options.monitoring, log);
+    // A worker's own connection: its control plane has looked.
+    if (!options.credentials || !('jwt' in options.credentials)) await checkSync(options.monitoring, log);
   } catch (error) {
     await connection.close();
     throw error;
@@ -47,9 +50,9 @@ export async function connect(options: NatsOptions, { clock, log }: Surroundings
   return [connection, transport];
 }
 
-function tlsOf({ ca, cert, key }: NonNullable<NatsOptions['tls']>): { caFile?: string; certFile?: string; keyFile?: string } {
+function tlsOf({ ca, cert, key }: NonNullable<NatsOptions['tls']>): { ca?: string; caFile?: string; certFile?: string; keyFile?: string } {
   return {
-    ...(ca !== undefined && { caFile: ca }),
+    ...(ca !== undefined && (ca.includes('-----BEGIN') ? { ca } : { caFile: ca })),
     ...(cert !== undefined && { certFile: cert }),
     ...(key !== undefined && { keyFile: key }),
   };
@@ -59,11 +62,20 @@ function tlsOf({ ca, cert, key }: NonNullable<NatsOptions['tls']>): { caFile?: s
 async function authenticator(transport: TransportModule, credentials: NatsCredentials, clock: Clock): Promise<Authenticator> {
   const read = async (reference: ConstructorParameters<typeof Secret>[0]): Promise<string> =>
     (await new Secret(reference, { clock }).read()).trim();
+  if ('jwt' in credentials) return (nonce = '') => ({ jwt: credentials.jwt(), sig: signNonce(nonce, credentials.sign) });
   const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
   if ('token' in credentials) return transport.tokenAuthenticator(await read(credentials.token));
   if ('user' in credentials) return transport.usernamePasswordAuthenticator(credentials.user, await read(credentials.password));
   if ('nkey' in credentials) return transport.nkeyAuthenticator(bytes(await read(credentials.nkey)));
-  return transport.credsAuthenticator(bytes(await read(credentials.creds)));
+  // The library wants the end of the last line, too.
+  return transport.credsAuthenticator(bytes(`${await read(credentials.creds)}\n`));
+}
+
+/** The key may sign other things, too: nothing but what servers give as a nonce is signed, so nobody gets a signature of something else. */
+function signNonce(nonce: string, sign: (bytes: Uint8Array) => Uint8Array): string {
+  if (!/^[A-Za-z0-9_-]{8,64}$/.test(nonce))
+    throw new RunnerError('UNAUTHORIZED', 'NATS asks for the signature of something that is no nonce');
+  return Buffer.from(sign(Buffer.from(nonce))).toString('base64url');
 }
 
 /** Of an error the text is kept, never the object: it may hold what was sent. */

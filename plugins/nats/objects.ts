@@ -1,9 +1,9 @@
 /** The object store of a queue on NATS: a bucket of JetStream's own object store, on the connection of the queue. */
 
-import type { ObjectStore as Bucket } from '@nats-io/obj';
+import type { ObjectStore as Bucket, ObjectInfo } from '@nats-io/obj';
 import { hash, randomUUID } from 'node:crypto';
 import { RunnerError, importPeer } from '../../src/plugin.ts';
-import type { ObjectReference, ObjectStore } from '../../src/plugin.ts';
+import type { KeyedObjects, ObjectReference, ObjectStore } from '../../src/plugin.ts';
 import type { NatsClient } from './client.ts';
 
 const UNIQUE = /^[0-9a-f-]{36}$/;
@@ -19,7 +19,7 @@ interface Connected {
  * A key is a UUID, or the SHA-256 of the bytes: of those there is one object, however often it is put. An object is there once its last part
  * is stored; parts of one whose writer ended are not found by any key.
  */
-export class NatsObjects implements ObjectStore {
+export class NatsObjects implements ObjectStore, KeyedObjects {
   readonly #name: string;
   readonly #connect: () => Promise<Connected>;
   #bucket: Promise<Bucket> | undefined;
@@ -63,12 +63,10 @@ export class NatsObjects implements ObjectStore {
 
   /** For who checks it himself: only what is named by its hash is verified. */
   async read(key: string): Promise<Uint8Array> {
-    const bytes = await this.#use((bucket) =>
-      bucket.getBlob(key).catch((error: unknown) => {
-        if (error instanceof Error && /digest|chunk/i.test(error.message)) throw damaged(key);
-        throw error;
-      }),
-    );
+    const bytes = await this.#use(async (bucket, client) => {
+      const info = await bucket.info(key);
+      return info && !info.deleted ? this.#collect(info, client) : undefined;
+    });
     if (!bytes) throw new RunnerError('NOT_FOUND', `there is no object ${key} in ${this.#name}`, { details: { key } });
     if (SHA256.test(key) && hash('sha256', bytes, 'hex') !== key) throw damaged(key);
     return bytes;
@@ -81,14 +79,33 @@ export class NatsObjects implements ObjectStore {
     });
   }
 
-  async #use<T>(use: (bucket: Bucket) => Promise<T>): Promise<T> {
+  /** Part by part, on request: a consumer, with which the server would push them, is more than a worker is allowed. */
+  async #collect({ name, nuid, chunks, digest }: ObjectInfo, client: NatsClient): Promise<Uint8Array> {
+    const parts: Uint8Array[] = [];
+    for (let seq = 0; parts.length < chunks;) {
+      const part = await client.next(`OBJ_${this.#name}`, { subject: `$O.${this.#name}.C.${nuid}`, from: seq + 1 });
+      if (!part) throw damaged(name);
+      parts.push(part.body);
+      seq = part.seq;
+    }
+    const bytes = Buffer.concat(parts);
+    if (digest.replace(/=+$/, '') !== `SHA-256=${hash('sha256', bytes, 'base64url')}`) throw damaged(name);
+    return bytes;
+  }
+
+  /** Makes the bucket when there is none. */
+  async open(): Promise<void> {
+    await this.#use(() => Promise.resolve());
+  }
+
+  async #use<T>(use: (bucket: Bucket, client: NatsClient) => Promise<T>): Promise<T> {
     const { client } = await this.#connect();
     this.#bucket ??= this.#open().catch((error: unknown) => {
       this.#bucket = undefined;
       throw error;
     });
     const bucket = await this.#bucket;
-    return client.attempt(() => use(bucket));
+    return client.attempt(() => use(bucket, client));
   }
 
   /** Rejects with `RESOURCE_FOREIGN` when a bucket of the name is not ours. */

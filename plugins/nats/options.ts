@@ -10,11 +10,14 @@ export type NatsCredentials =
   /** The seed of an nkey. */
   | { readonly nkey: SecretReference }
   /** The contents of a `.creds` file: JWT and seed. */
-  | { readonly creds: SecretReference };
+  | { readonly creds: SecretReference }
+  /** A user whose key stays with the caller. Both are called at each connection: the JWT may be another one then. */
+  | { readonly jwt: () => string; readonly sign: (nonce: Uint8Array) => Uint8Array };
 
 export interface NatsTls {
-  /** Paths of PEM files. */
+  /** A PEM file, or what is in it. */
   readonly ca?: string;
+  /** Paths of PEM files. */
   readonly cert?: string;
   readonly key?: string;
 }
@@ -28,6 +31,8 @@ export interface NatsOptions {
   readonly replicas?: 1 | 3 | 5;
   readonly credentials?: NatsCredentials;
   readonly tls?: NatsTls;
+  /** Seed of the account, or of a signing key of it: with it `grant` gives workers credentials of their own. Needs `creds`. */
+  readonly accountKey?: SecretReference;
   /** Where answers come to: of this process alone when its permissions say so, see `workerPermissions`. Default `_INBOX`. */
   readonly inboxPrefix?: string;
   /**
@@ -50,6 +55,7 @@ const CHECKS: Readonly<Record<keyof NatsOptions, (value: unknown) => boolean>> =
   queue: (value) => typeof value === 'string' && /^[A-Za-z0-9_-]{1,32}$/.test(value),
   replicas: (value) => value === 1 || value === 3 || value === 5,
   credentials: isCredentials,
+  accountKey: (value) => new Secret(value as SecretReference) instanceof Secret, // throws for what is no reference
   tls: (value) => isFields(value, ['ca', 'cert', 'key']),
   inboxPrefix: (value) => typeof value === 'string' && /^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$/.test(value),
   ackWaitMs: isWhole(1_000, 3_600_000),
@@ -76,6 +82,7 @@ const CREDENTIAL_KINDS = ['token', 'user password', 'nkey', 'creds'];
 function isCredentials(value: unknown): boolean {
   if (typeof value !== 'object' || value === null) return false;
   const { user, ...secrets } = value as Record<string, unknown>; // any object may be read so
+  if ('jwt' in secrets) return typeof secrets['jwt'] === 'function' && typeof secrets['sign'] === 'function';
   if (!CREDENTIAL_KINDS.includes(Object.keys({ ...(user !== undefined && { user }), ...secrets }).join(' '))) return false;
   if (user !== undefined && !isText(user)) return false;
   for (const secret of Object.values(secrets)) void new Secret(secret as SecretReference); // throws for what is no reference

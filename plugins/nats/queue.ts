@@ -23,19 +23,22 @@ import type {
   ClaimOptions,
   ClaimedJob,
   Clock,
+  GrantedWorker,
   JobFailure,
   Lease,
   NewJob,
   PluginContext,
   Published,
   Purged,
+  QueueGrant,
   QueueJobStatus,
   QueueLimits,
   QueueResult,
   QueueStats,
+  SharedQueue,
   Telemetry,
-  WorkQueue,
 } from '../../src/plugin.ts';
+import { grantFor } from './grants.ts';
 import type { Change } from './jobs.ts';
 import { keyOf } from './leases.ts';
 import { NatsObjects } from './objects.ts';
@@ -66,7 +69,7 @@ import type { Session } from './session.ts';
  * const queue = new NatsQueue({ servers: 'nats-1:4222', replicas: 3 }, { clock: systemClock, telemetry });
  * await queue.publish({ id: 'call-1', type: 'square', payload: Buffer.from('7') });
  */
-export class NatsQueue implements WorkQueue {
+export class NatsQueue implements SharedQueue {
   readonly name: string;
   readonly limits: QueueLimits;
   /** For payloads and results that are too large for the queue: see `ClaimCheckQueue`. */
@@ -78,6 +81,7 @@ export class NatsQueue implements WorkQueue {
   readonly #counts: QueueCounts;
   readonly #changes = new Set<Promise<unknown>>();
   #session: Promise<Session> | undefined;
+  #counting: Promise<QueueStats> | undefined;
   #opened: Session | undefined;
   #closing: Promise<void> | undefined;
 
@@ -248,7 +252,21 @@ export class NatsQueue implements WorkQueue {
     return this.#change(({ keeping }) => keeping.reconcile());
   }
 
-  async stats(): Promise<QueueStats> {
+  /** Credentials of one worker: see the option `accountKey`. Rejects with `CONFIG_INVALID`. */
+  async grant(worker: GrantedWorker): Promise<QueueGrant | undefined> {
+    const grant = await grantFor(this.#options, worker, this.#clock);
+    // A worker may not make the stream of the queue, nor its object store.
+    if (grant) await Promise.all([this.#open(), this.objects.open()]);
+    return grant;
+  }
+
+  /** Who asks while somebody asks gets the same answer. */
+  stats(): Promise<QueueStats> {
+    this.#counting ??= this.#count().finally(() => (this.#counting = undefined));
+    return this.#counting;
+  }
+
+  async #count(): Promise<QueueStats> {
     const { keeping, claims } = await this.#open();
     const { byState, delayed, oldestMs, held } = await keeping.takeStock();
     this.#counts.show(byState);

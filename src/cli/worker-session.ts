@@ -24,6 +24,7 @@ import { readUsage, usageMetrics } from '../worker/usage.ts';
 import type { WorkerLifecycle } from '../worker/worker-metrics.ts';
 import type { Worker } from '../worker/worker.ts';
 import { findBackends } from './backends.ts';
+import { openGranted } from './granted.ts';
 import { ownVersion } from './version.ts';
 
 /** A request is repeated so long by the connection itself; then the worker knows that the control plane is away, and goes on trying. */
@@ -53,10 +54,13 @@ export async function connectWorker({ ticket, folder, telemetry, signal, onWait 
   for (let failures = 0; ; failures += 1) {
     try {
       const queue = await RemoteQueue.connect({ credentials: { ticket, identity }, reconnectMs: RECONNECT_MS, telemetry }, signal);
-      const objects = new RemoteObjects(queue.control);
+      const { control, workerId } = queue;
       const send = (body: unknown, about: AbortSignal): Promise<void> =>
-        queue.control.sendOnce({ method: 'PUT', path: '/workers/self', body, signal: about });
-      return { queue: new ClaimCheckQueue({ queue, objects }), objects, workerId: queue.workerId, send };
+        control.sendOnce({ method: 'PUT', path: '/workers/self', body, signal: about });
+      const grant = control.standing?.grant;
+      if (grant) return { ...(await openGranted(grant, { control, identity, telemetry })), workerId, send };
+      const objects = new RemoteObjects(control);
+      return { queue: new ClaimCheckQueue({ queue, objects }), objects, workerId, send };
     } catch (thrown) {
       const error = toRunnerError(thrown);
       if (signal.aborted || error.retry === 'never') throw error;

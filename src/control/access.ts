@@ -6,6 +6,7 @@ import { RunnerError } from '../errors.ts';
 import { Admission } from '../gateway/admission.ts';
 import type { Credentials, ServerAuthenticator } from '../gateway/auth.ts';
 import type { AnyScope, Caller } from '../gateway/http.ts';
+import type { GrantedWorker, QueueGrant } from '../queue/shared-queue.ts';
 import { challengeParts, enrolmentParts, idOfKey, isPublicKey, isSignedBy, signParts } from '../queue/identity.ts';
 import type { Identity } from '../queue/identity.ts';
 import { checkTicketTime, readTicket } from '../queue/ticket.ts';
@@ -38,9 +39,13 @@ export class Session implements Caller {
     if (this.revoked !== undefined) throw new RunnerError('TICKET_REVOKED', this.revoked);
   }
 
+  speaksFor(workerId: string): boolean {
+    return this.scopes.includes('admin') || workerId === this.id || workerId.startsWith(`${this.id}/`);
+  }
+
   /** Throws `FORBIDDEN`: nobody speaks for another worker. */
   checkWorker(workerId: string): void {
-    if (this.scopes.includes('admin') || workerId === this.id || workerId.startsWith(`${this.id}/`)) return;
+    if (this.speaksFor(workerId)) return;
     throw new RunnerError('FORBIDDEN', `the worker ${this.id} may claim as ${this.id}, or ${this.id}/something, not as ${workerId}`);
   }
 
@@ -72,6 +77,8 @@ export interface AccessOptions {
   readonly random: (bytes: number) => Uint8Array;
   /** Of a session. Default an hour. */
   readonly sessionMs?: number;
+  /** Of servers that workers speak to themselves. */
+  readonly grant?: (worker: GrantedWorker) => Promise<QueueGrant | undefined>;
   /** A request by this worker came. */
   readonly onSeen?: (workerId: string) => void;
   /** A session of this worker was ended: what waits for it must not go on. */
@@ -90,6 +97,7 @@ export interface GivenSession {
   readonly expiresAt: number;
   readonly scopes: readonly TicketScope[];
   readonly capabilities: readonly string[] | undefined;
+  readonly grant: QueueGrant | undefined;
 }
 
 interface Pending {
@@ -230,7 +238,16 @@ export class Access implements ServerAuthenticator {
     this.#keep(record);
     await this.#forgetSessions(now);
     const { scopes = [], capabilities } = registry.ticket(ticketId) ?? {};
-    return { workerId, token, expiresAt: record.expiresAt, scopes, capabilities };
+    return { workerId, token, expiresAt: record.expiresAt, scopes, capabilities, grant: await this.#grant(record) };
+  }
+
+  /** Nobody but this process holds workers to their capabilities: who is limited to some asks here. */
+  async #grant({ workerId, ticketId, expiresAt }: SessionRecord): Promise<QueueGrant | undefined> {
+    const { registry, grant } = this.#options;
+    const { scopes = [], capabilities } = registry.ticket(ticketId) ?? {};
+    const publicKey = registry.enrolmentsOf(ticketId).get(workerId)?.publicKey;
+    if (!scopes.includes('claim') || !scopes.includes('objects') || capabilities || publicKey === undefined) return undefined;
+    return grant?.({ workerId, publicKey, expiresAt });
   }
 
   #keep(record: SessionRecord): void {

@@ -17,21 +17,24 @@ import { FolderObjects } from '../queue/folder-objects.ts';
 import { openIdentity } from '../queue/identity.ts';
 import type { Identity } from '../queue/identity.ts';
 import type { ObjectStore, WorkQueue } from '../queue/queue.ts';
+import { isSharedQueue } from '../queue/shared-queue.ts';
+import type { KeyedObjects } from '../queue/shared-queue.ts';
 import { isLoopbackUrl } from '../queue/ticket.ts';
 import { silentTelemetry } from '../telemetry/telemetry.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
 import { Access } from './access.ts';
 import { adminRoutes } from './admin-api.ts';
 import { keySha256Of, openCertificate } from './certificate.ts';
+import { collection } from './collect.ts';
 import { enrolRoutes } from './enrol-api.ts';
 import { openToken, writeSecretFile } from './files.ts';
 import { objectRoutes } from './objects-api.ts';
-import type { KeyedObjects } from './objects-api.ts';
 import { Polls } from './polls.ts';
 import { queueRoutes } from './queue-api.ts';
 import { Registry } from './registry.ts';
 import { systemRoutes } from './system-api.ts';
 import { Tickets } from './tickets.ts';
+import { Upkeep } from './upkeep.ts';
 import { Workers } from './workers.ts';
 
 export interface ControlLimits extends ServerLimits {
@@ -49,18 +52,21 @@ export interface ControlLimits extends ServerLimits {
 export interface ControlPlaneOptions {
   /** Holds the queue, keys, tickets, workers; of one control plane at a time. It is made. */
   readonly folder: string;
-  /** Default: an `EmbeddedQueue` in the folder, which is closed with the control plane. */
+  /**
+   * Default: an `EmbeddedQueue` in the folder, which is closed with the control plane. A `SharedQueue` is reconciled now and then, and its
+   * workers speak to its servers themselves.
+   */
   readonly queue?: WorkQueue;
   /** Default: `endpoint.ticket` in the folder. */
   readonly ticketFile?: string;
   /** Of the ticket in the file. Default: 1,000 workers, 30 days. */
   readonly fileTicket?: { readonly uses?: number; readonly validMs?: number };
   readonly limits?: Partial<ControlLimits>;
-  /** Of a session. Default an hour. */
+  /** Of a session; what a worker may do at the servers of a queue ends with it. Default: an hour, ten minutes with a `SharedQueue`. */
   readonly sessionMs?: number;
   /** Jobs that ended longer ago are forgotten, with their objects; dead ones stay. Default: a week. */
   readonly keepMs?: number;
-  /** Default: in the folder. */
+  /** Default: that of a `SharedQueue`, otherwise in the folder. */
   readonly objects?: ObjectStore & KeyedObjects;
   readonly clock?: Clock;
   readonly telemetry?: Telemetry;
@@ -104,6 +110,9 @@ const LIMITS_DEFAULT: ControlLimits = {
 const FILE_TICKET = { uses: 1_000, validMs: 30 * 86_400_000 };
 const CLOSE_MS = 10_000;
 const PURGE_MS = 600_000;
+const RECONCILE_MS = 60_000;
+/** Of a session, where workers speak to servers that end it only when its time is over. */
+const SHARED_SESSION_MS = 600_000;
 const KEEP_MS = 7 * 86_400_000;
 /** For commands on the same machine. */
 const ADDRESS_FILE = 'control.json';
@@ -137,8 +146,7 @@ export class ControlPlane {
   #tickets: Tickets | undefined;
   #hasStarted = false;
   #closing: Promise<void> | undefined;
-  #stopPurging: (() => void) | undefined;
-  #purging: Promise<void> | undefined;
+  readonly #upkeep: Upkeep;
 
   /** Does no I/O. */
   constructor(options: ControlPlaneOptions) {
@@ -146,6 +154,7 @@ export class ControlPlane {
     this.#limits = { ...LIMITS_DEFAULT, ...options.limits };
     this.#clock = options.clock ?? systemClock;
     this.#telemetry = options.telemetry ?? silentTelemetry;
+    this.#upkeep = new Upkeep({ clock: this.#clock, log: this.#telemetry.log });
   }
 
   /** Once it listens. */
@@ -190,7 +199,7 @@ export class ControlPlane {
       await tickets.openFile();
       this.#tickets = tickets;
       writeSecretFile(join(folder, ADDRESS_FILE), JSON.stringify({ url: own, tlsKeySha256 }));
-      this.#purgeLater();
+      this.#keepUp(parts);
       this.#telemetry.log.info('the control plane listens', { url: own });
       return own;
     } catch (thrown) {
@@ -205,19 +214,20 @@ export class ControlPlane {
   }
 
   async #close(deadlineMs: number): Promise<void> {
-    this.#stopPurging?.();
     await this.#server?.close(deadlineMs);
-    await this.#purging;
+    await this.#upkeep.close();
     if (!this.#options.queue) await this.#parts?.queue.close();
     await this.#parts?.registry.close();
   }
 
   #open(identity: Identity): Parts {
-    const { folder, random = randomBytes, sessionMs } = this.#options;
+    const { folder, random = randomBytes } = this.#options;
     const [clock, telemetry] = [this.#clock, this.#telemetry];
     const registry = Registry.open(folder);
     try {
       const queue = this.#options.queue ?? EmbeddedQueue.open({ folder: join(folder, 'queue'), clock, telemetry });
+      const shared = isSharedQueue(queue) ? queue : undefined;
+      const sessionMs = this.#options.sessionMs ?? (shared && SHARED_SESSION_MS);
       const workers = new Workers({ clock, registry, metrics: telemetry.metrics });
       const waiting = telemetry.metrics.gauge({ name: 'blueprint_control_polls', help: 'Requests that wait for jobs or results.' });
       const polls = new Polls({ clock, ...this.#limits, waiting, onWait: (id) => workers.waits(id) });
@@ -232,10 +242,11 @@ export class ControlPlane {
         clock,
         random,
         ...(sessionMs !== undefined && { sessionMs }),
+        ...(shared && { grant: (worker) => shared.grant(worker) }),
         onSeen: (workerId) => workers.seen(workerId),
         onEnded: (workerId) => polls.end(workerId),
       });
-      const objects = this.#options.objects ?? new FolderObjects({ folder: join(folder, 'objects') });
+      const objects = this.#options.objects ?? shared?.objects ?? new FolderObjects({ folder: join(folder, 'objects') });
       return { registry, queue, objects, access, workers, polls };
     } catch (thrown) {
       // Nothing was written that would have to be waited for.
@@ -267,7 +278,8 @@ export class ControlPlane {
         },
         routes: () => routes,
         isClosing: () => server.closing.aborted,
-        check: () => Promise.all([registry.check(), queue.stats()]),
+        // Of no job: what is asked is whether the queue answers.
+        check: () => Promise.all([registry.check(), queue.status('readyz')]),
       }),
     ];
     const server = new GatewayServer({
@@ -284,18 +296,26 @@ export class ControlPlane {
     return server;
   }
 
-  /** What ended long ago is forgotten, with its objects. */
-  #purgeLater(): void {
-    this.#stopPurging = this.#clock.after(PURGE_MS, () => {
-      this.#purging = this.#purge().catch((error: unknown) => this.#telemetry.log.warn('old jobs could not be removed', { error }));
-      if (!this.#closing) this.#purgeLater();
+  #keepUp({ queue, objects }: Parts): void {
+    this.#upkeep.add({
+      what: 'jobs that ended long ago are forgotten, with their objects',
+      everyMs: PURGE_MS,
+      run: async () => {
+        const purged = await queue.purge(this.#options.keepMs ?? KEEP_MS);
+        for (const object of purged.objects) await objects.remove(object);
+      },
     });
-  }
-
-  async #purge(): Promise<void> {
-    const { queue, objects } = this.#parts ?? {};
-    const purged = await queue?.purge(this.#options.keepMs ?? KEEP_MS);
-    for (const object of purged?.objects ?? []) await objects?.remove(object);
+    const collecting = collection(queue, objects, this.#telemetry.log);
+    if (collecting) this.#upkeep.add(collecting);
+    if (!isSharedQueue(queue)) return;
+    this.#upkeep.add({
+      what: 'jobs that the servers forgot to hand out are queued again',
+      everyMs: RECONCILE_MS,
+      run: async () => {
+        const jobs = await queue.reconcile();
+        if (jobs > 0) this.#telemetry.log.warn('the servers had forgotten to hand out jobs; they are queued again', { jobs });
+      },
+    });
   }
 }
 

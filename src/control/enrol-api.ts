@@ -3,7 +3,7 @@
 import { RunnerError } from '../errors.ts';
 import { json } from '../gateway/http.ts';
 import type { Route } from '../gateway/http.ts';
-import { list, number, object, optional, parseJson, record, text } from '../gateway/schema.ts';
+import { anything, list, number, object, optional, parseJson, record, text } from '../gateway/schema.ts';
 import { Session } from './access.ts';
 import type { Access, GivenSession } from './access.ts';
 
@@ -29,6 +29,13 @@ const SESSION = object('a session', {
   scopes: list(text({ about: 'a scope' }), { about: 'what it allows' }),
   capabilities: optional(list(text({ about: 'a capability' }), { about: 'those that claims may name; absent: any' })),
   limits: record(number('a limit'), 'of requests, in bytes and milliseconds'),
+  queue: optional(
+    object('how the worker speaks to the servers of the queue itself', {
+      plugin: text({ about: 'what speaks to them' }),
+      options: record(anything('a value'), 'of the plugin'),
+      jwt: text({ about: 'says what the holder of the key of the worker may do there, as long as the session lasts' }),
+    }),
+  ),
 });
 
 export interface EnrolApiOptions {
@@ -38,8 +45,7 @@ export interface EnrolApiOptions {
 }
 
 export function enrolRoutes({ access, now, limits }: EnrolApiOptions): Route[] {
-  const answer = ({ workerId, token, expiresAt, scopes, capabilities }: GivenSession) =>
-    json(200, { workerId, token, expiresAt, serverTime: now(), scopes, ...(capabilities && { capabilities }), limits });
+  const answer = ({ grant, ...session }: GivenSession) => json(200, { ...session, serverTime: now(), limits, queue: grant });
   return [
     {
       method: 'POST',

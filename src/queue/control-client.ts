@@ -10,6 +10,8 @@ import { silentTelemetry } from '../telemetry/telemetry.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
 import { challengeParts, enrolmentParts, isSignedBy, signParts } from './identity.ts';
 import type { Identity } from './identity.ts';
+import { grantOfWire } from './shared-queue.ts';
+import type { QueueGrant } from './shared-queue.ts';
 import { isLoopbackUrl, readTicket } from './ticket.ts';
 import type { Ticket } from './ticket.ts';
 import { errorOfWire, fieldsOf } from './wire.ts';
@@ -54,6 +56,10 @@ export interface Standing {
   readonly workerId: string;
   readonly contentBytesMax: number;
   readonly waitMsMax: number;
+  /** Of the servers of the queue, when workers speak to them themselves. */
+  readonly grant?: QueueGrant;
+  /** How long the session lasts from its beginning; an operator's does not end. */
+  readonly validMs: number;
 }
 
 interface Session {
@@ -118,6 +124,11 @@ export class ControlClient {
   /** Fires when `close` is called. */
   get closing(): AbortSignal {
     return this.#closing.signal;
+  }
+
+  /** Of the last session; undefined before the first one. */
+  get standing(): Standing | undefined {
+    return this.#session?.standing;
   }
 
   /**
@@ -245,7 +256,7 @@ export class ControlClient {
     if (!('ticket' in credentials)) {
       const authorization = `Bearer ${credentials.token}`;
       const answer = this.#parse(await this.#attempt({ method: 'GET', path: '/limits' }, { authorization }));
-      return (this.#session = { authorization, standing: standingOf(answer), renewAt: Number.POSITIVE_INFINITY });
+      return (this.#session = { authorization, standing: standingOf(answer, Number.POSITIVE_INFINITY), renewAt: Number.POSITIVE_INFINITY });
     }
     if (session) {
       try {
@@ -283,8 +294,12 @@ export class ControlClient {
     if (typeof token !== 'string' || typeof expiresAt !== 'number' || typeof serverTime !== 'number')
       throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `${this.#urls[this.#at]} gave no session`);
     // Of its time, whatever our clock shows.
-    const renewAt = this.clock.now() + (expiresAt - serverTime) / 2;
-    return (this.#session = { authorization: `Bearer ${token}`, standing: standingOf(answer), renewAt });
+    const validMs = expiresAt - serverTime;
+    return (this.#session = {
+      authorization: `Bearer ${token}`,
+      standing: standingOf(answer, validMs),
+      renewAt: this.clock.now() + validMs / 2,
+    });
   }
 
   #foreign({ id }: Ticket, why: string): RunnerError {
@@ -328,9 +343,10 @@ export class ControlClient {
   }
 }
 
-function standingOf({ workerId, limits }: Readonly<Record<string, unknown>>): Standing {
+function standingOf({ workerId, limits, queue }: Readonly<Record<string, unknown>>, validMs: number): Standing {
   const { contentBytesMax, waitMsMax } = fieldsOf(limits, 'limits');
   if (typeof contentBytesMax !== 'number' || typeof waitMsMax !== 'number')
     throw new RunnerError('EXECUTOR_RESPONSE_INVALID', 'the control plane does not tell its limits');
-  return { workerId: typeof workerId === 'string' ? workerId : '', contentBytesMax, waitMsMax };
+  const grant = queue === undefined ? {} : { grant: grantOfWire(queue) };
+  return { workerId: typeof workerId === 'string' ? workerId : '', contentBytesMax, waitMsMax, validMs, ...grant };
 }

@@ -2,16 +2,19 @@ import { readFileSync } from 'node:fs';
 import { hostname, networkInterfaces } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
+import { systemClock } from '../../clock.ts';
 import { RunnerError } from '../../errors.ts';
 import { parseCount, parseNumber } from '../calls.ts';
 import { collect, controlFolder, parseSpan } from '../control-access.ts';
 import { logLevelOf } from '../log-level.ts';
 import { toJson } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
+import { QUEUE_HELP, openQueue, withQueueFlags } from '../queue-flags.ts';
+import type { QueueFlags } from '../queue-flags.ts';
 import { untilSignal } from '../signals.ts';
 import { ownVersion } from '../version.ts';
 
-interface ControlPlaneFlags {
+interface ControlPlaneFlags extends QueueFlags {
   readonly host: string;
   readonly port: number;
   readonly data?: string;
@@ -24,6 +27,7 @@ interface ControlPlaneFlags {
   readonly tlsCert?: string;
   readonly tlsKey?: string;
   readonly keep: number;
+  readonly session?: number;
   readonly json?: true;
 }
 
@@ -33,6 +37,7 @@ Examples:
   bpr control-plane --host 0.0.0.0                   for workers elsewhere, with TLS and a certificate of its own that tickets pin
   bpr control-plane --host 0.0.0.0 --hostname jobs.example.org
   bpr control-plane --url https://jobs.example.org   behind a proxy that ends TLS
+  bpr control-plane --queue nats --nats tls://n1:4222,tls://n2:4222,tls://n3:4222 --nats-replicas 3 --nats-creds control.creds
   CONTROL_PLANE_TICKET=$(cat ~/.blueprint-runner/control/endpoint.ticket) bpr worker
 
 It holds a work queue that survives everything but the loss of its disk. The folder (--data) holds the queue, objects, keys, tickets, and
@@ -41,6 +46,8 @@ It holds a work queue that survives everything but the loss of its disk. The fol
   metrics.token     for Prometheus: GET /metrics and nothing else
 all of them readable for their owner only. GET /healthz, /readyz and /openapi.json ask for no token. SIGTERM or SIGINT answers who waits and
 lets requests finish; a second one ends at once. Workers go on without it, and deliver when it is back.
+${QUEUE_HELP}
+
 Environment: BPR_DATA_DIR (the folder is its subfolder control); LOG_LEVEL (default warn).
 
 Exit status: 0 ended by a signal; 1 it could not start; 2 called in a wrong way; 130 or 143 ended at once by a second signal.`;
@@ -49,8 +56,7 @@ const DRAIN_MS = 30_000;
 
 /** `bpr control-plane`: the work queue of many machines. */
 export function addControlPlane(program: Command, { io }: Cli): void {
-  program
-    .command('control-plane')
+  withQueueFlags(program.command('control-plane'))
     .description('serve a work queue to workers with tickets')
     .option('--host <address>', 'where to listen; anything but loopback is served with TLS', '127.0.0.1')
     .option('--port <port>', '0: any free one', parseNumber, 3020)
@@ -68,6 +74,7 @@ export function addControlPlane(program: Command, { io }: Cli): void {
     .option('--tls-cert <file>', 'certificate, PEM, in place of its own')
     .option('--tls-key <file>', 'its key, PEM')
     .option('--keep <span>', 'how long jobs that ended are remembered', parseSpan, 7 * 86_400_000)
+    .option('--session <span>', 'how long a worker may be silent before it enrols again (default: 1h, with NATS 10m)', parseSpan)
     .option('--json', 'print one JSON line when it listens')
     .addHelpText('after', EXAMPLES)
     .action((flags: ControlPlaneFlags) => serve(io, flags));
@@ -82,12 +89,16 @@ async function serve(io: Io, flags: ControlPlaneFlags): Promise<void> {
     import('../../telemetry/pino.ts'),
   ]);
   const metrics = createMetrics();
+  const telemetry = { log: await createLogger({ level: logLevelOf(io) }), metrics, startSpan: undefined };
+  const queue = await openQueue(io, flags, { clock: systemClock, telemetry });
   const control = new ControlPlane({
+    ...(queue && { queue }),
+    ...(flags.session !== undefined && { sessionMs: flags.session }),
     folder,
     ticketFile,
     fileTicket: { uses: flags.ticketUses, validMs: flags.ticketDuration },
     keepMs: flags.keep,
-    telemetry: { log: await createLogger({ level: logLevelOf(io) }), metrics, startSpan: undefined },
+    telemetry,
     metrics: () => metrics.expose(),
     version: ownVersion(),
   });
@@ -99,6 +110,7 @@ async function serve(io: Io, flags: ControlPlaneFlags): Promise<void> {
   else io.stdout.write(`control plane  ${url}\nticket         ${ticketFile}\ndata           ${folder}\n`);
   await stopped;
   await control.close(DRAIN_MS);
+  await queue?.close();
 }
 
 function isWildcard(host: string): boolean {

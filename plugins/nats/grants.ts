@@ -1,0 +1,52 @@
+/** Credentials for one worker: a user of the account, made on the spot, that only the holder of the worker's key can be. */
+
+import { RunnerError, Secret } from '../../src/plugin.ts';
+import type { Clock, GrantedWorker, QueueGrant } from '../../src/plugin.ts';
+import { accountOfCreds, publicNkey, readSeed, signClaims } from './nkeys.ts';
+import type { NatsOptions } from './options.ts';
+import { workerPermissions } from './permissions.ts';
+
+/**
+ * Undefined without the option `accountKey`. The user may do what `workerPermissions` says with an inbox of the worker's own, and the servers
+ * end its connections when `expiresAt` has come. Rejects with `CONFIG_INVALID` when the keys are none.
+ */
+export async function grantFor(options: NatsOptions, worker: GrantedWorker, clock: Clock): Promise<QueueGrant | undefined> {
+  const { accountKey, credentials, servers, queue, ackWaitMs, tls, contentBytesMax } = options;
+  if (accountKey === undefined) return undefined;
+  if (!credentials || !('creds' in credentials))
+    throw new RunnerError('CONFIG_INVALID', 'with an accountKey, credentials of NATS must be creds: they say which account it is');
+  const read = async (reference: typeof accountKey): Promise<string> => new Secret(reference, { clock }).read();
+  const [account, by] = [accountOfCreds(await read(credentials.creds)), readSeed(await read(accountKey))];
+  if (by.role !== 'account')
+    throw new RunnerError('CONFIG_INVALID', `the accountKey is the seed of an ${by.role}; it must be that of an account`);
+  const { workerId, publicKey, expiresAt } = worker;
+  const inboxPrefix = `_INBOX_${workerId}`;
+  const { publish, subscribe } = workerPermissions({ ...(queue !== undefined && { queue }), inboxPrefix });
+  const claims = {
+    name: `worker ${workerId}`,
+    sub: publicNkey('user', Buffer.from(publicKey, 'base64url')),
+    exp: Math.ceil(expiresAt / 1_000),
+    nats: {
+      ...(by.publicKey !== account && { issuer_account: account }),
+      pub: { allow: publish },
+      sub: { allow: subscribe },
+      subs: -1,
+      data: -1,
+      payload: -1,
+      type: 'user',
+      version: 2,
+    },
+  };
+  return {
+    plugin: 'nats',
+    options: {
+      servers,
+      inboxPrefix,
+      ...(queue !== undefined && { queue }),
+      ...(ackWaitMs !== undefined && { ackWaitMs }),
+      ...(contentBytesMax !== undefined && { contentBytesMax }),
+      ...(tls?.ca !== undefined && { tls: { ca: tls.ca } }),
+    },
+    jwt: signClaims(claims, by, clock.now()),
+  };
+}
