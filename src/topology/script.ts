@@ -97,7 +97,8 @@ if [ "\${1:-}" = --purge ]; then docker volume rm "$PREFIX-control-data" >/dev/n
 
 function lines(container: Container): string {
   const { name, replicas } = container;
-  if (replicas === 1) return `start ${name} ${flags(container)}\nready ${name}\n`;
+  // Only these are so many as WORKERS says.
+  if (name !== 'worker') return `start ${name} ${flags(container)}\nready ${name}\n`;
   const numbers = `for number in $(seq "\${WORKERS:-${replicas}}"); do`;
   return `${numbers} start "${name}-$number" ${flags(container)}; done\n${numbers} ready "${name}-$number"; done\n`;
 }
