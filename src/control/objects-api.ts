@@ -4,14 +4,7 @@ import { OCTETS, demand, json } from '../gateway/http.ts';
 import type { Route } from '../gateway/http.ts';
 import { isResumable } from '../queue/objects.ts';
 import { PART_QUERY, partOf, partRoutes } from './object-parts-api.ts';
-import type { ObjectReference } from '../queue/queue.ts';
-
-/** What an object store of a control plane can do besides the contract: its callers check what they get. */
-export interface KeyedObjects {
-  put(bytes: Uint8Array, key: string): Promise<ObjectReference>;
-  read(key: string): Promise<Uint8Array>;
-  remove(object: Pick<ObjectReference, 'key'>): Promise<void>;
-}
+import type { KeyedObjects } from '../queue/shared-queue.ts';
 
 export interface ObjectsApiOptions {
   readonly objects: KeyedObjects;
