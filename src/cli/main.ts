@@ -1,8 +1,5 @@
 /** The command line `bpr`. Commands import their rooms when they run, so that help is printed at once. */
 
-import { Command, CommanderError } from 'commander';
-import { RunnerError, isRunnerError } from '../errors.ts';
-import type { ErrorCode } from '../errors.ts';
 import { addBuild } from './commands/build.ts';
 import { addCloud } from './commands/cloud.ts';
 import { addConformance } from './commands/conformance.ts';
@@ -24,20 +21,35 @@ import { addTopology } from './commands/topology.ts';
 import { addWasm } from './commands/wasm.ts';
 import { addWhy } from './commands/why.ts';
 import { addWorker } from './commands/worker.ts';
-import { printError } from './output.ts';
-import type { Cli, Io } from './output.ts';
-import { ownVersion } from './version.ts';
-import { signalStatus } from './work.ts';
+import { addWorkerBundle } from './commands/worker-bundle.ts';
+import type { Io } from './output.ts';
+import { run } from './program.ts';
+import type { AddCommand } from './program.ts';
 
-const OK = 0;
-const FAILURE = 1;
-const USAGE = 2;
-/** News that a script has to tell apart. */
-const STATUS_OF: Partial<Record<ErrorCode, number>> = { CALL_REFUSED: 3, RESULT_TIMEOUT: 4 };
-
-function processIo(): Io {
-  return { stdout: process.stdout, stderr: process.stderr, env: process.env, cwd: process.cwd() };
-}
+const COMMANDS: readonly AddCommand[] = [
+  addInit,
+  addDev,
+  addBuild,
+  addRun,
+  addService,
+  addSchedule,
+  addGateway,
+  addControlPlane,
+  addTicket,
+  addQueue,
+  addWasm,
+  addWorker,
+  addWorkerBundle,
+  addTopology,
+  addJobs,
+  addWhy,
+  addDoctor,
+  addOperations,
+  addProfile,
+  addPlugin,
+  addCloud,
+  addConformance,
+];
 
 /**
  * Runs one command and resolves with the exit status: 0 done, 1 failed, 2 called in a wrong way; 3 and 4 of
@@ -46,70 +58,6 @@ function processIo(): Io {
  * @example
  * process.exitCode = await main(['build', 'jobs.ts']);
  */
-export async function main(args: readonly string[] = process.argv.slice(2), io: Io = processIo()): Promise<number> {
-  const cli: Cli = { io, exitCode: OK };
-  const json = args.includes('--json');
-  try {
-    await createProgram(cli, json).parseAsync(args, { from: 'user' });
-    return cli.exitCode;
-  } catch (thrown) {
-    if (!(thrown instanceof CommanderError)) {
-      printError(io, json, thrown);
-      return (isRunnerError(thrown) && (STATUS_OF[thrown.code] ?? signalStatus(thrown))) || FAILURE;
-    }
-    if (thrown.exitCode === 0) return OK;
-    if (json) printError(io, json, usageError(thrown));
-    return USAGE;
-  }
-}
-
-/** Commander has printed its own message when there is no document to print. */
-function usageError({ message }: CommanderError): RunnerError {
-  return new RunnerError('CONFIG_INVALID', message.replace(/^error: /, ''));
-}
-
-function createProgram(cli: Cli, json: boolean): Command {
-  const { io } = cli;
-  const program = new Command('bpr')
-    .description('Runs the jobs of Tangle blueprints: a chain event becomes exactly one result on chain.')
-    .version(ownVersion(), '-V, --version', 'print the version')
-    .helpOption('-h, --help', 'print help')
-    .helpCommand('help [command]', 'print the help of a command')
-    .showHelpAfterError('Run the command with --help to see how it is used.')
-    .exitOverride()
-    .configureOutput({
-      writeOut: (text) => io.stdout.write(text),
-      writeErr: (text) => (json ? undefined : io.stderr.write(text)),
-      outputError: (text, write) => write(text.replace(/^error: /, 'CONFIG_INVALID: ')),
-      getOutHelpWidth: () => 100,
-      getErrHelpWidth: () => 100,
-      getOutHasColors: () => false,
-      getErrHasColors: () => false,
-    });
-  for (const add of [
-    addInit,
-    addDev,
-    addBuild,
-    addRun,
-    addService,
-    addSchedule,
-    addGateway,
-    addControlPlane,
-    addTicket,
-    addQueue,
-    addWasm,
-    addWorker,
-    addTopology,
-    addJobs,
-    addWhy,
-    addDoctor,
-    addOperations,
-    addProfile,
-    addPlugin,
-    addCloud,
-    addConformance,
-  ])
-    add(program, cli);
-  program.addHelpText('after', '\nExit status: 0 done, 1 failed, 2 called in a wrong way; some commands have others, see their help.');
-  return program;
+export function main(args: readonly string[] = process.argv.slice(2), io?: Io): Promise<number> {
+  return run(COMMANDS, args, io);
 }

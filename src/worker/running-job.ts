@@ -4,8 +4,9 @@ import type { CancelTimer, Clock } from '../clock.ts';
 import { RunnerError, toRunnerError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
 import type { ClaimedJob, JobFailure, QueueResult, WorkQueue } from '../queue/queue.ts';
-import type { Logger } from '../telemetry/telemetry.ts';
+import type { Logger, StartSpan } from '../telemetry/telemetry.ts';
 import { backoffMs } from './backoff.ts';
+import { JobTrace } from './job-trace.ts';
 
 /** Runs one job. */
 export interface JobHandler {
@@ -37,6 +38,7 @@ export interface RunningJobParts {
   readonly deliverMs: number;
   readonly clock: Clock;
   readonly log: Logger;
+  readonly startSpan?: StartSpan | undefined;
   readonly random: () => number;
 }
 
@@ -57,6 +59,7 @@ export class RunningJob {
   readonly #stop = new AbortController();
   /** Ends pauses between deliveries. */
   readonly #hurry = new AbortController();
+  readonly #trace: JobTrace;
   #extension: CancelTimer | undefined;
   #isStarted = false;
   #isOver = false;
@@ -66,6 +69,7 @@ export class RunningJob {
   constructor(job: ClaimedJob, parts: RunningJobParts) {
     this.job = job;
     this.#parts = parts;
+    this.#trace = new JobTrace(parts.startSpan, job);
   }
 
   /** Whether the job's code may have been reached. */
@@ -78,7 +82,10 @@ export class RunningJob {
     this.#extendIn(this.#parts.leaseMs / 3);
     try {
       const report = await this.#execute();
-      return report ? await this.#deliver(report) : { outcome: 'lost', ...(this.#lost && { error: this.#lost }) };
+      this.#trace.begin('report');
+      const ended: EndedJob = report ? await this.#deliver(report) : { outcome: 'lost', ...(this.#lost && { error: this.#lost }) };
+      this.#trace.end(ended.outcome, ended.error);
+      return ended;
     } finally {
       this.#isOver = true;
       this.#extension?.();
@@ -95,13 +102,18 @@ export class RunningJob {
 
   async #execute(): Promise<Report | undefined> {
     if (this.#isAbandoned) return { kind: 'release', error: new RunnerError('ABORTED', 'the worker stops', { retry: 'safe' }) };
+    this.#trace.begin('fetch');
     try {
-      const started = (): void => void (this.#isStarted = true);
+      const started = (): void => {
+        if (!this.#isStarted) this.#trace.begin('execute');
+        this.#isStarted = true;
+      };
       const result = await this.#parts.handler.run(this.job, { signal: this.#stop.signal, started });
       return this.#lost ? undefined : { kind: 'complete', result };
     } catch (thrown) {
-      if (this.#lost) return undefined;
       const error = toRunnerError(thrown);
+      this.#trace.failed(error);
+      if (this.#lost) return undefined;
       if (this.#isAbandoned) return this.#reportAbandoned(error);
       if (!UNAVAILABLE.has(error.code) || error.retry !== 'safe') return failureReport(error);
       return { kind: 'release', error, delayMs: Math.round(UNAVAILABLE_MS * (1 + this.#parts.random())) };

@@ -237,6 +237,7 @@ export class Worker {
       deliverMs,
       clock: this.#clock,
       log: telemetry.log,
+      startSpan: telemetry.startSpan,
       random,
     });
     this.#running.add(running);

@@ -16,6 +16,7 @@ import type { Cli, Io } from '../output.ts';
 import type { Connected, FunctionsOptions } from '../worker-session.ts';
 
 interface WorkerFlags {
+  readonly ticket?: string;
   readonly ticketFile?: string;
   readonly backend: string;
   readonly concurrency: number;
@@ -67,6 +68,10 @@ export function addWorker(program: Command, cli: Cli): void {
   program
     .command('worker')
     .description('run the jobs of a control plane on this machine')
+    .option(
+      '--ticket <ticket>',
+      'the ticket, or file:/path of one, instead of CONTROL_PLANE_TICKET; in the list of processes others see it',
+    )
     .option('--ticket-file <file>', 'the ticket, instead of CONTROL_PLANE_TICKET; it is waited for')
     .option('--backend <name>', `one of ${BACKENDS.join(', ')}, or engine: those of BPR_WASM_URL`, 'process')
     .option('--concurrency <count>', 'jobs at the same time', parseCount, 4)
@@ -117,9 +122,9 @@ class Session {
   async run(): Promise<void> {
     const { io } = this.#cli;
     const { port } = this.#flags;
-    const { createLogger, createMetrics, serveHealth, runJobFile, WorkerLifecycle: Lifecycle } = await load();
+    const { createLogger, createMetrics, createStartSpan, serveHealth, runJobFile, WorkerLifecycle: Lifecycle } = await load();
     const metrics = createMetrics();
-    const telemetry = { log: await createLogger({ level: logLevelOf(io) }), metrics, startSpan: undefined };
+    const telemetry = { log: await createLogger({ level: logLevelOf(io) }), metrics, startSpan: await createStartSpan() };
     const parts = { ...this.#settings(), telemetry };
     if (this.#flags.job !== undefined) {
       const text = Buffer.from(await runJobFile(resolve(io.cwd, this.#flags.job), parts)).toString('utf8');
@@ -181,8 +186,8 @@ class Session {
     const { connectWorker, ticketFrom } = await load();
     const { signal } = this.#stop;
     try {
-      const { ticketFile } = this.#flags;
-      const ticket = await ticketFrom({ text: this.#cli.io.env['CONTROL_PLANE_TICKET'], file: ticketFile }, signal);
+      const { ticket: text = this.#cli.io.env['CONTROL_PLANE_TICKET'], ticketFile } = this.#flags;
+      const ticket = await ticketFrom({ text, file: ticketFile }, signal);
       const onWait = ({ code, message }: RunnerError): void => this.#tell('waiting', { code, reason: message });
       const connected = await connectWorker({ ticket, folder, telemetry, signal, onWait });
       this.#tell('enrolled', { workerId: connected.workerId });
@@ -245,17 +250,19 @@ class Session {
 }
 
 async function load() {
-  const [{ createMetrics }, { createLogger }, session, { Worker }, { Heartbeat }, { WorkerLifecycle: Lifecycle }] = await Promise.all([
-    import('../../telemetry/prometheus.ts'),
-    import('../../telemetry/pino.ts'),
-    import('../worker-session.ts'),
-    import('../../worker/worker.ts'),
-    import('../../worker/heartbeat.ts'),
-    import('../../worker/worker-metrics.ts'),
-  ]);
+  const [{ createMetrics }, { createLogger }, { createStartSpan }, session, { Worker }, { Heartbeat }, { WorkerLifecycle: Lifecycle }] =
+    await Promise.all([
+      import('../../telemetry/prometheus.ts'),
+      import('../../telemetry/pino.ts'),
+      import('../../telemetry/otel.ts'),
+      import('../worker-session.ts'),
+      import('../../worker/worker.ts'),
+      import('../../worker/heartbeat.ts'),
+      import('../../worker/worker-metrics.ts'),
+    ]);
   const { connectWorker, openFunctions, runJobFile, serveHealth, ticketFrom, workerReport } = session;
   const worker = { Worker, Heartbeat, WorkerLifecycle: Lifecycle, workerReport };
-  return { createMetrics, createLogger, connectWorker, openFunctions, runJobFile, serveHealth, ticketFrom, ...worker };
+  return { createMetrics, createLogger, createStartSpan, connectWorker, openFunctions, runJobFile, serveHealth, ticketFrom, ...worker };
 }
 
 /** Functions may run for a quarter of an hour; nobody has to cut them off. */

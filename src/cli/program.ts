@@ -1,0 +1,68 @@
+/** One run of the command line with some commands. */
+
+import { Command, CommanderError } from 'commander';
+import { RunnerError, isRunnerError } from '../errors.ts';
+import type { ErrorCode } from '../errors.ts';
+import { printError } from './output.ts';
+import type { Cli, Io } from './output.ts';
+import { ownVersion } from './version.ts';
+import { signalStatus } from './work.ts';
+
+/** Adds a command to the program. */
+export type AddCommand = (program: Command, cli: Cli) => void;
+
+const OK = 0;
+const FAILURE = 1;
+const USAGE = 2;
+/** News that a script has to tell apart. */
+const STATUS_OF: Partial<Record<ErrorCode, number>> = { CALL_REFUSED: 3, RESULT_TIMEOUT: 4 };
+
+function processIo(): Io {
+  return { stdout: process.stdout, stderr: process.stderr, env: process.env, cwd: process.cwd() };
+}
+
+/** Runs one command and resolves with the exit status: 0 done, 1 failed, 2 called in a wrong way, or what the command says. Never rejects. */
+export async function run(commands: readonly AddCommand[], args: readonly string[], io: Io = processIo()): Promise<number> {
+  const cli: Cli = { io, exitCode: OK };
+  const json = args.includes('--json');
+  try {
+    await createProgram(commands, { cli, json }).parseAsync(args, { from: 'user' });
+    return cli.exitCode;
+  } catch (thrown) {
+    if (!(thrown instanceof CommanderError)) {
+      printError(io, json, thrown);
+      return (isRunnerError(thrown) && (STATUS_OF[thrown.code] ?? signalStatus(thrown))) || FAILURE;
+    }
+    if (thrown.exitCode === 0) return OK;
+    if (json) printError(io, json, usageError(thrown));
+    return USAGE;
+  }
+}
+
+/** Commander has printed its own message when there is no document to print. */
+function usageError({ message }: CommanderError): RunnerError {
+  return new RunnerError('CONFIG_INVALID', message.replace(/^error: /, ''));
+}
+
+function createProgram(commands: readonly AddCommand[], { cli, json }: { readonly cli: Cli; readonly json: boolean }): Command {
+  const { io } = cli;
+  const program = new Command('bpr')
+    .description('Runs the jobs of Tangle blueprints: a chain event becomes exactly one result on chain.')
+    .version(ownVersion(), '-V, --version', 'print the version')
+    .helpOption('-h, --help', 'print help')
+    .helpCommand('help [command]', 'print the help of a command')
+    .showHelpAfterError('Run the command with --help to see how it is used.')
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => io.stdout.write(text),
+      writeErr: (text) => (json ? undefined : io.stderr.write(text)),
+      outputError: (text, write) => write(text.replace(/^error: /, 'CONFIG_INVALID: ')),
+      getOutHelpWidth: () => 100,
+      getErrHelpWidth: () => 100,
+      getOutHasColors: () => false,
+      getErrHasColors: () => false,
+    });
+  for (const add of commands) add(program, cli);
+  program.addHelpText('after', '\nExit status: 0 done, 1 failed, 2 called in a wrong way; some commands have others, see their help.');
+  return program;
+}
