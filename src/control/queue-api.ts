@@ -3,12 +3,13 @@
 import { isUtf8 } from 'node:buffer';
 import { RunnerError } from '../errors.ts';
 import { json } from '../gateway/http.ts';
-import type { GatewayRequest, Reply, Route, RouteDoc } from '../gateway/http.ts';
+import type { Caller, GatewayRequest, Reply, Route, RouteDoc } from '../gateway/http.ts';
 import { decimal, optional, text } from '../gateway/schema.ts';
 import type { ClaimOptions, ClaimedJob, JobFailure, WorkQueue } from '../queue/queue.ts';
-import { claimedToWire, errorToWire, fieldsOf, jobOfWire, leaseOfWire, listOf, resultOfWire, resultToWire } from '../queue/wire.ts';
+import { claimedToWire, errorToWire, fieldsOf, jobOfWire, listOf, resultOfWire, resultToWire } from '../queue/wire.ts';
 import type { WireError } from '../queue/wire.ts';
 import { Session } from './access.ts';
+import { ownLease } from './own-lease.ts';
 import type { Polls } from './polls.ts';
 import * as docs from './queue-docs.ts';
 import { statusUpdate } from './status-api.ts';
@@ -47,23 +48,25 @@ export function queueRoutes(options: QueueApiOptions): Route[] {
     post('/queue/work', 'claim', [docs.WORK, (fields, request) => work(options, fields, request)]),
     post('/queue/complete', 'claim', [
       docs.COMPLETE,
-      async (fields) => {
-        await complete(queue, fields);
+      async (fields, { caller }) => {
+        await complete(queue, fields, caller);
         return json(200, DONE);
       },
     ]),
     post('/queue/extend', 'claim', [
       docs.EXTEND,
-      async ({ lease, leaseMs }) => json(200, { lease: await queue.extend(leaseOfWire(lease), leaseMs as number | undefined) }),
+      async ({ lease, leaseMs }, { caller }) =>
+        json(200, { lease: await queue.extend(ownLease(queue, lease, caller), leaseMs as number | undefined) }),
     ]),
     post('/queue/fail', 'claim', [
       docs.FAIL,
-      async ({ lease, ...failure }) => json(200, { state: await queue.fail(leaseOfWire(lease), failure as unknown as JobFailure) }),
+      async ({ lease, ...failure }, { caller }) =>
+        json(200, { state: await queue.fail(ownLease(queue, lease, caller), failure as unknown as JobFailure) }),
     ]),
     post('/queue/release', 'claim', [
       docs.RELEASE,
-      async ({ lease, delayMs }) => {
-        await queue.release(leaseOfWire(lease), delayMs === undefined ? {} : { delayMs: delayMs as number });
+      async ({ lease, delayMs }, { caller }) => {
+        await queue.release(ownLease(queue, lease, caller), delayMs === undefined ? {} : { delayMs: delayMs as number });
         return json(200, DONE);
       },
     ]),
@@ -133,8 +136,8 @@ async function publish(queue: WorkQueue, fields: Fields): Promise<Reply> {
   return json(200, { jobs: await queue.publishMany(listOf(fields['jobs'], 'jobs').map(jobOfWire)) });
 }
 
-async function complete(queue: WorkQueue, fields: Fields): Promise<void> {
-  await queue.complete(leaseOfWire(fields['lease']), resultOfWire(fields));
+async function complete(queue: WorkQueue, fields: Fields, caller: Caller): Promise<void> {
+  await queue.complete(ownLease(queue, fields['lease'], caller), resultOfWire(fields));
 }
 
 /** All at once: they share a transaction. The claim of a worker that has just ended a job does not wait: the news must not. */
@@ -142,7 +145,7 @@ async function work(options: QueueApiOptions, fields: Fields, request: GatewayRe
   const given = fields['completions'] === undefined ? [] : listOf(fields['completions'], 'completions');
   if (given.length > COMPLETIONS_MAX)
     throw new RunnerError('REQUEST_INVALID', `${given.length} completions came; at most ${COMPLETIONS_MAX} are taken at once`);
-  const completing = given.map((one) => settled(complete(options.queue, fieldsOf(one, 'a completion'))));
+  const completing = given.map((one) => settled(complete(options.queue, fieldsOf(one, 'a completion'), request.caller)));
   const wanted = fields['claim'] === undefined ? undefined : fieldsOf(fields['claim'], 'claim');
   const claiming = wanted && settled(claim(options, given.length > 0 ? { ...wanted, waitMs: 0 } : wanted, request));
   const completions = await Promise.all(completing);

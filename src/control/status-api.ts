@@ -5,6 +5,7 @@ import { JSON_TYPE, json } from '../gateway/http.ts';
 import type { GatewayRequest, Reply, RouteDoc } from '../gateway/http.ts';
 import type { JobFailure, Lease, WorkQueue } from '../queue/queue.ts';
 import { fieldsOf, leaseOfWire, resultOfWire } from '../queue/wire.ts';
+import { ownLease } from './own-lease.ts';
 
 type Fields = Readonly<Record<string, unknown>>;
 type Update = (queue: WorkQueue, lease: Lease, fields: Fields) => Promise<Fields>;
@@ -74,12 +75,12 @@ const NOT_BY_WORKERS: ReadonlySet<string> = new Set(['dead', 'expired', 'cancell
 export function statusUpdate(queue: WorkQueue): readonly [RouteDoc, (fields: Fields, request: GatewayRequest) => Promise<Reply>] {
   return [
     DOC,
-    async (fields, { params }) => {
+    async (fields, { params, caller }) => {
       const { job_id: id = '' } = params;
       const { state } = fields;
       const update = typeof state === 'string' && Object.hasOwn(UPDATES, state) ? UPDATES[state] : undefined;
       if (!update) throw refusal(state);
-      return json(200, { id, ...(await update(queue, leaseFor(id, fields['lease']), fields)) });
+      return json(200, { id, ...(await update(queue, ownLease(queue, leaseFor(id, fields['lease']), caller), fields)) });
     },
   ];
 }

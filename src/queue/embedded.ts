@@ -175,6 +175,11 @@ export class EmbeddedQueue implements WorkQueue {
     await this.#write((now) => this.#table.release(lease, delayMs, now));
   }
 
+  /** Who claimed what the token is of, while the lease lasts. */
+  holderOf(token: string): string | undefined {
+    return this.#table.leases.get(token)?.workerId;
+  }
+
   async status(id: string): Promise<QueueJobStatus | undefined> {
     const row = this.#read(() => this.#table.row(id));
     return row && this.#table.status(row);

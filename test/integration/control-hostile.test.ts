@@ -153,6 +153,9 @@ describe('every route of the control plane', () => {
     await queue.publish({ id: 'kept', type: 'work', payload: Buffer.from('7') });
     const all = await routes(running.url);
     expect(new Set(all.map(({ scope }) => scope))).toEqual(new Set(['session', 'claim', 'publish', 'objects', 'admin', 'metrics']));
+    const ofOperators = all.filter(({ call }) => /\/tickets|DELETE \/workers|\/queue\/(requeue|discard|purge)/.test(call));
+    expect(ofOperators.length).toBeGreaterThanOrEqual(9);
+    expect(ofOperators.filter(({ scope }) => scope !== 'admin')).toEqual([]);
     const [claim, publish, objects] = [
       await tokenOf(running, 'claim'),
       await tokenOf(running, 'publish'),
@@ -221,7 +224,7 @@ async function tokenOf(running: Running, scope: 'claim' | 'publish' | 'objects')
 }
 
 describe('the lease of another worker', () => {
-  it('is no use to who has only the id of its job, or another lease; nobody is told its token', async () => {
+  it('is no use to others, even with its token, which nobody is told', async () => {
     const { running, queue } = await world();
     const thief = await connect(running);
     onTestFinished(() => thief.close());
@@ -231,7 +234,11 @@ describe('the lease of another worker', () => {
     if (!mine || !theirs) throw new Error('there is no job');
     const guessed = { ...mine.lease, token: theirs.lease.token.replaceAll(/./g, '0') };
     const swapped = { ...mine.lease, token: theirs.lease.token };
-    for (const lease of [guessed, swapped]) await refused(thief, lease);
+    for (const lease of [guessed, swapped, mine.lease]) await refused(thief, lease);
+    for (const state of ['claimed', 'completed', 'failed', 'queued']) {
+      const body = { state, lease: mine.lease, body: '', code: 'JOB_FAILED', message: 'stolen' };
+      await expect(thief.control.ask({ path: '/queue/status/mine', body })).rejects.toMatchObject({ code: 'LEASE_LOST' });
+    }
     const seen = await Promise.all(
       ['/queue/status/mine', '/queue/stats', '/queue/dead', '/workers'].map((path) => thief.control.ask({ method: 'GET', path })),
     );
@@ -418,6 +425,28 @@ describe('a worker whose functions run in processes', () => {
       message: expect.stringContaining('CONTROL_PLANE_TICKET'),
     });
     await serves();
+  });
+});
+
+describe('a job from a file, without a control plane', () => {
+  it('that cannot be run ends with 1 and says why, in one line', async () => {
+    const zip = place('throws.zip');
+    writeFileSync(zip, zipOf({ 'index.mjs': 'export const handler = () => { throw new Error("poison"); };' }));
+    const settings = { runtime: 'nodejs24.x', handler: 'index.handler' };
+    const cases = [
+      ['{', 'CONFIG_INVALID', /JSON/],
+      ['{"event":7}', 'CONFIG_INVALID', /artifact/],
+      ['{"artifact":"nowhere.zip"}', 'CODE_MISSING', /nowhere\.zip/],
+      [JSON.stringify({ artifact: zip, settings: { timeoutMs: 0 } }), 'REQUEST_INVALID', /timeoutMs/],
+      [JSON.stringify({ artifact: zip, settings }), 'FUNCTION_FAILED', /poison/],
+    ] as const;
+    for (const [content, code, message] of cases) {
+      const file = place('job');
+      writeFileSync(file, content);
+      const command = worker('', '--once', '--job', file);
+      expect([content, await command.ended]).toEqual([content, 1]);
+      expect(command.news).toEqual([{ event: 'error', code, message: expect.stringMatching(message) }]);
+    }
   });
 });
 
