@@ -11,7 +11,7 @@ import { FolderObjects } from './folder-objects.ts';
 import { functionOfHeaders } from './function-job.ts';
 import { QueueExecutor } from './queue-executor.ts';
 import type { QueueExecutorOptions } from './queue-executor.ts';
-import type { ClaimedJob } from './queue.ts';
+import type { ClaimedJob, NewJob } from './queue.ts';
 import { remoteExecutorOptions } from './remote-executor.ts';
 
 const ZIP = Buffer.from('a package');
@@ -174,6 +174,45 @@ describe('QueueExecutor', () => {
     await queue.complete(job.lease, { body: answer('late') });
     await world.clock.advance(5_000);
     expect(textOf(await done)).toBe('late');
+  });
+
+  it('publishes again, under the same id, while it is not known whether the job is there', async () => {
+    const world = new World();
+    const { queue } = world;
+    const lost = new RunnerError('EXECUTOR_CONNECTION_LOST', 'the connection was lost');
+    const away = new RunnerError('EXECUTOR_UNREACHABLE', 'nobody listens');
+    const publish = queue.publish.bind(queue);
+    const status = queue.status.bind(queue);
+    // It is there, but nobody hears so; then the queue is away; then it cannot say in which state the job is.
+    const ends = [(job: NewJob) => publish(job).then(() => Promise.reject(lost)), () => Promise.reject(away)];
+    queue.publish = (job) => (ends.shift() ?? publish)(job);
+    let failures = 1;
+    queue.status = (id) => ((failures -= 1) >= 0 ? Promise.reject(away) : status(id));
+    const done = world.executor().invoke(call(), world.options());
+    const job = await world.claim();
+    await queue.complete(job.lease, { body: answer('once') });
+    await world.clock.advance(5_000);
+    expect(textOf(await done)).toBe('once');
+    expect((await queue.stats()).totals).toMatchObject({ published: 1, claimed: 1 });
+  });
+
+  it('ends at the deadline when it never learns whether the job is there: another may run the call only if that does no harm', async () => {
+    const world = new World();
+    world.queue.publish = () => Promise.reject(new RunnerError('EXECUTOR_CONNECTION_LOST', 'the connection was lost'));
+    await Promise.all([
+      expect(world.executor().invoke(call(), world.options({ ms: 5_000 }))).rejects.toMatchObject({
+        code: 'EXECUTOR_TIMEOUT',
+        retry: 'idempotent',
+      }),
+      world.clock.advance(7_000),
+    ]);
+  });
+
+  it('says that a call did not run when its package could not be put', async () => {
+    const world = new World();
+    world.objects.keep = () => Promise.reject(new RunnerError('EXECUTOR_CONNECTION_LOST', 'the connection was lost'));
+    const unlucky = world.executor();
+    await expect(unlucky.invoke(call(), world.options())).rejects.toMatchObject({ code: 'EXECUTOR_CONNECTION_LOST', retry: 'safe' });
   });
 
   it('takes large arguments and results', async () => {

@@ -13,12 +13,12 @@ import { ClaimCheckQueue } from './claim-check.ts';
 import { FUNCTION_JOB, functionHeaders, functionSettings } from './function-job.ts';
 import type { FunctionJobSettings } from './function-job.ts';
 import { isReference } from './queue.ts';
-import type { Headers, NewJob, ObjectReference, ObjectStore, QueueResult, WorkQueue } from './queue.ts';
+import type { Headers, NewJob, ObjectStore, QueueResult, WorkQueue } from './queue.ts';
 
 export interface QueueExecutorOptions extends Partial<FunctionJobSettings> {
   readonly queue: WorkQueue;
   /** Where the package is put, once under its hash if the store can do that, and what is too large for the queue. */
-  readonly objects: ObjectStore & { keep?(bytes: Uint8Array): Promise<ObjectReference> };
+  readonly objects: ObjectStore;
   /** The zip that `bpr build` writes, or the URI of an image (`image:...`). */
   readonly artifact: string;
   /** Of the function, for logs and metrics of workers. Default `jobs`. */
@@ -48,6 +48,8 @@ const ID_LENGTH_MAX = 240;
 /** A result that came at the last moment still gets here. */
 const LATE_MS = 1_000;
 const ASK_AGAIN_MS = 500;
+/** A package that nobody keeps for long may be collected. */
+const KEEP_AGAIN_MS = 86_400_000;
 /** Calls of which it is remembered that an attempt failed. */
 const FAILED_MAX = 10_000;
 
@@ -73,6 +75,7 @@ export class QueueExecutor implements FaasExecutor {
   readonly #clock: Clock;
   readonly #closed = new AbortController();
   #headers: Promise<Headers> | undefined;
+  #keptAt = 0;
   readonly #running = new Set<Promise<unknown>>();
   /** Of a call: how many of its jobs ended without a result, and were told. */
   readonly #failed = new Map<string, number>();
@@ -124,7 +127,7 @@ export class QueueExecutor implements FaasExecutor {
     const cancel = (): void => limit.abort();
     signal?.addEventListener('abort', cancel, { once: true });
     try {
-      const jobId = await this.#publish(call, options);
+      const jobId = await this.#publish(call, options, limit.signal);
       return await this.#outcome({ call, jobId }, options, limit.signal);
     } finally {
       cancelTimer();
@@ -132,29 +135,46 @@ export class QueueExecutor implements FaasExecutor {
     }
   }
 
-  /** The job of the call that is there, or the next one when those that are there are of no use any more. */
-  async #publish(call: JobCall, { deadline }: InvokeOptions): Promise<string> {
+  /**
+   * The job of the call that is there, or the next one when those that are there are of no use any more. While it is not known whether it is
+   * there it is published again, under the same id: nobody else may run the call then.
+   */
+  async #publish(call: JobCall, options: InvokeOptions, limit: AbortSignal): Promise<string> {
+    const job = await this.#jobOf(call, options);
+    let generation = 1 + (this.#failed.get(call.id) ?? 0);
+    for (let mayBeThere = false; ;) {
+      const id = jobIdOf(call.id, generation);
+      try {
+        const { duplicate } = await this.#queue.publish({ ...job, id });
+        if (!duplicate) return id;
+        mayBeThere = true;
+        const state = (await this.#queue.status(id))?.state;
+        if (state !== 'cancelled' && state !== 'expired') return id;
+        // Whoever waited for it has gone, or the one before this one did not wait any longer.
+        mayBeThere = false;
+        generation += 1;
+      } catch (thrown) {
+        const error = toRunnerError(thrown);
+        mayBeThere ||= error.retry === 'idempotent';
+        if (!mayBeThere || error.retry === 'never') throw error;
+        await this.#clock.sleep(ASK_AGAIN_MS, limit).catch(() => {});
+        if (limit.aborted) throw await this.#givenUp(call, id, options);
+      }
+    }
+  }
+
+  async #jobOf(call: JobCall, { deadline }: InvokeOptions): Promise<NewJob> {
     const { priority, requires, attemptsMax = 1 } = this.#options;
-    const body = encodeRequest('base64', timeless(call)).body;
     const trace = call.metadata.get(TRACE.parent);
-    const headers = { ...(await this.#functionHeaders()), ...(trace !== undefined && { [TRACE.parent]: trace }) };
-    const job: NewJob = {
+    return {
       type: FUNCTION_JOB,
-      payload: body,
-      headers,
+      payload: encodeRequest('base64', timeless(call)).body,
+      headers: { ...(await this.#functionHeaders()), ...(trace !== undefined && { [TRACE.parent]: trace }) },
       deadline,
       attemptsMax,
       ...(priority !== undefined && { priority }),
       ...(requires && { requires }),
     };
-    for (let generation = 1 + (this.#failed.get(call.id) ?? 0); ; generation += 1) {
-      const jobId = jobIdOf(call.id, generation);
-      const { duplicate } = await this.#queue.publish({ ...job, id: jobId });
-      if (!duplicate) return jobId;
-      const state = (await this.#queue.status(jobId))?.state;
-      // Whoever waited for it has gone, or the one before this one did not wait any longer.
-      if (state !== 'cancelled' && state !== 'expired') return jobId;
-    }
   }
 
   async #outcome(
@@ -208,9 +228,14 @@ export class QueueExecutor implements FaasExecutor {
   }
 
   #functionHeaders(): Promise<Headers> {
-    this.#headers ??= this.#putFunction().catch((thrown: unknown) => {
+    const now = this.#clock.now();
+    if (this.#headers && now - this.#keptAt < KEEP_AGAIN_MS) return this.#headers;
+    this.#keptAt = now;
+    this.#headers = this.#putFunction().catch((thrown: unknown) => {
       this.#headers = undefined;
-      throw thrown;
+      const { code, message, retry, details } = toRunnerError(thrown);
+      // No call was published, and the package is put once however often.
+      throw new RunnerError(code, message, { cause: thrown, details, retry: retry === 'never' ? 'never' : 'safe' });
     });
     return this.#headers;
   }

@@ -25,6 +25,8 @@ export interface FleetOptions {
   readonly folder: string;
   /** Jobs at a time, of each worker. */
   readonly concurrency: number;
+  /** More flags of the control plane. */
+  readonly controlFlags?: readonly string[];
 }
 
 export class Fleet {
@@ -56,8 +58,8 @@ export class Fleet {
   /** On the same port each time: it stands in the ticket. */
   async startControlPlane(): Promise<void> {
     if (this.#port === 0) this.#port = await freePort();
-    const { folder } = this.#options;
-    const flags = ['--port', String(this.#port), '--data', join(folder, 'control'), '--ticket-file', this.#ticketFile, '--json'];
+    const { folder, controlFlags = [] } = this.#options;
+    const flags = ['--port', String(this.#port), '--data', join(folder, 'control'), '--ticket-file', this.#ticketFile, '--json', ...controlFlags];
     const child = spawn(process.execPath, [BPR, 'control-plane', ...flags], {
       env: { PATH: `${dirname(process.execPath)}:/usr/bin:/bin`, LOG_LEVEL: 'error' },
       stdio: ['ignore', 'pipe', 'inherit'],
@@ -82,7 +84,7 @@ export class Fleet {
     this.#workers[index] = worker;
     this.#all.push(worker);
     void worker.ended.then((code) => {
-      if (this.#workers[index] === worker) this.#broken ??= `worker ${index} ended with ${code}: ${worker.stderr}`;
+      if (this.#workers[index] === worker) this.#broken ??= `worker ${index} ended with ${code}: ${lastNews(worker)}`;
     });
   }
 
@@ -122,6 +124,11 @@ export class Fleet {
     return ids.length - new Set(ids).size;
   }
 
+  /** Jobs of which a worker says so. */
+  completed(): number {
+    return new Set(this.#news('ended').flatMap(({ outcome, jobId }) => (outcome === 'completed' ? [jobId] : []))).size;
+  }
+
   /** Attempts beyond the first of each job. */
   repeated(): number {
     const attempts = new Map<unknown, number>();
@@ -142,7 +149,7 @@ export class Fleet {
       this.#endControlPlane('SIGTERM'),
       ...workers.map(async (worker, index) => worker && endWithin(index, worker, 'SIGTERM')),
     ]);
-    const bad = codes.flatMap((code, index) => (code === 0 ? [] : [`worker ${index} ended with ${code}: ${workers[index]?.stderr}`]));
+    const bad = codes.flatMap((code, index) => (code === 0 ? [] : [`worker ${index} ended with ${code}: ${lastNews(workers[index])}`]));
     if (runner !== 0) bad.push(`the runner ended with ${runner}`);
     if (control !== 0) bad.push(`the control plane ended with ${control}`);
     return bad;
@@ -170,11 +177,14 @@ export class Fleet {
   }
 }
 
+function lastNews(worker: WorkerCommand | undefined): string {
+  return `${JSON.stringify(worker?.news.slice(-5))} ${worker?.stderr ?? ''}`;
+}
+
 async function endWithin(index: number, worker: WorkerCommand, signal: NodeJS.Signals): Promise<number> {
   const over = new AbortController();
   const late = sleep(END_MS_MAX, undefined, { signal: over.signal }).then(() => {
-    const last = JSON.stringify(worker.news.slice(-5));
-    throw new Error(`worker ${index} has not ended ${END_MS_MAX} ms after ${signal}; its last news: ${last} ${worker.stderr}`);
+    throw new Error(`worker ${index} has not ended ${END_MS_MAX} ms after ${signal}: ${lastNews(worker)}`);
   });
   try {
     return await Promise.race([worker.kill(signal), late]);
