@@ -1,5 +1,6 @@
 /** The command line `bpr`. Commands import their rooms when they run, so that help is printed at once. */
 
+import { addBench } from './commands/bench.ts';
 import { addBuild } from './commands/build.ts';
 import { addCloud } from './commands/cloud.ts';
 import { addConformance } from './commands/conformance.ts';
@@ -45,6 +46,7 @@ const COMMANDS: readonly AddCommand[] = [
   addWhy,
   addDoctor,
   addOperations,
+  addBench,
   addProfile,
   addPlugin,
   addCloud,

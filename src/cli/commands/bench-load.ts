@@ -1,0 +1,121 @@
+/** Load on a queue, step by step, until more of it brings no more throughput. */
+
+import { RunnerError, toRunnerError } from '../../errors.ts';
+import { FUNCTION_JOB, functionHeaders, functionSettings } from '../../queue/function-job.ts';
+import type { FunctionJob } from '../../queue/function-job.ts';
+import type { Headers, ObjectReference, ObjectStore, WorkQueue } from '../../queue/queue.ts';
+
+/** What each job does: waits, as for somebody else, then keeps a processor busy. */
+export interface BenchJob {
+  readonly waitMs: number;
+  readonly cpuMs: number;
+}
+
+export interface Step {
+  /** Jobs under way at the same time. */
+  readonly concurrency: number;
+  readonly jobs: number;
+  readonly errors: number;
+  readonly seconds: number;
+  readonly jobsPerSecond: number;
+  readonly p50Ms: number;
+  readonly p99Ms: number;
+}
+
+export interface LoadOptions {
+  readonly queue: WorkQueue;
+  readonly headers: Headers;
+  readonly job: BenchJob;
+  readonly stepMs: number;
+  readonly signal: AbortSignal;
+}
+
+/** More throughput than this counts as growth; less than it with a p99 above the other is the knee. */
+const GROWTH = 1.1;
+const SLOWER = 1.2;
+/** Of each of those that run side by side, before anything is counted: their instances are there then. */
+const WARM_JOBS = 2;
+
+const HANDLER = `exports.handler = async ({ waitMs, cpuMs }) => {
+  if (waitMs > 0) await new Promise((resolve) => setTimeout(resolve, waitMs));
+  const until = performance.now() + cpuMs;
+  while (performance.now() < until);
+  return 1;
+};
+`;
+
+/** Puts the function of the benchmark into the store; returns the headers of its jobs, and what is to be removed after it. */
+export async function putFunction(objects: ObjectStore): Promise<{ readonly headers: Headers; readonly object: ObjectReference }> {
+  const { packFiles } = await import('../../deploy/zip.ts');
+  const zip = await packFiles({ 'handler.js': { data: Buffer.from(HANDLER), mode: 0o644 } });
+  const object = await objects.put(zip);
+  const job: FunctionJob = { name: 'bench', code: { kind: 'package', object }, settings: functionSettings({}) };
+  return { headers: functionHeaders(job), object };
+}
+
+/** Keeps so many jobs under way. Rejects with `ABORTED` when the signal fires, and with what the first job says when none succeeds. */
+export async function runStep(concurrency: number, { queue, headers, job, stepMs, signal }: LoadOptions): Promise<Step> {
+  const payload = Buffer.from(JSON.stringify(job));
+  const times: number[] = [];
+  let warming = concurrency;
+  let errors = 0;
+  let last: RunnerError | undefined;
+  let [startedAt, endsAt] = [0, Infinity];
+  const one = async (): Promise<number> => {
+    const askedAt = performance.now();
+    const { id } = await queue.publish({ type: FUNCTION_JOB, payload, headers });
+    await queue.result(id, { signal });
+    return performance.now() - askedAt;
+  };
+  const lane = async (): Promise<void> => {
+    for (let index = 0; index < WARM_JOBS; index += 1) await one();
+    warming -= 1;
+    if (warming === 0) endsAt = (startedAt = performance.now()) + stepMs;
+    while (!signal.aborted && performance.now() < endsAt) {
+      try {
+        const tookMs = await one();
+        const now = performance.now();
+        if (startedAt > 0 && now <= endsAt) times.push(tookMs);
+      } catch (thrown) {
+        if (signal.aborted) break;
+        last = toRunnerError(thrown);
+        errors += 1;
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: concurrency }, lane));
+  if (signal.aborted) throw new RunnerError('ABORTED', 'the benchmark was ended before it was done');
+  if (times.length === 0) throw last ?? new RunnerError('QUEUE_TIMEOUT', `no job ended within ${stepMs} ms; give it longer with --step-ms`);
+  const seconds = (Math.min(performance.now(), endsAt) - startedAt) / 1_000;
+  times.sort((left, right) => left - right);
+  const quantile = (share: number): number => round(times[Math.min(times.length - 1, Math.floor(times.length * share))] ?? 0);
+  const jobs = times.length;
+  return {
+    concurrency,
+    jobs,
+    errors,
+    seconds: round(seconds),
+    jobsPerSecond: round(jobs / seconds),
+    p50Ms: quantile(0.5),
+    p99Ms: quantile(0.99),
+  };
+}
+
+/** 1, 2, 4 and so on, and the most. */
+export function concurrencies(most: number): number[] {
+  const found: number[] = [];
+  for (let one = 1; one < most; one *= 2) found.push(one);
+  return [...found, most];
+}
+
+/** The last step that was worth it: the one after it brought hardly more throughput and a longer p99. Undefined: there is none yet. */
+export function findKnee<S extends Pick<Step, 'jobsPerSecond' | 'p99Ms'>>(steps: readonly S[]): S | undefined {
+  return steps.find((step, index) => {
+    const next = steps[index + 1];
+    return next && next.jobsPerSecond < step.jobsPerSecond * GROWTH && next.p99Ms > step.p99Ms * SLOWER;
+  });
+}
+
+export function round(value: number): number {
+  return Math.round(value * 100) / 100;
+}

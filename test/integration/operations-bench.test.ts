@@ -1,0 +1,73 @@
+/** `bpr bench saturate`: a fleet of its own that is measured, and gone afterwards. */
+
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readFileSync, readdirSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { expect, it, onTestFinished } from 'vitest';
+import type { Saturation } from '../../src/cli/commands/bench.ts';
+import { BPR } from '../support/bpr.ts';
+import { temporaryFolder } from '../support/temporary-folders.ts';
+
+function bench(...flags: string[]) {
+  const folder = temporaryFolder('bench');
+  const env = { PATH: `${dirname(process.execPath)}:/usr/bin:/bin`, TMPDIR: folder };
+  const child = spawn(process.execPath, [BPR, 'bench', 'saturate', ...flags], { env, stdio: ['ignore', 'pipe', 'pipe'] });
+  onTestFinished(() => void child.kill('SIGKILL'));
+  let [stdout, stderr] = ['', ''];
+  child.stdout.on('data', (text: Buffer) => (stdout += text.toString()));
+  child.stderr.on('data', (text: Buffer) => (stderr += text.toString()));
+  const ended = once(child, 'close').then(([status]) => ({ status: Number(status), stdout, stderr }));
+  return { child, ended, folder };
+}
+
+function childrenOf(pid: number | undefined): number[] {
+  const path = `/proc/${pid}/task/${pid}/children`;
+  return existsSync(path) ? readFileSync(path, 'utf8').trim().split(' ').filter(Boolean).map(Number) : [];
+}
+
+it('measures each step, with what the workers used, and leaves nothing', async () => {
+  const { ended, folder } = bench('--workers', '2', '--max-concurrency', '3', '--step-ms', '500', '--job-cpu-ms', '2', '--json');
+  const { status, stdout, stderr } = await ended;
+  expect([status, stderr.includes('Error')]).toEqual([0, false]);
+  const { steps, fleet, job, machine } = JSON.parse(stdout) as Saturation;
+  expect(fleet).toEqual({ workers: 2, concurrency: 2, backend: 'process' });
+  expect(job).toEqual({ waitMs: 0, cpuMs: 2 });
+  expect(machine.cores).toBeGreaterThan(0);
+  expect([1, 2, 3].slice(0, steps.length)).toEqual(steps.map(({ concurrency }) => concurrency));
+  expect(steps.length).toBeGreaterThanOrEqual(2);
+  for (const { jobs, jobsPerSecond, seconds, errors, p50Ms, p99Ms, workersCpu = 0, workersMemoryBytes = 0 } of steps) {
+    expect(errors).toBe(0);
+    expect(jobsPerSecond).toBeCloseTo(jobs / seconds, 0);
+    expect(p50Ms).toBeGreaterThan(2);
+    expect(p99Ms).toBeGreaterThanOrEqual(p50Ms);
+    expect(workersCpu).toBeGreaterThan(0);
+    expect(workersMemoryBytes).toBeGreaterThan(20_000_000);
+  }
+  expect(readdirSync(folder)).toEqual([]);
+}, 60_000);
+
+it('a signal ends what it started, in order', async () => {
+  const { child, ended, folder } = bench('--workers', '2', '--step-ms', '600000');
+  let children: number[] = [];
+  while (children.length < 3 && child.exitCode === null) {
+    await nextTurn();
+    children = childrenOf(child.pid);
+  }
+  expect(children).toHaveLength(3);
+  child.kill('SIGINT');
+  const { status, stderr } = await ended;
+  expect(status).toBe(130);
+  expect(stderr).toContain('ABORTED');
+  expect(children.filter((pid) => existsSync(`/proc/${pid}`))).toEqual([]);
+  expect(readdirSync(folder)).toEqual([]);
+}, 60_000);
+
+it('says what is wrong when its workers cannot work', async () => {
+  const { ended, folder } = bench('--workers', '1', '--max-concurrency', '1', '--backend', 'kubernetes');
+  const { status, stderr } = await ended;
+  expect(status).toBe(1);
+  expect(stderr).toMatch(/^STATE_INVALID: bpr worker ended with 1 before it was ready: /m);
+  expect(readdirSync(folder)).toEqual([]);
+}, 60_000);
