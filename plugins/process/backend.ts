@@ -79,7 +79,9 @@ export class ProcessBackend implements InstanceBackend {
   readonly #blanks = new Map<string, BlankClass>();
   /** By owner: processes that wait in their control groups, for functions of any kind. */
   readonly #cradles = new Map<string, Worker[]>();
-  /** Their folders. */
+  /** Those that are not over. */
+  readonly #launches = new Set<Promise<Instance>>();
+  /** Folders of owners. */
   readonly #owners = new Set<string>();
   #builder: Promise<Builder> | undefined;
   #isClosed = false;
@@ -107,12 +109,19 @@ export class ProcessBackend implements InstanceBackend {
     );
   }
 
-  async launch(spec: LaunchSpec): Promise<Instance> {
+  launch(spec: LaunchSpec): Promise<Instance> {
+    const launch = this.#launch(spec);
+    this.#launches.add(launch);
+    return launch.finally(() => this.#launches.delete(launch));
+  }
+
+  async #launch(spec: LaunchSpec): Promise<Instance> {
     const started = this.#clock.monotonic();
     if (this.#isClosed) throw new RunnerError('BACKEND_UNAVAILABLE', 'the process backend is closed');
     const [builder, program] = await Promise.all([this.#build(), programOf(spec.fn, this.#options.runtimes ?? {})]);
     if (needsSocket(spec, program)) await spec.runtimeApi.listen();
     this.#throwIfAborted(spec);
+    if (this.#isClosed) throw new RunnerError('BACKEND_UNAVAILABLE', 'the process backend is closed');
     const kind = this.#classOf(spec.fn, spec.ownerId, program);
     // What waits is our client on node: a package that brings its own program needs a process of its own.
     const waiting = program.kind === 'node' ? this.#fromBlank(builder, spec, kind) : undefined;
@@ -143,7 +152,11 @@ export class ProcessBackend implements InstanceBackend {
 
   async close(): Promise<void> {
     this.#isClosed = true;
-    await Promise.all([...this.#all].map((worker) => worker.terminate()));
+    const endAll = (): Promise<unknown> => Promise.all([...this.#all].map((worker) => worker.terminate()));
+    await endAll();
+    // What was on its way may have begun another process meanwhile.
+    await Promise.allSettled([...this.#launches, this.#builder]);
+    await endAll();
     for (const folder of this.#owners) forgetOwner(folder);
   }
 

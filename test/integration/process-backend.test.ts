@@ -428,12 +428,12 @@ describe('a hostile handler', () => {
   });
 
   testRoot('that loops without end uses no more than its processor, and ends at once', async () => {
-    const backend = backendOf({ sandbox: 'bubblewrap', cpus: 0.5 });
+    const backend = backendOf({ sandbox: 'bubblewrap', cpus: 0.1 });
     const { api, instance } = await launch(backend, functionOf(js('for (;;);')));
     const call = api.invoke('{}').catch(() => 'lost');
     const [, group = ''] = /^\d+:cpu:(.*)$/m.exec(readFileSync(`/proc/${instance.handle['pid']}/cgroup`, 'utf8')) ?? [];
     const throttled = (): number => Number(/^nr_throttled (\d+)$/m.exec(readFileSync(`/sys/fs/cgroup/cpu${group}/cpu.stat`, 'utf8'))?.[1]);
-    await vi.waitFor(() => expect(throttled()).toBeGreaterThan(2), { interval: 20, timeout: 20_000 });
+    await vi.waitFor(() => expect(throttled()).toBeGreaterThan(2), { interval: 20, timeout: 40_000 });
     await backend.terminate(instance);
     expect(await instance.ended).toEqual({ reason: 'terminated', signal: 'SIGKILL' });
     await api.close();
@@ -498,6 +498,17 @@ describe('what is left', () => {
     await expect(backend.launch((await specOf(functionOf(js('')))).spec)).rejects.toMatchObject({ code: 'BACKEND_UNAVAILABLE' });
   });
 
+  test('is nothing when it is closed while instances start', async () => {
+    const backend = backendOf({ blanks: 1 });
+    const specs = await Promise.all(Array.from({ length: 4 }, () => specOf(functionOf(js('')))));
+    const outcomes = Promise.allSettled(specs.map(({ spec }) => backend.launch(spec)));
+    await backend.describe();
+    await backend.close();
+    expect(readdirSync(join(root, 'instances')).filter((name) => !name.endsWith('.cjs'))).toEqual([]);
+    await outcomes;
+    expect(readdirSync(join(root, 'instances')).filter((name) => !name.endsWith('.cjs'))).toEqual([]);
+  });
+
   test('by a runner that was killed is reaped by its owner, and by nobody else', async () => {
     const fn = functionOf(js(''));
     const runner = join(root, 'runner.ts');
@@ -540,8 +551,11 @@ describe('what is left', () => {
 
 /** Init may not have taken notice of the end yet. */
 function isRunning(pid: number | undefined): boolean {
-  const stat = existsSync(`/proc/${pid}`) ? readFileSync(`/proc/${pid}/stat`, 'utf8') : ') X';
-  return !/\) [ZX]/.test(stat);
+  try {
+    return !/\) [ZX]/.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
+  } catch {
+    return false;
+  }
 }
 
 /** Command lines of living processes that are exactly this. */
