@@ -1,16 +1,21 @@
 import { availableParallelism } from 'node:os';
 import { defineConfig } from 'vitest/config';
 
-const project = (name: string, include: string[], options: { testTimeout?: number; fileParallelism?: boolean } = {}) => ({
-  test: {
-    name,
-    include,
-    setupFiles: ['test/support/file-folder.ts'],
-    testTimeout: 10_000,
-    hookTimeout: options.testTimeout ?? 10_000,
-    ...options,
-  },
-});
+const project = (name: string, include: string[], options: { testTimeout?: number; fileParallelism?: boolean } = {}) => {
+  // Generous: a busy machine is ten times slower.
+  const { testTimeout = 30_000 } = options;
+  return {
+    test: {
+      name,
+      include,
+      setupFiles: ['test/support/file-folder.ts'],
+      hookTimeout: testTimeout,
+      expect: { poll: { timeout: testTimeout / 2, interval: 10 } },
+      ...options,
+      testTimeout,
+    },
+  };
+};
 
 export default defineConfig({
   test: {

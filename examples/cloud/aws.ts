@@ -41,7 +41,8 @@ export async function withLocalAws(run: (aws: LocalAws) => Promise<void>): Promi
   }
   const moto = await startMoto();
   const folder = mkdtempSync(join(tmpdir(), 'bpr-example-'));
-  const gateway = new Gateway({ folder: join(folder, 'gateway'), backends: new Map([['process', new ProcessBackend()]]) });
+  const backend = new ProcessBackend({ folder: join(folder, 'process') });
+  const gateway = new Gateway({ folder: join(folder, 'gateway'), backends: new Map([['process', backend]]) });
   const url = await gateway.listen({ port: 0 });
   const credentials = () => Promise.resolve(KEYS);
   const deployer = new LambdaDeployer({ region: REGION, credentials, endpoint: moto.url, endpoints: { lambda: url } });

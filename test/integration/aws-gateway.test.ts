@@ -1,6 +1,6 @@
 /** What the deployer of AWS Lambda puts there runs, and the executor calls it: the Lambda API is that of a gateway, the rest of AWS is moto. */
 
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import type { AddressInfo, Server, Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -41,9 +41,14 @@ let deployer: LambdaDeployer;
 beforeAll(async () => {
   if (!isThere) return;
   folder = mkdtempSync(join(tmpdir(), 'bpr-aws-'));
+  // Instances run as other users.
+  chmodSync(folder, 0o711);
   const moto = await startMoto();
   world = { moto, proxy: await startAwsProxy(moto.url) };
-  gateway = new Gateway({ folder: join(folder, 'gateway'), backends: new Map([['process', new ProcessBackend()]]) });
+  gateway = new Gateway({
+    folder: join(folder, 'gateway'),
+    backends: new Map([['process', new ProcessBackend({ folder: join(folder, 'process') })]]),
+  });
   url = await gateway.listen({ port: 0 });
   deployer = new LambdaDeployer({ region: REGION, credentials, clock: fastClock, endpoint: world.proxy.url, endpoints: { lambda: url } });
   const built = await buildHandler({ entry: 'test/fixtures/gateway/jobs.ts', outDir: join(folder, 'build') });

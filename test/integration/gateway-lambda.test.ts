@@ -1,7 +1,7 @@
 /** The Lambda API of a gateway with real instances, as the unmodified AWS SDK and command line use it. */
 
 import { execFile } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
@@ -41,6 +41,8 @@ let url: string;
 
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'bpr-gw-'));
+  // Instances run as other users.
+  chmodSync(folder, 0o711);
   gateway = makeGateway();
   url = await gateway.listen({ port: 0 });
   client = clientOf(url);
@@ -53,7 +55,7 @@ afterAll(async () => {
 });
 
 function makeGateway(): Gateway {
-  return new Gateway({ folder, backends: new Map([['process', new ProcessBackend({ blanks: 0 })]]) });
+  return new Gateway({ folder, backends: new Map([['process', new ProcessBackend({ folder: join(folder, 'process'), blanks: 0 })]]) });
 }
 
 function clientOf(endpoint: string): LambdaClient {

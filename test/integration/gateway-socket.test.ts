@@ -401,8 +401,10 @@ test('who does not answer pings is closed', async () => {
   const dead = await Peer.open(url);
   dead.socket.pause();
   await until(() => alive.messages.length > 0);
+  let beats = 0;
+  alive.socket.on('ping', () => (beats += 1));
   // Its pongs are not sent while nothing is read; after two beats the gateway gives it up.
-  await new Promise((resolve) => setTimeout(resolve, 300));
+  await until(() => beats >= 4);
   dead.socket.resume();
   expect([4009, 1006]).toContain((await dead.closed).code);
   alive.say({ type: 'ping' });

@@ -215,8 +215,8 @@ describe('streamed responses', () => {
 
   test('that do not get through in time end with the error as trailers, and the next event is taken', async () => {
     const isRead = Promise.withResolvers<void>();
-    const deadlineMs = Date.now() + 3_000;
     const { api } = await boot(streaming, { onStreamChunk: () => isRead.promise });
+    const deadlineMs = Date.now() + 3_000;
     const outcome = api.invoke(event(104, String(40 * 1024 * 1024)), { deadlineMs });
     setTimeout(isRead.resolve, deadlineMs - Date.now() + 200);
     const response = await outcome;

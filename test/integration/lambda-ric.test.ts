@@ -227,9 +227,9 @@ describe('aws-lambda-ric', () => {
     const many = { concurrencyPerInstance: 8, environment: { AWS_LAMBDA_NODEJS_WORKER_COUNT: '1' } };
     await runtime.warm(version('slow', many), 1);
     const started = performance.now();
-    const answers = await Promise.all(Array.from({ length: 8 }, () => call('slow', { ms: 300 }, many)));
-    expect(answers).toEqual(Array.from({ length: 8 }, () => 300));
-    expect(performance.now() - started).toBeLessThan(1_500);
+    const answers = await Promise.all(Array.from({ length: 8 }, () => call('slow', { ms: 2_000 }, many)));
+    expect(answers).toEqual(Array.from({ length: 8 }, () => 2_000));
+    expect(performance.now() - started).toBeLessThan(14_000);
     expect(runtime.instances().filter(({ fingerprint }) => fingerprint === 'slow')).toHaveLength(1);
   });
 

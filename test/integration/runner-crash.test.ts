@@ -51,7 +51,7 @@ it('a call that was executed before the runner was killed is settled after the n
     .router(new JobRouter().route(0, job))
     .start();
   await tangle.submitMany(serviceId, [input(3n)]);
-  await expect.poll(async () => (await tangle.results(serviceId)).length, { timeout: 20_000, interval: 25 }).toBe(3);
+  await expect.poll(async () => (await tangle.results(serviceId)).length, { interval: 25 }).toBe(3);
   await runner.stop();
   const results = (await tangle.results(serviceId)).map(({ callId, output }) => [
     callId,

@@ -133,7 +133,7 @@ describe('without an endpoint', () => {
     expect([...sources]).toContain('chain');
     await tangle.submitJob(serviceId, { jobIndex: 0, inputs: encodeAbiParameters([{ type: 'uint64' }], [21n]) });
     isDown = false;
-    await expect.poll(async () => (await tangle.results(serviceId)).length, { timeout: 20_000 }).toBe(1);
+    await expect.poll(async () => (await tangle.results(serviceId)).length).toBe(1);
     expect(await ready()).toBe(200);
     await runner.stop();
     await proxy.close();

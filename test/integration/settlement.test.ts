@@ -143,7 +143,7 @@ describe('on a real chain', () => {
     await operator.until(seq, 'mined');
     await chain.reorg(1);
     expect(await resultsOf(service)).toEqual([]);
-    await expect.poll(async () => (await resultsOf(service)).length, { timeout: 10_000, interval: 50 }).toBe(1);
+    await expect.poll(async () => (await resultsOf(service)).length, { interval: 50 }).toBe(1);
     await operator.until(seq, 'mined');
     expect(operator.events.map((event) => event.type)).toEqual(['submitted', 'mined', 'healed', 'mined']);
     await chain.mine(5);
@@ -166,7 +166,7 @@ describe('on a real chain', () => {
     });
     const seq = await operator.executed(await tangle.submitJob(service.serviceId, { jobIndex: 0, inputs: '0x01' }));
     void operator.start({ chain: mute });
-    await expect.poll(() => operator.ledger.get(seq)?.state, { timeout: 5_000, interval: 10 }).toBe('submitted');
+    await expect.poll(() => operator.ledger.get(seq)?.state, { interval: 10 }).toBe('submitted');
     const [journaled] = operator.ledger.transactionsOf(seq);
 
     operator.events.length = 0;
