@@ -59,7 +59,16 @@ export class Fleet {
   async startControlPlane(): Promise<void> {
     if (this.#port === 0) this.#port = await freePort();
     const { folder, controlFlags = [] } = this.#options;
-    const flags = ['--port', String(this.#port), '--data', join(folder, 'control'), '--ticket-file', this.#ticketFile, '--json', ...controlFlags];
+    const flags = [
+      '--port',
+      String(this.#port),
+      '--data',
+      join(folder, 'control'),
+      '--ticket-file',
+      this.#ticketFile,
+      '--json',
+      ...controlFlags,
+    ];
     const child = spawn(process.execPath, [BPR, 'control-plane', ...flags], {
       env: { PATH: `${dirname(process.execPath)}:/usr/bin:/bin`, LOG_LEVEL: 'error' },
       stdio: ['ignore', 'pipe', 'inherit'],
@@ -124,9 +133,12 @@ export class Fleet {
     return ids.length - new Set(ids).size;
   }
 
-  /** Jobs of which a worker says so. */
-  completed(): number {
-    return new Set(this.#news('ended').flatMap(({ outcome, jobId }) => (outcome === 'completed' ? [jobId] : []))).size;
+  /** Jobs of which a worker says so, and when it did first. One that was killed meanwhile may not have. */
+  completed(): ReadonlyMap<string, number> {
+    const times = new Map<string, number>();
+    for (const { outcome, jobId, at } of this.#news('ended'))
+      if (outcome === 'completed' && !times.has(String(jobId))) times.set(String(jobId), Number(at));
+    return times;
   }
 
   /** Attempts beyond the first of each job. */
