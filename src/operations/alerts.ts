@@ -85,10 +85,10 @@ export const ALERTS: readonly Alert[] = [
   },
   {
     name: 'BprEngineDown',
-    expr: `up{job="${SCRAPE_JOBS.engine}"} == 0`,
+    expr: `up{job="${SCRAPE_JOBS.engine}"} == 0 or blueprint_runner_worker_engine_up == 0`,
     for: '1m',
     severity: 'critical',
-    summary: 'The engine at {{ $labels.instance }} does not answer.',
+    summary: 'The engine {{ or $labels.engine $labels.instance }} does not answer.',
     remedy: 'Start bpr wasm serve there; its workers use the other engines of BPR_WASM_URL meanwhile.',
   },
   {

@@ -137,6 +137,23 @@ const ENGINES: Row = {
       queries: [query('sum by (state) (blueprint_runtime_instances{instance=~"$instance"})', '{{state}}')],
     },
     {
+      title: 'Calls per second by engine',
+      about: 'As the workers see it: completed, failed, refused.',
+      unit: 'reqps',
+      queries: [
+        query(
+          `sum by (engine, outcome) (rate(blueprint_runner_worker_engine_calls_total{instance=~"$instance"}${RATE}))`,
+          '{{engine}} {{outcome}}',
+        ),
+      ],
+    },
+    {
+      title: 'Time of a call by engine',
+      about: 'Of those that were not refused.',
+      unit: 's',
+      queries: [query(quantile(0.99, 'blueprint_runner_worker_engine_call_seconds', 'engine, le'), 'p99 {{engine}}')],
+    },
+    {
       title: 'Requests to the control plane per second',
       about: 'By status.',
       unit: 'reqps',

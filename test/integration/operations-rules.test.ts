@@ -14,6 +14,7 @@ import { runnerMetrics } from '../../src/runner/metrics.ts';
 import { FunctionMetrics, RuntimeGauges } from '../../src/runtime/runtime-metrics.ts';
 import { createMetrics } from '../../src/telemetry/prometheus.ts';
 import { silentTelemetry } from '../../src/telemetry/telemetry.ts';
+import { EngineMetrics } from '../../src/worker/engine-metrics.ts';
 import { requirePeer, runs } from '../require.ts';
 import { temporaryFolder } from '../support/temporary-folders.ts';
 
@@ -55,6 +56,7 @@ async function toldMetrics(): Promise<ReadonlySet<string>> {
   const url = await control.listen({ port: 0 });
   await (await fetch(`${url}/healthz`)).text();
   settlementMetrics(metrics);
+  new EngineMetrics(metrics, 'http://127.0.0.1:27288').up(true);
   runnerMetrics(metrics, 1);
   new FunctionMetrics(metrics, 'square').ended('OK', undefined);
   expect(new RuntimeGauges(metrics)).toBeInstanceOf(RuntimeGauges);
@@ -94,7 +96,10 @@ const CASES: Readonly<
   Record<string, { readonly fires: Readonly<Record<string, string>>; readonly quiet: Readonly<Record<string, string>> }>
 > = {
   BprControlPlaneDown: { fires: { 'up{job="bpr-control-plane"}': '0x60' }, quiet: { 'up{job="bpr-control-plane"}': '1x60' } },
-  BprEngineDown: { fires: { 'up{job="bpr-engine"}': '1 0x60' }, quiet: { 'up{job="bpr-engine"}': '1x60', 'up{job="other"}': '0x60' } },
+  BprEngineDown: {
+    fires: { 'up{job="bpr-engine"}': '1 0x60' },
+    quiet: { 'up{job="bpr-engine"}': '1x60', 'up{job="other"}': '0x60', 'blueprint_runner_worker_engine_up{engine="e"}': '1x60' },
+  },
   BprQueueOld: { fires: { blueprint_queue_oldest_seconds: '0+60x60' }, quiet: { blueprint_queue_oldest_seconds: '300x60' } },
   BprNoWorkers: {
     fires: {
@@ -190,6 +195,7 @@ describe('alert rules and dashboard', () => {
         ruleTest(name, fires, true),
         ruleTest(name, quiet, false),
       ]);
+      tests.push(ruleTest('BprEngineDown', { 'blueprint_runner_worker_engine_up{engine="e"}': '1 0x60' }, true));
       writeFileSync(join(folder, 'tests.yml'), stringify({ rule_files: ['alerts.yml'], evaluation_interval: '1m', tests }));
       expect(promtool('test', 'rules', join(folder, 'tests.yml'))).toBe('ok');
     },

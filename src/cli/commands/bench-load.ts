@@ -38,8 +38,12 @@ const WARM_JOBS = 2;
 
 const HANDLER = `exports.handler = async ({ waitMs, cpuMs }) => {
   if (waitMs > 0) await new Promise((resolve) => setTimeout(resolve, waitMs));
-  const until = performance.now() + cpuMs;
-  while (performance.now() < until);
+  const used = process.threadCpuUsage ?? process.cpuUsage;
+  const before = used.call(process);
+  for (let micros = 0; micros < cpuMs * 1000;) {
+    const { user, system } = used.call(process, before);
+    micros = user + system;
+  }
   return 1;
 };
 `;
