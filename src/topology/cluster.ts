@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { RunnerError, toRunnerError } from '../errors.ts';
 import type { DeployOptions } from '../executor/deployer.ts';
 import type { Machine, MachineHost, ProgramSpec } from '../executor/machine.ts';
-import { localParts, partsOf, placesIn } from './topology.ts';
+import { CONTROL_PORT, ENGINE_PORT, localParts, partsOf, placesIn } from './topology.ts';
 import type { LocalPart, Part, Role, TopologyOption, TopologySize } from './topology.ts';
 
 export interface ClusterOptions {
@@ -22,10 +22,10 @@ export interface ClusterOptions {
 }
 
 export interface UpOptions extends TopologySize {
-  /** Of the control plane; 0: any free one. */
-  readonly port: number;
-  /** Of the first engine; the others follow it. 0: any free ones. */
-  readonly enginePort: number;
+  /** Of the control plane; 0: any free one. Default: that of before, or 3020. */
+  readonly port?: number | undefined;
+  /** Of the first engine; the others follow it. 0: any free ones. Default: those of before, or 27288. */
+  readonly enginePort?: number | undefined;
   readonly engineHost: string;
   readonly engineAddress: string;
   readonly concurrency: number;
@@ -116,7 +116,7 @@ export class Cluster {
         details: { folder, running: [...running] },
       });
     const parts = partsOf(options);
-    const ports = await this.#portsOf(parts, options, before);
+    const ports = await this.#portsOf(parts, options, { before, running });
     await this.#checkPorts(parts, ports, running);
     this.#openToken();
     const local = localParts(parts, { ...options, folder, ports });
@@ -191,20 +191,18 @@ process.exitCode = await main(process.argv.slice(2));
     return { name, files: { [START]: Buffer.from(text) }, args: [START, ...args], environment, secrets, healthPort: port };
   }
 
-  /** Those of the record stay: the ticket of workers elsewhere names one. */
-  async #portsOf(parts: readonly Part[], options: UpOptions, before: ClusterRecord | undefined): Promise<Map<string, number>> {
+  /** Those of the record stay, unless others are asked for: the ticket of workers elsewhere names one. */
+  async #portsOf(parts: readonly Part[], options: UpOptions, { before, running }: Found): Promise<Map<string, number>> {
     const { freePort } = this.#options;
     const known = new Map(before?.parts.map(({ name, port }) => [name, port]));
     const ports = new Map<string, number>();
     const taken = new Set<number>();
-    const wantedOf = ({ name, role }: Part): number => {
-      if (role === 'control-plane') return options.port;
-      if (role === 'engine' && options.enginePort !== 0) return options.enginePort + Number(name.slice('engine-'.length)) - 1;
-      return 0;
-    };
     for (const part of parts) {
-      let port = wantedOf(part) || (known.get(part.name) ?? 0);
-      while (port === 0 || taken.has(port)) port = await freePort();
+      const recorded = known.get(part.name);
+      let port = wantedPort(part, options) ?? recorded ?? defaultPort(part);
+      // Any: that of before, when nobody else has it now.
+      if (port === 0) port = recorded !== undefined && running.has(part.name) ? recorded : await freePort(recorded);
+      while (taken.has(port)) port = await freePort();
       taken.add(port);
       ports.set(part.name, port);
     }
@@ -312,11 +310,29 @@ process.exitCode = await main(process.argv.slice(2));
   }
 }
 
+interface Found {
+  readonly before: ClusterRecord | undefined;
+  readonly running: ReadonlySet<string>;
+}
+
 interface Started {
   readonly running: ReadonlySet<string>;
   /** Grows. */
   readonly started: string[];
 }
+
+/** What was asked for; undefined: nothing. */
+function wantedPort({ name, role }: Part, { port, enginePort }: UpOptions): number | undefined {
+  if (role === 'worker') return 0;
+  if (role === 'control-plane') return port;
+  return enginePort === undefined || enginePort === 0 ? enginePort : enginePort + numberOf(name) - 1;
+}
+
+function defaultPort({ name, role }: Part): number {
+  return role === 'control-plane' ? CONTROL_PORT : ENGINE_PORT + numberOf(name) - 1;
+}
+
+const numberOf = (name: string): number => Number(/\d+$/.exec(name)?.[0] ?? 1);
 
 function recordOf({ option, engineAddress }: UpOptions, ticketFile: string, parts: readonly RecordedPart[]): ClusterRecord {
   return { version: 1, option, engineAddress, ticketFile, parts };

@@ -1,6 +1,6 @@
 /** The parts of a topology as containers: what compose files, scripts and manifests are written from. */
 
-import { CAPABILITY, partsOf } from './topology.ts';
+import { CAPABILITY, CONTROL_PORT, ENGINE_PORT, partsOf } from './topology.ts';
 import type { Part, TopologyOption, TopologySize } from './topology.ts';
 
 export interface RenderOptions extends TopologySize {
@@ -35,8 +35,6 @@ export interface Container {
   readonly cpus: number;
 }
 
-export const CONTROL_PORT = 3020;
-export const ENGINE_PORT = 27_288;
 const HEALTH_PORT = 8081;
 /** An unprivileged user, without a name anywhere. */
 export const USER = 993;

@@ -1,24 +1,15 @@
 /** A topology as manifests of Kubernetes, and the script that applies them. */
 
 import { stringify } from 'yaml';
-import {
-  CONTROL_PORT,
-  DATA,
-  ENGINE_PORT,
-  HEALTH,
-  STOP_SECONDS,
-  TMP_MB,
-  USER,
-  containersOf,
-  environmentOf,
-  programOf,
-} from './containers.ts';
+import { DATA, HEALTH, STOP_SECONDS, TICKET, TMP_MB, USER, containersOf, environmentOf, programOf } from './containers.ts';
 import type { Container, RenderOptions } from './containers.ts';
 import { READ_TICKET } from './script.ts';
+import { CONTROL_PORT, ENGINE_PORT } from './topology.ts';
 
 const NAMESPACE = 'blueprint';
 const SECRET = 'blueprint-topology';
 const TICKET_SECRET = 'blueprint-ticket';
+const TICKET_FOLDER = '/ticket';
 const PART_OF = { 'app.kubernetes.io/part-of': 'blueprint-topology' };
 
 type Manifest = Readonly<Record<string, unknown>>;
@@ -61,7 +52,8 @@ function labels(name: string): Readonly<Record<string, string>> {
 
 function deployment(main: Container, besides: readonly Container[] = []): Manifest {
   const isControlPlane = main.role === 'control-plane';
-  const containers = [main, ...besides];
+  const containers = besides.length === 0 ? [main] : [main, ...besides].map(withTicketFile);
+  const shared = besides.length === 0 ? [] : [{ name: 'ticket', emptyDir: { medium: 'Memory', sizeLimit: '1Mi' } }];
   return {
     apiVersion: 'apps/v1',
     kind: 'Deployment',
@@ -84,7 +76,7 @@ function deployment(main: Container, besides: readonly Container[] = []): Manife
             fsGroup: USER,
             seccompProfile: { type: 'RuntimeDefault' },
           },
-          containers: containers.map(containerSpec),
+          containers: containers.map((one) => containerSpec(one, shared.length > 0)),
           volumes: [
             ...containers.map(({ name, role }) =>
               role === 'control-plane'
@@ -92,6 +84,7 @@ function deployment(main: Container, besides: readonly Container[] = []): Manife
                 : { name: `data-${name}`, emptyDir: { sizeLimit: '2Gi' } },
             ),
             { name: 'tmp', emptyDir: { sizeLimit: `${TMP_MB}Mi` } },
+            ...shared,
           ],
         },
       },
@@ -99,7 +92,7 @@ function deployment(main: Container, besides: readonly Container[] = []): Manife
   };
 }
 
-function containerSpec(container: Container): Manifest {
+function containerSpec(container: Container, hasTicketFile: boolean): Manifest {
   const { name, role, image, secrets, ports, memoryMb, cpus } = container;
   const probe = { exec: { command: ['node', HEALTH] }, periodSeconds: 10, timeoutSeconds: 5, failureThreshold: 3 };
   return {
@@ -123,7 +116,20 @@ function containerSpec(container: Container): Manifest {
     volumeMounts: [
       { name: role === 'control-plane' ? 'data' : `data-${name}`, mountPath: DATA },
       { name: 'tmp', mountPath: '/tmp' },
+      ...(hasTicketFile ? [{ name: 'ticket', mountPath: TICKET_FOLDER, ...(role === 'worker' && { readOnly: true }) }] : []),
     ],
+  };
+}
+
+/** In one pod nobody has to carry the ticket: workers wait for its file. */
+function withTicketFile(container: Container): Container {
+  const file = `${TICKET_FOLDER}/endpoint.ticket`;
+  const { role, commands, secrets } = container;
+  if (role === 'control-plane') return { ...container, commands: commands.map((args) => args.map((one) => (one === TICKET ? file : one))) };
+  return {
+    ...container,
+    commands: commands.map((args) => [...args, '--ticket-file', file]),
+    secrets: secrets.filter((secret) => secret !== 'CONTROL_PLANE_TICKET'),
   };
 }
 
@@ -168,10 +174,14 @@ export function kubernetesScript(options: RenderOptions): string {
   const containers = containersOf(options);
   const rest = containers.filter(({ networkOf, name }) => networkOf === undefined && name !== 'control-plane').map(({ name }) => name);
   const isOnePod = containers.some(({ networkOf }) => networkOf !== undefined);
-  // In one pod, the control plane runs while the workers beside it wait for their secret.
-  const wait = isOnePod
-    ? 'kubectl -n "$NAMESPACE" wait --for=jsonpath=\'{.status.containerStatuses[?(@.name=="control-plane")].ready}\'=true pod -l app.kubernetes.io/name=control-plane --timeout=300s'
-    : 'kubectl -n "$NAMESPACE" rollout status deployment/control-plane --timeout=300s';
+  const rollOut = (name: string): string => `kubectl -n "$NAMESPACE" rollout status deployment/${name} --timeout=300s`;
+  const ticket = `ticket="$(kubectl -n "$NAMESPACE" exec deploy/control-plane -- node -p "${READ_TICKET}")"
+if [ -z "$ticket" ]; then
+  echo 'the control plane has written no ticket' >&2
+  exit 1
+fi
+printf %s "$ticket" | kubectl -n "$NAMESPACE" create secret generic ${TICKET_SECRET} --from-file=CONTROL_PLANE_TICKET=/dev/stdin --dry-run=client -o yaml |
+  kubectl apply -f -`;
   return `#!/bin/sh
 # Applies the manifests and gives the workers their ticket. The images must be where the cluster finds them.
 set -eu
@@ -181,14 +191,6 @@ kubectl create namespace "$NAMESPACE" --dry-run=client -o yaml | kubectl apply -
 kubectl -n "$NAMESPACE" get secret ${SECRET} >/dev/null 2>&1 ||
   od -An -N32 -tx1 /dev/urandom | tr -d ' \\n' | kubectl -n "$NAMESPACE" create secret generic ${SECRET} --from-file=BPR_WASM_TOKEN=/dev/stdin
 kubectl apply -f manifests.yaml
-${wait}
-ticket="$(kubectl -n "$NAMESPACE" exec deploy/control-plane -c control-plane -- node -p "${READ_TICKET}")"
-if [ -z "$ticket" ]; then
-  echo 'the control plane has written no ticket' >&2
-  exit 1
-fi
-printf %s "$ticket" | kubectl -n "$NAMESPACE" create secret generic ${TICKET_SECRET} --from-file=CONTROL_PLANE_TICKET=/dev/stdin --dry-run=client -o yaml |
-  kubectl apply -f -
-${[...(isOnePod ? ['control-plane'] : []), ...rest].map((name) => `kubectl -n "$NAMESPACE" rollout status deployment/${name} --timeout=300s`).join('\n')}
+${[rollOut('control-plane'), ...(isOnePod ? [] : [ticket]), ...rest.map(rollOut)].join('\n')}
 `;
 }

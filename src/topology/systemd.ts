@@ -1,8 +1,8 @@
 /** A topology as units of systemd, for one machine. */
 
-import { CONTROL_PORT, ENGINE_PORT, PIDS_MAX, STOP_SECONDS } from './containers.ts';
+import { PIDS_MAX, STOP_SECONDS } from './containers.ts';
 import type { RenderOptions } from './containers.ts';
-import { CAPABILITY, partsOf } from './topology.ts';
+import { CAPABILITY, CONTROL_PORT, ENGINE_PORT, partsOf } from './topology.ts';
 import type { Part } from './topology.ts';
 
 export interface SystemdOptions extends RenderOptions {

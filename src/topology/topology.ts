@@ -35,6 +35,8 @@ export interface Part {
 /** What a job asks for to run on a worker with an engine of its own, or on one that calls shared engines. */
 export const CAPABILITY = { wasm: 'engine:own', engine: 'engine:shared' } as const;
 
+export const CONTROL_PORT = 3020;
+export const ENGINE_PORT = 27_288;
 const WORKERS_MAX = 200;
 const ENGINES_MAX = 32;
 const ENGINES: Readonly<Record<TopologyOption, number>> = { 1: 0, 2: 1, 3: 3, 4: 1, hybrid: 2 };

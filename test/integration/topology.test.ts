@@ -2,11 +2,12 @@
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync, readdirSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it, onTestFinished } from 'vitest';
+import { measureTopologies } from '../../src/cli/commands/topology-measure.ts';
 import { BPR } from '../support/bpr.ts';
 import { TopologyWorld, bpr, processesOf, squaringModule, status, topologyFolder, up } from '../support/topology.ts';
 
@@ -114,7 +115,8 @@ describe('bpr topology', () => {
       const flags = ['--option', '2', '--workers', '1', ...PORTS];
       const first = await up(folder, flags);
       expect(first.started).toEqual(['control-plane', 'engine-1', 'worker-1']);
-      const second = await up(folder, flags);
+      // Without ports those of before.
+      const second = await up(folder, ['--option', '2', '--workers', '1', '--lease-ms', '4000']);
       expect([second.started, second.ended, second.parts.map(({ pid }) => pid)]).toEqual([[], [], first.parts.map(({ pid }) => pid)]);
       expect((await up(folder, ['--option', '2', '--workers', '2', ...PORTS])).started).toEqual(['worker-2']);
       const fewer = await up(folder, flags);
@@ -156,6 +158,36 @@ describe('bpr topology', () => {
         stderr: expect.stringContaining(`CONFIG_INVALID: port ${port} of control-plane is taken`) as string,
       });
       expect(readdirSync(folder)).not.toContain('topology.json');
+    },
+    LIMIT_MS,
+  );
+
+  it('recommends an option, with its reasons', async () => {
+    const recommended = await bpr('topology', 'recommend', '--workers', '30', '--k8s', 'no', '--json');
+    expect(JSON.parse(recommended.stdout)).toMatchObject({ option: '1', because: ['it is production with 20 to 100 workers'] });
+    const service = await bpr('topology', 'recommend', '--workers', '30', '--k8s', 'yes', '--engine-service', 'yes');
+    expect(service.stdout).toMatch(/^option 3: there is Kubernetes/);
+    expect(await bpr('topology', 'recommend', '--workers', '30', '--k8s', 'perhaps')).toMatchObject({ status: 2 });
+  });
+
+  it(
+    'measures an option, and compares what was measured',
+    async () => {
+      const { signal } = new AbortController();
+      const measured = await measureTopologies({ options: ['2'], signal, tell: () => {} });
+      const folder = topologyFolder();
+      const file = join(folder, 'measured.json');
+      writeFileSync(file, JSON.stringify(measured));
+      const { rows } = JSON.parse((await bpr('topology', 'matrix', '--file', file, '--json')).stdout) as {
+        rows: readonly { readonly criterion: string; readonly kind: string; readonly values: readonly string[] }[];
+      };
+      const figures = rows.filter(({ kind }) => kind === 'measured');
+      expect(figures.map(({ values }) => values.map((value) => (/^\d+(?:\.\d)? (?:ms|MiB)$/.test(value) ? 'figure' : value)))).toEqual(
+        figures.map(() => ['-', 'figure', '-', '-', '-']),
+      );
+      expect(measured.options[2]).toMatchObject({ engineBytes: expect.any(Number) as number });
+      expect(measured.options[2]?.engineBytes).toBeGreaterThan(20 * 1024 ** 2);
+      expect((await bpr('topology', 'matrix', '--file', join(folder, 'none.json'))).stdout).not.toContain('measured');
     },
     LIMIT_MS,
   );

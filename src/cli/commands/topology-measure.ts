@@ -26,15 +26,17 @@ const NOTHING = Buffer.from(
 );
 
 export interface MeasureOptions {
+  /** Which. Default: all. */
+  readonly options?: readonly TopologyOption[];
   readonly signal: AbortSignal;
   readonly tell: (text: string) => void;
 }
 
-export async function measureTopologies({ signal, tell }: MeasureOptions): Promise<Measurements> {
-  const options: Partial<Record<TopologyOption, Measured>> = {};
-  for (const option of TOPOLOGY_OPTIONS) {
+export async function measureTopologies({ options = TOPOLOGY_OPTIONS, signal, tell }: MeasureOptions): Promise<Measurements> {
+  const measured: Partial<Record<TopologyOption, Measured>> = {};
+  for (const option of options) {
     tell(`option ${option} ...`);
-    options[option] = await measure(option, signal);
+    measured[option] = await measure(option, signal);
   }
   const [first] = cpus();
   return {
@@ -43,7 +45,7 @@ export async function measureTopologies({ signal, tell }: MeasureOptions): Promi
     machine: `${cpus().length} x ${first?.model ?? 'processor'}, ${Math.round(totalmem() / GIB)} GiB`,
     node: process.versions.node,
     workers: WORKERS,
-    options,
+    options: measured,
   };
 }
 

@@ -27,8 +27,8 @@ interface UpFlags extends FolderFlags {
   readonly option: TopologyOption;
   readonly workers: number;
   readonly engines?: number;
-  readonly port: number;
-  readonly enginePort: number;
+  readonly port?: number;
+  readonly enginePort?: number;
   readonly engineHost?: EngineHost;
   readonly concurrency: number;
   readonly leaseMs: number;
@@ -85,8 +85,12 @@ function withSize(command: Command): Command {
 
 function addUp(topology: Command, { io }: Cli): void {
   withFolder(withSize(topology.command('up').description('start one on this machine, or what of it is missing')))
-    .option('--port <port>', 'of the control plane; 0: any free one', parseNumber, 3020)
-    .option('--engine-port <port>', 'of the first engine, the others follow; 0: any free ones', parseNumber, 27_288)
+    .option('--port <port>', 'of the control plane; 0: any free one (default: that of before, or 3020)', parseNumber)
+    .option(
+      '--engine-port <port>',
+      'of the first engine, the others follow; 0: any free ones (default: those of before, or 27288)',
+      parseNumber,
+    )
     .addOption(
       new Option('--engine-host <address>', 'where engines listen (default: 0.0.0.0 for option 4, else 127.0.0.1)').choices([
         '127.0.0.1',
