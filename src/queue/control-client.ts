@@ -158,6 +158,7 @@ export class ControlClient {
   async send(request: ControlRequest): Promise<Uint8Array> {
     const until = this.#until();
     let mayEnrol = true;
+    let isUnknown = false;
     for (let failures = 0; ; failures += 1) {
       let session: Session | undefined;
       try {
@@ -173,8 +174,10 @@ export class ControlClient {
         if (UNKNOWN.has(thrown.code) && session) {
           if (request.isRepeatable === false) throw thrown;
           request.onRepeat?.();
+          isUnknown = request.method !== 'GET';
         }
-        await this.#pause(thrown, { failures, until, signal: request.patience ?? request.signal });
+        const error = isUnknown ? unknown(thrown) : thrown;
+        await this.#pause(error, { failures, until, signal: request.patience ?? request.signal });
       }
     }
   }
@@ -349,4 +352,10 @@ function standingOf({ workerId, limits, queue }: Readonly<Record<string, unknown
     throw new RunnerError('EXECUTOR_RESPONSE_INVALID', 'the control plane does not tell its limits');
   const grant = queue === undefined ? {} : { grant: grantOfWire(queue) };
   return { workerId: typeof workerId === 'string' ? workerId : '', contentBytesMax, waitMsMax, validMs, ...grant };
+}
+
+/** An attempt before may have been carried out, whatever is known of this one. */
+function unknown(error: RunnerError): RunnerError {
+  if (error.retry !== 'safe') return error;
+  return new RunnerError(error.code, error.message, { cause: error, details: error.details, retry: 'idempotent' });
 }

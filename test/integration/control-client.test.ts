@@ -1,0 +1,39 @@
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import type { Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { expect, it, onTestFinished } from 'vitest';
+import { RemoteQueue } from '../../src/queue/remote.ts';
+
+const LIMITS = JSON.stringify({ limits: { contentBytesMax: 1_000, waitMsMax: 1_000 } });
+const JOB = { id: 'j', type: 'work', payload: Buffer.from('x') };
+
+/** Takes one publication, says nothing to it, and is gone; or it is gone before. */
+async function leaving(takesOne: boolean): Promise<RemoteQueue> {
+  const leave = (server: Server): void => {
+    server.close();
+    server.closeAllConnections();
+  };
+  const server = createServer((request, response) => {
+    if (request.method === 'GET') response.setHeader('content-type', 'application/json').end(LIMITS);
+    else request.on('end', () => leave(server)).resume();
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const queue = await RemoteQueue.connect({ credentials: { url, token: 't' }, reconnectMs: 500 });
+  onTestFinished(() => queue.close());
+  onTestFinished(() => leave(server));
+  if (!takesOne) leave(server);
+  return queue;
+}
+
+it('what may have been carried out by an attempt before is not said to be safe when nobody can be reached any more', async () => {
+  const queue = await leaving(true);
+  await expect(queue.publish(JOB)).rejects.toMatchObject({ code: 'EXECUTOR_UNREACHABLE', retry: 'idempotent' });
+});
+
+it('what reached nobody is safe', async () => {
+  const queue = await leaving(false);
+  await expect(queue.publish(JOB)).rejects.toMatchObject({ code: 'EXECUTOR_UNREACHABLE', retry: 'safe' });
+});
