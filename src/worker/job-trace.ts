@@ -1,3 +1,4 @@
+import type { Clock } from '../clock.ts';
 import type { RunnerError } from '../errors.ts';
 import { TRACE } from '../job/call.ts';
 import type { ClaimedJob } from '../queue/queue.ts';
@@ -6,19 +7,28 @@ import type { Span, SpanOptions, StartSpan } from '../telemetry/telemetry.ts';
 /** `fetch`: payload and package are got; `execute`: the job's code runs; `report`: the queue is told what became of it. */
 type JobPhase = 'fetch' | 'execute' | 'report';
 
+interface JobTraceParts {
+  readonly startSpan?: StartSpan | undefined;
+  readonly clock: Clock;
+  readonly claimingSince: number;
+}
+
 /**
- * The spans of one job at a worker, in the trace of who published it: `worker.job` from the claim on, and one for each phase under it. Costs
- * nothing when nobody traces.
+ * The spans of one job at a worker, in the trace of who published it: `worker.job`, and under it `worker.claim`, from when the worker asked for
+ * it, or it was published, and one for each phase. Costs nothing when nobody traces.
  */
 export class JobTrace {
   readonly #startSpan: StartSpan | undefined;
-  readonly #job: Span | undefined;
+  #job: Span | undefined;
   #phase: Span | undefined;
 
-  constructor(startSpan: StartSpan | undefined, job: ClaimedJob) {
+  constructor(job: ClaimedJob, { startSpan, clock, claimingSince }: JobTraceParts) {
     this.#startSpan = startSpan;
-    this.#job = startSpan?.('worker.job', { kind: 'consumer', ...parentOf(job), attributes: attributesOf(job) });
-    this.#job?.addEvent('claimed');
+    if (!startSpan) return;
+    // Who waited before it was published did not wait for it. The clock of the queue may be ahead.
+    const startedAt = Math.min(clock.now(), Math.max(claimingSince, job.publishedAt));
+    this.#job = startSpan('worker.job', { kind: 'consumer', startedAt, ...parentOf(job), attributes: attributesOf(job) });
+    startSpan('worker.claim', { parent: this.#job, startedAt }).end();
   }
 
   /** The one before it has ended. */

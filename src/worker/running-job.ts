@@ -39,6 +39,8 @@ export interface RunningJobParts {
   readonly clock: Clock;
   readonly log: Logger;
   readonly startSpan?: StartSpan | undefined;
+  /** When it was asked for; milliseconds since the epoch. */
+  readonly claimingSince: number;
   readonly random: () => number;
 }
 
@@ -69,7 +71,7 @@ export class RunningJob {
   constructor(job: ClaimedJob, parts: RunningJobParts) {
     this.job = job;
     this.#parts = parts;
-    this.#trace = new JobTrace(parts.startSpan, job);
+    this.#trace = new JobTrace(job, parts);
   }
 
   /** Whether the job's code may have been reached. */

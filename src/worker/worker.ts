@@ -186,12 +186,12 @@ export class Worker {
         continue;
       }
       try {
-        const askedAt = this.#clock.monotonic();
+        const [askedAt, claimingSince] = [this.#clock.monotonic(), this.#clock.now()];
         const jobs = await this.#claim(free);
         if (jobs.length > 0) this.#metrics.claimTook(this.#clock.monotonic() - askedAt);
         failures = 0;
         this.#connected();
-        for (const job of jobs) this.#take(job);
+        for (const job of jobs) this.#take(job, claimingSince);
       } catch (thrown) {
         if (signal.aborted) return;
         const error = toRunnerError(thrown);
@@ -228,7 +228,7 @@ export class Worker {
     });
   }
 
-  #take(job: ClaimedJob): void {
+  #take(job: ClaimedJob, claimingSince: number): void {
     const { queue, leaseMs = 30_000, deliverMs = 600_000, telemetry = silentTelemetry, random = Math.random } = this.#options;
     const running = new RunningJob(job, {
       queue,
@@ -238,6 +238,7 @@ export class Worker {
       clock: this.#clock,
       log: telemetry.log,
       startSpan: telemetry.startSpan,
+      claimingSince,
       random,
     });
     this.#running.add(running);

@@ -18,7 +18,7 @@ import { Worker } from '../../src/worker/worker.ts';
 import { BPR } from '../support/bpr.ts';
 import { newFolder, onEnd } from '../support/gateway.ts';
 
-const WAIT = { timeout: 60_000, interval: 20 };
+const WAIT = { timeout: 100_000, interval: 20 };
 
 interface Engine {
   readonly url: string;
@@ -102,7 +102,7 @@ it('engines are killed and come back under load: every job that may be tried aga
     const { body } = await queue.result(id);
     expect(Buffer.from(body as Uint8Array).toString()).toBe(JSON.stringify({ greeting: `Hello, ${id}` }));
   }
-}, 180_000);
+}, 300_000);
 
 it('of jobs that may begin once only those are lost that an engine had when it was killed', async () => {
   const engines = [await startEngine(), await startEngine()];
@@ -119,4 +119,19 @@ it('of jobs that may begin once only those are lost that an engine had when it w
   expect(lost.length).toBeLessThanOrEqual(8);
   expect(new Set(lost).size).toBeLessThanOrEqual(1);
   expect(lost.filter((code) => code !== 'EXECUTOR_CONNECTION_LOST')).toEqual([]);
+}, 120_000);
+
+it('while no engine is reached jobs wait, without an attempt, also those that may begin once only', async () => {
+  const engine = await startEngine();
+  const { queue, publish, ended, metric } = await world([engine.url]);
+  await publish(4, 1);
+  await expect.poll(ended, WAIT).toBe(4);
+  await engine.kill();
+  await expect.poll(() => metric(`up{engine="${engine.url}"}`), WAIT).toBe(0);
+  const ids = await publish(20, 1);
+  await expect.poll(() => metric(`calls_total{engine="${engine.url}",outcome="refused"}`), WAIT).toBeGreaterThan(20);
+  for (const id of ids) expect((await queue.status(id))?.state).toMatch(/^(?:queued|claimed)$/);
+  await startEngine(new URL(engine.url).port);
+  await expect.poll(ended, WAIT).toBe(24);
+  expect((await queue.stats()).byState).toMatchObject({ completed: 24, failed: 0, dead: 0 });
 }, 120_000);

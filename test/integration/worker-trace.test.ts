@@ -56,19 +56,22 @@ it('from the claim to the report, also when it fails; without a publisher that t
     expect(jobSpan(id)).toMatchObject({ traceId: TRACE_ID, parentId: PARENT, attributes: { 'blueprint.attempt': 1, 'faas.name': 'cake' } });
     expect(under(id).every(({ traceId }) => traceId === TRACE_ID)).toBe(true);
   }
-  expect(phases('works')).toEqual(['worker.fetch', 'worker.execute', 'worker.report']);
-  expect(phases('fails')).toEqual(['worker.fetch', 'worker.execute', 'worker.report']);
-  expect(phases('missing')).toEqual(['worker.fetch', 'worker.report']);
-  expect(jobSpan('works')).toMatchObject({ attributes: { 'blueprint.outcome': 'completed' }, events: [{ name: 'claimed' }] });
+  expect(phases('works')).toEqual(['worker.claim', 'worker.fetch', 'worker.execute', 'worker.report']);
+  expect(phases('fails')).toEqual(['worker.claim', 'worker.fetch', 'worker.execute', 'worker.report']);
+  expect(phases('missing')).toEqual(['worker.claim', 'worker.fetch', 'worker.report']);
+  expect(jobSpan('works')).toMatchObject({ attributes: { 'blueprint.outcome': 'completed' } });
+  const publishedAt = Number((await queue.status('works'))?.publishedAt);
+  expect(under('works')[0]?.startTime).toBe(jobSpan('works').startTime);
+  expect(Number(jobSpan('works').startTime)).toBeGreaterThanOrEqual(publishedAt);
   expect(jobSpan('works').status).toBeUndefined();
   expect(jobSpan('fails')).toMatchObject({
     attributes: { 'blueprint.outcome': 'failed', 'error.type': 'JOB_FAILED' },
     status: { code: 2 },
   });
-  expect(under('missing')[0]).toMatchObject({ name: 'worker.fetch', attributes: { 'error.type': 'CODE_MISSING' } });
+  expect(under('missing')[1]).toMatchObject({ name: 'worker.fetch', attributes: { 'error.type': 'CODE_MISSING' } });
   for (const id of ['alone', 'malformed']) {
     expect(jobSpan(id).parentId).toBeUndefined();
     expect(jobSpan(id).traceId).not.toBe(TRACE_ID);
-    expect(phases(id)).toEqual(['worker.fetch', 'worker.execute', 'worker.report']);
+    expect(phases(id)).toEqual(['worker.claim', 'worker.fetch', 'worker.execute', 'worker.report']);
   }
 }, 60_000);

@@ -1,0 +1,31 @@
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, it, onTestFinished } from 'vitest';
+import { temporaryFolder } from '../../test/support/temporary-folders.ts';
+import { systemClock } from '../clock.ts';
+import { EmbeddedQueue } from '../queue/embedded.ts';
+import { FolderObjects } from '../queue/folder-objects.ts';
+import { silentTelemetry } from '../telemetry/telemetry.ts';
+import { collection } from './collect.ts';
+
+it('objects that no job refers to are removed after a week, where the queue can tell what its jobs refer to', async () => {
+  const folder = temporaryFolder('collect-');
+  let aheadMs = 0;
+  const clock = { ...systemClock, now: () => Date.now() + aheadMs };
+  const queue = EmbeddedQueue.open({ folder: join(folder, 'queue'), clock });
+  onTestFinished(() => queue.close());
+  const objects = new FolderObjects({ folder: join(folder, 'objects'), clock });
+  const { log } = silentTelemetry;
+  const payload = await objects.put(Buffer.from('needed'));
+  const orphan = await objects.put(Buffer.from('left over'));
+  await queue.publish({ type: 't', payload });
+  const task = collection(queue, objects, log);
+  await task?.run();
+  expect(readdirSync(join(folder, 'objects')).toSorted()).toEqual([payload.key, orphan.key].toSorted());
+  aheadMs = 7 * 86_400_000 + 60_000;
+  await task?.run();
+  expect(readdirSync(join(folder, 'objects'))).toEqual([payload.key]);
+  const { put, get, remove } = objects;
+  expect(collection(queue, { put, get, remove }, log)).toBeUndefined();
+  expect(collection(Object.assign(Object.create(queue) as EmbeddedQueue, { referred: undefined }), objects, log)).toBeUndefined();
+});
