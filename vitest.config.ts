@@ -1,7 +1,16 @@
 import { availableParallelism } from 'node:os';
 import { defineConfig } from 'vitest/config';
 
-const project = (name: string, include: string[], options: { testTimeout?: number; fileParallelism?: boolean } = {}) => {
+interface Options {
+  readonly exclude?: string[];
+  readonly testTimeout?: number;
+  readonly fileParallelism?: boolean;
+}
+
+/** Files that measure memory and time: nothing runs beside them. */
+const MEASURING = ['test/integration/fuzz.test.ts'];
+
+const project = (name: string, include: string[], options: Options = {}) => {
   // Generous: a busy machine is ten times slower.
   const { testTimeout = 30_000 } = options;
   return {
@@ -25,7 +34,8 @@ export default defineConfig({
     projects: [
       project('unit', ['src/**/*.test.ts', 'plugins/**/*.test.ts', 'handler/**/*.test.ts', 'test/*.test.ts', 'test/unit/**/*.test.ts']),
       project('conformance', ['test/conformance/**/*.test.ts'], { testTimeout: 60_000 }),
-      project('integration', ['test/integration/**/*.test.ts'], { testTimeout: 60_000 }),
+      project('integration', ['test/integration/**/*.test.ts'], { exclude: MEASURING, testTimeout: 60_000 }),
+      project('measuring', MEASURING, { testTimeout: 120_000, fileParallelism: false }),
       project('simulation', ['test/simulation/**/*.test.ts'], { testTimeout: 120_000 }),
       project('e2e', ['test/e2e/**/*.test.ts', 'test/package/**/*.test.ts'], { testTimeout: 180_000, fileParallelism: false }),
       {

@@ -25,12 +25,11 @@ const START_MS_MAX = 60_000;
  * Without Docker moto can answer calls of functions by itself (`answersCalls`); it then does not find layers.
  */
 export async function startMoto({ answersCalls = false } = {}): Promise<Moto> {
-  const port = await freePort();
   const env = { ...process.env, MOTO_IAM_LOAD_MANAGED_POLICIES: 'true', MOTO_LAMBDA_STUB_ECR: 'false', PYTHONUNBUFFERED: '1' };
-  const child = spawn('moto_server', ['-H', '127.0.0.1', '-p', String(port)], { env, stdio: ['ignore', 'ignore', 'pipe'], detached: true });
-  const url = `http://127.0.0.1:${port}`;
+  const child = spawn('moto_server', ['-H', '127.0.0.1', '-p', '0'], { env, stdio: ['ignore', 'ignore', 'pipe'], detached: true });
+  let url: string;
   try {
-    await listening(child);
+    url = await listening(child);
   } catch (error) {
     end(child);
     throw error;
@@ -45,6 +44,7 @@ export async function startMoto({ answersCalls = false } = {}): Promise<Moto> {
       await fetch(`${url}/moto-api/config`, { method: 'POST', body: JSON.stringify({ lambda: { use_docker: false } }) });
     },
     async close() {
+      if (child.exitCode !== null || child.signalCode !== null) return;
       const over = new Promise((resolve) => child.once('exit', resolve));
       end(child);
       await over;
@@ -57,29 +57,20 @@ function end(child: ChildProcess): void {
   if (child.pid !== undefined && child.exitCode === null) process.kill(-child.pid, 'SIGKILL');
 }
 
-function listening(child: ChildProcess): Promise<void> {
+/** Resolves with its address. */
+function listening(child: ChildProcess): Promise<string> {
   return new Promise((resolve, reject) => {
     let text = '';
     const timer = setTimeout(() => reject(new Error(`moto did not start: ${text}`)), START_MS_MAX);
     child.stderr?.on('data', (chunk: Buffer) => {
       text += chunk.toString();
-      if (!text.includes('Running on')) return;
+      const [, url] = /Running on (http:\/\/127\.0\.0\.1:\d+)\s/.exec(text) ?? [];
+      if (url === undefined) return;
       clearTimeout(timer);
-      resolve();
+      resolve(url);
     });
     child.once('error', reject);
     child.once('exit', (code) => reject(new Error(`moto ended with status ${code}: ${text}`)));
-  });
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer();
-    server.once('error', reject);
-    server.listen(0, '127.0.0.1', () => {
-      const { port } = server.address() as AddressInfo;
-      server.close(() => resolve(port));
-    });
   });
 }
 
