@@ -135,6 +135,6 @@ describe('bpr topology render', () => {
         .toMatch(new RegExp(`^(?!${id}).* true$`));
       await jobs.done(await jobs.publish({ count: 3, ms: 10, prefix: 'again' }));
     },
-    300_000,
+    600_000,
   );
 });
