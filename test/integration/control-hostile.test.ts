@@ -440,14 +440,16 @@ describe('a job from a file, without a control plane', () => {
       [JSON.stringify({ artifact: zip, settings: { timeoutMs: 0 } }), 'REQUEST_INVALID', /timeoutMs/],
       [JSON.stringify({ artifact: zip, settings }), 'FUNCTION_FAILED', /poison/],
     ] as const;
-    for (const [content, code, message] of cases) {
+    const commands = cases.map(([content]) => {
       const file = place('job');
       writeFileSync(file, content);
-      const command = worker('', '--once', '--job', file);
-      expect([content, await command.ended]).toEqual([content, 1]);
-      expect(command.news).toEqual([{ event: 'error', code, message: expect.stringMatching(message) }]);
+      return worker('', '--once', '--job', file);
+    });
+    for (const [index, [content, code, message]] of cases.entries()) {
+      expect([content, await commands[index]?.ended]).toEqual([content, 1]);
+      expect(commands[index]?.news).toEqual([{ event: 'error', code, message: expect.stringMatching(message) }]);
     }
-  });
+  }, 180_000);
 });
 
 describe('a worker whose functions are modules', () => {
