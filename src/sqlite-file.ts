@@ -1,6 +1,6 @@
 /** A SQLite file of our own: opening, checking, locking, and group commit. Beneath the ledger and the embedded queue. */
 
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, statSync } from 'node:fs';
+import { closeSync, existsSync, fdatasync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import type { StatementSync } from 'node:sqlite';
@@ -17,15 +17,18 @@ const SQLITE = { busy: 5, locked: 6, ioError: 10, corrupt: 11, full: 13, cantOpe
 const NO_SPACE: readonly unknown[] = ['ENOSPC', 'EDQUOT'];
 const NO_ACCESS: readonly unknown[] = ['EACCES', 'EPERM', 'EROFS', 'ENOTDIR', 'EEXIST'];
 
-const SETTINGS = 'PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY;';
+const SETTINGS = 'PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA temp_store = MEMORY;';
 
 /** What the owner does around the changes of each group. */
 export interface GroupHooks {
   /** The last change of the group: what it changes is committed, or rolled back, with the others. */
   beforeCommit(): void;
+  /** The group is on disk. Until then no other group begins. */
   committed(): void;
   /** Nothing of the group was changed; its changes may run again, one by one. */
   rolledBack(): void;
+  /** With `sync: 'background'`: the disk did not take a group that is in the file. Nothing is written any more. */
+  failed?(error: unknown): void;
 }
 
 export interface SqliteFileOptions {
@@ -43,6 +46,11 @@ export interface SqliteFileOptions {
   readonly remedy: string;
   /** Reads beside the process that owns the file. */
   readonly readonly?: boolean;
+  /**
+   * Where the disk is waited for: by the commit (default), or beside the event loop. Then what came meanwhile is the next group, and reads see
+   * what is not on disk yet: see `synced`.
+   */
+  readonly sync?: 'commit' | 'background';
   readonly hooks?: GroupHooks;
 }
 
@@ -65,9 +73,17 @@ export class SqliteFile {
   readonly #database: DatabaseSync;
   readonly #lock: DatabaseSync | undefined;
   #queue: Write[] = [];
-  #scheduled = false;
+  /** Of a group that failed: each alone fails or succeeds for itself. */
+  #alone: Write[] = [];
+  #isScheduled = false;
   #closed = false;
   #idle: (() => void)[] = [];
+  /** The log of commits, when it is synchronised by us. */
+  #log: number | undefined;
+  /** While a group is on its way to the disk. */
+  #syncing: Promise<void> | undefined;
+  /** Why the disk did not take a group: what it holds of the groups before and after is not known. */
+  #broken: RunnerError | undefined;
   readonly #begin: StatementSync;
   readonly #commit: StatementSync;
 
@@ -91,6 +107,7 @@ export class SqliteFile {
       if (!readonly) this.#prepare(database);
       this.#begin = this.#database.prepare('BEGIN IMMEDIATE');
       this.#commit = this.#database.prepare('COMMIT');
+      if (options.sync === 'background' && !inMemory && !readonly) this.#log = openSync(`${path}-wal`, 'r+');
     } catch (thrown) {
       database?.close();
       this.#lock?.close();
@@ -107,10 +124,14 @@ export class SqliteFile {
     if (this.#closed) return Promise.reject(new RunnerError('STATE_INVALID', `the ${this.#options.noun} ${this.path} is closed`));
     return new Promise<T>((resolve, reject) => {
       this.#queue.push({ change, resolve, reject });
-      if (this.#scheduled) return;
-      this.#scheduled = true;
-      setImmediate(() => this.#flush());
+      this.#schedule();
     });
+  }
+
+  /** Resolves when all that reads have seen is on disk; undefined when it is. */
+  synced(): Promise<void> | undefined {
+    if (this.#broken !== undefined) return Promise.reject(this.#broken);
+    return this.#syncing;
   }
 
   read<T>(query: () => T): T {
@@ -124,7 +145,8 @@ export class SqliteFile {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    if (this.#scheduled) await new Promise<void>((resolve) => this.#idle.push(resolve));
+    if (this.#isScheduled || this.#syncing) await new Promise<void>((resolve) => this.#idle.push(resolve));
+    if (this.#log !== undefined) closeSync(this.#log);
     this.#database.close();
     this.#lock?.close();
   }
@@ -134,37 +156,66 @@ export class SqliteFile {
     this.read(() => this.#database.exec('PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE);'));
   }
 
+  #schedule(): void {
+    if (this.#isScheduled || this.#syncing) return;
+    this.#isScheduled = true;
+    setImmediate(() => this.#flush());
+  }
+
   #flush(): void {
-    this.#scheduled = false;
-    const group = this.#queue;
-    this.#queue = [];
-    try {
+    this.#isScheduled = false;
+    while (this.#alone.length > 0 || this.#queue.length > 0) {
+      const group = this.#alone.length > 0 ? this.#alone.splice(0, 1) : this.#queue;
+      if (group === this.#queue) this.#queue = [];
       const values = this.#transact(group);
-      for (const [index, write] of group.entries()) write.resolve(values[index] as never);
-    } catch (thrown) {
-      // Alone, each change fails or succeeds for itself.
-      if (group.length === 1) group[0]?.reject(this.#failure(thrown));
-      else this.#flushSingly(group);
+      if (!values) continue;
+      if (this.#log === undefined) this.#settle(group, values);
+      // The next group begins when this one is on disk.
+      else return this.#sync(this.#log, group, values);
     }
+    this.#rest();
+  }
+
+  #rest(): void {
     for (const resolve of this.#idle.splice(0)) resolve();
   }
 
-  #flushSingly(group: readonly Write[]): void {
-    for (const write of group) {
-      try {
-        const [value] = this.#transact([write]);
-        write.resolve(value as never);
-      } catch (thrown) {
-        write.reject(this.#failure(thrown));
-      }
+  /** Undefined: nothing of it was changed. */
+  #transact(group: readonly Write[]): unknown[] | undefined {
+    try {
+      if (this.#broken !== undefined) throw this.#broken;
+      return this.#change(group);
+    } catch (thrown) {
+      if (group.length === 1) group[0]?.reject(this.#failure(thrown));
+      else this.#alone.push(...group);
+      return undefined;
     }
   }
 
-  #transact(group: readonly Write[]): unknown[] {
-    const { hooks } = this.#options;
-    const values = this.#change(group);
-    hooks?.committed();
-    return values;
+  #settle(group: readonly Write[], values: readonly unknown[]): void {
+    this.#options.hooks?.committed();
+    for (const [index, write] of group.entries()) write.resolve(values[index] as never);
+  }
+
+  #sync(log: number, group: readonly Write[], values: readonly unknown[]): void {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    promise.catch(() => undefined); // who waits for it is told; nobody has to
+    this.#syncing = promise;
+    fdatasync(log, (error) => {
+      this.#syncing = undefined;
+      if (error) {
+        this.#broken = this.#lost(error);
+        this.#options.hooks?.failed?.(this.#broken);
+        for (const write of group) write.reject(this.#broken);
+        reject(this.#broken);
+      } else {
+        this.#settle(group, values);
+        resolve();
+      }
+      // What is done in answer to this group is in the next one.
+      if (this.#alone.length > 0 || this.#queue.length > 0) this.#schedule();
+      else this.#rest();
+    });
   }
 
   #change(group: readonly Write[]): unknown[] {
@@ -199,8 +250,9 @@ export class SqliteFile {
   }
 
   #prepare(database: DatabaseSync): void {
-    const { schema, version } = this.#options;
-    database.exec(SETTINGS);
+    const { schema, version, sync = 'commit' } = this.#options;
+    // NORMAL: the log is synchronised before it is taken over into the file, not by each commit.
+    database.exec(`${SETTINGS} PRAGMA synchronous = ${sync === 'commit' ? 'FULL' : 'NORMAL'};`);
     database.exec(`BEGIN; ${schema} PRAGMA application_id = ${this.#mark}; PRAGMA user_version = ${version}; COMMIT;`);
   }
 
@@ -233,6 +285,16 @@ export class SqliteFile {
 
   #number(sql: string): number {
     return Number(this.#database.prepare(sql).get()?.['value'] ?? 0);
+  }
+
+  /** A disk that failed once may say yes the next time although it lost something: only opening the file again tells what it holds. */
+  #lost(cause: Error): RunnerError {
+    const { path } = this;
+    const { noun, codes } = this.#options;
+    return new RunnerError(codes.full, `the ${noun} ${path} did not get to the disk (${cause.message}); start this program again`, {
+      cause,
+      details: { path },
+    });
   }
 
   /** What SQLite threw, with the code that says what to do. */

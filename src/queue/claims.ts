@@ -49,8 +49,9 @@ export class Claims {
     signal?.addEventListener('abort', abort, { once: true });
     this.#waiting.add(claim);
     this.#fresh = true;
+    const until = this.#clock.monotonic() + request.waitMs;
     looked.then(
-      () => this.#wait(claim),
+      () => this.#wait(claim, until),
       (error: unknown) => this.#settle(claim, error),
     );
     return promise;
@@ -59,6 +60,8 @@ export class Claims {
   /** Within a transaction: `take` gives a claim jobs. */
   serve({ ready, news }: JobTally, take: (claim: Claim) => ClaimedJob[]): void {
     if (!this.#fresh && !news) return;
+    // Those that come while this transaction is on its way to the disk are looked at in the next.
+    this.#fresh = false;
     const exhausted = new Set<string>();
     for (const claim of this.#waiting) {
       if (ready.total === 0) break;
@@ -70,9 +73,16 @@ export class Claims {
   }
 
   committed(): void {
-    this.#fresh = false;
-    for (const [claim, jobs] of this.#granted) this.#settle(claim, undefined, jobs);
+    const granted = [...this.#granted];
     this.#granted.clear();
+    for (const [claim, jobs] of granted) this.#settle(claim, undefined, jobs);
+  }
+
+  /** What was granted is not on disk. */
+  failed(error: unknown): void {
+    const granted = [...this.#granted.keys()];
+    this.#granted.clear();
+    for (const claim of granted) this.#settle(claim, error);
   }
 
   rolledBack(): void {
@@ -84,14 +94,16 @@ export class Claims {
     for (const claim of this.#waiting) this.#settle(claim, error);
   }
 
-  #wait(claim: Waiting): void {
+  #wait(claim: Waiting, until: number): void {
     if (!this.#waiting.has(claim)) return;
-    if (claim.waitMs === 0) this.#settle(claim, undefined, []);
-    else claim.cancelTimer = this.#clock.after(claim.waitMs, () => this.#settle(claim, undefined, []));
+    const leftMs = until - this.#clock.monotonic();
+    if (leftMs <= 0) this.#settle(claim, undefined, []);
+    else claim.cancelTimer = this.#clock.after(leftMs, () => this.#settle(claim, undefined, []));
   }
 
+  /** One that has been granted jobs gets them when they are its own on disk, whatever happens until then. */
   #settle(claim: Waiting, error: unknown, jobs?: ClaimedJob[]): void {
-    if (!this.#waiting.delete(claim)) return;
+    if (this.#granted.has(claim) || !this.#waiting.delete(claim)) return;
     claim.cancelTimer?.();
     claim.signal?.removeEventListener('abort', claim.abort);
     if (jobs) claim.resolve(jobs);

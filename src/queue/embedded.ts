@@ -58,6 +58,8 @@ export interface EmbeddedQueueOptions {
   readonly contentBytesMax?: number;
   readonly clock?: Clock;
   readonly telemetry?: Telemetry;
+  /** Where the disk is waited for: by each commit, or beside the event loop, so that much else can be done meanwhile. Default `commit`. */
+  readonly sync?: 'commit' | 'background';
   /** Makes ids of jobs and tokens of leases, which nobody must be able to guess. Default: random UUIDs. */
   readonly makeId?: () => string;
 }
@@ -110,10 +112,12 @@ export class EmbeddedQueue implements WorkQueue {
       schema: SCHEMA,
       codes: { corrupt: 'QUEUE_CORRUPT', full: 'QUEUE_DISK_FULL', locked: 'QUEUE_LOCKED', version: 'QUEUE_VERSION' },
       remedy: 'publish again what has no result',
+      sync: options.sync ?? 'commit',
       hooks: {
         beforeCommit: () => this.#beforeCommit(),
         committed: () => this.#committed(),
         rolledBack: () => this.#rolledBack(),
+        failed: (error) => this.#claims.failed(error),
       },
     });
     this.#table = new JobTable({ file: this.#file, makeId, jobsMax, events: this.#events() });
@@ -182,6 +186,7 @@ export class EmbeddedQueue implements WorkQueue {
 
   async status(id: string): Promise<QueueJobStatus | undefined> {
     const row = this.#read(() => this.#table.row(id));
+    await this.#file.synced();
     return row && this.#table.status(row);
   }
 
@@ -189,6 +194,7 @@ export class EmbeddedQueue implements WorkQueue {
     const row = this.#read(() => this.#table.outcome(id));
     if (!row) throw new RunnerError('NOT_FOUND', `the queue has no record of job ${id}`, { details: { jobId: id } });
     const outcome = outcomeOf(row);
+    if (outcome) await this.#file.synced();
     if (isRunnerError(outcome)) throw outcome;
     if (outcome) return outcome;
     if (signal?.aborted) throw aborted(`the wait for job ${id} was cancelled`, signal);
@@ -207,6 +213,7 @@ export class EmbeddedQueue implements WorkQueue {
         throw new RunnerError('NOT_FOUND', `the dead letter has no job ${after}`);
       return this.#table.dead(last, limit);
     });
+    await this.#file.synced();
     return rows.map((row) => this.#table.status(row));
   }
 

@@ -16,9 +16,9 @@ let folders = 0;
 afterAll(() => rmSync(root, { recursive: true }));
 
 /** In virtual time. */
-function embedded(change: (queue: EmbeddedQueue) => WorkQueue = (queue) => queue): QueueTrial {
+function embedded(change: (queue: EmbeddedQueue) => WorkQueue = (queue) => queue, sync: 'commit' | 'background' = 'commit'): QueueTrial {
   folders += 1;
-  const options = { folder: join(root, String(folders)), clock: new FakeClock(), contentBytesMax: 100_000 };
+  const options = { folder: join(root, String(folders)), clock: new FakeClock(), contentBytesMax: 100_000, sync };
   let queue = EmbeddedQueue.open(options);
   return {
     queue: change(queue),
@@ -39,6 +39,10 @@ const close = async (): Promise<void> => {
 };
 
 runQueueConformance({ describe, it }, { name: 'embedded', open: () => embedded(), close });
+runQueueConformance(
+  { describe, it },
+  { name: 'embedded, which waits for the disk beside the event loop', open: () => embedded(undefined, 'background'), close },
+);
 
 const noReferences = 'it takes bytes and fetches what a reference names';
 runQueueConformance(
