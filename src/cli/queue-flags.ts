@@ -28,7 +28,8 @@ export const QUEUE_HELP = `
 With --queue nats the queue and its objects lie on the servers of NATS JetStream (--nats), of which any may be lost when there are three copies
 (--nats-replicas 3), and this process may be lost at any time. With --nats-account-key workers speak to NATS themselves: with their enrolment
 they get a JWT that is good for their own key, for their session (--session), and for what a worker does. Tickets that limit capabilities, or
-lack the scope claim or objects, keep their holders on HTTP. NATS must be in operator mode then:
+lack the scope claim or objects, keep their holders on HTTP. Such workers are trusted with the queue: they can read all of it. One that is
+revoked ends, and the servers turn it away when its session is over. NATS must be in operator mode then:
   nsc add operator ops --sys && nsc add account jobs && nsc edit account jobs --js-mem-storage -1 --js-disk-storage -1
   nsc add user control && nsc generate creds -n control > control.creds
   nsc edit account jobs --sk generate      the seed of that key (nsc list keys -A --show-seeds) is the file for --nats-account-key`;

@@ -1,9 +1,11 @@
 /** Workers that speak to JetStream themselves, with what the control plane gives them for their key. */
 
+import { execFile } from 'node:child_process';
 import { randomBytes, sign } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { connect, credsAuthenticator } from '@nats-io/transport-node';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { afterAll, beforeAll, describe, expect, onTestFinished } from 'vitest';
@@ -19,12 +21,14 @@ import { ClaimCheckQueue } from '../../src/queue/claim-check.ts';
 import { makeIdentity } from '../../src/queue/identity.ts';
 import type { Identity } from '../../src/queue/identity.ts';
 import { silentTelemetry } from '../../src/telemetry/telemetry.ts';
-import { makeNatsAccounts } from '../support/nats-accounts.ts';
+import { BPR } from '../support/bpr.ts';
+import { makeNatsAccounts, natsFlags } from '../support/nats-accounts.ts';
 import { requireNats, startNats } from '../support/nats.ts';
 import type { NatsCluster } from '../support/nats.ts';
 import { WorkerCommand } from '../support/worker-command.ts';
 
 const testNats = requireNats();
+const run = promisify(execFile);
 const UINT64 = parseParameters('uint64 x');
 const context = { clock: systemClock, telemetry: silentTelemetry };
 const accounts = makeNatsAccounts();
@@ -120,6 +124,27 @@ describe('bpr worker', () => {
   });
 });
 
+describe('bpr control-plane', () => {
+  testNats('says at once what is wrong with its flags of NATS', async () => {
+    const keys = natsFlags(join(folder, name()), nats?.addresses ?? [], { ...accounts, signingKey: 'hunter2' });
+    const wrong = await failed(...keys);
+    expect(wrong).toMatch(/seed of an nkey/);
+    expect(wrong).not.toContain('hunter2');
+    expect(await failed('--queue', 'nats')).toMatch(/needs --nats/);
+    expect(await failed('--nats', 'h:4222')).toMatch(/need --queue nats/);
+    expect(await failed('--queue', 'nats', '--nats', '127.0.0.1:1')).toMatch(/127\.0\.0\.1:1 cannot be reached/);
+  });
+});
+
+/** What the command says when it does not start. */
+async function failed(...flags: readonly string[]): Promise<string> {
+  const args = [BPR, 'control-plane', '--data', join(folder, name()), '--port', '0', ...flags];
+  return run(process.execPath, args).then(
+    () => 'it started',
+    ({ stderr }: { readonly stderr: string }) => stderr,
+  );
+}
+
 /** A connection of the worker, and what the servers say to it. */
 async function connection(jwt: string, { privateKey }: Identity): Promise<{ readonly nc: NatsConnection; readonly refused: string[] }> {
   const nc = await connect({
@@ -156,7 +181,7 @@ describe('what a worker is given', () => {
     const queue = open(name());
     const own = makeIdentity();
     await expect(connection((await grantOf(queue, own, -5_000)).jwt, own)).rejects.toThrow(/[Aa]uthorization|expired/);
-    const { nc } = await connection((await grantOf(queue, own, 1_500)).jwt, own);
+    const { nc } = await connection((await grantOf(queue, own, 4_000)).jwt, own);
     expect(String(await nc.closed())).toMatch(/expired/i);
   });
 
@@ -181,7 +206,7 @@ describe('what a worker is given', () => {
       `$JS.API.STREAM.MSG.GET.BPR_${foreign.name.slice(5)}`,
     ];
     for (const subject of subjects) nc.publish(subject, '{}');
-    await expect.poll(() => refused.length).toBe(2 + subjects.length);
+    await expect.poll(() => refused.length, { timeout: 30_000 }).toBe(2 + subjects.length);
     for (const subject of subjects) expect(refused.join('\n')).toContain(`"${subject}"`);
     expect((await queue.stats()).byState.queued).toBe(1);
   });
