@@ -8,8 +8,9 @@ import type { LocalChain, LocalTangle } from '../../src/testing/testing.ts';
 
 const UINT64 = parseParameters('uint64 x');
 const encode = (value: bigint): Uint8Array => encodeAbi(UINT64, [value]);
-/** Some transactions at once, others as they are mined: the runner has work at once, and all the time. */
-const SUBMITTED_AT_ONCE = 400;
+/** Of one transaction, and transactions on their way: the runner has work at once, and all the time. */
+const CALLS_PER_TRANSACTION = 100;
+const ON_THEIR_WAY = 3;
 
 type Chain = Pick<LocalChain, 'request' | 'chainId'>;
 
@@ -26,8 +27,8 @@ export class Calls {
   readonly #chain: Chain;
   readonly #tangle: LocalTangle;
   readonly #serviceId: bigint;
-  /** Of each call, in the order of their inputs. */
-  readonly #ids: bigint[] = [];
+  /** The input of each call. */
+  readonly #inputs = new Map<bigint, bigint>();
   readonly #outputs = new Map<bigint, Uint8Array[]>();
   #nextBlock = 0n;
 
@@ -38,7 +39,7 @@ export class Calls {
   }
 
   get submitted(): number {
-    return this.#ids.length;
+    return this.#inputs.size;
   }
 
   /** Calls that have a result in what was read. */
@@ -48,13 +49,17 @@ export class Calls {
 
   /** Calls of job 0 with the inputs 0, 1, 2 and so on. */
   async submit(count: number): Promise<void> {
-    for (let from = 0; from < count; from += SUBMITTED_AT_ONCE) {
-      const jobs = Array.from({ length: Math.min(SUBMITTED_AT_ONCE, count - from) }, (_, index) => ({
-        jobIndex: 0,
-        inputs: encode(BigInt(from + index)),
-      }));
-      this.#ids.push(...(await this.#tangle.submitMany(this.#serviceId, jobs)));
-    }
+    let next = 0;
+    const lane = async (): Promise<void> => {
+      while (next < count) {
+        const inputs = Array.from({ length: Math.min(CALLS_PER_TRANSACTION, count - next) }, (_, index) => BigInt(next + index));
+        next += inputs.length;
+        const jobs = inputs.map((input) => ({ jobIndex: 0, inputs: encode(input) }));
+        const ids = await this.#tangle.submitMany(this.#serviceId, jobs);
+        for (const [index, id] of ids.entries()) this.#inputs.set(id, inputs[index] ?? 0n);
+      }
+    };
+    await Promise.all(Array.from({ length: ON_THEIR_WAY }, lane));
   }
 
   /** The results of the blocks that came since. */
@@ -76,11 +81,11 @@ export class Calls {
 
   judge(): Judgement {
     const counts = { right: 0, lost: 0, wrong: 0, twice: 0 };
-    for (const [input, id] of this.#ids.entries()) {
+    for (const [id, input] of this.#inputs) {
       const [output, ...more] = this.#outputs.get(id) ?? [];
       counts.twice += more.length;
       if (!output) counts.lost += 1;
-      else if (Buffer.compare(output, encode(BigInt(input) ** 2n)) !== 0) counts.wrong += 1;
+      else if (Buffer.compare(output, encode(input ** 2n)) !== 0) counts.wrong += 1;
       else if (more.length === 0) counts.right += 1;
     }
     return counts;
