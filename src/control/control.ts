@@ -225,7 +225,7 @@ export class ControlPlane {
     const [clock, telemetry] = [this.#clock, this.#telemetry];
     const registry = Registry.open(folder);
     try {
-      const queue = this.#options.queue ?? EmbeddedQueue.open({ folder: join(folder, 'queue'), clock, telemetry });
+      const queue = this.#options.queue ?? EmbeddedQueue.open({ folder: join(folder, 'queue'), clock, telemetry, sync: 'background' });
       const shared = isSharedQueue(queue) ? queue : undefined;
       const sessionMs = this.#options.sessionMs ?? (shared && SHARED_SESSION_MS);
       const workers = new Workers({ clock, registry, metrics: telemetry.metrics });
