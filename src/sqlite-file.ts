@@ -107,7 +107,11 @@ export class SqliteFile {
       if (!readonly) this.#prepare(database);
       this.#begin = this.#database.prepare('BEGIN IMMEDIATE');
       this.#commit = this.#database.prepare('COMMIT');
-      if (options.sync === 'background' && !inMemory && !readonly) this.#log = openSync(`${path}-wal`, 'r+');
+      if (options.sync === 'background' && !inMemory && !readonly) {
+        this.#log = openSync(`${path}-wal`, 'r+');
+        // SQLite does it with its own first synchronisation of a new log.
+        syncFolder(dirname(path));
+      }
     } catch (thrown) {
       database?.close();
       this.#lock?.close();
@@ -275,12 +279,7 @@ export class SqliteFile {
       database.close();
     }
     renameSync(fresh, path);
-    const folder = openSync(dirname(path), 'r');
-    try {
-      fsyncSync(folder);
-    } finally {
-      closeSync(folder);
-    }
+    syncFolder(dirname(path));
   }
 
   #number(sql: string): number {
@@ -332,6 +331,16 @@ export class SqliteFile {
       cause,
       details: { path },
     });
+  }
+}
+
+/** So that the names of new files in it last. */
+function syncFolder(path: string): void {
+  const folder = openSync(path, 'r');
+  try {
+    fsyncSync(folder);
+  } finally {
+    closeSync(folder);
   }
 }
 

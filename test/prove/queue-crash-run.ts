@@ -42,11 +42,13 @@ export interface QueueCrashOptions {
   readonly folder: string;
   readonly kills: number;
   readonly seed: number;
+  /** Where the disk is waited for. */
+  readonly sync: 'commit' | 'background';
   readonly progress?: (kill: number) => void;
 }
 
 export async function killOwners(options: QueueCrashOptions): Promise<QueueCrashReport> {
-  const { folder, kills, seed, progress } = options;
+  const { folder, kills, seed, sync, progress } = options;
   const random = new Random(seed);
   const logFile = join(folder, 'log');
   const queueFolder = join(folder, 'queue');
@@ -54,7 +56,7 @@ export async function killOwners(options: QueueCrashOptions): Promise<QueueCrash
   for (let life = 0; life < kills; life += 1) {
     const early = random.chance(EARLY);
     const lifeMs = random.int(0, LIFE_MS_MAX);
-    const isOpen = await live([queueFolder, logFile, String(seed), String(life)], { early, lifeMs });
+    const isOpen = await live([queueFolder, logFile, String(seed), String(life), sync], { early, lifeMs });
     if (!isOpen) killsBeforeOpen += 1;
     progress?.(life + 1);
   }

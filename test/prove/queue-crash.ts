@@ -2,7 +2,7 @@
  * Proves that an embedded queue whose process is killed again and again, at any moment and under load, loses no acknowledged publication and
  * no acknowledged completion, and keeps no result of two leases.
  *
- * `npm run prove:queue -- [--seed n] [--kills n] [--json]`; exit status 1 when something does not hold.
+ * `npm run prove:queue -- [--seed n] [--kills n] [--sync commit|background] [--json]`; exit status 1 when something does not hold.
  */
 
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -12,13 +12,19 @@ import { parseArgs } from 'node:util';
 import { holds, killOwners } from './queue-crash-run.ts';
 
 const { values } = parseArgs({
-  options: { seed: { type: 'string', default: '1' }, kills: { type: 'string', default: '100' }, json: { type: 'boolean', default: false } },
+  options: {
+    seed: { type: 'string', default: '1' },
+    kills: { type: 'string', default: '100' },
+    sync: { type: 'string', default: 'commit' },
+    json: { type: 'boolean', default: false },
+  },
 });
 const folder = mkdtempSync(join(tmpdir(), 'queue-crash-'));
 const progress = (kill: number): void => {
   if (!values.json && kill % 10 === 0) console.log(`${kill} kills`);
 };
-const report = await killOwners({ folder, seed: Number(values.seed), kills: Number(values.kills), progress });
+const sync = values.sync === 'background' ? 'background' : 'commit';
+const report = await killOwners({ folder, seed: Number(values.seed), kills: Number(values.kills), sync, progress });
 const isGood = holds(report);
 if (values.json) console.log(JSON.stringify({ ...report, isGood }));
 else {
