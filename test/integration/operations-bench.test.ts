@@ -7,6 +7,7 @@ import { dirname } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { expect, it, onTestFinished } from 'vitest';
 import type { Saturation } from '../../src/cli/commands/bench.ts';
+import { isAlive } from '../support/alive.ts';
 import { BPR } from '../support/bpr.ts';
 import { temporaryFolder } from '../support/temporary-folders.ts';
 
@@ -60,7 +61,7 @@ it('a signal ends what it started, in order', async () => {
   const { status, stderr } = await ended;
   expect(status).toBe(130);
   expect(stderr).toContain('ABORTED');
-  expect(children.filter((pid) => existsSync(`/proc/${pid}`))).toEqual([]);
+  expect(children.filter((pid) => isAlive(pid))).toEqual([]);
   expect(readdirSync(folder)).toEqual([]);
 }, 60_000);
 

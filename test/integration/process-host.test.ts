@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { ProcessHost } from '../../plugins/process/index.ts';
 import type { ProgramSpec } from '../../src/plugin.ts';
+import { isAlive } from '../support/alive.ts';
 
 const PROGRAM = `
 import { createServer } from 'node:http';
@@ -53,8 +54,6 @@ async function allOf<T>(items: AsyncIterable<T>): Promise<T[]> {
   for await (const item of items) all.push(item);
   return all;
 }
-
-const isAlive = (id: string): boolean => existsSync(`/proc/${id}`);
 
 describe('programs on this machine', () => {
   test('one that runs as it should is left alone, another specification replaces it after it has drained', async () => {
