@@ -12,6 +12,8 @@ import type { Address, Hex } from '../job/call.ts';
 export interface LocalChainOptions {
   /** A block every so often; absent: a block for each transaction. */
   readonly blockTimeMs?: number;
+  /** Of a block; default 30,000,000. Transactions that ask for much of it wait behind smaller ones. */
+  readonly blockGasLimit?: number;
   /** Default 0: any free one. */
   readonly port?: number;
   /** Default 31337. */
@@ -141,9 +143,10 @@ export async function startLocalChain(options: LocalChainOptions = {}): Promise<
 }
 
 function flags(options: LocalChainOptions): string[] {
-  const { blockTimeMs, port = 0, chainId, accounts, loadState, stateFile, slotsInAnEpoch } = options;
+  const { blockTimeMs, blockGasLimit, port = 0, chainId, accounts, loadState, stateFile, slotsInAnEpoch } = options;
   const list = ['--host', '127.0.0.1', '--port', String(port)];
   if (blockTimeMs !== undefined) list.push('--block-time', String(blockTimeMs / 1000));
+  if (blockGasLimit !== undefined) list.push('--gas-limit', String(blockGasLimit));
   if (chainId !== undefined) list.push('--chain-id', String(chainId));
   if (accounts !== undefined) list.push('--accounts', String(accounts));
   if (loadState !== undefined) list.push('--load-state', loadState);

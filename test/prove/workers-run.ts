@@ -19,6 +19,8 @@ import type { Judgement } from './workers-settled.ts';
 const JOBS = fileURLToPath(new URL('../fixtures/worker/jobs.ts', import.meta.url));
 /** Blocks that a busy machine mines more slowly than they are due pile up in the node, and with them what waits for one. */
 const BLOCK_MS = 1_000;
+/** Submissions and results of a second are more than a block of the real chain takes. */
+const BLOCK_GAS_LIMIT = 1_000_000_000;
 /** Without any progress the run is over. */
 const STALL_MS = 120_000;
 const POLL_MS = 100;
@@ -103,7 +105,7 @@ export interface WorkersOptions {
 export async function killFleet(options: WorkersOptions): Promise<WorkersReport> {
   const { folder, concurrency } = options;
   const { zipFile: artifact } = await buildHandler({ entry: JOBS, outDir: join(folder, 'artifact') });
-  const chain = await startLocalChain({ blockTimeMs: BLOCK_MS });
+  const chain = await startLocalChain({ blockTimeMs: BLOCK_MS, blockGasLimit: BLOCK_GAS_LIMIT });
   const fleet = new Fleet({ folder, concurrency });
   try {
     await fleet.startControlPlane();
