@@ -29,8 +29,8 @@ const project = (name: string, include: string[], options: Options = {}) => {
 export default defineConfig({
   test: {
     globalSetup: ['test/support/run-folder.ts'],
-    // Most files wait for processes that they started: more of them than there are processors.
-    maxWorkers: Math.max(3, availableParallelism()),
+    // Most files wait for processes that they started: by itself vitest leaves one processor of two alone.
+    maxWorkers: Math.max(2, availableParallelism()),
     projects: [
       project('unit', ['src/**/*.test.ts', 'plugins/**/*.test.ts', 'handler/**/*.test.ts', 'test/*.test.ts', 'test/unit/**/*.test.ts']),
       project('conformance', ['test/conformance/**/*.test.ts'], { testTimeout: 60_000 }),

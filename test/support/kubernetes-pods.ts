@@ -59,6 +59,8 @@ export class EmulatedPod {
   waiting: { readonly reason: string; readonly message?: string } | undefined = { reason: 'ContainerCreating' };
   exitCode: number | undefined;
   ended: Promise<void> = Promise.resolve();
+  /** Calls that were sent here and are not answered. */
+  readonly #calls = new Set<Promise<void>>();
   readonly #dataOf: DataOf;
   #starting: Promise<number> | undefined;
   #child: ChildProcess | undefined;
@@ -137,10 +139,20 @@ export class EmulatedPod {
     return port;
   }
 
+  /** Until it is answered the pod is not told to end: that is what `preStop` is for in a cluster, where who sends calls learns of it later. */
+  expect(call: Promise<void>): void {
+    const over = call.then(
+      () => void this.#calls.delete(over),
+      () => void this.#calls.delete(over),
+    );
+    this.#calls.add(over);
+  }
+
   /** SIGTERM, and by force when it takes too long. */
   async stop(graceMs = 10_000): Promise<void> {
     this.isReady = false;
     await this.#starting?.catch(() => {});
+    await Promise.race([Promise.all(this.#calls), new Promise((resolve) => setTimeout(resolve, graceMs).unref())]);
     if (this.#child && this.exitCode === undefined) {
       this.#child.kill('SIGTERM');
       const timer = setTimeout(() => this.#child?.kill('SIGKILL'), graceMs);

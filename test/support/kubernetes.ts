@@ -389,8 +389,7 @@ class Emulator implements KubernetesEmulator {
     this.#count += 1;
     const chosen = ready[this.#count % Math.max(1, ready.length)];
     if (!chosen) throw new Refusal(503, 'ServiceUnavailable', { message: `no endpoints available for service "${name}"` });
-    const port = await chosen.pod.start();
-    await forward(request, response, { port, path: path + (new URL(request.url ?? '/', 'http://api').search ?? ''), body });
+    await forward(request, response, { pod: chosen.pod, path: path + (new URL(request.url ?? '/', 'http://api').search ?? ''), body });
   }
 
   /** A revision without pods gets one. */
@@ -409,8 +408,7 @@ class Emulator implements KubernetesEmulator {
     const placed = [...this.#placed].find(({ ownerUid }) => ownerUid === object.metadata.uid) ?? this.#placeRevision(object);
     const obstacle = placed.pod.obstacle();
     if (obstacle) throw new Refusal(503, 'ServiceUnavailable', { message: obstacle.message });
-    const port = await placed.pod.start();
-    await forward(request, response, { port, path: path + (new URL(request.url ?? '/', 'http://api').search ?? ''), body });
+    await forward(request, response, { pod: placed.pod, path: path + (new URL(request.url ?? '/', 'http://api').search ?? ''), body });
   }
 
   #placeRevision(object: StoredObject): Placed {
@@ -734,7 +732,17 @@ function reply(response: ServerResponse, status: number, value: object): void {
   response.end(body);
 }
 
-function forward(
+async function forward(
+  request: IncomingMessage,
+  response: ServerResponse,
+  { pod, path, body }: { readonly pod: EmulatedPod; readonly path: string; readonly body: Buffer },
+): Promise<void> {
+  const call = pod.start().then((port) => pass(request, response, { port, path, body }));
+  pod.expect(call);
+  await call;
+}
+
+function pass(
   request: IncomingMessage,
   response: ServerResponse,
   { port, path, body }: { readonly port: number; readonly path: string; readonly body: Buffer },
@@ -743,7 +751,8 @@ function forward(
     // The credentials of the cluster stay with the cluster.
     const { authorization: _, host: __, connection: ___, 'transfer-encoding': ____, ...headers } = request.headers;
     const outgoing = httpRequest(
-      { host: '127.0.0.1', port, path, method: request.method, headers: { ...headers, 'content-length': body.length } },
+      // A connection that was kept may be closed at any time.
+      { host: '127.0.0.1', port, path, method: request.method, headers: { ...headers, 'content-length': body.length }, agent: false },
       (incoming) => {
         const { connection: _____, 'keep-alive': ______, ...answered } = incoming.headers;
         response.writeHead(incoming.statusCode ?? 502, answered);
