@@ -181,7 +181,8 @@ class Run {
       completedTwice: fleet.completedTwice(),
       repeated: fleet.repeated(),
       badDrains: this.#kills.badDrains + bad.length,
-      leftObjects: (await readdir(join(folder, 'control', 'objects'))).length - 1,
+      // What a kill left of an upload has an ending, and is collected by age.
+      leftObjects: (await readdir(join(folder, 'control', 'objects'))).filter((name) => !name.includes('.')).length - 1,
       leftProcesses: (await leftProcesses(folder)).length,
       leftInstances: leftInstances(folder).length,
     };
