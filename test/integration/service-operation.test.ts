@@ -152,7 +152,7 @@ describe('a service on this machine', () => {
   }, 120_000);
 
   it('that hangs is told by its status, and started again by a deployment', async () => {
-    const deploy = deployment('--host-option', 'readyTimeoutMs=4000', '--host-option', 'stopTimeoutMs=500');
+    const deploy = deployment('--host-option', 'readyTimeoutMs=12000', '--host-option', 'stopTimeoutMs=500');
     const { machine } = (await user.json(deploy)) as { machine: { id: string } };
     process.kill(Number(machine.id), 'SIGSTOP');
     const hanging = await user.bpr(['service', 'status', ...id()]);
