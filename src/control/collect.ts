@@ -3,18 +3,13 @@
 import type { CollectableObjects } from '../queue/objects.ts';
 import type { WorkQueue } from '../queue/queue.ts';
 import type { Logger } from '../telemetry/telemetry.ts';
-
-interface Collection {
-  readonly what: string;
-  readonly everyMs: number;
-  run(): Promise<void>;
-}
+import type { UpkeepTask } from './upkeep.ts';
 
 const EVERY_MS = 3_600_000;
 const GRACE_MS = 7 * 86_400_000;
 
 /** Undefined where the store cannot do it, or the queue cannot tell what its jobs refer to. */
-export function collection(queue: WorkQueue, objects: object, log: Logger): Collection | undefined {
+export function collection(queue: WorkQueue, objects: object, log: Logger): UpkeepTask | undefined {
   if (!queue.referred || !isCollectable(objects)) return undefined;
   return {
     what: 'objects that no job refers to are removed',

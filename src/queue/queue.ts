@@ -269,6 +269,8 @@ export interface WorkQueue {
 
   /** Keys of the objects that its records refer to, whatever their state: payloads, results, packages. What has it lets other objects be collected. */
   referred?(): Promise<ReadonlySet<string>>;
+  /** Which worker claimed with the lease of this token; undefined when that is not known. Absent: the token alone says who may use it. */
+  holderOf?(token: string): string | undefined;
 
   /** Waiting claims and results reject with `QUEUE_CLOSED`; changes under way are finished. Leases stay. Idempotent. */
   close(): Promise<void>;

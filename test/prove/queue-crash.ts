@@ -5,10 +5,11 @@
  * `npm run prove:queue -- [--seed n] [--kills n] [--sync commit|background] [--json]`; exit status 1 when something does not hold.
  */
 
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { conclude } from './verdict.ts';
 import { holds, killOwners } from './queue-crash-run.ts';
 
 const { values } = parseArgs({
@@ -23,13 +24,7 @@ const folder = mkdtempSync(join(tmpdir(), 'queue-crash-'));
 const progress = (kill: number): void => {
   if (!values.json && kill % 10 === 0) console.log(`${kill} kills`);
 };
-const sync = values.sync === 'background' ? 'background' : 'commit';
+const { sync } = values;
+if (sync !== 'commit' && sync !== 'background') throw new Error(`--sync is commit or background, not ${sync}`);
 const report = await killOwners({ folder, seed: Number(values.seed), kills: Number(values.kills), sync, progress });
-const isGood = holds(report);
-if (values.json) console.log(JSON.stringify({ ...report, isGood }));
-else {
-  for (const [name, value] of Object.entries(report)) console.log(`${name.padEnd(20)} ${value}`);
-  console.log(isGood ? 'everything holds' : `NOT everything holds; the queue and the log are kept in ${folder}`);
-}
-if (isGood) rmSync(folder, { recursive: true });
-else process.exitCode = 1;
+conclude(report, { isGood: holds(report), isJson: values.json, folder });

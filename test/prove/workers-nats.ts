@@ -6,10 +6,11 @@
  * something does not hold.
  */
 
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { conclude } from './verdict.ts';
 import { holds, killNatsFleet } from './workers-nats-run.ts';
 
 const { values } = parseArgs({
@@ -34,11 +35,4 @@ const report = await killNatsFleet({
     if (!values.json) console.log(text);
   },
 });
-const isGood = holds(report);
-if (values.json) console.log(JSON.stringify({ ...report, isGood }));
-else {
-  for (const [name, value] of Object.entries(report)) console.log(`${name.padEnd(20)} ${value}`);
-  console.log(isGood ? 'everything holds' : `NOT everything holds; the folders of all processes are kept in ${folder}`);
-}
-if (isGood) rmSync(folder, { recursive: true });
-else process.exitCode = 1;
+conclude(report, { isGood: holds(report), isJson: values.json, folder });
