@@ -36,8 +36,10 @@ const TABLE: Readonly<Record<string, RoomRule>> = {
   chain: { rooms: ['ledger', ...BASE], packages: ['viem', 'undici', 'ws'] },
   // Of the queue only its contract is below the plugins, which lie below http.
   queue: { rooms: ['sqlite-file', 'http', 'executor:contract', ...BASE] },
-  control: { rooms: ['sqlite-file', 'queue', 'gateway', 'runtime', ...BASE] },
-  worker: { rooms: ['queue', 'executor', 'runtime', 'http', ...BASE] },
+  // Engines elsewhere, which workers call, or a control plane for them.
+  engine: { rooms: ['executor', 'runtime', 'http', ...BASE] },
+  control: { rooms: ['sqlite-file', 'queue', 'gateway', 'runtime', 'engine', ...BASE] },
+  worker: { rooms: ['queue', 'executor', 'runtime', 'engine', 'http', ...BASE] },
   // Files for those who watch; of the others it knows the names of metrics, which a test compares.
   operations: { rooms: [], packages: ['yaml'] },
   schedule: { rooms: ['errors', 'clock'] },

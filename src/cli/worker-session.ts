@@ -128,8 +128,8 @@ export async function openFunctions(options: FunctionsOptions): Promise<WorkerFu
   } = options;
   const store = { objects, environment, network, folder: join(folder, 'packages'), ...(bytesMax !== undefined && { bytesMax }) };
   if (backend === 'engine') {
-    const { EnginePool } = await import('../worker/engine-pool.ts');
-    const zipOf = (sha256: string): Promise<Uint8Array> => packages.zipOf(sha256);
+    const { EnginePool } = await import('../engine/engine-pool.ts');
+    const zipOf = ({ sha256 }: { readonly sha256: string }): Promise<Uint8Array> => packages.zipOf(sha256);
     const pool = new EnginePool({ urls, token, zipOf, clock: systemClock, telemetry });
     const { jobs, packages } = functionJobs({ ...store, target: pool });
     return { handler: jobs, close: () => pool.close().then(() => packages.close()) };

@@ -48,6 +48,23 @@ export interface HttpRequest {
   readonly deadline: number;
   readonly signal?: AbortSignal | undefined;
   readonly responseBytesMax: number;
+  /**
+   * Called when the answer begins: what it returns gets the body as it comes, and `send` resolves then, without it. Undefined: the body is
+   * collected.
+   */
+  readonly into?: ((status: number, flow: ResponseFlow) => ResponseSink | undefined) | undefined;
+}
+
+/** Stops and goes on with reading an answer. */
+export interface ResponseFlow {
+  pause(): void;
+  resume(): void;
+}
+
+export interface ResponseSink {
+  push(chunk: Uint8Array): void;
+  /** Once. With an error as of `HttpClient.send`: what came is not all. */
+  end(error?: RunnerError): void;
 }
 
 export interface HttpResponse {
@@ -188,6 +205,7 @@ class Exchange extends Expiring implements Dispatcher.DispatchHandler {
   #first: Buffer | undefined;
   #rest: Buffer[] | undefined;
   #received = 0;
+  #sink: ResponseSink | undefined;
 
   constructor(origin: string, request: HttpRequest, settle: Settle) {
     super(request.deadline);
@@ -227,13 +245,16 @@ class Exchange extends Expiring implements Dispatcher.DispatchHandler {
     this.#status = status;
     this.#headers = headers;
     if (Number(headers['content-length']) > this.#request.responseBytesMax && this.#request.method !== 'HEAD') {
-      this.#tooLarge(controller, Number(headers['content-length']));
+      return this.#tooLarge(controller, Number(headers['content-length']));
     }
+    this.#sink = this.#settled ? undefined : this.#request.into?.(status, controller);
+    if (this.#sink) this.#settle.resolve({ status, headers, body: EMPTY });
   }
 
   onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
     this.#received += chunk.length;
     if (this.#received > this.#request.responseBytesMax) this.#tooLarge(controller, this.#received);
+    else if (this.#sink) this.#sink.push(chunk);
     else if (this.#first === undefined) this.#first = chunk;
     else (this.#rest ??= []).push(chunk);
   }
@@ -241,6 +262,7 @@ class Exchange extends Expiring implements Dispatcher.DispatchHandler {
   onResponseEnd(): void {
     if (this.#settled) return;
     this.#end();
+    if (this.#sink) return this.#sink.end();
     const first = this.#first ?? EMPTY;
     const body = this.#rest ? Buffer.concat([first, ...this.#rest], this.#received) : first;
     this.#settle.resolve({ status: this.#status, headers: this.#headers, body });
@@ -281,7 +303,8 @@ class Exchange extends Expiring implements Dispatcher.DispatchHandler {
 
   #fail(error: RunnerError): void {
     this.#end();
-    this.#settle.reject(error);
+    if (this.#sink) this.#sink.end(error);
+    else this.#settle.reject(error);
   }
 
   #end(): void {

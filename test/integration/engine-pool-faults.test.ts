@@ -12,7 +12,7 @@ import { functionHeaders, functionSettings } from '../../src/queue/function-job.
 import type { NewJob } from '../../src/queue/queue.ts';
 import { createMetrics } from '../../src/telemetry/prometheus.ts';
 import { silentTelemetry } from '../../src/telemetry/telemetry.ts';
-import { EnginePool } from '../../src/worker/engine-pool.ts';
+import { EnginePool } from '../../src/engine/engine-pool.ts';
 import { functionJobs } from '../../src/worker/function-jobs.ts';
 import { Worker } from '../../src/worker/worker.ts';
 import { BPR } from '../support/bpr.ts';

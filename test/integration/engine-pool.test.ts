@@ -10,8 +10,8 @@ import { buildModule } from '../../src/deploy/assembly-script.ts';
 import { Gateway } from '../../src/gateway/gateway.ts';
 import { fingerprintOf } from '../../src/runtime/fingerprint.ts';
 import type { FunctionVersion } from '../../src/runtime/runtime.ts';
-import { EnginePool } from '../../src/worker/engine-pool.ts';
-import type { EngineCallOptions } from '../../src/worker/engine-pool.ts';
+import { EnginePool } from '../../src/engine/engine-pool.ts';
+import type { EngineCallOptions } from '../../src/engine/engine.ts';
 import { newFolder } from '../support/gateway.ts';
 
 const parts = {

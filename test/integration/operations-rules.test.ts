@@ -14,7 +14,7 @@ import { runnerMetrics } from '../../src/runner/metrics.ts';
 import { FunctionMetrics, RuntimeGauges } from '../../src/runtime/runtime-metrics.ts';
 import { createMetrics } from '../../src/telemetry/prometheus.ts';
 import { silentTelemetry } from '../../src/telemetry/telemetry.ts';
-import { EngineMetrics } from '../../src/worker/engine-metrics.ts';
+import { EngineMetrics } from '../../src/engine/engine-metrics.ts';
 import { requirePeer, runs } from '../require.ts';
 import { temporaryFolder } from '../support/temporary-folders.ts';
 
