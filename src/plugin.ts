@@ -36,7 +36,7 @@ export { translate } from './schedule/translate.ts';
 export type { TranslateOptions, Translation } from './schedule/translate.ts';
 export { toKubernetesCronJob } from './schedule/units.ts';
 export type { CronJobTranslation } from './schedule/units.ts';
-export { carryOut, refuseUnfit } from './executor/steps.ts';
+export { carryOut, noVersion, refuseUnfit, rollbackTarget } from './executor/steps.ts';
 export type { Step, StepPlan } from './executor/steps.ts';
 export { logFilter, logLevelOf } from './executor/log-query.ts';
 export { checkProgram, programDigest, secretsFingerprint, writeProgram } from './executor/machine.ts';
@@ -111,7 +111,7 @@ export {
   sameContent,
 } from './queue/requests.ts';
 export type { CheckedClaim, CheckedFailure, CheckedJob, CheckedResult } from './queue/requests.ts';
-export type { GrantedWorker, KeyedObjects, QueueGrant, SharedQueue } from './queue/shared-queue.ts';
+export type { GrantedWorker, KeyedObjects, QueueGrant, RevokedWorker, SharedQueue } from './queue/shared-queue.ts';
 export { nodeClientSource, threadClientSource } from './runtime/node-client-source.ts';
 export type { BytesHandler, ThreadAssignment, ThreadMessage } from './runtime/node-client-thread.ts';
 export { PortSocket } from './runtime/port-socket.ts';

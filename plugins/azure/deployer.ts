@@ -1,6 +1,6 @@
 /** Puts functions on Azure Functions: each an app on a Flex Consumption plan of its own, its packages kept in a storage account. */
 
-import { RunnerError, fieldsOf, carryOut, refuseUnfit } from '../../src/plugin.ts';
+import { RunnerError, fieldsOf, carryOut, noVersion, refuseUnfit } from '../../src/plugin.ts';
 import type {
   Clock,
   DeployOptions,
@@ -195,11 +195,7 @@ export class AzureDeployer implements FaasDeployer {
       const current = kept.findIndex((each) => each.sha256 === sha256);
       const before = current < 0 ? undefined : kept[current + 1];
       const target = version === undefined ? before : kept.find(({ number }) => String(number) === version);
-      if (!target) {
-        const what = version === undefined ? 'version before the current one' : `version ${version}`;
-        const versions = kept.map(({ number }) => String(number));
-        throw new RunnerError('NOT_FOUND', `function ${name} has no ${what}`, { details: { name, versions } });
-      }
+      if (!target) throw noVersion(name, versionInfos(kept, sha256), version);
       const plan = target.sha256 === sha256 ? { steps: [], warnings: [] } : await this.#planner.rollback(present, target, signal);
       return carryOut(this, { name, plan, options });
     });

@@ -1,6 +1,6 @@
 /** Puts functions on Cloudflare: Workers with versions, cron triggers and an address below `workers.dev`. */
 
-import { RunnerError, Secret, refuseUnfit } from '../../src/plugin.ts';
+import { RunnerError, Secret, noVersion, refuseUnfit } from '../../src/plugin.ts';
 import type {
   Clock,
   DeployOptions,
@@ -182,10 +182,8 @@ export class CloudflareDeployer implements FaasDeployer {
         ? versions.find(({ id, number }) => number < (present.version?.number ?? 0) && ran.has(id))
         : versions.find(({ id, number }) => id === version || String(number) === version);
       if (!target) {
-        const what = version === undefined ? 'version before the current one' : `version ${version}`;
-        throw new RunnerError('NOT_FOUND', `function ${name} has no ${what}`, {
-          details: { name, versions: versions.map(({ id }) => id) },
-        });
+        const there = versions.map(({ id }) => ({ version: id }));
+        throw noVersion(name, there, version);
       }
       const isThere = target.id === present.version?.id && present.isWhole;
       const plan = isThere ? NOTHING : this.#planner.rollback(present, await this.#workers.version(name, target.id, signal));

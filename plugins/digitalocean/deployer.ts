@@ -1,6 +1,6 @@
 /** Puts functions on DigitalOcean: actions in a namespace, kept versions beside them, triggers for their schedules. */
 
-import { RunnerError, carryOut, refuseUnfit } from '../../src/plugin.ts';
+import { RunnerError, carryOut, refuseUnfit, rollbackTarget } from '../../src/plugin.ts';
 import type {
   DeployOptions,
   DeployReport,
@@ -145,15 +145,7 @@ export class DigitalOceanDeployer implements FaasDeployer {
     return this.#client.waits.during(name, options, async () => {
       const present = await this.#there(name, options.signal);
       const versions = await this.#planner.versions(name, present, options.signal);
-      const current = versions.findIndex((each) => each.current);
-      const target =
-        version === undefined ? (current < 0 ? undefined : versions[current + 1]) : versions.find((each) => each.version === version);
-      if (!target) {
-        const what = version === undefined ? 'version before the current one' : `version ${version}`;
-        throw new RunnerError('NOT_FOUND', `function ${name} has no ${what}`, {
-          details: { name, versions: versions.map((each) => each.version) },
-        });
-      }
+      const target = rollbackTarget(name, versions, version);
       if (target.current) return carryOut(this, { name, plan: { steps: [], warnings: [] }, options });
       const upload = await this.#actions.download(`${name}.v${target.version}`, options.signal);
       const run: Step['run'] = (signal) => this.#actions.put(name, { present, upload, config: {} }, signal);

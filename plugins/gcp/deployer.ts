@@ -1,7 +1,7 @@
 /** Puts functions on GCP: Cloud Run functions through their own API, schedules as jobs of Cloud Scheduler. */
 
 import { randomBytes } from 'node:crypto';
-import { PlatformRequests, RunnerError, parseTarget, carryOut, refuseUnfit } from '../../src/plugin.ts';
+import { PlatformRequests, RunnerError, parseTarget, carryOut, refuseUnfit, rollbackTarget } from '../../src/plugin.ts';
 import type {
   DeployOptions,
   DeployReport,
@@ -165,15 +165,7 @@ export class GcpDeployer implements FaasDeployer {
       this.#check(name, { code: undefined, config: {}, options });
       needed(name, await this.#settled(name, options));
       const versions = await this.#services.versions(name, options.signal);
-      const current = versions.findIndex((each) => each.current);
-      const target =
-        version === undefined ? (current < 0 ? undefined : versions[current + 1]) : versions.find((each) => each.version === version);
-      if (!target) {
-        const what = version === undefined ? 'version before the current one' : `version ${version}`;
-        throw new RunnerError('NOT_FOUND', `function ${name} has no ${what}`, {
-          details: { name, versions: versions.map((each) => each.version) },
-        });
-      }
+      const target = rollbackTarget(name, versions, version);
       if (target.current) return carryOut(this, { name, plan: { steps: [], warnings: [] }, options });
       // To the newest: then what is deployed later is not held back by the name of a revision.
       const revision = target === versions[0] ? undefined : target.version;

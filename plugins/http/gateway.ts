@@ -1,6 +1,6 @@
 /** Functions of a gateway of this project, through its own API. It keeps versions and logs, and replaces code while calls run. */
 
-import { RunnerError, count, failure, fieldsOf, text, logFilter, logLevelOf } from '../../src/plugin.ts';
+import { RunnerError, count, failure, fieldsOf, text, logFilter, logLevelOf, noVersion } from '../../src/plugin.ts';
 import type {
   FunctionConfig,
   FunctionInvocation,
@@ -102,11 +102,7 @@ export class GatewayFunctions {
       version === undefined
         ? versions.slice(current + 1).find(({ sha256 }) => sha256 !== present.sha256)
         : versions.find((each) => each.version === version);
-    if (!target || current < 0) {
-      const message =
-        version === undefined ? `function ${name} has no version before the current one` : `function ${name} has no version ${version}`;
-      throw new RunnerError('NOT_FOUND', message, { details: { name, versions: versions.map((each) => each.version) } });
-    }
+    if (!target || current < 0) throw noVersion(name, versions, version);
     if (target.sha256 === present.sha256) return [];
     const path = `${pathOf(name)}/code?qualifier=${target.version}`;
     const { status, body, headers } = await this.#send({ method: 'GET', path, signal });

@@ -1,7 +1,7 @@
 /** Puts functions on Kubernetes: a Deployment behind a Service or a Service of Knative, the package in ConfigMaps, CronJobs for schedules. */
 
 import { createHash, randomBytes } from 'node:crypto';
-import { RunnerError, refuseUnfit } from '../../src/plugin.ts';
+import { RunnerError, noVersion, refuseUnfit, rollbackTarget } from '../../src/plugin.ts';
 import type {
   Clock,
   DeployOptions,
@@ -128,7 +128,7 @@ export class KubernetesDeployer implements FaasDeployer {
     if (!present.workload) throw notFound(name);
     const infos = versionInfos(present);
     const running = infos.find(({ current }) => current);
-    if (version !== undefined && !infos.some((each) => each.version === version)) throw noVersion(name, version, infos);
+    if (version !== undefined && !infos.some((each) => each.version === version)) throw noVersion(name, infos, version);
     if (type === 'dry-run') return { body: new Uint8Array(), failed: false, ...(running && { version: running.version }) };
     const isOther = version !== undefined && version !== running?.version;
     if (type === 'async') return this.#batch(name, event, { present, version, signal });
@@ -152,11 +152,7 @@ export class KubernetesDeployer implements FaasDeployer {
   rollback(name: string, version?: string, options: DeployOptions = {}): Promise<DeployReport> {
     return this.#cluster.waits.during(name, options, async () => {
       const present = await this.#there(name, options.signal);
-      const infos = versionInfos(present);
-      const current = infos.findIndex((each) => each.current);
-      const target =
-        version === undefined ? (current < 0 ? undefined : infos[current + 1]) : infos.find((each) => each.version === version);
-      if (!target) throw noVersion(name, version, infos);
+      const target = rollbackTarget(name, versionInfos(present), version);
       const plan = this.#isServed
         ? { ...trafficTo(name, target.version, { present, namespace: await this.#cluster.namespace(), options: this.#options }), present }
         : await this.#plan(name, { present, version: Number(target.version), config: {}, options });
@@ -309,7 +305,7 @@ export class KubernetesDeployer implements FaasDeployer {
     const infos = versionInfos(present);
     const wanted = version === undefined ? packageOf(present) : infos.find((each) => each.version === version)?.sha256;
     const code = versions.find(({ sha256 }) => sha256 === wanted);
-    if (!code) throw noVersion(name, version, infos);
+    if (!code) throw noVersion(name, infos, version);
     const spec = {
       name,
       namespace: await this.#cluster.namespace(),
@@ -353,11 +349,4 @@ function eventMapOf({ metadata }: Manifest, event: Uint8Array): Manifest {
 
 function notFound(name: string): RunnerError {
   return new RunnerError('FUNCTION_NOT_FOUND', `the cluster has no function ${name}`, { details: { name } });
-}
-
-function noVersion(name: string, version: string | undefined, infos: readonly FunctionVersionInfo[]): RunnerError {
-  const what = version === undefined ? 'version before the current one' : `version ${version}`;
-  return new RunnerError('NOT_FOUND', `function ${name} has no ${what}`, {
-    details: { name, versions: infos.map((each) => each.version) },
-  });
 }

@@ -1,7 +1,7 @@
 /** What deployers have in common: refusing what cannot be deployed before anything is written, and carrying out what was planned. */
 
 import { RunnerError } from '../errors.ts';
-import type { DeployChange, DeployOptions, DeployReport, FaasDeployer, LimitViolation } from './deployer.ts';
+import type { DeployChange, DeployOptions, DeployReport, FaasDeployer, FunctionVersionInfo, LimitViolation } from './deployer.ts';
 
 /** One write, and what it is called in a report. */
 export interface Step {
@@ -44,4 +44,24 @@ export async function carryOut(
   );
   const state = isGone ? undefined : await deployer.describe(name, signal && { signal });
   return { ...(state && { state }), changes, warnings };
+}
+
+/** The version asked for, or the one before the current one. `versions`: newest first. Throws `NOT_FOUND`. */
+export function rollbackTarget(name: string, versions: readonly FunctionVersionInfo[], version: string | undefined): FunctionVersionInfo {
+  const current = versions.findIndex((each) => each.current);
+  const before = current < 0 ? undefined : versions[current + 1];
+  const target = version === undefined ? before : versions.find((each) => each.version === version);
+  if (!target) throw noVersion(name, versions, version);
+  return target;
+}
+
+/** `version`: undefined for the one before the current one. */
+export function noVersion(
+  name: string,
+  versions: readonly Pick<FunctionVersionInfo, 'version'>[],
+  version: string | undefined,
+): RunnerError {
+  const what = version === undefined ? 'version before the current one' : `version ${version}`;
+  const details = { name, versions: versions.map((each) => each.version) };
+  return new RunnerError('NOT_FOUND', `function ${name} has no ${what}`, { details });
 }

@@ -3,7 +3,7 @@
  * was interrupted converges when it is run again. Keep the order of the steps: what others depend on is made first and removed last.
  */
 
-import { RunnerError, carryOut, logFilter, refuseUnfit } from '../../../src/plugin.ts';
+import { RunnerError, carryOut, logFilter, refuseUnfit, rollbackTarget } from '../../../src/plugin.ts';
 import type {
   Clock,
   DeployOptions,
@@ -137,10 +137,7 @@ export class AcmeDeployer implements FaasDeployer {
   }
 
   async rollback(name: string, version?: string, options: DeployOptions = {}): Promise<DeployReport> {
-    const versions = await this.versions(name, options);
-    const before = versions[versions.findIndex(({ current }) => current) + 1];
-    const target = version === undefined ? before : versions.find((each) => each.version === version);
-    if (!target) throw new RunnerError('NOT_FOUND', `function ${name} has no version ${version ?? 'before the current one'}`);
+    const target = rollbackTarget(name, await this.versions(name, options), version);
     const run: Step['run'] = (signal) => this.#client.select(name, target.version, signal);
     const steps: Step[] = target.current ? [] : [{ change: { action: 'update', resource: 'code', id: name }, run }];
     return carryOut(this, { name, plan: { steps, warnings: [] }, options });
