@@ -5,6 +5,7 @@ import { json } from '../gateway/http.ts';
 import type { Route } from '../gateway/http.ts';
 import { openApiDocument } from '../gateway/openapi.ts';
 import { flag, object, optional, text } from '../gateway/schema.ts';
+import { exposition } from '../telemetry/exposition.ts';
 
 export interface SystemApiOptions {
   readonly version: string;
@@ -64,12 +65,11 @@ export function systemRoutes({ version, limits, metrics, routes, isClosing, chec
       method: 'GET',
       path: '/metrics',
       scope: 'metrics',
-      doc: { summary: 'Metrics in the text format of Prometheus.', responses: { 200: { about: 'metrics', contentType: 'text/plain' } } },
-      handle: async () => ({
-        status: 200,
-        headers: { 'content-type': 'text/plain; version=0.0.4; charset=utf-8' },
-        body: await metrics(),
-      }),
+      doc: {
+        summary: 'Metrics in the text format of Prometheus, or as OpenMetrics when Accept asks for it.',
+        responses: { 200: { about: 'metrics', contentType: 'text/plain' } },
+      },
+      handle: async ({ headers }) => ({ status: 200, ...exposition(await metrics(), headers['accept']) }),
     },
     {
       method: 'GET',

@@ -9,6 +9,7 @@ import type { Route } from './http.ts';
 import { gatewayDocument } from './openapi.ts';
 import { SOCKET_SCHEMA } from './socket-messages.ts';
 import { flag, object, optional, text } from './schema.ts';
+import { exposition } from '../telemetry/exposition.ts';
 
 export interface SystemApiOptions {
   readonly functions: Functions;
@@ -96,12 +97,11 @@ export function systemRoutes(options: SystemApiOptions): Route[] {
       method: 'GET',
       path: '/metrics',
       scope: 'functions:read',
-      doc: { summary: 'Metrics in the text format of Prometheus.', responses: { 200: { about: 'metrics', contentType: 'text/plain' } } },
-      handle: async () => ({
-        status: 200,
-        headers: { 'content-type': 'text/plain; version=0.0.4; charset=utf-8' },
-        body: (await metrics?.()) ?? '',
-      }),
+      doc: {
+        summary: 'Metrics in the text format of Prometheus, or as OpenMetrics when Accept asks for it.',
+        responses: { 200: { about: 'metrics', contentType: 'text/plain' } },
+      },
+      handle: async ({ headers }) => ({ status: 200, ...exposition((await metrics?.()) ?? '', headers['accept']) }),
     },
     {
       method: 'GET',

@@ -5,9 +5,6 @@ import { createHostReader } from './host.ts';
 import type { HostReading } from './host.ts';
 import type { Counter, Gauge, Histogram, Labels, MetricOptions, Metrics } from './telemetry.ts';
 
-/** Content-Type of what `expose` returns. */
-export const METRICS_CONTENT_TYPE = 'text/plain; version=0.0.4; charset=utf-8';
-
 const NAME = /^[a-z_:][a-z0-9_:]*$/i;
 const LABEL_NAME = /^(?!__)[a-z_][a-z0-9_]*$/i;
 const LABEL_CHARS_MAX = 128;

@@ -7,7 +7,7 @@ import type { AddressInfo, Socket } from 'node:net';
 import { BlockList, isIP } from 'node:net';
 import { RunnerError, toRunnerError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
-import { METRICS_CONTENT_TYPE } from './prometheus.ts';
+import { exposition } from './exposition.ts';
 import { createRedactor } from './redact.ts';
 import { silentTelemetry } from './telemetry.ts';
 import type { Logger } from './telemetry.ts';
@@ -31,7 +31,7 @@ export interface TelemetryServerOptions {
   readonly port?: number;
   /** When set, every request must carry `Authorization: Bearer <token>`. */
   readonly token?: string;
-  /** The text of `/metrics`. */
+  /** The text of `/metrics`, in the format 0.0.4 of Prometheus. */
   readonly metrics: () => Promise<string>;
   /** Whether the process works at all; a failing one is restarted by its supervisor. */
   readonly health: () => Promise<HealthReport> | HealthReport;
@@ -53,7 +53,6 @@ export interface TelemetryServer {
 interface Reply {
   readonly status: number;
   readonly body: string;
-  readonly contentType?: string;
   readonly headers?: Readonly<Record<string, string>>;
 }
 
@@ -63,7 +62,7 @@ const redact = createRedactor();
 
 /**
  * Starts the server. `/healthz` (also `/health`) and `/readyz` answer 200 or 503 with the report as JSON, `/metrics` the text
- * format of Prometheus. A callback that throws or takes longer than `timeoutMs` answers 503.
+ * format of Prometheus, or OpenMetrics when that is asked for. A callback that throws or takes longer than `timeoutMs` answers 503.
  *
  * Throws `CONFIG_INVALID` when the address is not a loopback one and there is no token, or when it cannot be listened on.
  *
@@ -112,7 +111,7 @@ async function answer(request: IncomingMessage, options: TelemetryServerOptions)
   try {
     switch (path) {
       case '/metrics':
-        return { status: 200, body: await inTime(options.metrics(), options), contentType: METRICS_CONTENT_TYPE };
+        return { status: 200, ...exposition(await inTime(options.metrics(), options), request.headers.accept) };
       case '/healthz':
       case '/health':
         return report(await inTime(options.health(), options));
@@ -156,10 +155,10 @@ interface Exchange {
 }
 
 function send({ request, response, reply }: Exchange): void {
-  const { status, body, contentType = JSON_TYPE, headers = {} } = reply;
+  const { status, body, headers = {} } = reply;
   const bytes = Buffer.from(body);
   response.writeHead(status, {
-    'content-type': contentType,
+    'content-type': JSON_TYPE,
     'content-length': bytes.length,
     'cache-control': 'no-store',
     ...headers,
