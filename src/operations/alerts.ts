@@ -96,7 +96,7 @@ export const ALERTS: readonly Alert[] = [
     expr: 'blueprint_chain_head_lag_seconds > 300',
     for: '10m',
     severity: 'warning',
-    summary: 'The newest block that the runner at {{ $labels.instance }} has seen was {{ $value | humanizeDuration }} old.',
+    summary: 'The newest block that the runner at {{ $labels.instance }} has seen is {{ $value | humanizeDuration }} old.',
     remedy: 'Look whether the RPC endpoint is in sync; name another one in RPC_URL.',
   },
   {

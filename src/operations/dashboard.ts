@@ -201,7 +201,7 @@ const RUNNER: Row = {
     },
     {
       title: 'Age of the newest block',
-      about: 'When the runner saw it.',
+      about: 'Of those that the runner has seen.',
       unit: 's',
       queries: [query('blueprint_chain_head_lag_seconds{instance=~"$instance"}', '{{instance}}')],
     },

@@ -2,7 +2,6 @@
 
 import type { ChainClient, ChainUpdate } from '../chain/chain.ts';
 import type { Settlement } from '../chain/settlement.ts';
-import type { Clock } from '../clock.ts';
 import { RunnerError } from '../errors.ts';
 import type { ChainCall } from '../job/call.ts';
 import type { BlockRef, Ledger } from '../ledger/ledger.ts';
@@ -19,7 +18,6 @@ export interface IntakeOptions {
   readonly config: Pick<ResolvedConfig, 'serviceIds' | 'fromBlock' | 'finality'>;
   /** Results are for the chain alone: a call that needs none is not executed. */
   readonly settles: boolean;
-  readonly clock: Clock;
   readonly events: RunnerEmitter;
   readonly metrics: RunnerMetrics;
   /** Awaited when the chain has answered, before it is followed. */
@@ -90,7 +88,7 @@ export class Intake {
   }
 
   async #take(update: ChainUpdate): Promise<void> {
-    const { ledger, settlement, dispatch, events, metrics, clock } = this.#options;
+    const { ledger, settlement, dispatch, events, metrics } = this.#options;
     switch (update.type) {
       case 'calls': {
         const completed = await this.#completed(update.calls);
@@ -115,8 +113,7 @@ export class Intake {
       }
       case 'head':
         this.#head = update.block;
-        metrics.headBlock.set(Number(update.block.number));
-        metrics.headLag.set(Math.max(0, clock.now() / 1000 - Number(update.timestamp)));
+        metrics.head(update.block.number, update.timestamp);
         settlement.onHead(update.block);
     }
   }

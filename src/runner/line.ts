@@ -106,7 +106,6 @@ export class Line {
       dispatch,
       config,
       settles,
-      clock,
       events,
       metrics,
       onConnected: () => this.#connected(),

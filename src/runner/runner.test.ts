@@ -16,6 +16,7 @@ import { parseParameters } from '../job/solidity.ts';
 import { SqliteLedger } from '../ledger/sqlite.ts';
 import { createMetrics } from '../telemetry/prometheus.ts';
 import { silentTelemetry } from '../telemetry/telemetry.ts';
+import { FakeClock } from '../testing/fake-clock.ts';
 import type { RunnerBuilder } from './builder.ts';
 import type { RunnerConfig } from './config.ts';
 import { BlueprintRunner } from './runner.ts';
@@ -266,6 +267,25 @@ describe('a runner with a chain', () => {
     await until(['free', 'held', 'later']);
   });
 
+  it('runs what a circuit held as soon as the circuit lets it', async () => {
+    const clock = new FakeClock();
+    const remote = new Remote('EXECUTOR_UNREACHABLE');
+    const doneAt: number[] = [];
+    const runner = await build()
+      .clock(clock)
+      .ledger(SqliteLedger.open({ path: ':memory:', clock }))
+      .withFaasExecutor(0, remote)
+      .producer({ name: 'one', calls: () => only(call('a'), call('b'), call('c')) })
+      .consumer({ name: 'times', consume: async () => void doneAt.push(clock.monotonic()) })
+      .start();
+    await clock.advance(95_000);
+    expect(runner.status().inFlight).toBe(0);
+    remote.failure = undefined;
+    await clock.advance(10_250);
+    expect(doneAt).toHaveLength(3);
+    await Promise.all([runner.stop(), clock.advance(10_000)]);
+  });
+
   it('fails a call for good when it may have run', async () => {
     const { builder, chain, submit, states } = line();
     const remote = new Remote('EXECUTOR_CONNECTION_LOST');
@@ -426,6 +446,28 @@ describe('a runner with a chain', () => {
     await next.start();
     await until(['a']);
     expect(attempts).toEqual([2]);
+  });
+
+  it('tells an executor that the program stops, when it cancels what did not end in time', async () => {
+    const { builder, chain, submit } = line({ drainMs: 50 });
+    const reasons: unknown[] = [];
+    const endless: FaasExecutor = {
+      name: 'endless',
+      limits: { requestBytesMax: 1e6, responseBytesMax: 1e6, timeoutMsMax: 10_000 },
+      invoke: (_, { signal }) =>
+        new Promise((_resolve, reject) => {
+          signal?.addEventListener('abort', () => {
+            reasons.push(signal.reason);
+            reject(new RunnerError('ABORTED', 'cancelled'));
+          });
+        }),
+    };
+    submit('a');
+    chain.mine();
+    const runner = await started(builder.withFaasExecutor(0, endless));
+    await expect.poll(() => runner.status().inFlight).toBe(1);
+    await runner.stop();
+    expect(reasons).toMatchObject([{ code: 'EXECUTOR_CLOSED' }]);
   });
 
   it('refuses a ledger of another chain', async () => {
@@ -589,6 +631,7 @@ describe('metrics and health', () => {
     const body = await (await fetch(`${url}/metrics`)).text();
     expect(body).toContain('blueprint_runner_calls_seen_total 1');
     expect(body).toContain('blueprint_runner_calls_executed_total 1');
+    expect(body).toMatch(/^blueprint_chain_head_block [1-9]/m);
     expect(body).toMatch(/blueprint_ledger_calls\{state="(?:submitted|mined|final)"\} 1/);
     expect((await fetch(`${url}/healthz`)).status).toBe(200);
     expect(await (await fetch(`${url}/readyz`)).json()).toMatchObject({

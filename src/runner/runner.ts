@@ -80,7 +80,7 @@ export class BlueprintRunner {
   private constructor(parts: RunnerParts) {
     this.#parts = parts;
     this.#events = new RunnerEmitter(parts.telemetry.log);
-    this.#metrics = runnerMetrics(parts.telemetry.metrics, parts.config.concurrency);
+    this.#metrics = runnerMetrics(parts.telemetry.metrics, parts.config.concurrency, parts.clock);
     this.#deliver = deliverer(parts.consumers, (error, { name }, call) => this.#report(toRunnerError(error), `consumer ${name}`, call));
   }
 

@@ -44,6 +44,17 @@ describe('counters and gauges', () => {
     expect(await linesOf(metrics, 'calls_total')).toEqual(['calls_total{a="1",b="2"} 0', 'calls_total{a="1",b="3"} 7']);
   });
 
+  it('are read at each scrape, by who asked last', async () => {
+    const metrics = bare();
+    const told: { age?: number } = {};
+    metrics.gauge({ name: 'age', help: 'x', read: () => 99 });
+    metrics.gauge({ name: 'age', help: 'x', read: () => told.age }).set(1);
+    expect(await linesOf(metrics, 'age')).toEqual(['age 1']);
+    told.age = 7;
+    metrics.gauge({ name: 'age', help: 'x' });
+    expect(await linesOf(metrics, 'age')).toEqual(['age 7']);
+  });
+
   it('drop and count samples that make no sense', async () => {
     const metrics = bare();
     const counter = metrics.counter({ name: 'calls_total', help: 'x' });

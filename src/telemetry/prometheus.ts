@@ -3,7 +3,7 @@
 import { RunnerError } from '../errors.ts';
 import { createHostReader } from './host.ts';
 import type { HostReading } from './host.ts';
-import type { Counter, Gauge, Histogram, Labels, MetricOptions, Metrics } from './telemetry.ts';
+import type { Counter, Gauge, GaugeOptions, Histogram, Labels, MetricOptions, Metrics } from './telemetry.ts';
 
 const NAME = /^[a-z_:][a-z0-9_:]*$/i;
 const LABEL_NAME = /^(?!__)[a-z_][a-z0-9_]*$/i;
@@ -103,8 +103,10 @@ class Registry implements PrometheusMetrics {
     return this.#series('counter', options, () => new CounterSeries(this.#invalid));
   }
 
-  gauge(options: MetricOptions): Gauge {
-    return this.#series('gauge', options, () => new GaugeSeries(this.#invalid));
+  gauge(options: GaugeOptions): Gauge {
+    const gauge = this.#series('gauge', options, () => new GaugeSeries(this.#invalid));
+    if (options.read) gauge.read = options.read;
+    return gauge;
   }
 
   histogram(options: MetricOptions): Histogram {
@@ -199,6 +201,7 @@ class CounterSeries implements Counter, Series {
 }
 
 class GaugeSeries implements Gauge, Series {
+  read: (() => number | undefined) | undefined;
   #value = 0;
   readonly #invalid: Invalid;
 
@@ -216,6 +219,8 @@ class GaugeSeries implements Gauge, Series {
   }
 
   lines(name: string, labels: string): string[] {
+    const now = this.read?.();
+    if (now !== undefined) this.set(now);
     return [sample(name, labels, this.#value)];
   }
 }

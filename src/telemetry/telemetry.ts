@@ -42,10 +42,15 @@ export interface MetricOptions {
   readonly buckets?: readonly number[];
 }
 
+export interface GaugeOptions extends MetricOptions {
+  /** What it is when somebody looks; undefined: what was set last. Of those who ask for the same gauge the last one is asked. */
+  readonly read?: () => number | undefined;
+}
+
 /** Asking twice for the same name and labels gives the same metric. Ask when building, not per call. */
 export interface Metrics {
   counter(options: MetricOptions): Counter;
-  gauge(options: MetricOptions): Gauge;
+  gauge(options: GaugeOptions): Gauge;
   histogram(options: MetricOptions): Histogram;
 }
 

@@ -5,6 +5,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { stringify } from 'yaml';
+import { systemClock } from '../../src/clock.ts';
 import { settlementMetrics } from '../../src/chain/settlement-metrics.ts';
 import { main } from '../../src/cli/main.ts';
 import { ControlPlane } from '../../src/control/control.ts';
@@ -57,7 +58,7 @@ async function toldMetrics(): Promise<ReadonlySet<string>> {
   await (await fetch(`${url}/healthz`)).text();
   settlementMetrics(metrics);
   new EngineMetrics(metrics, 'http://127.0.0.1:27288').up(true);
-  runnerMetrics(metrics, 1);
+  runnerMetrics(metrics, 1, systemClock);
   new FunctionMetrics(metrics, 'square').ended('OK', undefined);
   expect(new RuntimeGauges(metrics)).toBeInstanceOf(RuntimeGauges);
   const report = {

@@ -8,6 +8,7 @@ import { createInterface } from 'node:readline';
 import { expect, onTestFinished } from 'vitest';
 import { stringify } from 'yaml';
 import { settlementMetrics } from '../../src/chain/settlement-metrics.ts';
+import { systemClock } from '../../src/clock.ts';
 import { ControlPlane } from '../../src/control/control.ts';
 import { EmbeddedQueue } from '../../src/queue/embedded.ts';
 import { runnerMetrics } from '../../src/runner/metrics.ts';
@@ -37,7 +38,7 @@ function allMetrics(): PrometheusMetrics {
   metrics.counter({ name: 'odd_total', help: 'A "quoted" \\ help\nof two lines.', labels: { odd: 'a"b\\c\nd} 5 # {le="5"' } }).add(2);
   metrics.gauge({ name: 'endless', help: 'Without end.' }).set(Infinity);
   settlementMetrics(metrics);
-  runnerMetrics(metrics, 4);
+  runnerMetrics(metrics, 4, systemClock);
   new WorkerMetrics(metrics, 4).ended('completed', { running: 0, durationMs: 5_000 });
   usageMetrics(metrics);
   new FunctionMetrics(metrics, 'square').ended('OK', undefined);
