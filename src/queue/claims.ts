@@ -17,14 +17,17 @@ interface Waiting extends Claim {
   readonly reject: (error: unknown) => void;
   readonly abort: () => void;
   cancelTimer: (() => void) | undefined;
+  /** What the transaction under way gives it. */
+  granted: ClaimedJob[] | undefined;
+  isSettled: boolean;
 }
 
+/** Arrays: in sets and maps in which every claim comes and goes, V8 links old tables to new ones, and what is gone is kept alive. */
 export class Claims {
   readonly #clock: Clock;
   /** In the order of arrival. */
-  readonly #waiting = new Set<Waiting>();
-  /** What the transaction under way gives them. */
-  readonly #granted = new Map<Waiting, ClaimedJob[]>();
+  #waiting: Waiting[] = [];
+  #granted: Waiting[] = [];
   /** Some came since jobs were last looked for. */
   #fresh = false;
 
@@ -33,7 +36,7 @@ export class Claims {
   }
 
   get size(): number {
-    return this.#waiting.size;
+    return this.#waiting.length;
   }
 
   /** `looked` resolves when jobs have been looked for once. */
@@ -45,9 +48,10 @@ export class Claims {
       this.#settle(claim, new RunnerError('ABORTED', message, { cause: signal?.reason, retry: 'safe' }));
     };
     const has = new Set(capabilities);
-    const claim: Waiting = { ...request, kind: capabilities.join(' '), has, resolve, reject, abort, cancelTimer: undefined };
+    const state = { cancelTimer: undefined, granted: undefined, isSettled: false };
+    const claim: Waiting = { ...request, ...state, kind: capabilities.join(' '), has, resolve, reject, abort };
     signal?.addEventListener('abort', abort, { once: true });
-    this.#waiting.add(claim);
+    this.#waiting.push(claim);
     this.#fresh = true;
     const until = this.#clock.monotonic() + request.waitMs;
     looked.then(
@@ -57,45 +61,60 @@ export class Claims {
     return promise;
   }
 
-  /** Within a transaction: `take` gives a claim jobs. */
-  serve({ ready, news }: JobTally, take: (claim: Claim) => ClaimedJob[]): void {
+  /** Within a transaction: `take` gives a claim jobs; so many are wanted by it and those after it. */
+  serve({ ready, news }: JobTally, take: (claim: Claim, wanted: number) => ClaimedJob[]): void {
     if (!this.#fresh && !news) return;
     // Those that come while this transaction is on its way to the disk are looked at in the next.
     this.#fresh = false;
     const exhausted = new Set<string>();
+    let wanted = 0;
+    for (const { max, granted } of this.#waiting) if (!granted) wanted += max;
     for (const claim of this.#waiting) {
       if (ready.total === 0) break;
-      if (exhausted.has(claim.kind) || this.#granted.has(claim)) continue;
-      const jobs = take(claim);
-      if (jobs.length > 0) this.#granted.set(claim, jobs);
+      if (claim.granted || exhausted.has(claim.kind)) continue;
+      const jobs = take(claim, wanted);
+      wanted -= claim.max;
+      if (jobs.length > 0) this.#grant(claim, jobs);
       else exhausted.add(claim.kind);
     }
   }
 
   committed(): void {
-    const granted = [...this.#granted];
-    this.#granted.clear();
-    for (const [claim, jobs] of granted) this.#settle(claim, undefined, jobs);
+    const granted = this.#ungrant();
+    for (const { claim, jobs } of granted) this.#end(claim, undefined, jobs);
+    if (granted.length > 0) this.#waiting = this.#waiting.filter(({ isSettled }) => !isSettled);
   }
 
   /** What was granted is not on disk. */
   failed(error: unknown): void {
-    const granted = [...this.#granted.keys()];
-    this.#granted.clear();
-    for (const claim of granted) this.#settle(claim, error);
+    for (const { claim } of this.#ungrant()) this.#settle(claim, error);
   }
 
   rolledBack(): void {
-    this.#granted.clear();
+    this.#ungrant();
     this.#fresh = true;
   }
 
   close(error: unknown): void {
-    for (const claim of this.#waiting) this.#settle(claim, error);
+    const open = this.#waiting.filter(({ granted }) => !granted);
+    this.#waiting = this.#waiting.filter(({ granted }) => granted);
+    for (const claim of open) this.#end(claim, error);
+  }
+
+  #grant(claim: Waiting, jobs: ClaimedJob[]): void {
+    claim.granted = jobs;
+    this.#granted.push(claim);
+  }
+
+  #ungrant(): { readonly claim: Waiting; readonly jobs: ClaimedJob[] }[] {
+    const granted = this.#granted.map((claim) => ({ claim, jobs: claim.granted ?? [] }));
+    for (const { claim } of granted) claim.granted = undefined;
+    this.#granted = [];
+    return granted;
   }
 
   #wait(claim: Waiting, until: number): void {
-    if (!this.#waiting.has(claim)) return;
+    if (claim.isSettled) return;
     const leftMs = until - this.#clock.monotonic();
     if (leftMs <= 0) this.#settle(claim, undefined, []);
     else claim.cancelTimer = this.#clock.after(leftMs, () => this.#settle(claim, undefined, []));
@@ -103,7 +122,13 @@ export class Claims {
 
   /** One that has been granted jobs gets them when they are its own on disk, whatever happens until then. */
   #settle(claim: Waiting, error: unknown, jobs?: ClaimedJob[]): void {
-    if (this.#granted.has(claim) || !this.#waiting.delete(claim)) return;
+    if (claim.granted || claim.isSettled) return;
+    this.#waiting.splice(this.#waiting.indexOf(claim), 1);
+    this.#end(claim, error, jobs);
+  }
+
+  #end(claim: Waiting, error: unknown, jobs?: ClaimedJob[]): void {
+    claim.isSettled = true;
     claim.cancelTimer?.();
     claim.signal?.removeEventListener('abort', claim.abort);
     if (jobs) claim.resolve(jobs);

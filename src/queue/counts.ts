@@ -19,7 +19,6 @@ export type Count = 'published' | 'claimed' | 'completed' | 'failed';
 
 export class Counts {
   readonly totals: Record<Count, number> = { published: 0, claimed: 0, completed: 0, failed: 0 };
-  /** The last ones heard of at the end. */
   readonly #workers = new Map<string, Worker>();
   readonly #counters: Readonly<Record<Count, Counter>>;
   readonly #lost: Counter;
@@ -73,12 +72,14 @@ export class Counts {
   }
 
   seen(workerId: string, now: number): Worker {
-    const worker = this.#workers.get(workerId) ?? { completed: 0, failed: 0, lost: 0, lastSeenAt: now };
-    worker.lastSeenAt = now;
-    this.#workers.delete(workerId);
+    const known = this.#workers.get(workerId);
+    if (known) {
+      known.lastSeenAt = now;
+      return known;
+    }
+    if (this.#workers.size >= WORKERS_MAX) this.#forgetOne();
+    const worker = { completed: 0, failed: 0, lost: 0, lastSeenAt: now };
     this.#workers.set(workerId, worker);
-    const [oldest] = this.#workers.size > WORKERS_MAX ? this.#workers.keys() : [];
-    if (oldest !== undefined) this.#workers.delete(oldest);
     return worker;
   }
 
@@ -93,6 +94,14 @@ export class Counts {
     return [...this.#workers]
       .filter(([workerId, { lastSeenAt }]) => now - lastSeenAt <= HEARD_MS || held.has(workerId))
       .map(([workerId, worker]) => ({ workerId, claimed: held.get(workerId) ?? 0, ...worker }))
-      .toReversed();
+      .toReversed()
+      .toSorted((one, other) => other.lastSeenAt - one.lastSeenAt);
+  }
+
+  /** The one that was not heard of for the longest time. */
+  #forgetOne(): void {
+    let [longest, since] = ['', Number.POSITIVE_INFINITY];
+    for (const [workerId, { lastSeenAt }] of this.#workers) if (lastSeenAt < since) [longest, since] = [workerId, lastSeenAt];
+    this.#workers.delete(longest);
   }
 }

@@ -116,6 +116,44 @@ describe('EmbeddedQueue', () => {
     await waiting;
     expect(order).toEqual(['claimed', 'published']);
   });
+
+  it('gives claims of one turn what one after the other would get', async () => {
+    const capabilities = [[], ['arm'], ['gpu'], ['arm', 'gpu']];
+    const jobs = fc.array(fc.record({ requires: fc.constantFrom(...capabilities), priority: fc.nat(2) }), { maxLength: 200 });
+    const claims = fc.array(fc.record({ capabilities: fc.constantFrom(...capabilities), max: fc.integer({ min: 1, max: 90 }) }), {
+      maxLength: 12,
+    });
+    await fc.assert(
+      fc.asyncProperty(jobs, claims, async (published, asked) => {
+        const queue = EmbeddedQueue.open({ folder: ':memory:' });
+        await queue.publishMany(published.map((more, index) => job(`${index}`, more)));
+        const given = await Promise.all(asked.map((claim) => queue.claim({ workerId: 'w', ...claim })));
+        const left = published.map((each, index) => ({ ...each, id: `${index}` })).toSorted((one, other) => other.priority - one.priority);
+        for (const [index, { capabilities: has, max }] of asked.entries()) {
+          const next = left.filter(({ requires }) => requires.every((each) => has.includes(each))).slice(0, max);
+          for (const each of next) left.splice(left.indexOf(each), 1);
+          expect(given[index]?.map(({ id }) => id)).toEqual(next.map(({ id }) => id));
+        }
+        expect((await queue.stats()).byState).toMatchObject({ queued: left.length, claimed: published.length - left.length });
+        await queue.close();
+      }),
+      { numRuns: 60 },
+    );
+  });
+
+  it('knows thousands of leases by their tokens, and forgets those that have ended', async () => {
+    const { queue, clock } = memory();
+    await queue.publishMany(Array.from({ length: 3_000 }, (_, index) => job(`${index}`)));
+    const jobs: ClaimedJob[] = [];
+    for (let count = 0; count < 3; count += 1) jobs.push(...(await queue.claim({ workerId: 'w', max: 1_000, leaseMs: 60_000 })));
+    const kept = jobs.filter((_, index) => index % 3 === 0);
+    const done = jobs.filter((_, index) => index % 3 !== 0);
+    await Promise.all(done.map(({ lease }) => queue.complete(lease, { body: new Uint8Array() })));
+    expect(kept.every(({ lease }) => queue.holderOf(lease.token) === 'w')).toBe(true);
+    expect(done.some(({ lease }) => queue.holderOf(lease.token) !== undefined)).toBe(false);
+    await clock.advance(60_000);
+    expect((await queue.stats()).byState).toMatchObject({ queued: 1_000, claimed: 0, completed: 2_000 });
+  });
 });
 
 /** The queue as a list: what the contract says, without files, groups or timers. */

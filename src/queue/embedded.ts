@@ -1,4 +1,4 @@
-/** The queue in one SQLite file (WAL, synchronous FULL, group commit), for one process on one machine. */
+/** The queue in one SQLite file (WAL, group commit, each group synchronised), for one process on one machine. */
 
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
@@ -310,7 +310,8 @@ export class EmbeddedQueue implements WorkQueue {
     const now = this.#clock.now();
     const { first } = this.#table.leases;
     if (this.#table.dueAt <= now || (first && first.until <= now)) this.#table.sweep(now);
-    this.#claims.serve(this.#table.tally, (claim) => this.#table.take(claim, now));
+    const rows = this.#table.readyRows();
+    this.#claims.serve(this.#table.tally, (claim, wanted) => this.#table.take(claim, { rows, wanted, now }));
   }
 
   #committed(): void {

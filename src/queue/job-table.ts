@@ -8,10 +8,12 @@ import { RunnerError } from '../errors.ts';
 import type { SqliteFile } from '../sqlite-file.ts';
 import type { Claim } from './claims.ts';
 import { JobTally } from './job-tally.ts';
-import { Leases, leaseOf } from './leases.ts';
+import { Leases, leaseEnd, leaseOf } from './leases.ts';
 import type { HeldLease } from './leases.ts';
 import { retryDelayMs } from './queue.ts';
 import type { ClaimedJob, Content, Lease, ObjectReference, Published, Purged, QueueJobStatus } from './queue.ts';
+import { ReadyRows } from './ready-rows.ts';
+import type { ReadyRow } from './ready-rows.ts';
 import { leaseLost, sameContent } from './requests.ts';
 import type { CheckedFailure, CheckedJob, CheckedResult } from './requests.ts';
 import {
@@ -21,10 +23,8 @@ import {
   bytesOf,
   contentColumns,
   headersColumn,
-  headersOf,
   numberOf,
   referenceOf,
-  requiresOf,
   resultOf,
   shownState,
   statusOf,
@@ -74,6 +74,7 @@ export class JobTable {
     this.#options = options;
     const statements = Object.entries(SQL).map(([name, sql]) => [name, options.file.prepare(sql)]);
     this.#sql = Object.fromEntries(statements) as Record<keyof typeof SQL, StatementSync>;
+    this.#sql.next.setReturnArrays(true);
   }
 
   /** Reads anew what memory holds of the file. A lease that memory does not know gets its whole time. */
@@ -122,14 +123,14 @@ export class JobTable {
     return entered.map(({ id, duplicate }) => ({ id, duplicate }));
   }
 
-  take(claim: Claim, now: number): ClaimedJob[] {
+  /** For the claims of one transaction, after all of its other changes. */
+  readyRows(): ReadyRows {
+    return new ReadyRows(this.#sql.next);
+  }
+
+  take(claim: Claim, { rows, wanted, now }: { readonly rows: ReadyRows; readonly wanted: number; readonly now: number }): ClaimedJob[] {
     const lanes = this.tally.ready.matching(claim.has);
-    const rows = lanes.flatMap((requires) => this.#sql.next.all(requires, claim.max));
-    if (lanes.length > 1) {
-      rows.sort((a, b) => Number(b['priority']) - Number(a['priority']) || Number(a['seq']) - Number(b['seq']));
-      rows.splice(claim.max);
-    }
-    const jobs = rows.map((row) => this.#take(row, claim, now));
+    const jobs = rows.take(lanes, claim.max, wanted).map((row) => this.#take(row, claim, now));
     if (jobs.length > 0) this.#effects.push(() => this.#options.events.claimed(claim, jobs, now));
     return jobs;
   }
@@ -298,28 +299,27 @@ export class JobTable {
     if (count > 0) this.#effects.push(() => this.#options.events.published(count));
   }
 
-  #take(row: Row, { workerId, leaseMs }: Claim, now: number): ClaimedJob {
+  #take(row: ReadyRow, { workerId, leaseMs }: Claim, now: number): ClaimedJob {
+    const { seq, id, type, priority, requires, attemptsMax, deadLetter, publishedAt, deadline, headers } = row;
     const token = this.#options.makeId();
-    const lease = leaseOf(
-      { ...row, attempts: Number(row['attempts']) + 1, token, worker: workerId, lease_ms: leaseMs, claimed_at: now },
-      now,
-    );
-    this.#sql.claim.run(lease.attempt, token, workerId, leaseMs, now, lease.seq);
-    this.leases.add(lease);
-    this.tally.move({ from: STATE.ready, requires: lease.requires }, STATE.claimed);
-    const { jobId, until, attempt, attemptsMax, deadline } = lease;
+    const attempt = row.attempts + 1;
+    const until = leaseEnd(now + leaseMs, deadline);
+    this.#sql.claim.run(attempt, token, workerId, leaseMs, now, seq);
+    const given = { seq, jobId: id, token, workerId, requires, leaseMs, claimedAt: now, deadline, attempt, attemptsMax, deadLetter, until };
+    this.leases.add({ ...given, place: 0, next: undefined });
+    this.tally.move({ from: STATE.ready, requires }, STATE.claimed);
     return {
-      id: jobId,
-      type: String(row['type']),
-      payload: this.#payloadOf(row),
-      headers: headersOf(row['headers']),
-      priority: Number(row['priority']),
-      requires: requiresOf(row),
+      id,
+      type,
+      payload: row.payload ?? this.#body(seq),
+      headers,
+      priority,
+      requires: requires === '' ? [] : requires.split(' '),
       attempt,
       attemptsMax,
-      publishedAt: Number(row['published_at']),
+      publishedAt,
       ...(deadline !== undefined && { deadline }),
-      lease: { jobId, token, until },
+      lease: { jobId: id, token, until },
     };
   }
 
@@ -379,8 +379,11 @@ export class JobTable {
   }
 
   #payloadOf(row: Row): Content {
-    const inRow = bytesOf(row['payload']) ?? referenceOf(row['payload_reference']);
-    return inRow ?? bytesOf(this.#sql.body.get(Number(row['seq']))?.['payload']) ?? new Uint8Array();
+    return bytesOf(row['payload']) ?? referenceOf(row['payload_reference']) ?? this.#body(Number(row['seq']));
+  }
+
+  #body(seq: number): Uint8Array {
+    return bytesOf(this.#sql.body.get(seq)?.['payload']) ?? new Uint8Array();
   }
 }
 

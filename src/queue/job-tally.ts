@@ -3,14 +3,19 @@
 import type { QueueStats } from './queue.ts';
 import { STATE, STATE_COUNT } from './rows.ts';
 
+/** Lanes that are kept while they are empty: most of them are filled again soon. */
+const EMPTY_MAX = 256;
+
 /** Jobs that are ready, by what they require: one text of sorted capabilities, empty for none. */
 class ReadyLanes {
   readonly #lanes = new Map<string, { readonly needs: readonly string[]; count: number }>();
+  #empty = 0;
   total = 0;
 
   add(requires: string, count = 1): void {
     this.total += count;
     const lane = this.#lanes.get(requires);
+    if (lane?.count === 0) this.#empty -= 1;
     if (lane) lane.count += count;
     else this.#lanes.set(requires, { needs: requires === '' ? [] : requires.split(' '), count });
   }
@@ -20,22 +25,26 @@ class ReadyLanes {
     const lane = this.#lanes.get(requires);
     if (!lane) return;
     lane.count -= 1;
-    if (lane.count === 0) this.#lanes.delete(requires);
+    if (lane.count > 0) return;
+    if (this.#empty < EMPTY_MAX) this.#empty += 1;
+    else this.#lanes.delete(requires);
   }
 
   /** What a worker with these capabilities can take. */
   matching(capabilities: ReadonlySet<string>): string[] {
     const found: string[] = [];
-    for (const [requires, { needs }] of this.#lanes) if (needs.every((need) => capabilities.has(need))) found.push(requires);
+    for (const [requires, { needs, count }] of this.#lanes)
+      if (count > 0 && needs.every((need) => capabilities.has(need))) found.push(requires);
     return found;
   }
 
-  names(): Iterable<string> {
-    return this.#lanes.keys();
+  names(): string[] {
+    return [...this.#lanes].flatMap(([requires, { count }]) => (count > 0 ? [requires] : []));
   }
 
   clear(): void {
     this.#lanes.clear();
+    this.#empty = 0;
     this.total = 0;
   }
 }

@@ -3,6 +3,9 @@
 import { numberOf } from './rows.ts';
 import type { Row } from './rows.ts';
 
+/** Of the table by token; a power of two. */
+const CHAINS_MIN = 64;
+
 export interface HeldLease {
   readonly seq: number;
   readonly jobId: string;
@@ -19,11 +22,16 @@ export interface HeldLease {
   until: number;
   /** In the heap. */
   place: number;
+  /** With a token of the same hash. */
+  next: HeldLease | undefined;
 }
 
-/** A binary heap by `until` whose members know their places. */
+/**
+ * A binary heap by `until` whose members know their places, and a table of chains by token: in a `Map` in which every job comes and goes, what
+ * is gone is kept alive by the old tables that V8 links to the new one.
+ */
 export class Leases {
-  readonly #byToken = new Map<string, HeldLease>();
+  #chains: (HeldLease | undefined)[] = Array.from({ length: CHAINS_MIN });
   readonly #heap: HeldLease[] = [];
 
   get size(): number {
@@ -36,22 +44,26 @@ export class Leases {
   }
 
   get(token: string): HeldLease | undefined {
-    return this.#byToken.get(token);
+    let lease = this.#chains[this.#chainOf(token)];
+    while (lease !== undefined && lease.token !== token) lease = lease.next;
+    return lease;
   }
 
   values(): Iterable<HeldLease> {
-    return this.#byToken.values();
+    return this.#heap;
   }
 
   add(lease: HeldLease): void {
-    this.#byToken.set(lease.token, lease);
+    if (this.#heap.length >= this.#chains.length) this.#grow();
+    this.#link(lease);
     lease.place = this.#heap.length;
     this.#heap.push(lease);
     this.#rise(lease);
   }
 
   remove(lease: HeldLease): void {
-    if (!this.#byToken.delete(lease.token)) return;
+    if (this.#heap[lease.place] !== lease) return;
+    this.#unlink(lease);
     const last = this.#heap.pop();
     if (last === undefined || last === lease) return;
     this.#put(last, lease.place);
@@ -66,8 +78,36 @@ export class Leases {
   }
 
   clear(): void {
-    this.#byToken.clear();
+    this.#chains = Array.from({ length: CHAINS_MIN });
     this.#heap.length = 0;
+  }
+
+  #chainOf(token: string): number {
+    let hash = 0;
+    for (let index = 0; index < token.length; index += 1) hash = (Math.imul(hash, 31) + token.charCodeAt(index)) | 0;
+    return hash & (this.#chains.length - 1);
+  }
+
+  #link(lease: HeldLease): void {
+    const chain = this.#chainOf(lease.token);
+    lease.next = this.#chains[chain];
+    this.#chains[chain] = lease;
+  }
+
+  #unlink(lease: HeldLease): void {
+    const chain = this.#chainOf(lease.token);
+    let before = this.#chains[chain];
+    if (before === lease) this.#chains[chain] = lease.next;
+    else {
+      while (before !== undefined && before.next !== lease) before = before.next;
+      if (before) before.next = lease.next;
+    }
+    lease.next = undefined;
+  }
+
+  #grow(): void {
+    this.#chains = Array.from({ length: this.#chains.length * 2 });
+    for (const lease of this.#heap) this.#link(lease);
   }
 
   #put(lease: HeldLease, place: number): void {
@@ -116,6 +156,7 @@ export function leaseOf(row: Row, now: number): HeldLease {
     deadLetter: row['dead_letter'] === 1,
     until: leaseEnd(now + leaseMs, deadline),
     place: 0,
+    next: undefined,
   };
 }
 

@@ -118,7 +118,7 @@ export function contentColumns(content: Content): [reference: string | null, byt
   return isReference(content) ? [JSON.stringify(content), null] : [null, content];
 }
 
-export function requiresOf(row: Row): readonly string[] {
+function requiresOf(row: Row): readonly string[] {
   const requires = text(row['requires']);
   return requires === '' ? [] : requires.split(' ');
 }

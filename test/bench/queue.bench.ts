@@ -2,14 +2,15 @@
  * What the embedded queue costs on top of SQLite, for the three durable steps of each job: published, claimed, completed.
  *
  * The peer is bare SQLite (WAL, synchronous FULL) with group commit: the queue's own schema and the same values in every row, without
- * leases, waiting claims, deadlines, counts or checks. 1 / ratio is the share of the peer's rate; goal: 0.6.
+ * leases, waiting claims, deadlines, counts or checks. 1 / ratio is the share of the peer's rate; goal: 0.6. The limit of both is the disk:
+ * as many bytes as the log of the queue gets for each group, written and synchronised, and nothing else.
  *
  * Where redis-server and PostgreSQL 15 are installed, also BullMQ on Redis with AOF always, and PostgreSQL with SKIP LOCKED. They are
  * reached over loopback, which is part of their time; goals: 5 and 10 times their rate with many jobs at once.
  */
 
 import { randomUUID } from 'node:crypto';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { closeSync, fdatasyncSync, mkdtempSync, openSync, rmSync, statSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
@@ -25,6 +26,10 @@ const result = Buffer.alloc(32, 9);
 const WORKER = 'worker-1';
 const LEASE_MS = 30_000;
 const WIDTHS = [1, 16, 128];
+/** Durable ones of a job. */
+const STEPS = 3;
+const DISK_BYTES = 16 * 1024 * 1024;
+const LOG_ROUNDS = 8;
 
 let last = 0;
 const nextId = (): string => `job-${String((last += 1)).padStart(9, '0')}`;
@@ -84,6 +89,47 @@ class Bare {
   }
 }
 
+/** Groups on the disk, one after the other: three for all that run at once. They are written where something lies already, like a log that is used again. */
+class Disk {
+  readonly #file: number;
+  readonly #group: Buffer;
+  #position = 0;
+
+  constructor(path: string, groupBytes: number) {
+    this.#file = openSync(path, 'w');
+    this.#group = Buffer.alloc(groupBytes, 7);
+    writeSync(this.#file, Buffer.alloc(DISK_BYTES));
+    fdatasyncSync(this.#file);
+  }
+
+  run(): void {
+    for (let step = 0; step < STEPS; step += 1) {
+      if (this.#position + this.#group.length > DISK_BYTES) this.#position = 0;
+      writeSync(this.#file, this.#group, 0, this.#group.length, this.#position);
+      fdatasyncSync(this.#file);
+      this.#position += this.#group.length;
+    }
+  }
+
+  close(): void {
+    closeSync(this.#file);
+  }
+}
+
+/** What the log grows by for one group of so many jobs. */
+async function groupBytes(width: number): Promise<number> {
+  const path = join(folder, `log-${width}`);
+  const queue = EmbeddedQueue.open({ folder: path });
+  const size = (): number => statSync(join(path, 'queue.db-wal')).size;
+  const run = (): Promise<unknown> => Promise.all(Array.from({ length: width }, () => job(queue)));
+  await run();
+  const before = size();
+  for (let round = 0; round < LOG_ROUNDS; round += 1) await run();
+  const grown = size() - before;
+  await queue.close();
+  return Math.round(grown / LOG_ROUNDS / STEPS);
+}
+
 async function job(queue: EmbeddedQueue): Promise<void> {
   await queue.publish({ id: nextId(), type: 'square', payload });
   const [claimed] = await queue.claim({ workerId: WORKER, leaseMs: LEASE_MS });
@@ -108,6 +154,13 @@ for (const width of WIDTHS)
     { ...options, goal: 1 / 0.6 },
   );
 peer.close();
+for (const width of WIDTHS) {
+  const bytes = await groupBytes(width);
+  const disk = new Disk(join(folder, `disk-${width}`), bytes);
+  const name = `queue against ${STEPS} writes of ${Math.round(bytes / 1024)} KiB, ${width} at once`;
+  await compare(name, { peer: () => disk.run(), ours: ours(width) }, options);
+  disk.close();
+}
 for (const [open, times] of [
   [bullmq, 5],
   [postgres, 10],
