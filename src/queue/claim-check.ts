@@ -64,9 +64,14 @@ export class ClaimCheckQueue implements WorkQueue {
     return fetched.filter((job) => job !== undefined);
   }
 
-  async complete(lease: Lease, result: QueueResult): Promise<void> {
+  complete(lease: Lease, result: QueueResult): Promise<void> {
+    // At once: a queue elsewhere takes a claim that comes next in the same request.
+    return this.#isSmall(result.body) ? this.#queue.complete(lease, result) : this.#completeLarge(lease, result);
+  }
+
+  async #completeLarge(lease: Lease, result: QueueResult): Promise<void> {
     const body = await this.#store(result.body);
-    if (!isReference(body) || body === result.body) return this.#queue.complete(lease, { ...result, body });
+    if (!isReference(body)) return this.#queue.complete(lease, { ...result, body });
     await this.#unlessRefused([body], () => this.#queue.complete(lease, { ...result, body }));
     // Of a repetition the queue keeps the first.
     const kept = (await this.#queue.result(lease.jobId)).body;
@@ -142,8 +147,13 @@ export class ClaimCheckQueue implements WorkQueue {
     return published;
   }
 
+  /** Or lies elsewhere already. */
+  #isSmall(content: Content): boolean {
+    return !(content instanceof Uint8Array) || content.length <= this.#inlineBytesMax;
+  }
+
   async #store(content: Content): Promise<Content> {
-    if (!(content instanceof Uint8Array) || content.length <= this.#inlineBytesMax) return content;
+    if (!(content instanceof Uint8Array) || this.#isSmall(content)) return content;
     const { contentBytesMax } = this.limits;
     if (content.length <= contentBytesMax) return this.#objects.put(content);
     const message = `a payload or result has ${content.length} bytes; the object store is given ${contentBytesMax}`;

@@ -30,7 +30,7 @@ import {
   checkDelay,
   checkResult,
 } from './requests.ts';
-import type { CheckedClaim } from './requests.ts';
+import type { CheckedClaim, CheckedResult } from './requests.ts';
 import { claimedOfWire, errorOfWire, fieldsOf, jobToWire, leaseOfWire, listOf, resultOfWire, resultToWire } from './wire.ts';
 
 export interface RemoteQueueOptions extends ControlClientOptions {
@@ -40,7 +40,7 @@ export interface RemoteQueueOptions extends ControlClientOptions {
 
 interface Completion {
   readonly lease: Lease;
-  readonly result: QueueResult;
+  readonly result: CheckedResult;
   readonly resolve: () => void;
   readonly reject: (error: unknown) => void;
 }
@@ -60,8 +60,8 @@ type Fields = Readonly<Record<string, unknown>>;
 
 /**
  * A `WorkQueue` over HTTP. While the control plane is away, everything waits for it and is repeated: a result is delivered when it is back.
- * Completions, and a claim, that are made in the same turn of the event loop share a request: a worker that does
- * `queue.complete(...)` and `queue.claim(...)` before it awaits either of them needs half as many.
+ * Completions, and a claim after them, share a request when nothing was waited for between them but promises that are settled already: a worker
+ * that does `queue.complete(...)` and `queue.claim(...)` before it awaits either of them needs half as many.
  *
  * @example
  * const queue = await RemoteQueue.connect({ credentials: { ticket, identity: openIdentity('/var/lib/worker/identity.key') } });
@@ -77,7 +77,9 @@ export class RemoteQueue implements WorkQueue {
   readonly control: ControlClient;
   readonly #waitMsMax: number;
   readonly #makeId: () => string;
-  readonly #running = new Set<Promise<unknown>>();
+  /** Requests; and what `close` wants called when there are none, and no completions either. */
+  #running = 0;
+  #idle: (() => void) | undefined;
   #completions: Completion[] = [];
   #claiming: Claiming | undefined;
   #closing: Promise<void> | undefined;
@@ -125,11 +127,13 @@ export class RemoteQueue implements WorkQueue {
     const { signal, waitMs } = request;
     if (signal?.aborted) throw aborted('the claim was cancelled before it was made', signal);
     if (this.#completions.length > 0 && !this.#claiming) {
-      const jobs = await this.#track(new Promise<ClaimedJob[]>((resolve, reject) => (this.#claiming = { request, resolve, reject })));
+      const jobs = await new Promise<ClaimedJob[]>((resolve, reject) => (this.#claiming = { request, resolve, reject }));
       if (jobs.length > 0 || waitMs === 0) return jobs;
+      if (signal?.aborted) throw aborted('the claim was cancelled before a job came', signal);
     }
     if (waitMs === 0) return jobsOf(await this.#ask({ path: '/queue/claim', body: claimToWire(request, 0) }));
-    return this.#claimWithin(request);
+    this.#running += 1;
+    return this.#claimWithin(request).finally(() => this.#over());
   }
 
   async extend(lease: Lease, leaseMs?: number): Promise<Lease> {
@@ -140,15 +144,15 @@ export class RemoteQueue implements WorkQueue {
     return leaseOfWire(value['lease']);
   }
 
-  async complete(lease: Lease, result: QueueResult): Promise<void> {
-    this.#refuseClosed();
-    checkResult(result, this.limits);
-    checkLease(lease);
-    await this.#track(
-      new Promise<void>((resolve, reject) => {
-        if (this.#completions.push({ lease, result, resolve, reject }) === 1) queueMicrotask(() => this.#flush());
-      }),
-    );
+  complete(lease: Lease, given: QueueResult): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#refuseClosed();
+      const result = checkResult(given, this.limits);
+      checkLease(lease);
+      this.#completions.push({ lease, result, resolve, reject });
+      // After the promises that are settled already: what they lead to joins.
+      if (this.#completions.length === 1) queueMicrotask(() => process.nextTick(() => this.#flush()));
+    });
   }
 
   async fail(lease: Lease, failure: JobFailure): Promise<'queued' | 'failed' | 'dead'> {
@@ -234,7 +238,7 @@ export class RemoteQueue implements WorkQueue {
 
   async #close(): Promise<void> {
     this.control.stop();
-    await Promise.allSettled(this.#running);
+    if (this.#running > 0 || this.#completions.length > 0) await new Promise<void>((resolve) => (this.#idle = resolve));
     await this.control.close();
   }
 
@@ -242,20 +246,21 @@ export class RemoteQueue implements WorkQueue {
     if (this.#closing) throw queueClosed();
   }
 
-  #track<T>(promise: Promise<T>): Promise<T> {
-    this.#running.add(promise);
-    const forget = (): void => void this.#running.delete(promise);
-    promise.then(forget, forget);
-    return promise;
+  #over(): void {
+    this.#running -= 1;
+    if (this.#running === 0 && this.#completions.length === 0) this.#idle?.();
   }
 
   async #ask(request: ControlRequest): Promise<Fields> {
     this.#refuseClosed();
+    this.#running += 1;
     try {
-      return await this.#track(this.control.ask(request));
+      return await this.control.ask(request);
     } catch (thrown) {
       if (this.#closing && isRunnerError(thrown) && thrown.code === 'ABORTED') throw queueClosed(thrown);
       throw thrown;
+    } finally {
+      this.#over();
     }
   }
 
@@ -270,25 +275,36 @@ export class RemoteQueue implements WorkQueue {
     }
   }
 
-  /** Completions of this turn, and the claim that came with them, in one request. */
+  /** The completions that have come, and the claim that came with them, in one request. */
   #flush(): void {
-    const rest = this.#completions.splice(COMPLETIONS_MAX);
     const completions = this.#completions;
+    this.#completions = completions.splice(COMPLETIONS_MAX);
+    void this.#work(completions, this.#claimNow());
+    if (this.#completions.length > 0) this.#flush();
+  }
+
+  /** Never rejects. */
+  async #work(completions: readonly Completion[], claiming: Claiming | undefined): Promise<void> {
+    this.#running += 1;
+    try {
+      const body = { completions: completions.map(completionToWire), claim: claiming && claimToWire(claiming.request, 0) };
+      settle(await this.control.ask({ path: '/queue/work', body }), completions, claiming);
+    } catch (thrown) {
+      for (const { reject } of completions) reject(thrown);
+      claiming?.reject(thrown);
+    } finally {
+      this.#over();
+    }
+  }
+
+  /** The claim that waits for the next request, unless it was cancelled meanwhile. */
+  #claimNow(): Claiming | undefined {
     const claiming = this.#claiming;
-    this.#completions = rest;
     this.#claiming = undefined;
-    if (rest.length > 0) queueMicrotask(() => this.#flush());
-    const body = {
-      completions: completions.map(({ lease, result }) => ({ lease, ...resultToWire(result) })),
-      ...(claiming && { claim: claimToWire(claiming.request, 0) }),
-    };
-    this.control.ask({ path: '/queue/work', body }).then(
-      (answer) => settle(answer, completions, claiming),
-      (error: unknown) => {
-        for (const { reject } of completions) reject(error);
-        claiming?.reject(error);
-      },
-    );
+    const signal = claiming?.request.signal;
+    if (!claiming || !signal?.aborted) return claiming;
+    claiming.reject(aborted('the claim was cancelled before it was sent', signal));
+    return undefined;
   }
 
   /** The control plane answers after `waitMsMax` at the latest: then it is asked again. */
@@ -324,7 +340,7 @@ export class RemoteQueue implements WorkQueue {
     patience.addEventListener('abort', cancel);
     try {
       const body = { ...claimToWire(request, waitMs), claimId };
-      return jobsOf(await this.#track(this.control.ask({ path: '/queue/claim', body, waitMs, signal: cut.signal, patience })));
+      return jobsOf(await this.#ask({ path: '/queue/claim', body, waitMs, signal: cut.signal, patience }));
     } catch (thrown) {
       if (patience.aborted && isRunnerError(thrown) && (thrown.code === 'ABORTED' || thrown.code === 'QUEUE_CLOSED')) return [];
       throw thrown;
@@ -336,20 +352,19 @@ export class RemoteQueue implements WorkQueue {
 }
 
 function settle(answer: Fields, completions: readonly Completion[], claiming: Claiming | undefined): void {
-  try {
-    const outcomes = listOf(answer['completions'], 'completions');
-    for (const [index, { resolve, reject }] of completions.entries()) {
-      const { error } = fieldsOf(outcomes[index], 'a completion');
-      if (error === undefined) resolve();
-      else reject(errorOfWire(error));
-    }
-    if (!claiming) return;
-    if (answer['claimError'] === undefined) claiming.resolve(jobsOf(answer));
-    else claiming.reject(errorOfWire(answer['claimError']));
-  } catch (thrown) {
-    for (const { reject } of completions) reject(thrown);
-    claiming?.reject(thrown);
+  const outcomes = listOf(answer['completions'], 'completions');
+  for (const [index, { resolve, reject }] of completions.entries()) {
+    const { error } = fieldsOf(outcomes[index], 'a completion');
+    if (error === undefined) resolve();
+    else reject(errorOfWire(error));
   }
+  if (!claiming) return;
+  if (answer['claimError'] === undefined) claiming.resolve(jobsOf(answer));
+  else claiming.reject(errorOfWire(answer['claimError']));
+}
+
+function completionToWire({ lease: { jobId, token, until }, result }: Completion): Fields {
+  return { lease: { jobId, token, until }, ...resultToWire(result) };
 }
 
 function claimToWire({ workerId, capabilities, max, leaseMs }: CheckedClaim, waitMs: number): Fields {

@@ -6,7 +6,7 @@
 import { RunnerError, isErrorCode, toRunnerError } from '../errors.ts';
 import type { Retry } from '../errors.ts';
 import { isReference } from './queue.ts';
-import type { ClaimedJob, Content, Lease, NewJob, QueueResult } from './queue.ts';
+import type { ClaimedJob, Content, Headers, Lease, NewJob, QueueResult } from './queue.ts';
 
 /** Bytes as base64, or where they lie. */
 type WireContent = string | { readonly key: string; readonly size: number; readonly sha256: string };
@@ -87,8 +87,8 @@ export function leaseOfWire(value: unknown): Lease {
   return { jobId, token, until };
 }
 
-export function resultToWire({ body, headers }: QueueResult): Fields {
-  return { body: contentToWire(body), ...(headers && { headers }) };
+export function resultToWire({ body, headers }: { readonly body: Content; readonly headers?: Headers | undefined }): Fields {
+  return { body: contentToWire(body), headers };
 }
 
 /** Throws `REQUEST_INVALID`. */

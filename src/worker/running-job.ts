@@ -42,6 +42,8 @@ export interface RunningJobParts {
   /** When it was asked for; milliseconds since the epoch. */
   readonly claimingSince: number;
   readonly random: () => number;
+  /** Its code has ended: the queue is told of it in the same turn. */
+  readonly onReport: () => void;
 }
 
 type Report =
@@ -64,6 +66,7 @@ export class RunningJob {
   readonly #trace: JobTrace;
   #extension: CancelTimer | undefined;
   #isStarted = false;
+  #isReporting = false;
   #isOver = false;
   #lost: RunnerError | undefined;
   #isAbandoned = false;
@@ -77,6 +80,11 @@ export class RunningJob {
   /** Whether the job's code may have been reached. */
   get isStarted(): boolean {
     return this.#isStarted;
+  }
+
+  /** Whether its code has ended, and the queue is being told of it. */
+  get isReporting(): boolean {
+    return this.#isReporting;
   }
 
   /** Resolves when it has ended here and its report was delivered, or given up. Never rejects. */
@@ -133,6 +141,8 @@ export class RunningJob {
     const { clock, deliverMs, random, log } = this.#parts;
     const giveUpAt = clock.monotonic() + deliverMs;
     let report = first;
+    this.#isReporting = true;
+    this.#parts.onReport();
     for (let failures = 0; ; failures += 1) {
       try {
         const outcome = await this.#send(report);

@@ -125,6 +125,37 @@ describe('a worker', () => {
     expect(await world.queue.result('a')).toEqual({ body: new Uint8Array(bytes('A')) });
   });
 
+  it('asks for the next job with the report of the one before, and for no more when reports are not taken', async () => {
+    const world = await started({ concurrency: 2 });
+    const reports = Promise.withResolvers<void>();
+    const { complete } = world.link;
+    world.link.complete = async (lease, result) => {
+      await reports.promise;
+      await complete(lease, result);
+    };
+    await world.publish('a', 'b', 'c', 'd', 'e', 'f');
+    for (const id of ['a', 'b', 'c', 'd']) {
+      world.handler.call(id).resolve({ body: bytes(id) });
+      await world.clock.settle();
+    }
+    expect([world.handler.ids, world.worker.running]).toEqual([['a', 'b', 'c', 'd'], 4]);
+    expect(await world.stateOf('a')).toBe('claimed');
+    reports.resolve();
+    await world.clock.settle();
+    expect([world.handler.ids, world.worker.running]).toEqual([['a', 'b', 'c', 'd', 'e', 'f'], 2]);
+    expect(await world.stateOf('d')).toBe('completed');
+  });
+
+  it('takes no more jobs in its life than it is to', async () => {
+    const world = await started({ jobsMax: 2 });
+    await world.publish('a', 'b', 'c');
+    for (const id of ['a', 'b']) world.handler.call(id).resolve({ body: bytes(id) });
+    expect([await world.stateOf('b'), await world.stateOf('c')]).toEqual(['completed', 'queued']);
+    expect([world.handler.ids, world.worker.state]).toEqual([['a', 'b'], 'ready']);
+    await world.worker.drain(1_000);
+    expect(world.worker.state).toBe('stopped');
+  });
+
   it('gives a job back that nothing took, which uses up none of its attempts', async () => {
     const world = await started();
     await world.publish({ id: 'once', attemptsMax: 1 });

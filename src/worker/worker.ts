@@ -32,12 +32,14 @@ export interface WorkerOptions {
   readonly queue: WorkQueue;
   readonly workerId: string;
   readonly handler: JobHandler;
-  /** Jobs at the same time. Default 4. */
+  /** Jobs whose code runs at the same time. Default 4. */
   readonly concurrency?: number;
   /** What this worker has; it gets jobs that require these or fewer. Default: none. */
   readonly capabilities?: readonly string[];
   /** Extended at a third of it. Default 30,000. */
   readonly leaseMs?: number;
+  /** Claims no more than so many jobs in its life. Default: no limit. */
+  readonly jobsMax?: number;
   /** How long one claim waits for a job. Default 20,000. */
   readonly waitMs?: number;
   /** How long it is tried to deliver what became of a job. Default 600,000. */
@@ -94,6 +96,9 @@ export class Worker {
   readonly #metrics: WorkerMetrics;
   readonly #handler: JobHandler;
   readonly #running = new Set<RunningJob>();
+  /** Of them, those whose code has ended. */
+  #reporting = 0;
+  #taken = 0;
   readonly #stop = new AbortController();
   readonly #ended = Promise.withResolvers<void>();
   #state: WorkerState = 'created';
@@ -180,7 +185,7 @@ export class Worker {
   async #claimAll(): Promise<void> {
     const { signal } = this.#stop;
     for (let failures = 0; !signal.aborted;) {
-      const free = this.#concurrency - this.#running.size;
+      const free = this.#free();
       if (free <= 0) {
         await this.#change();
         continue;
@@ -201,6 +206,16 @@ export class Worker {
         failures += 1;
       }
     }
+  }
+
+  /**
+   * Of a job whose code has ended the place is free: the next claim goes with its report. As many reports as jobs may wait for a queue that does
+   * not take them.
+   */
+  #free(): number {
+    const { size } = this.#running;
+    const { jobsMax = Number.POSITIVE_INFINITY } = this.#options;
+    return Math.min(this.#concurrency - (size - this.#reporting), 2 * this.#concurrency - size, jobsMax - this.#taken);
   }
 
   #claim(free: number): Promise<ClaimedJob[]> {
@@ -240,8 +255,13 @@ export class Worker {
       startSpan: telemetry.startSpan,
       claimingSince,
       random,
+      onReport: () => {
+        this.#reporting += 1;
+        this.#wake?.();
+      },
     });
     this.#running.add(running);
+    this.#taken += 1;
     this.#metrics.claimed(this.#running.size);
     this.#tell({ kind: 'claimed', at: this.#clock.now(), jobId: job.id, attempt: job.attempt });
     // It came while the drain began.
@@ -252,6 +272,7 @@ export class Worker {
 
   #over(running: RunningJob, { outcome, error }: EndedJob, durationMs: number): void {
     this.#running.delete(running);
+    if (running.isReporting) this.#reporting -= 1;
     this.#metrics.ended(outcome, { running: this.#running.size, durationMs });
     if (this.#state === 'draining') {
       if (outcome === 'released') this.#drained.released += 1;

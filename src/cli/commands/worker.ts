@@ -153,7 +153,7 @@ class Session {
       queue,
       workerId,
       handler: functions.handler,
-      concurrency: once ? 1 : concurrency,
+      ...(once ? { concurrency: 1, jobsMax: 1 } : { concurrency }),
       capabilities,
       leaseMs,
       telemetry: parts.telemetry,
