@@ -78,7 +78,7 @@ export class Claims {
 
   /** A job that was waited for, or undefined: a pull that waited has ended. */
   arrived(lane: Lane, delivery: Delivery | undefined): void {
-    if (delivery) this.#options.jobs.background(this.#hand(lane, delivery));
+    if (delivery) this.#hand(lane, delivery);
     this.#want(lane);
   }
 
@@ -178,23 +178,27 @@ export class Claims {
     lane.want(count);
   }
 
-  async #hand(lane: Lane, delivery: Delivery): Promise<void> {
+  #hand(lane: Lane, delivery: Delivery): void {
     const { jobs } = this.#options;
     for (const claim of this.#open) {
       if (!isFor(claim, lane)) continue;
       claim.isServed = true;
       claim.isWaiting = false;
-      const job = await jobs.admit(delivery, claim).catch((error: unknown) => this.#left(claim, error));
-      if (job) claim.jobs.push(job);
-      if (job && claim.max > 1) await this.#serve([claim]).catch(() => undefined);
-      claim.isServed = false;
-      if (claim.jobs.length > 0) claim.settle();
-      else if (claim.ending) claim.settle(claim.ending.error);
-      else claim.isWaiting = true;
-      this.#want(lane);
+      jobs.background(this.#give(claim, delivery));
       return;
     }
-    await jobs.putBack(delivery);
+    lane.stray(delivery, () => jobs.putBack(delivery));
+  }
+
+  async #give(claim: Claim, delivery: Delivery): Promise<void> {
+    const job = await this.#options.jobs.admit(delivery, claim).catch((error: unknown) => this.#left(claim, error));
+    if (job) claim.jobs.push(job);
+    if (job && claim.max > 1) await this.#serve([claim]).catch(() => undefined);
+    claim.isServed = false;
+    if (claim.jobs.length > 0) claim.settle();
+    else if (claim.ending) claim.settle(claim.ending.error);
+    else claim.isWaiting = true;
+    this.#want(delivery.lane);
   }
 
   /** The server offers the job again. */

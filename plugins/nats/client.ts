@@ -108,14 +108,14 @@ export class NatsClient {
     return promise;
   }
 
-  /** All or none, at most 1,000: false when a condition does not hold. Tried again it may find what it wrote itself. */
-  async writeAll(writes: readonly Write[]): Promise<boolean> {
-    return writes.length === 0 || (await this.#command(() => this.#writeBatch(writes))) !== undefined;
+  /** All or none, 1 to 1,000: the sequence of the last, undefined when a condition does not hold. Tried again it may find what it wrote itself. */
+  writeAll(writes: readonly Write[]): Promise<number | undefined> {
+    return this.#command(() => this.#writeBatch(writes));
   }
 
   /** The last message of a subject, which may have wildcards, as the leader has it. */
-  last(subject: string): Promise<Stored | undefined> {
-    return this.#get({ last_by_subj: subject });
+  last(subject: string, commandMs?: number): Promise<Stored | undefined> {
+    return this.#get({ last_by_subj: subject }, commandMs);
   }
 
   at(seq: number): Promise<Stored | undefined> {
@@ -163,8 +163,8 @@ export class NatsClient {
     return this.#command(() => this.#jsm.consumers.add(this.#options.stream, config));
   }
 
-  consumer(name: string): Promise<ConsumerInfo | undefined> {
-    return this.#command(() => this.#orNothing(this.#jsm.consumers.info(this.#options.stream, name)));
+  consumer(name: string, commandMs?: number): Promise<ConsumerInfo | undefined> {
+    return this.#command(() => this.#orNothing(this.#jsm.consumers.info(this.#options.stream, name)), commandMs);
   }
 
   consumers(): Promise<ConsumerInfo[]> {
@@ -229,11 +229,11 @@ export class NatsClient {
     return headers;
   }
 
-  #get(query: { seq: number } | { last_by_subj: string }): Promise<Stored | undefined> {
+  #get(query: { seq: number } | { last_by_subj: string }, commandMs?: number): Promise<Stored | undefined> {
     return this.#command(async () => {
       const message = await this.#jsm.streams.getMessage(this.#options.stream, query);
       return message ? { subject: message.subject, seq: message.seq, header: message.header.get(HEADER), body: message.data } : undefined;
-    });
+    }, commandMs);
   }
 
   #flush(): void {
@@ -292,7 +292,7 @@ export class NatsClient {
     return this.#command(give);
   }
 
-  async #command<T>(give: () => Promise<T>): Promise<T> {
+  async #command<T>(give: () => Promise<T>, commandMs = this.#options.commandMs): Promise<T> {
     const { clock } = this.#options.surroundings;
     let startedAt: number | undefined;
     for (;;) {
@@ -302,7 +302,7 @@ export class NatsClient {
         if (!isPassing(error)) throw errorOf(error);
         startedAt ??= clock.monotonic();
         if (this.connection.isClosed()) throw new RunnerError('QUEUE_CLOSED', 'the connection to NATS is closed');
-        if (clock.monotonic() - startedAt >= this.#options.commandMs) throw unreachable(error);
+        if (clock.monotonic() - startedAt >= commandMs) throw unreachable(error);
         await clock.sleep(PAUSE_MS);
       }
     }

@@ -161,6 +161,19 @@ export class Keeping {
     return { byState, delayed, oldestMs: now - oldest, held };
   }
 
+  /** Keys of payloads, results and packages, of jobs in any state and of records whose job is gone. */
+  async referred(): Promise<ReadonlySet<string>> {
+    const keys = new Set<string>();
+    for (const { job, record } of (await this.#survey()).values()) {
+      for (const meta of [job?.meta, record?.meta.job]) {
+        const { reference, headers = {} } = meta ?? {};
+        for (const key of [reference?.key, headers['function-object'], headers['function-sha256']]) if (key !== undefined) keys.add(key);
+      }
+      if (record?.meta.resultReference) keys.add(record.meta.resultReference.key);
+    }
+    return keys;
+  }
+
   #laneOf({ priority, requires = [] }: { readonly priority: number; readonly requires?: readonly string[] }): string {
     return this.#options.names.lane(priority, requires);
   }
@@ -178,7 +191,10 @@ export class Keeping {
     const nonce = makeNonce();
     const subject = names.job(id, priority, requires);
     const written = await client.write({ subject, header: JSON.stringify({ ...meta, nonce }), body, expected: seq });
-    if (written !== undefined) return true;
+    if (written !== undefined) {
+      lanes.stored(meta, written);
+      return true;
+    }
     const last = await client.last(subject);
     return last !== undefined && jobOf(last).meta.nonce === nonce;
   }

@@ -6,7 +6,7 @@
 import type { Clock } from '../../src/plugin.ts';
 import type { ConsumerInfo, Msg, NatsClient, Subscription } from './client.ts';
 import { requiresToken } from './records.ts';
-import type { Names } from './records.ts';
+import type { JobMeta, Names } from './records.ts';
 
 /** A job as it was handed to us: nobody else has it until we say so, or keep silent. */
 export interface Delivery {
@@ -25,13 +25,14 @@ const EXPIRES_MS = 5_000;
 const HEARTBEAT_MS = 1_000;
 /** One that does not wait is given up after this long without a word. */
 const SILENCE_MS = 2_000;
+/** One for what a consumer has not heard of yet waits so long. */
+const BEHIND_MS = 200;
 const REFRESH_MS = 10_000;
 const NANOS = 1_000_000;
 
 interface Pull {
   readonly id: string;
   missing: number;
-  readonly deliveries: Delivery[];
   readonly done: (outcome: 'done' | 'silent') => void;
   cancelTimer: () => void;
 }
@@ -48,6 +49,15 @@ export class Lane {
   readonly #inbox: string;
   /** One at a time. */
   #now: Promise<unknown> = Promise.resolve();
+  #takes = 0;
+  /** For those who take now. */
+  #taken: Delivery[] = [];
+  /** Of what came for nobody: until the server has it again. */
+  #returning: Promise<unknown> = Promise.resolve();
+  /** Up to here the stream has jobs: it may have told the consumer, or not yet. */
+  #storedTo = 0;
+  /** Up to here the consumer has handed out, to us or to others. */
+  #handedTo = 0;
   #pull: Pull | undefined;
   #waiting: Pull | undefined;
   #pulls = 0;
@@ -63,11 +73,39 @@ export class Lane {
     );
   }
 
-  /** What is there now, at most `max`. Undefined when the server does not answer. */
+  /** The stream has acknowledged a job of this lane: who takes now gets it, if nobody else has it. */
+  stored(seq: number): void {
+    this.#storedTo = Math.max(this.#storedTo, seq);
+  }
+
+  /** The stream ends at `last`; what the consumer did before is not known to us. */
+  checked(last: number): void {
+    this.checkedTo = last;
+    this.#storedTo = last;
+    this.#handedTo = 0;
+  }
+
+  /**
+   * What is there now, at most `max`; more when something came that nobody waits for any more. Undefined when the server does not answer.
+   */
   take(max: number): Promise<readonly Delivery[] | undefined> {
-    const taken = this.#now.then(() => this.#take(max));
+    this.#takes += 1;
+    const taken = this.#now.then(async () => {
+      const isAnswered = await this.#takeAll(max);
+      this.#takes -= 1;
+      const all = this.#taken.splice(0);
+      return isAnswered || all.length > 0 ? all : undefined;
+    });
     this.#now = taken;
     return taken;
+  }
+
+  /** It was waited for, and nobody waits any more: for who takes something now, else `putBack` gives it to the server before the next does. */
+  stray(delivery: Delivery, putBack: () => Promise<void>): void {
+    if (this.#takes > 0) {
+      this.#taken.push(delivery);
+      count(this.#pull);
+    } else this.#returning = Promise.all([this.#returning, putBack().catch(() => undefined)]);
   }
 
   /** Asks for so many as they come, if it has not asked already; they go to `lanes.arrived`. */
@@ -80,7 +118,7 @@ export class Lane {
       this.#waiting = undefined;
       this.#lanes.arrived(this, undefined);
     };
-    this.#waiting = { id, missing: count, deliveries: [], done, cancelTimer: () => undefined };
+    this.#waiting = { id, missing: count, done, cancelTimer: () => undefined };
     this.#listen(this.#waiting, 3 * HEARTBEAT_MS);
     this.#ask(`w.${id}`, { batch: count, expires: EXPIRES_MS * NANOS, idle_heartbeat: HEARTBEAT_MS * NANOS });
   }
@@ -92,17 +130,50 @@ export class Lane {
     this.#waiting?.cancelTimer();
   }
 
-  async #take(max: number): Promise<readonly Delivery[] | undefined> {
+  /**
+   * A server acknowledges what it has stored before it tells its consumers: one that says that there is nothing may not have heard of it.
+   * False when the server does not answer.
+   */
+  async #takeAll(max: number): Promise<boolean> {
+    await this.#returning;
+    const until = this.#lanes.clock.monotonic() + SILENCE_MS;
+    let isAnswered = this.#taken.length >= max || (await this.#take(max - this.#taken.length, 0));
+    while (isAnswered && this.#taken.length < max) {
+      const rest = await this.#rest();
+      if (rest === 'none') return true;
+      // What was handed to our pull that waits comes before the answer to a later one.
+      if (rest === 'elsewhere') return !this.#waiting || this.#take(max - this.#taken.length, 0);
+      if (rest === 'unknown' || this.#lanes.clock.monotonic() > until) return false;
+      isAnswered = await this.#take(max - this.#taken.length, BEHIND_MS);
+    }
+    return isAnswered;
+  }
+
+  /** Where the jobs are of which we know that they are stored, and that were not handed to us. */
+  async #rest(): Promise<'none' | 'elsewhere' | 'behind' | 'unknown'> {
+    const upTo = this.#storedTo;
+    if (this.#handedTo >= upTo) return 'none';
+    const ends = await this.#lanes.endsOf(this).catch(() => undefined);
+    if (!ends) return 'unknown';
+    this.#handedTo = Math.max(this.#handedTo, ends.handedTo);
+    if (this.#handedTo < upTo && ends.last > this.#handedTo) return 'behind';
+    // Removed, or handed to others.
+    this.#handedTo = Math.max(this.#handedTo, upTo);
+    return 'elsewhere';
+  }
+
+  /** False when the server does not answer. */
+  async #take(max: number, expires: number): Promise<boolean> {
     const id = this.#id();
     const { promise, resolve } = Promise.withResolvers<'done' | 'silent'>();
-    const pull: Pull = { id, missing: max, deliveries: [], done: resolve, cancelTimer: () => undefined };
+    const pull: Pull = { id, missing: max, done: resolve, cancelTimer: () => undefined };
     this.#pull = pull;
     this.#listen(pull, SILENCE_MS);
-    this.#ask(`n.${id}`, { batch: max, no_wait: true });
+    this.#ask(`n.${id}`, { batch: max, no_wait: true, ...(expires > 0 && { expires: expires * NANOS }) });
     const outcome = await promise;
     pull.cancelTimer();
     this.#pull = undefined;
-    return outcome === 'silent' && pull.deliveries.length === 0 ? undefined : pull.deliveries;
+    return outcome === 'done';
   }
 
   #ask(reply: string, request: object): void {
@@ -114,9 +185,15 @@ export class Lane {
     return String(this.#pulls);
   }
 
+  /** What has come already is heard before the timer: this process may have stood still. */
   #listen(pull: Pull, ms: number): void {
     pull.cancelTimer();
-    pull.cancelTimer = this.#lanes.clock.after(ms, () => pull.done('silent'));
+    let isOver = false;
+    const cancel = this.#lanes.clock.after(ms, () => setImmediate(() => (isOver ? undefined : pull.done('silent'))));
+    pull.cancelTimer = () => {
+      isOver = true;
+      cancel();
+    };
   }
 
   #heard(message: Msg, pull: Pull | undefined): void {
@@ -133,12 +210,17 @@ export class Lane {
   }
 
   #delivered(delivery: Delivery, pull: Pull | undefined): void {
+    if (delivery.deliveries === 1) this.#handedTo = Math.max(this.#handedTo, delivery.seq);
     if (pull === undefined || pull === this.#waiting) this.#lanes.arrived(this, delivery);
-    else pull.deliveries.push(delivery);
-    if (!pull) return;
-    pull.missing -= 1;
-    if (pull.missing <= 0) pull.done('done');
+    else this.#taken.push(delivery);
+    count(pull);
   }
+}
+
+function count(pull: Pull | undefined): void {
+  if (!pull) return;
+  pull.missing -= 1;
+  if (pull.missing <= 0) pull.done('done');
 }
 
 function consumerName(priority: number, requires: readonly string[]): string {
@@ -205,6 +287,21 @@ export class Lanes {
       this.#making.set(name, making);
     }
     return making;
+  }
+
+  /** The stream has acknowledged a job. */
+  stored({ priority, requires = [] }: Pick<JobMeta, 'priority' | 'requires'>, seq: number): void {
+    this.#lanes.get(consumerName(priority, requires))?.stored(seq);
+  }
+
+  /** Up to where a lane was handed out, and where it ends. Undefined when it has no consumer. */
+  async endsOf({ consumer, priority, requires }: Lane): Promise<{ readonly handedTo: number; readonly last: number } | undefined> {
+    const { client, names } = this.#options;
+    const [info, last] = await Promise.all([
+      client.consumer(consumer, SILENCE_MS),
+      client.last(names.lane(priority, requires), SILENCE_MS),
+    ]);
+    return info && { handedTo: info.delivered.stream_seq, last: last?.seq ?? 0 };
   }
 
   /** Those that hold what somebody with these capabilities may get: by priority, higher first. */
@@ -285,7 +382,7 @@ export class Lanes {
   async #check(): Promise<void> {
     const unchecked = this.#sorted.filter(({ checkedTo }) => checkedTo === Number.POSITIVE_INFINITY);
     const info = unchecked.length > 0 ? await this.client.stream() : undefined;
-    if (info) for (const lane of unchecked) lane.checkedTo = info.state.last_seq;
+    if (info) for (const lane of unchecked) lane.checked(info.state.last_seq);
   }
 }
 

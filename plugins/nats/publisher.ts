@@ -32,10 +32,12 @@ export class Publisher {
   }
 
   async publish(checked: CheckedJob): Promise<Published> {
+    const { client, lanes } = this.#options;
     const job = identified(checked);
     const write = await this.#writeOf(job);
     for (;;) {
-      const seq = await this.#options.client.write(write);
+      const seq = await client.write(write);
+      if (seq !== undefined) lanes.stored(job, seq);
       const published = seq === undefined ? await this.#known(job, write) : { id: job.id, duplicate: false };
       if (published) return published;
     }
@@ -63,7 +65,9 @@ export class Publisher {
 
   /** What the queue has of the id already; undefined when it was forgotten meanwhile. */
   async #known(job: PublishJob, { header }: Write): Promise<Published | undefined> {
-    const entry = await this.#options.jobs.find(job.id);
+    const { jobs, lanes } = this.#options;
+    const entry = await jobs.find(job.id);
+    if (entry.job) lanes.stored(entry.job.meta, entry.job.seq);
     const meta = jobMetaOf(entry);
     if (!meta) return undefined;
     const { nonce } = JSON.parse(header) as { readonly nonce: string };
@@ -74,6 +78,7 @@ export class Publisher {
 
   /** Those that were not known. */
   async #publishAll(jobs: readonly PublishJob[]): Promise<Set<string>> {
+    const { client, lanes } = this.#options;
     const fresh = new Set<string>();
     let parts: (readonly PublishJob[])[] = [];
     for (let from = 0; from < jobs.length; from += BATCH_MAX) parts.push(jobs.slice(from, from + BATCH_MAX));
@@ -83,9 +88,12 @@ export class Publisher {
       const writes = new Map<string, Write>();
       for (const job of part) writes.set(job.id, await this.#writeOf(job));
       for (let left = part; left.length > 0;) {
-        const isWritten = await this.#options.client.writeAll(left.map(({ id }) => writes.get(id) as Write));
-        if (isWritten) for (const { id } of left) fresh.add(id);
-        left = isWritten ? [] : await this.#unknown(left, writes, fresh);
+        const seq = await client.writeAll(left.map(({ id }) => writes.get(id) as Write));
+        for (const job of seq === undefined ? [] : left) {
+          fresh.add(job.id);
+          lanes.stored(job, seq ?? 0);
+        }
+        left = seq === undefined ? await this.#unknown(left, writes, fresh) : [];
       }
     }
     return fresh;
