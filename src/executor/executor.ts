@@ -20,9 +20,12 @@ export interface ExecutorLimits {
 export interface InvokeOptions {
   /** Milliseconds since the epoch; the executor rejects with `EXECUTOR_TIMEOUT` when it passes. */
   readonly deadline: number;
+  /** Aborted with a `RunnerError` of code `EXECUTOR_CLOSED` when the program stops: the call comes again at its next start. */
   readonly signal?: AbortSignal | undefined;
   /** From 1. */
   readonly attempt: number;
+  /** Another executor takes the call when this one says that the job provably did not run. */
+  readonly hasFallback?: boolean;
 }
 
 /** What is known of one execution besides its results; every field only when the platform told it. */
@@ -55,6 +58,11 @@ export interface Execution {
 export interface FaasExecutor {
   readonly name: string;
   readonly limits: ExecutorLimits;
+  /**
+   * While its platform is away, a call waits for it here until its deadline, or a few seconds when it has a fallback. Where there is none, nothing
+   * is gained by keeping calls from it: they have no circuit unless their policy names one. Default false.
+   */
+  readonly reconnects?: boolean;
   invoke(call: JobCall, options: InvokeOptions): Promise<Execution>;
   /** The result as it is written; the same guarantees as `invoke`. */
   invokeStream?(call: JobCall, options: InvokeOptions): AsyncIterable<Uint8Array>;

@@ -403,6 +403,25 @@ describe('fallback and circuit', () => {
     expect(registry.describe()[0]?.circuit).toBe('closed');
   });
 
+  test('an executor that waits for its platform has a circuit only for jobs with a fallback, unless the policy names one', async () => {
+    const executor = Object.assign(new Scripted('queue', ['EXECUTOR_UNREACHABLE']), { reconnects: true });
+    const jobs: [number, JobRoute][] = [
+      [1, { executor, policy: { attemptsMax: 1 } }],
+      [2, { executor, fallback: local(), policy: { attemptsMax: 1 } }],
+    ];
+    const { registry } = setUp({}, { jobs });
+    for (let count = 0; count < 9; count += 1)
+      await expect(registry.execute(call(1n))).rejects.toMatchObject({ code: 'EXECUTOR_UNREACHABLE' });
+    expect(executor.seen.map(({ hasFallback }) => hasFallback)).toEqual(Array.from({ length: 9 }, () => false));
+    for (let count = 0; count < 9; count += 1) await registry.execute(call(2n));
+    expect(executor.seen.slice(9).map(({ hasFallback }) => hasFallback)).toEqual(Array.from({ length: 5 }, () => true));
+    expect(registry.describe().map(({ circuit }) => circuit)).toEqual([undefined, 'open']);
+    await expect(registry.execute(call(1n))).rejects.toMatchObject({ code: 'EXECUTOR_UNREACHABLE' });
+    const named = setUp({ executor, policy: { attemptsMax: 1, breaker: { failures: 1 } } });
+    await expect(named.registry.execute(call())).rejects.toMatchObject({ code: 'EXECUTOR_UNREACHABLE' });
+    await expect(named.registry.execute(call())).rejects.toMatchObject({ code: 'EXECUTOR_CIRCUIT_OPEN' });
+  });
+
   test('two jobs share the circuit of their executor, and must agree about it', () => {
     const executor = new Scripted('cloud', []);
     const jobs = (second: JobRoute): [number, JobRoute][] => [

@@ -155,10 +155,10 @@ export class ExecutorRegistry {
         retry: 'safe',
       });
     }
-    const { host } = run.target;
+    const { host, breaker } = run.target;
     const tooLarge = requestTooLarge(host.executor, run.call);
     if (tooLarge) throw tooLarge;
-    const plain = !run.route.slots && !host.slots && !run.options.onAttempt && (!host.breaker || host.breaker.state === 'closed');
+    const plain = !run.route.slots && !host.slots && !run.options.onAttempt && (!breaker || breaker.state === 'closed');
     return plain ? undefined : this.#beginSlowly(run);
   }
 
@@ -175,7 +175,7 @@ export class ExecutorRegistry {
     try {
       await options.onAttempt(run.attempt, run.target.host.executor.name, run.reason);
     } catch (error) {
-      run.target.host.breaker?.withdrawn(run.admission);
+      run.target.breaker?.withdrawn(run.admission);
       leave(run);
       throw error;
     }
@@ -184,7 +184,8 @@ export class ExecutorRegistry {
   /** Takes a place at the executor and asks its circuit; a refused call goes on to the fallback. */
   async #enter(run: Run): Promise<void> {
     for (;;) {
-      const { executor, breaker, slots } = run.target.host;
+      const { breaker } = run.target;
+      const { executor, slots } = run.target.host;
       if (slots && !slots.tryAcquire()) await slots.acquire(run.options.signal);
       run.admission = breaker?.admit() ?? 'pass';
       if (run.admission !== 'refused') return;
@@ -213,7 +214,8 @@ export class ExecutorRegistry {
     run.startedAt = this.#clock.monotonic();
     target.metrics.started();
     const deadline = this.#clock.now() + target.timeoutMs;
-    const limits = { deadline, signal: options.signal, attempt };
+    const hasFallback = run.route.fallback !== undefined && target === run.route.primary;
+    const limits = { deadline, signal: options.signal, attempt, hasFallback };
     const { span } = run;
     const execution = span ? span.run(() => executor.invoke(span.call, limits)) : executor.invoke(call, limits);
     if (!target.foreign) return execution;
@@ -228,7 +230,7 @@ export class ExecutorRegistry {
     const { target } = run;
     const tooLarge = target.foreign && responseTooLarge(target.host.executor, execution);
     if (tooLarge) throw tooLarge;
-    target.host.breaker?.succeeded(run.admission);
+    target.breaker?.succeeded(run.admission);
     leave(run);
     target.metrics.ended(this.#clock.monotonic() - run.startedAt, execution.report);
     run.span?.succeeded(execution.report);
@@ -257,11 +259,10 @@ export class ExecutorRegistry {
   }
 
   #recordFailure(run: Run, error: RunnerError): void {
-    const { host, metrics } = run.target;
-    if (isPlatformFailure(error.code)) host.breaker?.failed(run.admission);
-    else if (error.code === 'ABORTED' || error.code === 'QUEUE_FULL' || error.code === 'EXECUTOR_CLOSED')
-      host.breaker?.withdrawn(run.admission);
-    else host.breaker?.succeeded(run.admission);
+    const { breaker, metrics } = run.target;
+    if (isPlatformFailure(error.code)) breaker?.failed(run.admission);
+    else if (error.code === 'ABORTED' || error.code === 'QUEUE_FULL' || error.code === 'EXECUTOR_CLOSED') breaker?.withdrawn(run.admission);
+    else breaker?.succeeded(run.admission);
     leave(run);
     metrics.failed(this.#clock.monotonic() - run.startedAt, error.code);
     run.span?.failed(error);

@@ -31,6 +31,7 @@ export interface RouteDescription {
 /** What all routes share about one executor. */
 export interface Host {
   readonly executor: FaasExecutor;
+  /** Of those of its jobs that have one. */
   readonly breaker: CircuitBreaker | undefined;
   readonly slots: Semaphore | undefined;
 }
@@ -38,6 +39,7 @@ export interface Host {
 /** One executor as one job uses it. */
 export interface Target {
   readonly host: Host;
+  readonly breaker: CircuitBreaker | undefined;
   readonly timeoutMs: number;
   readonly metrics: TargetMetrics;
   /** Whether the executor is another's code: then its deadline and sizes are checked here as well. */
@@ -103,7 +105,7 @@ export class RouteTable {
       executor: primary.host.executor.name,
       fallback: fallback?.host.executor.name,
       policy,
-      circuit: primary.host.breaker?.state,
+      circuit: primary.breaker?.state,
     }));
   }
 
@@ -116,21 +118,28 @@ export class RouteTable {
     const executor = route.executor ?? local;
     if (!executor) throw new RunnerError('CONFIG_INVALID', `job ${jobId} names no executor, and there is no in-process executor`);
     const definition = jobId === undefined ? undefined : traits?.(jobId);
-    const policy = resolvePolicy({ ...defaults, ...dropUndefined(route.policy ?? {}) }, definition);
+    const given = { ...defaults, ...dropUndefined(route.policy ?? {}) };
+    const policy = resolvePolicy(given, definition);
     const job = jobId === undefined ? 'other' : (definition?.name ?? String(jobId));
-    const target = (of: FaasExecutor): Target => ({
-      host: this.#host(of, policy),
-      timeoutMs: Math.min(policy.timeoutMs, of.limits.timeoutMsMax),
-      metrics: metrics.target(of.name, job),
-      foreign: of !== local,
-    });
+    const fallback = route.fallback === executor ? undefined : route.fallback;
+    const target = (of: FaasExecutor): Target => {
+      const host = this.#host(of, policy);
+      const goesAround = of.reconnects === true && given.breaker === undefined && (of === fallback || fallback === undefined);
+      return {
+        host,
+        breaker: goesAround ? undefined : host.breaker,
+        timeoutMs: Math.min(policy.timeoutMs, of.limits.timeoutMsMax),
+        metrics: metrics.target(of.name, job),
+        foreign: of !== local,
+      };
+    };
     return {
       jobId,
       job,
       policy,
       slots: policy.concurrencyMax === undefined ? undefined : new Semaphore(`job ${job}`, policy.concurrencyMax, policy.queueMax),
       primary: target(executor),
-      fallback: route.fallback && route.fallback !== executor ? target(route.fallback) : undefined,
+      fallback: fallback && target(fallback),
       reason: route.executor ? 'configured executor' : 'default executor',
     };
   }

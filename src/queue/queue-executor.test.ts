@@ -211,8 +211,106 @@ describe('QueueExecutor', () => {
   it('says that a call did not run when its package could not be put', async () => {
     const world = new World();
     world.objects.keep = () => Promise.reject(new RunnerError('EXECUTOR_CONNECTION_LOST', 'the connection was lost'));
-    const unlucky = world.executor();
-    await expect(unlucky.invoke(call(), world.options())).rejects.toMatchObject({ code: 'EXECUTOR_CONNECTION_LOST', retry: 'safe' });
+    await Promise.all([
+      expect(world.executor().invoke(call(), world.options())).rejects.toMatchObject({ code: 'EXECUTOR_CONNECTION_LOST', retry: 'safe' }),
+      world.clock.advance(60_000),
+    ]);
+  });
+
+  describe('while the queue is away', () => {
+    const nobody = (): Promise<never> => Promise.reject(new RunnerError('EXECUTOR_UNREACHABLE', 'nobody listens'));
+
+    it('a call waits for it until its deadline, and may come again', async () => {
+      const world = new World();
+      world.queue.publish = nobody;
+      let endedAt = 0;
+      const done = world
+        .executor()
+        .invoke(call(), world.options({ ms: 60_000 }))
+        .finally(() => (endedAt = world.clock.monotonic()));
+      await Promise.all([expect(done).rejects.toMatchObject({ code: 'EXECUTOR_UNREACHABLE', retry: 'safe' }), world.clock.advance(60_000)]);
+      expect(endedAt).toBeGreaterThan(58_000);
+    });
+
+    it('a call that has a fallback waits for five seconds', async () => {
+      const world = new World();
+      world.queue.publish = nobody;
+      const done = world.executor().invoke(call(), { ...world.options(), hasFallback: true });
+      await Promise.all([expect(done).rejects.toMatchObject({ code: 'EXECUTOR_UNREACHABLE', retry: 'safe' }), world.clock.advance(5_000)]);
+    });
+
+    it('a call that nobody has yet ends when it is cancelled, and with the executor', async () => {
+      const world = new World();
+      world.queue.publish = nobody;
+      const executor = world.executor();
+      const stop = new AbortController();
+      await Promise.all([
+        expect(executor.invoke(call(), world.options({ signal: stop.signal }))).rejects.toMatchObject({ code: 'ABORTED', retry: 'safe' }),
+        world.clock.advance(2_000).then(() => stop.abort()),
+      ]);
+      await Promise.all([
+        expect(executor.invoke(call(), world.options())).rejects.toMatchObject({ code: 'EXECUTOR_CLOSED', retry: 'safe' }),
+        world.clock.advance(2_000).then(() => executor.close()),
+      ]);
+    });
+
+    it('a job is done, and its call has the result although its deadline has passed', async () => {
+      const world = new World();
+      const { queue } = world;
+      const { status, result, cancel } = queue;
+      queue.result = nobody;
+      const done = world.executor().invoke(call(), world.options({ ms: 5_000 }));
+      const { lease } = await world.claim();
+      await queue.complete(lease, { body: answer('late') });
+      let cancelled = 0;
+      Object.assign(queue, { status: nobody, cancel: () => ((cancelled += 1), nobody()) });
+      await Promise.all([expect(done).rejects.toMatchObject({ code: 'EXECUTOR_TIMEOUT', retry: 'safe' }), world.clock.advance(7_000)]);
+      Object.assign(queue, { status, result, cancel });
+      expect(textOf(await world.executor().invoke(call(), world.options({ attempt: 2 })))).toBe('late');
+      expect([cancelled, (await queue.stats()).totals]).toMatchObject([0, { published: 1, claimed: 1 }]);
+    });
+
+    it('no fallback takes a call whose job may be done', async () => {
+      const world = new World();
+      const done = world.executor().invoke(call(), { ...world.options({ ms: 5_000 }), hasFallback: true });
+      await world.claim();
+      Object.assign(world.queue, { status: nobody, result: nobody, cancel: nobody });
+      await Promise.all([
+        expect(done).rejects.toMatchObject({ code: 'EXECUTOR_TIMEOUT', retry: 'idempotent' }),
+        world.clock.advance(7_000),
+      ]);
+    });
+  });
+
+  it('leaves a job as it is when the program stops, and has its result after the next start', async () => {
+    const world = new World();
+    const stop = new AbortController();
+    const first = world.executor().invoke(call(), world.options({ signal: stop.signal }));
+    const { lease } = await world.claim();
+    stop.abort(new RunnerError('EXECUTOR_CLOSED', 'the runner stops'));
+    await expect(first).rejects.toMatchObject({ code: 'ABORTED' });
+    await world.queue.complete(lease, { body: answer('kept') });
+    expect(textOf(await world.executor().invoke(call(), world.options()))).toBe('kept');
+    expect((await world.queue.stats()).totals).toMatchObject({ published: 1, claimed: 1 });
+  });
+
+  it('tells of a job that a worker had begun and did not end in time, before it runs the call anew', async () => {
+    const world = new World();
+    const options = world.options({ ms: 5_000 });
+    const left = new AbortController();
+    const first = world.executor().invoke(call(), { ...options, signal: left.signal });
+    await world.claim();
+    left.abort(new RunnerError('EXECUTOR_CLOSED', 'the runner stops'));
+    await expect(first).rejects.toMatchObject({ code: 'ABORTED' });
+    await world.clock.advance(31_000);
+    expect(await world.queue.status('call-1')).toMatchObject({ state: 'expired', attempts: 1 });
+    const executor = world.executor();
+    await expect(executor.invoke(call(), world.options())).rejects.toMatchObject({ code: 'EXECUTOR_TIMEOUT', retry: 'idempotent' });
+    const again = executor.invoke(call(), world.options({ attempt: 2 }));
+    const job = await world.claim();
+    expect(job.id).toBe('call-1~2');
+    await world.queue.complete(job.lease, { body: answer('anew') });
+    expect(textOf(await again)).toBe('anew');
   });
 
   it('takes large arguments and results', async () => {

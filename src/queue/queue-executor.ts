@@ -13,7 +13,7 @@ import { ClaimCheckQueue } from './claim-check.ts';
 import { FUNCTION_JOB, functionHeaders, functionSettings } from './function-job.ts';
 import type { FunctionJobSettings } from './function-job.ts';
 import { isReference } from './queue.ts';
-import type { Headers, NewJob, ObjectStore, QueueResult, WorkQueue } from './queue.ts';
+import type { Headers, NewJob, ObjectStore, QueueJobStatus, QueueResult, WorkQueue } from './queue.ts';
 
 export interface QueueExecutorOptions extends Partial<FunctionJobSettings> {
   readonly queue: WorkQueue;
@@ -46,19 +46,41 @@ const BYTES_MAX = Math.floor((6 * MIB - 64 * 1024) / 4) * 3;
 export const QUEUE_EXECUTOR_LIMITS: ExecutorLimits = { requestBytesMax: BYTES_MAX, responseBytesMax: BYTES_MAX, timeoutMsMax: 900_000 };
 const ID_LENGTH_MAX = 240;
 /** A result that came at the last moment still gets here. */
-const LATE_MS = 1_000;
+const LATE_MS = 250;
+/** For the last questions of a call, each: who waits for an executor gives up a second after the deadline. */
+const LAST_ANSWER_MS = 300;
 const ASK_AGAIN_MS = 500;
+/** A call asks for a queue that is away until so long before its deadline, and so long when it may go elsewhere. */
+const PATIENCE_MS = { beforeDeadline: 1_000, withFallback: 5_000 };
+/** The queue, or what it keeps packages in, is not there now. */
+const AWAY: ReadonlySet<string> = new Set([
+  'EXECUTOR_UNREACHABLE',
+  'EXECUTOR_CONNECTION_LOST',
+  'EXECUTOR_TIMEOUT',
+  'EXECUTOR_UNAVAILABLE',
+  'QUEUE_CLOSED',
+  'RATE_LIMITED',
+]);
 /** A package that nobody keeps for long may be collected. */
 const KEEP_AGAIN_MS = 86_400_000;
 /** Calls of which it is remembered that an attempt failed. */
 const FAILED_MAX = 10_000;
+
+interface JobOfCall {
+  readonly call: JobCall;
+  readonly id: string;
+  /** From 1. */
+  readonly generation: number;
+}
 
 /**
  * Runs jobs on the workers of a queue.
  *
  * The id of the job is that of the call: a call that comes again, after the end of this process too, gets the result of the job that is
  * there. Only one whose job ended without a result, and whose caller was told so, is published anew (`<id>~2` and so on). A call that is
- * cancelled cancels its job.
+ * cancelled cancels its job; the end of the program does not.
+ *
+ * A queue that cannot be reached is no failure of the call: it waits for it until its deadline, and says then that it may come again.
  *
  * Rejects with the error of the worker or of the job's code, `EXECUTOR_TIMEOUT`, `ABORTED`, `EXECUTOR_CLOSED`, `CODE_MISSING`, and with
  * what the queue rejects a publication with.
@@ -69,6 +91,7 @@ const FAILED_MAX = 10_000;
 export class QueueExecutor implements FaasExecutor {
   readonly name: string;
   readonly limits: ExecutorLimits = QUEUE_EXECUTOR_LIMITS;
+  readonly reconnects = true;
   readonly #options: QueueExecutorOptions;
   readonly #settings: FunctionJobSettings;
   readonly #queue: WorkQueue;
@@ -76,8 +99,9 @@ export class QueueExecutor implements FaasExecutor {
   readonly #closed = new AbortController();
   #headers: Promise<Headers> | undefined;
   #keptAt = 0;
-  readonly #running = new Set<Promise<unknown>>();
-  /** Of a call: how many of its jobs ended without a result, and were told. */
+  #running = 0;
+  #idle: (() => void) | undefined;
+  /** Of a call: the last of its jobs that ended without a result, and was told. */
   readonly #failed = new Map<string, number>();
   #closing: Promise<void> | undefined;
 
@@ -93,12 +117,12 @@ export class QueueExecutor implements FaasExecutor {
 
   async invoke(call: JobCall, options: InvokeOptions): Promise<Execution> {
     if (this.#closing) throw this.#closedError();
-    const running = this.#invoke(call, options);
-    this.#running.add(running);
+    this.#running += 1;
     try {
-      return await running;
+      return await this.#invoke(call, options);
     } finally {
-      this.#running.delete(running);
+      this.#running -= 1;
+      if (this.#running === 0) this.#idle?.();
     }
   }
 
@@ -113,8 +137,8 @@ export class QueueExecutor implements FaasExecutor {
   }
 
   async #close(): Promise<void> {
-    await Promise.allSettled(this.#running);
     this.#closed.abort();
+    if (this.#running > 0) await new Promise<void>((resolve) => (this.#idle = resolve));
     if (this.#options.ownsQueue) await this.#queue.close();
   }
 
@@ -127,8 +151,8 @@ export class QueueExecutor implements FaasExecutor {
     const cancel = (): void => limit.abort();
     signal?.addEventListener('abort', cancel, { once: true });
     try {
-      const jobId = await this.#publish(call, options, limit.signal);
-      return await this.#outcome({ call, jobId }, options, limit.signal);
+      const job = await this.#publish(call, options, limit.signal);
+      return await this.#outcome(job, options, limit.signal);
     } finally {
       cancelTimer();
       signal?.removeEventListener('abort', cancel);
@@ -139,26 +163,32 @@ export class QueueExecutor implements FaasExecutor {
    * The job of the call that is there, or the next one when those that are there are of no use any more. While it is not known whether it is
    * there it is published again, under the same id: nobody else may run the call then.
    */
-  async #publish(call: JobCall, options: InvokeOptions, limit: AbortSignal): Promise<string> {
-    const job = await this.#jobOf(call, options);
+  async #publish(call: JobCall, options: InvokeOptions, limit: AbortSignal): Promise<JobOfCall> {
+    const patience = new Patience(options, this.#clock);
     let generation = 1 + (this.#failed.get(call.id) ?? 0);
+    let job: NewJob | undefined;
     for (let mayBeThere = false; ;) {
       const id = jobIdOf(call.id, generation);
+      const ofCall = { call, id, generation };
       try {
+        job ??= await this.#jobOf(call, options);
         const { duplicate } = await this.#queue.publish({ ...job, id });
-        if (!duplicate) return id;
+        if (!duplicate) return ofCall;
         mayBeThere = true;
-        const state = (await this.#queue.status(id))?.state;
-        if (state !== 'cancelled' && state !== 'expired') return id;
-        // Whoever waited for it has gone, or the one before this one did not wait any longer.
+        if (!isOfNoUse(await this.#queue.status(id))) return ofCall;
         mayBeThere = false;
         generation += 1;
       } catch (thrown) {
         const error = toRunnerError(thrown);
+        if (error.retry === 'never') throw error;
         mayBeThere ||= error.retry === 'idempotent';
-        if (!mayBeThere || error.retry === 'never') throw error;
-        await this.#clock.sleep(ASK_AGAIN_MS, limit).catch(() => {});
-        if (limit.aborted) throw await this.#givenUp(call, id, options);
+        if (mayBeThere) {
+          await this.#clock.sleep(ASK_AGAIN_MS, limit).catch(() => {});
+          if (limit.aborted) throw await this.#givenUp(ofCall, options);
+        } else {
+          if (this.#closing) throw this.#closedError();
+          await patience.pause(error, this.#closed.signal);
+        }
       }
     }
   }
@@ -177,20 +207,17 @@ export class QueueExecutor implements FaasExecutor {
     };
   }
 
-  async #outcome(
-    { call, jobId }: { readonly call: JobCall; readonly jobId: string },
-    options: InvokeOptions,
-    limit: AbortSignal,
-  ): Promise<Execution> {
+  async #outcome(job: JobOfCall, options: InvokeOptions, limit: AbortSignal): Promise<Execution> {
+    const { call } = job;
     try {
-      const { body, headers = {} } = await this.#result(jobId, limit);
+      const { body, headers = {} } = await this.#result(job.id, limit);
       const type = headers['content-type'] ?? JSON_TYPE;
       const { results, report } = decodeResponse({ status: 200, headers: { 'content-type': type }, body: bytesOf(body) }, call);
       this.#failed.delete(call.id);
       return { results, ...(report && { report }) };
     } catch (thrown) {
-      if (limit.aborted) throw await this.#givenUp(call, jobId, options);
-      this.#noteFailure(call.id);
+      if (limit.aborted) throw await this.#givenUp(job, options);
+      this.#noteFailure(job);
       throw toldError(thrown, call);
     }
   }
@@ -210,19 +237,36 @@ export class QueueExecutor implements FaasExecutor {
   }
 
   /** Nobody waits for it any more. */
-  async #givenUp(call: JobCall, jobId: string, { deadline, signal }: InvokeOptions): Promise<RunnerError> {
-    await this.#queue.cancel(jobId).catch(() => false);
-    const status = await this.#queue.status(jobId).catch(() => undefined);
+  async #givenUp(job: JobOfCall, { deadline, signal, hasFallback }: InvokeOptions): Promise<RunnerError> {
+    const { call, id } = job;
+    const isLate = signal?.aborted !== true || this.#clock.now() >= deadline;
+    const cause: unknown = signal?.reason;
+    if (!isLate && isRunnerError(cause) && cause.code === 'EXECUTOR_CLOSED')
+      return new RunnerError('ABORTED', `call ${call.id} is left to its job ${id}`, { cause, retry: 'idempotent' });
+    // Who comes again finds the same job; another executor would not.
+    if (isLate && !hasFallback && (await this.#soon(() => this.#queue.status(id))) === 'silent') return tooLate(call, 'safe');
+    const said = await this.#soon(async () => {
+      await this.#queue.cancel(id);
+      return this.#queue.status(id);
+    });
+    const status = said === 'silent' ? undefined : said;
     const isOver = status?.state === 'cancelled' || status?.state === 'expired';
+    if (isOver) this.#noteFailure(job);
     const retry = isOver && status.attempts === 0 ? 'safe' : 'idempotent';
-    if (signal?.aborted !== true || this.#clock.now() >= deadline) return tooLate(call, retry);
-    return new RunnerError('ABORTED', `call ${call.id} was cancelled`, { cause: signal.reason, retry });
+    return isLate ? tooLate(call, retry) : new RunnerError('ABORTED', `call ${call.id} was cancelled`, { cause, retry });
   }
 
-  #noteFailure(callId: string): void {
-    const before = this.#failed.get(callId) ?? 0;
-    this.#failed.delete(callId);
-    this.#failed.set(callId, before + 1);
+  /** What the queue says within a moment. */
+  async #soon<T>(ask: () => Promise<T>): Promise<T | 'silent'> {
+    const late = Promise.withResolvers<'silent'>();
+    const cancelTimer = this.#clock.after(LAST_ANSWER_MS, () => late.resolve('silent'));
+    const said = ask().catch(() => 'silent' as const);
+    return Promise.race([said, late.promise]).finally(cancelTimer);
+  }
+
+  #noteFailure({ call, generation }: JobOfCall): void {
+    this.#failed.delete(call.id);
+    this.#failed.set(call.id, generation);
     const [oldest] = this.#failed.keys();
     if (this.#failed.size > FAILED_MAX && oldest !== undefined) this.#failed.delete(oldest);
   }
@@ -255,6 +299,29 @@ export class QueueExecutor implements FaasExecutor {
   }
 }
 
+/** How long a call that nobody has yet waits for the queue. */
+export class Patience {
+  readonly #clock: Clock;
+  readonly #signal: AbortSignal | undefined;
+  /** Milliseconds since the epoch. */
+  readonly #until: number;
+
+  constructor({ deadline, signal, hasFallback }: InvokeOptions, clock: Clock) {
+    this.#clock = clock;
+    this.#signal = signal;
+    this.#until = hasFallback ? clock.now() + PATIENCE_MS.withFallback : deadline - PATIENCE_MS.beforeDeadline;
+  }
+
+  /** Before another try. Rejects with `error` when it is of no use, and with `ABORTED`; ends early with `closed`. */
+  async pause(error: RunnerError, closed: AbortSignal): Promise<void> {
+    if (!AWAY.has(error.code) || this.#clock.now() + ASK_AGAIN_MS > this.#until) throw error;
+    const signal = this.#signal ? AbortSignal.any([this.#signal, closed]) : closed;
+    await this.#clock.sleep(ASK_AGAIN_MS, signal).catch(() => {});
+    if (this.#signal?.aborted)
+      throw new RunnerError('ABORTED', 'the call was cancelled before it was published', { cause: this.#signal.reason, retry: 'safe' });
+  }
+}
+
 function settingsOf(options: QueueExecutorOptions): FunctionJobSettings {
   const { runtime, handler, memoryMb, timeoutMs, ephemeralMb, network, environment } = options;
   const node = `nodejs${process.versions.node.split('.', 1)[0]}.x`;
@@ -278,6 +345,11 @@ function jobIdOf(callId: string, generation: number): string {
   // Printable and short enough, else by its hash.
   const base = callId.length <= ID_LENGTH_MAX && /^[\x20-\x7e]+$/.test(callId) ? callId : hash('sha256', callId, 'hex');
   return generation === 1 ? base : `${base}~${generation}`;
+}
+
+/** It ran never, or nobody waited for it any longer. */
+function isOfNoUse(status: QueueJobStatus | undefined): boolean {
+  return status?.state === 'cancelled' || (status?.state === 'expired' && status.attempts === 0);
 }
 
 function bytesOf(body: QueueResult['body']): Uint8Array {

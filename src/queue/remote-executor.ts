@@ -8,7 +8,7 @@ import type { JobCall } from '../job/call.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
 import type { ControlCredentials } from './control-client.ts';
 import { openIdentity } from './identity.ts';
-import { QUEUE_EXECUTOR_LIMITS, QueueExecutor } from './queue-executor.ts';
+import { Patience, QUEUE_EXECUTOR_LIMITS, QueueExecutor } from './queue-executor.ts';
 import type { QueueExecutorOptions } from './queue-executor.ts';
 import { RemoteObjects } from './remote-objects.ts';
 import { RemoteQueue } from './remote.ts';
@@ -45,8 +45,8 @@ const OPTIONS: ReadonlySet<string> = new Set([
   'network',
   'environment',
 ]);
-/** A request is repeated so long; then the policy of the runner decides. */
-const RECONNECT_MS = 5_000;
+/** A request is repeated so long; then the executor asks again, as long as the call may wait. */
+const RECONNECT_MS = 500;
 
 /** Checks what a user wrote; the values of a function's settings are checked by `QueueExecutor`. Throws `CONFIG_INVALID`. */
 export function remoteExecutorOptions(given: unknown): RemoteExecutorOptions {
@@ -63,14 +63,15 @@ export function remoteExecutorOptions(given: unknown): RemoteExecutorOptions {
   return given as RemoteExecutorOptions;
 }
 
-/** Connects and enrols with the first call; what keeps it from that is tried again with the next one, which has not run then. */
+/** Connects and enrols with the first call, which waits for a control plane that is not there as `QueueExecutor` does. */
 export class RemoteExecutor implements FaasExecutor {
   readonly name = 'queue';
   readonly limits: ExecutorLimits = QUEUE_EXECUTOR_LIMITS;
+  readonly reconnects = true;
   readonly #options: RemoteExecutorOptions;
   readonly #parts: RemoteExecutorParts;
   #opening: Promise<QueueExecutor> | undefined;
-  #isClosed = false;
+  readonly #closed = new AbortController();
 
   /** Does no I/O. */
   constructor(options: RemoteExecutorOptions, parts: RemoteExecutorParts) {
@@ -79,7 +80,17 @@ export class RemoteExecutor implements FaasExecutor {
   }
 
   async invoke(call: JobCall, options: InvokeOptions): Promise<Execution> {
-    return (await this.#opened()).invoke(call, options);
+    const patience = new Patience(options, this.#parts.clock);
+    for (;;) {
+      let executor: QueueExecutor;
+      try {
+        executor = await this.#opened();
+      } catch (thrown) {
+        await patience.pause(toRunnerError(thrown), this.#closed.signal);
+        continue;
+      }
+      return executor.invoke(call, options);
+    }
   }
 
   async health(): Promise<void> {
@@ -87,13 +98,13 @@ export class RemoteExecutor implements FaasExecutor {
   }
 
   async close(): Promise<void> {
-    this.#isClosed = true;
+    this.#closed.abort();
     const executor = await this.#opening?.catch(() => undefined);
     await executor?.close();
   }
 
   #opened(): Promise<QueueExecutor> {
-    if (this.#isClosed) return Promise.reject(new RunnerError('EXECUTOR_CLOSED', `executor ${this.name} is closed`));
+    if (this.#closed.signal.aborted) return Promise.reject(new RunnerError('EXECUTOR_CLOSED', `executor ${this.name} is closed`));
     this.#opening ??= this.#open().catch((thrown: unknown) => {
       this.#opening = undefined;
       const { code, message, retry, details } = toRunnerError(thrown);

@@ -4,8 +4,7 @@
  */
 
 import type { CancelTimer, Clock } from '../clock.ts';
-import { toRunnerError } from '../errors.ts';
-import type { RunnerError } from '../errors.ts';
+import { RunnerError, toRunnerError } from '../errors.ts';
 import type { Executed, ExecutorRegistry } from '../executor/registry.ts';
 import type { JobCall, JobResult } from '../job/call.ts';
 import type { CallRecord, Ledger } from '../ledger/ledger.ts';
@@ -56,6 +55,7 @@ const SCAN_STEP_MAX = 256;
 const DISK_FULL_RETRY_MS = 1_000;
 const DISK_FULL_QUIET_MS = 60_000;
 const ABANDON_MS = 1_000;
+const PROBE_MS = 250;
 
 export class Dispatch {
   readonly #options: DispatchOptions;
@@ -138,7 +138,8 @@ export class Dispatch {
     const isDone = await this.#untilIdle(deadline - clock.now());
     this.#abandoned.abort();
     if (isDone) return true;
-    for (const controller of this.#running.values()) controller.abort();
+    const reason = new RunnerError('EXECUTOR_CLOSED', 'the runner stops');
+    for (const controller of this.#running.values()) controller.abort(reason);
     await this.#untilIdle(ABANDON_MS);
     return false;
   }
@@ -302,7 +303,8 @@ export class Dispatch {
     if (hold.cancel || this.#stopped) return;
     hold.failures += 1;
     if (hold.failures === 1) this.#options.onError(error, `job ${jobId}`);
-    hold.cancel = this.#options.clock.after(backoffMs(hold.failures), () => this.#release(hold));
+    const { clock } = this.#options;
+    hold.cancel = clock.after(probeMs(error, clock) ?? backoffMs(hold.failures), () => this.#release(hold));
   }
 
   #release(hold: Hold): void {
@@ -327,4 +329,11 @@ export class Dispatch {
     this.#stopped = true;
     this.#options.onFatal(toRunnerError(thrown));
   }
+}
+
+/** Until the circuit that refused a call lets another one through; while one is under way, a moment. */
+function probeMs({ code, details }: RunnerError, clock: Clock): number | undefined {
+  const { probeAt } = details;
+  if (code !== 'EXECUTOR_CIRCUIT_OPEN' || typeof probeAt !== 'number') return undefined;
+  return Math.max(PROBE_MS, probeAt - clock.now());
 }
