@@ -119,9 +119,10 @@ describe('EmbeddedQueue', () => {
 
   it('gives claims of one turn what one after the other would get', async () => {
     const capabilities = [[], ['arm'], ['gpu'], ['arm', 'gpu']];
-    const jobs = fc.array(fc.record({ requires: fc.constantFrom(...capabilities), priority: fc.nat(2) }), { maxLength: 200 });
+    const jobs = fc.array(fc.record({ requires: fc.constantFrom(...capabilities), priority: fc.nat(2) }), { maxLength: 400, size: 'max' });
     const claims = fc.array(fc.record({ capabilities: fc.constantFrom(...capabilities), max: fc.integer({ min: 1, max: 90 }) }), {
       maxLength: 12,
+      size: 'max',
     });
     await fc.assert(
       fc.asyncProperty(jobs, claims, async (published, asked) => {
