@@ -234,17 +234,17 @@ describe('output', () => {
     expect(table([['A', 'BB'], ['aaa', 'b']])).toBe('A    BB\naaa  b'); // oxfmt-ignore
   });
 
-  it.each([true, false])('an error shows no secret (json: %s)', (json) => {
+  it.each(['text', 'document', 'events'] as const)('an error shows no secret: %s', (form) => {
     const [stdout, stderr] = [new Text(), new Text()];
     const error = new RunnerError('RPC_UNREACHABLE', 'https://user:hunter22@rpc.example/ is down', { details: { apiKey: 'hunter22' } });
-    printError({ stdout, stderr, env: {}, cwd }, json, error);
+    printError({ stdout, stderr, env: {}, cwd }, form, error);
     expect(stdout.text + stderr.text).toContain('RPC_UNREACHABLE');
     expect(stdout.text + stderr.text).not.toContain('hunter22');
   });
 
   it('an unforeseen error says where it was thrown', () => {
     const [stdout, stderr] = [new Text(), new Text()];
-    printError({ stdout, stderr, env: {}, cwd }, false, new TypeError('x is not a function'));
+    printError({ stdout, stderr, env: {}, cwd }, 'text', new TypeError('x is not a function'));
     expect(stderr.text).toContain('INTERNAL: x is not a function');
     expect(stderr.text).toContain('main.test.ts');
   });

@@ -53,16 +53,28 @@ export function progress(io: Io, text: string): void {
   if (io.stderr.isTTY) io.stderr.write(`${text}\n`);
 }
 
-/** Whatever was thrown: `CODE: message` and the remedy on stderr; with `--json` one document on stdout. Never a secret. */
-export function printError(io: Io, json: boolean, thrown: unknown): void {
+/** What a command prints to be read: text, one JSON document, or JSON lines of events. */
+export type OutputForm = 'text' | 'document' | 'events';
+
+/**
+ * Whatever was thrown: `CODE: message` and the remedy on stderr; as JSON one line on stdout, for commands that print events one of these. Never a
+ * secret.
+ */
+export function printError(io: Io, form: OutputForm, thrown: unknown): void {
   const error = toRunnerError(thrown);
-  const { remedy } = ERROR_TEXTS[error.code];
-  if (json) {
-    const details = createRedactor()(error.details);
-    io.stdout.write(`${toJson({ error: { code: error.code, message: redactText(error.message), remedy, details } })}\n`);
-    return;
+  const { code } = error;
+  const { remedy } = ERROR_TEXTS[code];
+  const message = redactText(error.message);
+  switch (form) {
+    case 'text':
+      io.stderr.write(`${code}: ${message}\n${remedy}\n${stackOf(error)}`);
+      return;
+    case 'document':
+      io.stdout.write(`${toJson({ error: { code, message, remedy, details: createRedactor()(error.details) } }, 0)}\n`);
+      return;
+    case 'events':
+      io.stdout.write(`${toJson({ event: 'error', code, message }, 0)}\n`);
   }
-  io.stderr.write(`${error.code}: ${redactText(error.message)}\n${remedy}\n${stackOf(error)}`);
 }
 
 /** An error nobody foresaw is reported with where it was thrown. */

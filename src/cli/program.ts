@@ -4,7 +4,7 @@ import { Command, CommanderError } from 'commander';
 import { RunnerError, isRunnerError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
 import { printError } from './output.ts';
-import type { Cli, Io } from './output.ts';
+import type { Cli, Io, OutputForm } from './output.ts';
 import { ownVersion } from './version.ts';
 import { signalStatus } from './work.ts';
 
@@ -25,18 +25,37 @@ function processIo(): Io {
 export async function run(commands: readonly AddCommand[], args: readonly string[], io: Io = processIo()): Promise<number> {
   const cli: Cli = { io, exitCode: OK };
   const json = args.includes('--json');
+  let form: OutputForm = json ? 'document' : 'text';
   try {
-    await createProgram(commands, { cli, json }).parseAsync(args, { from: 'user' });
+    const program = createProgram(commands, { cli, json });
+    if (json) form = jsonForm(commandOf(program, args));
+    await program.parseAsync(args, { from: 'user' });
     return cli.exitCode;
   } catch (thrown) {
     if (!(thrown instanceof CommanderError)) {
-      printError(io, json, thrown);
+      printError(io, form, thrown);
       return (isRunnerError(thrown) && (STATUS_OF[thrown.code] ?? signalStatus(thrown))) || FAILURE;
     }
     if (thrown.exitCode === 0) return OK;
-    if (json) printError(io, json, usageError(thrown));
+    if (json) printError(io, form, usageError(thrown));
     return USAGE;
   }
+}
+
+/** The one that the arguments name, or the last that they name rightly. */
+function commandOf(program: Command, args: readonly string[]): Command {
+  let found = program;
+  for (const arg of args) {
+    const next = found.commands.find((command) => command.name() === arg);
+    if (next) found = next;
+    else if (!arg.startsWith('-')) break;
+  }
+  return found;
+}
+
+/** A command says with its option whether it prints lines, of which one may be an error. */
+function jsonForm({ options }: Command): OutputForm {
+  return options.some(({ long, description }) => long === '--json' && /\bJSON lines?\b/.test(description)) ? 'events' : 'document';
 }
 
 /** Commander has printed its own message when there is no document to print. */

@@ -5,7 +5,6 @@ import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
 import { RunnerError, toRunnerError } from '../../errors.ts';
 import type { WorkQueue } from '../../queue/queue.ts';
-import { redactText } from '../../telemetry/redact.ts';
 import type { WorkerLifecycle } from '../../worker/worker-metrics.ts';
 import type { WorkerEvent } from '../../worker/worker.ts';
 import { BACKENDS } from '../backends.ts';
@@ -99,9 +98,7 @@ async function run(cli: Cli, flags: WorkerFlags): Promise<void> {
     const error = toRunnerError(thrown);
     const isTicket = error.code.startsWith('TICKET_') || error.code === 'IDENTITY_UNPROVEN';
     cli.exitCode = isTicket ? 2 : 1;
-    // One line, as all the others.
-    if (flags.json) cli.io.stdout.write(`${toJson({ event: 'error', code: error.code, message: redactText(error.message) }, 0)}\n`);
-    else printError(cli.io, false, error);
+    printError(cli.io, flags.json ? 'events' : 'text', error);
   }
 }
 
