@@ -10,6 +10,7 @@ import { openIdentity } from '../queue/identity.ts';
 import { FolderObjects } from '../queue/folder-objects.ts';
 import { FUNCTION_JOB, functionHeaders, functionSettings } from '../queue/function-job.ts';
 import { isReference } from '../queue/queue.ts';
+import type { ControlClient } from '../queue/control-client.ts';
 import type { ClaimedJob, ObjectStore, WorkQueue } from '../queue/queue.ts';
 import { RemoteObjects } from '../queue/remote-objects.ts';
 import { RemoteQueue } from '../queue/remote.ts';
@@ -27,6 +28,8 @@ import { findBackends } from './backends.ts';
 import { openGranted } from './granted.ts';
 import { ownVersion } from './version.ts';
 
+/** Where `bpr wasm serve` listens. */
+const ENGINE = 'http://127.0.0.1:27288';
 /** A request is repeated so long by the connection itself; then the worker knows that the control plane is away, and goes on trying. */
 const RECONNECT_MS = 2_000;
 const PAUSE_MS = { first: 100, most: 5_000 };
@@ -35,6 +38,8 @@ export interface Connected {
   readonly queue: WorkQueue;
   readonly objects: ObjectStore;
   readonly workerId: string;
+  /** When it calls engines for this worker. */
+  readonly control?: ControlClient | undefined;
   /** One report of the worker on itself; `Heartbeat` sends them. */
   readonly send: (report: unknown, signal: AbortSignal) => Promise<void>;
 }
@@ -57,10 +62,11 @@ export async function connectWorker({ ticket, folder, telemetry, signal, onWait 
       const { control, workerId } = queue;
       const send = (body: unknown, about: AbortSignal): Promise<void> =>
         control.sendOnce({ method: 'PUT', path: '/workers/self', body, signal: about });
-      const grant = control.standing?.grant;
-      if (grant) return { ...(await openGranted(grant, { control, identity, telemetry })), workerId, send };
+      const { grant, hasEngines } = control.standing ?? {};
+      const own = { workerId, send, ...(hasEngines && { control }) };
+      if (grant) return { ...(await openGranted(grant, { control, identity, telemetry })), ...own };
       const objects = new RemoteObjects(control);
-      return { queue: new ClaimCheckQueue({ queue, objects }), objects, workerId, send };
+      return { queue: new ClaimCheckQueue({ queue, objects }), objects, ...own };
     } catch (thrown) {
       const error = toRunnerError(thrown);
       if (signal.aborted || error.retry === 'never') throw error;
@@ -102,8 +108,10 @@ export interface FunctionsOptions {
   readonly environment: Readonly<Record<string, string>>;
   readonly network: 'none' | 'open';
   readonly packageBytesMax?: number | undefined;
-  /** Of the backend `engine`: addresses. */
-  readonly engines: readonly string[];
+  /** Of the backend `engine`: addresses. Undefined: the control plane calls its own, or there is one on this machine. */
+  readonly engines: readonly string[] | undefined;
+  /** Which calls engines. */
+  readonly control?: ControlClient | undefined;
   /** What they ask for. */
   readonly engineToken?: string | undefined;
 }
@@ -123,11 +131,17 @@ export async function openFunctions(options: FunctionsOptions): Promise<WorkerFu
     environment,
     network,
     packageBytesMax: bytesMax,
-    engines: urls,
+    control,
+    engines: urls = control ? undefined : [ENGINE],
     engineToken: token,
   } = options;
   const store = { objects, environment, network, folder: join(folder, 'packages'), ...(bytesMax !== undefined && { bytesMax }) };
-  if (backend === 'engine') {
+  if (backend === 'engine' && control && !urls) {
+    const { ControlEngines } = await import('../worker/control-engines.ts');
+    const { jobs, packages } = functionJobs({ ...store, target: new ControlEngines({ control, clock: systemClock }) });
+    return { handler: jobs, close: async () => packages.close() };
+  }
+  if (backend === 'engine' && urls) {
     const { EnginePool } = await import('../engine/engine-pool.ts');
     const zipOf = ({ sha256 }: { readonly sha256: string }): Promise<Uint8Array> => packages.zipOf(sha256);
     const pool = new EnginePool({ urls, token, zipOf, clock: systemClock, telemetry });

@@ -16,7 +16,7 @@ import type { Workers } from './workers.ts';
 const TIME = { min: 0, max: 8.64e15 } as const;
 const NEW_TICKET = object('a ticket', {
   name: optional(text({ about: 'for people', charsMax: 128 })),
-  scopes: optional(list(choice('a scope', TICKET_SCOPES), { about: 'default: claim, publish, objects' })),
+  scopes: optional(list(choice('a scope', TICKET_SCOPES), { about: 'default: claim, publish, objects, and engines where there are some' })),
   capabilities: optional(
     list(text({ about: 'a capability', charsMax: 64 }), { about: 'those that workers may name; default: any', itemsMax: 256 }),
   ),

@@ -26,6 +26,9 @@ import { Access } from './access.ts';
 import { adminRoutes } from './admin-api.ts';
 import { keySha256Of, openCertificate } from './certificate.ts';
 import { collection } from './collect.ts';
+import { engineRoutes } from './engine-api.ts';
+import { Engines } from './engines.ts';
+import type { EngineLimits } from './engines.ts';
 import { enrolRoutes } from './enrol-api.ts';
 import { openToken, writeSecretFile } from './files.ts';
 import { objectRoutes } from './objects-api.ts';
@@ -37,7 +40,7 @@ import { Tickets } from './tickets.ts';
 import { Upkeep } from './upkeep.ts';
 import { Workers } from './workers.ts';
 
-export interface ControlLimits extends ServerLimits {
+export interface ControlLimits extends ServerLimits, EngineLimits {
   /** Of one request with jobs or results; in base64 they take a third more than their bytes. */
   readonly bodyBytesMax: number;
   /** Of one object. */
@@ -68,6 +71,8 @@ export interface ControlPlaneOptions {
   readonly keepMs?: number;
   /** Default: that of a `SharedQueue`, otherwise in the folder. */
   readonly objects?: ObjectStore & KeyedObjects;
+  /** Which it calls for workers that do not reach them, and the key that these ask for. Default: none. */
+  readonly engines?: { readonly urls: readonly string[]; readonly token?: string | undefined };
   readonly clock?: Clock;
   readonly telemetry?: Telemetry;
   /** Text of `/metrics`. */
@@ -106,6 +111,8 @@ const LIMITS_DEFAULT: ControlLimits = {
   pollsMax: 20_000,
   pollsPerCallerMax: 5_000,
   waitMsMax: 30_000,
+  engineCallsMax: 1_000,
+  engineCallsPerCallerMax: 500,
 };
 const FILE_TICKET = { uses: 1_000, validMs: 30 * 86_400_000 };
 const CLOSE_MS = 10_000;
@@ -124,6 +131,7 @@ interface Parts {
   readonly access: Access;
   readonly workers: Workers;
   readonly polls: Polls;
+  readonly engines: Engines | undefined;
 }
 
 /**
@@ -195,6 +203,7 @@ export class ControlPlane {
         address: { urls: checkUrls(urls ?? names.map(urlOf)), tlsKeySha256 },
         file: this.#options.ticketFile ?? join(folder, 'endpoint.ticket'),
         fileTicket: { ...FILE_TICKET, ...this.#options.fileTicket },
+        scopes: ['claim', 'publish', 'objects', ...(parts.engines ? (['engines'] as const) : [])],
       });
       await tickets.openFile();
       this.#tickets = tickets;
@@ -215,6 +224,7 @@ export class ControlPlane {
 
   async #close(deadlineMs: number): Promise<void> {
     await this.#server?.close(deadlineMs);
+    await this.#parts?.engines?.close();
     await this.#upkeep.close();
     if (!this.#options.queue) await this.#parts?.queue.close();
     await this.#parts?.registry.close();
@@ -228,6 +238,9 @@ export class ControlPlane {
       const queue = this.#options.queue ?? EmbeddedQueue.open({ folder: join(folder, 'queue'), clock, telemetry, sync: 'background' });
       const shared = isSharedQueue(queue) ? queue : undefined;
       const sessionMs = this.#options.sessionMs ?? (shared && SHARED_SESSION_MS);
+      const objects = this.#options.objects ?? shared?.objects ?? new FolderObjects({ folder: join(folder, 'objects') });
+      const { engines: given } = this.#options;
+      const engines = given && new Engines({ ...given, ...this.#limits, objects, clock, telemetry });
       const workers = new Workers({ clock, registry, metrics: telemetry.metrics });
       const waiting = telemetry.metrics.gauge({ name: 'blueprint_control_polls', help: 'Requests that wait for jobs or results.' });
       const polls = new Polls({ clock, ...this.#limits, waiting, onWait: (id) => workers.waits(id) });
@@ -244,10 +257,12 @@ export class ControlPlane {
         ...(sessionMs !== undefined && { sessionMs }),
         ...(shared && { grant: (worker) => shared.grant(worker) }),
         onSeen: (workerId) => workers.seen(workerId),
-        onEnded: (workerId) => polls.end(workerId),
+        onEnded: (workerId) => {
+          polls.end(workerId);
+          engines?.end(workerId);
+        },
       });
-      const objects = this.#options.objects ?? shared?.objects ?? new FolderObjects({ folder: join(folder, 'objects') });
-      return { registry, queue, objects, access, workers, polls };
+      return { registry, queue, objects, access, workers, polls, engines };
     } catch (thrown) {
       // Nothing was written that would have to be waited for.
       void registry.close();
@@ -255,7 +270,7 @@ export class ControlPlane {
     }
   }
 
-  #makeServer({ registry, queue, objects, access, workers, polls }: Parts): GatewayServer {
+  #makeServer({ registry, queue, objects, access, workers, polls, engines }: Parts): GatewayServer {
     const { metrics } = this.#telemetry;
     const [clock, limits] = [this.#clock, this.#limits];
     const oldest = metrics.gauge({ name: 'blueprint_queue_oldest_seconds', help: 'Age of the oldest job that could be handed out.' });
@@ -264,7 +279,8 @@ export class ControlPlane {
     const now = (): number => clock.now();
     const routes: Route[] = [
       ...queueRoutes({ queue, polls, ...limits }),
-      ...enrolRoutes({ access, now, limits: told }),
+      ...enrolRoutes({ access, now, limits: told, hasEngines: engines !== undefined }),
+      ...(engines ? engineRoutes({ engines, bodyBytesMax, now }) : []),
       ...objectRoutes({ objects, objectBytesMax }),
       ...adminRoutes({ access, registry, workers, queue, now, tickets: () => this.tickets }),
       ...systemRoutes({

@@ -3,7 +3,7 @@
 import { RunnerError } from '../errors.ts';
 import { json } from '../gateway/http.ts';
 import type { Route } from '../gateway/http.ts';
-import { anything, list, number, object, optional, parseJson, record, text } from '../gateway/schema.ts';
+import { anything, flag, list, number, object, optional, parseJson, record, text } from '../gateway/schema.ts';
 import { Session } from './access.ts';
 import type { Access, GivenSession } from './access.ts';
 
@@ -29,6 +29,7 @@ const SESSION = object('a session', {
   scopes: list(text({ about: 'a scope' }), { about: 'what it allows' }),
   capabilities: optional(list(text({ about: 'a capability' }), { about: 'those that claims may name; absent: any' })),
   limits: record(number('a limit'), 'of requests, in bytes and milliseconds'),
+  engines: flag('functions may be called at /engines'),
   queue: optional(
     object('how the worker speaks to the servers of the queue itself', {
       plugin: text({ about: 'what speaks to them' }),
@@ -42,10 +43,14 @@ export interface EnrolApiOptions {
   readonly access: Access;
   readonly now: () => number;
   readonly limits: Readonly<Record<string, number>>;
+  readonly hasEngines: boolean;
 }
 
-export function enrolRoutes({ access, now, limits }: EnrolApiOptions): Route[] {
-  const answer = ({ grant, ...session }: GivenSession) => json(200, { ...session, serverTime: now(), limits, queue: grant });
+export function enrolRoutes({ access, now, limits, hasEngines }: EnrolApiOptions): Route[] {
+  const answer = ({ grant, ...session }: GivenSession) => {
+    const engines = hasEngines && session.scopes.some((scope) => scope === 'engines' || scope === 'admin');
+    return json(200, { ...session, serverTime: now(), limits, engines, queue: grant });
+  };
   return [
     {
       method: 'POST',

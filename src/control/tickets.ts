@@ -12,7 +12,7 @@ import type { Registry, TicketRecord } from './registry.ts';
 export interface NewTicket {
   /** For people. Default: the id. */
   readonly name?: string | undefined;
-  /** Default: claim, publish, objects. */
+  /** Default: claim, publish, objects, and engines where there are some. */
   readonly scopes?: readonly TicketScope[] | undefined;
   /** Default: workers may say that they are capable of anything. */
   readonly capabilities?: readonly string[] | undefined;
@@ -41,6 +41,8 @@ export interface TicketsOptions {
   /** Where the ticket for many workers lies. */
   readonly file: string;
   readonly fileTicket: { readonly uses: number; readonly validMs: number };
+  /** Of tickets for which nobody says others. */
+  readonly scopes: readonly TicketScope[];
 }
 
 const HOUR_MS = 3_600_000;
@@ -63,7 +65,7 @@ export class Tickets {
   async create(wanted: NewTicket): Promise<IssuedTicket> {
     const { registry, clock, random } = this.#options;
     const now = clock.now();
-    const { scopes = ['claim', 'publish', 'objects'], capabilities, notBefore = now, uses = 1 } = wanted;
+    const { scopes = this.#options.scopes, capabilities, notBefore = now, uses = 1 } = wanted;
     const { expiresAt = notBefore + HOUR_MS } = wanted;
     if (scopes.length === 0) throw invalid('a ticket without a scope allows nothing');
     if (!(expiresAt > notBefore) || expiresAt <= now) throw invalid('a ticket must end after it begins, and later than now');
@@ -113,12 +115,15 @@ export class Tickets {
 
   /** The ticket in the file, made or made anew unless it is still good. Called at start, when addresses may have changed. */
   async openFile(): Promise<TicketRecord> {
-    const { file, registry, clock, fileTicket } = this.#options;
+    const { file, registry, clock, fileTicket, scopes } = this.#options;
     const now = clock.now();
     const present = this.#inFile();
     const isGood =
-      present && present.closedAt === undefined && present.revokedAt === undefined && present.expiresAt - now > fileTicket.validMs / 2;
-    if (isGood) {
+      present?.closedAt === undefined &&
+      present?.revokedAt === undefined &&
+      (present?.expiresAt ?? 0) - now > fileTicket.validMs / 2 &&
+      scopes.every((scope) => present?.scopes.includes(scope));
+    if (present && isGood) {
       writeSecretFile(file, this.#sign(present));
       return present;
     }

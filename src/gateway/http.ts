@@ -11,7 +11,7 @@ export const SCOPES = ['functions:read', 'functions:write', 'invoke', 'invocatio
 export type Scope = (typeof SCOPES)[number];
 
 /** What tickets of a control plane allow, besides `admin`, `session` all of them: other words than those of keys, so that neither opens the other's doors. */
-export type WorkScope = 'session' | 'claim' | 'publish' | 'objects' | 'metrics';
+export type WorkScope = 'session' | 'claim' | 'publish' | 'objects' | 'engines' | 'metrics';
 export type AnyScope = Scope | WorkScope;
 
 /** Who sends a request. */

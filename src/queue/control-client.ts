@@ -38,6 +38,10 @@ export interface ControlRequest {
   readonly path: string;
   /** Sent as JSON; bytes as they are. */
   readonly body?: unknown;
+  /** Of bytes. Default `application/octet-stream`. */
+  readonly contentType?: string | undefined;
+  /** Names and values in turn. */
+  readonly headers?: readonly string[];
   /** How long the control plane may wait before it answers. Default 0. */
   readonly waitMs?: number;
   /** Ends the attempt that runs. */
@@ -56,6 +60,8 @@ export interface Standing {
   readonly workerId: string;
   readonly contentBytesMax: number;
   readonly waitMsMax: number;
+  /** Whether it calls engines for this worker. */
+  readonly hasEngines: boolean;
   /** Of the servers of the queue, when workers speak to them themselves. */
   readonly grant?: QueueGrant;
   /** How long the session lasts from its beginning; an operator's does not end. */
@@ -163,7 +169,7 @@ export class ControlClient {
       let session: Session | undefined;
       try {
         session = this.#fresh() ?? (await this.#standing());
-        return await this.#attempt(request, session);
+        return (await this.#attempt(request, session)).body;
       } catch (thrown) {
         if (!isRunnerError(thrown)) throw thrown;
         if (thrown.code === 'UNAUTHORIZED' && session && mayEnrol && this.#ticket) {
@@ -178,6 +184,21 @@ export class ControlClient {
         }
         const error = isUnknown ? unknown(thrown) : thrown;
         await this.#pause(error, { failures, until, signal: request.patience ?? request.signal });
+      }
+    }
+  }
+
+  /** One attempt with a good session, for what must not be repeated unasked. Rejects as `send` does; safe: it was not carried out. */
+  async exchange(request: ControlRequest): Promise<HttpResponse> {
+    for (let mayEnrol = this.#ticket !== undefined; ; mayEnrol = false) {
+      let session: Session | undefined;
+      try {
+        session = this.#fresh() ?? (await this.#standing());
+        return await this.#attempt(request, session);
+      } catch (thrown) {
+        if (!session) throw unsent(thrown);
+        if (!mayEnrol || !isRunnerError(thrown) || thrown.code !== 'UNAUTHORIZED') throw thrown;
+        if (this.#session === session) this.#session = undefined;
       }
     }
   }
@@ -207,21 +228,21 @@ export class ControlClient {
     return session && this.clock.now() < session.renewAt ? session : undefined;
   }
 
-  async #attempt(request: ControlRequest, { authorization }: Pick<Session, 'authorization'>): Promise<Uint8Array> {
-    const response = await this.#exchange(request, ['authorization', authorization]);
+  async #attempt(request: ControlRequest, { authorization }: Pick<Session, 'authorization'>): Promise<HttpResponse> {
+    const response = await this.#exchange(request, [...(request.headers ?? []), 'authorization', authorization]);
     this.#heard();
-    if (response.status < 300) return response.body;
+    if (response.status < 300) return response;
     const { error } = this.#parse(response.body);
     throw errorOfWire(error);
   }
 
   #exchange(
-    { method = 'POST', path, body, waitMs = 0, signal, responseBytesMax }: ControlRequest,
+    { method = 'POST', path, body, contentType = 'application/octet-stream', waitMs = 0, signal, responseBytesMax }: ControlRequest,
     headers: string[],
   ): Promise<HttpResponse> {
     const { timeoutMs = 30_000 } = this.#options;
     const bytes = body === undefined ? undefined : body instanceof Uint8Array ? body : Buffer.from(JSON.stringify(body));
-    const type = body instanceof Uint8Array ? 'application/octet-stream' : 'application/json';
+    const type = body instanceof Uint8Array ? contentType : 'application/json';
     const clients = this.#clients[this.#at];
     const client = waitMs > 0 ? clients?.waiting : clients?.short;
     if (!client) throw new RunnerError('CONFIG_INVALID', 'there is no address of a control plane');
@@ -258,12 +279,12 @@ export class ControlClient {
     const session = this.#session;
     if (!('ticket' in credentials)) {
       const authorization = `Bearer ${credentials.token}`;
-      const answer = this.#parse(await this.#attempt({ method: 'GET', path: '/limits' }, { authorization }));
+      const answer = this.#parse((await this.#attempt({ method: 'GET', path: '/limits' }, { authorization })).body);
       return (this.#session = { authorization, standing: standingOf(answer, Number.POSITIVE_INFINITY), renewAt: Number.POSITIVE_INFINITY });
     }
     if (session) {
       try {
-        return this.#keep(this.#parse(await this.#attempt({ path: '/enrol/renew' }, session)));
+        return this.#keep(this.#parse((await this.#attempt({ path: '/enrol/renew' }, session)).body));
       } catch (thrown) {
         if (!isRunnerError(thrown) || thrown.code !== 'UNAUTHORIZED') throw thrown;
       }
@@ -346,16 +367,23 @@ export class ControlClient {
   }
 }
 
-function standingOf({ workerId, limits, queue }: Readonly<Record<string, unknown>>, validMs: number): Standing {
+function standingOf({ workerId, limits, engines, queue }: Readonly<Record<string, unknown>>, validMs: number): Standing {
   const { contentBytesMax, waitMsMax } = fieldsOf(limits, 'limits');
   if (typeof contentBytesMax !== 'number' || typeof waitMsMax !== 'number')
     throw new RunnerError('EXECUTOR_RESPONSE_INVALID', 'the control plane does not tell its limits');
   const grant = queue === undefined ? {} : { grant: grantOfWire(queue) };
-  return { workerId: typeof workerId === 'string' ? workerId : '', contentBytesMax, waitMsMax, validMs, ...grant };
+  const id = typeof workerId === 'string' ? workerId : '';
+  return { workerId: id, contentBytesMax, waitMsMax, hasEngines: engines === true, validMs, ...grant };
 }
 
 /** An attempt before may have been carried out, whatever is known of this one. */
 function unknown(error: RunnerError): RunnerError {
   if (error.retry !== 'safe') return error;
   return new RunnerError(error.code, error.message, { cause: error, details: error.details, retry: 'idempotent' });
+}
+
+/** Whatever became of the enrolment, the request was not sent. */
+function unsent(thrown: unknown): unknown {
+  if (!isRunnerError(thrown) || !PASSING.has(thrown.code) || thrown.retry === 'safe') return thrown;
+  return new RunnerError('EXECUTOR_UNAVAILABLE', thrown.message, { cause: thrown, details: thrown.details, retry: 'safe' });
 }

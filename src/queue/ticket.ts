@@ -14,9 +14,10 @@ import { isPublicKey, publicKeyOf } from './identity.ts';
  * - `claim`: to claim jobs and end them
  * - `publish`: to publish jobs, and to see and cancel them
  * - `objects`: to read and write the object store
+ * - `engines`: to call functions on the engines of the control plane
  * - `admin`: all of them, in the name of any worker; and tickets, workers, the dead letter
  */
-export const TICKET_SCOPES = ['claim', 'publish', 'objects', 'admin'] as const;
+export const TICKET_SCOPES = ['claim', 'publish', 'objects', 'engines', 'admin'] as const;
 export type TicketScope = (typeof TICKET_SCOPES)[number];
 
 export interface Ticket {

@@ -16,8 +16,10 @@ export interface TargetOptions extends Pick<InvocationOptions, 'deadline'> {
   readonly affinity?: string;
 }
 
-/** What runs functions: a `FunctionRuntime` of any backend, or an `EnginePool`. */
+/** What runs functions: a `FunctionRuntime` of any backend, an `EnginePool`, or `ControlEngines`. */
 export interface FunctionTarget {
+  /** From the object store, by itself: the path of a folder is the key of the package there. */
+  readonly fetchesPackages?: boolean;
   invoke(
     fn: FunctionVersion,
     event: Uint8Array,
@@ -56,10 +58,14 @@ export class FunctionJobs implements JobHandler {
     if (job.type !== FUNCTION_JOB)
       throw new RunnerError('REQUEST_INVALID', `this worker runs jobs of type ${FUNCTION_JOB}; ${job.id} is of type ${job.type}`);
     const wanted = functionOfHeaders(job.headers);
-    const { packages, objects } = this.#options;
+    const { packages, objects, target } = this.#options;
     const event = isReference(job.payload) ? await objects.get(job.payload) : job.payload;
     const { code } = wanted;
     if (code.kind === 'image') return this.#invoke({ job, event, fn: this.#versionOf(wanted, code) }, options);
+    if (target.fetchesPackages) {
+      const { key, sha256 } = code.object;
+      return this.#invoke({ job, event, fn: this.#made(wanted, { kind: 'folder', path: key, sha256 }) }, options);
+    }
     return packages.use(code.object, (path) => {
       const { sha256 } = code.object;
       return this.#invoke({ job, event, fn: this.#versionOf(wanted, { kind: 'folder', path, sha256 }) }, options);
@@ -92,7 +98,19 @@ export class FunctionJobs implements JobHandler {
     return { body, headers: { 'content-type': contentType } };
   }
 
-  #versionOf({ name, settings }: FunctionJob, code: FunctionCode): FunctionVersion {
+  /** The same object for the same version. */
+  #versionOf(wanted: FunctionJob, code: FunctionCode): FunctionVersion {
+    const fn = this.#made(wanted, code);
+    const source = code.kind === 'folder' ? code.sha256 : code.uri;
+    const versions = this.#versions.get(source) ?? new Map<string, FunctionVersion>();
+    this.#versions.set(source, versions);
+    const known = versions.get(fn.fingerprint);
+    if (known) return known;
+    versions.set(fn.fingerprint, fn);
+    return fn;
+  }
+
+  #made({ name, settings }: FunctionJob, code: FunctionCode): FunctionVersion {
     const { environment: given = {}, network = 'none', concurrencyPerInstance = 1 } = this.#options;
     if (settings.network === 'open' && network === 'none')
       throw new RunnerError('FORBIDDEN', `the function ${name} wants the network; this worker gives it to none`, { retry: 'safe' });
@@ -106,15 +124,7 @@ export class FunctionJobs implements JobHandler {
       environment[variable] = value;
     }
     const parts = { ...settings, name, version: '$LATEST', code, layers: [], environment, concurrencyPerInstance };
-    const fingerprint = fingerprintOf(parts);
-    const source = code.kind === 'folder' ? code.sha256 : code.uri;
-    const versions = this.#versions.get(source) ?? new Map<string, FunctionVersion>();
-    this.#versions.set(source, versions);
-    const known = versions.get(fingerprint);
-    if (known) return known;
-    const fn = { ...parts, fingerprint };
-    versions.set(fingerprint, fn);
-    return fn;
+    return { ...parts, fingerprint: fingerprintOf(parts) };
   }
 }
 

@@ -1,8 +1,5 @@
 /** Engines behind HTTP: which is asked, and when another one is. */
 
-import { createServer } from 'node:http';
-import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { WasmBackend } from '../../plugins/wasm/index.ts';
@@ -12,6 +9,7 @@ import { fingerprintOf } from '../../src/runtime/fingerprint.ts';
 import type { FunctionVersion } from '../../src/runtime/runtime.ts';
 import { EnginePool } from '../../src/engine/engine-pool.ts';
 import type { EngineCallOptions } from '../../src/engine/engine.ts';
+import { FakeEngine as Engine, reply } from '../support/engines.ts';
 import { newFolder } from '../support/gateway.ts';
 
 const parts = {
@@ -29,59 +27,6 @@ const parts = {
   network: 'none',
 } as const;
 const fn: FunctionVersion = { ...parts, fingerprint: fingerprintOf(parts) };
-
-function reply(response: ServerResponse, status: number, body: unknown): void {
-  response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body));
-}
-
-/** Answers as a gateway does; `invoke` decides what becomes of a call. */
-class Engine {
-  readonly deployed = new Set<string>();
-  readonly tokens: (string | undefined)[] = [];
-  uploads = 0;
-  calls = 0;
-  url = '';
-  invoke: (response: ServerResponse) => void = (response) => reply(response, 200, { from: this.url });
-  readonly #server = createServer((request, response) => void this.#answer(request, response));
-
-  static async start(port = 0): Promise<Engine> {
-    const engine = new Engine();
-    await new Promise<void>((resolve) => engine.#server.listen(port, '127.0.0.1', resolve));
-    engine.url = `http://127.0.0.1:${(engine.#server.address() as AddressInfo).port}`;
-    onTestFinished(() => engine.stop());
-    return engine;
-  }
-
-  stop(): Promise<void> {
-    return new Promise((resolve) => {
-      this.#server.close(() => resolve());
-      this.#server.closeAllConnections();
-    });
-  }
-
-  async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const chunks: Buffer[] = [];
-    for await (const chunk of request) chunks.push(chunk as Buffer);
-    const { url = '', method } = request;
-    this.tokens.push(request.headers.authorization);
-    if (url === '/readyz') return reply(response, 200, {});
-    if (url === '/api/v1/functions') {
-      const { name } = JSON.parse(Buffer.concat(chunks).toString()) as { name: string };
-      this.uploads += 1;
-      if (this.deployed.has(name)) return reply(response, 409, { error: { code: 'FUNCTION_EXISTS', message: 'there is one' } });
-      this.deployed.add(name);
-      return reply(response, 201, {});
-    }
-    const [, name = ''] = /^\/api\/v1\/functions\/([^/]+)/.exec(url) ?? [];
-    if (method === 'DELETE') {
-      this.deployed.delete(name);
-      return reply(response, 200, {});
-    }
-    if (!this.deployed.has(name)) return reply(response, 404, { error: { code: 'FUNCTION_NOT_FOUND', message: 'there is none' } });
-    this.calls += 1;
-    this.invoke(response);
-  }
-}
 
 function poolOf(engines: readonly { readonly url: string }[], token?: string): EnginePool {
   const pool = new EnginePool({ urls: engines.map(({ url }) => url), token, zipOf: async () => Buffer.from('zip') });

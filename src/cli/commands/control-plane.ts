@@ -26,6 +26,7 @@ interface ControlPlaneFlags extends QueueFlags {
   readonly tls?: true;
   readonly tlsCert?: string;
   readonly tlsKey?: string;
+  readonly engine?: readonly string[];
   readonly keep: number;
   readonly session?: number;
   readonly json?: true;
@@ -38,6 +39,7 @@ Examples:
   bpr control-plane --host 0.0.0.0 --hostname jobs.example.org
   bpr control-plane --url https://jobs.example.org   behind a proxy that ends TLS
   bpr control-plane --queue nats --nats tls://n1:4222,tls://n2:4222,tls://n3:4222 --nats-replicas 3 --nats-creds control.creds
+  bpr control-plane --engine http://127.0.0.1:27288  workers with --backend engine and no BPR_WASM_URL call it through the control plane
   CONTROL_PLANE_TICKET=$(cat ~/.blueprint-runner/control/endpoint.ticket) bpr worker
 
 It holds a work queue that survives everything but the loss of its disk. The folder (--data) holds the queue, objects, keys, tickets, and
@@ -48,7 +50,7 @@ all of them readable for their owner only. GET /healthz, /readyz and /openapi.js
 lets requests finish; a second one ends at once. Workers go on without it, and deliver when it is back.
 ${QUEUE_HELP}
 
-Environment: BPR_DATA_DIR (the folder is its subfolder control); LOG_LEVEL (default warn).
+Environment: BPR_DATA_DIR (the folder is its subfolder control); BPR_WASM_TOKEN: the key that engines ask for; LOG_LEVEL (default warn).
 
 Exit status: 0 ended by a signal; 1 it could not start; 2 called in a wrong way; 130 or 143 ended at once by a second signal.`;
 
@@ -73,6 +75,7 @@ export function addControlPlane(program: Command, { io }: Cli): void {
     .option('--tls', 'TLS with a certificate of its own on loopback, too')
     .option('--tls-cert <file>', 'certificate, PEM, in place of its own')
     .option('--tls-key <file>', 'its key, PEM')
+    .option('--engine <url>', 'an engine that it calls for workers which do not reach it (scope engines); several by repeating', collect)
     .option('--keep <span>', 'how long jobs that ended are remembered', parseSpan, 7 * 86_400_000)
     .option('--session <span>', 'how long a worker may be silent before it enrols again (default: 1h, with NATS 10m)', parseSpan)
     .option('--json', 'print one JSON line when it listens')
@@ -98,6 +101,7 @@ async function serve(io: Io, flags: ControlPlaneFlags): Promise<void> {
     ticketFile,
     fileTicket: { uses: flags.ticketUses, validMs: flags.ticketDuration },
     keepMs: flags.keep,
+    ...(flags.engine && { engines: { urls: flags.engine.flatMap((urls) => urls.split(',')), token: io.env['BPR_WASM_TOKEN'] } }),
     telemetry,
     metrics: () => metrics.expose(),
     version: ownVersion(),

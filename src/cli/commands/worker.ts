@@ -32,9 +32,6 @@ interface WorkerFlags {
   readonly json?: true;
 }
 
-/** Where `bpr wasm serve` listens. */
-const ENGINE = 'http://127.0.0.1:27288';
-
 const EXAMPLES = `
 Examples:
   bpr worker                                  with the ticket in CONTROL_PLANE_TICKET, or file:/path of one there
@@ -47,7 +44,8 @@ in its folder. A job file is {"artifact": "handler.zip", "event": ..., "function
 SIGTERM or SIGINT: it claims no more, gives back what it has not begun, lets the rest end for --drain-ms, gives back what is left, and ends with
 0. A second one ends it at once.
 Environment: CONTROL_PLANE_TICKET; BPR_DATA_DIR; LOG_LEVEL (default warn); for --backend engine BPR_WASM_URL, or FLAWLESS_URL: addresses of
-engines, comma-separated (default: http://127.0.0.1:27288, bpr wasm serve), and BPR_WASM_TOKEN: the key that they ask for.
+engines, comma-separated (default: those that the control plane calls for its workers, else http://127.0.0.1:27288, bpr wasm serve), and
+BPR_WASM_TOKEN: the key that they ask for.
 
 Exit status: 0 drained, or the one job has a result; 1 it could not start, or the one job failed; 2 called in a wrong way, or the ticket is not
 valid here; 130 or 143 ended at once by a second signal.`;
@@ -72,7 +70,7 @@ export function addWorker(program: Command, cli: Cli): void {
       'the ticket, or file:/path of one, instead of CONTROL_PLANE_TICKET; in the list of processes others see it',
     )
     .option('--ticket-file <file>', 'the ticket, instead of CONTROL_PLANE_TICKET; it is waited for')
-    .option('--backend <name>', `one of ${BACKENDS.join(', ')}, or engine: those of BPR_WASM_URL`, 'process')
+    .option('--backend <name>', `one of ${BACKENDS.join(', ')}, or engine: those of BPR_WASM_URL or of the control plane`, 'process')
     .option('--concurrency <count>', 'jobs at the same time', parseCount, 4)
     .option('--capabilities <names>', 'what this worker has, comma-separated', parseNames, [])
     .option('--data <dir>', 'its key, packages and sockets; of one worker, a short path (default: worker in BPR_DATA_DIR)')
@@ -144,8 +142,8 @@ class Session {
     const { Worker, Heartbeat, openFunctions, workerReport } = await load();
     const connected = await this.#connect(parts);
     if (!connected) return;
-    const { queue, workerId, objects, send } = connected;
-    const functions = await openFunctions({ ...parts, objects });
+    const { queue, workerId, objects, control, send } = connected;
+    const functions = await openFunctions({ ...parts, objects, control });
     const worker = new Worker({
       queue,
       workerId,
@@ -240,7 +238,7 @@ class Session {
       if (value === undefined) throw new RunnerError('CONFIG_INVALID', `--env names ${name}, which is not set here`);
       environment[name] = value;
     }
-    const engines = (io.env['BPR_WASM_URL'] ?? io.env['FLAWLESS_URL'] ?? ENGINE).split(',').map((url) => url.trim());
+    const engines = (io.env['BPR_WASM_URL'] ?? io.env['FLAWLESS_URL'])?.split(',').map((url) => url.trim());
     const engineToken = io.env['BPR_WASM_TOKEN'];
     return { folder: folderOf(io, this.#flags), backend, concurrency, environment, network, packageBytesMax, engines, engineToken };
   }
