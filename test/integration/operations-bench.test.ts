@@ -2,7 +2,7 @@
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync, readdirSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { expect, it, onTestFinished } from 'vitest';
@@ -26,6 +26,10 @@ function bench(...flags: string[]) {
 function childrenOf(pid: number | undefined): number[] {
   const path = `/proc/${pid}/task/${pid}/children`;
   return existsSync(path) ? readFileSync(path, 'utf8').trim().split(' ').filter(Boolean).map(Number) : [];
+}
+
+function descendantsOf(pid: number | undefined): number[] {
+  return childrenOf(pid).flatMap((child) => [child, ...descendantsOf(child)]);
 }
 
 it('measures each step, with what the workers used, and leaves nothing', async () => {
@@ -63,6 +67,21 @@ it('a signal ends what it started, in order', async () => {
   expect(stderr).toContain('ABORTED');
   expect(children.filter((pid) => isAlive(pid))).toEqual([]);
   expect(readdirSync(folder)).toEqual([]);
+}, 60_000);
+
+it('what it started ends with it, however it ends', async () => {
+  const { child, ended, folder } = bench('--workers', '2', '--step-ms', '600000');
+  let all: number[] = [];
+  // Control plane, workers, and what runs the function in them.
+  while (all.length < 6 && child.exitCode === null) {
+    await nextTurn();
+    all = descendantsOf(child.pid);
+  }
+  expect(all.length).toBeGreaterThanOrEqual(6);
+  child.kill('SIGKILL');
+  await ended;
+  while (all.some((pid) => isAlive(pid))) await nextTurn();
+  rmSync(folder, { recursive: true, force: true });
 }, 60_000);
 
 it('says what is wrong when its workers cannot work', async () => {

@@ -27,6 +27,8 @@ export interface TreeUsage {
 const END_MS = 15_000;
 /** Of `/proc/PID/stat`: USER_HZ is 100 on every Linux that node runs on. */
 const TICKS = 100;
+/** In each of them: it ends with us, however we end. The channel alone does not keep it. */
+const LEASH = `data:text/javascript,${encodeURIComponent("process.once('disconnect', () => process.exit(1)); process.channel?.unref();")}`;
 /** What children get of our surroundings: a bundle of certificates would slow each start. */
 const PASSED = ['PATH', 'HOME', 'TMPDIR', 'DOCKER_HOST', 'BPR_WASM_URL', 'BPR_WASM_TOKEN'];
 
@@ -79,9 +81,9 @@ export class Fleet {
     const passed = PASSED.flatMap((name) => (this.#options.env[name] === undefined ? [] : [[name, this.#options.env[name]]]));
     const env = { ...Object.fromEntries(passed), LOG_LEVEL: 'error', BPR_DATA_DIR: this.#folder } as Record<string, string>; // of pairs of text
     // A group of their own: Ctrl-C is for us, who end them in order.
-    const child = spawn(process.execPath, [...process.execArgv, entry, ...args], {
+    const child = spawn(process.execPath, [...process.execArgv, '--import', LEASH, entry, ...args], {
       env,
-      stdio: ['ignore', 'pipe', 'pipe'],
+      stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
       detached: true,
     });
     this.#children.push(child);
