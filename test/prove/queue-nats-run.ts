@@ -7,8 +7,8 @@ import { isRunnerError } from '../../src/errors.ts';
 import type { ClaimedJob } from '../../src/queue/queue.ts';
 import { silentTelemetry } from '../../src/telemetry/telemetry.ts';
 import { Random } from '../../src/testing/fake-clock.ts';
-import { startNats } from '../support/nats.ts';
-import type { NatsCluster, NatsServer } from '../support/nats.ts';
+import { leaderOf, startNats } from '../support/nats.ts';
+import type { NatsCluster } from '../support/nats.ts';
 
 export interface KillOptions {
   readonly kills: number;
@@ -39,6 +39,8 @@ export function holds({ lostJobs, lostResults, doubleResults, publishGapMs, comp
   return completed > 0 && lostJobs + lostResults + doubleResults === 0 && Math.max(publishGapMs, completeGapMs) <= 10_000;
 }
 
+const QUEUE = 'prove';
+const STREAM = `BPR_${QUEUE}`;
 const PUBLISHERS = 4;
 const WORKERS = 8;
 /** Published and not completed: publishers wait above it. */
@@ -145,7 +147,7 @@ export async function killLeaders({ kills, seed, progress }: KillOptions): Promi
   const cluster = await startNats(3);
   const queues: NatsQueue[] = [];
   const open = (): NatsQueue => {
-    const settings = { servers: cluster.addresses, queue: 'prove', replicas: 3 as const, ackWaitMs: 10_000 };
+    const settings = { servers: cluster.addresses, queue: QUEUE, replicas: 3 as const, ackWaitMs: 10_000 };
     const queue = new NatsQueue(settings, { clock: systemClock, telemetry: silentTelemetry });
     queues.push(queue);
     return queue;
@@ -169,7 +171,7 @@ export async function killLeaders({ kills, seed, progress }: KillOptions): Promi
 /** The first command waits for the election of the cluster's own leader. */
 async function formed(cluster: NatsCluster, queue: NatsQueue): Promise<void> {
   await queue.publish({ id: 'first', type: 'other', payload: Buffer.alloc(0), requires: ['nobody'] });
-  await leaderOf(cluster);
+  await leaderOf(cluster, STREAM, RECOVERY_MS);
 }
 
 async function killAll(
@@ -178,41 +180,14 @@ async function killAll(
 ): Promise<void> {
   for (let kill = 1; kill <= kills; kill += 1) {
     await sleep(random.int(300, 1_500));
-    const leader = await leaderOf(cluster);
+    const leader = await leaderOf(cluster, STREAM, RECOVERY_MS);
     await leader.kill();
     // The others elect a new one first, sometimes; the dead one comes back in the middle of it, sometimes.
     await sleep(random.int(0, 6_000));
     await leader.start();
-    await leaderOf(cluster);
+    await leaderOf(cluster, STREAM, RECOVERY_MS);
     progress?.(kill);
   }
-}
-
-interface StreamDetail {
-  readonly cluster?: { readonly leader?: string; readonly replicas?: readonly { readonly current: boolean; readonly offline?: boolean }[] };
-}
-
-/** Of the stream, once all copies are complete. */
-async function leaderOf({ servers }: NatsCluster): Promise<NatsServer> {
-  const until = performance.now() + RECOVERY_MS;
-  while (performance.now() < until) {
-    for (const server of servers) {
-      const detail = await detailOf(server);
-      const isWhole = detail?.cluster?.replicas?.length === servers.length - 1 && detail.cluster.replicas.every(({ current }) => current);
-      if (isWhole && detail.cluster?.leader === server.name) return server;
-    }
-    await sleep(50);
-  }
-  throw new Error(`the cluster was not whole again within ${RECOVERY_MS} ms`);
-}
-
-async function detailOf(server: NatsServer): Promise<StreamDetail | undefined> {
-  const url = `${server.monitoring}/jsz?streams=true&accounts=true`;
-  const answer = await fetch(url, { signal: AbortSignal.timeout(2_000) }).then(
-    (response) => response.json() as Promise<{ account_details?: { stream_detail?: StreamDetail[] }[] }>,
-    () => undefined,
-  );
-  return answer?.account_details?.[0]?.stream_detail?.[0];
 }
 
 /** Another process, so to say: it knows nothing but what the servers have. */

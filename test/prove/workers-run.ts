@@ -1,4 +1,7 @@
-/** Calls of a chain, run by the workers of a control plane and settled, while all but the chain are killed at random; then what became of each. */
+/**
+ * Calls of a chain, run by the workers of a control plane and settled, while all but the chain are killed at random; then what became of each.
+ * The queue lies with the control plane, or on a cluster of NATS servers, which are killed, too.
+ */
 
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -13,6 +16,8 @@ import type { LocalChain } from '../../src/testing/testing.ts';
 import { GivenTransactions } from './given-transactions.ts';
 import { Fleet } from './workers-fleet.ts';
 import { leftInstances, leftProcesses } from './workers-left.ts';
+import { Outages } from './workers-outages.ts';
+import type { OutageCounts } from './workers-outages.ts';
 import { Calls } from './workers-settled.ts';
 import type { Judgement } from './workers-settled.ts';
 
@@ -30,7 +35,7 @@ const CONTROL_PLANE = 0.15;
 const RUNNER = 0.15;
 const SIGTERM = 0.3;
 
-export interface WorkersReport extends Judgement {
+export interface WorkersReport extends Judgement, OutageCounts {
   readonly seed: number;
   readonly workers: number;
   readonly concurrency: number;
@@ -60,12 +65,14 @@ export interface WorkersReport extends Judgement {
   readonly repeated: number;
   /** Ended by SIGTERM, not with 0. */
   readonly badDrains: number;
-  /** In the object store beside the package. */
+  /** In the object store of the control plane, beside the package. */
   readonly leftObjects: number;
   /** When everything had ended. */
   readonly leftProcesses: number;
   /** Folders of instances. */
   readonly leftInstances: number;
+  /** The longest time without a job that a worker completed. */
+  readonly gapSeconds: number;
   /** From the first call to the last result on the chain. */
   readonly seconds: number;
   readonly jobsPerSecond: number;
@@ -97,7 +104,10 @@ export interface WorkersOptions {
   /** Jobs at a time, of each worker. */
   readonly concurrency: number;
   readonly jobs: number;
+  /** Of workers, their control plane and the runner. */
   readonly kills: number;
+  /** Of NATS servers that keep the queue, one after the other. Default: the queue lies with the control plane. */
+  readonly outages?: number;
   readonly seed: number;
   readonly progress?: (text: string) => void;
 }
@@ -106,12 +116,14 @@ export async function killFleet(options: WorkersOptions): Promise<WorkersReport>
   const { folder, concurrency } = options;
   const { zipFile: artifact } = await buildHandler({ entry: JOBS, outDir: join(folder, 'artifact') });
   const chain = await startLocalChain({ blockTimeMs: BLOCK_MS, blockGasLimit: BLOCK_GAS_LIMIT });
-  const fleet = new Fleet({ folder, concurrency });
+  const outages = options.outages === undefined ? undefined : await Outages.start(folder);
+  const fleet = new Fleet({ folder, concurrency, ...(outages && { controlFlags: outages.controlFlags }) });
   try {
     await fleet.startControlPlane();
-    return await new Run({ options, chain, fleet, artifact }).run();
+    return await new Run({ options, chain, fleet, outages, artifact }).run();
   } finally {
     await fleet.end();
+    await outages?.stop();
     await chain.stop();
   }
 }
@@ -120,6 +132,7 @@ interface RunParts {
   readonly options: WorkersOptions;
   readonly chain: LocalChain;
   readonly fleet: Fleet;
+  readonly outages: Outages | undefined;
   readonly artifact: string;
 }
 
@@ -128,7 +141,8 @@ class Run {
   readonly #given = new GivenTransactions();
   readonly #kills = { killedWorkers: 0, drainedWorkers: 0, killedControlPlanes: 0, killedRunners: 0, badDrains: 0 };
   readonly #startedAt = performance.now();
-  #completed = 0;
+  #executed = 0;
+  #waiting: { readonly count: number; readonly resolve: () => void }[] = [];
   #saidAt = 0;
 
   constructor(parts: RunParts) {
@@ -143,19 +157,20 @@ class Run {
     try {
       const calls = await this.#start(node);
       const startedAt = performance.now();
-      const allSettled = this.#killAll(calls, queue).then(() => this.#until(calls, queue, () => calls.settled >= jobs));
-      await Promise.all([calls.submit(jobs), allSettled]);
+      const began = Date.now();
+      await Promise.all([calls.submit(jobs), this.#killAll(), this.#breakServers(), this.#follow(calls)]);
       const seconds = (performance.now() - startedAt) / 1_000;
       this.#say('every call has a result; what became of each is read');
-      return { ...(await this.#report(calls, queue)), seconds: tenths(seconds), jobsPerSecond: tenths(jobs / seconds) };
+      const gapSeconds = tenths(gapOf([began, ...fleet.completed().values()]) / 1_000);
+      return { ...(await this.#report(calls, queue)), gapSeconds, seconds: tenths(seconds), jobsPerSecond: tenths(jobs / seconds) };
     } finally {
       await queue.close();
       await node.close();
     }
   }
 
-  async #report(calls: Calls, queue: RemoteQueue): Promise<Omit<WorkersReport, 'seconds' | 'jobsPerSecond'>> {
-    const { options, chain, fleet } = this.#parts;
+  async #report(calls: Calls, queue: RemoteQueue): Promise<Omit<WorkersReport, 'gapSeconds' | 'seconds' | 'jobsPerSecond'>> {
+    const { options, chain, fleet, outages } = this.#parts;
     const { folder, jobs, workers, seed, concurrency } = options;
     const final = await untilFinal(join(folder, 'runner'), jobs);
     const { transactions, again: transactionsAgain, twice: signedTwice, reverted, refused } = await this.#given.report(chain);
@@ -169,6 +184,7 @@ class Run {
       concurrency,
       jobs,
       ...this.#kills,
+      ...(outages?.counts ?? { killedServers: 0, killedLeaders: 0 }),
       ...calls.judge(),
       transactions,
       transactionsAgain,
@@ -181,8 +197,7 @@ class Run {
       completedTwice: fleet.completedTwice(),
       repeated: fleet.repeated(),
       badDrains: this.#kills.badDrains + bad.length,
-      // What a kill left of an upload has an ending, and is collected by age.
-      leftObjects: (await readdir(join(folder, 'control', 'objects'))).filter((name) => !name.includes('.')).length - 1,
+      leftObjects: outages ? 0 : (await objectsIn(join(folder, 'control', 'objects'))) - 1,
       leftProcesses: (await leftProcesses(folder)).length,
       leftInstances: leftInstances(folder).length,
     };
@@ -209,14 +224,20 @@ class Run {
   }
 
   /** Evenly over the work: the next kill comes when another part of the jobs is done. */
-  async #killAll(calls: Calls, queue: RemoteQueue): Promise<void> {
+  async #killAll(): Promise<void> {
     const { kills, jobs, seed } = this.#parts.options;
     const random = new Random(seed);
     for (let kill = 0; kill < kills; kill += 1) {
-      await this.#until(calls, queue, () => this.#completed >= Math.floor((jobs * kill) / kills));
+      await this.#due(Math.floor((jobs * kill) / kills));
       await sleep(random.int(0, PAUSE_MS_MAX));
       await this.#kill(random);
     }
+  }
+
+  async #breakServers(): Promise<void> {
+    const { options, outages } = this.#parts;
+    const { outages: count = 0, jobs, seed } = options;
+    await outages?.run(count, seed + 1, (outage) => this.#due(Math.floor((jobs * (outage + 0.5)) / count)));
   }
 
   async #kill(random: Random): Promise<void> {
@@ -238,16 +259,28 @@ class Run {
     }
   }
 
-  async #until(calls: Calls, queue: RemoteQueue, isThere: () => boolean): Promise<void> {
+  /** Resolves when so many calls were executed. */
+  #due(count: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#waiting.push({ count, resolve });
+    return promise;
+  }
+
+  /** Until every call has a result. A job of which no worker lived to tell that it is done counts once it is settled. */
+  async #follow(calls: Calls): Promise<void> {
+    const { fleet, options } = this.#parts;
     let [best, since] = [-1, performance.now()];
     for (;;) {
-      this.#parts.fleet.check();
+      fleet.check();
       await calls.read();
-      this.#completed = (await queue.stats()).byState.completed;
+      const told = fleet.completed().size;
+      this.#executed = Math.max(told, calls.settled);
+      const due = this.#waiting.filter(({ count }) => count <= this.#executed);
+      this.#waiting = this.#waiting.filter(({ count }) => count > this.#executed);
+      for (const { resolve } of due) resolve();
       if (performance.now() - this.#saidAt > SAY_MS) this.#sayCounts(calls);
-      if (isThere()) return;
-      const done = this.#completed + calls.settled;
-      if (done > best) [best, since] = [done, performance.now()];
+      if (calls.settled >= options.jobs) return;
+      if (told + calls.settled > best) [best, since] = [told + calls.settled, performance.now()];
       if (performance.now() - since > STALL_MS) throw new Error(`${this.#counts(calls)}, and nothing goes on`);
       await sleep(POLL_MS);
     }
@@ -255,8 +288,9 @@ class Run {
 
   #counts({ submitted, settled }: Calls): string {
     const { killedWorkers, drainedWorkers, killedControlPlanes, killedRunners } = this.#kills;
-    const kills = `workers ${killedWorkers}, drained ${drainedWorkers}, control plane ${killedControlPlanes}, runner ${killedRunners}`;
-    return `submitted ${submitted}, executed ${this.#completed}, settled ${settled}; kills: ${kills}`;
+    const { killedServers = 0 } = this.#parts.outages?.counts ?? {};
+    const kills = `workers ${killedWorkers}, drained ${drainedWorkers}, control plane ${killedControlPlanes}, runner ${killedRunners}, servers ${killedServers}`;
+    return `submitted ${submitted}, executed ${this.#executed}, settled ${settled}; kills: ${kills}`;
   }
 
   #sayCounts(calls: Calls): void {
@@ -267,6 +301,17 @@ class Run {
   #say(text: string): void {
     this.#parts.options.progress?.(`${((performance.now() - this.#startedAt) / 1_000).toFixed(0).padStart(4)} s  ${text}`);
   }
+}
+
+/** What a kill left of an upload has an ending, and is collected by age. */
+async function objectsIn(folder: string): Promise<number> {
+  return (await readdir(folder)).filter((name) => !name.includes('.')).length;
+}
+
+/** The longest time between two of them. */
+function gapOf(times: readonly number[]): number {
+  const sorted = times.toSorted((left, right) => left - right);
+  return sorted.reduce((longest, time, index) => Math.max(longest, time - (sorted[index - 1] ?? time)), 0);
 }
 
 function tenths(value: number): number {

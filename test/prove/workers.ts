@@ -6,33 +6,6 @@
  * hold.
  */
 
-import { mkdtempSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { parseArgs } from 'node:util';
-import { conclude } from './verdict.ts';
-import { holds, killFleet } from './workers-run.ts';
+import { proveWorkers } from './workers-command.ts';
 
-const { values } = parseArgs({
-  options: {
-    workers: { type: 'string', default: '50' },
-    jobs: { type: 'string', default: '20000' },
-    kills: { type: 'string', default: '100' },
-    concurrency: { type: 'string', default: '2' },
-    seed: { type: 'string', default: '1' },
-    json: { type: 'boolean', default: false },
-  },
-});
-const folder = mkdtempSync(join(tmpdir(), 'pw-'));
-const report = await killFleet({
-  folder,
-  workers: Number(values.workers),
-  concurrency: Number(values.concurrency),
-  jobs: Number(values.jobs),
-  kills: Number(values.kills),
-  seed: Number(values.seed),
-  progress: (text) => {
-    if (!values.json) console.log(text);
-  },
-});
-conclude(report, { isGood: holds(report), isJson: values.json, folder });
+await proveWorkers({});

@@ -9,8 +9,12 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { requirePeer, runs } from '../require.ts';
 import type { DeclareTest } from '../require.ts';
+
+const LOOK_MS = 50;
+const ANSWER_MS = 5_000;
 
 /** Where test/scripts/install-nats.sh put it, or the one of the machine. */
 function command(): string {
@@ -117,6 +121,36 @@ export async function startNats(count: 1 | 3, options: NatsOptions = {}): Promis
     throw failed.reason;
   }
   return { servers, addresses: servers.map(({ address }) => address), stop };
+}
+
+interface StreamDetail {
+  readonly name: string;
+  readonly cluster?: { readonly leader?: string; readonly replicas?: readonly { readonly current: boolean }[] };
+}
+
+/** Who leads a stream, once all copies of all streams are complete. Rejects when that takes longer than `ms`. */
+export async function leaderOf({ servers }: NatsCluster, stream: string, ms: number): Promise<NatsServer> {
+  const until = performance.now() + ms;
+  while (performance.now() < until) {
+    const known = await Promise.all(servers.map((server) => streamsOf(server)));
+    const led = servers.map(({ name }, index) => known[index]?.filter(({ cluster }) => cluster?.leader === name) ?? []);
+    const isComplete = ({ cluster }: StreamDetail): boolean =>
+      cluster?.replicas?.length === servers.length - 1 && cluster.replicas.every(({ current }) => current);
+    const whole = new Set(led.flat().flatMap((detail) => (isComplete(detail) ? [detail.name] : [])));
+    const leader = servers.find((_, index) => led[index]?.some(({ name }) => name === stream));
+    if (leader && known.flat().every(({ name }) => whole.has(name))) return leader;
+    await sleep(LOOK_MS);
+  }
+  throw new Error(`the cluster was not whole again within ${ms} ms`);
+}
+
+/** Of all accounts, with what the server itself knows of them; none when it does not answer. */
+async function streamsOf({ monitoring }: NatsServer): Promise<StreamDetail[]> {
+  const answer = await fetch(`${monitoring}/jsz?streams=true&accounts=true`, { signal: AbortSignal.timeout(ANSWER_MS) }).then(
+    (response) => response.json() as Promise<{ account_details?: { stream_detail?: StreamDetail[] }[] }>,
+    () => undefined,
+  );
+  return (answer?.account_details ?? []).flatMap(({ stream_detail: streams = [] }) => streams);
 }
 
 function configurationOf(
