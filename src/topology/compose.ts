@@ -31,7 +31,7 @@ export function composeFile(options: RenderOptions): string {
 }
 
 function service(container: Container): Readonly<Record<string, unknown>> {
-  const { name, role, image, secrets, ports, after, replicas, networkOf, memoryMb, cpus } = container;
+  const { name, role, image, secrets, ports, after, replicas, memoryMb, cpus } = container;
   const isControlPlane = role === 'control-plane';
   return {
     image,
@@ -41,7 +41,7 @@ function service(container: Container): Readonly<Record<string, unknown>> {
     entrypoint: ['node'],
     command: programOf(container),
     environment: { ...environmentOf(container), ...Object.fromEntries(secrets.map((secret) => [secret, reference(secret)])) },
-    ...(networkOf === undefined ? { networks: [NETWORK] } : { network_mode: `service:${networkOf}` }),
+    networks: [NETWORK],
     ...(isControlPlane && { hostname: name, ports: ports.slice(0, 1).map((port) => `${port}:${port}`) }),
     volumes: [isControlPlane ? `control-data:${DATA}` : DATA],
     ...(after.length > 0 && { depends_on: Object.fromEntries(after.map((one) => [one, { condition: 'service_healthy' }])) }),
@@ -69,7 +69,6 @@ function reference(secret: Secret): string {
 
 /** Starts the services of the compose file. `WORKERS` is how many. */
 export function composeScript(options: RenderOptions): string {
-  const scale = options.option === '2' ? '' : ` --scale worker="\${WORKERS:-${options.workers}}"`;
   return `#!/bin/sh
 # Builds the images, starts the control plane, and with its ticket the workers. Nothing waits for a time: each step waits for health.
 set -eu
@@ -83,7 +82,7 @@ if [ -z "$CONTROL_PLANE_TICKET" ]; then
   exit 1
 fi
 export CONTROL_PLANE_TICKET
-docker compose up --detach --wait${scale}
+docker compose up --detach --wait --scale worker="\${WORKERS:-${options.workers}}"
 docker compose ps
 `;
 }

@@ -1,6 +1,6 @@
 /** The parts of a topology as containers: what compose files, scripts and manifests are written from. */
 
-import { CAPABILITY, CONTROL_PORT, ENGINE_PORT, partsOf } from './topology.ts';
+import { CAPABILITY, CONTROL_PORT, ENGINE_PORT, isProxied, partsOf } from './topology.ts';
 import type { Part, TopologyOption, TopologySize } from './topology.ts';
 
 export interface RenderOptions extends TopologySize {
@@ -29,8 +29,6 @@ export interface Container {
   readonly after: readonly string[];
   /** Containers of this kind. */
   readonly replicas: number;
-  /** It has the network of that container, and reaches it as localhost. */
-  readonly networkOf?: string;
   readonly memoryMb: number;
   readonly cpus: number;
 }
@@ -85,15 +83,15 @@ export function containersOf(options: RenderOptions): readonly Container[] {
 const hasOwnEngines = (option: TopologyOption): boolean => option === '3' || option === 'hybrid';
 
 function controlPlane({ option, version }: RenderOptions): Container {
-  const names = option === '2' ? ['localhost', CONTROL_PLANE] : [CONTROL_PLANE];
-  const serve = ['control-plane', '--host', '0.0.0.0', '--port', String(CONTROL_PORT), ...names.flatMap((name) => ['--hostname', name])];
+  const serve = ['control-plane', '--host', '0.0.0.0', '--port', String(CONTROL_PORT), '--hostname', CONTROL_PLANE];
+  const engines = isProxied(option) ? ['--engine', `http://127.0.0.1:${ENGINE_PORT}`] : [];
   const hasEngine = option === '2' || option === '4';
   return {
     name: CONTROL_PLANE,
     role: 'control-plane',
     image: imageOf('control-plane', version),
     commands: [
-      [...serve, '--data', `${DATA}/control`, '--ticket-file', TICKET],
+      [...serve, '--data', `${DATA}/control`, '--ticket-file', TICKET, ...engines],
       ...(hasEngine ? [engineCommand(option === '4' ? '0.0.0.0' : '127.0.0.1')] : []),
     ],
     environment: {},
@@ -128,45 +126,42 @@ function engineCommand(host: string): readonly string[] {
   return ['wasm', 'serve', '--host', host, '--port', String(ENGINE_PORT), '--data-dir', DATA, '--token', 'env:BPR_WASM_TOKEN'];
 }
 
-/** Those that are alike are one with replicas; of 2 each has a port of its own, for they share a network. */
+/** Those that are alike are one with replicas. */
 function workers(options: RenderOptions): readonly Omit<Container, 'after'>[] {
   const { option, workers: count } = options;
-  const names = partsOf(options).filter(({ role }) => role === 'worker');
-  if (option === '2')
-    return names.map(({ name }, index) => ({
-      ...worker(name, { options, backend: 'engine', port: HEALTH_PORT + index, urls: [`http://127.0.0.1:${ENGINE_PORT}`] }),
-      networkOf: CONTROL_PLANE,
-    }));
-  const urls = option === '4' ? [`http://${CONTROL_PLANE}:${ENGINE_PORT}`] : sharedEngines(options);
-  const [first] = names;
+  const first = partsOf(options).find(({ role }) => role === 'worker');
+  const urls = sharedEngines(options);
   return [
-    { ...worker('worker', { options, backend: first?.backend ?? 'wasm', port: HEALTH_PORT, urls }), replicas: count },
-    ...(option === 'hybrid' ? [worker('pool-worker', { options, backend: 'engine', port: HEALTH_PORT, urls })] : []),
+    { ...worker('worker', { options, backend: first?.backend ?? 'wasm', urls }), replicas: count },
+    ...(option === 'hybrid' ? [worker('pool-worker', { options, backend: 'engine', urls })] : []),
   ];
 }
 
+/** By which workers reach them. */
 function sharedEngines(options: RenderOptions): readonly string[] {
+  if (isProxied(options.option)) return [];
+  if (options.option === '4') return [`http://${CONTROL_PLANE}:${ENGINE_PORT}`];
   return partsOf(options).flatMap(({ name, role }) => (role === 'engine' ? [`http://${name}:${ENGINE_PORT}`] : []));
 }
 
 interface WorkerSettings {
   readonly options: RenderOptions;
   readonly backend: 'wasm' | 'engine';
-  readonly port: number;
   readonly urls: readonly string[];
 }
 
-function worker(name: string, { options, backend, port, urls }: WorkerSettings): Omit<Container, 'after'> {
+function worker(name: string, { options, backend, urls }: WorkerSettings): Omit<Container, 'after'> {
   const { version, concurrency = 4 } = options;
+  const callsEngines = backend === 'engine' && urls.length > 0;
   const what = ['--backend', backend, '--capabilities', CAPABILITY[backend], '--concurrency', String(concurrency)];
   return {
     name,
     role: 'worker',
     image: imageOf('worker', version),
-    commands: [['worker', ...what, '--data', `${DATA}/worker`, '--port', String(port)]],
-    environment: backend === 'engine' ? { BPR_WASM_URL: urls.join(',') } : {},
-    secrets: ['CONTROL_PLANE_TICKET', ...(backend === 'engine' ? (['BPR_WASM_TOKEN'] as const) : [])],
-    health: [`http://127.0.0.1:${port}/readyz`],
+    commands: [['worker', ...what, '--data', `${DATA}/worker`, '--port', String(HEALTH_PORT)]],
+    environment: callsEngines ? { BPR_WASM_URL: urls.join(',') } : {},
+    secrets: ['CONTROL_PLANE_TICKET', ...(callsEngines ? (['BPR_WASM_TOKEN'] as const) : [])],
+    health: [`http://127.0.0.1:${HEALTH_PORT}/readyz`],
     ports: [],
     replicas: 1,
     memoryMb: backend === 'wasm' ? 1_024 : 512,

@@ -1,7 +1,7 @@
 /** A topology as manifests of Kubernetes, and the script that applies them. */
 
 import { stringify } from 'yaml';
-import { DATA, HEALTH, STOP_SECONDS, TICKET, TMP_MB, USER, containersOf, environmentOf, programOf } from './containers.ts';
+import { DATA, HEALTH, STOP_SECONDS, TMP_MB, USER, containersOf, environmentOf, programOf } from './containers.ts';
 import type { Container, RenderOptions } from './containers.ts';
 import { READ_TICKET } from './script.ts';
 import { CONTROL_PORT, ENGINE_PORT } from './topology.ts';
@@ -9,18 +9,14 @@ import { CONTROL_PORT, ENGINE_PORT } from './topology.ts';
 const NAMESPACE = 'blueprint';
 const SECRET = 'blueprint-topology';
 const TICKET_SECRET = 'blueprint-ticket';
-const TICKET_FOLDER = '/ticket';
 const PART_OF = { 'app.kubernetes.io/part-of': 'blueprint-topology' };
 
 type Manifest = Readonly<Record<string, unknown>>;
 
 function kubernetesManifests(options: RenderOptions): readonly Manifest[] {
   const containers = containersOf(options);
-  const [control] = containers;
+  const [control, ...others] = containers;
   if (control === undefined) return [];
-  // Containers that share a network are one pod.
-  const besides = containers.filter(({ networkOf }) => networkOf === control.name);
-  const others = containers.filter(({ networkOf, name }) => networkOf === undefined && name !== control.name);
   return [
     { apiVersion: 'v1', kind: 'Namespace', metadata: { name: NAMESPACE, labels: PART_OF } },
     {
@@ -29,7 +25,7 @@ function kubernetesManifests(options: RenderOptions): readonly Manifest[] {
       metadata: meta('control-data'),
       spec: { accessModes: ['ReadWriteOnce'], resources: { requests: { storage: '5Gi' } } },
     },
-    deployment(control, besides),
+    deployment(control),
     service(control),
     ...others.flatMap((one) => (one.ports.length > 0 ? [deployment(one), service(one)] : [deployment(one)])),
     ...policies(control, others),
@@ -50,10 +46,8 @@ function labels(name: string): Readonly<Record<string, string>> {
   return { 'app.kubernetes.io/name': name, ...PART_OF };
 }
 
-function deployment(main: Container, besides: readonly Container[] = []): Manifest {
+function deployment(main: Container): Manifest {
   const isControlPlane = main.role === 'control-plane';
-  const containers = besides.length === 0 ? [main] : [main, ...besides].map(withTicketFile);
-  const shared = besides.length === 0 ? [] : [{ name: 'ticket', emptyDir: { medium: 'Memory', sizeLimit: '1Mi' } }];
   return {
     apiVersion: 'apps/v1',
     kind: 'Deployment',
@@ -76,15 +70,13 @@ function deployment(main: Container, besides: readonly Container[] = []): Manife
             fsGroup: USER,
             seccompProfile: { type: 'RuntimeDefault' },
           },
-          containers: containers.map((one) => containerSpec(one, shared.length > 0)),
+          containers: [containerSpec(main)],
           volumes: [
-            ...containers.map(({ name, role }) =>
-              role === 'control-plane'
-                ? { name: 'data', persistentVolumeClaim: { claimName: 'control-data' } }
-                : { name: `data-${name}`, emptyDir: { sizeLimit: '2Gi' } },
-            ),
+            {
+              name: 'data',
+              ...(isControlPlane ? { persistentVolumeClaim: { claimName: 'control-data' } } : { emptyDir: { sizeLimit: '2Gi' } }),
+            },
             { name: 'tmp', emptyDir: { sizeLimit: `${TMP_MB}Mi` } },
-            ...shared,
           ],
         },
       },
@@ -92,8 +84,8 @@ function deployment(main: Container, besides: readonly Container[] = []): Manife
   };
 }
 
-function containerSpec(container: Container, hasTicketFile: boolean): Manifest {
-  const { name, role, image, secrets, ports, memoryMb, cpus } = container;
+function containerSpec(container: Container): Manifest {
+  const { name, image, secrets, ports, memoryMb, cpus } = container;
   const probe = { exec: { command: ['node', HEALTH] }, periodSeconds: 10, timeoutSeconds: 5, failureThreshold: 3 };
   return {
     name,
@@ -114,22 +106,9 @@ function containerSpec(container: Container, hasTicketFile: boolean): Manifest {
     resources: { requests: { cpu: '100m', memory: '128Mi' }, limits: { cpu: String(cpus), memory: `${memoryMb}Mi` } },
     securityContext: { allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: { drop: ['ALL'] } },
     volumeMounts: [
-      { name: role === 'control-plane' ? 'data' : `data-${name}`, mountPath: DATA },
+      { name: 'data', mountPath: DATA },
       { name: 'tmp', mountPath: '/tmp' },
-      ...(hasTicketFile ? [{ name: 'ticket', mountPath: TICKET_FOLDER, ...(role === 'worker' && { readOnly: true }) }] : []),
     ],
-  };
-}
-
-/** In one pod nobody has to carry the ticket: workers wait for its file. */
-function withTicketFile(container: Container): Container {
-  const file = `${TICKET_FOLDER}/endpoint.ticket`;
-  const { role, commands, secrets } = container;
-  if (role === 'control-plane') return { ...container, commands: commands.map((args) => args.map((one) => (one === TICKET ? file : one))) };
-  return {
-    ...container,
-    commands: commands.map((args) => [...args, '--ticket-file', file]),
-    secrets: secrets.filter((secret) => secret !== 'CONTROL_PLANE_TICKET'),
   };
 }
 
@@ -172,8 +151,7 @@ function policy(name: string, ingress: readonly Manifest[]): Manifest {
 
 export function kubernetesScript(options: RenderOptions): string {
   const containers = containersOf(options);
-  const rest = containers.filter(({ networkOf, name }) => networkOf === undefined && name !== 'control-plane').map(({ name }) => name);
-  const isOnePod = containers.some(({ networkOf }) => networkOf !== undefined);
+  const rest = containers.filter(({ name }) => name !== 'control-plane').map(({ name }) => name);
   const rollOut = (name: string): string => `kubectl -n "$NAMESPACE" rollout status deployment/${name} --timeout=300s`;
   const ticket = `ticket="$(kubectl -n "$NAMESPACE" exec deploy/control-plane -- node -p "${READ_TICKET}")"
 if [ -z "$ticket" ]; then
@@ -191,6 +169,6 @@ kubectl create namespace "$NAMESPACE" --dry-run=client -o yaml | kubectl apply -
 kubectl -n "$NAMESPACE" get secret ${SECRET} >/dev/null 2>&1 ||
   od -An -N32 -tx1 /dev/urandom | tr -d ' \\n' | kubectl -n "$NAMESPACE" create secret generic ${SECRET} --from-file=BPR_WASM_TOKEN=/dev/stdin
 kubectl apply -f manifests.yaml
-${[rollOut('control-plane'), ...(isOnePod ? [] : [ticket]), ...rest.map(rollOut)].join('\n')}
+${[rollOut('control-plane'), ticket, ...rest.map(rollOut)].join('\n')}
 `;
 }

@@ -56,7 +56,7 @@ const FACTS: readonly (readonly [criterion: string, values: Values])[] = [
     'deployment',
     {
       1: 'workers only',
-      2: 'control plane with an engine, workers beside it',
+      2: 'control plane with an engine, workers anywhere',
       3: 'engines, their addresses at each worker',
       4: 'control plane with an engine, its address at each worker',
       hybrid: 'as 1 and 3',
@@ -75,7 +75,7 @@ const FACTS: readonly (readonly [criterion: string, values: Values])[] = [
   ],
   ['production ready', { 1: 'yes', 2: 'no: one engine', 3: 'yes', 4: 'no: one engine', hybrid: 'yes' }],
   ['service discovery', { 1: 'none', 2: 'none', 3: 'a list of addresses', 4: 'one address', hybrid: 'a list of addresses' }],
-  ['network between worker and engine', { 1: 'none', 2: 'loopback', 3: 'HTTP', 4: 'HTTP', hybrid: 'none, and HTTP' }],
+  ['network between worker and engine', { 1: 'none', 2: 'by the control plane', 3: 'HTTP', 4: 'HTTP', hybrid: 'none, and HTTP' }],
 ];
 
 /** Rows by criterion; measured ones only of what was measured. */

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { parse } from 'yaml';
+import { parse, parseAllDocuments } from 'yaml';
 import { TOPOLOGY_FORMATS, renderTopology } from './render.ts';
 import type { RenderSettings, TopologyFormat } from './render.ts';
 import { TOPOLOGY_OPTIONS } from './topology.ts';
@@ -24,7 +24,6 @@ interface Service {
   readonly command: readonly string[];
   readonly environment: Readonly<Record<string, string>>;
   readonly networks?: readonly string[];
-  readonly network_mode?: string;
   readonly ports?: readonly string[];
   readonly volumes: readonly string[];
   readonly depends_on?: Readonly<Record<string, { readonly condition: string }>>;
@@ -42,7 +41,7 @@ const engineUrls = ({ services }: Compose, name: string): string | undefined => 
 
 /** What a compose file may say of a service: https://github.com/compose-spec/compose-spec/blob/main/05-services.md */
 const SERVICE_KEYS = new Set(
-  'build cap_drop command cpus depends_on entrypoint environment healthcheck hostname image init logging mem_limit network_mode networks pids_limit ports read_only restart scale security_opt stop_grace_period tmpfs ulimits user volumes'.split(
+  'build cap_drop command cpus depends_on entrypoint environment healthcheck hostname image init logging mem_limit networks pids_limit ports read_only restart scale security_opt stop_grace_period tmpfs ulimits user volumes'.split(
     ' ',
   ),
 );
@@ -80,16 +79,29 @@ describe('a compose file', () => {
     expect(rendered('compose', '4')['start-cluster.sh']).toContain('--scale worker="${WORKERS:-5}"');
   });
 
-  it('of option 2 has an engine that only the workers reach, which share the network of the control plane', () => {
-    const file = compose('2');
-    expect(file.services['control-plane']?.command.join(' ')).toContain('wasm serve --host 127.0.0.1');
-    expect(Object.keys(file.services)).toEqual(['control-plane', 'worker-1', 'worker-2', 'worker-3', 'worker-4', 'worker-5']);
-    const ports = Object.entries(file.services).flatMap(([name, one]) =>
-      name.startsWith('worker') ? [one.environment['BPR_HEALTH']] : [],
+  it('of option 2 has an engine that only the control plane reaches, and workers that know neither its address nor its key', () => {
+    const { services } = compose('2');
+    const started = services['control-plane']?.command.join(' ');
+    expect(started).toContain('--engine http://127.0.0.1:27288 -- wasm serve --host 127.0.0.1 --port 27288');
+    expect(Object.keys(services)).toEqual(['control-plane', 'worker']);
+    expect(services['worker']).toMatchObject({ scale: 5, networks: ['blueprint'] });
+    expect(services['worker']?.command.join(' ')).toContain('--backend engine --capabilities engine:shared');
+    expect(Object.keys(services['worker']?.environment ?? {})).toEqual(['BPR_HEALTH', 'CONTROL_PLANE_TICKET']);
+    expect(Object.keys(services['control-plane']?.environment ?? {})).toContain('BPR_WASM_TOKEN');
+  });
+
+  it('of option 2 as manifests and units: the same', () => {
+    const manifests = parseAllDocuments(rendered('kubernetes', '2')['manifests.yaml'] ?? '').map((one) => String(one));
+    const of = (name: string): string =>
+      manifests.find((text) => text.includes('kind: Deployment') && text.includes(`name: ${name}\n`)) ?? '';
+    expect(of('control-plane')).toContain('- --engine');
+    expect(of('worker')).toContain('- engine:shared');
+    expect(of('worker')).not.toMatch(/BPR_WASM|27288/);
+    const units = rendered('systemd', '2');
+    expect(units['blueprint-control-plane.service']).toMatch(
+      /--engine http:\/\/127\.0\.0\.1:27288\n[^]*EnvironmentFile=\/var\/lib\/blueprint\/engine\.env\n/,
     );
-    expect(new Set(ports).size).toBe(5);
-    expect(file.services['worker-2']).toMatchObject({ network_mode: 'service:control-plane' });
-    expect(engineUrls(file, 'worker-2')).toBe('http://127.0.0.1:27288');
+    expect(units['blueprint-worker@.service']).not.toMatch(/BPR_WASM|engine\.env|27288/);
   });
 
   it('of the others: engines within workers, or as services that workers wait for', () => {

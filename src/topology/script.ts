@@ -104,9 +104,10 @@ function lines(container: Container): string {
 }
 
 function flags(container: Container): string {
-  const { name, role, image, secrets, networkOf, memoryMb, cpus } = container;
+  const { name, role, image, secrets, memoryMb, cpus } = container;
   const given = [
-    ...(networkOf === undefined ? ['--network "$NETWORK"', `--network-alias ${name}`] : [`--network "container:$PREFIX-${networkOf}"`]),
+    '--network "$NETWORK"',
+    `--network-alias ${name}`,
     ...(role === 'control-plane' ? [`--hostname ${name}`, '$PUBLISH', `--volume "$PREFIX-control-data:${DATA}"`] : [`--volume ${DATA}`]),
     `--memory ${memoryMb}m --memory-swap ${memoryMb}m --cpus ${cpus}`,
     ...Object.entries(environmentOf(container)).map(([key, value]) => `--env ${key}=${value}`),

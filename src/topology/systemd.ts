@@ -2,7 +2,7 @@
 
 import { PIDS_MAX, STOP_SECONDS } from './containers.ts';
 import type { RenderOptions } from './containers.ts';
-import { CAPABILITY, CONTROL_PORT, ENGINE_PORT, partsOf } from './topology.ts';
+import { CAPABILITY, CONTROL_PORT, ENGINE_PORT, isProxied, partsOf } from './topology.ts';
 import type { Part } from './topology.ts';
 
 export interface SystemdOptions extends RenderOptions {
@@ -13,6 +13,8 @@ export interface SystemdOptions extends RenderOptions {
 
 const USER = 'blueprint';
 const STATE = '/var/lib/blueprint';
+/** The key that engines ask for. */
+const ENGINE_ENV = `${STATE}/engine.env`;
 const CONTROL_UNIT = 'blueprint-control-plane.service';
 
 /** Unit files, a `sysusers.d` file for their user, and the script that puts them in place. */
@@ -23,7 +25,7 @@ export function systemdFiles(options: SystemdOptions): Readonly<Record<string, s
   const backends = new Map(
     parts.flatMap(({ name, backend }) => (backend === undefined ? [] : [[name === 'pool-worker' ? name : 'worker', backend]])),
   );
-  const units: Record<string, string> = { [CONTROL_UNIT]: controlPlane(options) };
+  const units: Record<string, string> = { [CONTROL_UNIT]: controlPlane(options, ports) };
   if (engines.length > 0) units['blueprint-engine@.service'] = engineUnit(options);
   for (const [name, backend] of backends) units[`blueprint-${name}@.service`] = workerUnit({ name, backend, ports }, options);
   const wanted = parts.map((part) => unitOf(part, ports));
@@ -48,12 +50,14 @@ function unitOf({ name, role }: Part, ports: readonly number[]): string {
   return name === 'pool-worker' ? 'blueprint-pool-worker@1.service' : `blueprint-worker@${number}.service`;
 }
 
-function controlPlane(options: SystemdOptions): string {
+function controlPlane(options: SystemdOptions, ports: readonly number[]): string {
+  const engines = isProxied(options.option) ? ports.flatMap((port) => ['--engine', `http://127.0.0.1:${port}`]) : [];
   return unit('Control plane of blueprint-runner', {
     options,
     after: ['network-online.target'],
     folder: 'control',
-    args: ['control-plane', '--host', '127.0.0.1', '--port', String(CONTROL_PORT), '--data', `${STATE}/control`],
+    args: ['control-plane', '--host', '127.0.0.1', '--port', String(CONTROL_PORT), '--data', `${STATE}/control`, ...engines],
+    environmentFile: engines.length > 0 ? ENGINE_ENV : undefined,
     memoryMb: 512,
   });
 }
@@ -78,6 +82,7 @@ interface WorkerUnit {
 }
 
 function workerUnit({ name, backend, ports }: WorkerUnit, options: SystemdOptions): string {
+  const callsEngines = backend === 'engine' && !isProxied(options.option);
   const urls = ports.map((port) => `http://127.0.0.1:${port}`).join(',');
   const what = ['--backend', backend, '--capabilities', CAPABILITY[backend], '--concurrency', String(options.concurrency ?? 4)];
   return unit('Worker %i of blueprint-runner', {
@@ -86,8 +91,8 @@ function workerUnit({ name, backend, ports }: WorkerUnit, options: SystemdOption
     after: [CONTROL_UNIT],
     folder: `${name}-%i`,
     args: ['worker', '--ticket-file', `${STATE}/control/endpoint.ticket`, ...what, '--data', `${STATE}/${name}-%i`],
-    environment: backend === 'engine' ? [`BPR_WASM_URL=${urls}`] : [],
-    environmentFile: backend === 'engine' ? `${STATE}/engine.env` : undefined,
+    environment: callsEngines ? [`BPR_WASM_URL=${urls}`] : [],
+    environmentFile: callsEngines ? ENGINE_ENV : undefined,
     memoryMb: backend === 'wasm' ? 1_024 : 512,
   });
 }
@@ -157,8 +162,8 @@ systemd-sysusers
 install -d -m 711 -o ${USER} -g ${USER} ${STATE}
 umask 077
 [ -s ${STATE}/engine.token ] || od -An -N32 -tx1 /dev/urandom | tr -d ' \\n' >${STATE}/engine.token
-printf 'BPR_WASM_TOKEN=%s\\n' "$(cat ${STATE}/engine.token)" >${STATE}/engine.env
-chown ${USER}:${USER} ${STATE}/engine.token ${STATE}/engine.env
+printf 'BPR_WASM_TOKEN=%s\\n' "$(cat ${STATE}/engine.token)" >${ENGINE_ENV}
+chown ${USER}:${USER} ${STATE}/engine.token ${ENGINE_ENV}
 install -m 644 ${units.join(' ')} blueprint.target /etc/systemd/system/
 systemctl daemon-reload
 systemctl enable --now blueprint.target

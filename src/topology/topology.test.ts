@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { TOPOLOGY_OPTIONS, localParts, partsOf } from './topology.ts';
 
 const settings = {
+  option: 'hybrid',
   folder: '/t',
   concurrency: 4,
   leaseMs: 30_000,
@@ -36,6 +37,16 @@ describe('the parts of a topology', () => {
     expect(found('engine-2')?.args.join(' ')).toBe(
       'wasm serve --host 127.0.0.1 --port 9002 --data-dir /t/engine-2 --token file:/t/engine.token',
     );
+  });
+
+  it('of option 2 only the control plane knows the engine', () => {
+    const parts = partsOf({ option: '2', workers: 1 });
+    const ports = new Map(parts.map(({ name }, index) => [name, 9_000 + index]));
+    const [control, , worker] = localParts(parts, { ...settings, option: '2', ports });
+    expect(control?.args.slice(-2)).toEqual(['--engine', 'http://127.0.0.1:9001']);
+    expect(control?.secrets).toEqual({ BPR_WASM_TOKEN: 'file:/t/engine.token' });
+    expect([worker?.environment, worker?.secrets]).toEqual([{ LOG_LEVEL: 'warn' }, {}]);
+    expect(worker?.args.join(' ')).toContain('--backend engine --capabilities engine:shared');
   });
 
   it('refuses sizes that make no sense', () => {

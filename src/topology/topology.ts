@@ -5,7 +5,7 @@ import { RunnerError } from '../errors.ts';
 
 /**
  * - `1`: each worker has an engine of its own
- * - `2`: workers share the engine of the control plane, which nobody else reaches
+ * - `2`: workers share the engine of the control plane, which calls it for them: nobody else reaches it
  * - `3`: several engines, among which workers divide their calls
  * - `4`: one engine on the network: HTTP for execution, the control plane for distribution
  * - `hybrid`: workers as in 1, and beside them engines as in 3 with a worker that divides calls among them
@@ -34,6 +34,9 @@ export interface Part {
 
 /** What a job asks for to run on a worker with an engine of its own, or on one that calls shared engines. */
 export const CAPABILITY = { wasm: 'engine:own', engine: 'engine:shared' } as const;
+
+/** The control plane calls the engine: workers have no address and no key of it. */
+export const isProxied = (option: TopologyOption): boolean => option === '2';
 
 export const CONTROL_PORT = 3020;
 export const ENGINE_PORT = 27_288;
@@ -82,6 +85,7 @@ export function placesIn(folder: string) {
 }
 
 export interface LocalSettings {
+  readonly option: TopologyOption;
   readonly folder: string;
   readonly ports: ReadonlyMap<string, number>;
   /** Jobs at the same time, of each worker. */
@@ -90,7 +94,7 @@ export interface LocalSettings {
   readonly logLevel: string;
   /** Where engines listen. */
   readonly engineHost: string;
-  /** By which address workers reach engines. */
+  /** By which address they are reached. */
   readonly engineAddress: string;
 }
 
@@ -106,19 +110,19 @@ export interface LocalPart extends Part {
 
 /** The parts as commands of this machine. */
 export function localParts(parts: readonly Part[], settings: LocalSettings): readonly LocalPart[] {
-  const { ports, engineAddress, logLevel } = settings;
+  const { option, folder, ports, engineAddress, logLevel } = settings;
   const portOf = (name: string): number => ports.get(name) ?? 0;
   const engines = parts.filter(({ role }) => role === 'engine').map(({ name }) => `http://${engineAddress}:${portOf(name)}`);
   return parts.map((part) => {
     const port = portOf(part.name);
-    const callsEngines = part.backend === 'engine';
+    const callsEngines = isProxied(option) ? part.role === 'control-plane' : part.backend === 'engine';
     return {
       ...part,
       port,
       url: `http://127.0.0.1:${port}`,
-      args: argsOf(part, port, settings),
-      environment: { LOG_LEVEL: logLevel, ...(callsEngines && { BPR_WASM_URL: engines.join(',') }) },
-      secrets: callsEngines ? { BPR_WASM_TOKEN: `file:${placesIn(settings.folder).engineToken}` } : {},
+      args: [...argsOf(part, port, settings), ...(callsEngines && !part.backend ? engines.flatMap((url) => ['--engine', url]) : [])],
+      environment: { LOG_LEVEL: logLevel, ...(callsEngines && part.backend && { BPR_WASM_URL: engines.join(',') }) },
+      secrets: callsEngines ? { BPR_WASM_TOKEN: `file:${placesIn(folder).engineToken}` } : {},
     };
   });
 }

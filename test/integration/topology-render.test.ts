@@ -59,7 +59,7 @@ describe('bpr topology render', () => {
     expect(containers).toEqual(
       {
         1: ['control-plane/control-plane x 1', 'worker/worker x 3'],
-        2: ['control-plane', 'worker-1', 'worker-2', 'worker-3'].map((name) => `control-plane/${name} x 1`),
+        2: ['control-plane/control-plane x 1', 'worker/worker x 3'],
         3: [...['control-plane', 'engine-1', 'engine-2', 'engine-3'].map((name) => `${name}/${name} x 1`), 'worker/worker x 3'],
         4: ['control-plane/control-plane x 1', 'worker/worker x 3'],
         hybrid: [

@@ -61,6 +61,11 @@ describe('bpr topology', () => {
     async () => {
       const world = await TopologyWorld.up(module, flagsOf('2'));
       expect(world.report.engineUrls).toEqual([world.part('engine-1').url]);
+      // It has no address and no key of the engine.
+      const environment = readFileSync(`/proc/${world.part('worker-1').pid}/environ`, 'utf8');
+      expect(environment).toContain('LOG_LEVEL=');
+      expect(environment).not.toMatch(/BPR_WASM|FLAWLESS/);
+      expect(readFileSync(`/proc/${world.part('worker-1').pid}/cmdline`, 'utf8')).not.toContain(String(world.part('engine-1').port));
       const ids = await world.jobs.publish({ count: COUNT, ms: 200 });
       await world.jobs.until(({ byState }) => byState.completed > 0);
       world.kill('engine-1');

@@ -37,7 +37,7 @@ interface UpFlags extends FolderFlags {
 const OPTIONS_HELP = `
 Options of a topology:
   1       each worker has a WASM engine of its own
-  2       workers share the engine of the control plane, which nobody else reaches
+  2       workers share the engine of the control plane, which calls it for them; nobody else reaches it
   3       several engines, among which workers divide their calls (--engines, default 3)
   4       one engine on the network: HTTP for execution, the control plane for distribution
   hybrid  workers as in 1, and beside them engines as in 3 (--engines, default 2) with one worker that divides calls among them
