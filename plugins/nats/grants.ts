@@ -6,12 +6,16 @@ import { accountOfCreds, publicNkey, readSeed, signClaims } from './nkeys.ts';
 import type { NatsOptions } from './options.ts';
 import { workerPermissions } from './permissions.ts';
 
+const NANOS = 1_000_000;
+/** Of what may be answered: the connection ends before. */
+const LEAST_MS = 60_000;
+
 /**
  * Undefined without the option `accountKey`. The user may do what `workerPermissions` says with an inbox of the worker's own, and the servers
  * end its connections when `expiresAt` has come. Rejects with `CONFIG_INVALID` when the keys are none.
  */
 export async function grantFor(options: NatsOptions, worker: GrantedWorker, clock: Clock): Promise<QueueGrant | undefined> {
-  const { accountKey, credentials, servers, queue, ackWaitMs, tls, contentBytesMax } = options;
+  const { accountKey, credentials, servers, queue, ackWaitMs, tls, contentBytesMax, objectBytesMax } = options;
   if (accountKey === undefined) return undefined;
   if (!credentials || !('creds' in credentials))
     throw new RunnerError('CONFIG_INVALID', 'with an accountKey, credentials of NATS must be creds: they say which account it is');
@@ -21,7 +25,7 @@ export async function grantFor(options: NatsOptions, worker: GrantedWorker, cloc
     throw new RunnerError('CONFIG_INVALID', `the accountKey is the seed of an ${by.role}; it must be that of an account`);
   const { workerId, publicKey, expiresAt } = worker;
   const inboxPrefix = `_INBOX_${workerId}`;
-  const { publish, subscribe } = workerPermissions({ ...(queue !== undefined && { queue }), inboxPrefix });
+  const { publish, subscribe, allow_responses: responses } = workerPermissions({ ...(queue !== undefined && { queue }), inboxPrefix });
   const claims = {
     name: `worker ${workerId}`,
     sub: publicNkey('user', Buffer.from(publicKey, 'base64url')),
@@ -30,6 +34,7 @@ export async function grantFor(options: NatsOptions, worker: GrantedWorker, cloc
       ...(by.publicKey !== account && { issuer_account: account }),
       pub: { allow: publish },
       sub: { allow: subscribe },
+      resp: { max: responses.max, ttl: Math.max(expiresAt - clock.now(), LEAST_MS) * NANOS },
       subs: -1,
       data: -1,
       payload: -1,
@@ -42,9 +47,11 @@ export async function grantFor(options: NatsOptions, worker: GrantedWorker, cloc
     options: {
       servers,
       inboxPrefix,
+      scoped: true,
       ...(queue !== undefined && { queue }),
       ...(ackWaitMs !== undefined && { ackWaitMs }),
       ...(contentBytesMax !== undefined && { contentBytesMax }),
+      ...(objectBytesMax !== undefined && { objectBytesMax }),
       ...(tls?.ca !== undefined && { tls: { ca: tls.ca } }),
     },
     jwt: signClaims(claims, by, clock.now()),

@@ -4,6 +4,8 @@ import type { Plugin } from '../../src/plugin.ts';
 import { parseOptions } from './options.ts';
 import { NatsQueue } from './queue.ts';
 
+export { makeNatsAccounts } from './accounts.ts';
+export type { NatsAccounts, NatsAccountsOptions } from './accounts.ts';
 export type { NatsCredentials, NatsOptions, NatsTls } from './options.ts';
 export { NatsObjects } from './objects.ts';
 export { workerPermissions } from './permissions.ts';

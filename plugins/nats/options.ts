@@ -33,6 +33,12 @@ export interface NatsOptions {
   readonly tls?: NatsTls;
   /** Seed of the account, or of a signing key of it: with it `grant` gives workers credentials of their own. Needs `creds`. */
   readonly accountKey?: SecretReference;
+  /**
+   * Seed of the operator of NATS, or of a signing key of it, and credentials (`.creds`) of a user of its system account: with both `revoke` takes
+   * back at once what `grant` gave.
+   */
+  readonly operatorKey?: SecretReference;
+  readonly systemCreds?: SecretReference;
   /** Where answers come to: of this process alone when its permissions say so, see `workerPermissions`. Default `_INBOX`. */
   readonly inboxPrefix?: string;
   /**
@@ -42,8 +48,15 @@ export interface NatsOptions {
   readonly ackWaitMs?: number;
   /** Every claim is written down, so that other processes see worker and lease in the status. Costs a write for each claim. Default false. */
   readonly recordClaims?: boolean;
+  /**
+   * Our permissions are those of `workerPermissions`: each delivery is answered once, the server is not told meanwhile that we go on, and
+   * objects that are not needed any more are left to those who may remove them. Default false.
+   */
+  readonly scoped?: boolean;
   /** Default 768 KiB; a message of the server takes 1 MiB unless it is told otherwise. */
   readonly contentBytesMax?: number;
+  /** Of one object of its object store. Default 256 MiB. */
+  readonly objectBytesMax?: number;
   /** How long a command goes on trying while the cluster has no leader. Default 30,000. */
   readonly commandMs?: number;
   /** Addresses of the servers' monitoring (`http://host:8222`), where `sync_interval: always` is checked. Default: none, and a warning. */
@@ -56,11 +69,15 @@ const CHECKS: Readonly<Record<keyof NatsOptions, (value: unknown) => boolean>> =
   replicas: (value) => value === 1 || value === 3 || value === 5,
   credentials: isCredentials,
   accountKey: (value) => new Secret(value as SecretReference) instanceof Secret, // throws for what is no reference
+  operatorKey: (value) => new Secret(value as SecretReference) instanceof Secret,
+  systemCreds: (value) => new Secret(value as SecretReference) instanceof Secret,
   tls: (value) => isFields(value, ['ca', 'cert', 'key']),
   inboxPrefix: (value) => typeof value === 'string' && /^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$/.test(value),
   ackWaitMs: isWhole(1_000, 3_600_000),
   recordClaims: (value) => typeof value === 'boolean',
+  scoped: (value) => typeof value === 'boolean',
   contentBytesMax: isWhole(1, 64 * 1024 * 1024),
+  objectBytesMax: isWhole(1, 4 * 1024 * 1024 * 1024),
   commandMs: isWhole(100, 3_600_000),
   monitoring: (value) => Array.isArray(value) && value.every(isText),
 };

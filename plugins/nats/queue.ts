@@ -35,6 +35,7 @@ import type {
   QueueLimits,
   QueueResult,
   QueueStats,
+  RevokedWorker,
   SharedQueue,
   Telemetry,
 } from '../../src/plugin.ts';
@@ -44,6 +45,7 @@ import { keyOf } from './leases.ts';
 import { NatsObjects } from './objects.ts';
 import type { NatsOptions } from './options.ts';
 import { Names, bytesOf, currentRecord, resultOf, statusOf } from './records.ts';
+import { revoke } from './revocation.ts';
 import { openSession } from './session.ts';
 import type { Session } from './session.ts';
 
@@ -95,9 +97,11 @@ export class NatsQueue implements SharedQueue {
     this.#clock = clock;
     this.#telemetry = telemetry;
     this.#counts = new QueueCounts(telemetry.metrics);
-    this.objects = new NatsObjects(this.#names.objects, async () => {
-      const { client, replicas } = await this.#open();
-      return { client, replicas };
+    this.objects = new NatsObjects({
+      name: this.#names.objects,
+      connect: () => this.#open(),
+      ...(options.objectBytesMax !== undefined && { objectBytesMax: options.objectBytesMax }),
+      addsOnly: options.scoped ?? false,
     });
   }
 
@@ -139,7 +143,7 @@ export class NatsQueue implements SharedQueue {
       });
       held.until = until;
       jobs.leases.moved(held);
-      client.send(held.ack, '+WPI');
+      if (!this.#options.scoped) client.send(held.ack, '+WPI');
       this.#counts.seen(held.workerId, this.#clock.now());
       return { jobId, token, until };
     });
@@ -258,6 +262,16 @@ export class NatsQueue implements SharedQueue {
     // A worker may not make the stream of the queue, nor its object store.
     if (grant) await Promise.all([this.#open(), this.objects.open()]);
     return grant;
+  }
+
+  /** See the option `operatorKey`. Rejects with `CONFIG_INVALID`, `UNAUTHORIZED`, `PLATFORM_UNREACHABLE`. */
+  revoke(workers: readonly RevokedWorker[]): Promise<boolean> {
+    return revoke(this.#options, workers, this.#clock);
+  }
+
+  async referred(): Promise<ReadonlySet<string>> {
+    const { keeping } = await this.#open();
+    return keeping.referred();
   }
 
   /** Who asks while somebody asks gets the same answer. */

@@ -58,7 +58,7 @@ export async function openSession(options: NatsOptions, names: Names, parts: Ses
       results: new Results({ client, jobs, names, clock }),
       replicas,
       keeping: new Keeping({ client, lanes, jobs, names, clock, makeNonce }),
-      stopKeepAlive: every(clock, ackWaitMs / 3, () => jobs.keepAlive()),
+      stopKeepAlive: options.scoped ? () => undefined : every(clock, ackWaitMs / 3, () => jobs.keepAlive()),
     };
   } catch (error) {
     await client.close();

@@ -17,6 +17,8 @@ export interface QueueFlags {
   readonly nats?: readonly string[];
   readonly natsCreds?: string;
   readonly natsAccountKey?: string;
+  readonly natsOperatorKey?: string;
+  readonly natsSystemCreds?: string;
   readonly natsCa?: string;
   readonly natsQueue?: string;
   readonly natsReplicas?: number;
@@ -28,11 +30,14 @@ export const QUEUE_HELP = `
 With --queue nats the queue and its objects lie on the servers of NATS JetStream (--nats), of which any may be lost when there are three copies
 (--nats-replicas 3), and this process may be lost at any time. With --nats-account-key workers speak to NATS themselves: with their enrolment
 they get a JWT that is good for their own key, for their session (--session), and for what a worker does. Tickets that limit capabilities, or
-lack the scope claim or objects, keep their holders on HTTP. Such workers are trusted with the queue: they can read all of it. One that is
-revoked ends, and the servers turn it away when its session is over. NATS must be in operator mode then:
+lack the scope claim or objects, keep their holders on HTTP. Such workers are trusted with the queue: they can read all of it. With
+--nats-operator-key and --nats-system-creds the servers end the connections of a revoked worker at once, and do not let it in again; without
+them it stays until its session is over. NATS must be in operator mode then:
   nsc add operator ops --sys && nsc add account jobs && nsc edit account jobs --js-mem-storage -1 --js-disk-storage -1
   nsc add user control && nsc generate creds -n control > control.creds
-  nsc edit account jobs --sk generate      the seed of that key (nsc list keys -A --show-seeds) is the file for --nats-account-key`;
+  nsc edit account jobs --sk generate      the seed of that key (nsc list keys -A --show-seeds) is the file for --nats-account-key
+  nsc edit operator --sk generate          of that one, for --nats-operator-key; nsc generate creds -a SYS -n sys > system.creds
+or, with everything in one folder, makeNatsAccounts of blueprint-runner/nats.`;
 
 export function withQueueFlags(command: Command): Command {
   return command
@@ -42,6 +47,8 @@ export function withQueueFlags(command: Command): Command {
     .option('--nats <urls>', 'servers of NATS, comma-separated: host:port, nats:// or tls://', parseList)
     .option('--nats-creds <file>', 'who it is there: a .creds file of a user with all rights in its account')
     .option('--nats-account-key <file>', 'seed of the account or of a signing key of it: workers speak to NATS themselves')
+    .option('--nats-operator-key <file>', 'seed of the operator or of a signing key of it: the servers end connections of revoked workers')
+    .option('--nats-system-creds <file>', 'who tells them: a .creds file of a user of the system account')
     .option('--nats-ca <file>', 'certificates that the servers are checked with, PEM')
     .option('--nats-queue <name>', 'name of the queue there (default: jobs)')
     .option('--nats-replicas <count>', 'copies of everything when the queue is made: 1, 3 or 5 (default: 1)', parseCount)
@@ -66,6 +73,7 @@ export async function openQueue(io: Io, flags: QueueFlags, context: PluginContex
   try {
     // What is wrong with servers or keys is said at once, and not to the first worker.
     await queue.status('start');
+    await queue.revoke([]);
     await queue.grant({ workerId: 'nobody', publicKey: makeIdentity().publicKey, expiresAt: 0 });
     return queue;
   } catch (error) {
@@ -75,12 +83,15 @@ export async function openQueue(io: Io, flags: QueueFlags, context: PluginContex
 }
 
 function optionsOf(io: Io, flags: QueueFlags, servers: readonly string[]): Readonly<Record<string, unknown>> {
-  const { natsCreds, natsAccountKey, natsCa, natsQueue, natsReplicas, natsAckWait, natsMonitoring } = flags;
+  const { natsCreds, natsAccountKey, natsOperatorKey, natsSystemCreds, natsCa, natsQueue, natsReplicas, natsAckWait, natsMonitoring } =
+    flags;
   const file = (path: string): string => `file:${resolve(io.cwd, path)}`;
   return {
     servers,
     ...(natsCreds !== undefined && { credentials: { creds: file(natsCreds) } }),
     ...(natsAccountKey !== undefined && { accountKey: file(natsAccountKey) }),
+    ...(natsOperatorKey !== undefined && { operatorKey: file(natsOperatorKey) }),
+    ...(natsSystemCreds !== undefined && { systemCreds: file(natsSystemCreds) }),
     ...(natsCa !== undefined && { tls: { ca: textOf(resolve(io.cwd, natsCa)) } }),
     ...(natsQueue !== undefined && { queue: natsQueue }),
     ...(natsReplicas !== undefined && { replicas: natsReplicas }),

@@ -14,6 +14,8 @@ export { runMatrix } from './matrix.ts';
 export type { ArtifactInfo, MatrixBackend, MatrixOptions, MatrixReport, MatrixResult, Platform } from './matrix.ts';
 export { functionRuntime, httpProcess, inProcess, stdioProcess } from './matrix-platforms.ts';
 export type { Artifact, RuntimePlatformOptions } from './matrix-platforms.ts';
+export { checkObjects, objectsCases, runObjectsConformance } from './objects.ts';
+export type { ObjectsCase, ObjectsTrial, ObjectsUnderTest } from './objects.ts';
 export { checkQueue, queueCases, runQueueConformance } from './queue.ts';
 export type { QueueCase, QueueTrial, QueueUnderTest } from './queue.ts';
 export type { CaseOutcome, TestFramework } from './suite.ts';

@@ -83,6 +83,8 @@ export interface AccessOptions {
   readonly onSeen?: (workerId: string) => void;
   /** A session of this worker was ended: what waits for it must not go on. */
   readonly onEnded?: (workerId: string) => void;
+  /** Sessions were ended, and that is on disk. */
+  readonly afterEnd?: () => Promise<void>;
 }
 
 export interface Challenge {
@@ -221,6 +223,7 @@ export class Access implements ServerAuthenticator {
       this.#options.onEnded?.(session.id);
     }
     await this.#options.registry.removeSessions(({ workerId, ticketId }) => which({ id: workerId, ticketId }));
+    await this.#options.afterEnd?.();
   }
 
   /** So that who comes with it learns why. */

@@ -35,6 +35,7 @@ import { objectRoutes } from './objects-api.ts';
 import { Polls } from './polls.ts';
 import { queueRoutes } from './queue-api.ts';
 import { Registry } from './registry.ts';
+import { Revocations } from './revocations.ts';
 import { systemRoutes } from './system-api.ts';
 import { Tickets } from './tickets.ts';
 import { Upkeep } from './upkeep.ts';
@@ -118,7 +119,8 @@ const FILE_TICKET = { uses: 1_000, validMs: 30 * 86_400_000 };
 const CLOSE_MS = 10_000;
 const PURGE_MS = 600_000;
 const RECONCILE_MS = 60_000;
-/** Of a session, where workers speak to servers that end it only when its time is over. */
+const REMIND_MS = 10_000;
+/** Of a session, where workers speak to servers that may end it only when its time is over. */
 const SHARED_SESSION_MS = 600_000;
 const KEEP_MS = 7 * 86_400_000;
 /** For commands on the same machine. */
@@ -132,6 +134,8 @@ interface Parts {
   readonly workers: Workers;
   readonly polls: Polls;
   readonly engines: Engines | undefined;
+  /** Of a `SharedQueue`. */
+  readonly revocations: Revocations | undefined;
 }
 
 /**
@@ -238,6 +242,8 @@ export class ControlPlane {
       const queue = this.#options.queue ?? EmbeddedQueue.open({ folder: join(folder, 'queue'), clock, telemetry, sync: 'background' });
       const shared = isSharedQueue(queue) ? queue : undefined;
       const sessionMs = this.#options.sessionMs ?? (shared && SHARED_SESSION_MS);
+      const revocations =
+        shared && new Revocations({ queue: shared, registry, clock, log: telemetry.log, sessionMs: sessionMs ?? SHARED_SESSION_MS });
       const objects = this.#options.objects ?? shared?.objects ?? new FolderObjects({ folder: join(folder, 'objects') });
       const { engines: given } = this.#options;
       const engines = given && new Engines({ ...given, ...this.#limits, objects, clock, telemetry });
@@ -255,14 +261,14 @@ export class ControlPlane {
         clock,
         random,
         ...(sessionMs !== undefined && { sessionMs }),
-        ...(shared && { grant: (worker) => shared.grant(worker) }),
+        ...(shared && { grant: (worker) => shared.grant(worker), afterEnd: () => revocations?.tell() ?? Promise.resolve() }),
         onSeen: (workerId) => workers.seen(workerId),
         onEnded: (workerId) => {
           polls.end(workerId);
           engines?.end(workerId);
         },
       });
-      return { registry, queue, objects, access, workers, polls, engines };
+      return { registry, queue, objects, access, workers, polls, engines, revocations };
     } catch (thrown) {
       // Nothing was written that would have to be waited for.
       void registry.close();
@@ -312,7 +318,7 @@ export class ControlPlane {
     return server;
   }
 
-  #keepUp({ queue, objects }: Parts): void {
+  #keepUp({ queue, objects, revocations }: Parts): void {
     this.#upkeep.add({
       what: 'jobs that ended long ago are forgotten, with their objects',
       everyMs: PURGE_MS,
@@ -324,6 +330,11 @@ export class ControlPlane {
     const collecting = collection(queue, objects, this.#telemetry.log);
     if (collecting) this.#upkeep.add(collecting);
     if (!isSharedQueue(queue)) return;
+    this.#upkeep.add({
+      what: 'the servers are told which workers are revoked',
+      everyMs: REMIND_MS,
+      run: async () => void (await revocations?.remind()),
+    });
     this.#upkeep.add({
       what: 'jobs that the servers forgot to hand out are queued again',
       everyMs: RECONCILE_MS,

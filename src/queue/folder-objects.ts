@@ -3,6 +3,7 @@
 import { createHash, hash, randomUUID } from 'node:crypto';
 import { constants, createReadStream, rmSync, statSync } from 'node:fs';
 import { link, mkdir, open, readFile, readdir, rm, stat, utimes } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { systemClock } from '../clock.ts';
@@ -52,6 +53,7 @@ export class FolderObjects implements ObjectStore, ResumableObjects, Collectable
     const file = await open(part, 'wx', 0o600);
     try {
       await file.writeFile(bytes);
+      await this.#date(file);
       await file.sync();
       await file.close();
       await this.#link(part, reference);
@@ -118,6 +120,7 @@ export class FolderObjects implements ObjectStore, ResumableObjects, Collectable
           details: { key, size },
         });
       await file.write(bytes, 0, bytes.length, from);
+      await this.#date(file);
       return { size: Math.max(size, from + bytes.length), isWhole: false };
     } finally {
       await file.close();
@@ -197,6 +200,12 @@ export class FolderObjects implements ObjectStore, ResumableObjects, Collectable
         if (await this.#touch(path)) return;
       }
     }
+  }
+
+  /** By our clock, as everything that is compared with it. */
+  async #date(file: FileHandle): Promise<void> {
+    const now = new Date(this.#clock.now());
+    await file.utimes(now, now);
   }
 
   /** False: it is not there any more. */

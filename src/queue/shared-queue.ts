@@ -30,16 +30,31 @@ export interface QueueGrant {
   readonly jwt: string;
 }
 
+/** Of what was granted to it before `revokedAt` nothing is to be valid any more. */
+export interface RevokedWorker {
+  /** Its raw ed25519 key, base64url. */
+  readonly publicKey: string;
+  /** Milliseconds since the epoch. */
+  readonly revokedAt: number;
+  /** All of it has run out by itself: the servers need not remember it. */
+  readonly isOver: boolean;
+}
+
 export interface SharedQueue extends WorkQueue {
   readonly objects: ObjectStore & KeyedObjects;
   /** Undefined when workers are not to speak to the servers. */
   grant(worker: GrantedWorker): Promise<QueueGrant | undefined>;
+  /**
+   * The servers end the connections of these workers at once, and let them in with later grants only. Idempotent. False: they cannot be told,
+   * and what was granted ends at its time.
+   */
+  revoke(workers: readonly RevokedWorker[]): Promise<boolean>;
   /** Queues again what the servers have forgotten to hand out. How many jobs that were. To be called now and then. */
   reconcile(): Promise<number>;
 }
 
 export function isSharedQueue(queue: WorkQueue): queue is SharedQueue {
-  return 'objects' in queue && 'grant' in queue && 'reconcile' in queue;
+  return 'objects' in queue && 'grant' in queue && 'revoke' in queue && 'reconcile' in queue;
 }
 
 /** Of an answer of a control plane. Throws `REQUEST_INVALID`. */
