@@ -3,7 +3,8 @@
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Random } from '../../src/testing/testing.ts';
-import { makeNatsAccounts, natsFlags } from '../support/nats-accounts.ts';
+import { makeNatsAccounts } from '../../plugins/nats/index.ts';
+import { natsFlags } from '../support/nats-accounts.ts';
 import { leaderOf, startNats } from '../support/nats.ts';
 import type { NatsCluster } from '../support/nats.ts';
 
