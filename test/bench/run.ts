@@ -1,7 +1,7 @@
 /**
  * Runs every benchmark of this folder, one after the other, each in a process of its own. Each prints its ratios.
  *
- * `npm run bench -- [parts of names]`; exit status 1 when one fails.
+ * `npm run bench -- [parts of names] [numbers and flags for them]`; exit status 1 when one fails.
  */
 
 import { spawn } from 'node:child_process';
@@ -11,7 +11,9 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const folder = dirname(fileURLToPath(import.meta.url));
-const wanted = process.argv.slice(2);
+const isPassed = (word: string): boolean => /^(?:--|\d)/.test(word);
+const passed = process.argv.slice(2).filter(isPassed);
+const wanted = process.argv.slice(2).filter((word) => !isPassed(word));
 const names = readdirSync(folder)
   .filter((name) => name.endsWith('.bench.ts') && (wanted.length === 0 || wanted.some((part) => name.includes(part))))
   .toSorted();
@@ -22,7 +24,7 @@ const { NODE_EXTRA_CA_CERTS: _certificates, NODE_OPTIONS: _options, ...env } = p
 const failed: string[] = [];
 for (const name of names) {
   console.log(`\n== ${name.replace('.bench.ts', '')}`);
-  const child = spawn(process.execPath, ['--expose-gc', join(folder, name)], { env, stdio: 'inherit' });
+  const child = spawn(process.execPath, ['--expose-gc', join(folder, name), ...passed], { env, stdio: 'inherit' });
   const [code] = (await once(child, 'exit')) as [number | null];
   if (code !== 0) failed.push(name);
 }

@@ -2,12 +2,13 @@
 
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
+import { readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 import { expect, test } from 'vitest';
 import { makeIdentity } from '../../src/queue/identity.ts';
+import { RemoteObjects } from '../../src/queue/remote-objects.ts';
 import { RemoteQueue } from '../../src/queue/remote.ts';
 import { BPR } from '../support/gateway-command.ts';
 import { newFolder, onEnd } from '../support/gateway.ts';
@@ -16,12 +17,14 @@ const run = promisify(execFile);
 
 interface Command {
   readonly data: string;
+  readonly pid: number | undefined;
   readonly stop: () => Promise<number | null>;
 }
 
-async function startControlPlane(...flags: readonly string[]): Promise<Command> {
+async function startControlPlane(flags: readonly string[] = ['--port', '0'], env: Readonly<Record<string, string>> = {}): Promise<Command> {
   const data = await newFolder();
-  const child = spawn(process.execPath, [BPR, 'control-plane', '--data', data, '--port', '0', '--json', ...flags], {
+  const child = spawn(process.execPath, [BPR, 'control-plane', '--data', data, '--json', ...flags], {
+    env: { ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   const ended = once(child, 'close').then(([code]) => code as number | null);
@@ -35,7 +38,7 @@ async function startControlPlane(...flags: readonly string[]): Promise<Command> 
     child.kill('SIGTERM');
     return ended;
   };
-  return { data, stop };
+  return { data, pid: child.pid, stop };
 }
 
 /** The document that a command prints, also when it fails. */
@@ -72,7 +75,7 @@ test('tickets are made, listed, replaced and revoked by command', async () => {
 }, 60_000);
 
 test('jobs are published, watched and requeued by command, over TLS, with the token or a ticket', async () => {
-  const { data, stop } = await startControlPlane('--tls');
+  const { data, stop } = await startControlPlane(['--port', '0', '--tls']);
   const at = ['--data', data];
   expect(await bpr(['queue', 'publish', 'square', '--payload', '7', '--id', 'a', '--attempts', '1', ...at])).toEqual({
     id: 'a',
@@ -98,4 +101,47 @@ test('jobs are published, watched and requeued by command, over TLS, with the to
   expect(await waiting).toMatchObject({ id: 'b', bodyBase64: Buffer.from('64').toString('base64') });
   expect(await bpr(['queue', 'stats'], { CONTROL_PLANE_TICKET: 'bprt1.rubbish' })).toMatchObject({ error: { code: 'TICKET_MALFORMED' } });
   expect(await stop()).toBe(0);
+}, 60_000);
+
+test('its port and the place of its objects may stand in the environment', async () => {
+  const objects = await newFolder();
+  const { data, stop } = await startControlPlane([], { HTTP_PORT: '0', IROH_BLOBS_PATH: objects, RUST_LOG: 'error,hyper=debug' });
+  const { ticket } = await bpr(['ticket', 'create', '--data', data]);
+  const queue = await RemoteQueue.connect({ credentials: { ticket: String(ticket), identity: makeIdentity() } });
+  onEnd(() => queue.close());
+  const { key } = await new RemoteObjects(queue.control).keep(Buffer.from('a package'));
+  expect(readdirSync(objects).join(' ')).toContain(key);
+  expect(await stop()).toBe(0);
+  const shared = run(process.execPath, [
+    BPR,
+    'control-plane',
+    '--data',
+    data,
+    '--queue',
+    'nats',
+    '--nats',
+    '127.0.0.1:1',
+    '--objects',
+    data,
+  ]);
+  await expect(shared).rejects.toMatchObject({
+    code: 1,
+    stderr: expect.stringContaining('--objects is for a queue on this machine') as string,
+  });
+  const wrong = { env: { ...process.env, HTTP_PORT: 'eighty' } };
+  await expect(run(process.execPath, [BPR, 'control-plane', '--data', data], wrong)).rejects.toMatchObject({
+    code: 1,
+    stderr: expect.stringContaining('CONFIG_INVALID: HTTP_PORT is eighty; it must be a whole number') as string,
+  });
+}, 60_000);
+
+test('it is small: its memory and its code have a budget', async () => {
+  const { pid, stop } = await startControlPlane();
+  const residentKib = Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]);
+  expect(residentKib / 1_024).toBeLessThan(160);
+  expect(await stop()).toBe(0);
+  const room = join(import.meta.dirname, '../../src/control');
+  const files = readdirSync(room).filter((name) => !name.endsWith('.test.ts'));
+  const lines = files.reduce((sum, name) => sum + readFileSync(join(room, name), 'utf8').split('\n').length, 0);
+  expect(lines).toBeLessThan(4_000);
 }, 60_000);

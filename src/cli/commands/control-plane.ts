@@ -16,8 +16,9 @@ import { ownVersion } from '../version.ts';
 
 interface ControlPlaneFlags extends QueueFlags {
   readonly host: string;
-  readonly port: number;
+  readonly port?: number;
   readonly data?: string;
+  readonly objects?: string;
   readonly ticketFile?: string;
   readonly ticketUses: number;
   readonly ticketDuration: number;
@@ -50,10 +51,12 @@ all of them readable for their owner only. GET /healthz, /readyz and /openapi.js
 lets requests finish; a second one ends at once. Workers go on without it, and deliver when it is back.
 ${QUEUE_HELP}
 
-Environment: BPR_DATA_DIR (the folder is its subfolder control); BPR_WASM_TOKEN: the key that engines ask for; LOG_LEVEL (default warn).
+Environment: BPR_DATA_DIR (the folder is its subfolder control); BPR_WASM_TOKEN: the key that engines ask for; HTTP_PORT; IROH_BLOBS_PATH;
+LOG_LEVEL, or RUST_LOG (default warn).
 
 Exit status: 0 ended by a signal; 1 it could not start; 2 called in a wrong way; 130 or 143 ended at once by a second signal.`;
 
+const PORT = 3020;
 const DRAIN_MS = 30_000;
 
 /** `bpr control-plane`: the work queue of many machines. */
@@ -61,8 +64,9 @@ export function addControlPlane(program: Command, { io }: Cli): void {
   withQueueFlags(program.command('control-plane'))
     .description('serve a work queue to workers with tickets')
     .option('--host <address>', 'where to listen; anything but loopback is served with TLS', '127.0.0.1')
-    .option('--port <port>', '0: any free one', parseNumber, 3020)
+    .option('--port <port>', '0: any free one (default: HTTP_PORT, or 3020)', parseNumber)
     .option('--data <dir>', 'its folder (default: BPR_DATA_DIR/control, or ~/.blueprint-runner/control)')
+    .option('--objects <dir>', 'where large payloads, results and packages lie (default: IROH_BLOBS_PATH, or objects in the folder)')
     .option('--ticket-file <file>', 'where the ticket for workers is written (default: endpoint.ticket in the folder)')
     .option('--ticket-uses <count>', 'workers that may enrol with it', parseCount, 1_000)
     .option('--ticket-duration <span>', 'how long they may', parseSpan, 30 * 86_400_000)
@@ -86,8 +90,11 @@ export function addControlPlane(program: Command, { io }: Cli): void {
 async function serve(io: Io, flags: ControlPlaneFlags): Promise<void> {
   const folder = controlFolder(io, flags.data);
   const ticketFile = flags.ticketFile === undefined ? join(folder, 'endpoint.ticket') : resolve(io.cwd, flags.ticketFile);
-  const [{ ControlPlane }, { createMetrics }, { createLogger }] = await Promise.all([
+  const { port = portOf(io) } = flags;
+  const objects = objectsFolder(io, flags);
+  const [{ ControlPlane }, { FolderObjects }, { createMetrics }, { createLogger }] = await Promise.all([
     import('../../control/control.ts'),
+    import('../../queue/folder-objects.ts'),
     import('../../telemetry/prometheus.ts'),
     import('../../telemetry/pino.ts'),
   ]);
@@ -96,6 +103,7 @@ async function serve(io: Io, flags: ControlPlaneFlags): Promise<void> {
   const queue = await openQueue(io, flags, { clock: systemClock, telemetry });
   const control = new ControlPlane({
     ...(queue && { queue }),
+    ...(objects !== undefined && { objects: new FolderObjects({ folder: objects }) }),
     ...(flags.session !== undefined && { sessionMs: flags.session }),
     folder,
     ticketFile,
@@ -108,13 +116,32 @@ async function serve(io: Io, flags: ControlPlaneFlags): Promise<void> {
   });
   const stopped = untilSignal();
   const tls = tlsOf(io, flags);
-  const { host, port, hostname: hosts = isWildcard(host) ? ownNames() : undefined, url: urls } = flags;
+  const { host, hostname: hosts = isWildcard(host) ? ownNames() : undefined, url: urls } = flags;
   const url = await control.listen({ host, port, ...(hosts && { hosts }), ...(urls && { urls }), ...(tls && { tls }) });
   if (flags.json) io.stdout.write(`${toJson({ event: 'listening', url, folder, ticketFile }, 0)}\n`);
   else io.stdout.write(`control plane  ${url}\nticket         ${ticketFile}\ndata           ${folder}\n`);
   await stopped;
   await control.close(DRAIN_MS);
   await queue?.close();
+}
+
+/** Throws `CONFIG_INVALID`. */
+function portOf({ env }: Io): number {
+  const { HTTP_PORT: given = '' } = env;
+  const port = given === '' ? PORT : Number(given);
+  if (Number.isInteger(port) && port >= 0 && port < 65_536) return port;
+  throw new RunnerError('CONFIG_INVALID', `HTTP_PORT is ${given}; it must be a whole number from 0 to 65535`);
+}
+
+/** Of a queue on this machine; NATS keeps its own. Throws `CONFIG_INVALID`. */
+function objectsFolder({ env, cwd }: Io, { queue, objects }: ControlPlaneFlags): string | undefined {
+  if (queue === 'nats') {
+    if (objects === undefined) return undefined;
+    throw new RunnerError('CONFIG_INVALID', '--objects is for a queue on this machine; with --queue nats they lie in NATS');
+  }
+  const { IROH_BLOBS_PATH: given = '' } = env;
+  const folder = objects ?? given;
+  return folder === '' ? undefined : resolve(cwd, folder);
 }
 
 function isWildcard(host: string): boolean {
