@@ -2,9 +2,11 @@
  * Calls per second through the gateway, of a function that runs as a process, against the same handler behind a bare `node:http` server. And
  * what it takes to start 8 instances at once.
  *
- * What is printed is the time of ours for one of the peer's: the goal of 0.6 of the calls of the bare server is its reciprocal. Two bounds
- * stand beside it: a `node:http` server that passes calls on to a process over a unix socket, which is how any gateway is built, and one
- * that passes bytes on to a process that knows no HTTP: nothing that keeps functions in processes of their own answers a lone call sooner.
+ * What is printed is the time of ours for one of the peer's: the goal of 0.6 of the calls of the bare server is its reciprocal. Bounds
+ * stand beside it: a `node:http` server that passes calls on to a process over a unix socket, which is how any gateway is built; one that
+ * passes bytes on to a process that knows no HTTP: nothing that keeps functions in processes of their own answers a lone call sooner; and
+ * one that passes bytes on to as many such processes as there are connections, each with one call at a time: what has an instance for each
+ * call, and wakes all of them, is no faster.
  * `--profile FOLDER` writes what the processor of the gateway does there; `--only TEXT` measures the rows whose name has it.
  */
 
@@ -41,12 +43,15 @@ const EVENT = JSON.stringify({ name: 'Ada', numbers: [1, 2, 3] });
 const HANDLER =
   'export const handler = async (event) => ({ greeting: `Hello, ${event.name}`, sum: event.numbers.reduce((a, b) => a + b, 0) });\n';
 
-/** The handler as a server of its own; `forward`: in another process, behind a server that passes on; `pass`: the same without HTTP. */
+/**
+ * The handler as a server of its own; `forward`: in another process, behind a server that passes on; `pass`: the same without HTTP;
+ * `spread`: to several processes, each with one call at a time, the one used last first.
+ */
 const SERVER = `
 import { Agent, createServer, request as send } from 'node:http';
 import { connect, createServer as listen } from 'node:net';
 import { handler } from './index.mjs';
-const [kind, socketPath] = process.argv.slice(2);
+const [kind, socketPath, ...morePaths] = process.argv.slice(2);
 const read = (stream, done) => {
   const chunks = [];
   stream.on('data', (chunk) => chunks.push(chunk));
@@ -73,6 +78,32 @@ const pass = (socket) => {
   socket.on('close', () => next.destroy());
   for (const each of [socket, next]) each.on('error', () => {});
 };
+const idle = [];
+const waiting = [];
+const worker = (path) => {
+  const connection = connect(path);
+  const one = { connection, client: undefined };
+  connection.on('data', (bytes) => {
+    one.client.write(bytes);
+    const next = waiting.shift();
+    if (next) give(one, next);
+    else idle.push(one);
+  });
+  idle.push(one);
+};
+const give = (one, { client, bytes }) => {
+  one.client = client;
+  one.connection.write(bytes);
+};
+const spread = (client) => {
+  client.on('error', () => {});
+  client.on('data', (bytes) => {
+    const one = idle.pop();
+    if (one) give(one, { client, bytes });
+    else waiting.push({ client, bytes });
+  });
+};
+if (kind === 'spread') for (const path of [socketPath, ...morePaths]) worker(path);
 const ANSWER = 'HTTP/1.1 200 OK\\r\\ncontent-length: 2\\r\\n\\r\\n{}';
 const deaf = (socket) => socket.on('data', () => socket.write(ANSWER)).on('error', () => {});
 const makes = {
@@ -80,6 +111,7 @@ const makes = {
   behind: () => createServer(answer),
   forward: () => createServer(forward),
   pass: () => listen({ noDelay: true }, pass),
+  spread: () => listen({ noDelay: true }, spread),
   deaf: () => listen(deaf),
 };
 const server = makes[kind]();
@@ -225,16 +257,45 @@ async function calls(folder: string): Promise<void> {
       await compareCalls('Lambda API to bare node:http', { ours: lambda, peer: bare }, { connections, goal });
       await compareCalls('/api/v1 to node:http that passes on', { ours: shared, peer: forward }, { connections });
       await compareCalls('/api/v1 to what passes bytes on', { ours: shared, peer: pass }, { connections });
-      if (connections > 1)
-        await compareCalls('/api/v1, an instance for each call, to bare', { ours: alone, peer: bare }, { connections, goal });
+      if (connections === 1) continue;
+      await compareCalls('/api/v1, an instance for each call, to bare', { ours: alone, peer: bare }, { connections, goal });
+      await compareSpread(folder, { alone, bare }, connections);
     }
   } finally {
     await gateway.end('SIGTERM');
-    for (const { child } of servers) {
-      const over = once(child, 'exit');
-      child.kill();
-      await over;
-    }
+    await end(servers);
+  }
+}
+
+async function end(servers: readonly { readonly child: ChildProcess }[]): Promise<void> {
+  for (const { child } of servers) {
+    const over = once(child, 'exit');
+    child.kill();
+    await over;
+  }
+}
+
+const SPREAD = 'what passes bytes on to a process for each call, to bare';
+const TO_SPREAD = '/api/v1, an instance for each call, to what passes bytes on';
+
+/** As many processes as connections: there for these rows only. */
+async function compareSpread(
+  folder: string,
+  { alone, bare }: { readonly alone: Served; readonly bare: Served },
+  connections: number,
+): Promise<void> {
+  if (!SPREAD.includes(values.only) && !TO_SPREAD.includes(values.only)) return;
+  const paths = Array.from({ length: connections }, (_, index) => join(folder, `spread-${connections}-${index}.sock`));
+  const servers: Awaited<ReturnType<typeof serve>>[] = [];
+  try {
+    for (const path of paths) servers.push(await serve(folder, ['deaf', path]));
+    const front = await serve(folder, ['spread', ...paths]);
+    servers.push(front);
+    const spread: Served = { pid: front.child.pid ?? -1, port: front.port, path: '/' };
+    await compareCalls(SPREAD, { ours: spread, peer: bare }, { connections });
+    await compareCalls(TO_SPREAD, { ours: alone, peer: spread }, { connections });
+  } finally {
+    await end(servers);
   }
 }
 
