@@ -75,6 +75,7 @@ export type {
 export { Secret } from './plugin/secret.ts';
 export type { SecretOptions, SecretReference } from './plugin/secret.ts';
 export { Counts as QueueCounts } from './queue/counts.ts';
+export { TypeTally } from './queue/type-tally.ts';
 export type { CollectOptions, CollectableObjects, Collected, ResumableObjects, Uploaded } from './queue/objects.ts';
 export { isReference, retryDelayMs } from './queue/queue.ts';
 export type {

@@ -1,7 +1,7 @@
 /** What is done with jobs by their ids, and with the queue as a whole: then its stream is read once, without bodies. */
 
-import { RunnerError } from '../../src/plugin.ts';
-import type { Clock, ObjectReference, Purged, QueueJobState, QueueJobStatus } from '../../src/plugin.ts';
+import { RunnerError, TypeTally } from '../../src/plugin.ts';
+import type { Clock, ObjectReference, Purged, QueueJobState, QueueJobStatus, QueueStats } from '../../src/plugin.ts';
 import type { NatsClient } from './client.ts';
 import type { Jobs } from './jobs.ts';
 import type { Lanes } from './lanes.ts';
@@ -34,6 +34,7 @@ export interface KeepingOptions {
 
 export interface Stock {
   readonly byState: Record<QueueJobState, number>;
+  readonly byType: Required<QueueStats>['byType'];
   readonly delayed: number;
   /** Of the oldest job that could be handed out. */
   readonly oldestMs: number;
@@ -138,6 +139,7 @@ export class Keeping {
   async takeStock(): Promise<Stock> {
     const { clock, jobs, lanes } = this.#options;
     const byState: Stock['byState'] = { queued: 0, claimed: 0, completed: 0, failed: 0, dead: 0, expired: 0, cancelled: 0 };
+    const types = new TypeTally();
     const entries = await this.#survey();
     const handed = new Map<string, number>();
     for (const lane of lanes.all()) handed.set(this.#laneOf(lane), await this.#handedOut(lane.consumer));
@@ -152,13 +154,14 @@ export class Keeping {
       const derived = stateOf(entry, now);
       const state = derived === 'queued' && isTaken(entry, handed.get(this.#laneOf(job)) ?? 0) ? 'claimed' : derived;
       byState[state] += 1;
+      if (state === 'queued' || state === 'claimed') types.add(job.type, state);
       const workerId = currentRecord(entry)?.workerId;
       if (state === 'claimed' && workerId !== undefined && !ours.has(id)) held.push({ workerId });
       if (state !== 'queued') continue;
       if ((availableAtOf(entry) ?? 0) > now) delayed += 1;
       else oldest = Math.min(oldest, job.publishedAt);
     }
-    return { byState, delayed, oldestMs: now - oldest, held };
+    return { byState, byType: types.largest(), delayed, oldestMs: now - oldest, held };
   }
 
   /** Keys of payloads, results and packages, of jobs in any state and of records whose job is gone. */

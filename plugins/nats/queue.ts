@@ -282,10 +282,10 @@ export class NatsQueue implements SharedQueue {
 
   async #count(): Promise<QueueStats> {
     const { keeping, claims } = await this.#open();
-    const { byState, delayed, oldestMs, held } = await keeping.takeStock();
+    const { byState, byType, delayed, oldestMs, held } = await keeping.takeStock();
     this.#counts.show(byState);
     const workers = this.#counts.workers(held, this.#clock.now());
-    return { byState, delayed, oldestMs, waiting: claims.size, totals: { ...this.#counts.totals }, workers };
+    return { byState, byType, delayed, oldestMs, waiting: claims.size, totals: { ...this.#counts.totals }, workers };
   }
 
   close(): Promise<void> {

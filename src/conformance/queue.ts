@@ -94,6 +94,7 @@ const keeping: readonly QueueCase[] = [
       await pass(SHORT_MS);
       const stats = await queue.stats();
       assert.deepEqual(stats.byState, { queued: 2, claimed: 1, completed: 1, failed: 0, dead: 1, expired: 0, cancelled: 1 });
+      if (stats.byType) assert.deepEqual(stats.byType, [{ type: 'work', queued: 2, claimed: 1 }]);
       assert.equal(stats.delayed, 1);
       assert.ok(stats.oldestMs >= SHORT_MS, `the oldest job has waited ${stats.oldestMs} ms`);
       assert.deepEqual(stats.totals, { published: 6, claimed: 3, completed: 1, failed: 1 });

@@ -39,6 +39,7 @@ import { Revocations } from './revocations.ts';
 import { systemRoutes } from './system-api.ts';
 import { Tickets } from './tickets.ts';
 import { Upkeep } from './upkeep.ts';
+import { typeMetricsText } from './metrics.ts';
 import { Workers } from './workers.ts';
 
 export interface ControlLimits extends ServerLimits, EngineLimits {
@@ -296,7 +297,7 @@ export class ControlPlane {
           const stats = await queue.stats();
           const ofWorkers = workers.show(stats.workers);
           oldest.set(stats.oldestMs / 1_000);
-          return ofWorkers + ((await this.#options.metrics?.()) ?? '');
+          return ofWorkers + typeMetricsText(stats.byType ?? []) + ((await this.#options.metrics?.()) ?? '');
         },
         routes: () => routes,
         isClosing: () => server.closing.aborted,

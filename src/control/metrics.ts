@@ -1,7 +1,8 @@
-/** What the control plane tells Prometheus of its workers: the figures that they sent last, of those that are there. */
+/** What the control plane tells Prometheus of its workers, the figures that they sent last of those that are there, and of the types of jobs. */
 
 import { metricText } from '../telemetry/prometheus.ts';
 import type { MetricFamily, Sample } from '../telemetry/prometheus.ts';
+import type { TypeDepth } from '../queue/queue.ts';
 import type { WorkerDocument, WorkerReport } from './workers.ts';
 
 /** Series stay few whoever enrols: workers beyond it are counted only. */
@@ -90,6 +91,16 @@ export function workerMetricsText(workers: readonly WorkerDocument[]): string {
     samples: [{ labels: {}, value: present.length - shown.length }],
   };
   return [...families, beyond].map(metricText).join('');
+}
+
+/** Likewise, of the queue. */
+export function typeMetricsText(types: readonly TypeDepth[]): string {
+  const help = 'Jobs that wait or are claimed, by type: of the 20 types with the most, and of all others together as other.';
+  const samples = types.flatMap(({ type, queued, claimed }) => [
+    { labels: { type, state: 'queued' }, value: queued },
+    { labels: { type, state: 'claimed' }, value: claimed },
+  ]);
+  return metricText({ name: 'blueprint_queue_type_jobs', kind: 'gauge', help, samples });
 }
 
 function samplesOf(label: string, values: Readonly<Record<string, number | undefined>> = {}): Sample[] {

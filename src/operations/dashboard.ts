@@ -33,6 +33,12 @@ const QUEUE: Row = {
       queries: [query('sum by (state) (blueprint_queue_jobs{instance=~"$instance",state=~"queued|claimed|dead"})', '{{state}}')],
     },
     {
+      title: 'Jobs by type',
+      about: 'That wait or run; types beyond the 20 with the most are other.',
+      unit: 'short',
+      queries: [query('sum by (type) (blueprint_queue_type_jobs{instance=~"$instance"})', '{{type}}')],
+    },
+    {
       title: 'Age of the oldest job',
       about: 'How long the job that could be handed out first has waited.',
       unit: 's',

@@ -52,6 +52,29 @@ describe('EmbeddedQueue', () => {
     expect(clock.pending).toBe(0);
   });
 
+  it('tells how many jobs of each type wait and are claimed, also after a restart and when jobs were refused', async () => {
+    const options = { folder: temporary(), clock: new FakeClock(), jobsMax: 3 };
+    const first = EmbeddedQueue.open(options);
+    const typeOf = async (queue: EmbeddedQueue, type: string): Promise<object | undefined> =>
+      (await queue.stats()).byType?.find((one) => one.type === type);
+    await first.publishMany([job('a'), job('b', { delayMs: 1_000 }), job('c', { type: 'play' })]);
+    await expect(first.publishMany([job('d'), job('e')])).rejects.toMatchObject({ code: 'QUEUE_FULL' });
+    const { lease } = await claimOne(first, 3_600_000);
+    expect(await typeOf(first, 'work')).toEqual({ type: 'work', queued: 1, claimed: 1 });
+    expect(await typeOf(first, 'play')).toEqual({ type: 'play', queued: 1, claimed: 0 });
+    await first.close();
+    const second = EmbeddedQueue.open(options);
+    onTestFinished(() => second.close());
+    expect((await second.stats()).byType).toEqual([
+      { type: 'work', queued: 1, claimed: 1 },
+      { type: 'play', queued: 1, claimed: 0 },
+    ]);
+    await second.complete(lease, { body: new Uint8Array() });
+    await second.cancel('c');
+    expect(await typeOf(second, 'work')).toEqual({ type: 'work', queued: 1, claimed: 0 });
+    expect(await typeOf(second, 'play')).toEqual({ type: 'play', queued: 0, claimed: 0 });
+  });
+
   it('does not spin when the wall clock is set back', async () => {
     const { queue, clock } = memory();
     await queue.publish(job('a'));

@@ -248,6 +248,7 @@ export class EmbeddedQueue implements WorkQueue {
     return this.#read(() => ({
       byState: this.#table.tally.byState(),
       delayed: this.#table.tally.delayed,
+      byType: this.#table.tally.types.largest(),
       oldestMs: this.#table.oldestMs(now),
       waiting: this.#claims.size,
       totals: { ...this.#counts.totals },

@@ -7,14 +7,14 @@ import type { StatementSync } from 'node:sqlite';
 import { RunnerError } from '../errors.ts';
 import type { SqliteFile } from '../sqlite-file.ts';
 import type { Claim } from './claims.ts';
-import { JobTally } from './job-tally.ts';
-import { Leases, leaseEnd, leaseOf } from './leases.ts';
+import { JobTally, kindOf } from './job-tally.ts';
+import { Leases, leaseEnd, leaseOf, subjectOf } from './leases.ts';
 import type { HeldLease } from './leases.ts';
 import { retryDelayMs } from './queue.ts';
 import type { ClaimedJob, Content, Lease, ObjectReference, Published, Purged, QueueJobStatus } from './queue.ts';
 import { ReadyRows } from './ready-rows.ts';
 import type { ReadyRow } from './ready-rows.ts';
-import { leaseLost, sameContent } from './requests.ts';
+import { leaseLost, queueFull, sameContent } from './requests.ts';
 import type { CheckedFailure, CheckedJob, CheckedResult } from './requests.ts';
 import {
   ROW_PAYLOAD_BYTES_MAX,
@@ -82,9 +82,7 @@ export class JobTable {
     const known = new Map([...this.leases.values()].map(({ token, until }) => [token, until]));
     this.#effects.length = 0;
     this.leases.clear();
-    this.tally.clear();
-    for (const row of this.#sql.counts.all()) this.tally.set(Number(row['state']), Number(row['count']));
-    for (const row of this.#sql.ready.all()) this.tally.ready.add(String(row['requires']), Number(row['count']));
+    this.tally.load(this.#sql.counts.all(), this.#sql.types.all(), this.#sql.ready.all());
     for (const row of this.#sql.claimed.all()) {
       const lease = leaseOf(row, now);
       this.leases.add({ ...lease, until: known.get(lease.token) ?? lease.until });
@@ -293,7 +291,7 @@ export class JobTable {
     for (const [index, { state, dueAt }] of entered.entries()) {
       if (state === undefined) continue;
       count += 1;
-      this.tally.add(state, (jobs[index] as CheckedJob).requires.join(' '));
+      this.tally.add(state, kindOf(jobs[index] as CheckedJob));
       if (dueAt !== null && dueAt !== undefined && dueAt < this.dueAt) this.dueAt = dueAt;
     }
     if (count > 0) this.#effects.push(() => this.#options.events.published(count));
@@ -305,9 +303,23 @@ export class JobTable {
     const attempt = row.attempts + 1;
     const until = leaseEnd(now + leaseMs, deadline);
     this.#sql.claim.run(attempt, token, workerId, leaseMs, now, seq);
-    const given = { seq, jobId: id, token, workerId, requires, leaseMs, claimedAt: now, deadline, attempt, attemptsMax, deadLetter, until };
+    const given = {
+      seq,
+      jobId: id,
+      token,
+      workerId,
+      type,
+      requires,
+      leaseMs,
+      claimedAt: now,
+      deadline,
+      attempt,
+      attemptsMax,
+      deadLetter,
+      until,
+    };
     this.leases.add({ ...given, place: 0, next: undefined });
-    this.tally.move({ from: STATE.ready, requires }, STATE.claimed);
+    this.tally.move({ from: STATE.ready, type, requires }, STATE.claimed);
     return {
       id,
       type,
@@ -373,7 +385,7 @@ export class JobTable {
       }
       this.#sql.remove.run(seq);
       this.#sql.removeBody.run(seq);
-      this.tally.remove(Number(row['state']), '');
+      this.tally.remove(Number(row['state']), { type: '', requires: '' });
     }
     return { jobs: rows.length, objects };
   }
@@ -385,12 +397,4 @@ export class JobTable {
   #body(seq: number): Uint8Array {
     return bytesOf(this.#sql.body.get(seq)?.['payload']) ?? new Uint8Array();
   }
-}
-
-function queueFull(jobsMax: number): RunnerError {
-  return new RunnerError('QUEUE_FULL', `${jobsMax} jobs wait already (jobsMax)`, { details: { jobsMax } });
-}
-
-function subjectOf({ seq, jobId, requires, deadline }: HeldLease): Subject {
-  return { seq, jobId, requires, from: STATE.claimed, deadline };
 }

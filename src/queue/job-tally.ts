@@ -2,6 +2,8 @@
 
 import type { QueueStats } from './queue.ts';
 import { STATE, STATE_COUNT } from './rows.ts';
+import type { Row } from './rows.ts';
+import { TypeTally } from './type-tally.ts';
 
 /** Lanes that are kept while they are empty: most of them are filled again soon. */
 const EMPTY_MAX = 256;
@@ -49,8 +51,15 @@ class ReadyLanes {
   }
 }
 
+interface Kind {
+  readonly type: string;
+  /** One text of sorted capabilities. */
+  readonly requires: string;
+}
+
 export class JobTally {
   readonly ready = new ReadyLanes();
+  readonly types = new TypeTally();
   /** Jobs have become ready since this was last set to false. */
   news = false;
   readonly #counts: number[] = Array.from({ length: STATE_COUNT }, () => 0);
@@ -63,31 +72,34 @@ export class JobTally {
     return this.#of(STATE.delayed);
   }
 
-  clear(): void {
+  /** Rows of the statements of these names. */
+  load(counts: readonly Row[], types: readonly Row[], ready: readonly Row[]): void {
     this.#counts.fill(0);
+    this.types.clear();
     this.ready.clear();
+    for (const { state, count } of counts) this.#counts[Number(state)] = Number(count);
+    for (const { type, state, count } of types) this.types.add(String(type), depthOf(Number(state)), Number(count));
+    for (const { requires, count } of ready) this.ready.add(String(requires), Number(count));
   }
 
-  set(state: number, count: number): void {
-    this.#counts[state] = count;
-  }
-
-  add(state: number, requires: string): void {
+  add(state: number, { type, requires }: Kind): void {
     this.#counts[state] = this.#of(state) + 1;
+    if (state <= STATE.claimed) this.types.add(type, depthOf(state));
     if (state !== STATE.ready) return;
     this.ready.add(requires);
     this.news = true;
   }
 
-  remove(state: number, requires: string): void {
+  remove(state: number, { type, requires }: Kind): void {
     this.#counts[state] = this.#of(state) - 1;
+    if (state <= STATE.claimed) this.types.remove(type, depthOf(state));
     if (state === STATE.ready) this.ready.remove(requires);
   }
 
-  move({ from, requires }: { readonly from: number; readonly requires: string }, to: number): void {
-    if (from === to) return;
-    this.remove(from, requires);
-    this.add(to, requires);
+  move(job: Kind & { readonly from: number }, to: number): void {
+    if (job.from === to) return;
+    this.remove(job.from, job);
+    this.add(to, job);
   }
 
   byState(): QueueStats['byState'] {
@@ -105,4 +117,12 @@ export class JobTally {
   #of(state: number): number {
     return this.#counts[state] ?? 0;
   }
+}
+
+export function kindOf({ type, requires }: { readonly type: string; readonly requires: readonly string[] }): Kind {
+  return { type, requires: requires.join(' ') };
+}
+
+function depthOf(state: number): 'queued' | 'claimed' {
+  return state === STATE.claimed ? 'claimed' : 'queued';
 }

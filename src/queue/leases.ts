@@ -1,7 +1,7 @@
 /** The leases of an embedded queue: by token, and by when they run out. */
 
-import { numberOf } from './rows.ts';
-import type { Row } from './rows.ts';
+import { STATE, numberOf } from './rows.ts';
+import type { Row, Subject } from './rows.ts';
 
 /** Of the table by token; a power of two. */
 const CHAINS_MIN = 64;
@@ -11,6 +11,7 @@ export interface HeldLease {
   readonly jobId: string;
   readonly token: string;
   readonly workerId: string;
+  readonly type: string;
   readonly requires: string;
   leaseMs: number;
   readonly claimedAt: number;
@@ -147,6 +148,7 @@ export function leaseOf(row: Row, now: number): HeldLease {
     jobId: String(row['id']),
     token: String(row['token']),
     workerId: String(row['worker']),
+    type: String(row['type']),
     requires: String(row['requires']),
     leaseMs,
     claimedAt: Number(row['claimed_at']),
@@ -158,6 +160,10 @@ export function leaseOf(row: Row, now: number): HeldLease {
     place: 0,
     next: undefined,
   };
+}
+
+export function subjectOf({ seq, jobId, type, requires, deadline }: HeldLease): Subject {
+  return { seq, jobId, type, requires, from: STATE.claimed, deadline };
 }
 
 /** A lease does not reach beyond the deadline of its job. */

@@ -178,11 +178,19 @@ export interface WorkerStats {
   readonly lastSeenAt: number;
 }
 
+export interface TypeDepth {
+  readonly type: string;
+  readonly queued: number;
+  readonly claimed: number;
+}
+
 export interface QueueStats {
   /** Jobs of which the queue has a record, by state; those that are delayed count as queued. */
   readonly byState: Readonly<Record<QueueJobState, number>>;
   /** Of the queued ones. */
   readonly delayed: number;
+  /** Those that wait or are claimed: of the 20 types with the most, and of all others together as `other`. Absent: it is not told. */
+  readonly byType?: readonly TypeDepth[];
   /** Age of the oldest job that could be handed out now, milliseconds; 0 when there is none. */
   readonly oldestMs: number;
   /** Claims that wait for a job. */

@@ -202,6 +202,10 @@ export function sameContent(one: Content, other: Content): boolean {
   return a.size === b.size && a.sha256 === b.sha256;
 }
 
+export function queueFull(jobsMax: number): RunnerError {
+  return new RunnerError('QUEUE_FULL', `${jobsMax} jobs wait already (jobsMax)`, { details: { jobsMax } });
+}
+
 /** Of a lease that is not the current one of its job. */
 export function leaseLost({ jobId }: Lease, why: string): RunnerError {
   return new RunnerError('LEASE_LOST', `the lease of job ${jobId} is lost: ${why}`, { details: { jobId } });

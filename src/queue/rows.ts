@@ -85,6 +85,7 @@ export const SQL = {
   firstDue: 'SELECT due_at FROM jobs WHERE due_at IS NOT NULL ORDER BY due_at LIMIT 1',
   claimed: `SELECT ${LIGHT} FROM jobs WHERE state = ${STATE.claimed}`,
   ready: `SELECT requires, count(*) AS count FROM jobs WHERE state = ${STATE.ready} GROUP BY requires`,
+  types: `SELECT type, state, count(*) AS count FROM jobs WHERE state <= ${STATE.claimed} GROUP BY type, state`,
   counts: 'SELECT state, count(*) AS count FROM jobs GROUP BY state',
   oldest: `SELECT published_at FROM jobs WHERE state = ${STATE.ready} AND requires = ? AND priority = ? ORDER BY seq LIMIT 1`,
   dead: `SELECT ${LIGHT} FROM jobs WHERE state = ${STATE.dead} AND (ended_at, seq) > (?, ?) ORDER BY ended_at, seq LIMIT +?`,
@@ -184,6 +185,7 @@ export function bytesOf(value: SQLOutputValue | undefined): Uint8Array | undefin
 export interface Subject {
   readonly seq: number;
   readonly jobId: string;
+  readonly type: string;
   readonly requires: string;
   readonly from: number;
   readonly deadline: number | undefined;
@@ -193,6 +195,7 @@ export function subjectOfRow(row: Row): Subject {
   return {
     seq: Number(row['seq']),
     jobId: String(row['id']),
+    type: String(row['type']),
     requires: String(row['requires']),
     from: Number(row['state']),
     deadline: numberOf(row['deadline']),

@@ -103,6 +103,23 @@ async function both(): Promise<{
 }
 
 describe('metrics of the control plane and its workers', () => {
+  it('the control plane tells how many jobs of each type wait and are claimed, of 20 types and all others', async () => {
+    const { queue, scrape } = await world();
+    await queue.publishMany(Array.from({ length: 25 }, (_, index) => ({ type: `type-${index}`, payload: new Uint8Array() })));
+    await queue.publishMany(Array.from({ length: 3 }, () => ({ type: 'many "quoted"', payload: new Uint8Array(), priority: 9 })));
+    await queue.claim({ workerId: queue.workerId, max: 2 });
+    const lines = (await scrape()).split('\n').filter((line) => line.startsWith('blueprint_queue_type_jobs{'));
+    expect(lines).toHaveLength(42);
+    expect(lines.slice(0, 2)).toEqual([
+      'blueprint_queue_type_jobs{state="queued",type="many \\"quoted\\""} 1',
+      'blueprint_queue_type_jobs{state="claimed",type="many \\"quoted\\""} 2',
+    ]);
+    expect(lines.slice(-2)).toEqual([
+      'blueprint_queue_type_jobs{state="queued",type="other"} 6',
+      'blueprint_queue_type_jobs{state="claimed",type="other"} 0',
+    ]);
+  });
+
   it('the control plane tells the figures of each worker, and of one that left nothing', async () => {
     const { control, worker, id, leave } = await both();
     const of = (name: string, labels = ''): number => {

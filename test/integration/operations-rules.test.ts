@@ -9,7 +9,7 @@ import { systemClock } from '../../src/clock.ts';
 import { settlementMetrics } from '../../src/chain/settlement-metrics.ts';
 import { main } from '../../src/cli/main.ts';
 import { ControlPlane } from '../../src/control/control.ts';
-import { workerMetricsText } from '../../src/control/metrics.ts';
+import { typeMetricsText, workerMetricsText } from '../../src/control/metrics.ts';
 import { ALERTS } from '../../src/operations/alerts.ts';
 import { runnerMetrics } from '../../src/runner/metrics.ts';
 import { FunctionMetrics, RuntimeGauges } from '../../src/runtime/runtime-metrics.ts';
@@ -74,7 +74,7 @@ async function toldMetrics(): Promise<ReadonlySet<string>> {
     stepSeconds: { ready: 1 },
   };
   const worker = { id: 'w', tickets: [], enrolledAt: 0, isPresent: true, leases: 0, report };
-  const text = (await metrics.expose()) + workerMetricsText([worker]);
+  const text = (await metrics.expose()) + workerMetricsText([worker]) + typeMetricsText([{ type: 'function', queued: 1, claimed: 0 }]);
   const names = new Set(['up']);
   for (const [, name = '', kind] of text.matchAll(/^# TYPE (\S+) (\S+)$/gm)) {
     const suffixes = kind === 'histogram' ? ['_bucket', '_sum', '_count'] : kind === 'summary' ? ['_sum', '_count'] : [''];

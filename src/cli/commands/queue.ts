@@ -88,10 +88,13 @@ function statusRows(status: QueueJobStatus): string[][] {
   ]);
 }
 
-function statsText({ byState, delayed, oldestMs, waiting, totals, workers }: QueueStats): string {
+function statsText({ byState, byType = [], delayed, oldestMs, waiting, totals, workers }: QueueStats): string {
   const states = Object.entries(byState).map(([state, count]) => [state, String(count)]);
   const lines = [
     table(states),
+    ...(byType.length > 1
+      ? [table([['type', 'queued', 'claimed'], ...byType.map((one) => [one.type, String(one.queued), String(one.claimed)])])]
+      : []),
     `delayed ${delayed}, oldest ${(oldestMs / 1_000).toFixed(1)} s, ${waiting} claims wait`,
     `since it runs: ${totals.published} published, ${totals.claimed} claimed, ${totals.completed} completed, ${totals.failed} failed`,
   ];
