@@ -3,7 +3,8 @@
 import { RunnerError } from '../../src/plugin.ts';
 import type { CancelTimer, CheckedClaim, ClaimedJob, Clock } from '../../src/plugin.ts';
 import type { Jobs } from './jobs.ts';
-import type { Delivery, Lane, Lanes } from './lanes.ts';
+import type { Delivery, Lane } from './lane.ts';
+import type { Lanes } from './lanes.ts';
 
 interface Claim extends CheckedClaim {
   /** Equal for claims that can take the same jobs. */

@@ -3,7 +3,7 @@
 import { leaseLost } from '../../src/plugin.ts';
 import type { CheckedClaim, CheckedFailure, ClaimedJob, Clock, Lease, Logger, QueueCounts } from '../../src/plugin.ts';
 import type { NatsClient } from './client.ts';
-import type { Delivery } from './lanes.ts';
+import type { Delivery } from './lane.ts';
 import { Leases, keyOf } from './leases.ts';
 import type { Grant, Held, Tokens } from './leases.ts';
 import { availableAtOf, currentRecord, hasEnded, isAlwaysRecorded, jobOf, payloadOf, recordOf, stateOf, workerLost } from './records.ts';
