@@ -17,8 +17,9 @@ import { RemoteQueue } from '../queue/remote.ts';
 import { FunctionRuntime } from '../runtime/function-runtime.ts';
 import type { PrometheusMetrics } from '../telemetry/prometheus.ts';
 import { startTelemetryServer } from '../telemetry/server.ts';
-import type { TelemetryServer } from '../telemetry/server.ts';
+import type { Check, TelemetryServer } from '../telemetry/server.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
+import type { EnginePool } from '../engine/engine-pool.ts';
 import { functionJobs } from '../worker/function-jobs.ts';
 import type { JobHandler } from '../worker/running-job.ts';
 import { readUsage, usageMetrics } from '../worker/usage.ts';
@@ -118,6 +119,8 @@ export interface FunctionsOptions {
 
 export interface WorkerFunctions {
   readonly handler: JobHandler;
+  /** Why no function can run now; undefined: they can. */
+  unready?(): string | undefined;
   close(): Promise<void>;
 }
 
@@ -142,15 +145,21 @@ export async function openFunctions(options: FunctionsOptions): Promise<WorkerFu
     return { handler: jobs, close: async () => packages.close() };
   }
   if (backend === 'engine' && urls) {
-    const { EnginePool } = await import('../engine/engine-pool.ts');
+    const { EnginePool: Pool } = await import('../engine/engine-pool.ts');
     const zipOf = ({ sha256 }: { readonly sha256: string }): Promise<Uint8Array> => packages.zipOf(sha256);
-    const pool = new EnginePool({ urls, token, zipOf, clock: systemClock, telemetry });
+    const pool = new Pool({ urls, token, zipOf, clock: systemClock, telemetry });
     const { jobs, packages } = functionJobs({ ...store, target: pool });
-    return { handler: jobs, close: () => pool.close().then(() => packages.close()) };
+    // From now on they are asked again and again.
+    await pool.health().catch(() => {});
+    return { handler: jobs, unready: () => enginesAway(pool), close: () => pool.close().then(() => packages.close()) };
   }
   const runtime = await openRuntime(options);
   const { jobs, packages } = functionJobs({ ...store, target: runtime });
   return { handler: jobs, close: () => runtime.close(0).then(() => packages.close()) };
+}
+
+function enginesAway({ engines }: EnginePool): string | undefined {
+  return engines.every(({ isDown }) => isDown) ? `no engine is ready: ${engines.map(({ url }) => url).join(', ')}` : undefined;
 }
 
 async function openRuntime(options: Pick<FunctionsOptions, 'folder' | 'backend' | 'concurrency' | 'telemetry'>): Promise<FunctionRuntime> {
@@ -236,8 +245,8 @@ async function jobOfFile(file: string) {
 export interface HealthOptions {
   readonly port: number;
   readonly metrics: PrometheusMetrics;
-  /** Why it does not take jobs now; undefined: it does. */
-  readonly unready: () => string | undefined;
+  /** What must be there for jobs to run: why it is not; undefined: it is. */
+  readonly unready: () => Readonly<Record<string, string | undefined>>;
 }
 
 /** `/healthz`, `/readyz` and `/metrics` on loopback. */
@@ -255,8 +264,11 @@ export function serveHealth({ port, metrics, unready }: HealthOptions): Promise<
       checks: { process: { ok: true, message: `up for ${Math.round((systemClock.monotonic() - startedAt) / 1_000)} s` } },
     }),
     ready: () => {
-      const message = unready();
-      return { ok: message === undefined, checks: { queue: { ok: message === undefined, ...(message !== undefined && { message }) } } };
+      const checks = Object.entries(unready()).map(([name, message]): [string, Check] => [
+        name,
+        message === undefined ? { ok: true } : { ok: false, message },
+      ]);
+      return { ok: checks.every(([, { ok }]) => ok), checks: Object.fromEntries(checks) };
     },
   });
 }

@@ -12,7 +12,7 @@ import { parseCount, parseNumber } from '../calls.ts';
 import { logLevelOf } from '../log-level.ts';
 import { printError, toJson } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
-import type { Connected, FunctionsOptions } from '../worker-session.ts';
+import type { Connected, FunctionsOptions, HealthOptions } from '../worker-session.ts';
 
 interface WorkerFlags {
   readonly ticket?: string;
@@ -107,7 +107,7 @@ class Session {
   readonly #stop = new AbortController();
   #lifecycle: WorkerLifecycle | undefined;
   #hasJob = false;
-  #unready: () => string | undefined = () => 'it is not enrolled yet';
+  #unready: HealthOptions['unready'] = () => ({ queue: 'it is not enrolled yet' });
 
   constructor(cli: Cli, flags: WorkerFlags) {
     this.#cli = cli;
@@ -159,7 +159,10 @@ class Session {
         void worker.drain(drainMs);
       },
     });
-    this.#unready = () => (worker.state === 'ready' ? undefined : `the worker is ${worker.state}`);
+    this.#unready = () => ({
+      queue: worker.state === 'ready' ? undefined : `the worker is ${worker.state}`,
+      ...(functions.unready && { engines: functions.unready() }),
+    });
     const heartbeat = new Heartbeat({ send, report: () => workerReport({ worker, lifecycle, backend, concurrency }) });
     heartbeat.start();
     if (!this.#stop.signal.aborted) worker.start();
