@@ -21,7 +21,7 @@ export interface FunctionJobSettings {
   readonly runtime: string;
   /** Default `handler.handler`, that of `bpr build`. */
   readonly handler: string;
-  /** Default 256. */
+  /** From 128, the least that engines give, to 32,768. Default 256. */
   readonly memoryMb: number;
   /** The longest that one call may run, at most 900,000. Default 60,000. */
   readonly timeoutMs: number;
@@ -51,6 +51,7 @@ const DEFAULTS: FunctionJobSettings = {
   network: 'none',
   environment: [],
 };
+const MEMORY_MB = { min: 128, max: 32_768 } as const;
 const within =
   (min: number, max: number) =>
   (value: unknown): boolean =>
@@ -59,7 +60,7 @@ const isShort = (value: unknown): boolean => typeof value === 'string' && value 
 const CHECKS: Readonly<Record<keyof FunctionJobSettings, (value: unknown) => boolean>> = {
   runtime: isShort,
   handler: isShort,
-  memoryMb: within(32, 32_768),
+  memoryMb: within(MEMORY_MB.min, MEMORY_MB.max),
   timeoutMs: within(1, 900_000),
   ephemeralMb: within(16, 10_240),
   network: (value) => value === 'none' || value === 'open',
@@ -72,7 +73,9 @@ export function functionSettings(given: unknown): FunctionJobSettings {
   if (typeof given !== 'object' || given === null || Array.isArray(given)) throw invalid('its settings are not an object');
   for (const [name, value] of Object.entries(given)) {
     if (!Object.hasOwn(CHECKS, name)) throw invalid(`it has no setting ${name.slice(0, 64)}; there are ${Object.keys(CHECKS).join(', ')}`);
-    if (value !== undefined && !CHECKS[name as keyof FunctionJobSettings](value)) throw invalid(`the setting ${name} is not valid`);
+    if (value === undefined || CHECKS[name as keyof FunctionJobSettings](value)) continue;
+    const bounds = name === 'memoryMb' ? `; it must be a whole number from ${MEMORY_MB.min} to ${MEMORY_MB.max}` : '';
+    throw invalid(`the setting ${name} is not valid${bounds}`);
   }
   const set = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
   return { ...DEFAULTS, ...set };

@@ -476,11 +476,11 @@ describe('a worker whose functions are modules', () => {
     const { running, queue } = await world();
     const command = worker(await ticketOf(running), '--backend', 'wasm', '--concurrency', '2');
     await command.until('ready');
-    const settings = { runtime: 'wasm', handler: 'handler.wasm', memoryMb: 32, timeoutMs: 500 };
+    const settings = { runtime: 'wasm', handler: 'handler.wasm', memoryMb: 128, timeoutMs: 500 };
     const run = async (id: string, module: Uint8Array): Promise<void> => {
       const { headers } = await keep(queue, zipSync({ 'handler.wasm': module }), {
         ...settings,
-        ...(module === ECHO && { timeoutMs: 20_000 }),
+        ...((module === ECHO || id === 'a memory bomb') && { timeoutMs: 20_000 }),
       });
       await queue.publish({ id, type: 'function', payload: Buffer.from(id), headers, attemptsMax: 2 });
     };

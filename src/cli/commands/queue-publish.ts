@@ -57,7 +57,7 @@ export function addPublish(queue: Command, cli: Cli, examples: string): void {
     .option('--function <name>', 'its name, for logs and metrics (default: that of the package)')
     .option('--event <json>', 'what the function is called with (default: {})')
     .option('--event-file <path>', 'the same from a file; -: standard input')
-    .option('--memory <mb>', 'of the function (default: 256)', parseCount)
+    .option('--memory <mb>', 'of the function, at least 128 (default: 256)', parseCount)
     .option('--timeout <span>', 'of one call of the function (default: 60s)', parseSpan)
     .option('--env <name>', 'a variable that the worker gives the function; several by repeating', collect)
     .addOption(new Option('--network <access>', 'of the function; a worker may refuse open').choices(['none', 'open']).default('none'))
