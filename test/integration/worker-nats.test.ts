@@ -185,6 +185,19 @@ describe('a worker that is revoked', () => {
   });
 });
 
+testNats('a worker that lost its connection to a revocation ends with 2, though its session is long', async () => {
+  const { control, ticket, executor } = await world(
+    {},
+    { operatorKey: () => accounts.operatorKey, systemCreds: () => accounts.systemCreds },
+  );
+  const command = worker(ticket);
+  await command.until('ready');
+  expect(await square(executor, 3n)).toBe(9n);
+  for (const { id } of control.tickets.list()) await control.tickets.revoke(id);
+  expect(await command.ended).toBe(2);
+  expect(command.news.at(-1)).toMatchObject({ event: 'error', code: 'TICKET_REVOKED' });
+});
+
 describe('bpr control-plane', () => {
   testNats('says at once what is wrong with its flags of NATS', async () => {
     const keys = natsFlags(join(folder, name()), nats?.addresses ?? [], { ...accounts, signingKey: 'hunter2' });
