@@ -6,7 +6,7 @@ import { afterAll, expect, it, vi } from 'vitest';
 import { EmbeddedQueue } from './queue/embedded.ts';
 
 /** What the disk says, call by call; the real one when there is nothing. */
-const disk = vi.hoisted(() => ({ answers: [] as ((tell: (error: Error | null) => void) => void)[], synchronised: 0 }));
+const disk = vi.hoisted(() => ({ answers: [] as ((tell: (error: Error | null) => void) => void)[] }));
 vi.mock('node:fs', async (original) => {
   const real = await original<typeof fs>();
   const fdatasync = (file: number, tell: (error: Error | null) => void): void => {
@@ -14,16 +14,7 @@ vi.mock('node:fs', async (original) => {
     if (answer) answer(tell);
     else real.fdatasync(file, tell);
   };
-  const fdatasyncSync = (file: number): void => {
-    const answer = disk.answers.shift();
-    if (!answer) real.fdatasyncSync(file);
-    else
-      answer((error) => {
-        if (error) throw error;
-      });
-    disk.synchronised += 1;
-  };
-  return { ...real, fdatasync, fdatasyncSync };
+  return { ...real, fdatasync };
 });
 
 const root = mkdtempSync(join(tmpdir(), 'sqlite-file-'));
@@ -48,33 +39,18 @@ it('answers when the disk has it, looks at what came meanwhile next, and shows n
   await queue.close();
 });
 
-it('answers when the disk has it, once for all that came in one turn', async () => {
-  const queue = EmbeddedQueue.open({ folder: join(root, 'turn') });
-  const before = disk.synchronised;
-  await Promise.all([queue.publish({ id: 'a', type: 'work', payload }), queue.publish({ id: 'b', type: 'work', payload })]);
-  expect(disk.synchronised - before).toBe(1);
-  const [job] = await queue.claim({ workerId: 'w' });
-  expect(job?.id).toBe('a');
-  expect(disk.synchronised - before).toBe(2);
+it('writes nothing more when the disk failed, and begins again when it is opened anew', async () => {
+  const folder = join(root, 'failed');
+  const queue = EmbeddedQueue.open({ folder, sync: 'background' });
+  await queue.publish({ id: 'a', type: 'work', payload });
+  disk.answers.push((tell) => tell(new Error('EIO: i/o error, fdatasync')));
+  const failed = expect.objectContaining({ code: 'QUEUE_DISK_FULL' });
+  await expect(queue.claim({ workerId: 'w' })).rejects.toEqual(failed);
+  await expect(queue.publish({ id: 'b', type: 'work', payload })).rejects.toEqual(failed);
+  await expect(queue.status('a')).rejects.toEqual(failed);
   await queue.close();
+  const again = EmbeddedQueue.open({ folder, sync: 'background' });
+  expect(await again.status('b')).toBeUndefined();
+  expect((await again.publish({ id: 'a', type: 'work', payload })).duplicate).toBe(true);
+  await again.close();
 });
-
-it.each(['commit', 'background'] as const)(
-  'writes nothing more when the disk failed in the %s, and begins again when it is opened anew',
-  async (sync) => {
-    const folder = join(root, `failed-${sync}`);
-    const queue = EmbeddedQueue.open({ folder, sync });
-    await queue.publish({ id: 'a', type: 'work', payload });
-    disk.answers.push((tell) => tell(new Error('EIO: i/o error, fdatasync')));
-    const failed = expect.objectContaining({ code: 'QUEUE_DISK_FULL' });
-    await expect(queue.claim({ workerId: 'w' })).rejects.toEqual(failed);
-    await expect(queue.publish({ id: 'b', type: 'work', payload })).rejects.toEqual(failed);
-    await expect(queue.status('a')).rejects.toEqual(failed);
-    await expect(queue.stats()).rejects.toEqual(failed);
-    await queue.close();
-    const again = EmbeddedQueue.open({ folder, sync });
-    expect(await again.status('b')).toBeUndefined();
-    expect((await again.publish({ id: 'a', type: 'work', payload })).duplicate).toBe(true);
-    await again.close();
-  },
-);

@@ -1,6 +1,6 @@
 /** A SQLite file of our own: opening, checking, locking, and group commit. Beneath the ledger and the embedded queue. */
 
-import { closeSync, existsSync, fdatasync, fdatasyncSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, statSync } from 'node:fs';
+import { closeSync, existsSync, fdatasync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import type { StatementSync } from 'node:sqlite';
@@ -17,14 +17,7 @@ const SQLITE = { busy: 5, locked: 6, ioError: 10, corrupt: 11, full: 13, cantOpe
 const NO_SPACE: readonly unknown[] = ['ENOSPC', 'EDQUOT'];
 const NO_ACCESS: readonly unknown[] = ['EACCES', 'EPERM', 'EROFS', 'ENOTDIR', 'EEXIST'];
 
-/** The log is taken over into the file when it has so many pages of 4 KiB: each time the file is synchronised, and whoever writes waits for it. */
-const LOG_PAGES = 4_000;
-/**
- * NORMAL: SQLite synchronises the log before it takes it over into the file; at the end of each group we do it ourselves. Like FULL, but with
- * `fdatasync`: the `fsync` of the SQLite in node also waits for the time of the last change, which takes the disk about as long again.
- */
-const SETTINGS = `PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA temp_store = MEMORY;
-  PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = ${LOG_PAGES};`;
+const SETTINGS = 'PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA temp_store = MEMORY;';
 
 /** What the owner does around the changes of each group. */
 export interface GroupHooks {
@@ -34,7 +27,7 @@ export interface GroupHooks {
   committed(): void;
   /** Nothing of the group was changed; its changes may run again, one by one. */
   rolledBack(): void;
-  /** The disk did not take a group that is in the file. Nothing is written or read any more. */
+  /** With `sync: 'background'`: the disk did not take a group that is in the file. Nothing is written any more. */
   failed?(error: unknown): void;
 }
 
@@ -54,8 +47,8 @@ export interface SqliteFileOptions {
   /** Reads beside the process that owns the file. */
   readonly readonly?: boolean;
   /**
-   * Where the disk is waited for: by the event loop (default), or beside it. Then what came meanwhile is the next group, and reads see what
-   * is not on disk yet: see `synced`.
+   * Where the disk is waited for: by the commit (default), or beside the event loop. Then what came meanwhile is the next group, and reads see
+   * what is not on disk yet: see `synced`.
    */
   readonly sync?: 'commit' | 'background';
   readonly hooks?: GroupHooks;
@@ -85,7 +78,7 @@ export class SqliteFile {
   #isScheduled = false;
   #closed = false;
   #idle: (() => void)[] = [];
-  /** The log of commits. Undefined in memory, and for readers. */
+  /** The log of commits, when it is synchronised by us. */
   #log: number | undefined;
   /** While a group is on its way to the disk. */
   #syncing: Promise<void> | undefined;
@@ -114,7 +107,7 @@ export class SqliteFile {
       if (!readonly) this.#prepare(database);
       this.#begin = this.#database.prepare('BEGIN IMMEDIATE');
       this.#commit = this.#database.prepare('COMMIT');
-      if (!inMemory && !readonly) {
+      if (options.sync === 'background' && !inMemory && !readonly) {
         this.#log = openSync(`${path}-wal`, 'r+');
         // SQLite does it with its own first synchronisation of a new log.
         syncFolder(dirname(path));
@@ -146,7 +139,6 @@ export class SqliteFile {
   }
 
   read<T>(query: () => T): T {
-    if (this.#broken !== undefined) throw this.#broken;
     try {
       return query();
     } catch (thrown) {
@@ -182,9 +174,8 @@ export class SqliteFile {
       const values = this.#transact(group);
       if (!values) continue;
       if (this.#log === undefined) this.#settle(group, values);
-      else if (this.#options.sync !== 'background') this.#sync(this.#log, group, values);
       // The next group begins when this one is on disk.
-      else return this.#syncBeside(this.#log, group, values);
+      else return this.#sync(this.#log, group, values);
     }
     this.#rest();
   }
@@ -211,23 +202,17 @@ export class SqliteFile {
   }
 
   #sync(log: number, group: readonly Write[], values: readonly unknown[]): void {
-    try {
-      fdatasyncSync(log);
-    } catch (thrown) {
-      this.#lose(group, thrown);
-      return;
-    }
-    this.#settle(group, values);
-  }
-
-  #syncBeside(log: number, group: readonly Write[], values: readonly unknown[]): void {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     promise.catch(() => undefined); // who waits for it is told; nobody has to
     this.#syncing = promise;
     fdatasync(log, (error) => {
       this.#syncing = undefined;
-      if (error) reject(this.#lose(group, error));
-      else {
+      if (error) {
+        this.#broken = this.#lost(error);
+        this.#options.hooks?.failed?.(this.#broken);
+        for (const write of group) write.reject(this.#broken);
+        reject(this.#broken);
+      } else {
         this.#settle(group, values);
         resolve();
       }
@@ -235,18 +220,6 @@ export class SqliteFile {
       if (this.#alone.length > 0 || this.#queue.length > 0) this.#schedule();
       else this.#rest();
     });
-  }
-
-  /** A disk that failed once may say yes the next time although it lost something: only opening the file again tells what it holds. */
-  #lose(group: readonly Write[], cause: unknown): RunnerError {
-    const { path } = this;
-    const { noun, codes, hooks } = this.#options;
-    const why = cause instanceof Error ? cause.message : String(cause);
-    const message = `the ${noun} ${path} did not get to the disk (${why}); start this program again`;
-    this.#broken = new RunnerError(codes.full, message, { cause, details: { path } });
-    hooks?.failed?.(this.#broken);
-    for (const write of group) write.reject(this.#broken);
-    return this.#broken;
   }
 
   #change(group: readonly Write[]): unknown[] {
@@ -281,8 +254,9 @@ export class SqliteFile {
   }
 
   #prepare(database: DatabaseSync): void {
-    const { schema, version } = this.#options;
-    database.exec(SETTINGS);
+    const { schema, version, sync = 'commit' } = this.#options;
+    // NORMAL: the log is synchronised before it is taken over into the file, not by each commit.
+    database.exec(`${SETTINGS} PRAGMA synchronous = ${sync === 'commit' ? 'FULL' : 'NORMAL'};`);
     database.exec(`BEGIN; ${schema} PRAGMA application_id = ${this.#mark}; PRAGMA user_version = ${version}; COMMIT;`);
   }
 
@@ -310,6 +284,16 @@ export class SqliteFile {
 
   #number(sql: string): number {
     return Number(this.#database.prepare(sql).get()?.['value'] ?? 0);
+  }
+
+  /** A disk that failed once may say yes the next time although it lost something: only opening the file again tells what it holds. */
+  #lost(cause: Error): RunnerError {
+    const { path } = this;
+    const { noun, codes } = this.#options;
+    return new RunnerError(codes.full, `the ${noun} ${path} did not get to the disk (${cause.message}); start this program again`, {
+      cause,
+      details: { path },
+    });
   }
 
   /** What SQLite threw, with the code that says what to do. */

@@ -1,4 +1,4 @@
-/** The queue in one SQLite file (WAL, group commit, each group synchronised), for one process on one machine. */
+/** The queue in one SQLite file (WAL, synchronous FULL, group commit), for one process on one machine. */
 
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';

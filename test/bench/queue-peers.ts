@@ -13,6 +13,8 @@ import pg from 'pg';
 
 const POSTGRES = '/usr/lib/postgresql/15/bin';
 const START_MS_MAX = 20_000;
+/** PostgreSQL takes 100 by default, some of them reserved. */
+const CONNECTIONS_MAX = 64;
 const payload = Buffer.alloc(100, 7);
 const result = Buffer.alloc(32, 9);
 
@@ -105,8 +107,11 @@ const CLAIM = {
 };
 const COMPLETE = { name: 'complete', text: 'UPDATE jobs SET state = 2, result = $1 WHERE seq = $2' };
 
-/** PostgreSQL with its default `synchronous_commit = on`, over 16 connections. Undefined when it is not there, or we may not change the user. */
-export async function postgres(folder: string, _widthMax: number): Promise<QueuePeer | undefined> {
+/**
+ * PostgreSQL with its default `synchronous_commit = on`: one prepared statement for each step, over as many connections as there are callers.
+ * Undefined when it is not there, or we may not change the user.
+ */
+export async function postgres(folder: string, widthMax: number): Promise<QueuePeer | undefined> {
   if (!existsSync(POSTGRES) || process.getuid?.() !== 0) return undefined;
   mkdirSync(folder, { recursive: true });
   chmodSync(join(folder, '..'), 0o755);
@@ -117,7 +122,7 @@ export async function postgres(folder: string, _widthMax: number): Promise<Queue
   const port = await freePort();
   const options = ['-D', data, '-p', String(port), '-k', folder, '-h', '127.0.0.1'];
   const server = spawn('setpriv', [...asPostgres, join(POSTGRES, 'postgres'), ...options], { stdio: 'ignore' });
-  const pool = new pg.Pool({ host: '127.0.0.1', port, user: 'postgres', database: 'postgres', max: 16 });
+  const pool = new pg.Pool({ host: '127.0.0.1', port, user: 'postgres', database: 'postgres', max: Math.min(widthMax, CONNECTIONS_MAX) });
   // At the end the server closes connections that the pool still lets go of.
   pool.on('error', () => undefined);
   await until(() => pool.query('SELECT 1'));
