@@ -12,6 +12,7 @@ import { parseCount, parseNumber } from '../calls.ts';
 import { logLevelOf } from '../log-level.ts';
 import { print, sizeText, table } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
+import { withFolderLock } from '../topology-lock.ts';
 import { interruptible } from '../work.ts';
 import { addMatrix, addRecommend } from './topology-advice.ts';
 import { enginePlace, openCluster } from './topology-cluster.ts';
@@ -54,7 +55,7 @@ ${OPTIONS_HELP}
 
 All parts are processes of this machine. It ends when all of them are ready; they stay. A second up starts what is missing, and what is to run
 otherwise now. Engines ask for the key in engine.token of the folder. That of option 4 listens on all addresses of this machine (--engine-host).
-SIGINT or SIGTERM before the end of up ends what it has started.
+SIGINT or SIGTERM before the end of up ends what it has started. One up or down at a time: another one on the folder is refused meanwhile.
 
 Exit status: 0 done; 1 failed, or of status: not everything runs; 2 called in a wrong way; 130 or 143 interrupted by a signal.`;
 
@@ -101,12 +102,12 @@ function addUp(topology: Command, { io }: Cli): void {
     .option('--lease-ms <ms>', 'how long workers hold a job without a sign of life', parseCount, 30_000)
     .action((flags: UpFlags) =>
       interruptible(io, systemClock, async ({ signal, tell }) => {
-        const cluster = await openCluster(folderOf(io, flags));
+        const folder = folderOf(io, flags);
         const settings = { ...flags, ...enginePlace(flags.option, flags.engineHost), logLevel: logLevelOf(io) };
         // Not told as writes: what is interrupted is undone.
         const onProgress = ({ step, function: name }: { readonly step: string; readonly function: string }): void =>
           tell({ step, function: name });
-        const report = await cluster.up(settings, { signal, onProgress });
+        const report = await withFolderLock(folder, async () => (await openCluster(folder)).up(settings, { signal, onProgress }));
         const { started, ended } = report;
         const news = [
           ...(started.length > 0 ? [`started ${started.join(', ')}`] : ['everything ran already']),
@@ -122,8 +123,10 @@ function addDown(topology: Command, { io }: Cli): void {
     .option('--purge', 'remove what it has written, too: queue, keys, tickets, functions')
     .action((flags: FolderFlags & { readonly purge?: true }) =>
       interruptible(io, systemClock, async ({ tell }) => {
-        const cluster = await openCluster(folderOf(io, flags));
-        const ended = await cluster.down({ purge: flags.purge === true }, { onProgress: tell });
+        const folder = folderOf(io, flags);
+        const ended = await withFolderLock(folder, async () =>
+          (await openCluster(folder)).down({ purge: flags.purge === true }, { onProgress: tell }),
+        );
         const text = ended.length === 0 ? 'nothing runs' : `ended ${ended.join(', ')}`;
         print(io, flags.json, { document: { ended, purged: flags.purge === true }, text });
       }),
