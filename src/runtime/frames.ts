@@ -88,17 +88,19 @@ export class FrameReader {
   }
 }
 
-/** Writes frames. All of one turn of the event loop leave together. */
+/** Writes frames. All of one turn of the event loop leave together; with one lane an event or a text has nothing to wait for, and leaves at once. */
 export class FrameWriter {
   readonly #socket: Duplex;
+  readonly #isPrompt: boolean;
   #slab = Buffer.allocUnsafeSlow(SLAB_BYTES);
   /** What of the slab is not written yet. */
   #from = 0;
   #to = 0;
   #isScheduled = false;
 
-  constructor(socket: Duplex) {
+  constructor(socket: Duplex, lanes?: number) {
     this.#socket = socket;
+    this.#isPrompt = lanes === 1;
   }
 
   text(type: number, lane: number, text: string): void {
@@ -106,10 +108,11 @@ export class FrameWriter {
       this.bytes(type, lane, Buffer.from(text));
       return;
     }
-    const at = this.#room(HEAD_BYTES + text.length * UTF8_BYTES_MAX);
+    const at = this.#room(HEAD_BYTES + text.length * UTF8_BYTES_MAX, this.#isPrompt);
     const length = this.#slab.write(text, at + HEAD_BYTES, 'utf8');
     this.#head(at, { type, lane, length });
     this.#to = at + HEAD_BYTES + length;
+    if (this.#isPrompt) this.flush();
   }
 
   bytes(type: number, lane: number, payload: Uint8Array): void {
@@ -120,12 +123,13 @@ export class FrameWriter {
 
   /** A frame that begins with lines of Latin letters. */
   event(lane: number, head: string, event: Uint8Array): void {
-    const at = this.#room(HEAD_BYTES + 4 + head.length);
+    const at = this.#room(HEAD_BYTES + 4 + head.length, this.#isPrompt);
     this.#head(at, { type: FRAME.event, lane, length: 4 + head.length + event.length });
     this.#slab.writeUInt32LE(head.length, at + HEAD_BYTES);
     this.#slab.write(head, at + HEAD_BYTES + 4, 'latin1');
     this.#to = at + HEAD_BYTES + 4 + head.length;
-    this.#append(event);
+    this.#append(event, this.#isPrompt);
+    if (this.#isPrompt) this.flush();
   }
 
   /** At once; `done` when the bytes have left. */
@@ -139,9 +143,9 @@ export class FrameWriter {
     if (socket.writableLength === 0) this.#from = this.#to = 0;
   }
 
-  /** Where so many bytes can be written. */
-  #room(bytes: number): number {
-    if (!this.#isScheduled) {
+  /** Where so many bytes can be written. `isFlushed`: by who asks, before the turn ends. */
+  #room(bytes: number, isFlushed = false): number {
+    if (!this.#isScheduled && !isFlushed) {
       this.#isScheduled = true;
       setImmediate(() => {
         this.#isScheduled = false;
@@ -164,14 +168,14 @@ export class FrameWriter {
     this.#slab[at + 8] = type;
   }
 
-  #append(payload: Uint8Array): void {
+  #append(payload: Uint8Array, isFlushed = false): void {
     const { length } = payload;
     if (length > COPY_BYTES_MAX) {
       this.flush();
       this.#socket.write(payload);
       return;
     }
-    const at = this.#room(length);
+    const at = this.#room(length, isFlushed);
     this.#slab.set(payload, at);
     this.#to = at + length;
   }

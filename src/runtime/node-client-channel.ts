@@ -107,7 +107,7 @@ export class Channel implements FrameSink {
 
   private constructor(socket: Duplex, lanes: number, work: (event: Event, outlet: Outlet) => void) {
     this.#socket = socket;
-    this.writer = new FrameWriter(socket);
+    this.writer = new FrameWriter(socket, lanes);
     this.#work = work;
     this.#outlets = Array.from({ length: lanes }, (_, lane) => new LaneOutlet(this, lane));
   }
