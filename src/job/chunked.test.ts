@@ -7,7 +7,7 @@ import type { Job } from './job.ts';
 
 const call = { id: 'call-1', jobId: 0n, body: Buffer.from('3'), metadata: new Metadata() };
 const bodyOf = async (job: Job, signal?: AbortSignal): Promise<string | undefined> => {
-  const result = await job.run(call, undefined, signal);
+  const result = await job.run(call, undefined, { signal });
   return result && Buffer.from(result.body).toString('utf8');
 };
 

@@ -257,7 +257,7 @@ describe('what a handler gets besides its arguments', () => {
     const job = defineJob({}, (_, { call: of, context, signal }) => void seen.push(of, context, signal));
     const of = call();
     const { signal } = new AbortController();
-    await job.run(of, { database: 1 }, signal);
+    await job.run(of, { database: 1 }, { signal });
     expect(seen).toEqual([of, { database: 1 }, signal]);
     expect(seen[2]).toBe(signal);
   });

@@ -32,7 +32,12 @@ export type Outcome = JobResult | undefined | Promise<JobResult | undefined>;
 export interface Job<in Context = unknown> {
   readonly info: JobInfo;
   /** Throws or rejects with a `RunnerError`. */
-  readonly run: (call: JobCall, context: Context, signal: AbortSignal | undefined) => Outcome;
+  readonly run: (call: JobCall, context: Context, source: SignalSource | undefined) => Outcome;
+}
+
+/** Where a signal is read when it is needed: one that is made by then costs more than all the rest of a call. */
+export interface SignalSource {
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** What every handler gets besides its arguments; its extracted values lie beside these. */
@@ -157,9 +162,9 @@ class DefinedJob implements Job {
     };
   }
 
-  readonly run = (call: JobCall, context: unknown, signal: AbortSignal | undefined): Outcome => {
+  readonly run = (call: JobCall, context: unknown, source: SignalSource | undefined): Outcome => {
     const input = this.info.raw ? call.body : this.#arguments(call);
-    const extras = new Extras(call, context, signal);
+    const extras = new Extras(call, context, source);
     if (this.#extractors.length > 0)
       extractInto(extras as unknown as Record<string, unknown>, this.#extractors, { call, job: this.info.name });
     let answer: unknown;
@@ -262,16 +267,17 @@ class DefinedJob implements Job {
 class Extras implements JobExtras {
   readonly call: JobCall;
   readonly context: unknown;
+  readonly #source: SignalSource | undefined;
   #signal: AbortSignal | undefined;
 
-  constructor(call: JobCall, context: unknown, signal: AbortSignal | undefined) {
+  constructor(call: JobCall, context: unknown, source: SignalSource | undefined) {
     this.call = call;
     this.context = context;
-    this.#signal = signal;
+    this.#source = source;
   }
 
   get signal(): AbortSignal {
-    this.#signal ??= new AbortController().signal;
+    this.#signal ??= this.#source?.signal ?? new AbortController().signal;
     return this.#signal;
   }
 }

@@ -308,4 +308,24 @@ describe('a signal', () => {
     expect(seen).toHaveLength(2);
     expect(seen.every((each) => each === signal)).toBe(true);
   });
+
+  it('is asked for when a job asks for it, and not before', async () => {
+    let asked = 0;
+    const source = {
+      get signal() {
+        asked += 1;
+        return new AbortController().signal;
+      },
+    };
+    const quiet = defineJob({ raw: true }, () => undefined);
+    const router = new JobRouter().route(1, quiet).route(
+      2,
+      defineJob({ raw: true }, (_, { signal }) => String(signal.aborted)),
+    );
+    await router.call(call(1n), source);
+    await router.withContext(undefined).call(call(1n), source);
+    expect(asked).toBe(0);
+    await router.call(call(2n), source);
+    expect(asked).toBe(1);
+  });
 });

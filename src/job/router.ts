@@ -3,7 +3,7 @@
 import { RunnerError, toRunnerError } from '../errors.ts';
 import { toJobId } from './call.ts';
 import type { JobCall, JobIdLike, JobResult } from './call.ts';
-import type { Job, JobInfo, Outcome } from './job.ts';
+import type { Job, JobInfo, Outcome, SignalSource } from './job.ts';
 import type { Middleware, Next } from './middleware.ts';
 
 export interface RouterCallOptions {
@@ -74,7 +74,7 @@ export class JobRouter<in Context = void> {
     const wrap = (route: Route<Context>): Route<Context> => ({
       ...route,
       layers: [...route.layers, middleware],
-      next: middleware(route.next, route.job.info),
+      ...layered(middleware(route.next, route.job.info)),
     });
     for (const [id, route] of this.#routes) this.#routes.set(id, wrap(route));
     this.#always = this.#always.map(wrap);
@@ -133,15 +133,15 @@ export class JobRouter<in Context = void> {
     if (this.#always.length > 0) return this.#callAll(route, call, options);
     const target = route ?? this.#fallback;
     if (target === undefined) return undefined;
-    const outcome = target.next(call, options?.signal);
+    const outcome = target.run(call, options);
     const result = outcome instanceof Promise ? await outcome : outcome;
     return result === undefined ? [] : [result];
   }
 
   async #callAll(route: Route<Context> | undefined, call: JobCall, options: RouterCallOptions = {}): Promise<JobResult[]> {
-    const { signal, onObserverError } = options;
+    const { onObserverError } = options;
     const targets = route ? [route, ...this.#always] : this.#always;
-    const outcomes = await Promise.allSettled(targets.map(async (target) => target.next(call, signal)));
+    const outcomes = await Promise.allSettled(targets.map(async (target) => target.run(call, options)));
     const results: JobResult[] = [];
     const failures: (readonly [unknown, JobInfo])[] = [];
     for (const [index, outcome] of outcomes.entries()) {
@@ -167,19 +167,31 @@ interface Route<in Context> {
   readonly layers: readonly Middleware[];
   /** The job inside of its layers. */
   readonly next: Next;
+  /** The same; without layers nobody asks for the signal but the job. */
+  readonly run: (call: JobCall, source: SignalSource | undefined) => Outcome;
 }
 
 function unlayered<Context>(job: Job<Context>): Route<Context> {
   // A router without context is the only one that can be called, so what is passed here is `undefined` for jobs that expect nothing.
-  return { job, layers: [], next: (call, signal) => job.run(call, undefined as Context, signal) };
+  return { job, layers: [], ...running((call, source) => job.run(call, undefined as Context, source)) };
 }
 
 function bind<Context>(route: Route<Context>, context: Context): Route<void> {
   const { job, layers } = route;
-  const run = (call: JobCall, _: void, signal: AbortSignal | undefined): Outcome => job.run(call, context, signal);
-  let next: Next = (call, signal) => job.run(call, context, signal);
-  for (const layer of layers) next = layer(next, job.info);
-  return { job: { info: job.info, run }, layers, next };
+  const run = (call: JobCall, _: void, source: SignalSource | undefined): Outcome => job.run(call, context, source);
+  let ways = running((call, source) => job.run(call, context, source));
+  for (const layer of layers) ways = layered(layer(ways.next, job.info));
+  return { job: { info: job.info, run }, layers, ...ways };
+}
+
+type Ways = Pick<Route<void>, 'next' | 'run'>;
+
+function running(run: Ways['run']): Ways {
+  return { next: (call, signal) => run(call, signal && { signal }), run };
+}
+
+function layered(next: Next): Ways {
+  return { next, run: (call, source) => next(call, source?.signal) };
 }
 
 const warnOfObserverError: ObserverErrorListener = (error, job, call) => {
