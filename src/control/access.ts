@@ -124,6 +124,8 @@ export class Access implements ServerAuthenticator {
   readonly #operators: readonly { readonly digest: Buffer; readonly caller: Caller }[];
   /** By the SHA-256 of their tokens. */
   readonly #sessions = new Map<string, Session>();
+  /** The same by the header that names them, once it has: most requests of a worker come with the one before. */
+  readonly #named = new Map<string, Session>();
   /** Challenges that are not answered, by nonce. */
   readonly #pending = new Map<string, Pending>();
   readonly #admission: Admission;
@@ -141,13 +143,21 @@ export class Access implements ServerAuthenticator {
   }
 
   identify({ headers }: Credentials): Caller {
-    const { authorization } = headers;
-    const token = authorization === undefined ? undefined : /^Bearer +(\S+)$/i.exec(authorization)?.[1];
+    const { authorization = '' } = headers;
+    const now = this.#options.clock.now();
+    const named = this.#named.get(authorization);
+    if (named && named.revoked === undefined && named.expiresAt > now) {
+      this.#options.onSeen?.(named.id);
+      return named;
+    }
+    const token = /^Bearer +(\S+)$/i.exec(authorization)?.[1];
     if (token === undefined)
       throw new RunnerError('UNAUTHORIZED', 'this control plane asks for Authorization: Bearer <token of a session, or of the operator>');
     const digest = hash('sha256', token, 'hex');
     const session = this.#sessions.get(digest);
-    if (session && session.expiresAt > this.#options.clock.now()) {
+    if (session && session.expiresAt > now) {
+      // In one spelling only: no more of them than sessions.
+      if (authorization === `Bearer ${token}`) this.#named.set(authorization, session);
       this.#options.onSeen?.(session.id);
       return session;
     }
@@ -215,6 +225,7 @@ export class Access implements ServerAuthenticator {
 
   /** Sessions of the ticket or worker end when this is called; the promise resolves when that is on disk. */
   async endSessions(which: (session: Pick<Session, 'id' | 'ticketId'>) => boolean, why: string): Promise<void> {
+    this.#named.clear();
     for (const [digest, session] of this.#sessions) {
       if (!which(session)) continue;
       this.#sessions.delete(digest);
@@ -264,6 +275,7 @@ export class Access implements ServerAuthenticator {
     let some = false;
     for (const [digest, { expiresAt }] of this.#sessions) {
       if (expiresAt > now) continue;
+      this.#named.clear();
       this.#sessions.delete(digest);
       some = true;
     }

@@ -145,24 +145,33 @@ async function work(options: QueueApiOptions, fields: Fields, request: GatewayRe
   const given = fields['completions'] === undefined ? [] : listOf(fields['completions'], 'completions');
   if (given.length > COMPLETIONS_MAX)
     throw new RunnerError('REQUEST_INVALID', `${given.length} completions came; at most ${COMPLETIONS_MAX} are taken at once`);
-  const completing = given.map((one) => settled(complete(options.queue, fieldsOf(one, 'a completion'), request.caller)));
   const wanted = fields['claim'] === undefined ? undefined : fieldsOf(fields['claim'], 'claim');
-  const claiming = wanted && settled(claim(options, given.length > 0 ? { ...wanted, waitMs: 0 } : wanted, request));
-  const completions = await Promise.all(completing);
-  const claimed = await claiming;
-  return json(200, {
-    completions: completions.map(({ error }) => (error ? { error } : DONE)),
-    ...(claimed && (claimed.error ? { claimError: claimed.error } : { jobs: claimed.value })),
-  });
+  const completing = given.map((one) => outcomeOf(options.queue, one, request.caller));
+  const claiming = wanted && claimedOf(options, given.length > 0 ? { ...wanted, waitMs: 0 } : wanted, request);
+  // None of them rejects.
+  const completions: unknown[] = [];
+  for (const outcome of completing) completions.push(await outcome);
+  return json(200, { completions, ...(await claiming) });
 }
 
 const DONE = {};
+const done = (): typeof DONE => DONE;
+const refused = (thrown: unknown): { readonly error: WireError } => ({ error: errorToWire(thrown) });
 
-async function settled<T>(promise: Promise<T>): Promise<{ readonly value?: T; readonly error?: WireError }> {
+function outcomeOf(queue: WorkQueue, given: unknown, caller: Caller): unknown {
   try {
-    return { value: await promise };
+    const fields = fieldsOf(given, 'a completion');
+    return queue.complete(ownLease(queue, fields['lease'], caller), resultOfWire(fields)).then(done, refused);
   } catch (thrown) {
-    return { error: errorToWire(thrown) };
+    return refused(thrown);
+  }
+}
+
+async function claimedOf(options: QueueApiOptions, fields: Fields, request: GatewayRequest): Promise<Fields> {
+  try {
+    return { jobs: await claim(options, fields, request) };
+  } catch (thrown) {
+    return { claimError: errorToWire(thrown) };
   }
 }
 

@@ -64,10 +64,14 @@ export class Departures {
   }
 }
 
-/** What is short leaves with the headers, in one piece. */
-export function endWith(response: ServerResponse, body: Uint8Array | string | undefined): void {
-  if (body instanceof Uint8Array && body.length <= ONE_PIECE_BYTES_MAX)
+/**
+ * `size`: its bytes. What is short leaves with the headers, in one piece. A text of as many bytes as characters is ASCII: Node writes it without
+ * room for the three bytes that a character may take, and at once up to 16 KiB.
+ */
+export function endWith(response: ServerResponse, body: Uint8Array | string | undefined, size: number): void {
+  if (body instanceof Uint8Array && size <= ONE_PIECE_BYTES_MAX)
     response.end((Buffer.isBuffer(body) ? body : Buffer.from(body.buffer, body.byteOffset, body.byteLength)).toString('latin1'), 'latin1');
+  else if (typeof body === 'string' && body.length === size) response.end(body, 'latin1');
   else response.end(body);
 }
 

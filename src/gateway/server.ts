@@ -338,7 +338,7 @@ export class GatewayServer {
     response.writeHead(status, head);
     const isHead = request.method === 'HEAD';
     if (streams && !isHead) return this.#stream(response, body);
-    endWith(response, isHead ? undefined : whole);
+    endWith(response, isHead ? undefined : whole, size);
     // What is with the system already needs nobody to wait for it.
     if (response.socket?.writableLength !== 0) response.setTimeout(this.#options.limits.stallMs, () => response.destroy());
     return isHead ? 0 : size;
