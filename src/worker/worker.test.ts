@@ -294,14 +294,17 @@ describe('a worker that drains', () => {
     const world = await started({ concurrency: 2 });
     await world.publish('runs');
     world.handler.call('runs').started();
+    const { claim } = world.link;
+    let claims = 0;
+    world.link.claim = (options) => ((claims += 1), claim(options));
     const drained = world.worker.drain(10_000);
     await world.publish('later');
     await world.clock.advance(5_000);
-    expect([world.handler.ids, world.worker.state]).toEqual([['runs'], 'draining']);
+    expect([world.handler.ids, world.worker.state, claims]).toEqual([['runs'], 'draining', 0]);
     world.handler.call('runs').resolve({ body: bytes('in time') });
     expect(await drained).toEqual({ finished: 1, released: 0, broken: 0 });
     await world.worker.ended;
-    expect([await world.stateOf('runs'), await world.stateOf('later')]).toEqual(['completed', 'queued']);
+    expect([await world.stateOf('runs'), await world.stateOf('later'), claims]).toEqual(['completed', 'queued', 0]);
   });
 
   it('gives back what it has not begun, and at the deadline what has not ended', async () => {
@@ -324,7 +327,9 @@ describe('a worker that drains', () => {
     const world = new World();
     await world.publish('handed');
     // The queue has given the job away when it hears that the claim was cancelled.
+    let claims = 0;
     world.link.claim = async ({ signal, ...options }) => {
+      claims += 1;
       await new Promise((resolve) => signal?.addEventListener('abort', resolve));
       return world.queue.claim(options);
     };
@@ -332,7 +337,10 @@ describe('a worker that drains', () => {
     const drained = world.worker.drain(1_000);
     await world.clock.advance(1_000);
     expect(await drained).toEqual({ finished: 0, released: 1, broken: 0 });
-    expect(world.handler.ids).toEqual([]);
+    expect([world.handler.ids, claims]).toEqual([[], 1]);
+    // Each `claimed` has its `ended`, and none comes after `draining`: this job has neither.
+    const told = world.events.filter(({ kind }) => kind !== 'ready');
+    expect(told).toMatchObject([{ kind: 'draining' }, { kind: 'returned', jobId: 'handed', outcome: 'released' }]);
     expect(await world.queue.status('handed')).toMatchObject({ state: 'queued', attempts: 0 });
   });
 });

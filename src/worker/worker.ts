@@ -17,9 +17,14 @@ export type WorkerState = 'created' | 'connecting' | 'ready' | 'draining' | 'sto
 
 export type WorkerEvent =
   | { readonly kind: 'ready' | 'disconnected' | 'draining'; readonly at: number; readonly reason?: string }
+  /** Never after `draining`. */
   | { readonly kind: 'claimed'; readonly at: number; readonly jobId: string; readonly attempt: number }
   | {
-      readonly kind: 'ended';
+      /**
+       * - `ended`: once for each job that was `claimed`
+       * - `returned`: of a job that came after `draining`, in answer to a claim from before; it is given back, not `claimed` and never begun
+       */
+      readonly kind: 'ended' | 'returned';
       readonly at: number;
       readonly jobId: string;
       readonly outcome: JobOutcome;
@@ -263,11 +268,18 @@ export class Worker {
     this.#running.add(running);
     this.#taken += 1;
     this.#metrics.claimed(this.#running.size);
-    this.#tell({ kind: 'claimed', at: this.#clock.now(), jobId: job.id, attempt: job.attempt });
-    // It came while the drain began.
-    if (this.#stop.signal.aborted) running.abandon();
+    const isLate = this.#stop.signal.aborted;
+    if (isLate) running.abandon();
+    else this.#tell({ kind: 'claimed', at: this.#clock.now(), jobId: job.id, attempt: job.attempt });
     const startedAt = this.#clock.monotonic();
-    void running.run().then((ended) => this.#over(running, ended, this.#clock.monotonic() - startedAt));
+    const kind = isLate ? 'returned' : 'ended';
+    void running.run().then((ended) => {
+      const durationMs = this.#clock.monotonic() - startedAt;
+      const { outcome, error } = ended;
+      this.#over(running, ended, durationMs);
+      this.#tell({ kind, at: this.#clock.now(), jobId: job.id, outcome, durationMs, ...(error && { code: error.code }) });
+      this.#wake?.();
+    });
   }
 
   #over(running: RunningJob, { outcome, error }: EndedJob, durationMs: number): void {
@@ -279,9 +291,6 @@ export class Worker {
       else if (error?.code === 'WORKER_LOST') this.#drained.broken += 1;
       else this.#drained.finished += 1;
     }
-    const code = error && { code: error.code };
-    this.#tell({ kind: 'ended', at: this.#clock.now(), jobId: running.job.id, outcome, durationMs, ...code });
-    this.#wake?.();
   }
 
   #connected(): void {

@@ -140,7 +140,7 @@ describe('SIGTERM at a worker with eight jobs at a time', () => {
     });
     const { queue, headers } = await connect((await control.tickets.create({})).ticket);
     const endless = Array.from({ length: 4 }, (_, index) => ({ id: `endless-${index}`, jobId: WAIT, x: ENDLESS_MS }));
-    const brief = Array.from({ length: 60 }, (_, index) => ({ id: `brief-${index}`, jobId: SLOW, x: index }));
+    const brief = Array.from({ length: 240 }, (_, index) => ({ id: `brief-${index}`, jobId: SLOW, x: index }));
     const all = [...endless, ...brief];
     await queue.publishMany(all.map((work) => jobOf(work, headers)));
     const command = worker((await control.tickets.create({})).ticket, '--concurrency', '8', '--drain-ms', '6000');
@@ -154,7 +154,10 @@ describe('SIGTERM at a worker with eight jobs at a time', () => {
     expect(late.length).toBeLessThanOrEqual(1);
     expect(late.flatMap(({ ids }) => ids).filter((id) => !seen.released.includes(id))).toEqual([]);
     const report = last(command, 'drained');
-    expect(report).toMatchObject({ broken: 0, released: ended(command, 'released') });
+    const returned = command.news.filter(({ event }) => event === 'returned');
+    expect(returned.filter(({ outcome }) => outcome !== 'released')).toEqual([]);
+    expect(report).toMatchObject({ broken: 0, released: ended(command, 'released') + returned.length });
+    expect(command.news.filter(({ event, at }) => event === 'claimed' && Number(at) > draining)).toEqual([]);
     expect(Number(report['finished'])).toBeGreaterThan(0);
     expect(seen.released).toEqual(expect.arrayContaining(endless.map(({ id }) => id)));
     // It holds nothing any more: nobody has to wait for a lease.
@@ -179,7 +182,7 @@ describe('SIGTERM at a worker with eight jobs at a time', () => {
     await control.listen({ port: 0 });
     onTestFinished(() => control.close(100));
     const publisher = await connect((await control.tickets.create({})).ticket);
-    const command = worker((await control.tickets.create({})).ticket, '--drain-ms', String(ENDLESS_MS), '--lease-ms', '1000');
+    const command = worker((await control.tickets.create({})).ticket, '--drain-ms', String(ENDLESS_MS), '--lease-ms', '4000');
     await begins(command, publisher, ENDLESS_MS);
     command.child.kill('SIGTERM');
     await command.until('draining');
@@ -199,12 +202,12 @@ describe('SIGTERM at a worker that does not reach its control plane', () => {
   }
 
   /** It runs a job of this time, its control plane has gone, and it has been told to end. */
-  async function away(x: number, drainMs: number): Promise<Away> {
+  async function away(x: number, drainMs: number, leaseMs: number): Promise<Away> {
     const data = place('control');
     const first = new ControlPlane({ folder: data });
     const url = await first.listen({ port: 0 });
     const publisher = await connect((await first.tickets.create({})).ticket);
-    const command = worker((await first.tickets.create({})).ticket, '--lease-ms', '2000', '--drain-ms', String(drainMs));
+    const command = worker((await first.tickets.create({})).ticket, '--lease-ms', String(leaseMs), '--drain-ms', String(drainMs));
     await begins(command, publisher, x);
     await first.close(100);
     await command.until('disconnected');
@@ -219,7 +222,7 @@ describe('SIGTERM at a worker that does not reach its control plane', () => {
   }
 
   it('delivers what it has when the control plane comes back in time', async () => {
-    const { command, queue, comeBack } = await away(3_000, ENDLESS_MS);
+    const { command, queue, comeBack } = await away(3_000, ENDLESS_MS, 30_000);
     await comeBack();
     expect(await command.ended).toBe(0);
     expect(last(command, 'drained')).toMatchObject({ finished: 1, released: 0, broken: 0 });
@@ -227,7 +230,7 @@ describe('SIGTERM at a worker that does not reach its control plane', () => {
   });
 
   it('ends with 0 at the deadline when it does not; the job goes to another worker', async () => {
-    const { command, queue, comeBack } = await away(ENDLESS_MS, 500);
+    const { command, queue, comeBack } = await away(ENDLESS_MS, 500, 2_000);
     expect(await command.ended).toBe(0);
     expect(last(command, 'ended')).toMatchObject({ jobId: 'job', outcome: 'undelivered' });
     await comeBack();

@@ -210,7 +210,7 @@ class Session {
       this.#tell('first-job', rest);
     }
     // What is told of each job is for programs.
-    if (this.#flags.json || (kind !== 'claimed' && kind !== 'ended')) this.#tell(kind, rest);
+    if (this.#flags.json || (kind !== 'claimed' && kind !== 'ended' && kind !== 'returned')) this.#tell(kind, rest);
   }
 
   /** With the time since the process was started. */
