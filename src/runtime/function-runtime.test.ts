@@ -542,22 +542,22 @@ describe('many calls', () => {
   });
 
   test('of instances that take several at a time', async () => {
+    const together = Promise.withResolvers<void>();
     let running = 0;
-    let most = 0;
     const { runtime, backend } = await start({
       async handler({ body }) {
         running += 1;
-        most = Math.max(most, running);
-        await delay(5);
-        running -= 1;
+        if (running === 4) together.resolve();
+        await together.promise;
         return body;
       },
     });
     const fn = versionOf({ concurrencyPerInstance: 4 });
     await runtime.warm(fn, 1);
     const values = ['1', '2', '3', '4'];
+    // None ends before all four run.
     expect((await Promise.all(values.map((value) => runtime.invoke(fn, Buffer.from(value))))).map(text)).toEqual(values);
-    expect([most, backend.programs.length]).toEqual([4, 1]);
+    expect([running, backend.programs.length]).toEqual([4, 1]);
   });
 
   test('a timeout on a shared instance: the others end well, then it goes', async () => {
@@ -719,11 +719,15 @@ describe('idle instances', () => {
   });
 
   test('are ended when their time is over, but not those that are to stay', async () => {
-    const { runtime, backend } = await start({}, { keepAlive: fixedKeepAlive({ keepMs: 40 }) });
+    const clock = new FakeClock();
+    const { runtime, backend } = await start({}, { clock, keepAlive: fixedKeepAlive({ keepMs: 40 }) });
     await runtime.warm(versionOf(), 3);
     await runtime.warm(versionOf({ name: 'wash', fingerprint: 'w' }), 2, { keep: true });
+    await clock.advance(39);
     expect(backend.running).toHaveLength(5);
+    await clock.advance(1);
     await until(() => backend.running.length === 2);
+    expect(backend.running.map(({ spec }) => spec.fn.name)).toEqual(['wash', 'wash']);
     backend.running[0]?.end({ reason: 'exited', exitCode: 0 });
     await until(() => runtime.instances().filter(({ state }) => state === 'idle').length === 2);
   });

@@ -1,7 +1,10 @@
 /** The gateway as its users run it: the command, real processes, the published clients. */
 
 import { execFile } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { describe, expect, test } from 'vitest';
@@ -44,22 +47,30 @@ function processesOf(folder: string): number[] {
 
 test('limits of instances and of the queue come from flags, then from the environment, and hold', async () => {
   const dataDir = await newFolder();
-  const flags = ['--instances-per-function-max', '1', '--queue-max', '1', '--queue-timeout-ms', '2500', '--starts-max', '2'];
+  const flags = ['--instances-per-function-max', '1', '--queue-max', '1', '--queue-timeout-ms', '60001', '--starts-max', '2'];
   const { url } = await startCommand(dataDir, ...flags);
   expect((await send(url, 'GET /api/v1/info')).json).toMatchObject({
-    limits: { instances: 1_000, instances_per_function: 1, starts: 2, queue: 1, queue_timeout_ms: 2_500 },
+    limits: { instances: 1_000, instances_per_function: 1, starts: 2, queue: 1, queue_timeout_ms: 60_001 },
   });
   const client = new GatewayClient({ url });
-  const slow = zipOf({ 'index.mjs': 'export const handler = (event) => new Promise((resolve) => setTimeout(() => resolve(event), 400));' });
-  await client.deploy('slow', slow, SETTINGS);
-  await client.warm('slow', 1);
-  const calls = await Promise.all(['1', '2', '3'].map((body) => send(url, 'POST /api/v1/functions/slow/invoke', { body })));
-  expect(calls.map(({ status, code }) => code ?? String(status)).toSorted((a, b) => a.localeCompare(b))).toEqual([
-    '200',
-    '200',
-    'QUEUE_FULL',
-  ]);
-  expect(await client.instances('slow')).toHaveLength(1);
+  const gated = zipOf({ 'index.mjs': 'export const handler = async ({ gate }) => (await fetch(gate)).status;' });
+  await client.deploy('gated', gated, { ...SETTINGS, network: 'open', timeout_ms: 60_000 });
+  await client.warm('gated', 1);
+  // No call ends before one of them was refused.
+  const refused = Promise.withResolvers<void>();
+  const gate = createServer((_, response) => void refused.promise.then(() => response.end()));
+  onEnd(() => void gate.close());
+  await once(gate.listen(0, '127.0.0.1'), 'listening');
+  const body = JSON.stringify({ gate: `http://127.0.0.1:${(gate.address() as AddressInfo).port}` });
+  const codes = await Promise.all(
+    Array.from({ length: 3 }, async () => {
+      const { status, code } = await send(url, 'POST /api/v1/functions/gated/invoke', { body });
+      if (code !== undefined) refused.resolve();
+      return code ?? String(status);
+    }),
+  );
+  expect(codes.toSorted((a, b) => a.localeCompare(b))).toEqual(['200', '200', 'QUEUE_FULL']);
+  expect(await client.instances('gated')).toHaveLength(1);
 
   const refusal = (args: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<unknown> =>
     run(process.execPath, [BPR, 'gateway', '--port', '0', '--data-dir', dataDir, ...args], { env: { ...process.env, ...env } }).then(
@@ -71,7 +82,7 @@ test('limits of instances and of the queue come from flags, then from the enviro
     code: 1,
     stderr: expect.stringContaining('BPR_STARTS_MAX is 1001; it must be a number from 1 to 1000'),
   });
-}, 30_000);
+}, 60_000);
 
 test('what was deployed is there after a restart; a signal lets calls finish', async () => {
   const dataDir = await newFolder();
