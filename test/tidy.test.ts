@@ -20,7 +20,7 @@ const AWS_PACKAGES = ['lambda', 'iam', 'cloudwatch-logs', 'scheduler', 'eventbri
   (name) => `@aws-sdk/client-${name}`,
 );
 
-const NATS_PACKAGES = ['@nats-io/transport-node', '@nats-io/jetstream', '@nats-io/obj'];
+const NATS_PACKAGES = ['@nats-io/transport-node', '@nats-io/jetstream'];
 
 /** The import table. `index` and `plugin-entry` are the files that list what the package exports. */
 const TABLE: Readonly<Record<string, RoomRule>> = {

@@ -5,7 +5,6 @@
  */
 
 import type { JetStreamManager } from '@nats-io/jetstream';
-import type { ObjectInfo } from '@nats-io/obj';
 import { hash, randomUUID } from 'node:crypto';
 import { RunnerError } from '../../src/plugin.ts';
 import type { ObjectReference } from '../../src/plugin.ts';
@@ -18,7 +17,14 @@ const HEADER_BYTES = 4_096;
 const CURSORS_MAX = 32;
 
 /** What the message under the name of an object says; part of the subject of its chunks is `nuid`. */
-export interface ObjectMeta extends Pick<ObjectInfo, 'name' | 'nuid' | 'size' | 'chunks' | 'digest'> {
+export interface ObjectMeta {
+  readonly name: string;
+  readonly nuid: string;
+  /** In bytes. */
+  readonly size: number;
+  readonly chunks: number;
+  /** `SHA-256=` and the hash in base64url. */
+  readonly digest: string;
   readonly metadata?: { readonly sha256?: string };
   /** Left by others. */
   readonly deleted?: boolean;

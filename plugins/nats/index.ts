@@ -17,7 +17,6 @@ export const natsPlugin: Plugin = {
   peers: [
     { name: '@nats-io/transport-node', range: '^3.4.0' },
     { name: '@nats-io/jetstream', range: '^3.4.0' },
-    { name: '@nats-io/obj', range: '^3.4.0' },
   ],
   register: (registry) => registry.queue((options, context) => new NatsQueue(parseOptions(options), context)),
 };

@@ -15,7 +15,6 @@ it('makes queues without connecting, and names its peers', async () => {
   expect(described?.peers.map(({ name, installed }) => [name, installed?.split('.')[0]])).toEqual([
     ['@nats-io/transport-node', '3'],
     ['@nats-io/jetstream', '3'],
-    ['@nats-io/obj', '3'],
   ]);
 });
 
