@@ -181,6 +181,8 @@ type Send<S extends ServiceName, T> = (client: AwsClients[S], options: RequestOp
 /** Waits between attempts: growing, with the wait that the service asks for as the least. */
 const WAITS_MS = [200, 500, 1_000, 2_000, 4_000, 8_000, 8_000, 8_000, 8_000, 8_000] as const;
 const RETRY_AFTER_MS_MAX = 60_000;
+/** Connections that are lost for one read until it is given up. Refusals of a service that throttles do not count. */
+const LOST_MAX = 3;
 
 /** Requests of one operation at the same time: the control planes of AWS allow 10 to 15 a second. */
 const AT_ONCE = 8;
@@ -251,6 +253,7 @@ export class Session {
 
   async #patiently<S extends ServiceName, T>(service: S, send: Send<S, T>, isRead: boolean): Promise<T> {
     const client = await this.aws.client(service);
+    let lost = 0;
     for (let attempt = 0; ; attempt += 1) {
       if (this.signal?.aborted) throw new RunnerError('ABORTED', 'the operation was cancelled', { cause: this.signal.reason });
       try {
@@ -260,8 +263,8 @@ export class Session {
         const failure = readFailure(thrown);
         const again = isThrottled(failure) || (isRead && isPassing(failure));
         const operation = (typeof thrown === 'object' && thrown !== null && OPERATIONS.get(thrown)) || service;
-        if (!again || waitMs === undefined || (transportOf(failure) !== undefined && attempt >= 2))
-          throw deployFailure(thrown, operation, this.aws.endpointOf(service));
+        if (transportOf(failure) !== undefined) lost += 1;
+        if (!again || waitMs === undefined || lost >= LOST_MAX) throw deployFailure(thrown, operation, this.aws.endpointOf(service));
         const ms = Math.max(waitMs, Math.min(failure.retryAfterMs ?? 0, RETRY_AFTER_MS_MAX));
         if (isThrottled(failure)) this.#onWait?.(`AWS throttles ${operation}: trying again in ${ms / 1_000} s`);
         await this.sleep(ms);
