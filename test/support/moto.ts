@@ -5,6 +5,7 @@ import type { ChildProcess } from 'node:child_process';
 import { createServer, request as httpRequest } from 'node:http';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { delimiter, join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
 
 /** Throws the reason when moto is not there: a probe for `requirePeer`. */
@@ -25,7 +26,14 @@ const START_MS_MAX = 60_000;
  * Without Docker moto can answer calls of functions by itself (`answersCalls`); it then does not find layers.
  */
 export async function startMoto({ answersCalls = false } = {}): Promise<Moto> {
-  const env = { ...process.env, MOTO_IAM_LOAD_MANAGED_POLICIES: 'true', MOTO_LAMBDA_STUB_ECR: 'false', PYTHONUNBUFFERED: '1' };
+  const env = {
+    ...process.env,
+    PYTHONPATH: [join(import.meta.dirname, 'moto-policies'), process.env['PYTHONPATH'] ?? ''].filter((path) => path !== '').join(delimiter),
+    PYTHONDONTWRITEBYTECODE: '1',
+    MOTO_IAM_LOAD_MANAGED_POLICIES: 'true',
+    MOTO_LAMBDA_STUB_ECR: 'false',
+    PYTHONUNBUFFERED: '1',
+  };
   const child = spawn('moto_server', ['-H', '127.0.0.1', '-p', '0'], { env, stdio: ['ignore', 'ignore', 'pipe'], detached: true });
   let url: string;
   try {
