@@ -267,8 +267,7 @@ class DefinedJob implements Job {
 class Extras implements JobExtras {
   readonly call: JobCall;
   readonly context: unknown;
-  readonly #source: SignalSource | undefined;
-  #signal: AbortSignal | undefined;
+  #source: SignalSource | undefined;
 
   constructor(call: JobCall, context: unknown, source: SignalSource | undefined) {
     this.call = call;
@@ -277,8 +276,7 @@ class Extras implements JobExtras {
   }
 
   get signal(): AbortSignal {
-    this.#signal ??= this.#source?.signal ?? new AbortController().signal;
-    return this.#signal;
+    return this.#source?.signal ?? (this.#source = new AbortController()).signal;
   }
 }
 

@@ -115,7 +115,7 @@ describe('an always job', () => {
     expect(await warning).toMatchObject({
       name: 'ObserverError',
       code: 'JOB_FAILED',
-      message: expect.stringContaining('job watcher, which watches every call, failed on call call-1'),
+      message: expect.stringContaining('observer watcher failed on call call-1'),
     });
   });
 

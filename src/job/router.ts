@@ -4,7 +4,7 @@ import { RunnerError, toRunnerError } from '../errors.ts';
 import { toJobId } from './call.ts';
 import type { JobCall, JobIdLike, JobResult } from './call.ts';
 import type { Job, JobInfo, Outcome, SignalSource } from './job.ts';
-import type { Middleware, Next } from './middleware.ts';
+import type { Middleware } from './middleware.ts';
 
 export interface RouterCallOptions {
   /** Fires when nobody waits for the result any more; handlers see it as `signal`. */
@@ -71,11 +71,7 @@ export class JobRouter<in Context = void> {
   }
 
   layer(middleware: Middleware): this {
-    const wrap = (route: Route<Context>): Route<Context> => ({
-      ...route,
-      layers: [...route.layers, middleware],
-      ...layered(middleware(route.next, route.job.info)),
-    });
+    const wrap = (route: Route<Context>): Route<Context> => layered(route, middleware);
     for (const [id, route] of this.#routes) this.#routes.set(id, wrap(route));
     this.#always = this.#always.map(wrap);
     if (this.#fallback) this.#fallback = wrap(this.#fallback);
@@ -165,37 +161,29 @@ export class JobRouter<in Context = void> {
 interface Route<in Context> {
   readonly job: Job<Context>;
   readonly layers: readonly Middleware[];
-  /** The job inside of its layers. */
-  readonly next: Next;
-  /** The same; without layers nobody asks for the signal but the job. */
-  readonly run: (call: JobCall, source: SignalSource | undefined) => Outcome;
+  readonly run: Run;
+}
+
+/** A job inside of its layers. Without them nobody asks for the signal but the job. */
+type Run = (call: JobCall, source: SignalSource | undefined) => Outcome;
+
+function layered<Context>({ job, layers, run }: Route<Context>, layer: Middleware): Route<Context> {
+  const next = layer((call, signal) => run(call, signal && { signal }), job.info);
+  return { job, layers: [...layers, layer], run: (call, source) => next(call, source?.signal) };
 }
 
 function unlayered<Context>(job: Job<Context>): Route<Context> {
   // A router without context is the only one that can be called, so what is passed here is `undefined` for jobs that expect nothing.
-  return { job, layers: [], ...running((call, source) => job.run(call, undefined as Context, source)) };
+  return { job, layers: [], run: (call, source) => job.run(call, undefined as Context, source) };
 }
 
-function bind<Context>(route: Route<Context>, context: Context): Route<void> {
-  const { job, layers } = route;
-  const run = (call: JobCall, _: void, source: SignalSource | undefined): Outcome => job.run(call, context, source);
-  let ways = running((call, source) => job.run(call, context, source));
-  for (const layer of layers) ways = layered(layer(ways.next, job.info));
-  return { job: { info: job.info, run }, layers, ...ways };
-}
-
-type Ways = Pick<Route<void>, 'next' | 'run'>;
-
-function running(run: Ways['run']): Ways {
-  return { next: (call, signal) => run(call, signal && { signal }), run };
-}
-
-function layered(next: Next): Ways {
-  return { next, run: (call, source) => next(call, source?.signal) };
+function bind<Context>({ job, layers }: Route<Context>, context: Context): Route<void> {
+  const bound: Job<void> = { info: job.info, run: (call, _, source) => job.run(call, context, source) };
+  return layers.reduce(layered, unlayered(bound));
 }
 
 const warnOfObserverError: ObserverErrorListener = (error, job, call) => {
-  process.emitWarning(`job ${job.name}, which watches every call, failed on call ${call.id}: ${error.message}`, {
+  process.emitWarning(`observer ${job.name} failed on call ${call.id}: ${error.message}`, {
     type: 'ObserverError',
     code: error.code,
   });
