@@ -163,7 +163,10 @@ export class SqliteFile {
   #schedule(): void {
     if (this.#isScheduled || this.#syncing) return;
     this.#isScheduled = true;
-    setImmediate(() => this.#flush());
+    const flush = (): void => this.#flush();
+    // Beside the loop a group takes as long as some hundred requests: what is about to come joins it.
+    if (this.#log === undefined) setImmediate(flush);
+    else setImmediate(() => setImmediate(flush));
   }
 
   #flush(): void {
