@@ -1,5 +1,6 @@
 /** What the command line prints: results and errors, for people or as one JSON document. */
 
+import { Option } from 'commander';
 import { ERROR_TEXTS } from '../error-texts.ts';
 import { toRunnerError } from '../errors.ts';
 import type { RunnerError } from '../errors.ts';
@@ -51,6 +52,13 @@ export function print(io: Io, json: boolean | undefined, result: { readonly docu
 /** News of long work, on a terminal only. */
 export function progress(io: Io, text: string): void {
   if (io.stderr.isTTY) io.stderr.write(`${text}\n`);
+}
+
+/** The option of a command that prints a line of JSON for each event: one that goes wrong is one of them. */
+export class JsonEvents extends Option {
+  constructor(about: string) {
+    super('--json', about);
+  }
 }
 
 /** What a command prints to be read: text, one JSON document, or JSON lines of events. */

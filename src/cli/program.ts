@@ -3,7 +3,7 @@
 import { Command, CommanderError } from 'commander';
 import { RunnerError, isRunnerError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
-import { printError } from './output.ts';
+import { JsonEvents, printError } from './output.ts';
 import type { Cli, Io, OutputForm } from './output.ts';
 import { ownVersion } from './version.ts';
 import { signalStatus } from './work.ts';
@@ -53,9 +53,8 @@ function commandOf(program: Command, args: readonly string[]): Command {
   return found;
 }
 
-/** A command says with its option whether it prints lines, of which one may be an error. */
 function jsonForm({ options }: Command): OutputForm {
-  return options.some(({ long, description }) => long === '--json' && /\bJSON lines?\b/.test(description)) ? 'events' : 'document';
+  return options.some((option) => option instanceof JsonEvents) ? 'events' : 'document';
 }
 
 /** Commander has printed its own message when there is no document to print. */

@@ -242,7 +242,7 @@ export class ControlPlane {
     try {
       const queue = this.#options.queue ?? EmbeddedQueue.open({ folder: join(folder, 'queue'), clock, telemetry, sync: 'background' });
       const shared = isSharedQueue(queue) ? queue : undefined;
-      const sessionMs = this.#options.sessionMs ?? (shared && SHARED_SESSION_MS);
+      const { sessionMs = shared && SHARED_SESSION_MS } = this.#options;
       const revocations =
         shared && new Revocations({ queue: shared, registry, clock, log: telemetry.log, sessionMs: sessionMs ?? SHARED_SESSION_MS });
       const objects = this.#options.objects ?? shared?.objects ?? new FolderObjects({ folder: join(folder, 'objects') });
@@ -262,7 +262,8 @@ export class ControlPlane {
         clock,
         random,
         ...(sessionMs !== undefined && { sessionMs }),
-        ...(shared && { grant: (worker) => shared.grant(worker), afterEnd: () => revocations?.tell() ?? Promise.resolve() }),
+        ...(shared && { grant: (worker) => shared.grant(worker) }),
+        ...(revocations && { afterEnd: () => revocations.tell() }),
         onSeen: (workerId) => workers.seen(workerId),
         onEnded: (workerId) => {
           polls.end(workerId);

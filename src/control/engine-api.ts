@@ -6,6 +6,7 @@ import type { GatewayRequest, Reply, Route } from '../gateway/http.ts';
 import { optionsOf } from '../gateway/invocation.ts';
 import { choice, flag, list, number, object, parseJson, record, text, whole } from '../gateway/schema.ts';
 import type { EngineMethod } from '../engine/engine.ts';
+import { FUNCTION_BOUNDS } from '../queue/function-job.ts';
 import type { Engines } from './engines.ts';
 
 export interface EngineApiOptions {
@@ -23,9 +24,9 @@ const FUNCTION = object('a function whose package is in the object store', {
   sha256: text({ about: 'of the package', pattern: SHA256 }),
   runtime: text({ about: 'such as wasm', charsMax: 256 }),
   handler: text({ about: 'such as handler.wasm', charsMax: 256 }),
-  memory_mb: whole({ about: 'memory of an instance', min: 32, max: 32_768 }),
-  timeout_ms: whole({ about: 'the longest that a call may run', min: 1, max: 900_000 }),
-  ephemeral_mb: whole({ about: 'size of /tmp', min: 16, max: 10_240 }),
+  memory_mb: whole({ about: 'memory of an instance', ...FUNCTION_BOUNDS.memoryMb }),
+  timeout_ms: whole({ about: 'the longest that a call may run', ...FUNCTION_BOUNDS.timeoutMs }),
+  ephemeral_mb: whole({ about: 'size of /tmp', ...FUNCTION_BOUNDS.ephemeralMb }),
   environment: record(text({ about: 'value of a variable' }), 'variables of the function; secrets'),
   concurrency_per_instance: whole({ about: 'calls that one instance takes at the same time', min: 1, max: 1_024 }),
   network: choice('engines of a control plane give it to none', ['none', 'open']),
@@ -43,13 +44,13 @@ const ENGINES = object('the engines', {
 });
 const FUNCTION_BYTES_MAX = 32_768;
 const AFFINITY_CHARS_MAX = 256;
-const ID = /^[0-9a-f]{64}$/;
 
 export function engineRoutes({ engines, bodyBytesMax, now }: EngineApiOptions): Route[] {
   const scope = 'engines';
   const call = async (request: GatewayRequest, method: EngineMethod): Promise<Reply> => {
     const { id = '' } = request.params;
-    if (!ID.test(id)) throw new RunnerError('FUNCTION_NOT_FOUND', 'that is not the id of a function; POST /engines/functions gives one');
+    if (!SHA256.test(id))
+      throw new RunnerError('FUNCTION_NOT_FOUND', 'that is not the id of a function; POST /engines/functions gives one');
     const { deadline, contentType } = optionsOf(request, now());
     const affinity = request.headers['x-affinity']?.slice(0, AFFINITY_CHARS_MAX);
     const options = { id, event: request.body, method, signal: request.signal, deadline, contentType, affinity };

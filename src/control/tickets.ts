@@ -119,11 +119,12 @@ export class Tickets {
     const now = clock.now();
     const present = this.#inFile();
     const isGood =
-      present?.closedAt === undefined &&
-      present?.revokedAt === undefined &&
-      (present?.expiresAt ?? 0) - now > fileTicket.validMs / 2 &&
-      scopes.every((scope) => present?.scopes.includes(scope));
-    if (present && isGood) {
+      present !== undefined &&
+      present.closedAt === undefined &&
+      present.revokedAt === undefined &&
+      present.expiresAt - now > fileTicket.validMs / 2 &&
+      scopes.every((scope) => present.scopes.includes(scope));
+    if (isGood) {
       writeSecretFile(file, this.#sign(present));
       return present;
     }

@@ -161,18 +161,7 @@ export class Engine {
   async #deploy(name: string, { fn, code }: EngineCall): Promise<void> {
     await this.#deployments.acquire();
     try {
-      const document = {
-        name,
-        zip: Buffer.from(await this.#parts.zipOf(code)).toString('base64'),
-        runtime: fn.runtime,
-        handler: fn.handler,
-        memory_mb: fn.memoryMb,
-        timeout_ms: fn.timeoutMs,
-        ephemeral_mb: fn.ephemeralMb,
-        environment: fn.environment,
-        concurrency_per_instance: fn.concurrencyPerInstance,
-        network: fn.network,
-      };
+      const document = { ...settingsDocument(fn), name, zip: Buffer.from(await this.#parts.zipOf(code)).toString('base64') };
       const headers = ['content-type', 'application/json'];
       await this.#send({ method: 'POST', path: '/functions', headers, body: Buffer.from(JSON.stringify(document)) });
     } catch (thrown) {
@@ -249,6 +238,20 @@ interface EngineRequest {
   readonly body?: Uint8Array;
   readonly deadline?: number;
   readonly signal?: CancelSignal | undefined;
+}
+
+/** What a function is, as APIs are told it. */
+export function settingsDocument(fn: Omit<FunctionVersion, 'code'>): Readonly<Record<string, unknown>> {
+  return {
+    runtime: fn.runtime,
+    handler: fn.handler,
+    memory_mb: fn.memoryMb,
+    timeout_ms: fn.timeoutMs,
+    ephemeral_mb: fn.ephemeralMb,
+    environment: fn.environment,
+    concurrency_per_instance: fn.concurrencyPerInstance,
+    network: fn.network,
+  };
 }
 
 /** Returns what takes the link away. */

@@ -51,18 +51,23 @@ const DEFAULTS: FunctionJobSettings = {
   network: 'none',
   environment: [],
 };
-const MEMORY_MB = { min: 128, max: 32_768 } as const;
+/** Of a function, whoever runs it. */
+export const FUNCTION_BOUNDS = {
+  memoryMb: { min: 128, max: 32_768 },
+  timeoutMs: { min: 1, max: 900_000 },
+  ephemeralMb: { min: 16, max: 10_240 },
+} as const;
 const within =
-  (min: number, max: number) =>
+  ({ min, max }: { readonly min: number; readonly max: number }) =>
   (value: unknown): boolean =>
     Number.isInteger(value) && Number(value) >= min && Number(value) <= max;
 const isShort = (value: unknown): boolean => typeof value === 'string' && value !== '' && value.length <= 256;
 const CHECKS: Readonly<Record<keyof FunctionJobSettings, (value: unknown) => boolean>> = {
   runtime: isShort,
   handler: isShort,
-  memoryMb: within(MEMORY_MB.min, MEMORY_MB.max),
-  timeoutMs: within(1, 900_000),
-  ephemeralMb: within(16, 10_240),
+  memoryMb: within(FUNCTION_BOUNDS.memoryMb),
+  timeoutMs: within(FUNCTION_BOUNDS.timeoutMs),
+  ephemeralMb: within(FUNCTION_BOUNDS.ephemeralMb),
   network: (value) => value === 'none' || value === 'open',
   environment: (value) =>
     Array.isArray(value) && value.length <= 64 && value.every((name) => typeof name === 'string' && VARIABLE.test(name)),
@@ -74,8 +79,8 @@ export function functionSettings(given: unknown): FunctionJobSettings {
   for (const [name, value] of Object.entries(given)) {
     if (!Object.hasOwn(CHECKS, name)) throw invalid(`it has no setting ${name.slice(0, 64)}; there are ${Object.keys(CHECKS).join(', ')}`);
     if (value === undefined || CHECKS[name as keyof FunctionJobSettings](value)) continue;
-    const bounds = name === 'memoryMb' ? `; it must be a whole number from ${MEMORY_MB.min} to ${MEMORY_MB.max}` : '';
-    throw invalid(`the setting ${name} is not valid${bounds}`);
+    const bounds = (FUNCTION_BOUNDS as Readonly<Record<string, { readonly min: number; readonly max: number }>>)[name];
+    throw invalid(`the setting ${name} is not valid${bounds ? `; it must be a whole number from ${bounds.min} to ${bounds.max}` : ''}`);
   }
   const set = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
   return { ...DEFAULTS, ...set };

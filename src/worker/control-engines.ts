@@ -1,6 +1,7 @@
 /** Engines that this worker does not reach: its control plane calls them. */
 
 import type { Clock } from '../clock.ts';
+import { settingsDocument } from '../engine/engine.ts';
 import type { EngineAnswer } from '../engine/engine.ts';
 import { RunnerError, toRunnerError } from '../errors.ts';
 import type { ControlClient } from '../queue/control-client.ts';
@@ -88,25 +89,13 @@ export class ControlEngines implements FunctionTarget {
     return registering;
   }
 
-  async #register({ name, code, ...fn }: FunctionVersion): Promise<string> {
+  async #register({ code, ...fn }: FunctionVersion): Promise<string> {
     if (code.kind === 'image')
-      throw new RunnerError('RUNTIME_UNSUPPORTED', `function ${name} is an image; engines run packages`, { retry: 'never' });
-    const body = {
-      name,
-      object: code.path,
-      sha256: code.sha256,
-      runtime: fn.runtime,
-      handler: fn.handler,
-      memory_mb: fn.memoryMb,
-      timeout_ms: fn.timeoutMs,
-      ephemeral_mb: fn.ephemeralMb,
-      environment: fn.environment,
-      concurrency_per_instance: fn.concurrencyPerInstance,
-      network: fn.network,
-    };
+      throw new RunnerError('RUNTIME_UNSUPPORTED', `function ${fn.name} is an image; engines run packages`, { retry: 'never' });
+    const body = { ...settingsDocument(fn), name: fn.name, object: code.path, sha256: code.sha256 };
     const { id } = await this.#options.control.ask({ path: '/engines/functions', body });
     if (typeof id === 'string' && /^[0-9a-f]{64}$/.test(id)) return id;
-    throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `the control plane gave no id for the function ${name}`);
+    throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `the control plane gave no id for the function ${fn.name}`);
   }
 }
 

@@ -7,7 +7,7 @@ import { RunnerError } from '../../errors.ts';
 import { parseCount, parseNumber } from '../calls.ts';
 import { collect, controlFolder, parseSpan } from '../control-access.ts';
 import { logLevelOf } from '../log-level.ts';
-import { toJson } from '../output.ts';
+import { JsonEvents, toJson } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
 import { QUEUE_HELP, openQueue, withQueueFlags } from '../queue-flags.ts';
 import type { QueueFlags } from '../queue-flags.ts';
@@ -82,7 +82,7 @@ export function addControlPlane(program: Command, { io }: Cli): void {
     .option('--engine <url>', 'an engine that it calls for workers which do not reach it (scope engines); several by repeating', collect)
     .option('--keep <span>', 'how long jobs that ended are remembered', parseSpan, 7 * 86_400_000)
     .option('--session <span>', 'how long a worker may be silent before it enrols again (default: 1h, with NATS 10m)', parseSpan)
-    .option('--json', 'print one JSON line when it listens')
+    .addOption(new JsonEvents('print one JSON line when it listens'))
     .addHelpText('after', EXAMPLES)
     .action((flags: ControlPlaneFlags) => serve(io, flags));
 }

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { parseNumber } from '../calls.ts';
+import { JsonEvents } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
 
 interface DevFlags {
@@ -36,7 +37,7 @@ export function addDev(program: Command, { io }: Cli): void {
     .argument('<entry>', 'module that exports the job router')
     .option('--handler', 'run the jobs in the bundled handler, behind HTTP')
     .option('--port <port>', 'of the chain; 0: any free one', parseNumber, 0)
-    .option('--json', 'print one JSON line for each event')
+    .addOption(new JsonEvents('print one JSON line for each event'))
     .addHelpText('after', EXAMPLES)
     .action((entry: string, flags: DevFlags) => dev(io, entry, flags));
 }

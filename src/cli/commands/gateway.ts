@@ -18,7 +18,7 @@ import type { PluginOptions } from '../deployer-flags.ts';
 import { LIMIT_VARIABLES, addLimits, limitsOf } from '../gateway-limits.ts';
 import type { LimitFlags } from '../gateway-limits.ts';
 import { logLevelOf } from '../log-level.ts';
-import { print, table, timeText, toJson } from '../output.ts';
+import { JsonEvents, print, table, timeText, toJson } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
 import { untilSignal } from '../signals.ts';
 import { ownVersion } from '../version.ts';
@@ -96,7 +96,7 @@ export function addServing(command: Command, port: number): Command {
     .option('--limits <provider>', `whose limits hold: ${PROVIDERS.join(', ')}`, parseProvider, 'aws')
     .option('--cors-origin <origin>', 'pages that may use the gateway; several by repeating', list)
     .option('--rate <count>', 'requests per second of each caller', parseCount)
-    .option('--json', 'print one JSON line when it listens');
+    .addOption(new JsonEvents('print one JSON line when it listens'));
   addLimits(command);
   return command;
 }

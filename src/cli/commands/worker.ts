@@ -10,7 +10,7 @@ import type { WorkerEvent } from '../../worker/worker.ts';
 import { BACKENDS } from '../backends.ts';
 import { parseCount, parseNumber } from '../calls.ts';
 import { logLevelOf } from '../log-level.ts';
-import { printError, toJson } from '../output.ts';
+import { JsonEvents, printError, toJson } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
 import type { Connected, FunctionsOptions, HealthOptions } from '../worker-session.ts';
 
@@ -82,7 +82,7 @@ export function addWorker(program: Command, cli: Cli): void {
     .option('--package-bytes-max <bytes>', 'packages that are kept on disk (default: 2 GiB)', parseCount)
     .option('--once', 'one job, then it ends')
     .option('--job <file>', 'with --once: the job, instead of one of a control plane')
-    .option('--json', 'print news as JSON lines')
+    .addOption(new JsonEvents('print news as JSON lines'))
     .addHelpText('after', EXAMPLES)
     .action((flags: WorkerFlags) => run(cli, flags));
 }
