@@ -160,6 +160,12 @@ export function parseNumber(text: string): number {
   return Number(text);
 }
 
+export function parsePort(text: string): number {
+  const port = parseNumber(text);
+  if (port > 65_535) throw new InvalidArgumentError('It must be a port: a number from 0 to 65535.');
+  return port;
+}
+
 const UNITS_MS: Readonly<Record<string, number>> = { s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 
 /** `30s`, `15m`, `2h`, `7d` ago, or a date: milliseconds since the epoch. */

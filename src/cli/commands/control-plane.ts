@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { systemClock } from '../../clock.ts';
 import { RunnerError } from '../../errors.ts';
-import { parseCount, parseNumber } from '../calls.ts';
+import { parseCount, parsePort } from '../calls.ts';
 import { collect, controlFolder, parseSpan } from '../control-access.ts';
 import { logLevelOf } from '../log-level.ts';
 import { JsonEvents, toJson } from '../output.ts';
@@ -64,7 +64,7 @@ export function addControlPlane(program: Command, { io }: Cli): void {
   withQueueFlags(program.command('control-plane'))
     .description('serve a work queue to workers with tickets')
     .option('--host <address>', 'where to listen; anything but loopback is served with TLS', '127.0.0.1')
-    .option('--port <port>', '0: any free one (default: HTTP_PORT, or 3020)', parseNumber)
+    .option('--port <port>', '0: any free one (default: HTTP_PORT, or 3020)', parsePort)
     .option('--data <dir>', 'its folder (default: BPR_DATA_DIR/control, or ~/.blueprint-runner/control)')
     .option('--objects <dir>', 'where large payloads, results and packages lie (default: IROH_BLOBS_PATH, or objects in the folder)')
     .option('--ticket-file <file>', 'where the ticket for workers is written (default: endpoint.ticket in the folder)')

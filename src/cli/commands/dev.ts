@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
-import { parseNumber } from '../calls.ts';
+import { parsePort } from '../calls.ts';
 import { JsonEvents } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
 
@@ -36,7 +36,7 @@ export function addDev(program: Command, { io }: Cli): void {
     .description('local chain, service and runner that take up every change of the code')
     .argument('<entry>', 'module that exports the job router')
     .option('--handler', 'run the jobs in the bundled handler, behind HTTP')
-    .option('--port <port>', 'of the chain; 0: any free one', parseNumber, 0)
+    .option('--port <port>', 'of the chain; 0: any free one', parsePort, 0)
     .addOption(new JsonEvents('print one JSON line for each event'))
     .addHelpText('after', EXAMPLES)
     .action((entry: string, flags: DevFlags) => dev(io, entry, flags));

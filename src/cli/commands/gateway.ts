@@ -12,7 +12,7 @@ import type { ApiKey } from '../../gateway/keys.ts';
 import { PROVIDERS } from '../../executor/limits.ts';
 import type { Provider } from '../../executor/limits.ts';
 import { findBackends } from '../backends.ts';
-import { parseCount, parseNumber } from '../calls.ts';
+import { parseCount, parsePort } from '../calls.ts';
 import { collectPluginOptions } from '../deployer-flags.ts';
 import type { PluginOptions } from '../deployer-flags.ts';
 import { LIMIT_VARIABLES, addLimits, limitsOf } from '../gateway-limits.ts';
@@ -81,7 +81,7 @@ export function addGateway(program: Command, cli: Cli): void {
 export function addServing(command: Command, port: number): Command {
   command
     .option('--host <address>', 'where to listen', '127.0.0.1')
-    .option('--port <port>', '0: any free one', parseNumber, port)
+    .option('--port <port>', '0: any free one', parsePort, port)
     .option(
       '--backend-option <backend.name=value>',
       'an option of a backend, such as kubernetes.address=10.0.0.7:9443; can be repeated',

@@ -4,7 +4,7 @@ import { RunnerError } from '../../errors.ts';
 import type { RunnerConfig } from '../../runner/config.ts';
 import type { RunnerStatus } from '../../runner/runner.ts';
 import { loadModule } from '../author-module.ts';
-import { parseCount, parseNumber, parseUint64 } from '../calls.ts';
+import { parseCount, parseNumber, parsePort, parseUint64 } from '../calls.ts';
 import { dataDirOf, settingsOf } from '../environment.ts';
 import type { ChainFlags, DataFlags } from '../environment.ts';
 import { print, toJson } from '../output.ts';
@@ -53,7 +53,7 @@ export function addRun(program: Command, { io }: Cli): void {
     .option('--from-block <number>', 'first block for a new ledger (default: the head)', parseUint64)
     .option('--concurrency <count>', 'calls that run at the same time (default: 128)', parseCount)
     .option('--confirmations <count>', 'blocks on top of a call before its result is signed (default: 1)', parseNumber)
-    .option('--metrics-port <port>', 'serve /metrics, /healthz and /readyz here', parseNumber)
+    .option('--metrics-port <port>', 'serve /metrics, /healthz and /readyz here', parsePort)
     .option('--dry-run', 'do everything but the transactions')
     .option('--events', 'print one JSON line for each step of a call, in place of the final status')
     .option('--json', 'print the final status as one JSON document')

@@ -8,7 +8,7 @@ import { systemClock } from '../../clock.ts';
 import type { ClusterReport } from '../../topology/cluster.ts';
 import { TOPOLOGY_OPTIONS } from '../../topology/topology.ts';
 import type { TopologyOption } from '../../topology/topology.ts';
-import { parseCount, parseNumber } from '../calls.ts';
+import { parseCount, parsePort } from '../calls.ts';
 import { logLevelOf } from '../log-level.ts';
 import { print, sizeText, table } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
@@ -86,11 +86,11 @@ function withSize(command: Command): Command {
 
 function addUp(topology: Command, { io }: Cli): void {
   withFolder(withSize(topology.command('up').description('start one on this machine, or what of it is missing')))
-    .option('--port <port>', 'of the control plane; 0: any free one (default: that of before, or 3020)', parseNumber)
+    .option('--port <port>', 'of the control plane; 0: any free one (default: that of before, or 3020)', parsePort)
     .option(
       '--engine-port <port>',
       'of the first engine, the others follow; 0: any free ones (default: those of before, or 27288)',
-      parseNumber,
+      parsePort,
     )
     .addOption(
       new Option('--engine-host <address>', 'where engines listen (default: 0.0.0.0 for option 4, else 127.0.0.1)').choices([

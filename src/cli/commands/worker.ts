@@ -8,7 +8,7 @@ import type { WorkQueue } from '../../queue/queue.ts';
 import type { WorkerLifecycle } from '../../worker/worker-metrics.ts';
 import type { WorkerEvent } from '../../worker/worker.ts';
 import { BACKENDS } from '../backends.ts';
-import { parseCount, parseNumber } from '../calls.ts';
+import { parseCount, parsePort } from '../calls.ts';
 import { logLevelOf } from '../log-level.ts';
 import { JsonEvents, printError, toJson } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
@@ -74,7 +74,7 @@ export function addWorker(program: Command, cli: Cli): void {
     .option('--concurrency <count>', 'jobs at the same time', parseCount, 4)
     .option('--capabilities <names>', 'what this worker has, comma-separated', parseNames, [])
     .option('--data <dir>', 'its key, packages and sockets; of one worker, a short path (default: worker in BPR_DATA_DIR)')
-    .option('--port <port>', 'of /healthz, /readyz and /metrics on 127.0.0.1; 0: any free one', parseNumber, 0)
+    .option('--port <port>', 'of /healthz, /readyz and /metrics on 127.0.0.1; 0: any free one', parsePort, 0)
     .option('--drain-ms <ms>', 'how long jobs may go on after a signal', parseMs, 30_000)
     .option('--lease-ms <ms>', 'how long a job is held without a sign of life', parseCount, 30_000)
     .option('--env <names>', 'variables that functions may ask for, comma-separated', parseNames, [])
