@@ -29,11 +29,12 @@ const TABLE: Readonly<Record<string, RoomRule>> = {
   clock: { rooms: ['errors'] },
   job: { rooms: ['errors'], packages: ['viem'] },
   telemetry: { rooms: ['errors'], packages: ['pino', 'prom-client', '@opentelemetry/api'] },
+  'map-limited': { rooms: [] },
   'sqlite-file': { rooms: ['errors'] },
   ledger: { rooms: ['sqlite-file', ...BASE] },
   executor: { rooms: ['schedule:contract', ...BASE] },
-  runtime: { rooms: ['executor', ...BASE] },
-  chain: { rooms: ['ledger', ...BASE], packages: ['viem', 'undici', 'ws'] },
+  runtime: { rooms: ['map-limited', 'executor', ...BASE] },
+  chain: { rooms: ['map-limited', 'ledger', ...BASE], packages: ['viem', 'undici', 'ws'] },
   // Of the queue only its contract is below the plugins, which lie below http.
   queue: { rooms: ['sqlite-file', 'http', 'executor:contract', ...BASE] },
   // Engines elsewhere, which workers call, or a control plane for them.
@@ -58,7 +59,7 @@ const TABLE: Readonly<Record<string, RoomRule>> = {
     packages: ['tsyringe', 'reflect-metadata'],
   },
   deploy: {
-    rooms: ['job', 'executor', 'chain', 'schedule', 'plugin', 'runner', 'telemetry', 'clock', 'errors'],
+    rooms: ['map-limited', 'job', 'executor', 'chain', 'schedule', 'plugin', 'runner', 'telemetry', 'clock', 'errors'],
     packages: ['esbuild', 'fflate', 'smol-toml', 'yaml'],
   },
   http: { rooms: ['executor', 'plugin', 'job', 'clock', 'errors'], packages: ['undici'] },

@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { RunnerError } from '../errors.ts';
 import type { PendingResult } from '../ledger/ledger.ts';
-import { mapLimited, planBatches, resultBytes, siftBatch } from './batch.ts';
+import { planBatches, resultBytes, siftBatch } from './batch.ts';
 import type { Simulation } from './chain.ts';
 
 function result(seq: number, options: { serviceId?: bigint; jobIndex?: number; bytes?: number } = {}): PendingResult {
@@ -216,21 +216,5 @@ describe('sifting a batch', () => {
       simulator(() => revert('')),
     );
     expect([...verdicts.values()]).toEqual([{ kind: 'rejected', reason: 'reverted without a reason' }]);
-  });
-});
-
-describe('working through a list', () => {
-  it('runs at most so many at a time and keeps the order', async () => {
-    let running = 0;
-    let most = 0;
-    const doubled = await mapLimited([5, 1, 4, 2, 3], 2, async (value) => {
-      running += 1;
-      most = Math.max(most, running);
-      for (let turn = 0; turn < value; turn += 1) await Promise.resolve();
-      running -= 1;
-      return value * 2;
-    });
-    expect(doubled).toEqual([10, 2, 8, 4, 6]);
-    expect(most).toBe(2);
   });
 });

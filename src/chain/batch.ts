@@ -8,6 +8,7 @@
 import type { ErrorCode } from '../errors.ts';
 import { isRunnerError } from '../errors.ts';
 import type { PendingResult } from '../ledger/ledger.ts';
+import { mapLimited } from '../map-limited.ts';
 import type { Simulation } from './chain.ts';
 
 export interface BatchLimits {
@@ -224,19 +225,4 @@ function describe(simulation: Extract<Simulation, { outcome: 'revert' }>): strin
   if (simulation.error === '')
     return simulation.data === '0x' ? 'reverted without a reason' : `reverted with ${simulation.data.slice(0, 74)}`;
   return `${simulation.error}(${simulation.args.map(String).join(', ')})`;
-}
-
-/** Runs `work` over the list, at most `limit` at a time; results in order. Rejects with the first failure. */
-export async function mapLimited<T, R>(list: readonly T[], limit: number, work: (item: T) => Promise<R>): Promise<R[]> {
-  const results: R[] = [];
-  let next = 0;
-  const lane = async (): Promise<void> => {
-    while (next < list.length) {
-      const index = next;
-      next += 1;
-      results[index] = await work(list[index] as T); // index < length: it exists
-    }
-  };
-  await Promise.all(Array.from({ length: Math.min(limit, list.length) }, lane));
-  return results;
 }

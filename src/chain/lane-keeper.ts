@@ -5,7 +5,7 @@
 
 import { RunnerError, toRunnerError } from '../errors.ts';
 import type { BlockRef, LedgerTransaction } from '../ledger/ledger.ts';
-import { mapLimited } from './batch.ts';
+import { mapLimited } from '../map-limited.ts';
 import type { Receipt, ResultBatch, TransactionRequest } from './chain.ts';
 import type { Draft, NonceLane, Sighting } from './nonce-lane.ts';
 import { transactionContent } from './signed-transaction.ts';

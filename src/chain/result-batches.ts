@@ -9,8 +9,9 @@
 import { RunnerError } from '../errors.ts';
 import type { Hex } from '../job/call.ts';
 import type { BlockRef, PendingResult } from '../ledger/ledger.ts';
+import { mapLimited } from '../map-limited.ts';
 import type { BatchLimits, Sifted, Verdict } from './batch.ts';
-import { mapLimited, planBatches, resultBytes, siftBatch } from './batch.ts';
+import { planBatches, resultBytes, siftBatch } from './batch.ts';
 import type { Simulation, TransactionRequest } from './chain.ts';
 import type { Fees } from './fees.ts';
 import type { LaneEvent, NonceLane } from './nonce-lane.ts';

@@ -4,6 +4,7 @@ import type { Clock } from '../clock.ts';
 import { RunnerError, toRunnerError } from '../errors.ts';
 import type { DeployChange, DeployProgress, FaasDeployer, FunctionPackage } from '../executor/deployer.ts';
 import type { Machine, MachineHost, ProgramSpec } from '../executor/machine.ts';
+import { mapLimited } from '../map-limited.ts';
 import type { PluginRegistry } from '../plugin/registry.ts';
 import type { RunnerManifest } from '../runner/manifest.ts';
 import { freePort } from './port.ts';
@@ -94,7 +95,7 @@ export class DeployRun {
     const functions = this.#plan.jobs.filter((job) => job.place === 'function');
     this.#note('begun', `${this.#plan.strategy}: ${functions.length} of ${this.#plan.jobs.length} jobs on a platform`);
     await this.#checkHost(hostOf);
-    await eachOf(functions, FUNCTIONS_AT_ONCE, async (job) => this.#deployFunction(job, deployerOf));
+    await mapLimited(functions, FUNCTIONS_AT_ONCE, async (job) => this.#deployFunction(job, deployerOf));
     const machine = await this.#orchestrate(hostOf);
     // Calls go to the new places now: what is left of the old ones may go.
     for (const left of this.#record.leftovers) {
@@ -236,22 +237,4 @@ function manifestJobs(record: ServiceRecord, fallback: boolean): RunnerManifest[
       return [id, { name, ...(executor && { executor }), ...(executor && fallback && { fallback: 'in-process' as const }) }];
     }),
   );
-}
-
-/** So many at once. Waits for all that were begun before it rejects with the first error. */
-async function eachOf<T>(items: readonly T[], atOnce: number, action: (item: T) => Promise<void>): Promise<void> {
-  const rest = items.values();
-  let failed: { readonly error: unknown } | undefined;
-  const work = async (): Promise<void> => {
-    for (const item of rest) {
-      if (failed) return;
-      try {
-        await action(item);
-      } catch (error) {
-        failed ??= { error };
-      }
-    }
-  };
-  await Promise.all(Array.from({ length: Math.min(atOnce, items.length) }, work));
-  if (failed) throw failed.error;
 }

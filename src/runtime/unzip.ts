@@ -11,6 +11,7 @@ import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { crc32, inflateRaw, inflateRawSync } from 'node:zlib';
 import { isRunnerError } from '../errors.ts';
+import { mapLimited } from '../map-limited.ts';
 import { resolveLinks } from './unzip-links.ts';
 import { cleanName, decodeName, invalid } from './unzip-names.ts';
 
@@ -94,18 +95,13 @@ export function readZip(zip: Uint8Array, limits: ZipLimits = ZIP_LIMITS): ZipEnt
 }
 
 /**
- * Unpacks into `folder`, which must be empty and nobody else's; on failure it holds a part and is the caller's to remove. The disk may
- * not have it yet when it resolves. Throws `PACKAGE_INVALID`.
+ * Unpacks into `folder`, which must be empty and nobody else's; on failure it holds a part, is not written to any more, and is the
+ * caller's to remove. The disk may not have it yet when it resolves. Throws `PACKAGE_INVALID`.
  */
 export async function unpackZip(zip: Uint8Array, folder: string, options: UnpackOptions = ZIP_LIMITS): Promise<Unpacked> {
   const { files, folders, links } = sorted(readZip(zip, options));
   for (const name of folders) await mkdir(join(folder, name), { recursive: true });
-  const next = files.values();
-  await Promise.all(
-    Array.from({ length: WRITERS }, async () => {
-      for (const entry of next) await writeEntry(join(folder, entry.name), entry, options.readOnly);
-    }),
-  );
+  await mapLimited(files, WRITERS, async (entry) => writeEntry(join(folder, entry.name), entry, options.readOnly));
   // Last, so that nothing was ever written through one.
   for (const { name, target } of links) await symlink(target ?? '', join(folder, name)).catch(clash(name));
   if (options.readOnly) for (const name of folders.toReversed()) if (name !== '.') await chmod(join(folder, name), READ_ONLY);
