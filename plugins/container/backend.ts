@@ -169,12 +169,10 @@ export class ContainerBackend implements InstanceBackend {
     const { files } = this.#host;
     const { socketPath } = runtimeApi;
     await runtimeApi.listen();
-    const [client, layers] = await Promise.all([
-      files.client(),
-      files.layers(fn.layers),
-      files.checkCode(fn, place.uid),
-      giveSocket(socketPath, place.uid),
-    ]);
+    const parts = [files.client(), files.layers(fn.layers), files.checkCode(fn, place.uid), giveSocket(socketPath, place.uid)] as const;
+    // When one of them fails, the others are still being written.
+    await Promise.allSettled(parts);
+    const [client, layers] = await Promise.all(parts);
     return {
       ...this.#host.planOf(fn, place),
       name: `bpr-${spec.instanceId}`,

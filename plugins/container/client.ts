@@ -59,7 +59,7 @@ export interface EngineOptions extends Surroundings {
   readonly host?: string | undefined;
 }
 
-const PING_MS = 2_000;
+const PING_MS = 10_000;
 const TRIES = 4;
 const FIRST_PAUSE_MS = 50;
 const REMOVAL_MS = 10_000;

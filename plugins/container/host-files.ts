@@ -1,6 +1,6 @@
 /** What instances are given of this machine: kept in one folder, made once, shared by all of them. */
 
-import { createHash } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import { chmod, chown, mkdir, rename, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { RunnerError, nodeClientSource } from '../../src/plugin.ts';
@@ -44,7 +44,7 @@ export class HostFiles {
       const source = nodeClientSource();
       const file = join(this.#folder, `client-${createHash('sha256').update(source).digest('hex').slice(0, 16)}.cjs`);
       await mkdir(this.#folder, { recursive: true });
-      const partial = `${file}.${process.pid}`;
+      const partial = `${file}.${randomUUID()}`;
       await writeFile(partial, source, { mode: 0o644 });
       await rename(partial, file);
       return file;

@@ -75,7 +75,8 @@ export class InstanceOutput {
   /** After the end of the instance: resolves when the rest was read. */
   async finish(): Promise<void> {
     const late = Promise.withResolvers<void>();
-    const cancel = this.#options.clock.after(FINISH_MS, late.resolve);
+    // What is there already is read before: this process itself may have been held up.
+    const cancel = this.#options.clock.after(FINISH_MS, () => void setImmediate(late.resolve));
     for (const { open } of this.#streams) open();
     await Promise.race([Promise.all(this.#streams.map(({ closed }) => closed)), late.promise]);
     cancel();

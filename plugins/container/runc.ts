@@ -177,13 +177,16 @@ export class RuncBackend implements InstanceBackend {
   async #makeBundle(spec: LaunchSpec): Promise<string> {
     const { fn, runtimeApi, instanceId } = spec;
     await runtimeApi.listen();
-    const [client, layers, node] = await Promise.all([
+    const parts = [
       this.#files.client(),
       this.#files.layers(fn.layers),
       this.#files.node(),
       this.#files.checkCode(fn, INSTANCE_UID),
       giveSocket(runtimeApi.socketPath, INSTANCE_UID),
-    ]);
+    ] as const;
+    // When one of them fails, the others are still being written.
+    await Promise.allSettled(parts);
+    const [client, layers, node] = await Promise.all(parts);
     const surface = { entryPoint: [], command: [], labels: {}, hasNode: true };
     const sources = { client, layers, node: () => this.#files.node(), socketPath: resolve(runtimeApi.socketPath) };
     const config = bundleConfig({
@@ -270,7 +273,8 @@ export class RuncBackend implements InstanceBackend {
     live.hasExited = true;
     await live.output.finish();
     const kills = live.memoryFolder === undefined ? 0 : await oomKillsOf(live.memoryFolder);
-    const removal = this.#remove(id);
+    // What cannot be removed now is found by its bundle later.
+    const removal = this.#remove(id).catch(() => {});
     // Somebody ended runc itself: what it started goes on until it is removed.
     if (child.exitCode === null) await removal;
     this.#live.delete(id);

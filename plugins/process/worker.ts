@@ -231,14 +231,16 @@ export class Worker {
     this.#child.stdout?.resume();
     this.#child.stderr?.resume();
     if (this.pid !== undefined) await this.#outputEnd();
-    await rm(folder, { recursive: true, force: true });
+    // A descendant that no group holds may still write there: what cannot be removed now is removed by the next start.
+    await rm(folder, { recursive: true, force: true }).catch(() => {});
     this.#said.reject(this.#startFailed(end.signal === undefined ? `exit status ${end.exitCode}` : end.signal));
     this.#ended.resolve(end);
   }
 
   async #outputEnd(): Promise<void> {
     const late = Promise.withResolvers<void>();
-    const cancel = this.#clock.after(OUTPUT_WAIT_MS, late.resolve);
+    // What is there already is read before: this process itself may have been held up.
+    const cancel = this.#clock.after(OUTPUT_WAIT_MS, () => void setImmediate(late.resolve));
     await Promise.race([this.#closed.promise, late.promise]);
     cancel();
     this.#child.stdout?.destroy();

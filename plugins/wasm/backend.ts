@@ -87,12 +87,13 @@ export class WasmBackend implements InstanceBackend {
     const module = await this.#cache.get(spec.fn);
     if (!spec.runtimeApi.serve) await spec.runtimeApi.listen();
     this.#check(spec);
+    const settings = this.#settings(module, spec);
     const thread = this.#taken() ?? this.#start();
     const { instanceId: id } = spec;
     this.#instances.set(id, thread);
     void thread.ended.then(() => this.#instances.delete(id));
     const createMs = this.#clock.monotonic() - started;
-    thread.assign(this.#settings(module, spec), spec);
+    thread.assign(settings, spec);
     this.#refillLater();
     return { id, handle: { kind: 'thread', thread: thread.id }, ended: thread.ended, createMs };
   }
