@@ -78,7 +78,7 @@ function line(config: RunnerConfig = {}, options: Partial<MockChainClientOptions
           chain.mine();
           return results();
         },
-        { timeout: 5_000, interval: 10 },
+        { interval: 10 },
       )
       .toEqual(expected);
   return { chain, client, ledger, builder, submit, results, states, until };

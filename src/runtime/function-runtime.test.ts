@@ -357,8 +357,8 @@ describe('a failing start', () => {
       { code: 'FUNCTION_OUT_OF_MEMORY', retry: 'safe' },
     ],
     ['no word', () => new Promise<void>(() => {}), { code: 'FUNCTION_INIT_FAILED', details: { errorType: 'Sandbox.Timeout' } }],
-  ])('%s is told to all who wait, and nothing is left', async (_, boot, expected) => {
-    const { runtime, backend, folder } = await start({ boot }, { limits: { initTimeoutMs: 150 } });
+  ])('%s is told to all who wait, and nothing is left', async (what, boot, expected) => {
+    const { runtime, backend, folder } = await start({ boot }, { limits: { initTimeoutMs: what === 'no word' ? 150 : 30_000 } });
     const calls = Array.from({ length: 5 }, () => runtime.invoke(versionOf(), event(1)));
     for (const outcome of await Promise.allSettled(calls)) {
       if (outcome.status === 'fulfilled') throw new Error('it succeeded');
@@ -623,6 +623,7 @@ describe('many calls', () => {
       { handler: () => new Promise(() => {}) },
       { limits: { instancesPerFunctionMax: 1, queueMax: 2, queueTimeoutMs: 100 } },
     );
+    await runtime.warm(versionOf(), 1);
     const running = runtime.invoke(versionOf(), event(1));
     running.catch(() => {});
     await until(() => runtime.instances()[0]?.state === 'busy');
@@ -760,13 +761,15 @@ describe('start and close', () => {
   });
 
   test('close lets running and waiting calls end, and leaves nothing', async () => {
+    const gate = Promise.withResolvers<void>();
     const { runtime, backend, folder } = await start(
-      { handler: async ({ body }) => delay(50).then(() => body) },
+      { handler: async ({ body }) => gate.promise.then(() => body) },
       { limits: { instancesPerFunctionMax: 1 } },
     );
     const calls = [runtime.invoke(versionOf(), event(1)), runtime.invoke(versionOf(), event(2))];
     await until(() => runtime.instances()[0]?.state === 'busy');
     const closing = runtime.close();
+    gate.resolve();
     expect((await Promise.all(calls)).map(text)).toEqual(['1', '2']);
     await closing;
     await runtime.close();

@@ -22,7 +22,7 @@ import { deployTangle } from '../../src/testing/tangle.ts';
 import type { JobInput, LocalService, LocalTangle } from '../../src/testing/tangle.ts';
 import { requirePeer } from '../require.ts';
 
-const SETTLE = { timeout: 20_000, interval: 25 };
+const SETTLE = { timeout: 50_000, interval: 25 };
 const GOOD = 0;
 const uint64 = (value: number): Hex => encodeAbiParameters([{ type: 'uint64' }], [BigInt(value)]);
 const hexOf = (bytes: Uint8Array): Hex => `0x${Buffer.from(bytes).toString('hex')}`;
@@ -200,7 +200,7 @@ describe('calls that cannot be executed or settled', () => {
         [0, 4],
         [2, 9],
       ]);
-    expect((await fates())[1]).toBe('failed JOB_SCHEMA_MISMATCH');
+    await expect.poll(async () => (await fates())[1], SETTLE).toBe('failed JOB_SCHEMA_MISMATCH');
     expect(heard.failed).toEqual(['1 JOB_SCHEMA_MISMATCH']);
     expect(heard.errors).toEqual(['blueprint JOB_SCHEMA_MISMATCH']);
     expect(heard.runner.state).toBe('running');

@@ -51,16 +51,19 @@ testDocker('a program in a container: started once, replaced with its data kept,
     expect(changes).toEqual([{ action: 'create', resource: 'container', id: `bpr-${name}` }]);
     expect(machine).toMatchObject({ status: 'running', name });
     expect(await host.run(spec('hello'))).toMatchObject({ changes: [], machine: { id: machine?.id } });
-    const lines = await allOf(host.logs(name));
-    expect(lines.map(({ message, level }) => [JSON.parse(message) as unknown, level])).toEqual([
-      [{ level: 30, msg: 'hello', starts: 1, user: 993 }, 'info'],
-      [{ level: 50, msg: 'EROFS' }, 'error'],
-    ]);
+    // The engine copies what a program writes behind its back.
+    await expect
+      .poll(async () => (await allOf(host.logs(name))).map(({ message, level }) => [JSON.parse(message) as unknown, level]))
+      .toEqual([
+        [{ level: 30, msg: 'hello', starts: 1, user: 993 }, 'info'],
+        [{ level: 50, msg: 'EROFS' }, 'error'],
+      ]);
 
     const replaced = await host.run(spec('again'));
     expect(replaced).toMatchObject({ changes: [{ action: 'update' }], machine: { status: 'running' } });
-    const [first] = await allOf(new ContainerMachineHost({ folder }).logs(name));
-    expect(JSON.parse(first?.message ?? '')).toMatchObject({ msg: 'again', starts: 2 });
+    const first = async (): Promise<unknown> =>
+      JSON.parse((await allOf(new ContainerMachineHost({ folder }).logs(name)))[0]?.message ?? 'null');
+    await expect.poll(first).toMatchObject({ msg: 'again', starts: 2 });
     expect((await allOf(host.list())).map((found) => found.name)).toContain(name);
     const another = new ContainerMachineHost({ folder: join(folder, 'another') });
     expect(await another.describe(name)).toMatchObject({ status: 'foreign' });

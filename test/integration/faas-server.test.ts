@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { request as httpRequest } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -134,19 +134,20 @@ describe('invocations', () => {
   });
 
   test.each([
-    ['exits with an error', '#!/bin/sh\necho broken >&2\nexit 3\n', 500, 'JOB_FAILED', 'bootstrap ended with exit code 3: broken'],
+    ['exits with an error', '#!/bin/sh\necho broken >&2\nexit 3\n', 20, 500, 'JOB_FAILED', 'bootstrap ended with exit code 3: broken'],
     [
       'writes something else',
       '#!/bin/sh\necho hello\n',
+      20,
       500,
       'JOB_FAILED',
       'the function did not write a JSON object to its standard output',
     ],
-    ['writes too much', '#!/bin/sh\nhead -c 4000 /dev/zero\n', 413, 'PAYLOAD_TOO_LARGE', 'the function wrote more than 1000 bytes'],
-    ['runs too long', '#!/bin/sh\nexec sleep 30\n', 500, 'TIMEOUT', 'Function timeout after 1s'],
-    ['cannot be started', '#!/no/such/interpreter\n', 503, 'EXECUTOR_UNAVAILABLE', undefined],
-  ])('a function that %s', async (_, text, status, code, error) => {
-    const server = await deployed(text, { timeout_secs: 1 }, { payloadBytesMax: 1_000 });
+    ['writes too much', '#!/bin/sh\nhead -c 4000 /dev/zero\n', 20, 413, 'PAYLOAD_TOO_LARGE', 'the function wrote more than 1000 bytes'],
+    ['runs too long', '#!/bin/sh\nexec sleep 30\n', 1, 500, 'TIMEOUT', 'Function timeout after 1s'],
+    ['cannot be started', '#!/no/such/interpreter\n', 20, 503, 'EXECUTOR_UNAVAILABLE', undefined],
+  ])('a function that %s', async (_, text, timeoutSecs, status, code, error) => {
+    const server = await deployed(text, { timeout_secs: timeoutSecs }, { payloadBytesMax: 1_000 });
     expect(await invoke(server)).toMatchObject({ status, body: { job_id: 0, success: false, result: [], code, ...(error && { error }) } });
   });
 
@@ -168,13 +169,22 @@ describe('invocations', () => {
   });
 
   test('more invocations at a time than configured are refused with 429', async () => {
-    // Each process waits until two of them have started.
-    const waitForTwo = 'touch started.$$; until [ $(ls started.* | wc -l) -ge 2 ]; do sleep 0.01; done';
-    const server = await deployed(`#!/bin/sh\ncat > /dev/null\n${waitForTwo}\necho '{"result":[]}'\n`, { max_concurrency: 2 });
+    const folder = mkdtempSync(join(tmpdir(), 'faas-gate-'));
+    const gate = join(folder, 'open');
+    const waits = `until [ -e ${gate} ]; do sleep 0.01; done`;
+    const server = await deployed(`#!/bin/sh\ncat > /dev/null\n${waits}\necho '{"result":[]}'\n`, { max_concurrency: 2 });
     const first = invoke(server);
     while ((await send(server, 'GET', '/api/functions/f/health')).body['total_invocations'] !== 1);
-    const others = await Promise.all([invoke(server), invoke(server), invoke(server)]);
+    // Those that run end when the others were refused.
+    let refused = 0;
+    const another = async (): Promise<Reply> => {
+      const reply = await invoke(server);
+      if (reply.status === 429 && (refused += 1) === 2) writeFileSync(gate, '');
+      return reply;
+    };
+    const others = await Promise.all([another(), another(), another()]);
     expect((await first).status).toBe(200);
+    rmSync(folder, { recursive: true });
     expect(others.map((reply) => String(reply.status)).toSorted()).toEqual(['200', '429', '429']);
     expect(others.find((reply) => reply.status === 429)?.body).toMatchObject({ code: 'TOO_MANY_REQUESTS' });
   });

@@ -129,12 +129,12 @@ describe('calls', () => {
   });
 
   test.each([
-    ['throws', async () => Promise.reject(new TypeError('no')), 502, 'FUNCTION_FAILED'],
-    ['takes too long', () => new Promise<never>(() => {}), 504, 'EXECUTOR_TIMEOUT'],
-  ])('a function that %s', async (_, handler, status, code) => {
+    ['throws', async () => Promise.reject(new TypeError('no')), {}, 502, 'FUNCTION_FAILED'],
+    ['takes too long', () => new Promise<never>(() => {}), { 'x-timeout-ms': '50' }, 504, 'EXECUTOR_TIMEOUT'],
+  ])('a function that %s', async (_, handler, headers, status, code) => {
     const { url } = await startGateway({ backend: { handler } });
     await send(url, DEPLOY, { body: HELLO });
-    const reply = await send(url, 'POST /api/v1/functions/hello/invoke', { body: '1', headers: { 'x-timeout-ms': '50' } });
+    const reply = await send(url, 'POST /api/v1/functions/hello/invoke', { body: '1', headers });
     expect(reply).toMatchObject({ status, code });
   });
 

@@ -1,7 +1,10 @@
 /** The Lambda API of a gateway with real instances, as the unmodified AWS SDK and command line use it. */
 
 import { execFile } from 'node:child_process';
+import { once } from 'node:events';
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
@@ -69,7 +72,7 @@ function zip(source: string): Uint8Array {
 async function make(FunctionName: string, source: string, settings: Partial<CreateFunctionCommandInput> = {}): Promise<string> {
   const input = { FunctionName, Role: ROLE, Runtime: 'nodejs24.x' as const, Handler: 'index.handler', Timeout: 30, ...settings };
   await client.send(new CreateFunctionCommand({ ...input, Code: { ZipFile: zip(source) } }));
-  await waitUntilFunctionActiveV2({ client, maxWaitTime: 10 }, { FunctionName });
+  await waitUntilFunctionActiveV2({ client, maxWaitTime: 60 }, { FunctionName });
   return FunctionName;
 }
 
@@ -110,12 +113,11 @@ describe('the AWS SDK', () => {
       `export const handler = async ({ how }) => {
         if (how === 'throw') throw new RangeError('too far');
         if (how === 'exit') process.exit(3);
-        if (how === 'hang') await new Promise(() => setInterval(() => {}, 1000));
         if (how === 'large') return 'x'.repeat(6_291_600);
         return 'x'.repeat(6_291_554);
       };`,
-      { Timeout: 1 },
     );
+    const hangs = await make('hangs', `export const handler = () => new Promise(() => setInterval(() => {}, 1000));`, { Timeout: 1 });
     expect(await call(FunctionName, { how: 'throw' })).toMatchObject({
       FunctionError: 'Unhandled',
       body: { errorType: 'RangeError', errorMessage: 'too far' },
@@ -123,7 +125,7 @@ describe('the AWS SDK', () => {
     expect(await call(FunctionName, { how: 'exit' })).toMatchObject({
       body: { errorType: 'Runtime.ExitError', errorMessage: expect.stringMatching(/Runtime exited with error: exit status 3$/) as string },
     });
-    expect(await call(FunctionName, { how: 'hang' })).toMatchObject({
+    expect(await call(hangs)).toMatchObject({
       body: { errorType: 'Sandbox.Timedout', errorMessage: expect.stringMatching(/Task timed out after 1\.00 seconds$/) as string },
     });
     expect(await call(FunctionName, { how: 'large' })).toMatchObject({ body: { errorType: 'Function.ResponseSizeTooLarge' } });
@@ -160,13 +162,22 @@ describe('the AWS SDK', () => {
   });
 
   it('is throttled by a reservation', async () => {
-    const FunctionName = await make(
-      'slow',
-      `export const handler = async () => { await new Promise((resolve) => setTimeout(resolve, 300)); return 1; };`,
-    );
+    const FunctionName = await make('slow', `export const handler = async ({ gate }) => (await fetch(gate)).status;`, {
+      Tags: { 'bpr:network': 'open' },
+    });
     await client.send(new PutFunctionConcurrencyCommand({ FunctionName, ReservedConcurrentExecutions: 1 }));
-    const calls = await Promise.allSettled([1, 2, 3].map(() => client.send(new InvokeCommand({ FunctionName }))));
-    const refused = calls.flatMap((one) => (one.status === 'rejected' ? [one.reason as unknown] : []));
+    // The call that runs ends when the others were refused.
+    const opened = Promise.withResolvers<void>();
+    const gate = createServer((_, response) => void opened.promise.then(() => response.end()));
+    await once(gate.listen(0, '127.0.0.1'), 'listening');
+    const Payload = JSON.stringify({ gate: `http://127.0.0.1:${(gate.address() as AddressInfo).port}` });
+    const refused: unknown[] = [];
+    const invoke = (): Promise<unknown> =>
+      client.send(new InvokeCommand({ FunctionName, Payload })).catch((reason: unknown) => {
+        if (refused.push(reason) === 2) opened.resolve();
+      });
+    await Promise.all([1, 2, 3].map(invoke));
+    gate.close();
     expect(refused).toHaveLength(2);
     for (const reason of refused) {
       expect(reason).toBeInstanceOf(TooManyRequestsException);
@@ -202,9 +213,7 @@ describe('the AWS SDK', () => {
     await client.send(new PublishVersionCommand({ FunctionName }));
     const where = { FunctionName, Qualifier: '1' };
     await client.send(new PutProvisionedConcurrencyConfigCommand({ ...where, ProvisionedConcurrentExecutions: 1 }));
-    await expect
-      .poll(async () => (await client.send(new GetProvisionedConcurrencyConfigCommand(where))).Status, { timeout: 20_000 })
-      .toBe('READY');
+    await expect.poll(async () => (await client.send(new GetProvisionedConcurrencyConfigCommand(where))).Status).toBe('READY');
     const before = Date.now();
     expect(Number(await call(`${FunctionName}:1`))).toBeLessThanOrEqual(before);
     // An alias that leads elsewhere takes its instances along.
@@ -219,9 +228,7 @@ describe('the AWS SDK', () => {
       }),
     );
     await client.send(new UpdateAliasCommand({ FunctionName, Name: 'live', FunctionVersion: '2' }));
-    await expect
-      .poll(async () => (await client.send(new GetProvisionedConcurrencyConfigCommand(live))).Status, { timeout: 20_000 })
-      .toBe('READY');
+    await expect.poll(async () => (await client.send(new GetProvisionedConcurrencyConfigCommand(live))).Status).toBe('READY');
     const moved = Date.now();
     expect(-Number(await call(`${FunctionName}:live`))).toBeLessThanOrEqual(moved);
   });
@@ -240,7 +247,7 @@ describe('the AWS SDK', () => {
       }
     };
     await expect
-      .poll(record, { timeout: 20_000 })
+      .poll(record)
       .toMatchObject({ requestPayload: { x: 21 }, responsePayload: { doubled: 42 }, requestContext: { condition: 'Success' } });
   });
 
@@ -315,5 +322,5 @@ testAws(
     await aws('delete-function', ...named);
     await expect(aws('get-function', ...named)).rejects.toThrow('ResourceNotFoundException');
   },
-  60_000,
+  180_000,
 );

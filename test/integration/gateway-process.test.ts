@@ -45,6 +45,15 @@ function processesOf(folder: string): number[] {
     .map(Number);
 }
 
+/** A URL that answers when it is opened. */
+async function startGate(): Promise<{ readonly gate: string; readonly open: () => void }> {
+  const opened = Promise.withResolvers<void>();
+  const server = createServer((_, response) => void opened.promise.then(() => response.end()));
+  onEnd(() => void server.close());
+  await once(server.listen(0, '127.0.0.1'), 'listening');
+  return { gate: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, open: opened.resolve };
+}
+
 test('limits of instances and of the queue come from flags, then from the environment, and hold', async () => {
   const dataDir = await newFolder();
   const flags = ['--instances-per-function-max', '1', '--queue-max', '1', '--queue-timeout-ms', '60001', '--starts-max', '2'];
@@ -57,15 +66,12 @@ test('limits of instances and of the queue come from flags, then from the enviro
   await client.deploy('gated', gated, { ...SETTINGS, network: 'open', timeout_ms: 60_000 });
   await client.warm('gated', 1);
   // No call ends before one of them was refused.
-  const refused = Promise.withResolvers<void>();
-  const gate = createServer((_, response) => void refused.promise.then(() => response.end()));
-  onEnd(() => void gate.close());
-  await once(gate.listen(0, '127.0.0.1'), 'listening');
-  const body = JSON.stringify({ gate: `http://127.0.0.1:${(gate.address() as AddressInfo).port}` });
+  const { gate, open } = await startGate();
+  const body = JSON.stringify({ gate });
   const codes = await Promise.all(
     Array.from({ length: 3 }, async () => {
       const { status, code } = await send(url, 'POST /api/v1/functions/gated/invoke', { body });
-      if (code !== undefined) refused.resolve();
+      if (code !== undefined) open();
       return code ?? String(status);
     }),
   );
@@ -89,14 +95,23 @@ test('what was deployed is there after a restart; a signal lets calls finish', a
   const first = await startCommand(dataDir);
   expect(first.listening).toMatchObject({ event: 'listening', backends: ['process'] });
   const client = new GatewayClient({ url: first.url });
-  const slow = zipOf({ 'index.mjs': 'export const handler = (event) => new Promise((resolve) => setTimeout(() => resolve(event), 400));' });
+  const { gate, open } = await startGate();
+  const slow = zipOf({ 'index.mjs': 'export const handler = async ({ gate }) => (await fetch(gate)).status;' });
   await client.deploy('echo', ECHO, { ...SETTINGS, environment: { STAGE: 'test' } });
-  await client.deploy('slow', slow, SETTINGS);
+  await client.deploy('slow', slow, { ...SETTINGS, network: 'open', timeout_ms: 60_000 });
   await client.warm('slow', 1);
-  const call = client.invoke('slow', 7);
+  const call = client.invoke('slow', { gate });
   await until(async () => (await client.instances('slow')).some(({ state }) => state === 'busy'));
   first.child.kill('SIGTERM');
-  expect((await call).output).toBe(7);
+  // It listens no more.
+  await until(() =>
+    fetch(first.url).then(
+      () => false,
+      () => true,
+    ),
+  );
+  open();
+  expect((await call).output).toBe(200);
   expect(await first.ended).toBe(0);
   expect(processesOf(dataDir)).toEqual([]);
   const second = await startCommand(dataDir);

@@ -5,6 +5,7 @@ import { WebSocket } from 'ws';
 import { GatewayClient, GatewayError } from '../../src/gateway/client.ts';
 import { KeyFolder } from '../../src/gateway/keys.ts';
 import type { ServerMessage } from '../../src/gateway/socket-messages.ts';
+import { FakeClock } from '../../src/testing/fake-clock.ts';
 import type { FakeHandler } from '../support/fake-backend.ts';
 import { HELLO, newFolder, onEnd, send, startGateway, until } from '../support/gateway.ts';
 import type { TestGateway } from '../support/gateway.ts';
@@ -396,19 +397,25 @@ describe('bad messages', () => {
 });
 
 test('who does not answer pings is closed', async () => {
-  const { url } = await startGateway({ socketLimits: { heartbeatMs: 50 } });
+  const clock = new FakeClock();
+  const { url } = await startGateway({ clock, socketLimits: { heartbeatMs: 50 } });
   const alive = await Peer.open(url);
   const dead = await Peer.open(url);
   dead.socket.pause();
   await until(() => alive.messages.length > 0);
   let beats = 0;
   alive.socket.on('ping', () => (beats += 1));
+  const pongs = (): number => alive.messages.filter(({ type }) => type === 'pong').length;
   // Its pongs are not sent while nothing is read; after two beats the gateway gives it up.
-  await until(() => beats >= 4);
+  for (let beat = 1; beat <= 4; beat += 1) {
+    await clock.advance(50);
+    await until(() => beats === beat);
+    // Behind the pong to the ping of the gateway, on the same connection.
+    alive.say({ type: 'ping' });
+    await until(() => pongs() === beat);
+  }
   dead.socket.resume();
   expect([4009, 1006]).toContain((await dead.closed).code);
-  alive.say({ type: 'ping' });
-  await alive.find('pong');
 });
 
 test('closing the gateway closes its WebSockets', async () => {

@@ -180,7 +180,7 @@ describe('the program', () => {
     };
     const fn = functionOf(js('return { ...context, left: context.getRemainingTimeInMillis(), trace: process.env._X_AMZN_TRACE_ID };'));
     const { api } = await launch(backendOf(), fn, { environment });
-    const context = bodyOf(await api.invoke('{}', { deadlineMs: Date.now() + 5_000, traceId: 'Root=1' })) as { left: number };
+    const context = bodyOf(await api.invoke('{}', { deadlineMs: Date.now() + 60_000, traceId: 'Root=1' })) as { left: number };
     expect(context).toMatchObject({
       awsRequestId: '00000000-0000-4000-8000-000000000001',
       invokedFunctionArn: 'arn:aws:lambda:us-east-1:012345678912:function:test_function',
@@ -189,7 +189,7 @@ describe('the program', () => {
       trace: 'Root=1',
     });
     expect(context.left).toBeGreaterThan(0);
-    expect(context.left).toBeLessThanOrEqual(5_000);
+    expect(context.left).toBeLessThanOrEqual(60_000);
   });
 
   test('works on several events at the same time when it is told to', async () => {
@@ -417,14 +417,14 @@ describe('a hostile handler', () => {
 
   testRoot('that forks without end gets no further than its processes', async () => {
     const bomb =
-      "const { spawn } = require('child_process'); let made = 0; for (let i = 0; i < 400; i++) { const child = spawn('/bin/sleep', ['1000']); if (child.pid !== undefined) made++; child.on('error', () => {}); } return made;";
+      "const { spawn } = require('child_process'); let made = 0; for (let i = 0; i < 400; i++) { const child = spawn('sleep', ['1002']); if (child.pid !== undefined) made++; child.on('error', () => {}); } return made;";
     const backend = backendOf({ sandbox: 'bubblewrap', pidsMax: 64 });
     const { api, instance } = await launch(backend, functionOf(js(bomb)));
     const made = bodyOf(await api.invoke('{}'));
     expect(made).toBeGreaterThan(10);
     expect(made).toBeLessThan(64);
     await backend.terminate(instance);
-    expect(await processesCalled('sleep 1000')).toEqual([]);
+    expect(await processesCalled('sleep 1002')).toEqual([]);
   });
 
   testRoot('that loops without end uses no more than its processor, and ends at once', async () => {
@@ -475,7 +475,7 @@ describe('a hostile handler', () => {
       let bytes = 0;
       const backend = backendOf({ sandbox: 'bubblewrap' });
       const files = js(
-        "const line = 'x'.repeat(65535) + '\\n'; const end = Date.now() + 600; while (Date.now() < end) require('fs').writeSync(1, line); return 1;",
+        "const line = 'x'.repeat(65535) + '\\n'; const end = Date.now() + 600; for (let lines = 0; lines < 40 || Date.now() < end; lines += 1) require('fs').writeSync(1, line); return 1;",
       );
       const { api } = await launch(backend, functionOf(files), { onOutput: (_stream, chunk) => void (bytes += chunk.length) });
       expect(bodyOf(await api.invoke('{}'))).toBe(1);

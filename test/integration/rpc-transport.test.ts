@@ -15,6 +15,7 @@ afterEach(async () => {
   await Promise.all(opened.splice(0).map((thing) => thing.close()));
 });
 
+const UNTIL = { timeout: 30_000, interval: 2 };
 const chainState = { head: 100 };
 const node: NonNullable<RpcProxyOptions['onCall']> = ({ method, params }) => {
   switch (method) {
@@ -35,7 +36,7 @@ async function server(options: RpcProxyOptions = {}): Promise<RpcProxy> {
   return proxy;
 }
 function transport(urls: readonly string[], options: Partial<RpcTransportOptions> = {}): RpcTransport {
-  const made = createRpcTransport({ urls, timeoutMs: 2000, asideMs: 20, ...options });
+  const made = createRpcTransport({ urls, timeoutMs: 30_000, asideMs: 20, ...options });
   opened.push(made);
   return made;
 }
@@ -114,8 +115,13 @@ describe('one endpoint', () => {
       { reason: 'timeout' },
     ],
   ])('%s', async (_, fault, code, details) => {
-    const { url } = await server({ onHttp: () => fault });
-    const error = await failure(transport([url], { timeoutMs: 300 }).request('x', []));
+    const proxy = await server({ onHttp: () => fault });
+    const clock = new FakeClock();
+    const failing = failure(transport([proxy.url], { timeoutMs: 300, clock }).request('x', []));
+    // Only what does not come to its end needs time.
+    await vi.waitUntil(() => proxy.calls.has('x'), UNTIL);
+    if ('reason' in details && details.reason === 'timeout') await clock.advance(300);
+    const error = await failing;
     expect({ code: error.code, details: error.details }).toMatchObject({ code, details });
   });
 
@@ -125,7 +131,7 @@ describe('one endpoint', () => {
     const rpc = transport([proxy.url], { timeoutMs: 60, connections: 1, clock });
     // The second waits for the only connection, and its deadline counts all the same.
     const failures = Promise.all([failure(rpc.request('a', [])), failure(rpc.request('b', []))]);
-    await vi.waitUntil(() => proxy.calls.has('a'), { timeout: 30_000, interval: 2 });
+    await vi.waitUntil(() => proxy.calls.has('a'), UNTIL);
     await clock.advance(60);
     const errors = await failures;
     expect(errors.map((error) => error.details['reason'])).toEqual(['timeout', 'timeout']);
@@ -259,10 +265,15 @@ describe('several endpoints', () => {
       'rate limits in batches',
       { onCall: ({ method }) => (method === 'echo' ? { error: { code: -32005, message: 'limit exceeded' } } : { result: '0x7a69' }) },
     ],
-  ])('%s: the other one answers', async (_, options) => {
+  ])('%s: the other one answers', async (name, options) => {
     const [bad, good] = [await server(options), await server()];
-    const rpc = transport([bad.url, good.url], { timeoutMs: 200, asideMs: 60_000 });
-    expect(await rpc.request('echo', [1])).toEqual([1]);
+    const clock = new FakeClock();
+    const rpc = transport([bad.url, good.url], { timeoutMs: 200, asideMs: 60_000, clock });
+    const first = rpc.request('echo', [1]);
+    await vi.waitUntil(() => bad.httpRequests > 0, UNTIL);
+    // In vain only where nobody answers.
+    if (name === 'no answer') await clock.advance(200);
+    expect(await first).toEqual([1]);
     expect(
       await rpc.batch([
         { method: 'echo', params: [2] },

@@ -80,7 +80,7 @@ async function startRunner({ chain, ledger, executor }: World, finality = 2): Pr
 }
 
 async function mineUntil(chain: MockChain, isDone: () => boolean): Promise<void> {
-  await expect.poll(() => (chain.mine(), isDone()), { timeout: 10_000, interval: 10 }).toBe(true);
+  await expect.poll(() => (chain.mine(), isDone()), { interval: 10 }).toBe(true);
 }
 
 const named = (spans: readonly RecordedSpan[], name: string): RecordedSpan[] => spans.filter((span) => span.name === name);

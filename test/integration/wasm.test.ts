@@ -143,9 +143,9 @@ describe('hostile modules', () => {
         rest: `(func $length (result i32) (i32.store (i32.const 0) (i32.const 65536)) (i32.store (i32.const 4) (i32.const 9))
         (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8))) (i32.load (i32.const 8)))`,
       }),
-      { name: 'loop', timeoutMs: 300 },
+      { name: 'loop', timeoutMs: 2_000 },
     );
-    await expect(engine.run(fn, '')).rejects.toMatchObject({ code: 'EXECUTOR_TIMEOUT', details: { timeoutMs: 300 } });
+    await expect(engine.run(fn, '')).rejects.toMatchObject({ code: 'EXECUTOR_TIMEOUT', details: { timeoutMs: 2_000 } });
     expect(await engine.run(fn, 'stop')).toBe('');
   });
 

@@ -870,7 +870,7 @@ describe('the routes', () => {
     );
     expect(made).toBeLessThan(50);
     expect(store.list().items.filter(({ name: one }) => one === 'hello')).toEqual(before);
-  }, 30_000);
+  }, 120_000);
 
   it('refuse bodies that are no JSON or of other types', async () => {
     const post = async (body: string): Promise<string | null> => {
