@@ -36,7 +36,7 @@ export { translate } from './schedule/translate.ts';
 export type { TranslateOptions, Translation } from './schedule/translate.ts';
 export { toKubernetesCronJob } from './schedule/units.ts';
 export type { CronJobTranslation } from './schedule/units.ts';
-export { carryOut, noVersion, refuseUnfit, rollbackTarget } from './executor/steps.ts';
+export { carryOut, noVersion, refuseUnfit, rollbackTarget, warningsOf } from './executor/steps.ts';
 export type { Step, StepPlan } from './executor/steps.ts';
 export { logFilter, logLevelOf } from './executor/log-query.ts';
 export { checkProgram, programDigest, secretsFingerprint, writeProgram } from './executor/machine.ts';

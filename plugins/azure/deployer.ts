@@ -66,27 +66,15 @@ export class AzureDeployer implements FaasDeployer {
 
   // oxlint-disable-next-line max-params -- the contract has four
   deploy(name: string, code: FunctionPackage, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
-    return this.#client.waits.during(name, options, async () => {
-      this.#check(name, { code, config, options });
-      const present = await this.#own(name, options.signal);
-      return carryOut(this, { name, plan: await this.#planner.plan(name, { present, code, config, options }), options });
-    });
+    return this.#reconcile(name, { code, config, options }, () => this.#own(name, options.signal));
   }
 
   updateCode(name: string, code: FunctionPackage, options: DeployOptions = {}): Promise<DeployReport> {
-    return this.#client.waits.during(name, options, async () => {
-      this.#check(name, { code, config: {}, options });
-      const present = await this.#there(name, options.signal);
-      return carryOut(this, { name, plan: await this.#planner.plan(name, { present, code, config: {}, options }), options });
-    });
+    return this.#reconcile(name, { code, config: {}, options }, () => this.#there(name, options.signal));
   }
 
   updateConfiguration(name: string, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
-    return this.#client.waits.during(name, options, async () => {
-      this.#check(name, { code: undefined, config, options });
-      const present = await this.#there(name, options.signal);
-      return carryOut(this, { name, plan: await this.#planner.plan(name, { present, config, options }), options });
-    });
+    return this.#reconcile(name, { code: undefined, config, options }, () => this.#there(name, options.signal));
   }
 
   async describe(name: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<FunctionState | undefined> {
@@ -215,8 +203,13 @@ export class AzureDeployer implements FaasDeployer {
     return this.#client.close();
   }
 
-  #check(name: string, { code, config, options }: Checked): void {
-    refuseUnfit(name, { platform: 'Azure', violations: violationsOf(name, code, config), signal: options.signal });
+  /** Compares what `find` finds with what is wanted, and carries out the difference. */
+  #reconcile(name: string, { code, config, options }: Wanted, find: () => Promise<Site | undefined>): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      refuseUnfit(name, { platform: 'Azure', violations: violationsOf(name, code, config), signal: options.signal });
+      const present = await find();
+      return carryOut(this, { name, plan: await this.#planner.plan(name, { present, code, config, options }), options });
+    });
   }
 
   async #own(name: string, signal: AbortSignal | undefined): Promise<Site | undefined> {
@@ -255,7 +248,7 @@ export class AzureDeployer implements FaasDeployer {
   }
 }
 
-interface Checked {
+interface Wanted {
   readonly code: FunctionPackage | undefined;
   readonly config: FunctionConfig;
   readonly options: DeployOptions;

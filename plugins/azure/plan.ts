@@ -16,7 +16,7 @@ import { BlobStorage } from './storage.ts';
 
 export interface Wish {
   readonly present: Site | undefined;
-  readonly code?: FunctionPackage;
+  readonly code?: FunctionPackage | undefined;
   readonly config: FunctionConfig;
   readonly options: DeployOptions;
 }

@@ -75,27 +75,15 @@ export class CloudflareDeployer implements FaasDeployer {
 
   // oxlint-disable-next-line max-params -- the contract has four
   deploy(name: string, code: FunctionPackage, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
-    return this.#client.waits.during(name, options, async () => {
-      check(name, { code, config, options });
-      const present = await this.#own(name, options.signal);
-      return this.#carryOut(name, this.#planner.plan(name, { present, code, config, options }, await this.#known(config)), options);
-    });
+    return this.#reconcile(name, { code, config, options }, () => this.#own(name, options.signal));
   }
 
   updateCode(name: string, code: FunctionPackage, options: DeployOptions = {}): Promise<DeployReport> {
-    return this.#client.waits.during(name, options, async () => {
-      check(name, { code, config: {}, options });
-      const present = await this.#there(name, options.signal);
-      return this.#carryOut(name, this.#planner.plan(name, { present, code, config: {}, options }, await this.#known({})), options);
-    });
+    return this.#reconcile(name, { code, config: {}, options }, () => this.#there(name, options.signal));
   }
 
   updateConfiguration(name: string, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
-    return this.#client.waits.during(name, options, async () => {
-      check(name, { code: undefined, config, options });
-      const present = await this.#there(name, options.signal);
-      return this.#carryOut(name, this.#planner.plan(name, { present, config, options }, await this.#known(config)), options);
-    });
+    return this.#reconcile(name, { code: undefined, config, options }, () => this.#there(name, options.signal));
   }
 
   async describe(name: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<FunctionState | undefined> {
@@ -212,6 +200,15 @@ export class CloudflareDeployer implements FaasDeployer {
     return this.#template.includes('{subdomain}') ? this.#workers.subdomain(signal) : '';
   }
 
+  /** Compares what `find` finds with what is wanted, and carries out the difference. */
+  #reconcile(name: string, { code, config, options }: Wanted, find: () => Promise<Worker | undefined>): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      refuseUnfit(name, { platform: 'Cloudflare', violations: violationsOf(name, code, config), signal: options.signal });
+      const present = await find();
+      return this.#carryOut(name, this.#planner.plan(name, { present, code, config, options }, await this.#known(config)), options);
+    });
+  }
+
   async #own(name: string, signal: AbortSignal | undefined): Promise<Worker | undefined> {
     const worker = await this.#workers.find(name, signal);
     if (!worker || worker.isOurs) return worker;
@@ -297,10 +294,6 @@ interface Wanted {
   readonly code: FunctionPackage | undefined;
   readonly config: FunctionConfig;
   readonly options: DeployOptions;
-}
-
-function check(name: string, { code, config, options }: Wanted): void {
-  refuseUnfit(name, { platform: 'Cloudflare', violations: violationsOf(name, code, config), signal: options.signal });
 }
 
 function notFound(name: string): RunnerError {

@@ -1,6 +1,6 @@
 /** What differs between a Worker as it is and as it should be, and the writes that make it so, in an order in which a cut does no harm. */
 
-import { RunnerError, parseSchedule } from '../../src/plugin.ts';
+import { RunnerError, parseSchedule, warningsOf } from '../../src/plugin.ts';
 import type { DeployChange, DeployOptions, FunctionConfig, FunctionPackage, FunctionSchedule } from '../../src/plugin.ts';
 import type { Fields } from './client.ts';
 import { functionOptionsOf } from './options.ts';
@@ -28,7 +28,7 @@ export interface Plan {
 
 export interface Wish {
   readonly present: Worker | undefined;
-  readonly code?: FunctionPackage;
+  readonly code?: FunctionPackage | undefined;
   readonly config: FunctionConfig;
   readonly options: DeployOptions;
 }
@@ -64,7 +64,7 @@ export class Planner {
     const { present, code, config, options } = wish;
     const strict = options.strict ?? false;
     checkRuntime(config);
-    const warnings = warningsOf(config, strict);
+    const warnings = warningsOf(config, { platform: 'Cloudflare', cannot: CANNOT, strict });
     const version = present?.version;
     const crons = config.schedules && cronsFor(config.schedules, strict);
     const wanted = versionFor(version, wish, { known, crons });
@@ -304,19 +304,4 @@ function checkRuntime({ runtime }: FunctionConfig): void {
       'RUNTIME_UNSUPPORTED',
       `a Worker runs modules of JavaScript, with what nodejs_compat offers; it has no runtime ${runtime}`,
     );
-}
-
-/** What is asked for and cannot be had; under `strict` it is `LIMIT_EXCEEDED`. */
-function warningsOf(config: FunctionConfig, strict: boolean): string[] {
-  const asked = CANNOT.filter((field) => config[field] !== undefined);
-  if (strict && asked.length > 0) {
-    const violations = asked.map((limit) => ({
-      limit,
-      value: JSON.stringify(config[limit]),
-      allowed: 'nothing',
-      message: `Cloudflare has no ${limit}`,
-    }));
-    throw new RunnerError('LIMIT_EXCEEDED', `Cloudflare has no ${asked.join(', ')}`, { details: { violations } });
-  }
-  return asked.map((field) => `${field} is left out: Cloudflare has no such setting`);
 }

@@ -66,27 +66,15 @@ export class DigitalOceanDeployer implements FaasDeployer {
 
   // oxlint-disable-next-line max-params -- the contract has four
   deploy(name: string, code: FunctionPackage, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
-    return this.#client.waits.during(name, options, async () => {
-      this.#check(name, { code, config, options });
-      const present = await this.#own(name, options.signal);
-      return carryOut(this, { name, plan: await this.#planner.plan(name, { present, code, config, options }), options });
-    });
+    return this.#reconcile(name, { code, config, options }, () => this.#own(name, options.signal));
   }
 
   updateCode(name: string, code: FunctionPackage, options: DeployOptions = {}): Promise<DeployReport> {
-    return this.#client.waits.during(name, options, async () => {
-      this.#check(name, { code, config: {}, options });
-      const present = await this.#there(name, options.signal);
-      return carryOut(this, { name, plan: await this.#planner.plan(name, { present, code, config: {}, options }), options });
-    });
+    return this.#reconcile(name, { code, config: {}, options }, () => this.#there(name, options.signal));
   }
 
   updateConfiguration(name: string, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
-    return this.#client.waits.during(name, options, async () => {
-      this.#check(name, { code: undefined, config, options });
-      const present = await this.#there(name, options.signal);
-      return carryOut(this, { name, plan: await this.#planner.plan(name, { present, config, options }), options });
-    });
+    return this.#reconcile(name, { code: undefined, config, options }, () => this.#there(name, options.signal));
   }
 
   async describe(name: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<FunctionState | undefined> {
@@ -173,8 +161,13 @@ export class DigitalOceanDeployer implements FaasDeployer {
     return this.#client.close();
   }
 
-  #check(name: string, { code, config, options }: Wanted): void {
-    refuseUnfit(name, { platform: 'DigitalOcean', violations: violationsOf(name, code, config), signal: options.signal });
+  /** Compares what `find` finds with what is wanted, and carries out the difference. */
+  #reconcile(name: string, { code, config, options }: Wanted, find: () => Promise<Action | undefined>): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      refuseUnfit(name, { platform: 'DigitalOcean', violations: violationsOf(name, code, config), signal: options.signal });
+      const present = await find();
+      return carryOut(this, { name, plan: await this.#planner.plan(name, { present, code, config, options }), options });
+    });
   }
 
   async #own(name: string, signal: AbortSignal | undefined): Promise<Action | undefined> {

@@ -1,6 +1,6 @@
 /** What differs between a function as it is and as it should be, as writes in the order in which an interruption does no harm. */
 
-import { RunnerError } from '../../src/plugin.ts';
+import { RunnerError, warningsOf } from '../../src/plugin.ts';
 import type { DeployOptions, FunctionConfig, FunctionPackage, FunctionVersionInfo, Step, StepPlan } from '../../src/plugin.ts';
 import type { Action, Actions, ActionUpload } from './actions.ts';
 import type { Namespaces } from './namespace.ts';
@@ -9,7 +9,7 @@ import type { Trigger, Triggers } from './triggers.ts';
 
 export interface Wish {
   readonly present: Action | undefined;
-  readonly code?: FunctionPackage;
+  readonly code?: FunctionPackage | undefined;
   readonly config: FunctionConfig;
   readonly options: DeployOptions;
 }
@@ -42,7 +42,7 @@ export class Planner {
     const { code, config, options } = wish;
     const { signal, strict = false } = options;
     const { namespaces } = this.#parts;
-    const warnings = warningsOf(config, strict);
+    const warnings = warningsOf(config, { platform: 'DigitalOcean', cannot: CANNOT, strict });
     const schedules = config.schedules && triggersFor(name, config.schedules, strict);
     const steps: Step[] = [];
     const { namespace: label } = namespaces.options;
@@ -185,19 +185,4 @@ function canonical(value: unknown): string {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return JSON.stringify(value) ?? '';
   const entries = Object.entries(value).toSorted(([a], [b]) => (a < b ? -1 : 1));
   return `{${entries.map(([key, each]) => `${key}:${canonical(each)}`).join()}}`;
-}
-
-/** What is asked for and cannot be had; under `strict` it is `LIMIT_EXCEEDED`. */
-function warningsOf(config: FunctionConfig, strict: boolean): string[] {
-  const asked = CANNOT.filter((field) => config[field] !== undefined);
-  if (strict && asked.length > 0) {
-    const violations = asked.map((limit) => ({
-      limit,
-      value: JSON.stringify(config[limit]),
-      allowed: 'nothing',
-      message: `DigitalOcean has no ${limit}`,
-    }));
-    throw new RunnerError('LIMIT_EXCEEDED', `DigitalOcean has no ${asked.join(', ')}`, { details: { violations } });
-  }
-  return asked.map((field) => `${field} is left out: DigitalOcean has no such setting`);
 }

@@ -87,27 +87,15 @@ export class GcpDeployer implements FaasDeployer {
 
   // oxlint-disable-next-line max-params -- the contract has four
   deploy(name: string, code: FunctionPackage, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
-    return this.#client.waits.during(name, options, async () => {
-      this.#check(name, { code, config, options });
-      const present = await this.#settled(name, options);
-      return this.#apply(name, present, { code, config, options });
-    });
+    return this.#reconcile(name, { code, config, options }, () => this.#settled(name, options));
   }
 
   updateCode(name: string, code: FunctionPackage, options: DeployOptions = {}): Promise<DeployReport> {
-    return this.#client.waits.during(name, options, async () => {
-      this.#check(name, { code, config: {}, options });
-      const present = needed(name, await this.#settled(name, options));
-      return this.#apply(name, present, { code, config: {}, options });
-    });
+    return this.#reconcile(name, { code, config: {}, options }, () => this.#there(name, options));
   }
 
   updateConfiguration(name: string, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
-    return this.#client.waits.during(name, options, async () => {
-      this.#check(name, { code: undefined, config, options });
-      const present = needed(name, await this.#settled(name, options));
-      return this.#apply(name, present, { code: undefined, config, options });
-    });
+    return this.#reconcile(name, { code: undefined, config, options }, () => this.#there(name, options));
   }
 
   async describe(name: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<FunctionState | undefined> {
@@ -163,7 +151,7 @@ export class GcpDeployer implements FaasDeployer {
   rollback(name: string, version?: string, options: DeployOptions = {}): Promise<DeployReport> {
     return this.#client.waits.during(name, options, async () => {
       this.#check(name, { code: undefined, config: {}, options });
-      needed(name, await this.#settled(name, options));
+      await this.#there(name, options);
       const versions = await this.#services.versions(name, options.signal);
       const target = rollbackTarget(name, versions, version);
       if (target.current) return carryOut(this, { name, plan: { steps: [], warnings: [] }, options });
@@ -192,12 +180,17 @@ export class GcpDeployer implements FaasDeployer {
     return this.#client.close();
   }
 
-  async #apply(name: string, present: GcpFunction | undefined, { code, config, options }: Wanted): Promise<DeployReport> {
-    const runs = present && (await this.#served(present, options.signal))?.sha256;
-    // The same package under the same settings, wherever the newest revision is.
-    const isThere = code !== undefined && runs === code.sha256 && present?.isLatest === false && Object.keys(config).length === 0;
-    const plan = isThere ? { steps: [], warnings: [] } : await this.#planner.plan(name, { present, runs, code, config, options });
-    return carryOut(this, { name, plan, options });
+  /** Compares what `find` finds with what is wanted, and carries out the difference. */
+  #reconcile(name: string, { code, config, options }: Wanted, find: () => Promise<GcpFunction | undefined>): Promise<DeployReport> {
+    return this.#client.waits.during(name, options, async () => {
+      this.#check(name, { code, config, options });
+      const present = await find();
+      const runs = present && (await this.#served(present, options.signal))?.sha256;
+      // The same package under the same settings, wherever the newest revision is.
+      const isThere = code !== undefined && runs === code.sha256 && present?.isLatest === false && Object.keys(config).length === 0;
+      const plan = isThere ? { steps: [], warnings: [] } : await this.#planner.plan(name, { present, runs, code, config, options });
+      return carryOut(this, { name, plan, options });
+    });
   }
 
   #check(name: string, { code, config, options }: Wanted): void {
@@ -215,6 +208,10 @@ export class GcpDeployer implements FaasDeployer {
       onProgress?.({ step: `waiting until GCP has finished with the function (${present.status})`, function: name });
       await this.#client.pause(signal);
     }
+  }
+
+  async #there(name: string, options: DeployOptions): Promise<GcpFunction> {
+    return needed(name, await this.#settled(name, options));
   }
 
   /** The revision that calls go to, where it is not the newest one. */

@@ -1,6 +1,6 @@
 /** What differs between a function as it is and as it should be, as writes in the order in which an interruption does no harm. */
 
-import { RunnerError } from '../../src/plugin.ts';
+import { RunnerError, warningsOf } from '../../src/plugin.ts';
 import type { DeployOptions, FunctionConfig, FunctionPackage, Step, StepPlan } from '../../src/plugin.ts';
 import { asFields } from './client.ts';
 import type { Fields, GcpClient } from './client.ts';
@@ -43,7 +43,8 @@ export class Planner {
   async plan(name: string, wish: Wish): Promise<StepPlan> {
     const { config, options, present } = wish;
     const { strict = false, signal } = options;
-    const warnings = warningsOf(config, strict);
+    const cannot = CANNOT.filter((field) => field !== 'architecture' || config.architecture !== 'x86_64');
+    const warnings = warningsOf(config, { platform: 'Cloud Run', cannot, strict });
     const steps = this.#functionSteps(name, wish);
     const { serviceAccount, schedulerServiceAccount } = platformOf(config);
     const account = schedulerServiceAccount ?? serviceAccount ?? present?.serviceAccount;
@@ -239,14 +240,4 @@ function isTold(path: string, settings: Settings, present: GcpFunction): boolean
 function rolledBack(name: string): RunnerError {
   const message = `the calls of ${name} go to an older version: a change of the configuration would bring the newest code back. Deploy a package with the configuration, or roll forward first`;
   return new RunnerError('OPERATION_UNSUPPORTED', message, { details: { name } });
-}
-
-/** What is asked for and cannot be had; under `strict` it is `LIMIT_EXCEEDED`. */
-function warningsOf(config: FunctionConfig, strict: boolean): string[] {
-  const asked = CANNOT.filter((field) => config[field] !== undefined && !(field === 'architecture' && config[field] === 'x86_64'));
-  if (strict && asked.length > 0) {
-    const violations = asked.map((limit) => ({ limit, value: String(config[limit]), allowed: 'nothing', message: `GCP has no ${limit}` }));
-    throw new RunnerError('LIMIT_EXCEEDED', `GCP has no ${asked.join(', ')}`, { details: { violations } });
-  }
-  return asked.map((field) => `${field} is left out: Cloud Run functions have no such setting`);
 }

@@ -10,6 +10,7 @@ import {
   fieldsOf,
   carryOut,
   refuseUnfit,
+  warningsOf,
 } from '../../src/plugin.ts';
 import type {
   Clock,
@@ -65,6 +66,8 @@ const MIB = 1024 * 1024;
 const BOUNDS = { memoryMb: [128, 10_240], timeoutMs: [1, 900_000], concurrencyMax: [1, 1_000] } as const;
 const ZIP_BYTES_MAX = 50 * MIB;
 const MARKED_DESCRIPTION_MAX = 220;
+const SPECIFICATION_CANNOT = ['description', 'instancesMin', 'tags', 'logRetentionDays', 'ephemeralStorageMb', 'architecture'] as const;
+const GATEWAY_CANNOT = ['concurrencyMax', 'instancesMin', 'tags', 'logRetentionDays', 'architecture'] as const;
 
 /**
  * A deployer of functions behind HTTP.
@@ -128,7 +131,7 @@ export class HttpFaasDeployer implements FaasDeployer {
       const present = await this.#own(name, options.signal);
       const isBundle = Buffer.from(code.zip.buffer, code.zip.byteOffset, code.zip.length).includes('handler.mjs');
       if ((await this.#asksGateway(options.signal)) && (isBundle || config.handler !== undefined)) {
-        const warnings = warningsOf(config, GATEWAY_CANNOT, options);
+        const warnings = warningsOf(config, { platform: 'the platform', cannot: GATEWAY_CANNOT, strict: options.strict });
         const steps = await this.#gateway.plan(name, present?.via === 'gateway' ? present.is : undefined, {
           code,
           config,
@@ -136,7 +139,7 @@ export class HttpFaasDeployer implements FaasDeployer {
         });
         return carryOut(this, { name, plan: { steps, warnings }, options });
       }
-      const warnings = warningsOf(config, SPECIFICATION_CANNOT, options);
+      const warnings = warningsOf(config, { platform: 'the platform', cannot: SPECIFICATION_CANNOT, strict: options.strict });
       const there = await this.#specified.find(name, options.signal);
       const steps = this.#specified.plan(name, there, { code, config });
       if (there && steps.length > 0) warnings.push(`the platform replaces ${name} as a whole; calls that come in between may fail`);
@@ -160,7 +163,7 @@ export class HttpFaasDeployer implements FaasDeployer {
     return this.#waits.during(name, options, async () => {
       this.#check(name, { code: NO_CODE, config, options });
       const present = await this.#gatewayFunction(name, 'changes only the configuration: deploy it with its code', options.signal);
-      const warnings = warningsOf(config, GATEWAY_CANNOT, options);
+      const warnings = warningsOf(config, { platform: 'the platform', cannot: GATEWAY_CANNOT, strict: options.strict });
       return carryOut(this, {
         name,
         plan: { steps: await this.#gateway.plan(name, present, { config, signal: options.signal }), warnings },
@@ -278,22 +281,4 @@ export class HttpFaasDeployer implements FaasDeployer {
 
 function notFound(name: string): RunnerError {
   return new RunnerError('FUNCTION_NOT_FOUND', `the platform has no function ${name}`, { details: { name } });
-}
-
-const SPECIFICATION_CANNOT = ['description', 'instancesMin', 'tags', 'logRetentionDays', 'ephemeralStorageMb', 'architecture'] as const;
-const GATEWAY_CANNOT = ['concurrencyMax', 'instancesMin', 'tags', 'logRetentionDays', 'architecture'] as const;
-
-/** What is asked for and cannot be had; under `strict` it is `LIMIT_EXCEEDED`. */
-function warningsOf(config: FunctionConfig, cannot: readonly (keyof FunctionConfig)[], { strict = false }: DeployOptions): string[] {
-  const asked = cannot.filter((field) => config[field] !== undefined);
-  if (strict && asked.length > 0) {
-    const violations = asked.map((limit) => ({
-      limit,
-      value: JSON.stringify(config[limit]),
-      allowed: 'nothing',
-      message: `the platform has no ${limit}`,
-    }));
-    throw new RunnerError('LIMIT_EXCEEDED', `the platform has no ${asked.join(', ')}`, { details: { violations } });
-  }
-  return asked.map((field) => `${field} is left out: the platform has no such setting`);
 }

@@ -75,27 +75,15 @@ export class KubernetesDeployer implements FaasDeployer {
 
   // oxlint-disable-next-line max-params -- the contract has four
   deploy(name: string, code: FunctionPackage, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
-    return this.#cluster.waits.during(name, options, async () => {
-      this.#check(name, { code, config, options });
-      const present = await this.#own(name, options.signal);
-      return this.#carryOut(name, await this.#plan(name, { present, code, config, options }), options);
-    });
+    return this.#reconcile(name, { code, config, options }, () => this.#own(name, options.signal));
   }
 
   updateCode(name: string, code: FunctionPackage, options: DeployOptions = {}): Promise<DeployReport> {
-    return this.#cluster.waits.during(name, options, async () => {
-      this.#check(name, { code, config: {}, options });
-      const present = await this.#there(name, options.signal);
-      return this.#carryOut(name, await this.#plan(name, { present, code, config: {}, options }), options);
-    });
+    return this.#reconcile(name, { code, config: {}, options }, () => this.#there(name, options.signal));
   }
 
   updateConfiguration(name: string, config: FunctionConfig, options: DeployOptions = {}): Promise<DeployReport> {
-    return this.#cluster.waits.during(name, options, async () => {
-      this.#check(name, { code: undefined, config, options });
-      const present = await this.#there(name, options.signal);
-      return this.#carryOut(name, await this.#plan(name, { present, config, options }), options);
-    });
+    return this.#reconcile(name, { code: undefined, config, options }, () => this.#there(name, options.signal));
   }
 
   async describe(name: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<FunctionState | undefined> {
@@ -174,15 +162,14 @@ export class KubernetesDeployer implements FaasDeployer {
     return this.#cluster.close();
   }
 
-  #check(
-    name: string,
-    {
-      code,
-      config,
-      options,
-    }: { readonly code: FunctionPackage | undefined; readonly config: FunctionConfig; readonly options: DeployOptions },
-  ): void {
-    refuseUnfit(name, { platform: 'Kubernetes', violations: violationsOf(name, code, config, this.#options), signal: options.signal });
+  /** Compares what `find` finds with what is wanted, and carries out the difference. */
+  #reconcile(name: string, { code, config, options }: Wanted, find: () => Promise<Present>): Promise<DeployReport> {
+    return this.#cluster.waits.during(name, options, async () => {
+      const violations = violationsOf(name, code, config, this.#options);
+      refuseUnfit(name, { platform: 'Kubernetes', violations, signal: options.signal });
+      const present = await find();
+      return this.#carryOut(name, await this.#plan(name, { present, code, config, options }), options);
+    });
   }
 
   async #own(name: string, signal: AbortSignal | undefined): Promise<Present> {
@@ -321,6 +308,12 @@ export class KubernetesDeployer implements FaasDeployer {
     if (isLarge && made.metadata.uid !== undefined) await this.#cluster.create(eventMapOf(made, event), { signal });
     return { body: new Uint8Array(), failed: false, requestId: job, version: String(code.number) };
   }
+}
+
+interface Wanted {
+  readonly code: FunctionPackage | undefined;
+  readonly config: FunctionConfig;
+  readonly options: DeployOptions;
 }
 
 interface CallOptions {

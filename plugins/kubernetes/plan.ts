@@ -1,6 +1,6 @@
 /** From what is there and what is asked for to the writes that are missing. */
 
-import { RunnerError } from '../../src/plugin.ts';
+import { RunnerError, warningsOf } from '../../src/plugin.ts';
 import type { DeployChange, DeployOptions, FunctionConfig, FunctionPackage } from '../../src/plugin.ts';
 import type { Cluster, Kind, Manifest } from './client.ts';
 import { canonical, differences, stamped } from './compare.ts';
@@ -32,7 +32,7 @@ export interface Plan {
 
 export interface Wish {
   readonly present: Present;
-  readonly code?: FunctionPackage;
+  readonly code?: FunctionPackage | undefined;
   /** A package that is kept. */
   readonly version?: number;
   readonly config: FunctionConfig;
@@ -64,10 +64,14 @@ export function planFor(
   { namespace, options }: { readonly namespace: string; readonly options: KubernetesOptions },
 ): Plan {
   const { present, code, config, options: deploy } = wish;
-  const warnings = warningsOf(config, { strict: deploy.strict ?? false, isServed: options.workload === 'knative' });
+  const isServed = options.workload === 'knative';
+  const warnings = warningsOf(config, {
+    platform: isServed ? 'Knative' : 'Kubernetes',
+    cannot: isServed ? KNATIVE_CANNOT : CANNOT,
+    strict: deploy.strict,
+  });
   const had = configOf(present);
   const whole: FunctionConfig = { ...had, ...config };
-  const isServed = options.workload === 'knative';
   const spec: FunctionSpec = {
     name,
     namespace,
@@ -248,23 +252,4 @@ function deletion(kind: Kind, id: string, resource: string, uid?: string): Write
     change: { action: 'delete', resource, id },
     run: async (cluster, { dryRun, signal }) => (dryRun ? undefined : cluster.delete(kind, id, { uid, signal })),
   };
-}
-
-/** What is asked for and cannot be had; under `strict` it is `LIMIT_EXCEEDED`. */
-function warningsOf(
-  config: FunctionConfig,
-  { strict, isServed }: { readonly strict: boolean; readonly isServed: boolean },
-): readonly string[] {
-  const platform = isServed ? 'Knative' : 'Kubernetes';
-  const asked = (isServed ? KNATIVE_CANNOT : CANNOT).filter((field) => config[field] !== undefined);
-  if (strict && asked.length > 0) {
-    const violations = asked.map((limit) => ({
-      limit,
-      value: String(config[limit]),
-      allowed: 'nothing',
-      message: `${platform} has no ${limit}`,
-    }));
-    throw new RunnerError('LIMIT_EXCEEDED', `${platform} has no ${asked.join(', ')}`, { details: { violations } });
-  }
-  return asked.map((field) => `${field} is left out: ${platform} has no such setting`);
 }

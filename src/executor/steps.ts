@@ -1,7 +1,15 @@
 /** What deployers have in common: refusing what cannot be deployed before anything is written, and carrying out what was planned. */
 
 import { RunnerError } from '../errors.ts';
-import type { DeployChange, DeployOptions, DeployReport, FaasDeployer, FunctionVersionInfo, LimitViolation } from './deployer.ts';
+import type {
+  DeployChange,
+  DeployOptions,
+  DeployReport,
+  FaasDeployer,
+  FunctionConfig,
+  FunctionVersionInfo,
+  LimitViolation,
+} from './deployer.ts';
 
 /** One write, and what it is called in a report. */
 export interface Step {
@@ -24,6 +32,24 @@ export function refuseUnfit(
   if (violations.length === 0) return;
   const message = `the function ${name} breaks limits of ${platform}: ${violations.map((each) => each.message).join('; ')}`;
   throw new RunnerError('LIMIT_EXCEEDED', message, { details: { violations } });
+}
+
+/** A warning for each setting that is asked for and that the platform has not; under `strict` throws `LIMIT_EXCEEDED` with all of them. */
+export function warningsOf(
+  config: FunctionConfig,
+  { platform, cannot, strict = false }: { platform: string; cannot: readonly (keyof FunctionConfig)[]; strict: boolean | undefined },
+): string[] {
+  const asked = cannot.filter((field) => config[field] !== undefined);
+  if (strict && asked.length > 0) {
+    const violations = asked.map((limit) => ({
+      limit,
+      value: JSON.stringify(config[limit]),
+      allowed: 'nothing',
+      message: `${platform} has no ${limit}`,
+    }));
+    throw new RunnerError('LIMIT_EXCEEDED', `${platform} has no ${asked.join(', ')}`, { details: { violations } });
+  }
+  return asked.map((field) => `${field} is left out: ${platform} has no such setting`);
 }
 
 /** Takes the steps in order; a dry run only tells them. The report has the function as it is afterwards, when there is one. */

@@ -3,7 +3,7 @@
  * was interrupted converges when it is run again. Keep the order of the steps: what others depend on is made first and removed last.
  */
 
-import { RunnerError, carryOut, logFilter, refuseUnfit, rollbackTarget } from '../../../src/plugin.ts';
+import { RunnerError, carryOut, logFilter, refuseUnfit, rollbackTarget, warningsOf } from '../../../src/plugin.ts';
 import type {
   Clock,
   DeployOptions,
@@ -160,10 +160,11 @@ export class AcmeDeployer implements FaasDeployer {
   }
 
   async #apply(name: string, is: PlatformFunction | undefined, { code, config, options }: Wanted): Promise<DeployReport> {
+    const warnings = warningsOf(config, { platform: 'Acme', cannot: UNKNOWN, strict: options.strict });
     const present = is ? await this.#client.schedules(name, options.signal) : [];
     const schedules = scheduleSteps(name, this.#client, { present, wanted: config.schedules, options });
     const steps = [...this.#functionSteps(name, is, { code, config }), ...schedules.steps];
-    return carryOut(this, { name, plan: { steps, warnings: [...unknownIn(config), ...schedules.warnings] }, options });
+    return carryOut(this, { name, plan: { steps, warnings: [...warnings, ...schedules.warnings] }, options });
   }
 
   /** The platform writes code and configuration at once: one step, or none. */
@@ -183,10 +184,7 @@ export class AcmeDeployer implements FaasDeployer {
   }
 
   #check(name: string, { code = NO_CODE, config, options }: Wanted): void {
-    const violations = [...this.violations(name, code, config)];
-    if (options.strict === true)
-      violations.push(...unknownIn(config).map((message) => ({ limit: 'setting', value: message, allowed: SETTINGS.join(', '), message })));
-    refuseUnfit(name, { platform: 'Acme', violations, signal: options.signal });
+    refuseUnfit(name, { platform: 'Acme', violations: this.violations(name, code, config), signal: options.signal });
   }
 
   async #own(name: string, signal: AbortSignal | undefined): Promise<PlatformFunction | undefined> {
@@ -229,10 +227,6 @@ type FunctionScheduleOf = NonNullable<FunctionConfig['schedules']>[number];
 
 function settingsIn(config: FunctionConfig): Settings {
   return Object.fromEntries(SETTINGS.flatMap((field) => (config[field] === undefined ? [] : [[field, config[field]]])));
-}
-
-function unknownIn(config: FunctionConfig): string[] {
-  return UNKNOWN.filter((field) => config[field] !== undefined).map((field) => `${field} is left out: Acme has no such setting`);
 }
 
 function notFound(name: string): RunnerError {
