@@ -18,11 +18,10 @@ import { EnginePool } from '../../src/engine/engine-pool.ts';
 import { makeIdentity } from '../../src/queue/identity.ts';
 import { RemoteObjects } from '../../src/queue/remote-objects.ts';
 import { RemoteQueue } from '../../src/queue/remote.ts';
-import { fingerprintOf } from '../../src/runtime/fingerprint.ts';
 import { ControlEngines } from '../../src/worker/control-engines.ts';
 import type { FunctionTarget } from '../../src/worker/function-jobs.ts';
 import { BPR } from '../support/bpr.ts';
-import { ECHO } from '../support/wasm.ts';
+import { ECHO, versionOf } from '../support/wasm.ts';
 import { compare } from './measure.ts';
 
 const WIDTH = 16;
@@ -45,21 +44,7 @@ const ticket = readFileSync(join(folder, 'c', 'endpoint.ticket'), 'utf8');
 const queue = await RemoteQueue.connect({ credentials: { ticket, identity: makeIdentity() } });
 const zip = zipSync({ 'handler.wasm': ECHO }, { mtime: '2026-01-01' });
 const { key, sha256 } = await new RemoteObjects(queue.control).keep(zip);
-const parts = {
-  name: 'echo',
-  version: '$LATEST',
-  code: { kind: 'folder', path: key, sha256 },
-  layers: [],
-  runtime: 'wasm',
-  handler: 'handler.wasm',
-  memoryMb: 128,
-  timeoutMs: 10_000,
-  ephemeralMb: 512,
-  environment: {},
-  concurrencyPerInstance: 1,
-  network: 'none',
-} as const;
-const fn = { ...parts, fingerprint: fingerprintOf(parts) };
+const fn = versionOf({ kind: 'folder', path: key, sha256 });
 const pool = new EnginePool({ urls: [engine], zipOf: async () => zip });
 const through = new ControlEngines({ control: queue.control, clock: systemClock });
 const call = async (target: Pick<FunctionTarget, 'invoke'>): Promise<void> => {

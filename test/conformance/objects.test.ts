@@ -1,25 +1,18 @@
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, it } from 'vitest';
+import { describe, it } from 'vitest';
 import { NatsQueue } from '../../plugins/nats/index.ts';
 import { systemClock } from '../../src/clock.ts';
 import { runObjectsConformance } from '../../src/conformance/conformance.ts';
 import type { ObjectsTrial } from '../../src/conformance/conformance.ts';
 import { FolderObjects } from '../../src/queue/folder-objects.ts';
 import { silentTelemetry } from '../../src/telemetry/telemetry.ts';
-import { requireNats, startNats } from '../support/nats.ts';
-import type { NatsCluster } from '../support/nats.ts';
+import { natsSuite } from '../support/nats-suite.ts';
 import { temporaryFolder } from '../support/temporary-folders.ts';
 
-const testNats = requireNats();
-let cluster: NatsCluster | undefined;
+const { framework, servers } = natsSuite();
 let queues = 0;
 const opened: NatsQueue[] = [];
-
-beforeAll(async () => {
-  cluster = await startNats(1).catch(() => undefined);
-});
-afterAll(() => cluster?.stop());
 
 runObjectsConformance(
   { describe, it },
@@ -39,24 +32,11 @@ runObjectsConformance(
 /** In real time. */
 function onNats(): ObjectsTrial {
   queues += 1;
-  const queue = new NatsQueue(
-    { servers: cluster?.addresses ?? [], queue: `objects-${queues}` },
-    { clock: systemClock, telemetry: silentTelemetry },
-  );
+  const queue = new NatsQueue({ servers: servers(), queue: `objects-${queues}` }, { clock: systemClock, telemetry: silentTelemetry });
   opened.push(queue);
   return { objects: queue.objects, pass: (ms) => sleep(ms) };
 }
 
-/** Nothing is skipped: what the suite would declare as skipped fails. */
-const framework = {
-  describe,
-  it: Object.assign((name: string, run: () => Promise<void>) => testNats(name, run), {
-    skip: (name: string) =>
-      it(name, () => {
-        throw new Error('it must not be skipped');
-      }),
-  }),
-};
 runObjectsConformance(framework, {
   name: 'on JetStream',
   open: onNats,

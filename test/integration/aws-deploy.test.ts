@@ -11,17 +11,10 @@ import { afterAll, beforeAll, beforeEach, describe, expect } from 'vitest';
 import type { FunctionConfig, FunctionSchedule } from '../../src/executor/deployer.ts';
 import type { LambdaDeployer, LambdaPlatform } from '../../plugins/aws-lambda/index.ts';
 import { REGION, deployerOf, handlerPackage, packageOf, settings, snapshotOf } from '../support/aws-platform.ts';
-import type { AwsWorld } from '../support/aws-platform.ts';
-import { probeMoto, startAwsProxy, startMoto } from '../support/moto.ts';
-import { requirePeer } from '../require.ts';
+import { useMoto } from '../support/moto-file.ts';
 
-let isThere = false;
-const testMoto = requirePeer('moto', () => {
-  probeMoto();
-  isThere = true;
-});
+const { testMoto, isThere, world, empty } = useMoto();
 
-let world: AwsWorld;
 let deployer: LambdaDeployer;
 let lambda: Lambda;
 let iam: IAM;
@@ -32,9 +25,7 @@ let s3: S3;
 
 beforeAll(async () => {
   if (!isThere) return;
-  const moto = await startMoto();
-  world = { moto, proxy: await startAwsProxy(moto.url) };
-  const aws = settings(moto.url);
+  const aws = settings(world.moto.url);
   lambda = new Lambda(aws);
   iam = new IAM(aws);
   logs = new CloudWatchLogs(aws);
@@ -46,14 +37,11 @@ beforeAll(async () => {
 afterAll(async () => {
   if (!isThere) return;
   for (const client of [lambda, iam, logs, scheduler, events, s3]) client.destroy();
-  await world.proxy.close();
-  await world.moto.close();
 });
 
 beforeEach(async () => {
   if (!isThere) return;
-  await world.moto.reset();
-  world.proxy.reset();
+  await empty();
   deployer = deployerOf(world);
 });
 

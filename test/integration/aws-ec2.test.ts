@@ -8,41 +8,29 @@ import { Ec2Host } from '../../plugins/aws-lambda/index.ts';
 import type { Ec2HostOptions } from '../../plugins/aws-lambda/index.ts';
 import type { Machine, ProgramSpec } from '../../src/executor/machine.ts';
 import { REGION, credentials, fastClock, settings } from '../support/aws-platform.ts';
-import type { AwsWorld } from '../support/aws-platform.ts';
-import { probeMoto, startAwsProxy, startMoto } from '../support/moto.ts';
-import { requirePeer } from '../require.ts';
+import { useMoto } from '../support/moto-file.ts';
 
-let isThere = false;
-const testMoto = requirePeer('moto', () => {
-  probeMoto();
-  isThere = true;
-});
+const { testMoto, isThere, world, empty } = useMoto();
 
-let world: AwsWorld;
 let ec2: EC2;
 let s3: S3;
 let imageId: string;
 
 beforeAll(async () => {
   if (!isThere) return;
-  const moto = await startMoto();
-  world = { moto, proxy: await startAwsProxy(moto.url) };
-  ec2 = new EC2(settings(moto.url));
-  s3 = new S3({ ...settings(moto.url), forcePathStyle: true });
+  ec2 = new EC2(settings(world.moto.url));
+  s3 = new S3({ ...settings(world.moto.url), forcePathStyle: true });
 }, 60_000);
 
 afterAll(async () => {
   if (!isThere) return;
   ec2.destroy();
   s3.destroy();
-  await world.proxy.close();
-  await world.moto.close();
 });
 
 beforeEach(async () => {
   if (!isThere) return;
-  await world.moto.reset();
-  world.proxy.reset();
+  await empty();
   imageId = (await ec2.describeImages({ Owners: ['amazon'] })).Images?.[0]?.ImageId ?? '';
 });
 

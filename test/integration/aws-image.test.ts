@@ -12,41 +12,29 @@ import type { RecordedFunction, ServiceRecord } from '../../src/deploy/record.ts
 import { ServiceOperator } from '../../src/deploy/service.ts';
 import type { ServiceStatus } from '../../src/deploy/service.ts';
 import { REGION, deployerOf, handlerPackage, settings, snapshotOf } from '../support/aws-platform.ts';
-import type { AwsWorld } from '../support/aws-platform.ts';
 import { CliUser } from '../support/cli-user.ts';
-import { probeMoto, startAwsProxy, startMoto } from '../support/moto.ts';
-import { requirePeer } from '../require.ts';
+import { useMoto } from '../support/moto-file.ts';
 
-let isThere = false;
-const testMoto = requirePeer('moto', () => {
-  probeMoto();
-  isThere = true;
-});
+const { testMoto, isThere, world, empty } = useMoto();
 
-let world: AwsWorld;
 let lambda: Lambda;
 let folder: string;
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'bpr-aws-image-'));
   if (!isThere) return;
-  const moto = await startMoto();
-  world = { moto, proxy: await startAwsProxy(moto.url) };
-  lambda = new Lambda(settings(moto.url));
+  lambda = new Lambda(settings(world.moto.url));
 }, 60_000);
 
 afterAll(async () => {
   await rm(folder, { recursive: true, force: true });
   if (!isThere) return;
   lambda.destroy();
-  await world.proxy.close();
-  await world.moto.close();
 });
 
 beforeEach(async () => {
   if (!isThere) return;
-  await world.moto.reset();
-  world.proxy.reset();
+  await empty();
   await ecr('CreateRepository', { repositoryName: 'squaring' });
 });
 

@@ -5,29 +5,20 @@ import { afterAll, beforeAll, describe, expect } from 'vitest';
 import type { LambdaDeployer } from '../../plugins/aws-lambda/index.ts';
 import type { LogEntry, LogQuery } from '../../src/executor/deployer.ts';
 import { deployerOf, handlerPackage, settings } from '../support/aws-platform.ts';
-import type { AwsWorld } from '../support/aws-platform.ts';
-import { probeMoto, startAwsProxy, startMoto } from '../support/moto.ts';
-import { requirePeer } from '../require.ts';
+import { useMoto } from '../support/moto-file.ts';
 
-let isThere = false;
-const testMoto = requirePeer('moto', () => {
-  probeMoto();
-  isThere = true;
-});
+const { testMoto, isThere, world } = useMoto();
 
 const NAME = 'chatty';
 const logGroupName = `/aws/lambda/${NAME}`;
 const since = Date.now() - 3_600_000;
-let world: AwsWorld;
 let deployer: LambdaDeployer;
 let logs: CloudWatchLogs;
 
 beforeAll(async () => {
   if (!isThere) return;
-  const moto = await startMoto();
-  world = { moto, proxy: await startAwsProxy(moto.url) };
   deployer = deployerOf(world);
-  logs = new CloudWatchLogs(settings(moto.url));
+  logs = new CloudWatchLogs(settings(world.moto.url));
   await deployer.deploy(NAME, handlerPackage('a'), { logRetentionDays: 1 });
   await logs.createLogStream({ logGroupName, logStreamName: 's' });
   const lines = Array.from({ length: 250 }, (_, index) => `line ${index}`);
@@ -49,8 +40,6 @@ afterAll(async () => {
   if (!isThere) return;
   logs.destroy();
   await deployer.close();
-  await world.proxy.close();
-  await world.moto.close();
 });
 
 async function read(query: LogQuery): Promise<LogEntry[]> {

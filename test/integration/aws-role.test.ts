@@ -8,44 +8,33 @@ import { promisify } from 'node:util';
 import { IAM } from '@aws-sdk/client-iam';
 import { afterAll, beforeAll, beforeEach, describe, expect } from 'vitest';
 import { REGION, settings } from '../support/aws-platform.ts';
-import type { AwsWorld } from '../support/aws-platform.ts';
-import { probeMoto, startAwsProxy, startMoto } from '../support/moto.ts';
+import { useMoto } from '../support/moto-file.ts';
 import { requirePeer, runs } from '../require.ts';
 
 const run = promisify(execFile);
 const BPR = join(import.meta.dirname, '../fixtures/cli/bpr.ts');
 
-let isThere = false;
-const testMoto = requirePeer('moto', () => {
-  probeMoto();
-  isThere = true;
-});
+const { testMoto, isThere, world, empty } = useMoto();
 const testAwsCli = requirePeer('aws', () => runs('aws', '--version'));
 
-let world: AwsWorld;
 let iam: IAM;
 let home: string;
 
 beforeAll(async () => {
   if (!isThere) return;
-  const moto = await startMoto();
-  world = { moto, proxy: await startAwsProxy(moto.url) };
-  iam = new IAM(settings(moto.url));
+  iam = new IAM(settings(world.moto.url));
   home = mkdtempSync(join(tmpdir(), 'bpr-aws-role-'));
 }, 60_000);
 
 afterAll(async () => {
   if (!isThere) return;
   iam.destroy();
-  await world.proxy.close();
-  await world.moto.close();
   rmSync(home, { recursive: true, force: true });
 });
 
 beforeEach(async () => {
   if (!isThere) return;
-  await world.moto.reset();
-  world.proxy.reset();
+  await empty();
 });
 
 const KEYS = { AWS_ACCESS_KEY_ID: 'testing', AWS_SECRET_ACCESS_KEY: 'testing', AWS_DEFAULT_REGION: REGION, AWS_REGION: REGION };

@@ -12,6 +12,7 @@ import type { AzureRequest, Fields, Reply } from './azure-wire.ts';
 import { AzureApp } from './azure-app.ts';
 import { BlobAccount } from './azure-blobs.ts';
 import { answerQuery } from './azure-insights.ts';
+import { listenOnLoopback } from './loopback.ts';
 
 export interface AzureEmulatorOptions {
   readonly tenant: string;
@@ -38,16 +39,8 @@ const LOOKS = 2;
 
 export async function startAzure(options: AzureEmulatorOptions): Promise<AzureEmulator> {
   const emulator = new AzureEmulator(options);
-  const server = createServer((request, response) => void emulator.serve(request, response));
-  await new Promise<void>((resolve) => void server.listen(0, '127.0.0.1', resolve));
-  const address = server.address();
-  emulator.url = `http://127.0.0.1:${typeof address === 'object' ? address?.port : ''}`;
-  emulator.publicUrl = emulator.url;
-  emulator.stop = () => {
-    server.closeAllConnections();
-    return new Promise((resolve) => server.close(() => resolve()));
-  };
-  return emulator;
+  const { url, stop } = await listenOnLoopback(createServer((request, response) => void emulator.serve(request, response)));
+  return Object.assign(emulator, { url, publicUrl: url, stop });
 }
 
 export class AzureEmulator {

@@ -4,6 +4,7 @@ import { randomBytes, randomUUID } from 'node:crypto';
 import { createServer } from 'node:http';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { buffer } from 'node:stream/consumers';
+import { listenOnLoopback } from './loopback.ts';
 import { KINDS, Refusal, Whisk, jsonOf, only } from './whisk.ts';
 import type { Fields, WhiskReply, WhiskRequest } from './whisk.ts';
 
@@ -39,16 +40,8 @@ const CRON = /^\S+ \S+ \S+ \S+ \S+$/;
 
 export async function startDigitalOcean(options: DigitalOceanEmulatorOptions): Promise<DigitalOceanEmulator> {
   const emulator = new Emulator(options);
-  const server = createServer((request, response) => void emulator.serve(request, response));
-  await new Promise<void>((resolve) => void server.listen(0, '127.0.0.1', resolve));
-  const address = server.address();
-  emulator.url = `http://127.0.0.1:${typeof address === 'object' ? address?.port : ''}`;
-  emulator.apiHost = emulator.url;
-  emulator.stop = () => {
-    server.closeAllConnections();
-    return new Promise((resolve) => server.close(() => resolve()));
-  };
-  return emulator;
+  const { url, stop } = await listenOnLoopback(createServer((request, response) => void emulator.serve(request, response)));
+  return Object.assign(emulator, { url, apiHost: url, stop });
 }
 
 class Emulator implements DigitalOceanEmulator {

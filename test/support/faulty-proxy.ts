@@ -3,6 +3,7 @@
 import { createServer, request as httpRequest } from 'node:http';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { buffer } from 'node:stream/consumers';
+import { listenOnLoopback } from './loopback.ts';
 
 export interface FaultyProxy {
   readonly url: string;
@@ -50,18 +51,14 @@ export async function startFaultyProxy(options: FaultyProxyOptions): Promise<Fau
   const server = createServer((incoming, response) => {
     handle(incoming, response).catch(() => incoming.socket.destroy());
   });
-  await new Promise<void>((resolve) => void server.listen(0, '127.0.0.1', resolve));
-  const address = server.address();
+  const { url, stop } = await listenOnLoopback(server);
   return {
-    url: `http://127.0.0.1:${typeof address === 'object' ? address?.port : ''}`,
+    url,
     written,
     writes: () => written.length,
     cutAfter: (writes) => void (writesLeft = writes ?? Number.POSITIVE_INFINITY),
     throttle: (requests) => void (throttled = requests),
-    async close() {
-      server.closeAllConnections();
-      await new Promise((resolve) => server.close(resolve));
-    },
+    close: stop,
   };
 }
 

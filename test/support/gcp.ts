@@ -13,6 +13,7 @@ import { LogStore } from './gcp-logging.ts';
 import { Scheduler } from './gcp-scheduler.ts';
 import { FUNCTION, PERMISSIONS, POLICY, Refusal, SERVICE, UPLOAD, bodyAs, invalid, masked, pageOf, textOf } from './gcp-schema.ts';
 import type { Fields } from './gcp-schema.ts';
+import { listenOnLoopback } from './loopback.ts';
 
 export const PROJECT = 'test-project';
 export const REGION = 'europe-west1';
@@ -60,16 +61,8 @@ interface Request {
 
 export async function startGcp(): Promise<GcpEmulator> {
   const emulator = new GcpEmulator();
-  const server = createServer((request, response) => void emulator.serve(request, response));
-  await new Promise<void>((resolve) => void server.listen(0, '127.0.0.1', resolve));
-  const address = server.address();
-  emulator.url = `http://127.0.0.1:${typeof address === 'object' ? address?.port : ''}`;
-  emulator.publicUrl = emulator.url;
-  emulator.stop = () => {
-    server.closeAllConnections();
-    return new Promise((resolve) => server.close(() => resolve()));
-  };
-  return emulator;
+  const { url, stop } = await listenOnLoopback(createServer((request, response) => void emulator.serve(request, response)));
+  return Object.assign(emulator, { url, publicUrl: url, stop });
 }
 
 export class GcpEmulator {

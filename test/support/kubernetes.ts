@@ -1,7 +1,7 @@
 /** A Kubernetes API server for tests, with controllers that run the pods of Deployments and Jobs as processes of this machine. */
 
 import { createServer, request as httpRequest } from 'node:http';
-import type { IncomingMessage, Server, ServerResponse } from 'node:http';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import type { ServerOptions } from 'node:https';
 import { buffer } from 'node:stream/consumers';
@@ -15,6 +15,7 @@ import { KNATIVE } from './kubernetes-knative.ts';
 import type { KnativeSpec, KnativeTemplate } from './kubernetes-knative.ts';
 import { RESOURCES, Refusal, Store, hashOf, kindOf } from './kubernetes-store.ts';
 import type { Resource, StoredObject, WriteOptions } from './kubernetes-store.ts';
+import { listenOnLoopback } from './loopback.ts';
 
 export interface KubernetesEmulator {
   readonly url: string;
@@ -68,15 +69,7 @@ const ALL = /^\/(?:api|apis)\/(v1|[a-z0-9.]+\/v1)\/([a-z]+)$/;
 export async function startKubernetes(options: KubernetesOptions): Promise<KubernetesEmulator> {
   const emulator = new Emulator(options);
   const listener = (request: IncomingMessage, response: ServerResponse): void => void emulator.serve(request, response);
-  const server: Server = options.tls ? createTlsServer(options.tls, listener) : createServer(listener);
-  await new Promise<void>((resolve) => void server.listen(0, '127.0.0.1', resolve));
-  const address = server.address();
-  emulator.url = `${options.tls ? 'https' : 'http'}://127.0.0.1:${typeof address === 'object' ? address?.port : ''}`;
-  emulator.stop = () => {
-    server.closeAllConnections();
-    return new Promise((resolve) => server.close(() => resolve()));
-  };
-  return emulator;
+  return Object.assign(emulator, await listenOnLoopback(options.tls ? createTlsServer(options.tls, listener) : createServer(listener)));
 }
 
 class Emulator implements KubernetesEmulator {

@@ -57,6 +57,26 @@ export function leb(value: number): number[] {
 export const section = (id: number, body: readonly number[]): number[] => [id, ...leb(body.length), ...body];
 export const HEADER = [0, 0x61, 0x73, 0x6d, 1, 0, 0, 0];
 
+/** A function whose code is a module. */
+export function versionOf(code: FunctionVersion['code'], settings: Partial<FunctionVersion> = {}): FunctionVersion {
+  const fn = {
+    name: 'module',
+    version: '1',
+    code,
+    layers: [],
+    runtime: 'wasm',
+    handler: 'handler.wasm',
+    memoryMb: 128,
+    timeoutMs: 10_000,
+    ephemeralMb: 512,
+    environment: {},
+    concurrencyPerInstance: 1,
+    network: 'none',
+    ...settings,
+  } as const;
+  return { ...fn, fingerprint: fingerprintOf(fn) };
+}
+
 /** A function runtime on threads; `run` gives the answer as text. */
 export class Engine {
   readonly backend: WasmBackend;
@@ -83,22 +103,7 @@ export class Engine {
     const path = join(this.folder, sha256);
     await mkdir(path, { recursive: true });
     await writeFile(join(path, 'handler.wasm'), module);
-    const fn = {
-      name: 'module',
-      version: '1',
-      code: { kind: 'folder', path, sha256 },
-      layers: [],
-      runtime: 'wasm',
-      handler: 'handler.wasm',
-      memoryMb: 128,
-      timeoutMs: 10_000,
-      ephemeralMb: 512,
-      environment: {},
-      concurrencyPerInstance: 1,
-      network: 'none',
-      ...settings,
-    } as const;
-    return { ...fn, fingerprint: fingerprintOf(fn) };
+    return versionOf({ kind: 'folder', path, sha256 }, settings);
   }
 
   async run(fn: FunctionVersion, event = '{}'): Promise<string> {
