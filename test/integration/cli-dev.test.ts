@@ -2,10 +2,11 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
-import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { descendantsOf, isAlive } from '../support/alive.ts';
 
 const BPR = join(import.meta.dirname, '../fixtures/cli/bpr.ts');
 const SOURCES = join(import.meta.dirname, '../../src');
@@ -29,8 +30,10 @@ afterEach(async () => {
   for (const directory of [project, temporary]) rmSync(directory, { recursive: true, force: true });
 });
 
+/** As one change: who watches never sees half of it. */
 function write(name: string, text: string): void {
-  writeFileSync(join(project, name), text);
+  writeFileSync(`${project}.written`, text);
+  renameSync(`${project}.written`, join(project, name));
 }
 
 function jobsModule(names: readonly string[]): string {
@@ -142,20 +145,6 @@ async function call(command: string): Promise<unknown> {
   return results[0]?.values;
 }
 
-/** Every process below this one, read from the system. */
-function descendants(pid: number): number[] {
-  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
-  return children.flatMap((child) => [child, ...descendants(child)]);
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    return !/^\d+ \(.*\) Z/.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
-  } catch {
-    return false;
-  }
-}
-
 describe.each([
   { mode: 'in the process of the runner', flags: [], executor: 'in-process' },
   { mode: 'behind the handler', flags: ['--handler'], executor: 'handler' },
@@ -190,7 +179,7 @@ describe.each([
     expect(await dev.next(({ event }) => event.startsWith('reload'))).toMatchObject({ event: 'reload' });
     expect(await call(command)).toEqual(['4']);
 
-    const below = descendants(dev.pid);
+    const below = descendantsOf(dev.pid);
     // The chain and its keeper, the runner and the one that waits, and with a handler that and the bundler.
     expect(below.length).toBeGreaterThanOrEqual(executor === 'handler' ? 5 : 4);
     dev.signal('SIGINT', 'group');
@@ -198,7 +187,7 @@ describe.each([
     expect(await dev.ended).toMatchObject({ status: 0, signal: null });
     expect(below.filter(isAlive)).toEqual([]);
     expect(readdirSync(temporary)).toEqual([]);
-  });
+  }, 180_000);
 });
 
 describe('dev', () => {
@@ -232,7 +221,7 @@ describe('dev', () => {
   it('leaves no process when it is killed', async () => {
     const dev = new Command(['dev', 'jobs.ts', '--json', '--handler']);
     await dev.next(isEvent('ready'));
-    const below = descendants(dev.pid);
+    const below = descendantsOf(dev.pid);
     expect(below.length).toBeGreaterThanOrEqual(4);
     dev.signal('SIGKILL');
     await dev.ended;

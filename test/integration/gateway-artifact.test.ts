@@ -9,6 +9,7 @@ import { Gateway } from '../../src/gateway/gateway.ts';
 import type { InstanceBackend } from '../../src/runtime/runtime.ts';
 import { DRIVERS } from '../support/container-engine.ts';
 import { newFolder, onEnd, send, until } from '../support/gateway.ts';
+import { temporaryFolder } from '../support/temporary-folders.ts';
 
 const EVENT = JSON.stringify({ job_id: 0, args: [...new Uint8Array(31), 5] });
 const SQUARED = JSON.stringify({ result: [...new Uint8Array(31), 25] });
@@ -24,8 +25,7 @@ let zip: string;
 
 beforeAll(async () => {
   const entry = join(import.meta.dirname, '../fixtures/gateway/jobs.ts');
-  const folder = await newFolder();
-  zip = readFileSync((await buildHandler({ entry, outDir: folder })).zipFile).toString('base64');
+  zip = readFileSync((await buildHandler({ entry, outDir: temporaryFolder('artifact') })).zipFile).toString('base64');
 });
 
 /** `between`: before each but the first way. */

@@ -253,7 +253,7 @@ test('what Cloud Run functions cannot do is a warning, and an error when it is t
 test('access tokens are kept until shortly before their end, and fetched once for all who ask', async () => {
   let now = Date.now() - 3_400_000;
   const clock = { ...impatientClock, now: () => now };
-  const connections = new Connections({}, impatientClock);
+  const connections = new Connections({}, clock);
   const tokens = new Tokens({ credentials: () => emulator.credentials }, { clock, connections, environment: {} });
   const [first, ...others] = await Promise.all([tokens.access(), tokens.access(), tokens.access()]);
   expect(new Set([first, ...others]).size).toBe(1);

@@ -2,14 +2,15 @@
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync, readdirSync, rmSync } from 'node:fs';
+import { readdirSync, rmSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { expect, it, onTestFinished } from 'vitest';
 import type { Saturation } from '../../src/cli/commands/bench.ts';
-import { isAlive } from '../support/alive.ts';
+import { childrenOf, descendantsOf, isAlive } from '../support/alive.ts';
 import { BPR } from '../support/bpr.ts';
 import { temporaryFolder } from '../support/temporary-folders.ts';
+import { leftProcesses } from '../prove/workers-left.ts';
 
 function bench(...flags: string[]) {
   const folder = temporaryFolder('bench');
@@ -21,15 +22,6 @@ function bench(...flags: string[]) {
   child.stderr.on('data', (text: Buffer) => (stderr += text.toString()));
   const ended = once(child, 'close').then(([status]) => ({ status: Number(status), stdout, stderr }));
   return { child, ended, folder };
-}
-
-function childrenOf(pid: number | undefined): number[] {
-  const path = `/proc/${pid}/task/${pid}/children`;
-  return existsSync(path) ? readFileSync(path, 'utf8').trim().split(' ').filter(Boolean).map(Number) : [];
-}
-
-function descendantsOf(pid: number | undefined): number[] {
-  return childrenOf(pid).flatMap((child) => [child, ...descendantsOf(child)]);
 }
 
 it('measures each step, with what the workers used, and leaves nothing', async () => {
@@ -81,6 +73,8 @@ it('what it started ends with it, however it ends', async () => {
   child.kill('SIGKILL');
   await ended;
   while (all.some((pid) => isAlive(pid))) await nextTurn();
+  // What was started after the last look, too.
+  expect(await leftProcesses(folder)).toEqual([]);
   rmSync(folder, { recursive: true, force: true });
 }, 60_000);
 

@@ -82,10 +82,12 @@ async function prometheusOf(scraped: Readonly<Record<string, Target>>): Promise<
     await ended;
   });
   const lines: string[] = [];
+  let port: string | undefined;
   for await (const line of createInterface({ input: child.stderr })) {
     lines.push(line);
-    const port = /msg="Listening on" address=127\.0\.0\.1:(\d+)/.exec(line)?.[1];
-    if (port === undefined) continue;
+    port ??= /msg="Listening on" address=127\.0\.0\.1:(\d+)/.exec(line)?.[1];
+    // Before that it answers 503.
+    if (port === undefined || !line.includes('Server is ready to receive web requests')) continue;
     child.stderr.resume();
     return async (path) => ((await (await fetch(`http://127.0.0.1:${port}/api/v1/${path}`)).json()) as { data: unknown }).data;
   }

@@ -1,4 +1,4 @@
-/** Whether processes run. */
+/** Whether processes run, and which they started. */
 
 import { readFileSync } from 'node:fs';
 
@@ -9,4 +9,18 @@ export function isAlive(pid: number | string): boolean {
   } catch {
     return false;
   }
+}
+
+/** None when it has ended. */
+export function childrenOf(pid: number | undefined): number[] {
+  try {
+    return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
+  } catch {
+    return [];
+  }
+}
+
+/** Every process below this one. */
+export function descendantsOf(pid: number | undefined): number[] {
+  return childrenOf(pid).flatMap((child) => [child, ...descendantsOf(child)]);
 }

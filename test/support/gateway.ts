@@ -5,23 +5,18 @@ import { request as httpRequest } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { strToU8, zipSync } from 'fflate';
-import { afterEach } from 'vitest';
+import { onTestFinished } from 'vitest';
 import { Gateway } from '../../src/gateway/gateway.ts';
 import type { GatewayAddress, GatewayOptions } from '../../src/gateway/gateway.ts';
 import { FakeBackend } from './fake-backend.ts';
 import type { FakeBackendOptions } from './fake-backend.ts';
 
-const cleanUps: (() => unknown)[] = [];
-
+/** In the one order of all that is cleaned up after a test: what came last goes first, and folders go when nobody writes in them any more. */
 export function onEnd(cleanUp: () => unknown): void {
-  cleanUps.push(cleanUp);
+  onTestFinished(async () => {
+    await cleanUp();
+  });
 }
-
-async function cleanUpAll(): Promise<void> {
-  for (const cleanUp of cleanUps.splice(0).toReversed()) await cleanUp();
-}
-
-afterEach(cleanUpAll);
 
 export async function newFolder(): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'gw-'));
