@@ -64,7 +64,7 @@ import type { Session } from './session.ts';
  * - Jobs that come back at the same time come in the order in which they came back.
  * - It takes as many jobs as the servers have room for: then `publish` is `QUEUE_DISK_FULL`, never `QUEUE_FULL`.
  * - `publishMany` of more than 1,000 is all or none per 1,000, should this process end in the middle.
- * - `totals`, `workers` and `waiting` of `stats` are of this process; of a job that another process claimed for the first time `status`
+ * - `totals`, `rates`, `workers` and `waiting` of `stats` are of this process; of a job that another process claimed for the first time `status`
  *   says `claimed` without worker and times, unless `recordClaims` is set. Both read the whole stream: ask for stats in seconds, not milliseconds.
  *
  * @example
@@ -96,7 +96,7 @@ export class NatsQueue implements SharedQueue {
     this.#names = new Names(queue);
     this.#clock = clock;
     this.#telemetry = telemetry;
-    this.#counts = new QueueCounts(telemetry.metrics);
+    this.#counts = new QueueCounts(telemetry.metrics, clock);
     this.objects = new NatsObjects({
       name: this.#names.objects,
       connect: () => this.#open(),
@@ -285,7 +285,8 @@ export class NatsQueue implements SharedQueue {
     const { byState, byType, delayed, oldestMs, held } = await keeping.takeStock();
     this.#counts.show(byState);
     const workers = this.#counts.workers(held, this.#clock.now());
-    return { byState, byType, delayed, oldestMs, waiting: claims.size, totals: { ...this.#counts.totals }, workers };
+    const { totals, rates } = this.#counts;
+    return { byState, byType, delayed, oldestMs, waiting: claims.size, totals: { ...totals }, rates, workers };
   }
 
   close(): Promise<void> {

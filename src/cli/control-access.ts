@@ -1,10 +1,11 @@
 /** How commands reach a control plane: with the operator's token, which lies in its folder, or with a ticket. */
 
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { InvalidArgumentError } from 'commander';
 import type { Command } from 'commander';
+import { systemClock } from '../clock.ts';
 import { RunnerError } from '../errors.ts';
 import { openIdentity } from '../queue/identity.ts';
 import type { ControlClient, ControlCredentials } from '../queue/control-client.ts';
@@ -21,11 +22,15 @@ export interface ControlFlags {
 
 /** A command waits so long for a control plane that does not answer. */
 const PATIENCE_MS = 2_000;
+/** One that was started a moment ago listens by then. */
+const START_MS = 5_000;
+const LOOK_MS = 50;
+const ADDRESS_FILE = 'control.json';
 const UNITS_MS: Readonly<Record<string, number>> = { s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 
 export const ACCESS_HELP = `
 The control plane of this machine is found by its folder (--data, default BPR_DATA_DIR/control or ~/.blueprint-runner/control), whose
-operator's token is used. Another one is reached with a ticket (--ticket, or CONTROL_PLANE_TICKET) that allows what the command does; the
+operator's token is used; one that is just starting is waited for, 5 s at most. Another one is reached with a ticket (--ticket, or CONTROL_PLANE_TICKET) that allows what the command does; the
 command enrols with the key BPR_DATA_DIR/identity.key or ~/.blueprint-runner/identity.key, which is made when there is none.`;
 
 export function withAccess(command: Command): Command {
@@ -44,20 +49,30 @@ function baseFolder({ env, cwd }: Io): string {
   return given === undefined || given === '' ? join(homedir(), '.blueprint-runner') : resolve(cwd, given);
 }
 
-/** Throws `CONFIG_INVALID`, `NOT_FOUND`. */
-function credentialsOf(io: Io, { data, ticket = io.env['CONTROL_PLANE_TICKET'] }: ControlFlags): ControlCredentials {
+/** Rejects with `CONFIG_INVALID`, `NOT_FOUND`. */
+async function credentialsOf(io: Io, { data, ticket = io.env['CONTROL_PLANE_TICKET'] }: ControlFlags): Promise<ControlCredentials> {
   if (data === undefined && ticket !== undefined && ticket !== '')
     return { ticket: textOf(io, ticket), identity: openIdentity(join(baseFolder(io), 'identity.key')) };
   const folder = controlFolder(io, data);
-  const address = readIn(folder, 'control.json');
+  await waitForAddress(io, folder);
+  const address = readIn(folder, ADDRESS_FILE);
   const { url, tlsKeySha256 } = JSON.parse(address) as { readonly url: string; readonly tlsKeySha256?: string }; // written by the control plane
   return { url, token: readIn(folder, 'admin.token').trim(), tlsKeySha256 };
+}
+
+/** It is written once the control plane listens; without one in time what reads it says so. */
+async function waitForAddress({ stderr }: Io, folder: string): Promise<void> {
+  const file = join(folder, ADDRESS_FILE);
+  if (existsSync(file)) return;
+  stderr.write(`waiting up to ${START_MS / 1_000} s for a control plane in ${folder} ...\n`);
+  const until = systemClock.monotonic() + START_MS;
+  while (!existsSync(file) && systemClock.monotonic() < until) await systemClock.sleep(LOOK_MS);
 }
 
 /** Runs the work with a connection that is closed after it. */
 export async function withControl<T>(io: Io, flags: ControlFlags, work: (control: ControlClient) => Promise<T>): Promise<T> {
   const { ControlClient: Client } = await import('../queue/control-client.ts');
-  const control = new Client({ credentials: credentialsOf(io, flags), reconnectMs: PATIENCE_MS });
+  const control = new Client({ credentials: await credentialsOf(io, flags), reconnectMs: PATIENCE_MS });
   try {
     return await work(control);
   } finally {
@@ -76,7 +91,7 @@ export async function withQueue<T>(
     import('../queue/remote-objects.ts'),
     import('../queue/claim-check.ts'),
   ]);
-  const queue: RemoteQueue = await Remote.connect({ credentials: credentialsOf(io, flags), reconnectMs: PATIENCE_MS });
+  const queue: RemoteQueue = await Remote.connect({ credentials: await credentialsOf(io, flags), reconnectMs: PATIENCE_MS });
   try {
     const objects = new Objects(queue.control);
     return await work(new ClaimCheckQueue({ queue, objects }), objects);

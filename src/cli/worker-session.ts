@@ -141,8 +141,10 @@ export async function openFunctions(options: FunctionsOptions): Promise<WorkerFu
   const store = { objects, environment, network, folder: join(folder, 'packages'), ...(bytesMax !== undefined && { bytesMax }) };
   if (backend === 'engine' && control && !urls) {
     const { ControlEngines } = await import('../worker/control-engines.ts');
-    const { jobs, packages } = functionJobs({ ...store, target: new ControlEngines({ control, clock: systemClock }) });
-    return { handler: jobs, close: async () => packages.close() };
+    const target = new ControlEngines({ control, clock: systemClock });
+    const { jobs, packages } = functionJobs({ ...store, target });
+    await target.watch();
+    return { handler: jobs, unready: () => target.unready, close: () => target.close().then(() => packages.close()) };
   }
   if (backend === 'engine' && urls) {
     const { EnginePool: Pool } = await import('../engine/engine-pool.ts');
@@ -159,7 +161,7 @@ export async function openFunctions(options: FunctionsOptions): Promise<WorkerFu
 }
 
 function enginesAway({ engines }: EnginePool): string | undefined {
-  return engines.every(({ isDown }) => isDown) ? `no engine is ready: ${engines.map(({ url }) => url).join(', ')}` : undefined;
+  return engines.every(({ isReady }) => !isReady) ? `no engine is ready: ${engines.map(({ url }) => url).join(', ')}` : undefined;
 }
 
 async function openRuntime(options: Pick<FunctionsOptions, 'folder' | 'backend' | 'concurrency' | 'telemetry'>): Promise<FunctionRuntime> {

@@ -106,6 +106,27 @@ const keeping: readonly QueueCase[] = [
     },
   },
   {
+    name: 'stats tell how many jobs a second there were in the last minute',
+    async run({ queue, pass }) {
+      const before = await queue.stats();
+      assert.deepEqual(before.rates, { published: 0, claimed: 0, completed: 0, failed: 0 });
+      await queue.publishMany(['a', 'b', 'c', 'd', 'e', 'f'].map((id) => job(id)));
+      const [a, b, c] = await claim(queue, { max: 3 });
+      assert.ok(a && b && c);
+      await queue.complete(a.lease, body('done'));
+      await queue.complete(b.lease, body('done'));
+      await queue.fail(c.lease, { code: 'JOB_FAILED', message: 'no' });
+      await pass(SHORT_MS);
+      const { rates, totals } = await queue.stats();
+      // The case takes less than a minute; a queue that is younger than a second tells them as of one.
+      for (const what of ['published', 'claimed', 'completed', 'failed'] as const) {
+        const [most, least] = [totals[what], totals[what] / 60];
+        assert.ok(rates[what] <= most && rates[what] >= least, `${what}: ${rates[what]} per second, but ${most} in this case`);
+      }
+      assert.deepEqual(totals, { published: 6, claimed: 3, completed: 2, failed: 1 });
+    },
+  },
+  {
     name: 'purge forgets what ended long ago, with what it referred to, and nothing else',
     async run({ queue, pass }) {
       await queue.publishMany([job('old', { payload: REFERENCE }), job('dead', { attemptsMax: 1 }), job('running'), job('waiting')]);

@@ -3,7 +3,7 @@
 import { RunnerError } from '../errors.ts';
 import { json } from '../gateway/http.ts';
 import type { Route } from '../gateway/http.ts';
-import { choice, list, object, optional, parseJson, text, whole } from '../gateway/schema.ts';
+import { choice, decimal, list, number, object, optional, parseJson, text, whole } from '../gateway/schema.ts';
 import { TICKET_SCOPES } from '../queue/ticket.ts';
 import type { WorkQueue } from '../queue/queue.ts';
 import { Session } from './access.ts';
@@ -25,6 +25,18 @@ const NEW_TICKET = object('a ticket', {
   uses: optional(whole({ about: 'workers that may enrol; default 1', min: 1, max: 1_000_000 })),
 });
 const ID = text({ about: 'an id', pattern: /^[0-9a-f]{32}$/ });
+const EVENTS = object('what happened', {
+  events: list(
+    object('one', {
+      number: number('rises, also over restarts'),
+      at: number('milliseconds since the epoch'),
+      worker: text({ about: 'its id' }),
+      change: choice('what happened', ['joined', 'left', 'lost', 'returned']),
+    }),
+    { about: 'all of them' },
+  ),
+});
+const AFTER = optional(decimal({ about: 'number of the last event that is known', min: 0, max: Number.MAX_SAFE_INTEGER }));
 const ANY = { type: 'object' } as const;
 
 export interface AdminApiOptions {
@@ -99,6 +111,20 @@ function workerRoutes({ access, registry, workers, queue, now }: AdminApiOptions
       scope: 'publish',
       doc: { summary: 'Workers that enrolled, with what is known of them.', responses },
       handle: async () => json(200, { workers: workers.list((await queue.stats()).workers) }),
+    },
+    {
+      method: 'GET',
+      path: '/workers/events',
+      scope: 'publish',
+      doc: {
+        summary: 'Workers that joined, left, were lost, returned: the last 1,000 times, the oldest first.',
+        query: { after: AFTER },
+        responses: { 200: { about: 'those after this one', schema: EVENTS.json } },
+      },
+      handle({ query }) {
+        const after = AFTER.parse(query.get('after') ?? undefined, 'after') ?? 0;
+        return json(200, { events: workers.membership.after(after) });
+      },
     },
     {
       method: 'PUT',

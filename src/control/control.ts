@@ -120,6 +120,7 @@ const FILE_TICKET = { uses: 1_000, validMs: 30 * 86_400_000 };
 const CLOSE_MS = 10_000;
 const PURGE_MS = 600_000;
 const RECONCILE_MS = 60_000;
+const SWEEP_MS = 5_000;
 const REMIND_MS = 10_000;
 /** Of a session, where workers speak to servers that may end it only when its time is over. */
 const SHARED_SESSION_MS = 600_000;
@@ -157,6 +158,7 @@ export class ControlPlane {
   #parts: Parts | undefined;
   #server: GatewayServer | undefined;
   #tickets: Tickets | undefined;
+  #nodeId: string | undefined;
   #hasStarted = false;
   #closing: Promise<void> | undefined;
   readonly #upkeep: Upkeep;
@@ -173,6 +175,12 @@ export class ControlPlane {
   /** Once it listens. */
   get tickets(): Tickets {
     if (this.#tickets) return this.#tickets;
+    throw new RunnerError('STATE_INVALID', 'the control plane does not listen yet');
+  }
+
+  /** The hash of its public key, which its tickets name. Once it listens. */
+  get nodeId(): string {
+    if (this.#nodeId !== undefined) return this.#nodeId;
     throw new RunnerError('STATE_INVALID', 'the control plane does not listen yet');
   }
 
@@ -212,8 +220,10 @@ export class ControlPlane {
       });
       await tickets.openFile();
       this.#tickets = tickets;
+      this.#nodeId = identity.id;
       writeSecretFile(join(folder, ADDRESS_FILE), JSON.stringify({ url: own, tlsKeySha256 }));
       this.#keepUp(parts);
+      parts.engines?.watch();
       this.#telemetry.log.info('the control plane listens', { url: own });
       return own;
     } catch (thrown) {
@@ -248,7 +258,7 @@ export class ControlPlane {
       const objects = this.#options.objects ?? shared?.objects ?? new FolderObjects({ folder: join(folder, 'objects') });
       const { engines: given } = this.#options;
       const engines = given && new Engines({ ...given, ...this.#limits, objects, clock, telemetry });
-      const workers = new Workers({ clock, registry, metrics: telemetry.metrics });
+      const workers = new Workers({ clock, registry, ...telemetry });
       const waiting = telemetry.metrics.gauge({ name: 'blueprint_control_polls', help: 'Requests that wait for jobs or results.' });
       const polls = new Polls({ clock, ...this.#limits, waiting, onWait: (id) => workers.waits(id) });
       const token = (name: string): string => openToken(join(folder, `${name}.token`), random);
@@ -268,6 +278,7 @@ export class ControlPlane {
         onEnded: (workerId) => {
           polls.end(workerId);
           engines?.end(workerId);
+          workers.ended(workerId);
         },
       });
       return { registry, queue, objects, access, workers, polls, engines, revocations };
@@ -304,6 +315,7 @@ export class ControlPlane {
         isClosing: () => server.closing.aborted,
         // Of no job: what is asked is whether the queue answers.
         check: () => Promise.all([registry.check(), queue.status('readyz')]),
+        engines: () => engines && { ready: engines.list.filter(({ isReady }) => isReady).length, all: engines.list.length },
       }),
     ];
     const server = new GatewayServer({
@@ -320,7 +332,8 @@ export class ControlPlane {
     return server;
   }
 
-  #keepUp({ queue, objects, revocations }: Parts): void {
+  #keepUp({ queue, objects, workers, revocations }: Parts): void {
+    this.#upkeep.add({ what: 'workers that are not heard of any more are told', everyMs: SWEEP_MS, run: async () => workers.sweep() });
     this.#upkeep.add({
       what: 'jobs that ended long ago are forgotten, with their objects',
       everyMs: PURGE_MS,

@@ -35,6 +35,7 @@ const REGISTERED = object('it may be called', { id: text({ about: 'the same for 
 const ENGINES = object('the engines', {
   engines: list(
     object('one', {
+      name: text({ about: 'what errors call it' }),
       url: text({ about: 'where it is' }),
       up: flag('it is ready'),
       running: number('calls that it runs for the control plane'),
@@ -108,7 +109,7 @@ export function engineRoutes({ engines, bodyBytesMax, now }: EngineApiOptions): 
       path: '/engines',
       scope: 'admin',
       doc: { summary: 'The engines.', responses: { 200: { about: 'all of them', schema: ENGINES.json } } },
-      handle: () => json(200, { engines: engines.list.map(({ url, isDown, running }) => ({ url, up: !isDown, running })) }),
+      handle: () => json(200, { engines: engines.list.map(({ name, url, isReady, running }) => ({ name, url, up: isReady, running })) }),
     },
   ];
 }

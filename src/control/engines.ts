@@ -76,12 +76,17 @@ export class Engines {
     this.#options = options;
     this.#sweptAt = clock.now();
     const zipOf = (code: PackageCode): Promise<Uint8Array> => this.#zipOf(code);
-    this.#pool = new EnginePool({ urls, token, clock, telemetry, zipOf, metricsPrefix: 'blueprint_control_engine' });
+    this.#pool = new EnginePool({ urls, token, clock, telemetry, zipOf, areAnonymous: true, metricsPrefix: 'blueprint_control_engine' });
   }
 
   /** What is known of each engine now. */
   get list(): EnginePool['engines'] {
     return this.#pool.engines;
+  }
+
+  /** From now on they are asked again and again whether they are ready. */
+  watch(): void {
+    this.#pool.health().catch(() => {});
   }
 
   /** The id of the function; the same for the same one. Neither its package nor an engine is asked for before it is called. */

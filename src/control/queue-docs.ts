@@ -128,7 +128,7 @@ export const STATUS = doc('What became of a job. Ids with a slash in them go int
 export const RESULT = doc('The result of a job, how it failed, or that it has not ended yet.', {
   response: object({ result: object({ body: CONTENT, headers: HEADERS }, ['body']), error: ERROR, pending: FLAG }, []),
 });
-export const STATS = doc('Counts, ages, workers.', { response: { type: 'object' } });
+export const STATS = doc('Counts, ages, workers; in rates jobs per second over the last minute.', { response: { type: 'object' } });
 export const DEAD = doc('The dead letter, a page of it.', { response: object({ jobs: { type: 'array', items: STATUS_OF_JOB } }) });
 
 function object(properties: Readonly<Record<string, unknown>>, required: readonly string[] = Object.keys(properties)): JsonSchema {

@@ -4,7 +4,7 @@ import { toRunnerError } from '../errors.ts';
 import { json } from '../gateway/http.ts';
 import type { Route } from '../gateway/http.ts';
 import { openApiDocument } from '../gateway/openapi.ts';
-import { flag, object, optional, text } from '../gateway/schema.ts';
+import { flag, number, object, optional, text } from '../gateway/schema.ts';
 import { exposition } from '../telemetry/exposition.ts';
 
 export interface SystemApiOptions {
@@ -17,9 +17,26 @@ export interface SystemApiOptions {
   readonly isClosing: () => boolean;
   /** Rejects when jobs cannot be taken. */
   readonly check: () => Promise<unknown>;
+  /** How many engines answer, of those that it calls for workers. Undefined: it calls none. */
+  readonly engines: () => EngineReadiness | undefined;
+}
+
+export interface EngineReadiness {
+  readonly ready: number;
+  readonly all: number;
 }
 
 const HEALTH = object('a state', { ok: flag('it works'), message: optional(text({ about: 'why not' })) });
+const READINESS = object('a state', {
+  ok: flag('it takes jobs'),
+  message: optional(text({ about: 'why not' })),
+  engines: optional(
+    object('those that it calls for workers; jobs wait while none is ready', {
+      ready: number('that answer'),
+      all: number('that were named'),
+    }),
+  ),
+});
 const INFO = {
   title: 'blueprint-runner control plane',
   description:
@@ -27,7 +44,7 @@ const INFO = {
   securitySchemes: { bearer: { type: 'http', scheme: 'bearer', description: 'The token of a session (POST /enrol), or of the operator.' } },
 };
 
-export function systemRoutes({ version, limits, metrics, routes, isClosing, check }: SystemApiOptions): Route[] {
+export function systemRoutes({ version, limits, metrics, routes, isClosing, check, engines }: SystemApiOptions): Route[] {
   return [
     {
       method: 'GET',
@@ -49,7 +66,7 @@ export function systemRoutes({ version, limits, metrics, routes, isClosing, chec
       scope: 'public',
       doc: {
         summary: 'Whether it takes jobs.',
-        responses: { 200: { about: 'it does', schema: HEALTH.json }, 503: { about: 'it does not', schema: HEALTH.json } },
+        responses: { 200: { about: 'it does', schema: READINESS.json }, 503: { about: 'it does not', schema: READINESS.json } },
       },
       async handle() {
         if (isClosing()) return json(503, { ok: false, message: 'the control plane is closing' });
@@ -58,7 +75,7 @@ export function systemRoutes({ version, limits, metrics, routes, isClosing, chec
         } catch (thrown) {
           return json(503, { ok: false, message: toRunnerError(thrown).code });
         }
-        return json(200, { ok: true });
+        return json(200, { ok: true, engines: engines() });
       },
     },
     {

@@ -4,7 +4,8 @@ import type { Clock } from '../clock.ts';
 import { number, object, optional, text } from '../gateway/schema.ts';
 import type { Infer } from '../gateway/schema.ts';
 import type { WorkerStats } from '../queue/queue.ts';
-import type { Gauge, Metrics } from '../telemetry/telemetry.ts';
+import type { Gauge, Logger, Metrics } from '../telemetry/telemetry.ts';
+import { Membership } from './membership.ts';
 import { workerMetricsText } from './metrics.ts';
 import type { EnrolmentRecord, Registry } from './registry.ts';
 
@@ -53,6 +54,15 @@ interface Presence {
   /** Requests of it that wait. */
   waiting: number;
   report: WorkerReport | undefined;
+  /** As the last event of it says. */
+  state: 'present' | 'left' | 'lost';
+}
+
+export interface WorkersOptions {
+  readonly clock: Clock;
+  readonly registry: Registry;
+  readonly metrics: Metrics;
+  readonly log: Logger;
 }
 
 /** A worker that works for longer extends its leases: it is heard of more often than this. */
@@ -62,12 +72,14 @@ export class Workers {
   readonly #clock: Clock;
   readonly #registry: Registry;
   readonly #presences = new Map<string, Presence>();
+  readonly membership: Membership;
   readonly #present: Gauge;
   readonly #absent: Gauge;
 
-  constructor({ clock, registry, metrics }: { readonly clock: Clock; readonly registry: Registry; readonly metrics: Metrics }) {
+  constructor({ clock, registry, metrics, log }: WorkersOptions) {
     this.#clock = clock;
     this.#registry = registry;
+    this.membership = new Membership({ clock, log });
     const gauge = (presence: string): Gauge =>
       metrics.gauge({ name: 'blueprint_control_workers', help: 'Workers that have enrolled and are not revoked.', labels: { presence } });
     this.#present = gauge('present');
@@ -77,8 +89,25 @@ export class Workers {
   seen(id: string): void {
     const presence = this.#presence(id);
     presence.lastSeenAt = this.#clock.now();
-    // It took leave, and is here again.
-    if (presence.report?.state === 'stopped') presence.report = undefined;
+    if (presence.state === 'present') return;
+    if (presence.state === 'left') presence.report = undefined;
+    this.membership.tell(presence.state === 'lost' ? 'returned' : 'joined', id);
+    presence.state = 'present';
+  }
+
+  /** Its session was ended. */
+  ended(id: string): void {
+    const presence = this.#presences.get(id);
+    if (presence) this.#left(id, presence);
+  }
+
+  /** Who was not heard of for long is lost. */
+  sweep(): void {
+    for (const [id, presence] of this.#presences) {
+      if (presence.state !== 'present' || this.#isPresent(presence)) continue;
+      presence.state = 'lost';
+      this.membership.tell('lost', id);
+    }
   }
 
   /** It waits; returns what is to be called when it does no longer. */
@@ -92,7 +121,9 @@ export class Workers {
   }
 
   report(id: string, report: WorkerReport): void {
-    this.#presence(id).report = report;
+    const presence = this.#presence(id);
+    presence.report = report;
+    if (report.state === 'stopped') this.#left(id, presence);
   }
 
   /** Those that enrolled, the first ones first. */
@@ -127,14 +158,20 @@ export class Workers {
   }
 
   #isPresent(presence: Presence | undefined): boolean {
-    if (!presence || presence.report?.state === 'stopped') return false;
+    if (!presence || presence.state === 'left') return false;
     return presence.waiting > 0 || this.#clock.now() - presence.lastSeenAt <= PRESENT_MS;
   }
 
   #presence(id: string): Presence {
     let presence = this.#presences.get(id);
-    if (!presence) this.#presences.set(id, (presence = { lastSeenAt: this.#clock.now(), waiting: 0, report: undefined }));
+    if (!presence) this.#presences.set(id, (presence = { lastSeenAt: this.#clock.now(), waiting: 0, report: undefined, state: 'left' }));
     return presence;
+  }
+
+  #left(id: string, presence: Presence): void {
+    if (presence.state === 'left') return;
+    presence.state = 'left';
+    this.membership.tell('left', id);
   }
 }
 

@@ -5,7 +5,7 @@ type EngineOutcome = (typeof OUTCOMES)[number];
 
 const SECONDS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 900];
 
-/** What is measured of one engine, as who calls it sees it. */
+/** What is measured of one engine, or of those of one name, as who calls it sees it. */
 export class EngineMetrics {
   readonly #ended: ReadonlyMap<EngineOutcome, Counter>;
   readonly #running: Gauge;
@@ -14,7 +14,8 @@ export class EngineMetrics {
 
   constructor(metrics: Metrics, url: string, prefix = 'blueprint_runner_worker_engine') {
     // Without user and password.
-    const engine = URL.parse(url)?.origin ?? url;
+    const [, names = '', address = url] = /^(dns\+)(.*)$/.exec(url) ?? [];
+    const engine = names + (URL.parse(address)?.origin ?? address);
     const name = (rest: string): string => `${prefix}_${rest}`;
     const help = 'Calls to an engine: completed, failed, or refused, then another engine is asked.';
     const counter = (outcome: EngineOutcome): Counter => metrics.counter({ name: name('calls_total'), help, labels: { engine, outcome } });
@@ -29,13 +30,13 @@ export class EngineMetrics {
     this.#up.set(isThere ? 1 : 0);
   }
 
-  running(count: number): void {
-    this.#running.set(count);
+  began(): void {
+    this.#running.add(1);
   }
 
-  ended(outcome: EngineOutcome, { running, durationMs }: { readonly running: number; readonly durationMs: number }): void {
+  ended(outcome: EngineOutcome, durationMs: number): void {
     this.#ended.get(outcome)?.add();
-    this.#running.set(running);
+    this.#running.add(-1);
     if (outcome !== 'refused') this.#seconds.record(durationMs / 1_000);
   }
 }

@@ -3,32 +3,44 @@
 import { systemClock } from '../clock.ts';
 import type { Clock } from '../clock.ts';
 import { RunnerError, toRunnerError } from '../errors.ts';
-import { Connections } from '../http/connection.ts';
 import type { FunctionVersion } from '../runtime/runtime.ts';
 import { silentTelemetry } from '../telemetry/telemetry.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
-import { EngineMetrics } from './engine-metrics.ts';
-import { Engine } from './engine.ts';
-import type { EngineAnswer, EngineCall, EngineCallOptions, EngineMethod, EngineStream, PackageCode } from './engine.ts';
+import { EngineSet } from './engine-set.ts';
+import type { Resolve } from './engine-set.ts';
+import type { Engine, EngineAnswer, EngineCall, EngineCallOptions, EngineMethod, EngineStream, PackageCode } from './engine.ts';
 import { homeFirst } from './rendezvous.ts';
 
 export interface EnginePoolOptions {
-  /** Addresses of gateways. */
+  /** Addresses of gateways; `dns+http://name:port` stands for all addresses that the name has at the time. */
   readonly urls: readonly string[];
+  /** Default: as the system resolves names. */
+  readonly resolve?: Resolve;
   /** Sent as `Authorization: Bearer`. */
   readonly token?: string | undefined;
   /** The package of a function. */
   readonly zipOf: (code: PackageCode) => Promise<Uint8Array>;
   /** Default 64 MiB. */
   readonly responseBytesMax?: number;
-  /** Between two questions whether an engine is ready; half of it more or less, by chance. Default 2,000. */
+  /** Between two questions whether an engine is ready; half of it more or less, by chance; a quarter while one is not. Default 2,000. */
   readonly probeMs?: number;
   /** From 0 to 1. */
   readonly random?: () => number;
   readonly clock?: Clock;
   readonly telemetry?: Telemetry;
+  /** Errors call engines `engine-1`, `engine-2` and so on, and tell no address; the log and the metrics do. */
+  readonly areAnonymous?: boolean;
   /** Before the names of its metrics. Default `blueprint_runner_worker_engine`. */
   readonly metricsPrefix?: string;
+}
+
+export interface KnownEngine {
+  readonly url: string;
+  /** What errors call it. */
+  readonly name: string;
+  /** It answered when it was asked or called last. */
+  readonly isReady: boolean;
+  readonly running: number;
 }
 
 /** An engine that refused comes last for so long. */
@@ -39,7 +51,8 @@ const RESPONSE_BYTES_MAX = 64 * 1024 * 1024;
 /**
  * Divides calls among engines: those that are ready and have not refused lately first; a call with an affinity goes where that decides (an engine
  * that goes moves only its own calls, and has them again when it is back), any other to the engine with the fewest. A function is deployed where
- * it is called, under a name with its fingerprint. From the first call on, all engines are asked again and again whether they are ready.
+ * it is called, under a name with its fingerprint. From the first call on, all engines are asked again and again whether they are ready, and
+ * names what they stand for.
  *
  * Goes on to the next engine only when the call provably did not reach the function. Rejects with the errors of the engine, with
  * `EXECUTOR_CONNECTION_LOST` when the answer was lost, and with the last failure when no engine takes it.
@@ -51,8 +64,7 @@ const RESPONSE_BYTES_MAX = 64 * 1024 * 1024;
 export class EnginePool {
   readonly #clock: Clock;
   readonly #telemetry: Telemetry;
-  readonly #connections: Connections;
-  readonly #engines: readonly Engine[];
+  readonly #set: EngineSet;
   readonly #probes: { readonly everyMs: number; readonly random: () => number };
   readonly #closing = new AbortController();
   #calls = 0;
@@ -61,29 +73,27 @@ export class EnginePool {
 
   /** Does no I/O. Throws `CONFIG_INVALID`. */
   constructor(options: EnginePoolOptions) {
-    const { urls, token, zipOf, clock = systemClock, telemetry = silentTelemetry, responseBytesMax = RESPONSE_BYTES_MAX } = options;
+    const { urls, resolve, areAnonymous, metricsPrefix, token, zipOf, clock = systemClock, telemetry = silentTelemetry } = options;
     if (urls.length === 0) throw new RunnerError('CONFIG_INVALID', 'there is no address of an engine');
     this.#probes = { everyMs: options.probeMs ?? PROBE_MS, random: options.random ?? Math.random };
     this.#clock = clock;
     this.#telemetry = telemetry;
-    const connections = (this.#connections = new Connections({}, clock));
-    const parts = { clock, connections, token, zipOf, responseBytesMax };
-    this.#engines = [...new Set(urls)].map(
-      (url) => new Engine(url, new EngineMetrics(telemetry.metrics, url, options.metricsPrefix), parts),
-    );
+    const parts = { clock, token, zipOf, responseBytesMax: options.responseBytesMax ?? RESPONSE_BYTES_MAX };
+    this.#set = new EngineSet({ urls, resolve, areAnonymous, metricsPrefix, parts, telemetry, signal: this.#closing.signal });
   }
 
   /** What is known of each engine now. */
-  get engines(): readonly { readonly url: string; readonly isDown: boolean; readonly running: number }[] {
-    return this.#engines.map(({ url, isDown, running }) => ({ url, isDown, running }));
+  get engines(): readonly KnownEngine[] {
+    return this.#set.all.map(({ url, name, isDown, isKnown, running }) => ({ url, name, isReady: isKnown && !isDown, running }));
   }
 
   /** Asks all engines whether they are ready; calls prefer those that are. Rejects with `EXECUTOR_UNREACHABLE` when none is. */
   async health(): Promise<void> {
     this.#probeLater();
-    const reasons = await Promise.all(this.#engines.map((engine) => this.#probe(engine)));
-    if (reasons.every((reason) => reason !== undefined))
-      throw new RunnerError('EXECUTOR_UNREACHABLE', `no engine is ready: ${reasons.join('; ')}`);
+    const reasons = await this.#probeAll();
+    if (reasons.some((reason) => reason === undefined)) return;
+    const failures = this.#set.failures.map(({ message }) => message);
+    throw new RunnerError('EXECUTOR_UNREACHABLE', `no engine is ready: ${[...reasons, ...failures].join('; ')}`);
   }
 
   async invoke(fn: FunctionVersion, event: Uint8Array, options: EngineCallOptions = {}): Promise<EngineAnswer> {
@@ -126,7 +136,7 @@ export class EnginePool {
 
   /** Removes other versions of this name that were deployed from here. One that is still called is deployed again. */
   retire(name: string, keep: readonly string[]): void {
-    for (const engine of this.#engines) engine.retire(name, keep);
+    for (const engine of this.#set.all) engine.retire(name, keep);
   }
 
   /** Running calls end, new ones are refused, nobody is asked any more. Idempotent. */
@@ -134,7 +144,7 @@ export class EnginePool {
     this.#closing.abort();
     this.#cancelProbe?.();
     await this.#probing;
-    await this.#connections.close();
+    await this.#set.close();
   }
 
   /** Throws `EXECUTOR_CLOSED`, `RUNTIME_UNSUPPORTED`, `EXECUTOR_TIMEOUT`. */
@@ -149,6 +159,7 @@ export class EnginePool {
   }
 
   async #onOne<T>({ options }: EngineCall, run: (engine: Engine) => Promise<T>): Promise<T> {
+    if (this.#set.all.length === 0) await this.#set.refresh();
     let last: RunnerError | undefined;
     for (const engine of this.#order(options.affinity)) {
       try {
@@ -165,19 +176,26 @@ export class EnginePool {
         this.#telemetry.log.warn('an engine did not take a call', { url: engine.url, error: last });
       }
     }
-    throw last ?? new RunnerError('EXECUTOR_UNAVAILABLE', 'no engine takes the call');
+    throw last ?? this.#set.failures[0] ?? new RunnerError('EXECUTOR_UNAVAILABLE', 'no engine takes the call');
   }
 
   /** One after the other: the next question is asked when all have been answered. */
   #probeLater(): void {
     if (this.#cancelProbe || this.#closing.signal.aborted) return;
     const { everyMs, random } = this.#probes;
-    this.#cancelProbe = this.#clock.after(everyMs * (0.5 + random()), () => {
-      this.#probing = Promise.all(this.#engines.map((engine) => this.#probe(engine))).then(() => {
+    const share = this.engines.every(({ isReady }) => isReady) ? 1 : 0.25;
+    this.#cancelProbe = this.#clock.after(share * everyMs * (0.5 + random()), () => {
+      this.#probing = this.#probeAll().then(() => {
         this.#cancelProbe = undefined;
         this.#probeLater();
       });
     });
+  }
+
+  /** The reasons why they are not ready, of those that the names stand for now. */
+  async #probeAll(): Promise<(string | undefined)[]> {
+    await this.#set.refresh();
+    return Promise.all(this.#set.all.map((engine) => this.#probe(engine)));
   }
 
   /** The reason why it is not ready. */
@@ -194,9 +212,11 @@ export class EnginePool {
   }
 
   #isThere(engine: Engine, isThere: boolean, reason?: string): void {
-    engine.metrics.up(isThere);
-    if (engine.isDown !== isThere) return;
+    const wasDown = engine.isDown;
+    engine.isKnown = true;
     engine.isDown = !isThere;
+    this.#set.show(engine);
+    if (wasDown !== isThere) return;
     const { url } = engine;
     if (isThere) this.#telemetry.log.info('an engine is ready again', { url });
     else this.#telemetry.log.warn('an engine is away', { url, ...(reason !== undefined && { reason }) });
@@ -206,22 +226,23 @@ export class EnginePool {
     const now = this.#clock.now();
     const rank = ({ isDown, awayUntil }: Engine): number => (isDown ? 2 : awayUntil > now ? 1 : 0);
     this.#calls += 1;
-    const first = this.#calls % this.#engines.length;
-    const turned = [...this.#engines.slice(first), ...this.#engines.slice(0, first)];
+    const { all } = this.#set;
+    const first = this.#calls % all.length;
+    const turned = [...all.slice(first), ...all.slice(0, first)];
     if (affinity === undefined) return turned.toSorted((left, right) => rank(left) - rank(right) || left.running - right.running);
-    return homeFirst(affinity, this.#engines).toSorted((left, right) => rank(left) - rank(right));
+    return homeFirst(affinity, all).toSorted((left, right) => rank(left) - rank(right));
   }
 
   /** A call begins there. */
   #take(engine: Engine): { readonly ended: (thrown?: unknown) => void } {
     const startedAt = this.#clock.monotonic();
     engine.running += 1;
-    engine.metrics.running(engine.running);
+    engine.metrics.began();
     return {
       ended: (thrown) => {
         const outcome = thrown === undefined ? 'completed' : toRunnerError(thrown).retry === 'safe' ? 'refused' : 'failed';
         engine.running -= 1;
-        engine.metrics.ended(outcome, { running: engine.running, durationMs: this.#clock.monotonic() - startedAt });
+        engine.metrics.ended(outcome, this.#clock.monotonic() - startedAt);
       },
     };
   }

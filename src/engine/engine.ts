@@ -3,8 +3,8 @@
 import type { Clock } from '../clock.ts';
 import { RunnerError, isErrorCode, toRunnerError } from '../errors.ts';
 import { Semaphore } from '../executor/resilience.ts';
-import type { Connections, Target } from '../http/connection.ts';
-import { parseTarget } from '../http/connection.ts';
+import { Connections, parseTarget } from '../http/connection.ts';
+import type { Target } from '../http/connection.ts';
 import type { HttpRequest, HttpResponse, ResponseSink } from '../http/http.ts';
 import { ChunkQueue } from '../runtime/chunk-queue.ts';
 import type { CancelSignal, FunctionCode, FunctionVersion, InvocationOptions } from '../runtime/runtime.ts';
@@ -45,9 +45,14 @@ export interface EngineStream {
 /** `stream`: the function's own stream, chunk by chunk; `invoke`: the answer when it is whole. */
 export type EngineMethod = 'invoke' | 'stream';
 
+export interface EngineAddress {
+  readonly url: string;
+  /** For callers that are not to know the address: their errors tell this alone. */
+  readonly name?: string | undefined;
+}
+
 export interface EngineParts {
   readonly clock: Clock;
-  readonly connections: Connections;
   /** Sent as `Authorization: Bearer`. */
   readonly token: string | undefined;
   readonly zipOf: (code: PackageCode) => Promise<Uint8Array>;
@@ -69,25 +74,32 @@ const REPORT_HEADERS = ['x-invocation-id', 'x-cold-start', 'x-queue-ms', 'x-run-
 /** One of a pool: what is deployed there, and how calls reach it. Which engine a call goes to is the pool's. */
 export class Engine {
   readonly url: string;
+  /** What errors call it. */
+  readonly name: string;
   readonly metrics: EngineMetrics;
   running = 0;
   /** It was not reached; until it is, it comes last. */
   isDown = false;
+  /** Whether it is down has been found out. */
+  isKnown = false;
   /** Milliseconds since the epoch: it refused, and before then others are preferred. */
   awayUntil = 0;
   readonly #target: Target;
   readonly #parts: EngineParts;
+  readonly #connections: Connections;
   /** Names there of the functions that are known to be there. */
   readonly #deployed = new Map<string, Promise<void>>();
   readonly #deployments: Semaphore;
 
   /** Throws `CONFIG_INVALID`. */
-  constructor(url: string, metrics: EngineMetrics, parts: EngineParts) {
+  constructor({ url, name = url }: EngineAddress, metrics: EngineMetrics, parts: EngineParts) {
     this.url = url;
+    this.name = name;
     this.metrics = metrics;
     this.#target = targetOf(url);
     this.#parts = parts;
-    this.#deployments = new Semaphore(`deployments on ${url}`, DEPLOYMENTS_MAX, DEPLOYMENTS_WAITING_MAX);
+    this.#connections = new Connections({}, parts.clock);
+    this.#deployments = new Semaphore(`deployments on ${name}`, DEPLOYMENTS_MAX, DEPLOYMENTS_WAITING_MAX);
   }
 
   /** Deploys the function unless it is there. Rejects with the errors of the engine. */
@@ -104,13 +116,18 @@ export class Engine {
 
   /** The reason why it is not ready. */
   async probe(signal: AbortSignal): Promise<string | undefined> {
-    const { connections, clock } = this.#parts;
-    const deadline = clock.now() + PROBE_MS_MAX;
+    const deadline = this.#parts.clock.now() + PROBE_MS_MAX;
     const request = { method: 'GET', path: `${this.#target.path}/readyz`, headers: this.#credentials(), deadline, signal } as const;
-    return connections.send(this.#target, { ...request, responseBytesMax: PROBE_BYTES_MAX }).then(
+    const sending = this.#connections.send(this.#target, { ...request, responseBytesMax: PROBE_BYTES_MAX });
+    return sending.then(
       ({ status }) => (status === 200 ? undefined : `${this.url} answered ${status}`),
       (thrown: unknown) => toRunnerError(thrown).message,
     );
+  }
+
+  /** When no call runs any more; new ones are refused. Idempotent. */
+  close(): Promise<void> {
+    return this.#connections.close();
   }
 
   /** Removes versions of this name that were deployed from here and are not among those. */
@@ -152,7 +169,7 @@ export class Engine {
       const error = toRunnerError(thrown);
       // The function was not called, whatever became of its deployment.
       const isAway = error.code === 'EXECUTOR_CONNECTION_LOST' || error.code === 'EXECUTOR_TIMEOUT';
-      throw isAway ? new RunnerError('EXECUTOR_UNAVAILABLE', `${this.url} took no function: ${error.message}`, { cause: error }) : error;
+      throw isAway ? new RunnerError('EXECUTOR_UNAVAILABLE', `${this.name} took no function: ${error.message}`, { cause: error }) : error;
     });
     this.#deployed.set(name, deploying);
     return deploying;
@@ -178,9 +195,9 @@ export class Engine {
   }
 
   async #exchange(request: EngineRequest, signal: AbortSignal, into?: HttpRequest['into']): Promise<HttpResponse> {
-    const { connections, clock, responseBytesMax } = this.#parts;
+    const { clock, responseBytesMax } = this.#parts;
     const { method, path, headers = [], body, deadline = clock.now() + DEPLOY_MS_MAX } = request;
-    const response = await connections.send(this.#target, {
+    const sending = this.#connections.send(this.#target, {
       method,
       path: `${this.#target.path}/api/v1${path}`,
       headers: [...headers, ...this.#credentials()],
@@ -190,8 +207,19 @@ export class Engine {
       responseBytesMax,
       into,
     });
-    if (response.status >= 300) throw errorOf(this.url, response);
+    const response = await sending.catch((thrown: unknown) => {
+      throw this.#told(toRunnerError(thrown));
+    });
+    if (response.status >= 300) throw errorOf(this.name, response);
     return response;
+  }
+
+  /** What went wrong on the way is said with its address. */
+  #told(error: RunnerError): RunnerError {
+    if (this.name === this.url) return error;
+    const { cause: _, ...details } = error.details;
+    const { code, retry } = error;
+    return new RunnerError(code, `the call of ${this.name} ended with ${code}`, { cause: error, details, retry });
   }
 
   async #send(request: EngineRequest): Promise<HttpResponse> {
@@ -211,8 +239,9 @@ export class Engine {
     const chunks = new ChunkQueue(() => cancel.abort());
     const sink: ResponseSink = {
       push: (chunk) => chunks.push(chunk),
-      end(error) {
+      end: (thrown) => {
         unlink();
+        const error = thrown && this.#told(thrown);
         chunks.end(error);
         end(error);
       },
@@ -288,19 +317,19 @@ function reportOf(headers: HttpResponse['headers']): Readonly<Record<string, str
 }
 
 /** The error that an engine tells. */
-function errorOf(url: string, { status, body }: HttpResponse): RunnerError {
+function errorOf(name: string, { status, body }: HttpResponse): RunnerError {
   try {
     const document: unknown = JSON.parse(Buffer.from(body).toString());
     const told: unknown = typeof document === 'object' && document !== null && 'error' in document ? document.error : undefined;
     if (typeof told === 'object' && told !== null && 'code' in told && 'message' in told && isErrorCode(told.code)) {
       const details = 'details' in told && typeof told.details === 'object' && told.details !== null ? { ...told.details } : {};
-      return new RunnerError(told.code, String(told.message), { details: { ...details, engine: url } });
+      return new RunnerError(told.code, String(told.message), { details: { ...details, engine: name } });
     }
   } catch {
     // No document.
   }
   // Not the engine's own word, but that of something in between: the function may have run.
   const code = status === 503 ? 'EXECUTOR_UNAVAILABLE' : 'EXECUTOR_RESPONSE_INVALID';
-  const message = `${url} answered ${status} without an error that is known`;
-  return new RunnerError(code, message, { details: { engine: url, status }, retry: 'idempotent' });
+  const message = `${name} answered ${status} without an error that is known`;
+  return new RunnerError(code, message, { details: { engine: name, status }, retry: 'idempotent' });
 }

@@ -85,11 +85,11 @@ export const ALERTS: readonly Alert[] = [
   },
   {
     name: 'BprEngineDown',
-    expr: `up{job="${SCRAPE_JOBS.engine}"} == 0 or blueprint_runner_worker_engine_up == 0`,
+    expr: `up{job="${SCRAPE_JOBS.engine}"} == 0 or blueprint_runner_worker_engine_up == 0 or blueprint_control_engine_up == 0`,
     for: '1m',
     severity: 'critical',
     summary: 'The engine {{ or $labels.engine $labels.instance }} does not answer.',
-    remedy: 'Start bpr wasm serve there; its workers use the other engines of BPR_WASM_URL meanwhile.',
+    remedy: 'Start bpr wasm serve there; calls go to the other engines of BPR_WASM_URL or --engine meanwhile, or wait.',
   },
   {
     name: 'BprChainBehind',

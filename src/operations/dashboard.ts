@@ -127,6 +127,12 @@ const WORKERS: Row = {
   ],
 };
 
+/** Who calls engines, by its metrics. */
+const CALLERS = [
+  ['blueprint_runner_worker_engine', 'by workers'],
+  ['blueprint_control_engine', 'by the control plane'],
+] as const;
+
 const ENGINES: Row = {
   title: 'Engines and control plane',
   panels: [
@@ -143,21 +149,30 @@ const ENGINES: Row = {
       queries: [query('sum by (state) (blueprint_runtime_instances{instance=~"$instance"})', '{{state}}')],
     },
     {
+      title: 'Engines that are ready',
+      about: 'As the workers that call them see it, and the control plane that calls them for workers: 1 or 0.',
+      unit: 'short',
+      queries: CALLERS.map(([metric, by]) => query(`min by (engine) (${metric}_up{instance=~"$instance"})`, `{{engine}} ${by}`)),
+    },
+    {
+      title: 'Calls that run, by engine',
+      about: 'Of workers, and of the control plane for workers.',
+      unit: 'short',
+      queries: CALLERS.map(([metric, by]) => query(`sum by (engine) (${metric}_running{instance=~"$instance"})`, `{{engine}} ${by}`)),
+    },
+    {
       title: 'Calls per second by engine',
-      about: 'As the workers see it: completed, failed, refused.',
+      about: 'Completed, failed, refused.',
       unit: 'reqps',
-      queries: [
-        query(
-          `sum by (engine, outcome) (rate(blueprint_runner_worker_engine_calls_total{instance=~"$instance"}${RATE}))`,
-          '{{engine}} {{outcome}}',
-        ),
-      ],
+      queries: CALLERS.map(([metric, by]) =>
+        query(`sum by (engine, outcome) (rate(${metric}_calls_total{instance=~"$instance"}${RATE}))`, `{{engine}} {{outcome}} ${by}`),
+      ),
     },
     {
       title: 'Time of a call by engine',
       about: 'Of those that were not refused.',
       unit: 's',
-      queries: [query(quantile(0.99, 'blueprint_runner_worker_engine_call_seconds', 'engine, le'), 'p99 {{engine}}')],
+      queries: CALLERS.map(([metric, by]) => query(quantile(0.99, `${metric}_call_seconds`, 'engine, le'), `p99 {{engine}} ${by}`)),
     },
     {
       title: 'Requests to the control plane per second',

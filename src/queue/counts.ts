@@ -1,7 +1,9 @@
 /** What a queue counts while it is open: in stats for people, in metrics for machines. */
 
+import type { Clock } from '../clock.ts';
 import type { Counter, Gauge, Histogram, Metrics } from '../telemetry/telemetry.ts';
-import type { QueueJobState, QueueStats, WorkerStats } from './queue.ts';
+import { LastMinute } from './last-minute.ts';
+import type { JobCounts, QueueJobState, QueueStats, WorkerStats } from './queue.ts';
 
 const WORKERS_MAX = 1_000;
 const HEARD_MS = 3_600_000;
@@ -15,10 +17,11 @@ interface Worker {
   lastSeenAt: number;
 }
 
-export type Count = 'published' | 'claimed' | 'completed' | 'failed';
+type Count = keyof JobCounts;
 
 export class Counts {
   readonly totals: Record<Count, number> = { published: 0, claimed: 0, completed: 0, failed: 0 };
+  readonly #lastMinute: Readonly<Record<Count, LastMinute>>;
   readonly #workers = new Map<string, Worker>();
   readonly #counters: Readonly<Record<Count, Counter>>;
   readonly #lost: Counter;
@@ -26,7 +29,9 @@ export class Counts {
   readonly #waited: Histogram;
   readonly #ran: Histogram;
 
-  constructor(metrics: Metrics) {
+  constructor(metrics: Metrics, clock: Clock) {
+    const lastMinute = (): LastMinute => new LastMinute(clock);
+    this.#lastMinute = { published: lastMinute(), claimed: lastMinute(), completed: lastMinute(), failed: lastMinute() };
     const counter = (name: Count, help: string): Counter => metrics.counter({ name: `blueprint_queue_${name}_total`, help });
     this.#counters = {
       published: counter('published', 'Jobs taken into the queue.'),
@@ -43,8 +48,19 @@ export class Counts {
     this.#ran = histogram('blueprint_queue_run_seconds', 'From claim to completion.');
   }
 
+  get rates(): JobCounts {
+    const { published, claimed, completed, failed } = this.#lastMinute;
+    return {
+      published: published.perSecond(),
+      claimed: claimed.perSecond(),
+      completed: completed.perSecond(),
+      failed: failed.perSecond(),
+    };
+  }
+
   add(what: Count, amount = 1): void {
     this.totals[what] += amount;
+    this.#lastMinute[what].add(amount);
     this.#counters[what].add(amount);
   }
 

@@ -102,7 +102,7 @@ export class EmbeddedQueue implements WorkQueue {
     this.limits = { contentBytesMax: options.contentBytesMax ?? 1024 * 1024 };
     this.#clock = clock;
     this.#telemetry = telemetry;
-    this.#counts = new Counts(telemetry.metrics);
+    this.#counts = new Counts(telemetry.metrics, clock);
     this.#claims = new Claims(clock);
     this.#file = new SqliteFile({
       path: folder === ':memory:' ? folder : join(folder, 'queue.db'),
@@ -252,6 +252,7 @@ export class EmbeddedQueue implements WorkQueue {
       oldestMs: this.#table.oldestMs(now),
       waiting: this.#claims.size,
       totals: { ...this.#counts.totals },
+      rates: this.#counts.rates,
       workers: this.#counts.workers(this.#table.leases.values(), now),
     }));
   }

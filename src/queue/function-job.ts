@@ -23,9 +23,9 @@ export interface FunctionJobSettings {
   readonly handler: string;
   /** From 128, the least that engines give, to 32,768. Default 256. */
   readonly memoryMb: number;
-  /** The longest that one call may run, at most 900,000. Default 60,000. */
+  /** The longest that one call may run, from 1,000 to 900,000. Default 60,000. */
   readonly timeoutMs: number;
-  /** Size of /tmp. Default 512. */
+  /** Size of /tmp, from 512 to 10,240. Default 512. */
   readonly ephemeralMb: number;
   /** Default `none`. A worker may refuse `open`. */
   readonly network: 'none' | 'open';
@@ -51,11 +51,11 @@ const DEFAULTS: FunctionJobSettings = {
   network: 'none',
   environment: [],
 };
-/** Of a function, whoever runs it. */
+/** Of a function, whoever runs it: no engine gives less. */
 export const FUNCTION_BOUNDS = {
   memoryMb: { min: 128, max: 32_768 },
-  timeoutMs: { min: 1, max: 900_000 },
-  ephemeralMb: { min: 16, max: 10_240 },
+  timeoutMs: { min: 1_000, max: 900_000 },
+  ephemeralMb: { min: 512, max: 10_240 },
 } as const;
 const within =
   ({ min, max }: { readonly min: number; readonly max: number }) =>

@@ -184,6 +184,14 @@ export interface TypeDepth {
   readonly claimed: number;
 }
 
+/** Jobs published, handed out and completed, and attempts that failed. */
+export interface JobCounts {
+  readonly published: number;
+  readonly claimed: number;
+  readonly completed: number;
+  readonly failed: number;
+}
+
 export interface QueueStats {
   /** Jobs of which the queue has a record, by state; those that are delayed count as queued. */
   readonly byState: Readonly<Record<QueueJobState, number>>;
@@ -196,7 +204,9 @@ export interface QueueStats {
   /** Claims that wait for a job. */
   readonly waiting: number;
   /** Since the queue was opened. */
-  readonly totals: { readonly published: number; readonly claimed: number; readonly completed: number; readonly failed: number };
+  readonly totals: JobCounts;
+  /** The same per second, over the last minute; or since the queue was opened, when that is less. */
+  readonly rates: JobCounts;
   /** Those heard of in the last hour, the last ones first, at most 1,000. */
   readonly workers: readonly WorkerStats[];
 }

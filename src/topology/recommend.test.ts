@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { recommend } from './recommend.ts';
+import { engineWarnings, recommend } from './recommend.ts';
 import type { Situation } from './recommend.ts';
 
 describe('recommend', () => {
@@ -42,6 +42,16 @@ describe('recommend', () => {
     expect(warned({ workers: 10 })).toBe('one engine is one point of failure: without it jobs wait');
     expect(warned({ workers: 10, workersPerEngine: 8 })).toMatch(/one point of failure[^]*8 workers busy as measured/);
     expect(warned({ workers: 50, workersPerEngine: 8 })).toBe('');
+  });
+
+  it('warns of an option that was chosen, whatever it is for', () => {
+    const warned = (option: '1' | '2' | '3' | '4' | 'hybrid', workers: number, workersPerEngine?: number): readonly string[] =>
+      engineWarnings(option, { workers, workersPerEngine });
+    expect([warned('2', 20), warned('4', 20), warned('1', 200), warned('3', 200), warned('hybrid', 200)]).toEqual([[], [], [], [], []]);
+    for (const option of ['2', '4'] as const) {
+      expect(warned(option, 21)).toEqual(['one engine keeps 20 workers busy as a rule; 21 will wait for it']);
+      expect([warned(option, 40, 40), warned(option, 41, 40)[0]]).toEqual([[], expect.stringContaining('40 workers busy as measured')]);
+    }
   });
 
   it('refuses what is no number of workers', () => {

@@ -90,7 +90,16 @@ function warningsOf(option: TopologyOption, { workers, purpose = 'production', w
   if (option !== '2' && option !== '4') return [];
   const most = workersPerEngine ?? (purpose === 'testing' ? SMALL : undefined);
   const warnings = purpose === 'production' ? ['one engine is one point of failure: without it jobs wait'] : [];
-  if (most === undefined || workers <= most) return warnings;
+  return most === undefined || workers <= most ? warnings : [...warnings, ...engineWarnings(option, { workers, workersPerEngine })];
+}
+
+/** Whether one engine has too many workers. `workersPerEngine`: as it was measured; default 20. */
+export function engineWarnings(
+  option: TopologyOption,
+  { workers, workersPerEngine }: Pick<Situation, 'workers' | 'workersPerEngine'>,
+): readonly string[] {
+  const most = workersPerEngine ?? SMALL;
+  if ((option !== '2' && option !== '4') || workers <= most) return [];
   const source = workersPerEngine === undefined ? 'as a rule' : 'as measured';
-  return [...warnings, `one engine keeps ${most} workers busy ${source}; ${workers} will wait for it`];
+  return [`one engine keeps ${most} workers busy ${source}; ${workers} will wait for it`];
 }

@@ -15,8 +15,12 @@ export interface ControlEnginesOptions {
   readonly clock: Clock;
   /** Default 64 MiB. */
   readonly responseBytesMax?: number;
+  /** From 0 to 1. */
+  readonly random?: () => number;
 }
 
+/** Between two questions whether engines are ready; half of it more or less, by chance; a quarter while none is. */
+const ASK_MS = 2_000;
 /** The control plane remembers so many of one worker. */
 const FUNCTIONS_MAX = 100;
 const RESPONSE_BYTES_MAX = 64 * 1024 * 1024;
@@ -38,10 +42,30 @@ export class ControlEngines implements FunctionTarget {
   readonly #options: ControlEnginesOptions;
   /** Ids there, by fingerprint. */
   readonly #registered = new Map<string, Promise<string>>();
+  readonly #closing = new AbortController();
+  #unready: string | undefined;
+  #watching: Promise<void> | undefined;
 
   /** Does no I/O. */
   constructor(options: ControlEnginesOptions) {
     this.#options = options;
+  }
+
+  /** Why no engine would take a call, as it was found last; undefined: one would. */
+  get unready(): string | undefined {
+    return this.#unready;
+  }
+
+  /** Asks whether engines are ready, from now on again and again. Resolves after the first answer; never rejects. */
+  async watch(): Promise<void> {
+    await this.#ask();
+    this.#watching ??= this.#watch();
+  }
+
+  /** Asks no more. Idempotent. */
+  async close(): Promise<void> {
+    this.#closing.abort();
+    await this.#watching;
   }
 
   async invoke(fn: FunctionVersion, event: Uint8Array, options: TargetOptions = {}): Promise<EngineAnswer> {
@@ -61,6 +85,27 @@ export class ControlEngines implements FunctionTarget {
 
   /** Other workers may call them: the control plane forgets what nobody calls. */
   retire(): void {}
+
+  async #watch(): Promise<void> {
+    const { clock, random = Math.random } = this.#options;
+    const { signal } = this.#closing;
+    while (!signal.aborted) {
+      const share = this.#unready === undefined ? 1 : 0.25;
+      await clock.sleep(share * ASK_MS * (0.5 + random()), signal).catch(() => {});
+      if (!signal.aborted) await this.#ask();
+    }
+  }
+
+  async #ask(): Promise<void> {
+    const { signal } = this.#closing;
+    try {
+      const { engines } = await this.#options.control.ask({ method: 'GET', path: '/readyz', signal });
+      this.#unready =
+        isReadiness(engines) && engines.ready === 0 ? `none of the ${engines.all} engines of the control plane is ready` : undefined;
+    } catch (thrown) {
+      this.#unready = `the control plane does not say whether its engines are ready: ${toRunnerError(thrown).message}`;
+    }
+  }
 
   #call(id: string, { fn, event, options }: { fn: FunctionVersion; event: Uint8Array; options: TargetOptions }): Promise<HttpResponse> {
     const { control, clock, responseBytesMax = RESPONSE_BYTES_MAX } = this.#options;
@@ -97,6 +142,11 @@ export class ControlEngines implements FunctionTarget {
     if (typeof id === 'string' && /^[0-9a-f]{64}$/.test(id)) return id;
     throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `the control plane gave no id for the function ${fn.name}`);
   }
+}
+
+/** What the control plane says of its engines. */
+function isReadiness(value: unknown): value is { readonly ready: number; readonly all: number } {
+  return typeof value === 'object' && value !== null && 'ready' in value && 'all' in value;
 }
 
 /** Jobs wait for engines that are away. */

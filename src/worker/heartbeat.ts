@@ -14,7 +14,7 @@ export interface HeartbeatOptions {
 
 const EVERY_MS = 5_000;
 /** A farewell must not keep the process. */
-const FAREWELL_MS = 1_000;
+const FAREWELL_MS = 3_000;
 
 /**
  * @example

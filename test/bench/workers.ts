@@ -104,7 +104,7 @@ export class Workers {
 
   async kind(name: string, module: Uint8Array, requires: readonly string[]): Promise<JobKind> {
     const object = await new RemoteObjects(this.queue.control).keep(zipSync({ 'handler.wasm': module }, { mtime: '2026-01-01' }));
-    const settings = functionSettings({ runtime: 'wasm', handler: 'handler.wasm', memoryMb: 64, timeoutMs: 30_000 });
+    const settings = functionSettings({ runtime: 'wasm', handler: 'handler.wasm', memoryMb: 128, timeoutMs: 30_000 });
     return { headers: functionHeaders({ name, code: { kind: 'package', object }, settings }), requires };
   }
 

@@ -437,7 +437,7 @@ describe('a job from a file, without a control plane', () => {
       ['{', 'CONFIG_INVALID', /JSON/],
       ['{"event":7}', 'CONFIG_INVALID', /artifact/],
       ['{"artifact":"nowhere.zip"}', 'CODE_MISSING', /nowhere\.zip/],
-      [JSON.stringify({ artifact: zip, settings: { timeoutMs: 0 } }), 'REQUEST_INVALID', /timeoutMs/],
+      [JSON.stringify({ artifact: zip, settings: { timeoutMs: 999 } }), 'REQUEST_INVALID', /timeoutMs.* from 1000 to 900000/],
       [JSON.stringify({ artifact: zip, settings }), 'FUNCTION_FAILED', /poison/],
     ] as const;
     const commands = cases.map(([content]) => {
@@ -476,7 +476,7 @@ describe('a worker whose functions are modules', () => {
     const { running, queue } = await world();
     const command = worker(await ticketOf(running), '--backend', 'wasm', '--concurrency', '2');
     await command.until('ready');
-    const settings = { runtime: 'wasm', handler: 'handler.wasm', memoryMb: 128, timeoutMs: 500 };
+    const settings = { runtime: 'wasm', handler: 'handler.wasm', memoryMb: 128, timeoutMs: 1_000 };
     const run = async (id: string, module: Uint8Array): Promise<void> => {
       const { headers } = await keep(queue, zipSync({ 'handler.wasm': module }), {
         ...settings,

@@ -2,14 +2,15 @@
 
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync, readdirSync } from 'node:fs';
+import { readFileSync, readdirSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 import { expect, test } from 'vitest';
-import { makeIdentity } from '../../src/queue/identity.ts';
+import { idOfKey, makeIdentity } from '../../src/queue/identity.ts';
 import { RemoteObjects } from '../../src/queue/remote-objects.ts';
 import { RemoteQueue } from '../../src/queue/remote.ts';
+import { readTicket } from '../../src/queue/ticket.ts';
 import { BPR } from '../support/gateway-command.ts';
 import { newFolder, onEnd } from '../support/gateway.ts';
 
@@ -33,7 +34,9 @@ async function startControlPlane(flags: readonly string[] = ['--port', '0'], env
     await ended;
   });
   const [line] = (await once(createInterface({ input: child.stdout }), 'line')) as [string];
-  expect(JSON.parse(line)).toMatchObject({ event: 'listening', folder: data, ticketFile: join(data, 'endpoint.ticket') });
+  const ticketFile = join(data, 'endpoint.ticket');
+  const { serverKey, urls } = readTicket(readFileSync(ticketFile, 'utf8'));
+  expect(JSON.parse(line)).toMatchObject({ event: 'listening', url: urls[0], nodeId: idOfKey(serverKey), folder: data, ticketFile });
   const stop = (): Promise<number | null> => {
     child.kill('SIGTERM');
     return ended;
@@ -100,6 +103,29 @@ test('jobs are published, watched and requeued by command, over TLS, with the to
   await queue.complete(last.lease, { body: Buffer.from('64') });
   expect(await waiting).toMatchObject({ id: 'b', bodyBase64: Buffer.from('64').toString('base64') });
   expect(await bpr(['queue', 'stats'], { CONTROL_PLANE_TICKET: 'bprt1.rubbish' })).toMatchObject({ error: { code: 'TICKET_MALFORMED' } });
+  expect(await stop()).toBe(0);
+}, 60_000);
+
+test('a command waits for a control plane that is just starting in its folder', async () => {
+  const { data, stop } = await startControlPlane();
+  const waitFor = async (...args: readonly string[]): Promise<unknown> => {
+    const folder = await newFolder();
+    const child = spawn(process.execPath, [BPR, ...args, '--json', '--data', folder], { stdio: ['ignore', 'pipe', 'pipe'] });
+    const ended = once(child, 'close');
+    onEnd(async () => {
+      child.kill('SIGKILL');
+      await ended;
+    });
+    let printed = '';
+    child.stdout.on('data', (text: Buffer) => (printed += text.toString('utf8')));
+    const [line] = (await once(createInterface({ input: child.stderr }), 'line')) as [string];
+    expect(line).toBe(`waiting up to 5 s for a control plane in ${folder} ...`);
+    for (const name of ['admin.token', 'control.json']) symlinkSync(join(data, name), join(folder, name));
+    expect(await ended).toEqual([0, null]);
+    return JSON.parse(printed);
+  };
+  expect(await waitFor('ticket', 'list')).toMatchObject({ tickets: [{ name: 'ticket file' }] });
+  expect(await waitFor('queue', 'stats')).toMatchObject({ byState: { queued: 0 } });
   expect(await stop()).toBe(0);
 }, 60_000);
 

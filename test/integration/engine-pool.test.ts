@@ -1,5 +1,6 @@
 /** Engines behind HTTP: which is asked, and when another one is. */
 
+import type { ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { WasmBackend } from '../../plugins/wasm/index.ts';
@@ -129,6 +130,64 @@ describe('a pool of engines', () => {
     await expect(call(poolOf([await Engine.start()]), { deadline: 1 })).rejects.toMatchObject({ code: 'EXECUTOR_TIMEOUT', retry: 'safe' });
     expect(() => poolOf([{ url: 'engine:1' }])).toThrow(/not the address of an engine/);
     expect(() => poolOf([])).toThrow(/no address/);
+  });
+
+  it('finds engines by name, and follows what the name stands for', async () => {
+    const first = await Engine.start();
+    const { port } = new URL(first.url);
+    const second = await Engine.start(Number(port), '127.0.0.2');
+    const asked: string[] = [];
+    let addresses: readonly string[] = [];
+    const pool = new EnginePool({
+      urls: [`dns+http://engines.example:${port}`],
+      resolve: async (host) => {
+        asked.push(host);
+        if (addresses.length === 0) throw new Error('ENOTFOUND');
+        return addresses;
+      },
+      zipOf: async () => Buffer.from('zip'),
+      probeMs: 20,
+    });
+    onTestFinished(() => pool.close());
+    const urls = (): readonly string[] => pool.engines.map(({ url }) => url);
+    await expect(call(pool)).rejects.toMatchObject({
+      code: 'EXECUTOR_UNREACHABLE',
+      retry: 'safe',
+      message: `dns+http://engines.example:${port} cannot be resolved`,
+    });
+    await expect(pool.health()).rejects.toThrow(`no engine is ready: dns+http://engines.example:${port} cannot be resolved`);
+    addresses = ['127.0.0.1'];
+    expect(await call(pool)).toBe(first.url);
+    addresses = ['127.0.0.2', '127.0.0.1'];
+    await expect.poll(urls, { timeout: 60_000, interval: 5 }).toEqual([first.url, second.url]);
+    expect(new Set(await times(8, () => call(pool)))).toEqual(new Set([first.url, second.url]));
+    // What runs on one that is taken away ends there.
+    const held: ServerResponse[] = [];
+    first.invoke = second.invoke = (response) => void held.push(response);
+    const running = times(2, () => call(pool));
+    running.catch(() => {});
+    await expect.poll(() => held.length, { timeout: 60_000, interval: 5 }).toBe(2);
+    first.invoke = second.invoke = (response) => reply(response, 200, { from: 'later' });
+    addresses = ['127.0.0.2'];
+    await expect.poll(urls, { timeout: 60_000, interval: 5 }).toEqual([second.url]);
+    const { calls } = first;
+    await times(4, () => call(pool));
+    expect([first.calls, second.deployed.size]).toEqual([calls, 1]);
+    for (const response of held) reply(response, 200, { from: 'held' });
+    expect(await running).toEqual(['held', 'held']);
+    // While it cannot be resolved it stands for what it stood for.
+    addresses = [];
+    const before = asked.length;
+    await expect.poll(() => asked.length, { timeout: 60_000, interval: 5 }).toBeGreaterThan(before + 1);
+    expect([await call(pool), urls()]).toEqual(['later', [second.url]]);
+    expect(new Set(asked)).toEqual(new Set(['engines.example']));
+    for (const url of ['dns+http://engines.example', 'dns+https://engines.example:1', 'dns+http://a:b@engines.example:1'])
+      expect(() => poolOf([{ url }])).toThrow(/write dns\+http:\/\/name:port/);
+  });
+
+  it('by name asks the system', async () => {
+    const engine = await Engine.start();
+    expect(await call(poolOf([{ url: `dns+${engine.url}` }]))).toBe(engine.url);
   });
 
   it('sends its token with everything, and removes versions that are over', async () => {

@@ -13,6 +13,7 @@ import { ControlPlane } from '../../src/control/control.ts';
 import type { ControlPlaneOptions } from '../../src/control/control.ts';
 import type { NewTicket } from '../../src/control/tickets.ts';
 import { buildModule } from '../../src/deploy/assembly-script.ts';
+import { toRunnerError } from '../../src/errors.ts';
 import { Gateway } from '../../src/gateway/gateway.ts';
 import { functionHeaders, functionSettings } from '../../src/queue/function-job.ts';
 import { enrolmentParts, makeIdentity, signParts } from '../../src/queue/identity.ts';
@@ -145,6 +146,39 @@ describe('a control plane with engines', () => {
     const again = await FakeEngine.start(Number(new URL(home?.url ?? '').port));
     expect([await call(queue, id), again.uploads]).toEqual([JSON.stringify({ from: again.url }), 1]);
   });
+
+  it('says whether engines are ready, and so does a worker that needs them', async () => {
+    const engine = await FakeEngine.start();
+    const world = await start([engine.url]);
+    const ticket = readFileSync(join(world.folder, 'endpoint.ticket'), 'utf8');
+    const worker = new WorkerCommand(join(world.folder, 'w'), { CONTROL_PLANE_TICKET: ticket }, ['--backend', 'engine']);
+    onTestFinished(async () => {
+      await worker.kill();
+    });
+    const { health } = await worker.until('started');
+    await worker.until('ready');
+    const ready = async (url: unknown): Promise<unknown> => {
+      const { status, json } = await send(String(url), 'GET /readyz');
+      return { status, ...(json as object) };
+    };
+    const states = async (): Promise<unknown> => [await ready(world.url), await ready(health)];
+    const up = [
+      { status: 200, engines: { ready: 1, all: 1 } },
+      { status: 200, checks: { engines: { ok: true } } },
+    ];
+    const message = 'none of the 1 engines of the control plane is ready';
+    // Jobs are taken, and wait.
+    const down = [
+      { status: 200, ok: true, engines: { ready: 0, all: 1 } },
+      { status: 503, checks: { engines: { ok: false, message } } },
+    ];
+    await expect.poll(states, WAIT).toMatchObject(up);
+    await engine.stop();
+    await expect.poll(states, WAIT).toMatchObject(down);
+    await FakeEngine.start(Number(new URL(engine.url).port));
+    await expect.poll(states, WAIT).toMatchObject(up);
+    expect(await worker.kill('SIGTERM')).toBe(0);
+  }, 120_000);
 
   it('passes on what an engine writes while it writes, no faster than it is read', async () => {
     const engine = await FakeEngine.start();
@@ -326,7 +360,8 @@ describe('a call of an engine through the control plane', () => {
       { url: elsewhere.url },
       { zip: 'UEsDBA==' },
       { memory_mb: 1e9 },
-      { timeout_ms: 0 },
+      { timeout_ms: 999 },
+      { ephemeral_mb: 511 },
       { environment: { A: 1 } },
       { runtime: 7 },
     ];
@@ -426,6 +461,41 @@ describe('a call of an engine through the control plane', () => {
     engine.invoke = (response) => reply(response, 401, { error: { code: 'UNAUTHORIZED', message: 'the key is wrong' } });
     await expect(call(queue, id)).rejects.toMatchObject({ code: 'EXECUTOR_UNAVAILABLE', retry: 'safe' });
     expect((await listed(world)).map(({ running }) => running)).toEqual([0]);
+  });
+
+  it('fails without a word of where the engine is', async () => {
+    const engine = await FakeEngine.start();
+    const world = await start([engine.url]);
+    const queue = await enrol(world);
+    const id = await registered(queue);
+    await call(queue, id);
+    const told: string[] = [];
+    const fails = async (code: string, headers: readonly string[] = []): Promise<void> => {
+      const error = await call(queue, id, { headers }).then(
+        (answer) => answer,
+        (thrown: unknown) => toRunnerError(thrown),
+      );
+      expect(error).toMatchObject({ code });
+      told.push(JSON.stringify(error));
+    };
+    engine.invoke = (response) => void response.destroy();
+    await fails('EXECUTOR_CONNECTION_LOST');
+    engine.invoke = (response) => void response.socket?.end('this is not HTTP');
+    await fails('EXECUTOR_RESPONSE_INVALID');
+    engine.invoke = (response) => void response.writeHead(500).end('<html>');
+    await fails('EXECUTOR_RESPONSE_INVALID');
+    engine.invoke = (response) => void response.writeHead(503).end('<html>');
+    await fails('EXECUTOR_UNAVAILABLE');
+    engine.invoke = () => {};
+    await fails('EXECUTOR_TIMEOUT', ['x-timeout-ms', '100']);
+    await engine.stop();
+    await fails('EXECUTOR_UNREACHABLE');
+    const { port } = new URL(engine.url);
+    for (const one of told) {
+      expect(one).toContain('engine-1');
+      expect(one).not.toMatch(new RegExp(`127\\.0\\.0\\.1|:${port}|http:`));
+    }
+    expect(await listed(world)).toEqual([{ name: 'engine-1', url: engine.url, up: false, running: 0 }]);
   });
 
   it('ends at the engine when its caller goes, or may no longer call', async () => {

@@ -57,7 +57,8 @@ async function toldMetrics(): Promise<ReadonlySet<string>> {
   const url = await control.listen({ port: 0 });
   await (await fetch(`${url}/healthz`)).text();
   settlementMetrics(metrics);
-  new EngineMetrics(metrics, 'http://127.0.0.1:27288').up(true);
+  for (const prefix of ['blueprint_runner_worker_engine', 'blueprint_control_engine'])
+    new EngineMetrics(metrics, 'http://127.0.0.1:27288', prefix).up(true);
   runnerMetrics(metrics, 1, systemClock);
   new FunctionMetrics(metrics, 'square').ended('OK', undefined);
   expect(new RuntimeGauges(metrics)).toBeInstanceOf(RuntimeGauges);
@@ -99,7 +100,12 @@ const CASES: Readonly<
   BprControlPlaneDown: { fires: { 'up{job="bpr-control-plane"}': '0x60' }, quiet: { 'up{job="bpr-control-plane"}': '1x60' } },
   BprEngineDown: {
     fires: { 'up{job="bpr-engine"}': '1 0x60' },
-    quiet: { 'up{job="bpr-engine"}': '1x60', 'up{job="other"}': '0x60', 'blueprint_runner_worker_engine_up{engine="e"}': '1x60' },
+    quiet: {
+      'up{job="bpr-engine"}': '1x60',
+      'up{job="other"}': '0x60',
+      'blueprint_runner_worker_engine_up{engine="e"}': '1x60',
+      'blueprint_control_engine_up{engine="e"}': '1x60',
+    },
   },
   BprQueueOld: { fires: { blueprint_queue_oldest_seconds: '0+60x60' }, quiet: { blueprint_queue_oldest_seconds: '300x60' } },
   BprNoWorkers: {
@@ -196,7 +202,8 @@ describe('alert rules and dashboard', () => {
         ruleTest(name, fires, true),
         ruleTest(name, quiet, false),
       ]);
-      tests.push(ruleTest('BprEngineDown', { 'blueprint_runner_worker_engine_up{engine="e"}': '1 0x60' }, true));
+      for (const caller of ['runner_worker', 'control'])
+        tests.push(ruleTest('BprEngineDown', { [`blueprint_${caller}_engine_up{engine="e"}`]: '1 0x60' }, true));
       writeFileSync(join(folder, 'tests.yml'), stringify({ rule_files: ['alerts.yml'], evaluation_interval: '1m', tests }));
       expect(promtool('test', 'rules', join(folder, 'tests.yml'))).toBe('ok');
     },

@@ -123,9 +123,13 @@ describe('bpr topology', () => {
       // Without ports those of before.
       const second = await up(folder, ['--option', '2', '--workers', '1', '--lease-ms', '4000']);
       expect([second.started, second.ended, second.parts.map(({ pid }) => pid)]).toEqual([[], [], first.parts.map(({ pid }) => pid)]);
-      expect((await up(folder, ['--option', '2', '--workers', '2', ...PORTS])).started).toEqual(['worker-2']);
+      const more = await up(folder, ['--option', '2', '--workers', '2', '--workers-per-engine', '1', ...PORTS]);
+      expect(more).toMatchObject({
+        started: ['worker-2'],
+        warnings: ['one engine keeps 1 workers busy as measured; 2 will wait for it'],
+      });
       const fewer = await up(folder, flags);
-      expect([fewer.started, fewer.ended]).toEqual([[], ['worker-2']]);
+      expect(fewer).toMatchObject({ started: [], ended: ['worker-2'], warnings: [] });
       const other = await bpr('topology', 'up', '--option', '1', '--data', folder);
       expect(other).toMatchObject({ status: 1, stderr: expect.stringContaining('STATE_INVALID: option 2 runs') as string });
       expect(statSync(join(folder, 'topology.json')).mode & 0o777).toBe(0o600);

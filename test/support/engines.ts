@@ -29,11 +29,11 @@ export class FakeEngine {
   invoke: (response: ServerResponse, event: Buffer) => void = (response) => reply(response, 200, { from: this.url });
   readonly #server = createServer((request, response) => void this.#answer(request, response));
 
-  static async start(port = 0): Promise<FakeEngine> {
+  static async start(port = 0, host = '127.0.0.1'): Promise<FakeEngine> {
     const engine = new FakeEngine();
-    engine.#server.listen(port, '127.0.0.1');
+    engine.#server.listen(port, host);
     await once(engine.#server, 'listening');
-    engine.url = `http://127.0.0.1:${(engine.#server.address() as AddressInfo).port}`;
+    engine.url = `http://${host}:${(engine.#server.address() as AddressInfo).port}`;
     onTestFinished(() => engine.stop());
     return engine;
   }

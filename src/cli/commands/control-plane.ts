@@ -43,7 +43,8 @@ Examples:
   bpr control-plane --engine http://127.0.0.1:27288  workers with --backend engine and no BPR_WASM_URL call it through the control plane
   CONTROL_PLANE_TICKET=$(cat ~/.blueprint-runner/control/endpoint.ticket) bpr worker
 
-It holds a work queue that survives everything but the loss of its disk. The folder (--data) holds the queue, objects, keys, tickets, and
+It holds a work queue that survives everything but the loss of its disk. When it listens it prints its address and its node id: the hash of
+its public key, which its tickets name. The folder (--data) holds the queue, objects, keys, tickets, and
   endpoint.ticket   for workers: written anew at each start when it is not good any more
   admin.token       the operator's, for bpr ticket and bpr queue: Authorization: Bearer
   metrics.token     for Prometheus: GET /metrics and nothing else
@@ -79,7 +80,11 @@ export function addControlPlane(program: Command, { io }: Cli): void {
     .option('--tls', 'TLS with a certificate of its own on loopback, too')
     .option('--tls-cert <file>', 'certificate, PEM, in place of its own')
     .option('--tls-key <file>', 'its key, PEM')
-    .option('--engine <url>', 'an engine that it calls for workers which do not reach it (scope engines); several by repeating', collect)
+    .option(
+      '--engine <url>',
+      'an engine that it calls for workers which do not reach it (scope engines), or dns+http://name:port; several by repeating',
+      collect,
+    )
     .option('--keep <span>', 'how long jobs that ended are remembered', parseSpan, 7 * 86_400_000)
     .option('--session <span>', 'how long a worker may be silent before it enrols again (default: 1h, with NATS 10m)', parseSpan)
     .addOption(new JsonEvents('print one JSON line when it listens'))
@@ -118,8 +123,9 @@ async function serve(io: Io, flags: ControlPlaneFlags): Promise<void> {
   const tls = tlsOf(io, flags);
   const { host, hostname: hosts = isWildcard(host) ? ownNames() : undefined, url: urls } = flags;
   const url = await control.listen({ host, port, ...(hosts && { hosts }), ...(urls && { urls }), ...(tls && { tls }) });
-  if (flags.json) io.stdout.write(`${toJson({ event: 'listening', url, folder, ticketFile }, 0)}\n`);
-  else io.stdout.write(`control plane  ${url}\nticket         ${ticketFile}\ndata           ${folder}\n`);
+  const { nodeId } = control;
+  if (flags.json) io.stdout.write(`${toJson({ event: 'listening', url, nodeId, folder, ticketFile }, 0)}\n`);
+  else io.stdout.write(`control plane  ${url}\nnode id        ${nodeId}\nticket         ${ticketFile}\ndata           ${folder}\n`);
   await stopped;
   await control.close(DRAIN_MS);
   await queue?.close();

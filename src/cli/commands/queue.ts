@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { RunnerError } from '../../errors.ts';
-import type { QueueJobStatus, QueueStats } from '../../queue/queue.ts';
+import type { JobCounts, QueueJobStatus, QueueStats } from '../../queue/queue.ts';
 import { parseCount } from '../calls.ts';
 import { ACCESS_HELP, withAccess, withQueue } from '../control-access.ts';
 import type { ControlFlags } from '../control-access.ts';
@@ -37,7 +37,7 @@ export function addQueue(program: Command, cli: Cli): void {
       if (!status) throw new RunnerError('NOT_FOUND', `the queue has no record of job ${id}`, { details: { jobId: id } });
       print(io, flags.json, { document: status, text: table(statusRows(status)) });
     });
-  withAccess(queue.command('stats').description('how many jobs, how old, at which workers'))
+  withAccess(queue.command('stats').description('how many jobs, how old, how many a second, at which workers'))
     .addHelpText('after', EXAMPLES)
     .action(async (flags: ControlFlags) => {
       const stats = await withQueue(io, flags, (one) => one.stats());
@@ -88,7 +88,11 @@ function statusRows(status: QueueJobStatus): string[][] {
   ]);
 }
 
-function statsText({ byState, byType = [], delayed, oldestMs, waiting, totals, workers }: QueueStats): string {
+function countsText({ published, claimed, completed, failed }: JobCounts, show: (count: number) => string): string {
+  return `${show(published)} published, ${show(claimed)} claimed, ${show(completed)} completed, ${show(failed)} failed`;
+}
+
+function statsText({ byState, byType = [], delayed, oldestMs, waiting, totals, rates, workers }: QueueStats): string {
   const states = Object.entries(byState).map(([state, count]) => [state, String(count)]);
   const lines = [
     table(states),
@@ -96,7 +100,8 @@ function statsText({ byState, byType = [], delayed, oldestMs, waiting, totals, w
       ? [table([['type', 'queued', 'claimed'], ...byType.map((one) => [one.type, String(one.queued), String(one.claimed)])])]
       : []),
     `delayed ${delayed}, oldest ${(oldestMs / 1_000).toFixed(1)} s, ${waiting} claims wait`,
-    `since it runs: ${totals.published} published, ${totals.claimed} claimed, ${totals.completed} completed, ${totals.failed} failed`,
+    `since it runs: ${countsText(totals, String)}`,
+    `per second in the last minute: ${countsText(rates, (rate) => rate.toFixed(2))}`,
   ];
   if (workers.length === 0) return lines.join('\n');
   const head = ['worker', 'holds', 'completed', 'failed', 'lost', 'last seen'];

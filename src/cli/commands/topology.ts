@@ -6,6 +6,7 @@ import { Option } from 'commander';
 import type { Command } from 'commander';
 import { systemClock } from '../../clock.ts';
 import type { ClusterReport } from '../../topology/cluster.ts';
+import { engineWarnings } from '../../topology/recommend.ts';
 import { TOPOLOGY_OPTIONS } from '../../topology/topology.ts';
 import type { TopologyOption } from '../../topology/topology.ts';
 import { parseCount, parsePort } from '../calls.ts';
@@ -33,6 +34,7 @@ interface UpFlags extends FolderFlags {
   readonly engineHost?: EngineHost;
   readonly concurrency: number;
   readonly leaseMs: number;
+  readonly workersPerEngine?: number;
 }
 
 const OPTIONS_HELP = `
@@ -100,8 +102,10 @@ function addUp(topology: Command, { io }: Cli): void {
     )
     .option('--concurrency <count>', 'jobs at the same time, of each worker', parseCount, 4)
     .option('--lease-ms <ms>', 'how long workers hold a job without a sign of life', parseCount, 30_000)
+    .option('--workers-per-engine <count>', 'that one engine keeps busy, as measured; more are warned of (default: 20)', parseCount)
     .action((flags: UpFlags) =>
       interruptible(io, systemClock, async ({ signal, tell }) => {
+        const warnings = engineWarnings(flags.option, flags);
         const folder = folderOf(io, flags);
         const settings = { ...flags, ...enginePlace(flags.option, flags.engineHost), logLevel: logLevelOf(io) };
         // Not told as writes: what is interrupted is undone.
@@ -113,7 +117,8 @@ function addUp(topology: Command, { io }: Cli): void {
           ...(started.length > 0 ? [`started ${started.join(', ')}`] : ['everything ran already']),
           ...(ended.length > 0 ? [`ended ${ended.join(', ')}`] : []),
         ];
-        print(io, flags.json, { document: report, text: [reportText(report), '', ...news].join('\n') });
+        const text = [reportText(report), '', ...news, ...warnings.map((one) => `warning: ${one}`)].join('\n');
+        print(io, flags.json, { document: { ...report, warnings }, text });
       }),
     );
 }

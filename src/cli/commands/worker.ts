@@ -44,8 +44,8 @@ in its folder. A job file is {"artifact": "handler.zip", "event": ..., "function
 SIGTERM or SIGINT: it claims no more, gives back what it has not begun, lets the rest end for --drain-ms, gives back what is left, and ends with
 0. A second one ends it at once.
 Environment: CONTROL_PLANE_TICKET; BPR_DATA_DIR; LOG_LEVEL (default warn); for --backend engine BPR_WASM_URL, or FLAWLESS_URL: addresses of
-engines, comma-separated (default: those that the control plane calls for its workers, else http://127.0.0.1:27288, bpr wasm serve), and
-BPR_WASM_TOKEN: the key that they ask for.
+engines, comma-separated (default: those that the control plane calls for its workers, else http://127.0.0.1:27288, bpr wasm serve); of
+dns+http://name:port all addresses that the name has at the time; and BPR_WASM_TOKEN: the key that they ask for.
 
 Exit status: 0 drained, or the one job has a result; 1 it could not start, or the one job failed; 2 called in a wrong way, or the ticket is not
 valid here; 130 or 143 ended at once by a second signal.`;
