@@ -6,7 +6,9 @@ import type { QueueCase } from './queue-trial.ts';
 import {
   LONG_MS,
   PAST_MS,
+  PAST_SOON_MS,
   SHORT_MS,
+  SOON_MS,
   body,
   claim,
   claimIds,
@@ -73,12 +75,12 @@ const leases: readonly QueueCase[] = [
     name: 'extend prolongs the lease with the same token',
     async run({ queue, pass, now }) {
       await queue.publish(job('a'));
-      const { lease } = await claimOne(queue, { leaseMs: SHORT_MS });
+      const { lease } = await claimOne(queue, { leaseMs: SOON_MS });
       const longer = await queue.extend(lease, LONG_MS);
       assert.equal(longer.token, lease.token);
       assert.equal(longer.jobId, 'a');
       assert.ok(longer.until > lease.until && longer.until <= now() + LONG_MS);
-      await pass(PAST_MS);
+      await pass(PAST_SOON_MS);
       await nothingToClaim(queue, 'the lease did not last');
       await queue.complete(lease, body('done'));
       assert.equal(await stateOf(queue, 'a'), 'completed');
@@ -108,10 +110,10 @@ const leases: readonly QueueCase[] = [
         await refused(queue.complete(lease, body('released')), 'LEASE_LOST');
       }
       const { lease } = await claimOne(queue);
-      await queue.release(lease, { delayMs: SHORT_MS });
+      await queue.release(lease, { delayMs: SOON_MS });
       await nothingToClaim(queue, 'the delay of the release was ignored');
       const waiting = claimOne(queue, { waitMs: LONG_MS });
-      await pass(PAST_MS);
+      await pass(PAST_SOON_MS);
       assert.equal((await waiting).attempt, 1);
     },
   },
@@ -158,12 +160,12 @@ const attempts: readonly QueueCase[] = [
     async run({ queue, pass }) {
       await queue.publish(job('a'));
       const first = await claimOne(queue);
-      assert.equal(await queue.fail(first.lease, { code: 'EXECUTOR_TIMEOUT', message: 'too slow', delayMs: SHORT_MS }), 'queued');
+      assert.equal(await queue.fail(first.lease, { code: 'EXECUTOR_TIMEOUT', message: 'too slow', delayMs: SOON_MS }), 'queued');
       await refused(queue.complete(first.lease, body('after all')), 'LEASE_LOST');
       await nothingToClaim(queue, 'the delay was ignored');
       assert.deepEqual((await queue.status('a'))?.error, { code: 'EXECUTOR_TIMEOUT', message: 'too slow' });
       const waiting = claimOne(queue, { waitMs: LONG_MS });
-      await pass(PAST_MS);
+      await pass(PAST_SOON_MS);
       const second = await waiting;
       assert.equal(second.attempt, 2);
       await queue.complete(second.lease, body('done'));
@@ -285,9 +287,9 @@ const limits: readonly QueueCase[] = [
   {
     name: 'a job is not handed out after its deadline',
     async run({ queue, pass, now }) {
-      await queue.publish(job('a', { deadline: now() + SHORT_MS }));
+      await queue.publish(job('a', { deadline: now() + SOON_MS }));
       const waiting = refused(queue.result('a'), 'QUEUE_TIMEOUT');
-      await pass(PAST_MS);
+      await pass(PAST_SOON_MS);
       assert.equal((await waiting).retry, 'safe');
       await nothingToClaim(queue, 'it was handed out after its deadline');
       assert.equal(await stateOf(queue, 'a'), 'expired');
@@ -297,12 +299,12 @@ const limits: readonly QueueCase[] = [
   {
     name: 'a lease does not reach beyond the deadline, and the job expires with it',
     async run({ queue, pass, now }) {
-      const deadline = now() + SHORT_MS;
+      const deadline = now() + SOON_MS;
       await queue.publish(job('a', { deadline }));
       const { lease } = await claimOne(queue);
       assert.equal(lease.until, deadline);
       assert.equal((await queue.extend(lease, LONG_MS)).until, deadline);
-      await pass(PAST_MS);
+      await pass(PAST_SOON_MS);
       await refused(queue.complete(lease, body('late')), 'LEASE_LOST');
       assert.equal(await stateOf(queue, 'a'), 'expired');
       assert.equal((await refused(queue.result('a'), 'QUEUE_TIMEOUT')).retry, 'idempotent');

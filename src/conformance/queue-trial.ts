@@ -25,6 +25,9 @@ export interface QueueCase {
 /** A lease that a case lets run out, and what it waits for that to happen: generous, because servers look in intervals. */
 export const SHORT_MS = 500;
 export const PAST_MS = 1_500;
+/** A time before whose end a case asks for something, however busy the machine is, and what it waits for the end. */
+export const SOON_MS = 2_000;
+export const PAST_SOON_MS = 3_000;
 /** A lease, and a wait, that no case sees the end of. */
 export const LONG_MS = 60_000;
 
@@ -43,7 +46,7 @@ export function claimOne(queue: WorkQueue, options: Partial<ClaimOptions> = {}):
 }
 
 async function one(queue: WorkQueue, options: Partial<ClaimOptions>): Promise<ClaimedJob> {
-  const jobs = await claim(queue, { waitMs: 5_000, ...options });
+  const jobs = await claim(queue, { waitMs: 15_000, ...options });
   assert.equal(jobs.length, 1, `expected one job, got ${jobs.length}`);
   return jobs[0] as ClaimedJob;
 }

@@ -11,8 +11,9 @@ import { leaseCases } from './queue-leases.ts';
 import type { QueueCase, QueueTrial } from './queue-trial.ts';
 import {
   LONG_MS,
-  PAST_MS,
+  PAST_SOON_MS,
   SHORT_MS,
+  SOON_MS,
   body,
   claim,
   claimIds,
@@ -134,24 +135,24 @@ const keeping: readonly QueueCase[] = [
       assert.ok(old && dead);
       await queue.complete(old.lease, { body: { ...REFERENCE, key: 'objects/2' } });
       await queue.fail(dead.lease, { code: 'JOB_FAILED', message: 'no' });
-      await pass(PAST_MS);
+      await pass(PAST_SOON_MS);
       await queue.publish(job('recent', { priority: 9 }));
       await queue.complete((await claimOne(queue)).lease, body('done'));
-      const { jobs, objects } = await queue.purge(PAST_MS);
+      const { jobs, objects } = await queue.purge(PAST_SOON_MS);
       assert.equal(jobs, 1);
       assert.deepEqual(objects.map(({ key }) => key).toSorted(), ['objects/1', 'objects/2']);
       assert.equal(await queue.status('old'), undefined);
       const states = await Promise.all(['dead', 'running', 'waiting', 'recent'].map((id) => stateOf(queue, id)));
       assert.deepEqual(states, ['dead', 'claimed', 'queued', 'completed']);
       assert.deepEqual(await queue.publish(job('old')), { id: 'old', duplicate: false });
-      assert.deepEqual(await queue.purge(PAST_MS), { jobs: 0, objects: [] });
+      assert.deepEqual(await queue.purge(PAST_SOON_MS), { jobs: 0, objects: [] });
     },
   },
   {
     name: 'what was acknowledged is there after a restart, and leases go on',
     async run({ queue, pass, reopen }) {
       await queue.publishMany(['done', 'dead', 'running', 'waiting'].map((id) => job(id, { attemptsMax: 1 })));
-      await queue.publish(job('later', { delayMs: SHORT_MS }));
+      await queue.publishMany([job('soon', { delayMs: SOON_MS, requires: ['patience'] }), job('later', { delayMs: LONG_MS })]);
       const [done, dead, running] = await claim(queue, { max: 3 });
       assert.ok(done && dead && running);
       await queue.complete(done.lease, body('kept'));
@@ -169,9 +170,9 @@ const keeping: readonly QueueCase[] = [
       await again.complete(done.lease, body('kept'));
       await again.complete(running.lease, body('delivered after the restart'));
       assert.equal(textOf((await again.result('running')).body), 'delivered after the restart');
-      const waiting = claimOne(again, { waitMs: LONG_MS });
-      await pass(PAST_MS);
-      assert.equal((await waiting).id, 'later');
+      const waiting = claimOne(again, { waitMs: LONG_MS, capabilities: ['patience'] });
+      await pass(PAST_SOON_MS);
+      assert.equal((await waiting).id, 'soon');
     },
   },
   {
