@@ -10,6 +10,7 @@ import type { ControlAddress } from '../../src/control/control.ts';
 import { EmbeddedQueue } from '../../src/queue/embedded.ts';
 import { makeIdentity } from '../../src/queue/identity.ts';
 import { RemoteQueue } from '../../src/queue/remote.ts';
+import { reservedPort } from '../support/reserved-port.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'queue-remote-'));
 let folders = 0;
@@ -25,14 +26,15 @@ async function remote(address: Partial<ControlAddress>): Promise<QueueTrial> {
   const start = async (port: number) => {
     const queue = EmbeddedQueue.open({ folder: join(folder, 'queue'), contentBytesMax: 100_000 });
     const control = new ControlPlane({ folder, queue });
-    const url = await control.listen({ ...address, port });
+    await control.listen({ ...address, port });
     const close = async (): Promise<void> => {
       await control.close();
       await queue.close();
     };
-    return { control, close, port: Number(new URL(url).port) };
+    return { control, close };
   };
-  let running = await start(0);
+  const port = await reservedPort();
+  let running = await start(port);
   const { ticket } = await running.control.tickets.create({ scopes: ['admin'] });
   const connect = (): Promise<RemoteQueue> => RemoteQueue.connect({ credentials: { ticket, identity } });
   const queues = [await connect()];
@@ -42,7 +44,7 @@ async function remote(address: Partial<ControlAddress>): Promise<QueueTrial> {
     pass: (ms) => systemClock.sleep(ms),
     async reopen() {
       await running.close();
-      running = await start(running.port);
+      running = await start(port);
       queues.push(await connect());
       return queues.at(-1) as RemoteQueue;
     },

@@ -9,7 +9,7 @@ import { afterAll, beforeAll, expect } from 'vitest';
 import { AzureClient } from '../../plugins/azure/client.ts';
 import { BlobStorage } from '../../plugins/azure/storage.ts';
 import { systemClock } from '../../src/clock.ts';
-import { freePort } from '../support/handler-platforms.ts';
+import { reservedPort } from '../support/reserved-port.ts';
 import { requirePeer } from '../require.ts';
 
 const main = join(process.env['BPR_AZURITE'] ?? '', 'node_modules/azurite/dist/src/blob/main.js');
@@ -31,7 +31,7 @@ let client: AzureClient;
 beforeAll(async () => {
   client = new AzureClient({ subscriptionId: 'none' }, systemClock);
   if (!isThere) return;
-  const port = await freePort();
+  const port = await reservedPort();
   const args = [main, '--blobHost', '127.0.0.1', '--blobPort', String(port), '--inMemoryPersistence', '--disableTelemetry'];
   const child = spawn(process.execPath, args, {
     env: { PATH: '/usr/bin:/bin', AZURITE_ACCOUNTS: `${ACCOUNT.name}:${ACCOUNT.key}` },

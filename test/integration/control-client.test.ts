@@ -4,6 +4,7 @@ import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { expect, it, onTestFinished } from 'vitest';
 import { RemoteQueue } from '../../src/queue/remote.ts';
+import { reservedPort } from '../support/reserved-port.ts';
 
 const LIMITS = JSON.stringify({ limits: { contentBytesMax: 1_000, waitMsMax: 1_000 } });
 const JOB = { id: 'j', type: 'work', payload: Buffer.from('x') };
@@ -18,7 +19,7 @@ async function leaving(takesOne: boolean): Promise<RemoteQueue> {
     if (request.method === 'GET') response.setHeader('content-type', 'application/json').end(LIMITS);
     else request.on('end', () => leave(server)).resume();
   });
-  server.listen(0, '127.0.0.1');
+  server.listen(await reservedPort(), '127.0.0.1');
   await once(server, 'listening');
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   const queue = await RemoteQueue.connect({ credentials: { url, token: 't' }, reconnectMs: 500 });

@@ -19,6 +19,7 @@ import { createMetrics } from '../../src/telemetry/prometheus.ts';
 import { silentTelemetry } from '../../src/telemetry/telemetry.ts';
 import { requirePeer, runs } from '../require.ts';
 import { newFolder, onEnd, send } from '../support/gateway.ts';
+import { reservedPort } from '../support/reserved-port.ts';
 
 interface Running {
   readonly control: ControlPlane;
@@ -58,14 +59,16 @@ const claimAs = (queue: RemoteQueue) => ({ ...WORKER, workerId: queue.workerId }
 
 describe('who has no good ticket does not get in', () => {
   test('a malformed, expired, early, foreign, unknown or revoked one has its own code and says what is wrong', async () => {
-    const running = await start();
+    let aheadMs = 0;
+    const running = await start({ clock: { ...systemClock, now: () => systemClock.now() + aheadMs } });
     const now = systemClock.now();
     const good = await ticketOf(running);
     expect(await refusal(good.slice(0, -1))).toMatch(/^TICKET_MALFORMED: .*some are missing/);
     expect(await refusal(await ticketOf(running, { notBefore: now + 60_000 }))).toMatch(/^TICKET_NOT_YET_VALID: .* from /);
-    const brief = await ticketOf(running, { notBefore: now - 2_000, expiresAt: systemClock.now() + 30 });
-    await systemClock.sleep(40);
+    const brief = await ticketOf(running, { notBefore: now - 2_000, expiresAt: now + 60_000 });
+    aheadMs = 60_000;
     expect(await refusal(brief)).toMatch(/^TICKET_EXPIRED: .* until /);
+    aheadMs = 0;
 
     const elsewhere = await start();
     const foreign = { ...readTicket(await ticketOf(elsewhere)), urls: [running.url] };
@@ -204,8 +207,8 @@ describe('a session', () => {
 
 describe('a restart', () => {
   test('keeps keys, tickets, revocations and sessions; results are delivered after it', async () => {
-    const first = await start();
-    const { port } = new URL(first.url);
+    const port = await reservedPort();
+    const first = await start({}, { port });
     const { folder } = first;
     const identity = makeIdentity();
     const ticket = await ticketOf(first);
@@ -221,7 +224,7 @@ describe('a restart', () => {
     const result = queue.result('a');
     await first.control.close();
     const completed = queue.complete(job?.lease ?? { jobId: '', token: '', until: 0 }, { body: Buffer.from('49') });
-    const second = await start({ folder }, { port: Number(port) });
+    const second = await start({ folder }, { port });
     await completed;
     expect(Buffer.from((await result).body as Uint8Array).toString()).toBe('49');
     await queue.publish({ id: 'b', type: 'work', payload: Buffer.from('8') });
@@ -255,7 +258,7 @@ describe('limits', () => {
     await expect(queue.publish({ type: 'work', payload: Buffer.alloc(900) })).rejects.toMatchObject({ code: 'PAYLOAD_TOO_LARGE' });
     const objects = new RemoteObjects(queue.control);
     await expect(objects.put(Buffer.alloc(2_001))).rejects.toMatchObject({ code: 'PAYLOAD_TOO_LARGE' });
-    const waiting = queue.claim({ ...claimAs(queue), waitMs: 2_000 });
+    const waiting = queue.claim({ ...claimAs(queue), waitMs: 20_000 });
     while ((await queue.stats()).waiting === 0);
     await expect(queue.claim({ ...claimAs(queue), waitMs: 2_000 })).rejects.toMatchObject({ code: 'RATE_LIMITED' });
     await queue.publish({ id: 'a', type: 'work', payload: Buffer.from('7') });

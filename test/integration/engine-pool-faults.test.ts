@@ -17,6 +17,7 @@ import { functionJobs } from '../../src/worker/function-jobs.ts';
 import { Worker } from '../../src/worker/worker.ts';
 import { BPR } from '../support/bpr.ts';
 import { newFolder, onEnd } from '../support/gateway.ts';
+import { reservedPort } from '../support/reserved-port.ts';
 
 const WAIT = { timeout: 100_000, interval: 20 };
 
@@ -26,8 +27,8 @@ interface Engine {
 }
 
 /** `bpr wasm serve` with nothing of an earlier one but the port. */
-async function startEngine(port = '0'): Promise<Engine> {
-  const flags = ['wasm', 'serve', '--port', port, '--data-dir', await newFolder(), '--json'];
+async function startEngine(port?: string): Promise<Engine> {
+  const flags = ['wasm', 'serve', '--port', port ?? String(await reservedPort()), '--data-dir', await newFolder(), '--json'];
   const child = spawn(process.execPath, [BPR, ...flags], { stdio: ['ignore', 'pipe', 'inherit'] });
   const ended = once(child, 'close');
   const kill = async (): Promise<void> => {

@@ -24,6 +24,7 @@ import { fingerprintOf } from '../../src/runtime/fingerprint.ts';
 import { ControlEngines } from '../../src/worker/control-engines.ts';
 import { FakeEngine, reply } from '../support/engines.ts';
 import { newFolder, send } from '../support/gateway.ts';
+import { reservedPort } from '../support/reserved-port.ts';
 import { WorkerCommand } from '../support/worker-command.ts';
 
 const KEY = 'the-key-of-the-engine';
@@ -56,7 +57,7 @@ async function start(urls: readonly string[], options: Partial<ControlPlaneOptio
   const folder = options.folder ?? (await newFolder());
   const control = new ControlPlane({ folder, engines: { urls, token: KEY }, ...options });
   onTestFinished(() => control.close(0));
-  const url = await control.listen({ port: 0 });
+  const url = await control.listen({ port: await reservedPort() });
   return { control, url, folder, admin: { authorization: `Bearer ${readFileSync(join(folder, 'admin.token'), 'utf8').trim()}` } };
 }
 

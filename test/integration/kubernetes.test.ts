@@ -1,7 +1,6 @@
 import { execFile } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -22,6 +21,7 @@ import { startKubernetes } from '../support/kubernetes.ts';
 import type { KubernetesEmulator } from '../support/kubernetes.ts';
 import { kubeconfigFor } from '../support/kubernetes-config.ts';
 import { invalidity, unknownFields } from '../support/kubernetes-schema.ts';
+import { reservedPort } from '../support/reserved-port.ts';
 
 const TOKEN = 'token-of-a-cluster-for-tests';
 const testKubectl = requirePeer('kubectl', () => runs('kubectl', 'version', '--client'));
@@ -439,14 +439,6 @@ describe('access', () => {
 });
 
 describe('programs', () => {
-  async function freePort(): Promise<number> {
-    const server = createServer();
-    await new Promise<void>((resolve) => void server.listen(0, '127.0.0.1', resolve));
-    const address = server.address();
-    await new Promise((resolve) => server.close(resolve));
-    return typeof address === 'object' && address ? address.port : 0;
-  }
-
   function program(healthPort: number, word: string): ProgramSpec {
     const source = `import { createServer } from 'node:http';
 import { word } from './lib/word.mjs';
@@ -469,7 +461,7 @@ process.on('SIGTERM', () => server.close());
     const { emulator, kubeconfig } = await start('eager');
     const host = new KubernetesMachineHost({ kubeconfig, storage: '1Gi' }, { clock, environment: { RUNNER_KEY: 'sesame' } });
     closing.push(() => host.close());
-    const port = await freePort();
+    const port = await reservedPort();
     const planned = await host.run(program(port, 'first'), { dryRun: true });
     expect([planned.machine, emulator.store.objects.size]).toEqual([undefined, 0]);
     const { machine, changes } = await host.run(program(port, 'first'));

@@ -1,12 +1,11 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
-import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { ProcessHost } from '../../plugins/process/index.ts';
 import type { ProgramSpec } from '../../src/plugin.ts';
 import { isAlive } from '../support/alive.ts';
+import { reservedPort } from '../support/reserved-port.ts';
 
 const PROGRAM = `
 import { createServer } from 'node:http';
@@ -29,16 +28,8 @@ afterEach(async () => {
   rmSync(folder, { recursive: true });
 });
 
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
-
 async function spec(word = 'hello', program = PROGRAM): Promise<ProgramSpec> {
-  const healthPort = await freePort();
+  const healthPort = await reservedPort();
   return {
     name: 'orchestrator',
     files: { 'main.mjs': Buffer.from(program), 'word.txt': Buffer.from(word) },

@@ -21,6 +21,7 @@ import { RemoteObjects } from '../../src/queue/remote-objects.ts';
 import { RemoteQueue } from '../../src/queue/remote.ts';
 import { BPR } from '../support/bpr.ts';
 import { until } from '../support/gateway.ts';
+import { reservedPort } from '../support/reserved-port.ts';
 import { WorkerCommand } from '../support/worker-command.ts';
 
 const UINT64 = parseParameters('uint64 x');
@@ -205,7 +206,7 @@ describe('SIGTERM at a worker that does not reach its control plane', () => {
   async function away(x: number, drainMs: number, leaseMs: number): Promise<Away> {
     const data = place('control');
     const first = new ControlPlane({ folder: data });
-    const url = await first.listen({ port: 0 });
+    const url = await first.listen({ port: await reservedPort() });
     const publisher = await connect((await first.tickets.create({})).ticket);
     const command = worker((await first.tickets.create({})).ticket, '--lease-ms', String(leaseMs), '--drain-ms', String(drainMs));
     await begins(command, publisher, x);
@@ -245,8 +246,8 @@ interface Command {
   readonly ended: Promise<number | null>;
 }
 
-async function controlPlane(data: string, port: string): Promise<Command> {
-  const child = spawn(process.execPath, [BPR, 'control-plane', '--data', data, '--port', port, '--json'], {
+async function controlPlane(data: string, port: number): Promise<Command> {
+  const child = spawn(process.execPath, [BPR, 'control-plane', '--data', data, '--port', String(port), '--json'], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   const over = once(child, 'close').then(([code]) => code as number | null);
@@ -261,7 +262,8 @@ async function controlPlane(data: string, port: string): Promise<Command> {
 describe('SIGTERM at a control plane', () => {
   it('with workers under load: it ends with 0, and after its restart every job is completed once', async () => {
     const data = place('control');
-    const first = await controlPlane(data, '0');
+    const port = await reservedPort();
+    const first = await controlPlane(data, port);
     const ticket = readFileSync(join(data, 'endpoint.ticket'), 'utf8');
     const { queue, headers } = await connect(ticket);
     const workers = [worker(ticket, '--concurrency', '8'), worker(ticket, '--concurrency', '8')];
@@ -271,7 +273,7 @@ describe('SIGTERM at a control plane', () => {
     await until(() => workers.every((command) => ended(command, 'completed') > 0 && running(command) > 0));
     first.child.kill('SIGTERM');
     expect(await first.ended).toBe(0);
-    await controlPlane(data, new URL(first.url).port);
+    await controlPlane(data, port);
     for (const { id, x } of all) expect(await numberOf(queue, id)).toBe(x * x);
     expect((await queue.stats()).byState).toMatchObject({ completed: all.length, queued: 0, claimed: 0, failed: 0, dead: 0 });
     for (const command of workers) expect(await command.kill('SIGTERM')).toBe(0);
@@ -283,7 +285,8 @@ describe('SIGTERM at a control plane', () => {
 
   it('a second one ends it at once, whoever it waits for, and nothing is lost', async () => {
     const data = place('control');
-    const first = await controlPlane(data, '0');
+    const port = await reservedPort();
+    const first = await controlPlane(data, port);
     const ticket = readFileSync(join(data, 'endpoint.ticket'), 'utf8');
     const { queue } = await connect(ticket);
     await queue.publish({ id: 'kept', type: 'work', payload: Buffer.from('7') });
@@ -300,7 +303,7 @@ describe('SIGTERM at a control plane', () => {
     first.child.kill('SIGTERM');
     expect(await first.ended).toBe(143);
     await broken;
-    await controlPlane(data, new URL(first.url).port);
+    await controlPlane(data, port);
     expect(await queue.status('kept')).toMatchObject({ state: 'queued' });
   });
 });

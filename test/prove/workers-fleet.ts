@@ -4,8 +4,6 @@ import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
-import type { AddressInfo } from 'node:net';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -13,6 +11,7 @@ import { fileURLToPath } from 'node:url';
 import { startNode } from '../../examples/demo/processes.ts';
 import type { NodeProcess } from '../../examples/demo/processes.ts';
 import { BPR } from '../support/bpr.ts';
+import { reservedPort } from '../support/reserved-port.ts';
 import { WorkerCommand } from '../support/worker-command.ts';
 import type { News } from '../support/worker-command.ts';
 
@@ -57,7 +56,7 @@ export class Fleet {
 
   /** On the same port each time: it stands in the ticket. */
   async startControlPlane(): Promise<void> {
-    if (this.#port === 0) this.#port = await freePort();
+    if (this.#port === 0) this.#port = await reservedPort();
     const { folder, controlFlags = [] } = this.#options;
     const flags = [
       '--port',
@@ -204,12 +203,4 @@ async function endWithin(index: number, worker: WorkerCommand, signal: NodeJS.Si
     over.abort();
     late.catch(() => {});
   }
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }

@@ -5,6 +5,7 @@ import { createServer } from 'node:http';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { onTestFinished } from 'vitest';
+import { reservedPort } from './reserved-port.ts';
 
 export function reply(response: ServerResponse, status: number, body: unknown): void {
   response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body));
@@ -29,9 +30,10 @@ export class FakeEngine {
   invoke: (response: ServerResponse, event: Buffer) => void = (response) => reply(response, 200, { from: this.url });
   readonly #server = createServer((request, response) => void this.#answer(request, response));
 
-  static async start(port = 0, host = '127.0.0.1'): Promise<FakeEngine> {
+  /** One that is stopped may be started again on its port. */
+  static async start(port?: number, host = '127.0.0.1'): Promise<FakeEngine> {
     const engine = new FakeEngine();
-    engine.#server.listen(port, host);
+    engine.#server.listen(port ?? (await reservedPort()), host);
     await once(engine.#server, 'listening');
     engine.url = `http://${host}:${(engine.#server.address() as AddressInfo).port}`;
     onTestFinished(() => engine.stop());

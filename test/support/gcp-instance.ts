@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { unzipSync } from 'fflate';
-import { freePort } from './handler-platforms.ts';
+import { reservedPort } from './reserved-port.ts';
 
 const FRAMEWORK = join(import.meta.dirname, '../../node_modules/@google-cloud/functions-framework/build/src/main.js');
 
@@ -61,7 +61,7 @@ export class FunctionInstance {
       mkdirSync(dirname(join(directory, name)), { recursive: true });
       writeFileSync(join(directory, name), data);
     }
-    const port = await freePort();
+    const port = await reservedPort();
     const env = { PATH: '/usr/bin:/bin', ...environment, PORT: String(port), FUNCTION_TARGET: entryPoint, FUNCTION_SIGNATURE_TYPE: 'http' };
     const args = [FRAMEWORK, `--source=${directory}`, `--target=${entryPoint}`, '--signature-type=http', `--port=${port}`];
     const child = spawn(process.execPath, args, { cwd: directory, env, stdio: ['ignore', 'pipe', 'pipe'] });

@@ -2,8 +2,6 @@
 
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
-import type { AddressInfo } from 'node:net';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Readable } from 'node:stream';
@@ -13,6 +11,7 @@ import type { HandlerCaseAnswer, HandlerCaseRequest, HandlerPlatform } from '../
 import { packageFor } from '../../src/deploy/package-platform.ts';
 import type { PackagePlatform } from '../../src/deploy/package-platform.ts';
 import { readModules } from '../../src/deploy/dependencies.ts';
+import { reservedPort } from './reserved-port.ts';
 import { temporaryFolder } from './temporary-folders.ts';
 import { call, keepAliveAgent, start } from '../fixtures/handler/process.ts';
 import type { HandlerProcess } from '../fixtures/handler/process.ts';
@@ -36,15 +35,6 @@ export async function unpackedFor(platform: PackagePlatform, zipFile: string): P
   return directory;
 }
 
-/** A port that was free a moment ago: for programs that cannot tell which one they took. */
-export async function freePort(): Promise<number> {
-  const probe = createServer().listen(0, '127.0.0.1');
-  await new Promise((resolve) => probe.once('listening', resolve));
-  const { port } = probe.address() as AddressInfo;
-  await new Promise((resolve) => probe.close(resolve));
-  return port;
-}
-
 export interface FrameworkOptions {
   readonly signature?: 'http' | 'cloudevent' | 'event';
   readonly env?: Readonly<Record<string, string>>;
@@ -59,7 +49,7 @@ export interface Server {
 /** The real functions-framework of Google Cloud on a package. */
 export async function functionsFramework(directory: string, { signature = 'http', env = {} }: FrameworkOptions = {}): Promise<Server> {
   const main = join(ROOT, 'node_modules/@google-cloud/functions-framework/build/src/main.js');
-  const port = await freePort();
+  const port = await reservedPort();
   const args = [main, `--source=${directory}`, '--target=handler', `--signature-type=${signature}`, `--port=${port}`];
   const child = spawn(process.execPath, args, { env: { PATH: '/usr/bin:/bin', ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
   const exit = new Promise<void>((resolve) => child.once('close', () => resolve()));

@@ -7,7 +7,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { freePort } from '../../src/deploy/port.ts';
+import { reservedPort } from './reserved-port.ts';
 
 /** Throws the reason when it is not there: a probe for `requirePeer`. */
 export function probeRegistry(): void {
@@ -35,7 +35,7 @@ const START_MS_MAX = 20_000;
 
 export async function startRegistry(): Promise<TestRegistry> {
   const folder = await mkdtemp(join(tmpdir(), 'bpr-registry-'));
-  const port = await freePort();
+  const port = await reservedPort();
   const config = ['version: 0.1', 'storage:', `  filesystem: { rootdirectory: ${folder}/data }`, 'http:', `  addr: 127.0.0.1:${port}`, ''];
   await writeFile(join(folder, 'config.yml'), config.join('\n'));
   const child = spawn('docker-registry', ['serve', join(folder, 'config.yml')], { env: {}, stdio: ['ignore', 'pipe', 'pipe'] });

@@ -3,9 +3,9 @@
 import { execFile, spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { reservedPort } from './reserved-port.ts';
 
 export interface Volume {
   readonly name: string;
@@ -103,7 +103,7 @@ export class EmulatedPod {
   async #start(): Promise<number> {
     const [container] = this.spec.containers;
     if (!container) throw new Error('a pod without containers');
-    const port = await freePort();
+    const port = await reservedPort();
     const folder = mkdtempSync(join(tmpdir(), 'pod-'));
     this.#folder = folder;
     const places = this.#mount(container, folder);
@@ -259,12 +259,4 @@ function mapsOf({ volumes = [] }: PodSpec): readonly string[] {
     ...(projected?.sources.map((source) => source.configMap.name) ?? []),
     ...(configMap ? [configMap.name] : []),
   ]);
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => void server.listen(0, '127.0.0.1', resolve));
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return typeof address === 'object' && address ? address.port : 0;
 }

@@ -4,14 +4,13 @@ import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
-import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { requirePeer, runs } from '../require.ts';
 import type { DeclareTest } from '../require.ts';
+import { reservedPort } from './reserved-port.ts';
 
 const LOOK_MS = 50;
 const ANSWER_MS = 5_000;
@@ -97,7 +96,8 @@ export interface NatsCluster {
 
 export async function startNats(count: 1 | 3, options: NatsOptions = {}): Promise<NatsCluster> {
   const folder = mkdtempSync(join(tmpdir(), 'nats-'));
-  const ports = await freePorts(3 * count);
+  const ports: number[] = [];
+  for (let index = 0; index < 3 * count; index += 1) ports.push(await reservedPort());
   const all = Array.from({ length: count }, (_, index): Ports => {
     const [client = 0, monitoring = 0, cluster = 0] = ports.slice(3 * index);
     return { client, monitoring, cluster };
@@ -166,13 +166,4 @@ function configurationOf(
     ...(routes === undefined ? [] : [`cluster { name: test, listen: 127.0.0.1:${ports.cluster}, routes: [${routes}] }`]),
     configuration,
   ].join('\n');
-}
-
-/** All are taken before the first is given up, so that they differ. */
-async function freePorts(count: number): Promise<number[]> {
-  const servers = Array.from({ length: count }, () => createServer().listen(0, '127.0.0.1'));
-  await Promise.all(servers.map((server) => once(server, 'listening')));
-  const ports = servers.map((server) => (server.address() as AddressInfo).port);
-  await Promise.all(servers.map((server) => once(server.close(), 'close')));
-  return ports;
 }
