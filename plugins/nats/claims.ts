@@ -161,7 +161,7 @@ export class Claims {
     const owners = claims.flatMap((claim) =>
       Array.from({ length: Math.min(claim.max - claim.jobs.length, deliveries.length) }, () => claim),
     );
-    const given = await Promise.all(
+    const given = await Promise.allSettled(
       deliveries.map(async (delivery, index) => {
         const owner = owners[index];
         if (owner) return jobs.admit(delivery, owner);
@@ -169,7 +169,10 @@ export class Claims {
         return undefined;
       }),
     );
-    for (const [index, job] of given.entries()) if (job) owners[index]?.jobs.push(job);
+    // Those that were given are given, whatever became of the others.
+    for (const [index, one] of given.entries()) if (one.status === 'fulfilled' && one.value) owners[index]?.jobs.push(one.value);
+    const failed = given.find((one) => one.status === 'rejected');
+    if (failed) throw failed.reason;
   }
 
   #want(lane: Lane): void {

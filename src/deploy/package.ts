@@ -2,8 +2,7 @@
  * Packaging: from the module that exports a job router to one file that runs on every platform, and the zip that is deployed.
  */
 
-import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
-import { rename } from 'node:fs/promises';
+import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import type { BuildFailure, BuildResult, Metafile } from 'esbuild';
 import { RunnerError } from '../errors.ts';
@@ -126,10 +125,11 @@ async function build(options: BuildHandlerOptions, describer: Describer): Promis
     rmSync(loaded);
     throw error;
   });
-  const renamed = rename(loaded, file);
+  renameSync(loaded, file);
   const ahead = { ...(await (constants ??= compressAll(CONSTANT_FILES))), ...compressed };
   const zip = await packFiles({ 'handler.json': jsonFile({ handler: 'handler.mjs', sha256: fileSha256, jobs }) }, ahead);
-  await Promise.all([renamed, replaceFile(zipFile, zip), map && replaceFile(`${file}.map`, map)]);
+  replaceFile(zipFile, zip);
+  if (map) replaceFile(`${file}.map`, map);
   return {
     file,
     fileBytes: code.length,
@@ -236,8 +236,8 @@ function sizeWarning(bytes: number, inputs: readonly BundleInput[]): string[] {
 const temporaryName = (): string => `${process.pid}-${(serial += 1)}.tmp`;
 
 /** Whoever reads the file meanwhile sees the old one or the new one. */
-async function replaceFile(path: string, data: Uint8Array): Promise<void> {
+function replaceFile(path: string, data: Uint8Array): void {
   const temporary = `${path}.${temporaryName()}`;
   writeFileSync(temporary, data);
-  await rename(temporary, path);
+  renameSync(temporary, path);
 }

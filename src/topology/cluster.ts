@@ -128,14 +128,14 @@ export class Cluster {
     this.#write(record);
     const wanted = new Set(parts.map(({ name }) => name));
     const ended = [...running].filter((name) => !wanted.has(name));
-    await Promise.all(ended.map((name) => host.terminate(name, work)));
+    await terminateAll(host, ended, work);
     const started: string[] = [];
     try {
       // A ticket that lies there may name the port of an earlier control plane: workers read it when the new one has written it.
       for (const wave of [local.filter(({ role }) => role !== 'worker'), local.filter(({ role }) => role === 'worker')])
         await this.#start(wave, { running, started }, work);
     } catch (thrown) {
-      await Promise.all(started.map((name) => host.terminate(name, undoing)));
+      await terminateAll(host, started, undoing);
       if (before) this.#write(before);
       else rmSync(placesIn(folder).record, { force: true });
       throw thrown;
@@ -158,8 +158,7 @@ export class Cluster {
     const names = await this.#known();
     const roles = new Map(record?.parts.map(({ name, role }) => [name, role]));
     const isWorker = (name: string): boolean => (roles.get(name) ?? 'worker') === 'worker';
-    for (const wave of [names.filter(isWorker), names.filter((name) => !isWorker(name))])
-      await Promise.all(wave.map((name) => host.terminate(name, work)));
+    for (const wave of [names.filter(isWorker), names.filter((name) => !isWorker(name))]) await terminateAll(host, wave, work);
     rmSync(placesIn(folder).record, { force: true });
     if (purge) this.#purge();
     return names;
@@ -341,6 +340,13 @@ function recordOf({ option, engineAddress }: UpOptions, ticketFile: string, part
 function processOf({ parts }: ClusterReport, name: string): Pick<RecordedPart, 'pid' | 'startedAt'> {
   const { pid, startedAt } = parts.find((part) => part.name === name) ?? {};
   return { pid, startedAt };
+}
+
+/** At the same time; all of them were tried when it rejects. */
+async function terminateAll(host: MachineHost, names: readonly string[], work: DeployOptions): Promise<void> {
+  const outcomes = await Promise.allSettled(names.map((name) => host.terminate(name, work)));
+  const failed = outcomes.find((outcome) => outcome.status === 'rejected');
+  if (failed) throw failed.reason;
 }
 
 /** For its owner only, there whole or not at all. */
