@@ -66,7 +66,7 @@ async function builder(config: RunnerConfig = {}): Promise<RunnerBuilder> {
 const submitted = async (): Promise<Map<bigint, string>> =>
   new Map((await tangle.results(service.serviceId)).map(({ callId, output }) => [callId, Buffer.from(output).toString('hex')]));
 const untilResults = (count: number): Promise<void> =>
-  expect.poll(async () => (await submitted()).size, { timeout: 20_000, interval: 25 }).toBe(count);
+  expect.poll(async () => (await submitted()).size, { timeout: 90_000, interval: 25 }).toBe(count);
 const word = (value: number): string => uint64(value).slice(2);
 
 describe('the line on a real chain', () => {

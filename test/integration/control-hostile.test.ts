@@ -87,7 +87,7 @@ describe('a worker with a ticket that is not good', () => {
     const used = await ticketOf(running);
     const thief = await RemoteQueue.connect({ credentials: { ticket: used, identity: makeIdentity() } });
     onTestFinished(() => thief.close());
-    const expired = await running.control.tickets.create({ notBefore: now - 1_000, expiresAt: Date.now() + 50 });
+    const expired = await running.control.tickets.create({ notBefore: now - 1_000, expiresAt: Date.now() + 500 });
     await until(() => Date.now() > expired.record.expiresAt);
     await queue.publish({ id: 'waits', type: 'work', payload: Buffer.from('7') });
     const tickets = {

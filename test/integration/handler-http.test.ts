@@ -25,6 +25,8 @@ function serve(env: StartOptions['env'] = {}): HandlerProcess {
 }
 
 const OCTETS = { 'content-type': 'application/octet-stream' };
+/** Of a call that is still running when what is done meanwhile is done, however busy the machine is. */
+const LONG_MS = '2000';
 const post = (address: string, jobId: number, body = ''): Promise<HttpAnswer> =>
   call(address, { path: `/job/${jobId}`, headers: OCTETS }, Buffer.from(body));
 const codeOf = ({ status, body }: HttpAnswer): unknown => [status, (JSON.parse(body.toString()) as { code: unknown }).code];
@@ -206,7 +208,7 @@ describe('limits', () => {
   test('more calls than may run at the same time are refused, with when to come again', async () => {
     const server = serve({ BLUEPRINT_CONCURRENCY_MAX: '1' });
     const address = await server.address;
-    const first = post(address, 102, '300');
+    const first = post(address, 102, LONG_MS);
     await server.logged('slow job runs');
     const second = await post(address, 2);
     expect([codeOf(second), second.headers['retry-after']]).toEqual([[429, 'EXECUTOR_THROTTLED'], '1']);
@@ -249,7 +251,9 @@ describe('faults of the jobs', () => {
   test('an exception that nobody catches is told to all who wait, logged, and ends the process with 1', async () => {
     const server = serve();
     const address = await server.address;
-    const answers = await Promise.all([post(address, 5), post(address, 100)]);
+    const waiting = post(address, 102, '60000');
+    await server.logged('slow job runs');
+    const answers = await Promise.all([waiting, post(address, 100)]);
     expect(answers.map(codeOf)).toEqual([
       [502, 'FUNCTION_FAILED'],
       [502, 'FUNCTION_FAILED'],
@@ -300,7 +304,7 @@ describe('SIGTERM', () => {
       'GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\nPOST /job/102 HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: 3\r\n\r\n',
     );
     await open.until('"status":"ok"');
-    const slow = post(address, 102, '400');
+    const slow = post(address, 102, LONG_MS);
     await server.logged('slow job runs');
     server.child.kill('SIGTERM');
     await server.logged('the handler stops');
@@ -320,7 +324,7 @@ describe('SIGTERM', () => {
     open.socket.write('GET /health HTTP/1.1\r\nHost: x\r\n\r\n');
     await open.until('"status":"ok"');
     open.socket.write('POST /job/2 HTTP/1.1\r\nHost: x\r\nContent-Type: appl');
-    const slow = post(address, 102, '400');
+    const slow = post(address, 102, LONG_MS);
     await server.logged('slow job runs');
     server.child.kill('SIGTERM');
     await server.logged('the handler stops');

@@ -118,7 +118,7 @@ describe('line by line', () => {
 
   test('SIGTERM: the running call is answered, the next line is not taken, status 0', async () => {
     const child = run(lines);
-    child.child.stdin.write(`${request(102, '300')}\n${request(2, 'x')}\n`);
+    child.child.stdin.write(`${request(102, '2000')}\n${request(2, 'x')}\n`);
     await child.logged('slow job runs');
     child.child.kill('SIGTERM');
     expect([await next(child), await next(child)]).toEqual([result('done'), undefined]);

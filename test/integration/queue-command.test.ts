@@ -8,6 +8,8 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { ControlPlane } from '../../src/control/control.ts';
+import { makeIdentity } from '../../src/queue/identity.ts';
+import { RemoteQueue } from '../../src/queue/remote.ts';
 import { BPR } from '../support/bpr.ts';
 import { CliUser } from '../support/cli-user.ts';
 import { WorkerCommand } from '../support/worker-command.ts';
@@ -100,18 +102,36 @@ describe('a function of this machine', () => {
   }, 60_000);
 
   it('is waited for until a signal; the jobs stay', async () => {
-    const slow = place('wait.mjs', 'export const handler = () => new Promise((resolve) => setTimeout(resolve, 3_000));');
-    const { child, ended } = user.start(['queue', 'publish', '--package', slow, '--id', 'stays', '--wait', ...at()]);
-    await expect.poll(async () => (await user.json('queue', 'status', 'stays', ...at()))['state'], { timeout: 30_000 }).toBe('claimed');
+    const { ticket } = await control.tickets.create({ capabilities: ['patience'] });
+    const queue = await RemoteQueue.connect({ credentials: { ticket, identity: makeIdentity() } });
+    onTestFinished(() => queue.close());
+    const hello = place('hello.mjs', HELLO);
+    const { child, ended } = user.start([
+      'queue',
+      'publish',
+      '--package',
+      hello,
+      '--id',
+      'stays',
+      '--require',
+      'patience',
+      '--wait',
+      ...at(),
+    ]);
+    let told = '';
+    child.stderr?.on('data', (text: string) => (told += text));
+    const [job] = await queue.claim({ workerId: queue.workerId, capabilities: ['patience'], leaseMs: 120_000, waitMs: 60_000 });
+    if (!job) throw new Error('there is no job');
+    await expect.poll(() => told, { timeout: 60_000 }).toContain('claimed');
     child.kill('SIGINT');
     const { code, stderr } = await ended;
     expect([code, stderr]).toEqual([
       130,
       expect.stringMatching(/interrupted by SIGINT\nthe jobs stay in the queue: bpr queue status stays/),
     ]);
-    const state = async (): Promise<unknown> => (await user.json('queue', 'status', 'stays', ...at()))['state'];
-    await expect.poll(state, { timeout: 30_000 }).toBe('completed');
-  }, 90_000);
+    await queue.complete(job.lease, { body: Buffer.from('"Hello"') });
+    expect((await user.json('queue', 'status', 'stays', ...at()))['state']).toBe('completed');
+  }, 120_000);
 
   it('is refused when the call is wrong, before anything is stored', async () => {
     const hello = place('hello.mjs', HELLO);

@@ -94,7 +94,7 @@ testDocker(
           inputs: encodeAbiParameters([{ type: 'uint64' }], [BigInt(index)]),
         })),
       );
-      await expect.poll(async () => (await tangle.results(service.serviceId)).length, { timeout: 30_000, interval: 100 }).toBe(6);
+      await expect.poll(async () => (await tangle.results(service.serviceId)).length, { timeout: 90_000, interval: 100 }).toBe(6);
       expect(await bpr('service', 'status', ...id)).toMatchObject({ drift: [], orchestrator: { status: 'running' } });
       const { Image } = await outline();
       await bpr('service', 'remove', ...id);

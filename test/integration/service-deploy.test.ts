@@ -12,7 +12,6 @@ import type { LocalChain } from '../../src/testing/local-chain.ts';
 import { deployTangle } from '../../src/testing/tangle.ts';
 import type { LocalService, LocalTangle } from '../../src/testing/tangle.ts';
 import { BPR, startCommand } from '../support/gateway-command.ts';
-import type { RunningGateway } from '../support/gateway-command.ts';
 
 const JOBS = new URL('../fixtures/deploy/jobs.ts', import.meta.url).pathname;
 const HOUR_MS = 3_600_000;
@@ -23,7 +22,6 @@ let folder: string;
 let chain: LocalChain;
 let tangle: LocalTangle;
 let service: LocalService;
-let gateway: RunningGateway;
 
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'deploy-'));
@@ -37,13 +35,10 @@ beforeAll(async () => {
       { name: 'long', profile: { ...profile, p95DurationMs: HOUR_MS } },
     ],
   });
-  gateway = await startCommand(join(folder, 'gateway'));
 }, 60_000);
 
 afterAll(async () => {
   await bpr('service', 'remove', '--service-id', String(service.serviceId));
-  gateway.child.kill('SIGKILL');
-  await gateway.ended;
   await chain.stop();
   rmSync(folder, { recursive: true });
 });
@@ -89,6 +84,7 @@ const untilSettled = (count: number): Promise<void> =>
 describe('bpr service deploy', () => {
   it('puts jobs that fit on the platform and the others into the orchestrator, settles calls from both, and survives the platform', async () => {
     const id = String(service.serviceId);
+    const gateway = await startCommand(join(folder, 'gateway'));
     await bpr('cloud', 'policy', '--serverless', 'true', '--faas-provider', 'custom', '--faas-custom-endpoint', gateway.url);
     const deploy = ['service', 'deploy', JOBS, '--service-id', id, '--from-block', '0', '--confirmations', '0'];
 

@@ -85,7 +85,7 @@ describe('before anything is deployed', () => {
         for (const key of [stranger?.privateKey, service.operators[0]?.privateKey]) expect(stdout + stderr).not.toContain(key?.slice(2));
       }
     expect(existsSync(join(user.home, 'state'))).toBe(false);
-  }, 120_000);
+  }, 300_000);
 });
 
 describe('an orchestrator that moves', () => {
@@ -121,7 +121,7 @@ describe('an orchestrator that moves', () => {
     await untilSettled(60);
     expect(new Set(await settled()).size).toBe(60);
     expect(await user.json(['service', 'status', ...id()])).toMatchObject({ drift: [], orchestrator: { status: 'running' } });
-  }, 120_000);
+  }, 300_000);
 });
 
 describe('a service on this machine', () => {
@@ -149,7 +149,7 @@ describe('a service on this machine', () => {
     expect(by).toEqual([...Array.from({ length: 8 }, () => first?.address), ...Array.from({ length: 4 }, () => second?.address)]);
     const keys = two.operators.map(({ privateKey }) => privateKey.slice(2));
     expect([...user.files()].filter(([, text]) => keys.some((key) => text.includes(key))).map(([file]) => file)).toEqual([]);
-  }, 120_000);
+  }, 300_000);
 
   it('that hangs is told by its status, and started again by a deployment', async () => {
     const deploy = deployment('--host-option', 'readyTimeoutMs=12000', '--host-option', 'stopTimeoutMs=500');
@@ -162,7 +162,7 @@ describe('a service on this machine', () => {
     expect(user.programs()).toEqual([Number(again.machine.id)]);
     expect(again.machine.id).not.toBe(machine.id);
     expect(await user.bpr(['service', 'status', ...id()])).toMatchObject({ code: 0 });
-  }, 120_000);
+  }, 300_000);
 
   it('leaves nothing on the platform that it moves away from, tells when its platform is gone, and can be forgotten then', async () => {
     const jobs = ['quick', 'small'].map((name) => ({ name, profile }));
@@ -197,7 +197,7 @@ describe('a service on this machine', () => {
       for (const gateway of [one, other]) gateway.child.kill('SIGKILL');
       await Promise.all([one.ended, other.ended]);
     }
-  }, 120_000);
+  }, 300_000);
 
   it('is kept apart from one of another chain with the same id', async () => {
     const second = await startLocalChain({ chainId: 31_338 });
@@ -214,7 +214,7 @@ describe('a service on this machine', () => {
       expect(user.programs()).toHaveLength(2);
 
       const calls = await there.submitMany(twin.serviceId, [{ jobIndex: 0, inputs: uint64(3) }]);
-      await expect.poll(async () => (await there.results(twin.serviceId)).map(({ callId }) => callId), { timeout: 30_000 }).toEqual(calls);
+      await expect.poll(async () => (await there.results(twin.serviceId)).map(({ callId }) => callId), { timeout: 60_000 }).toEqual(calls);
       expect(await settled()).toEqual([]);
       const unclear = await user.bpr(['service', 'status', ...id()]);
       expect([unclear.code, unclear.stderr]).toEqual([1, expect.stringMatching(/^CONFIG_INVALID: .*--chain-id/)]);
@@ -224,7 +224,7 @@ describe('a service on this machine', () => {
     } finally {
       await second.stop();
     }
-  }, 120_000);
+  }, 300_000);
 
   it('is exported as the same files by everybody, at any time', async () => {
     const written = async (home: OperatorHome, name: string): Promise<readonly (readonly [string, string])[]> => {
@@ -240,5 +240,5 @@ describe('a service on this machine', () => {
     await chain.mine(3);
     expect(await written(user, 'second')).toEqual(mine);
     await withHome({ HTTP_RPC_URL: chain.rpcUrl }, async (home) => expect(await written(home, 'theirs')).toEqual(mine));
-  }, 120_000);
+  }, 300_000);
 });

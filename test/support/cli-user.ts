@@ -3,8 +3,9 @@
 import { execFile } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, readdirSync, statSync } from 'node:fs';
+import { mkdtempSync } from 'node:fs';
 import { join } from 'node:path';
+import { filesIn } from './files-in.ts';
 import { BPR } from './gateway-command.ts';
 
 export interface Ended {
@@ -71,8 +72,7 @@ export class CliUser {
 
   /** Every file that was written. */
   files(): Map<string, string> {
-    const names = readdirSync(this.home, { recursive: true, encoding: 'utf8' }).filter((name) => statSync(join(this.home, name)).isFile());
-    return new Map(names.map((name) => [name, readFileSync(join(this.home, name), 'latin1')]));
+    return filesIn(this.home);
   }
 
   /** Where these texts are found, in what was printed and in files. */

@@ -3,11 +3,13 @@
 import { execFile } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, statSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readlinkSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ServiceRecords } from '../../src/deploy/record.ts';
+import { filesIn } from './files-in.ts';
 import { BPR } from './gateway-command.ts';
+import { until } from './gateway.ts';
 
 export interface Ended {
   readonly code: number;
@@ -63,8 +65,7 @@ export class OperatorHome {
 
   /** Every file that was written. */
   files(): Map<string, string> {
-    const names = readdirSync(this.home, { recursive: true, encoding: 'utf8' }).filter((name) => statSync(join(this.home, name)).isFile());
-    return new Map(names.map((name) => [name, readFileSync(join(this.home, name), 'latin1')]));
+    return filesIn(this.home);
   }
 
   /** Ends every program and removes the home. */
@@ -72,6 +73,7 @@ export class OperatorHome {
     for (const { serviceId, chainId } of this.records.list())
       await this.bpr(['service', 'remove', '--service-id', serviceId, '--chain-id', String(chainId), '--forget']);
     for (const pid of this.programs()) process.kill(pid, 'SIGKILL');
-    rmSync(this.home, { recursive: true, maxRetries: 5 });
+    await until(() => this.programs().length === 0);
+    rmSync(this.home, { recursive: true });
   }
 }
