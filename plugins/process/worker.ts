@@ -41,7 +41,8 @@ export const START_FILE = 'start.sh';
 /** Waits for a line on descriptor 3, then becomes what the file says; the rest of the descriptor is for the program. */
 export const WAIT = 'read -r _ <&3 || exit 0; . "$0"';
 
-const TAIL_BYTES = 2_048;
+/** V8 shows its stack behind the words that tell why it ends. */
+const TAIL_BYTES = 4_096;
 /** What one instance may write; one that writes more waits. */
 const OUTPUT_BYTES_PER_SECOND = 16 * 1024 * 1024;
 const END_WAIT_MS = 1;
@@ -209,8 +210,7 @@ export class Worker {
     if (this.#isTerminated) return { reason: 'terminated', ...(signal !== undefined && { signal }) };
     if (signal === undefined) return { reason: 'exited', exitCode: exitCode ?? 0 };
     const isKilledForMemory = signal === 'SIGKILL' && (cgroup?.oomKills() ?? 0) > 0;
-    const isHeapExhausted = signal !== 'SIGKILL' && this.tail.includes(HEAP_EXHAUSTED);
-    return { reason: isKilledForMemory || isHeapExhausted ? 'out-of-memory' : 'signalled', signal };
+    return { reason: isKilledForMemory ? 'out-of-memory' : 'signalled', signal };
   }
 
   #startFailed(what: string): RunnerError {
@@ -234,7 +234,9 @@ export class Worker {
     // A descendant that no group holds may still write there: what cannot be removed now is removed by the next start.
     await rm(folder, { recursive: true, force: true }).catch(() => {});
     this.#said.reject(this.#startFailed(end.signal === undefined ? `exit status ${end.exitCode}` : end.signal));
-    this.#ended.resolve(end);
+    // Only now all that it said was read.
+    const isHeapExhausted = end.reason === 'signalled' && end.signal !== 'SIGKILL' && this.tail.includes(HEAP_EXHAUSTED);
+    this.#ended.resolve(isHeapExhausted ? { ...end, reason: 'out-of-memory' } : end);
   }
 
   async #outputEnd(): Promise<void> {

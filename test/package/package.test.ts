@@ -40,7 +40,7 @@ function node(args: readonly string[], options: { readonly executable?: string }
     cwd: consumer,
     env: { PATH: '/usr/bin:/bin', HOME: consumer },
     encoding: 'utf8',
-    timeout: 60_000,
+    timeout: 240_000,
   });
   return { status, stdout, stderr };
 }

@@ -22,7 +22,8 @@ export function setup(): () => void {
   process.env[RUN_FOLDER] = folder;
   return () => {
     const left = leftovers(folder);
-    rmSync(folder, { recursive: true, force: true });
+    // A process that ends just now may keep there what it compiled.
+    rmSync(folder, { recursive: true, force: true, maxRetries: 10 });
     if (left.length === 0) return;
     process.stderr.write(`left in the temporary folder, to be deleted by who made it:\n${left.map((line) => `  ${line}\n`).join('')}`);
     if (process.env['CI']) process.exitCode = 1;
