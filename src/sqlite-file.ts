@@ -4,7 +4,7 @@ import { closeSync, existsSync, fdatasync, fsyncSync, mkdirSync, openSync, renam
 import { dirname } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import type { StatementSync } from 'node:sqlite';
-import { RunnerError } from './errors.ts';
+import { RunnerError, isRunnerError } from './errors.ts';
 import type { ErrorCode, RunnerErrorOptions } from './errors.ts';
 
 /** Larger files are opened without the check of every page: it reads the whole file. */
@@ -123,8 +123,11 @@ export class SqliteFile {
     return this.#database.prepare(sql);
   }
 
-  /** Resolves with what `change` returned once it is on disk. `change` runs later, and once more when a neighbour of its group failed. */
-  write<T>(change: () => T): Promise<T> {
+  /**
+   * Resolves with what `change` returned once it is on disk; rejects with it when it is a `RunnerError`, which undoes nothing. `change` runs
+   * later, and once more when a neighbour of its group failed.
+   */
+  write<T>(change: () => T | RunnerError): Promise<T> {
     if (this.#closed) return Promise.reject(new RunnerError('STATE_INVALID', `the ${this.#options.noun} ${this.path} is closed`));
     return new Promise<T>((resolve, reject) => {
       this.#queue.push({ change, resolve, reject });
@@ -201,7 +204,11 @@ export class SqliteFile {
 
   #settle(group: readonly Write[], values: readonly unknown[]): void {
     this.#options.hooks?.committed();
-    for (const [index, write] of group.entries()) write.resolve(values[index] as never);
+    for (const [index, { resolve, reject }] of group.entries()) {
+      const value = values[index];
+      if (isRunnerError(value)) reject(value);
+      else resolve(value as never);
+    }
   }
 
   #sync(log: number, group: readonly Write[], values: readonly unknown[]): void {

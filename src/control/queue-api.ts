@@ -147,7 +147,7 @@ async function work(options: QueueApiOptions, fields: Fields, request: GatewayRe
     throw new RunnerError('REQUEST_INVALID', `${given.length} completions came; at most ${COMPLETIONS_MAX} are taken at once`);
   const wanted = fields['claim'] === undefined ? undefined : fieldsOf(fields['claim'], 'claim');
   const completing = given.map((one) => outcomeOf(options.queue, one, request.caller));
-  const claiming = wanted && claimedOf(options, given.length > 0 ? { ...wanted, waitMs: 0 } : wanted, request);
+  const claiming = wanted && claim(options, given.length > 0 ? { ...wanted, waitMs: 0 } : wanted, request).then(claimed, unclaimed);
   // None of them rejects.
   const completions: unknown[] = [];
   for (const outcome of completing) completions.push(await outcome);
@@ -157,6 +157,8 @@ async function work(options: QueueApiOptions, fields: Fields, request: GatewayRe
 const DONE = {};
 const done = (): typeof DONE => DONE;
 const refused = (thrown: unknown): { readonly error: WireError } => ({ error: errorToWire(thrown) });
+const claimed = (jobs: readonly Fields[]): Fields => ({ jobs });
+const unclaimed = (thrown: unknown): Fields => ({ claimError: errorToWire(thrown) });
 
 function outcomeOf(queue: WorkQueue, given: unknown, caller: Caller): unknown {
   try {
@@ -164,14 +166,6 @@ function outcomeOf(queue: WorkQueue, given: unknown, caller: Caller): unknown {
     return queue.complete(ownLease(queue, fields['lease'], caller), resultOfWire(fields)).then(done, refused);
   } catch (thrown) {
     return refused(thrown);
-  }
-}
-
-async function claimedOf(options: QueueApiOptions, fields: Fields, request: GatewayRequest): Promise<Fields> {
-  try {
-    return { jobs: await claim(options, fields, request) };
-  } catch (thrown) {
-    return { claimError: errorToWire(thrown) };
   }
 }
 

@@ -272,12 +272,8 @@ export class EmbeddedQueue implements WorkQueue {
     await written;
   }
 
-  /** A refusal of the table is thrown once the group is committed. */
-  async #write<T>(change: (now: number) => T | RunnerError): Promise<T> {
-    this.#refuseClosed();
-    const value = await this.#file.write(() => change(this.#clock.now()));
-    if (isRunnerError(value)) throw value;
-    return value;
+  #write<T>(change: (now: number) => T | RunnerError): Promise<T> {
+    return this.#closing ? Promise.reject(queueClosed()) : this.#file.write(() => change(this.#clock.now()));
   }
 
   #read<T>(query: () => T): T {

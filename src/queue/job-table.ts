@@ -303,7 +303,7 @@ export class JobTable {
     const attempt = row.attempts + 1;
     const until = leaseEnd(now + leaseMs, deadline);
     this.#sql.claim.run(attempt, token, workerId, leaseMs, now, seq);
-    const given = {
+    this.leases.add({
       seq,
       jobId: id,
       token,
@@ -317,8 +317,9 @@ export class JobTable {
       attemptsMax,
       deadLetter,
       until,
-    };
-    this.leases.add({ ...given, place: 0, next: undefined });
+      place: 0,
+      next: undefined,
+    });
     this.tally.move({ from: STATE.ready, type, requires }, STATE.claimed);
     return {
       id,

@@ -5,6 +5,8 @@ import type { Row, Subject } from './rows.ts';
 
 /** Of the table by token; a power of two. */
 const CHAINS_MIN = 64;
+/** The end of a token: in a random UUID, all of it random. */
+const HASHED_CHARS = 12;
 
 export interface HeldLease {
   readonly seq: number;
@@ -85,7 +87,8 @@ export class Leases {
 
   #chainOf(token: string): number {
     let hash = 0;
-    for (let index = 0; index < token.length; index += 1) hash = (Math.imul(hash, 31) + token.charCodeAt(index)) | 0;
+    for (let index = Math.max(0, token.length - HASHED_CHARS); index < token.length; index += 1)
+      hash = (Math.imul(hash, 31) + token.charCodeAt(index)) | 0;
     return hash & (this.#chains.length - 1);
   }
 

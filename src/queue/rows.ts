@@ -48,7 +48,7 @@ CREATE TABLE IF NOT EXISTS jobs (
 );
 CREATE INDEX IF NOT EXISTS jobs_ready ON jobs (requires, priority DESC, seq) WHERE state = ${STATE.ready};
 CREATE INDEX IF NOT EXISTS jobs_due ON jobs (due_at) WHERE due_at IS NOT NULL;
-CREATE INDEX IF NOT EXISTS jobs_claimed ON jobs (seq) WHERE state = ${STATE.claimed};
+DROP INDEX IF EXISTS jobs_claimed;
 CREATE INDEX IF NOT EXISTS jobs_dead ON jobs (ended_at, seq) WHERE state = ${STATE.dead};
 CREATE TABLE IF NOT EXISTS bodies (seq INTEGER PRIMARY KEY, payload BLOB NOT NULL);
 `;
