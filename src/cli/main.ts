@@ -23,6 +23,7 @@ import { addWasm } from './commands/wasm.ts';
 import { addWhy } from './commands/why.ts';
 import { addWorker } from './commands/worker.ts';
 import { addWorkerBundle } from './commands/worker-bundle.ts';
+import { addWorkerImage } from './commands/worker-image.ts';
 import type { Io } from './output.ts';
 import { run } from './program.ts';
 import type { AddCommand } from './program.ts';
@@ -41,6 +42,7 @@ const COMMANDS: readonly AddCommand[] = [
   addWasm,
   addWorker,
   addWorkerBundle,
+  addWorkerImage,
   addTopology,
   addJobs,
   addWhy,

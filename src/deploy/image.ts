@@ -4,10 +4,10 @@
  */
 
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { closeSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { RunnerError } from '../errors.ts';
-import { tarOf } from './tar.ts';
+import { tarOf, tarParts } from './tar.ts';
 import type { TarEntry } from './tar.ts';
 import { sha256Of, unpackFiles } from './zip.ts';
 
@@ -25,6 +25,12 @@ export interface ImageLayoutOptions {
   readonly environment?: Readonly<Record<string, string>>;
   /** Default `handler:latest`. */
   readonly reference?: string;
+  /** What is started of the package. Default `handler.mjs`. */
+  readonly program?: string;
+  /** Files and directories beside the package. */
+  readonly extras?: readonly TarEntry[];
+  /** Who it runs as, by number. Default: root. */
+  readonly user?: string;
 }
 
 export interface NodeFiles {
@@ -68,7 +74,7 @@ const EPOCH = '1970-01-01T00:00:00Z';
 
 /**
  * Writes the image of a handler: its package in `/var/task`, started as `node handler.mjs`. What the platform says in the environment decides
- * what it serves (see the handler's `detect.ts`).
+ * what it serves (see the handler's `detect.ts`). Or that of another program.
  *
  * The same package, base and node give the same digest. Throws `PACKAGE_INVALID`, `CONFIG_INVALID` for a base that is no layout.
  *
@@ -76,7 +82,7 @@ const EPOCH = '1970-01-01T00:00:00Z';
  * const { digest } = await writeImageLayout({ zip, outDir: 'image', node: { file: process.execPath, libraries: librariesOf(process.execPath) } });
  */
 export async function writeImageLayout(options: ImageLayoutOptions): Promise<WrittenImage> {
-  const { zip, outDir, base = 'scratch', node, reference = 'handler:latest' } = options;
+  const { zip, outDir, base = 'scratch', node, reference = 'handler:latest', extras = [] } = options;
   const { gzipSync } = await import('fflate');
   const under = base === 'scratch' ? undefined : readBase(base);
   let bytes = 0;
@@ -90,7 +96,7 @@ export async function writeImageLayout(options: ImageLayoutOptions): Promise<Wri
   const layers = [...(under?.layers ?? [])];
   const diffIds = [...(under?.config.rootfs?.diff_ids ?? [])];
   let unpackedBytes = 0;
-  for (const entries of [...(node ? [nodeEntries(node)] : []), await codeEntries(zip)]) {
+  for (const entries of [...(node ? [nodeEntries(node)] : []), [...(await codeEntries(zip)), ...extras]]) {
     const tar = tarOf(entries);
     // Compressed in JavaScript, the bytes do not depend on what a version of node brings; for node itself that would take long.
     const isLarge = tar.length > LARGE_BYTES;
@@ -111,6 +117,38 @@ export async function writeImageLayout(options: ImageLayoutOptions): Promise<Wri
   return { directory: outDir, digest: pointer.digest, bytes, unpackedBytes, layers: layers.map(({ digest }) => digest) };
 }
 
+/**
+ * The image of a layout as one file that `docker load`, `podman load` and other tools of OCI archives take, under this name. The same layout and
+ * name give the same bytes. Throws `CONFIG_INVALID`.
+ */
+export function writeImageArchive(directory: string, file: string, name: string): void {
+  const { manifests } = JSON.parse(readFileSync(join(directory, 'index.json'), 'utf8')) as { manifests: readonly [Descriptor] };
+  const read = (path: string): TarEntry => ({ name: path, mode: 0o644, data: readFileSync(join(directory, path)) });
+  const pathOf = ({ digest }: Descriptor): string => `blobs/${digest.replace(':', '/')}`;
+  const pointer = read(pathOf(manifests[0]));
+  const { config, layers } = JSON.parse(Buffer.from(pointer.data ?? []).toString()) as {
+    config: Descriptor;
+    layers: readonly Descriptor[];
+  };
+  const forDocker = jsonBytes([{ Config: pathOf(config), RepoTags: [name], Layers: layers.map(pathOf) }]);
+  const blobs = [...new Set([config, ...layers].map(pathOf))].map(read);
+  const entries = [pointer, ...blobs, read('index.json'), read('oci-layout'), { name: 'manifest.json', mode: 0o644, data: forDocker }];
+  const part = `${file}.${process.pid}.tmp`;
+  try {
+    mkdirSync(dirname(file), { recursive: true });
+    const target = openSync(part, 'w');
+    try {
+      for (const bytes of tarParts(entries)) writeFileSync(target, bytes);
+    } finally {
+      closeSync(target);
+    }
+    renameSync(part, file);
+  } catch (cause) {
+    rmSync(part, { force: true });
+    throw new RunnerError('CONFIG_INVALID', `${file} cannot be written`, { cause, details: { file } });
+  }
+}
+
 /** What an executable of this machine loads besides itself, as `ldd` tells. */
 export function librariesOf(executable: string): readonly string[] {
   const found = execFileSync('ldd', [executable], { encoding: 'utf8', timeout: 10_000 }).matchAll(/(?:=> |^\s*)(\/\S+) \(0x/gm);
@@ -126,14 +164,23 @@ async function codeEntries(zip: Uint8Array): Promise<TarEntry[]> {
   return Object.entries(await unpackFiles(zip)).map(([name, { data, mode }]) => ({ name: `${TASK}/${name}`, mode, data }));
 }
 
-function configOf({ environment = {}, architecture }: ImageLayoutOptions, under: ImageConfig | undefined, diffIds: readonly string[]) {
+function configOf(
+  { environment = {}, architecture, program = 'handler.mjs', user }: ImageLayoutOptions,
+  under: ImageConfig | undefined,
+  diffIds: readonly string[],
+) {
   const inherited = under?.config?.Env ?? [PATH];
   const own = Object.entries(environment).map(([name, value]) => `${name}=${value}`);
   return {
     created: EPOCH,
     architecture: architecture ?? under?.architecture ?? 'amd64',
     os: 'linux',
-    config: { Env: [...inherited, ...own], Entrypoint: ['node', `/${TASK}/handler.mjs`], WorkingDir: `/${TASK}` },
+    config: {
+      Env: [...inherited, ...own],
+      Entrypoint: ['node', `/${TASK}/${program}`],
+      WorkingDir: `/${TASK}`,
+      ...(user !== undefined && { User: user }),
+    },
     rootfs: { type: 'layers', diff_ids: diffIds },
   };
 }

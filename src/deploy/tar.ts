@@ -16,6 +16,11 @@ const PREFIX_MAX = 155;
 
 /** With the directories that the names imply. Throws `PACKAGE_INVALID` for a name that the format has no room for. */
 export function tarOf(entries: readonly TarEntry[]): Uint8Array {
+  return Buffer.concat(tarParts(entries));
+}
+
+/** The same in parts, for what is too large to be copied. */
+export function tarParts(entries: readonly TarEntry[]): readonly Uint8Array[] {
   const all = new Map<string, TarEntry>();
   for (const entry of entries) {
     const parts = entry.name.split('/');
@@ -27,7 +32,7 @@ export function tarOf(entries: readonly TarEntry[]): Uint8Array {
   }
   const sorted = [...all.values()].toSorted((a, b) => (a.name < b.name ? -1 : 1));
   const blocks = sorted.flatMap((entry) => [headerOf(entry), entry.data ?? new Uint8Array(), padding(entry.data?.length ?? 0)]);
-  return Buffer.concat([...blocks, Buffer.alloc(2 * BLOCK)]);
+  return [...blocks, Buffer.alloc(2 * BLOCK)];
 }
 
 const padding = (size: number): Uint8Array => new Uint8Array((BLOCK - (size % BLOCK)) % BLOCK);

@@ -14,7 +14,7 @@ import {
   programOf,
 } from './containers.ts';
 import type { Container, RenderOptions, Secret } from './containers.ts';
-import { KEY_LINES, READ_TICKET } from './script.ts';
+import { KEY_LINES, READY_MS, READ_TICKET } from './script.ts';
 
 const NETWORK = 'blueprint';
 
@@ -22,7 +22,6 @@ export function composeFile(options: RenderOptions): string {
   const containers = containersOf(options);
   const services = Object.fromEntries(containers.map((one) => [one.name, service(one)]));
   const document = {
-    name: 'blueprint-topology',
     services,
     networks: { [NETWORK]: { driver: 'bridge' } },
     volumes: { 'control-data': {} },
@@ -67,6 +66,9 @@ function reference(secret: Secret): string {
   return secret === 'CONTROL_PLANE_TICKET' ? '${CONTROL_PLANE_TICKET:-}' : `\${${secret}:?start it with start-cluster.sh}`;
 }
 
+/** The name of the project, as every version of Compose reads it: the first one takes none in its file. */
+export const COMPOSE_ENVIRONMENT = 'COMPOSE_PROJECT_NAME=blueprint-topology\n';
+
 /** Starts the services of the compose file. `WORKERS` is how many. */
 export function composeScript(options: RenderOptions): string {
   return `#!/bin/sh
@@ -74,15 +76,33 @@ export function composeScript(options: RenderOptions): string {
 set -eu
 cd "$(dirname "$0")"
 ${KEY_LINES}
-docker compose build
-docker compose up --detach --wait control-plane
-CONTROL_PLANE_TICKET="$(docker compose exec -T control-plane node -p "${READ_TICKET}")"
+
+# Compose as a plugin of docker, or the program of old.
+compose() {
+  if docker compose version >/dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi
+}
+
+# Waits until all containers are ready.
+ready() {
+  for id in $(compose ps --quiet); do
+    docker exec --env BPR_WAIT_MS=${READY_MS} "$id" node ${HEALTH} || {
+      docker logs --tail 20 "$id" >&2
+      exit 1
+    }
+  done
+}
+
+compose build
+compose up --detach control-plane
+ready
+CONTROL_PLANE_TICKET="$(compose exec -T control-plane node -p "${READ_TICKET}")"
 if [ -z "$CONTROL_PLANE_TICKET" ]; then
   echo 'the control plane has written no ticket' >&2
   exit 1
 fi
 export CONTROL_PLANE_TICKET
-docker compose up --detach --wait --scale worker="\${WORKERS:-${options.workers}}"
-docker compose ps
+compose up --detach --scale worker="\${WORKERS:-${options.workers}}"
+ready
+compose ps
 `;
 }

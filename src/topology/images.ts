@@ -42,8 +42,9 @@ CMD ${JSON.stringify(command)}
 `;
 }
 
-const START_PROGRAM = `// Runs several commands of bpr, separated by --. When one of them ends, the others are told to, and so does this.
+const START_PROGRAM = `// Runs several commands of bpr, separated by --. When one of them ends, the others are told to, and so does this, with its exit status.
 import { spawn } from 'node:child_process';
+import { constants } from 'node:os';
 
 const commands = [[]];
 for (const word of process.argv.slice(2)) {
@@ -60,8 +61,9 @@ for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => stop(signal
 for (const [index, child] of children.entries()) {
   child.on('exit', (code, signal) => {
     if (!isStopping) console.error(\`\${commands[index].slice(0, 2).join(' ')} has ended: \${code ?? signal}\`);
+    const status = code ?? 128 + constants.signals[signal];
     // One that ends by itself is a failure, whatever it says.
-    process.exitCode ||= isStopping ? (code ?? 1) : code || 1;
+    process.exitCode ||= isStopping ? status : status || 1;
     if (!isStopping) stop('SIGTERM');
   });
 }

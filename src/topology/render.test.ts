@@ -70,6 +70,16 @@ describe('a compose file', () => {
     expect(services['control-plane']?.ports).toEqual(['3020:3020']);
   });
 
+  it('is read by the first Compose, too: what names the project is no part of it', () => {
+    const files = rendered('compose', '1');
+    expect(Object.keys(compose('1'))).toEqual(['services', 'networks', 'volumes']);
+    expect(files['.env']).toBe('COMPOSE_PROJECT_NAME=blueprint-topology\n');
+    const script = files['start-cluster.sh'] ?? '';
+    expect(script).toContain('if docker compose version >/dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi');
+    // Options of the second alone.
+    expect(script).not.toMatch(/--wait\b/);
+  });
+
   it('of option 4 has one engine at the control plane, on the network at 27288, and a service of workers that can be scaled', () => {
     const file = compose('4');
     expect(Object.keys(file.services)).toEqual(['control-plane', 'worker']);

@@ -1,6 +1,6 @@
 /** A topology as files for others: compose, scripts, Kubernetes, systemd, Dockerfiles. */
 
-import { composeFile, composeScript } from './compose.ts';
+import { COMPOSE_ENVIRONMENT, composeFile, composeScript } from './compose.ts';
 import type { RenderOptions } from './containers.ts';
 import { imageFiles } from './images.ts';
 import { kubernetesScript, kubernetesYaml } from './kubernetes.ts';
@@ -26,7 +26,12 @@ export type RenderSettings = RenderOptions & Pick<SystemdOptions, 'nodePath' | '
 export function renderTopology(format: TopologyFormat, settings: RenderSettings): Rendered {
   switch (format) {
     case 'compose': {
-      const files = { 'compose.yaml': composeFile(settings), 'start-cluster.sh': composeScript(settings), ...imageFiles(settings) };
+      const files = {
+        'compose.yaml': composeFile(settings),
+        '.env': COMPOSE_ENVIRONMENT,
+        'start-cluster.sh': composeScript(settings),
+        ...imageFiles(settings),
+      };
       return { files, needsRoot: true, usage: 'WORKERS=5 ./start-cluster.sh' };
     }
     case 'script': {

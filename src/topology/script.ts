@@ -25,7 +25,8 @@ export const KEY_LINES = `umask 077
 BPR_WASM_TOKEN="$(cat engine.token)"
 export BPR_WASM_TOKEN`;
 
-const READY_MS = 60_000;
+/** The longest that a container is waited for. */
+export const READY_MS = 60_000;
 
 /** `NETWORK` and `PREFIX` begin the names of all that it makes; `NETWORK_FLAGS` may be `--internal`; `PUBLISH` is where the control plane is published. */
 export function startScript(options: RenderOptions): string {

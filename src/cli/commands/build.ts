@@ -1,14 +1,13 @@
 import { readFileSync, writeFileSync } from 'node:fs';
-import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { Option } from 'commander';
 import type { Command } from 'commander';
-import { systemClock } from '../../clock.ts';
 import { PACKAGE_PLATFORMS } from '../../deploy/package-platform.ts';
 import type { PackagePlatform } from '../../deploy/package-platform.ts';
 import type { BuiltHandler } from '../../deploy/package.ts';
 import { RunnerError } from '../../errors.ts';
-import type { ImageReference, PushedImage } from '../../http/image-registry.ts';
+import type { ImageReference } from '../../http/image-registry.ts';
+import { pushLayout, pushedRow } from '../image-push.ts';
 import { print, progress, sizeText, table } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
 
@@ -67,16 +66,14 @@ export function addBuild(program: Command, { io }: Cli): void {
         env: io.env,
       });
       const extras = await writeExtras(io, built, flags);
-      const pushed = reference && (await push(io, resolve(io.cwd, flags.image ?? ''), reference));
+      const pushed = reference && (await pushLayout(io, resolve(io.cwd, flags.image ?? ''), reference));
       const jobs = built.jobs.map(({ id, name, params, result, raw }) => [id, name, raw ? 'raw bytes' : `(${params}) -> (${result})`]);
       const files = [
         [built.file, `${sizeText(built.fileBytes)} (${sizeText(built.gzipBytes)} gzip)`, `sha256 ${built.fileSha256}`],
         [built.zipFile, sizeText(extras.zipBytes), `sha256 ${extras.sha256}`],
         ...(extras.layer ? [[extras.layer.file, sizeText(extras.layer.bytes), `sha256 ${extras.layer.sha256}`]] : []),
         ...(extras.image ? [[extras.image.directory, sizeText(extras.image.bytes), extras.image.digest]] : []),
-        ...(pushed
-          ? [[pushed.reference, pushed.wasThere ? 'was there' : `${sizeText(pushed.uploadedBytes)} sent`, `tag ${pushed.tag}`]]
-          : []),
+        ...(pushed ? [pushedRow(pushed)] : []),
       ];
       const warnings = built.warnings.map((warning) => `warning: ${warning}`);
       print(io, flags.json, {
@@ -91,15 +88,6 @@ async function referenceOf({ image, push: reference = '' }: BuildFlags): Promise
   const { parseImageReference } = await import('../../http/image-registry.ts');
   if (image === undefined) throw new RunnerError('CONFIG_INVALID', '--push needs --image: the folder of the image that is pushed');
   return parseImageReference(reference);
-}
-
-async function push(io: Io, directory: string, reference: ImageReference): Promise<PushedImage> {
-  const [{ pushImage }, { dockerCredentials }] = await Promise.all([
-    import('../../http/image-registry.ts'),
-    import('../../deploy/registry-credentials.ts'),
-  ]);
-  const credentials = () => dockerCredentials(reference.registry, io.env, io.env['HOME'] ?? homedir());
-  return pushImage(directory, { reference, credentials, clock: systemClock, onProgress: (step) => progress(io, `${step} ...`) });
 }
 
 /** What is asked for besides the zip; and the zip itself, when it is for one platform. */
