@@ -54,10 +54,7 @@ export interface JobTableOptions {
   readonly events: TableEvents;
 }
 
-interface Cause {
-  readonly code: string;
-  readonly message: string;
-}
+type Cause = Pick<CheckedFailure, 'code' | 'message'>;
 
 type Entered = Published & { readonly state?: number; readonly dueAt?: number | null };
 
