@@ -88,19 +88,20 @@ export class FrameReader {
   }
 }
 
-/** Writes frames. All of one turn of the event loop leave together; with one lane an event or a text has nothing to wait for, and leaves at once. */
+/** Writes frames. All of one turn of the event loop leave together; an event or a text that has nothing to wait for leaves at once. */
 export class FrameWriter {
   readonly #socket: Duplex;
-  readonly #isPrompt: boolean;
+  readonly #isAlone: () => boolean;
   #slab = Buffer.allocUnsafeSlow(SLAB_BYTES);
   /** What of the slab is not written yet. */
   #from = 0;
   #to = 0;
   #isScheduled = false;
 
-  constructor(socket: Duplex, lanes?: number) {
+  /** `isAlone`: no other lane has anything under way, so that nothing will come to leave together with. */
+  constructor(socket: Duplex, isAlone: () => boolean = () => false) {
     this.#socket = socket;
-    this.#isPrompt = lanes === 1;
+    this.#isAlone = isAlone;
   }
 
   text(type: number, lane: number, text: string): void {
@@ -108,11 +109,12 @@ export class FrameWriter {
       this.bytes(type, lane, Buffer.from(text));
       return;
     }
-    const at = this.#room(HEAD_BYTES + text.length * UTF8_BYTES_MAX, this.#isPrompt);
+    const isAlone = this.#isAlone();
+    const at = this.#room(HEAD_BYTES + text.length * UTF8_BYTES_MAX, isAlone);
     const length = this.#slab.write(text, at + HEAD_BYTES, 'utf8');
     this.#head(at, { type, lane, length });
     this.#to = at + HEAD_BYTES + length;
-    if (this.#isPrompt) this.flush();
+    if (isAlone) this.flush();
   }
 
   bytes(type: number, lane: number, payload: Uint8Array): void {
@@ -123,13 +125,14 @@ export class FrameWriter {
 
   /** A frame that begins with lines of Latin letters. */
   event(lane: number, head: string, event: Uint8Array): void {
-    const at = this.#room(HEAD_BYTES + 4 + head.length, this.#isPrompt);
+    const isAlone = this.#isAlone();
+    const at = this.#room(HEAD_BYTES + 4 + head.length, isAlone);
     this.#head(at, { type: FRAME.event, lane, length: 4 + head.length + event.length });
     this.#slab.writeUInt32LE(head.length, at + HEAD_BYTES);
     this.#slab.write(head, at + HEAD_BYTES + 4, 'latin1');
     this.#to = at + HEAD_BYTES + 4 + head.length;
-    this.#append(event, this.#isPrompt);
-    if (this.#isPrompt) this.flush();
+    this.#append(event, isAlone);
+    if (isAlone) this.flush();
   }
 
   /** At once; `done` when the bytes have left. */

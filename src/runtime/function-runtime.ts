@@ -119,8 +119,8 @@ export class FunctionRuntime {
   #hold: (() => void) | undefined;
   #measuring: CancelTimer | undefined;
   readonly #starting = new Set<LiveInstance>();
-  /** Calls that wait or run, by function name. */
-  readonly #inFlight = new Map<string, number>();
+  /** Calls that wait or run. */
+  #inFlight = 0;
   #owner: OwnerFolder | undefined;
   #closing: Promise<void> | undefined;
 
@@ -255,7 +255,7 @@ export class FunctionRuntime {
     if (requestId !== undefined && (requestId === '' || requestId.includes('/'))) {
       return new RunnerError('WIRE_MALFORMED', `${JSON.stringify(requestId)} cannot be a request id`);
     }
-    const inFlight = this.#inFlight.get(fn.name) ?? 0;
+    const inFlight = this.#metrics.get(fn.name)?.inFlight ?? 0;
     if (concurrencyMax === undefined || inFlight < concurrencyMax) return undefined;
     const details = { name: fn.name, concurrencyMax, inFlight };
     return new RunnerError('EXECUTOR_THROTTLED', `${inFlight} calls of ${fn.name} run; it may have ${concurrencyMax} at a time`, {
@@ -264,9 +264,8 @@ export class FunctionRuntime {
   }
 
   #begin(call: FunctionCall): void {
-    const { name } = call.fn;
-    this.#inFlight.set(name, (this.#inFlight.get(name) ?? 0) + 1);
-    this.#metricsOf(name).inFlight.add(1);
+    this.#inFlight += 1;
+    this.#metricsOf(call.fn.name).began();
     this.#measureLater();
     this.#hold ??= holdProcess();
     call.begin();
@@ -279,7 +278,7 @@ export class FunctionRuntime {
     this.#measuring ??= this.#clock.after(MEASURE_MS, () => {
       this.#measuring = undefined;
       this.#gauges.set(this.instances(), this.#pool.queue);
-      if (this.#inFlight.size > 0) this.#measureLater();
+      if (this.#inFlight > 0) this.#measureLater();
       else this.#letGo();
     });
   }
@@ -290,11 +289,8 @@ export class FunctionRuntime {
   }
 
   #ended(call: FunctionCall, outcome: ErrorCode | 'OK', report: InvocationReport | undefined): void {
-    const { name } = call.fn;
-    const inFlight = (this.#inFlight.get(name) ?? 1) - 1;
-    if (inFlight === 0) this.#inFlight.delete(name);
-    else this.#inFlight.set(name, inFlight);
-    this.#metricsOf(name).ended(outcome, report);
+    this.#inFlight -= 1;
+    this.#metricsOf(call.fn.name).ended(outcome, report);
     this.#tellCall(call, 'finished', { outcome, report });
   }
 

@@ -24,20 +24,26 @@ class LaneOutlet implements Outlet {
     this.#lane = lane;
   }
 
+  /** It has an event to answer. */
+  owe(): void {
+    this.isOwing = true;
+    this.#channel.owing += 1;
+  }
+
   respond(body: string | Uint8Array): void {
-    this.isOwing = false;
+    this.#answers();
     const { writer } = this.#channel;
     if (typeof body === 'string') writer.text(FRAME.answer, this.#lane, body);
     else writer.bytes(FRAME.answer, this.#lane, body);
   }
 
   fail(thrown: unknown): void {
-    this.isOwing = false;
+    this.#answers();
     this.#channel.writer.text(FRAME.failed, this.#lane, boundedFault(thrown));
   }
 
   begin(contentType: string): void {
-    this.isOwing = false;
+    this.#answers();
     const type = contentType.replace(UNFIT_FOR_A_HEADER, '');
     this.#channel.writer.bytes(FRAME.begin, this.#lane, Buffer.from(type, 'latin1'));
   }
@@ -59,6 +65,12 @@ class LaneOutlet implements Outlet {
   breakOff(thrown: unknown): void {
     this.#channel.writer.text(FRAME.end, this.#lane, boundedFault(thrown));
   }
+
+  #answers(): void {
+    if (!this.isOwing) return;
+    this.isOwing = false;
+    this.#channel.owing -= 1;
+  }
 }
 
 export interface ChannelUse {
@@ -70,6 +82,8 @@ export interface ChannelUse {
 
 export class Channel implements FrameSink {
   readonly writer: FrameWriter;
+  /** Lanes that have an event, and have not begun to answer it. */
+  owing = 0;
   readonly #socket: Duplex;
   readonly #outlets: readonly LaneOutlet[];
   readonly #work: (event: Event, outlet: Outlet) => void;
@@ -107,7 +121,7 @@ export class Channel implements FrameSink {
 
   private constructor(socket: Duplex, lanes: number, work: (event: Event, outlet: Outlet) => void) {
     this.#socket = socket;
-    this.writer = new FrameWriter(socket, lanes);
+    this.writer = new FrameWriter(socket, () => this.owing === 0);
     this.#work = work;
     this.#outlets = Array.from({ length: lanes }, (_, lane) => new LaneOutlet(this, lane));
   }
@@ -145,7 +159,7 @@ export class Channel implements FrameSink {
     const outlet = this.#outlets[this.#lane];
     if (!outlet) return;
     if (this.#type === FRAME.event) {
-      outlet.isOwing = true;
+      outlet.owe();
       this.#work(eventOf(pieces.length === 1 ? (pieces[0] as Buffer) : Buffer.concat(pieces)), outlet);
       return;
     }

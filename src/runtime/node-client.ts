@@ -40,8 +40,8 @@ const EMPTY_MODULE = new URL('data:text/javascript,');
 /** What runs often enough is compiled for what it is given: a start takes 3.1 ms after one time, 1.8 ms after 10, 1.6 ms after 20 and after 60. */
 const WARM_UPS = 16;
 
-/** Ids of the invocations that are worked on. */
-const running = new Set<string>();
+/** Ids of the invocations that are worked on. An array: a Set that lives long keeps what came and went until a full collection. */
+const running: string[] = [];
 /** Lanes that wait for an event over HTTP. */
 const idle = new Set<Lane>();
 let channel: Channel | undefined;
@@ -50,8 +50,12 @@ let isStopping = false;
 let exitCode: number | undefined;
 
 function begin({ id, traceId }: Event, setsTrace: boolean): void {
-  running.add(id);
+  running.push(id);
   if (setsTrace) process.env['_X_AMZN_TRACE_ID'] = traceId ?? '';
+}
+
+function finish({ id }: Event): void {
+  running.splice(running.indexOf(id), 1);
 }
 
 async function workOverHttp(handler: Handler, lane: Lane, setsTrace: boolean): Promise<void> {
@@ -63,7 +67,7 @@ async function workOverHttp(handler: Handler, lane: Lane, setsTrace: boolean): P
     begin(event, setsTrace);
     const outlet = new HttpOutlet(lane, event.id, () => !isStopping);
     const over = (): void => {
-      running.delete(event.id);
+      finish(event);
       if (!isStopping) idle.add(lane);
     };
     await answer(handler, { event, outlet, over });
@@ -90,9 +94,9 @@ async function workOverFrames(handler: Handler, connection: Socket, { lanes, los
   const work = (event: Event, outlet: Outlet): void => {
     begin(event, lanes === 1);
     const over = (): void => {
-      running.delete(event.id);
+      finish(event);
       // After the answer, which is written next.
-      if (isStopping && running.size === 0) queueMicrotask(leave);
+      if (isStopping && running.length === 0) queueMicrotask(leave);
     };
     void answer(handler, { event, outlet, over });
   };
@@ -109,13 +113,13 @@ function leave(): void {
 /** Says of every running invocation that the process is about to die, and dies. */
 function dieOf(thrown: unknown, code: number): void {
   process.stderr.write(`${thrown instanceof Error ? (thrown.stack ?? thrown.message) : String(thrown)}\n`);
-  if (channel && running.size > 0) {
+  if (channel && running.length > 0) {
     // Whoever listens closes the connection when it has heard all.
     if (exitCode === undefined) channel.abandon(thrown);
     exitCode ??= code;
     return;
   }
-  const posts = [...running].map((id) => postFault(new Lane(), `/invocation/${id}/error`, thrown));
+  const posts = running.map((id) => postFault(new Lane(), `/invocation/${id}/error`, thrown));
   void Promise.allSettled(posts).then(() => process.exit(code));
 }
 
@@ -131,7 +135,7 @@ function watchOver(): void {
     isStopping = true;
     channel?.stop();
     for (const lane of idle) lane.close();
-    if (running.size === 0) leave();
+    if (running.length === 0) leave();
   });
   Reflect.set(globalThis, 'awslambda', awslambda);
 }

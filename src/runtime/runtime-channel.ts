@@ -58,7 +58,7 @@ export class RuntimeChannel implements FrameSink {
 
   constructor(socket: Duplex, lanes: number, host: ChannelHost) {
     this.#socket = socket;
-    this.#writer = new FrameWriter(socket, lanes);
+    this.#writer = new FrameWriter(socket, () => this.#asking.length === lanes - 1);
     this.#host = host;
     this.#lanes = Array.from({ length: lanes }, () => ({
       call: undefined,

@@ -15,7 +15,9 @@ export class FunctionMetrics {
   readonly #queueWait: Histogram;
   readonly #coldStarts: Counter;
   readonly #phases: Readonly<Record<'create' | 'start' | 'init', Histogram>>;
-  readonly inFlight: Gauge;
+  readonly #inFlightGauge: Gauge;
+  /** Calls that wait or run. */
+  inFlight = 0;
 
   constructor(metrics: Metrics, name: string) {
     this.#metrics = metrics;
@@ -40,7 +42,7 @@ export class FunctionMetrics {
         buckets: START_BUCKETS,
       });
     this.#phases = { create: phase('create'), start: phase('start'), init: phase('init') };
-    this.inFlight = metrics.gauge({ name: 'blueprint_function_in_flight', help: 'Calls that wait or run.', labels });
+    this.#inFlightGauge = metrics.gauge({ name: 'blueprint_function_in_flight', help: 'Calls that wait or run.', labels });
   }
 
   started(instance: { readonly createMs: number; readonly bootMs: number; readonly initMs: number }): void {
@@ -49,8 +51,14 @@ export class FunctionMetrics {
     this.#phases.init.record(instance.initMs / 1_000);
   }
 
+  began(): void {
+    this.inFlight += 1;
+    this.#inFlightGauge.add(1);
+  }
+
   ended(outcome: string, report: InvocationReport | undefined): void {
-    this.inFlight.add(-1);
+    this.inFlight -= 1;
+    this.#inFlightGauge.add(-1);
     const counter = this.#outcomes.get(outcome);
     if (counter) counter.add();
     else
