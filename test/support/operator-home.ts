@@ -72,8 +72,19 @@ export class OperatorHome {
   async leave(): Promise<void> {
     for (const { serviceId, chainId } of this.records.list())
       await this.bpr(['service', 'remove', '--service-id', serviceId, '--chain-id', String(chainId), '--forget']);
-    for (const pid of this.programs()) process.kill(pid, 'SIGKILL');
-    await until(() => this.programs().length === 0);
+    await until(() => {
+      const left = this.programs();
+      left.forEach(killIfThere);
+      return left.length === 0;
+    });
     rmSync(this.home, { recursive: true });
+  }
+}
+
+function killIfThere(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch {
+    // It has ended.
   }
 }
