@@ -4,7 +4,7 @@ import { readFileSync, readdirSync } from 'node:fs';
 import { RunnerError } from '../errors.ts';
 import { BUILT_IN_PLUGINS } from '../plugin/catalog.ts';
 import { TSCONFIG } from './project.ts';
-import { ownVersion, packageFolder } from './version.ts';
+import { ownDependency, ownVersion, packageFolder } from './version.ts';
 
 export const PLUGIN_KINDS = ['deployer', 'executor', 'backend'] as const;
 export type PluginKind = (typeof PLUGIN_KINDS)[number];
@@ -80,6 +80,6 @@ function manifest(name: string, kind: PluginKind): object {
     exports: { types: './dist/index.d.ts', default: './dist/index.js' },
     scripts: { test: 'node --test', check: 'tsc', build: 'tsc -p tsconfig.build.json', prepack: 'npm run build' },
     peerDependencies: { 'blueprint-runner': `^${ownVersion()}` },
-    devDependencies: { '@types/node': '^24.0.0', 'blueprint-runner': `^${ownVersion()}`, typescript: '>=5.9.0' },
+    devDependencies: { '@types/node': '^24.0.0', 'blueprint-runner': ownDependency(), typescript: '>=5.9.0' },
   };
 }

@@ -1,6 +1,6 @@
 /** The files of a new project. */
 
-import { ownVersion } from './version.ts';
+import { ownDependency } from './version.ts';
 
 /** Paths and contents. */
 export function projectFiles(directoryName: string): Readonly<Record<string, string>> {
@@ -33,7 +33,7 @@ function manifest(name: string): object {
       check: 'tsc',
       doctor: 'bpr doctor',
     },
-    dependencies: { 'blueprint-runner': `^${ownVersion()}` },
+    dependencies: { 'blueprint-runner': ownDependency() },
     devDependencies: { '@foundry-rs/anvil': '^1.7.1', '@types/node': '^24.0.0', esbuild: '>=0.25.0', typescript: '>=5.9.0' },
   };
 }

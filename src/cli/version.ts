@@ -1,6 +1,7 @@
 /** The version of this package, and where it lies. */
 
 import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 
 interface Manifest {
   readonly name?: unknown;
@@ -10,6 +11,12 @@ interface Manifest {
 export function ownVersion(): string {
   const manifest = readManifest(new URL('package.json', packageFolder()));
   return manifest === undefined ? 'unknown' : String(manifest.version);
+}
+
+/** How a new project depends on this package: by version, or by folder when it runs from a clone. */
+export function ownDependency(folder = packageFolder()): string {
+  const path = fileURLToPath(folder).replace(/[/\\]$/, '');
+  return /[/\\]node_modules[/\\]/.test(path) ? `^${ownVersion()}` : `file:${path}`;
 }
 
 /** The folder of this package. It lies above src/cli and above dist/src/cli. */
