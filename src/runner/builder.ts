@@ -286,6 +286,8 @@ export class RunnerBuilder {
     const { contract, rpcUrls, wsUrl, chainId, chainMode } = config;
     if (chainMode === 'mock' || contract === undefined) {
       const isAsked = this.#options.config?.chainMode ?? this.#options.config?.rpcUrl;
+      if (chainMode !== 'mock' && isAsked === undefined && this.#producers.length === 0)
+        telemetry.log.warn('no chain is followed and there is no producer: nothing comes to this runner; set TANGLE_CONTRACT');
       if (chainMode === 'mock' || isAsked === undefined) return undefined;
       throw new RunnerError('CONFIG_INVALID', 'a chain is to be followed, but no contract is named; set TANGLE_CONTRACT or contract');
     }

@@ -103,6 +103,23 @@ class Remote implements FaasExecutor {
 }
 
 describe('a runner without a chain', () => {
+  it('says that nothing comes to it when it has no producer either', async () => {
+    const warnings: string[] = [];
+    const log = { ...silentTelemetry.log, warn: (message: string) => void warnings.push(message) };
+    const made = () =>
+      build()
+        .router(new JobRouter().route(0, echo))
+        .telemetry({ ...silentTelemetry, log });
+    runners.push(
+      await made()
+        .producer({ name: 'list', calls: () => only() })
+        .build(),
+    );
+    expect(warnings).toEqual([]);
+    runners.push(await made().build());
+    expect(warnings).toEqual(['no chain is followed and there is no producer: nothing comes to this runner; set TANGLE_CONTRACT']);
+  });
+
   it('takes calls from producers to consumers, and a failure is only that', async () => {
     const got: (string | undefined)[] = [];
     const failed: string[] = [];
