@@ -204,7 +204,8 @@ export class Gateway {
     await Promise.race([Promise.all([queueClosed, parts.keys.settled()]), over.promise]);
     cancel();
     await Promise.all(runtimes.map((runtime) => runtime.close(0)));
-    await Promise.all([queueClosed, parts.keys.settled()]);
+    // A package that comes in now is written to its end, though nobody waits for it.
+    await Promise.all([queueClosed, parts.keys.settled(), parts.store.settled()]);
     parts.keys.close();
     parts.store.close();
   }

@@ -114,6 +114,11 @@ export class BlobStore {
     return removeTree(part);
   }
 
+  /** Resolves when nothing is written any more of what is being stored now. */
+  async settled(): Promise<void> {
+    await Promise.allSettled(this.#making.values());
+  }
+
   /** Leaves to the next start what is not synced yet. */
   close(): void {
     this.#syncing.clear();

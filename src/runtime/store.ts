@@ -326,6 +326,11 @@ export class FunctionStore {
     return due.length;
   }
 
+  /** Resolves when nothing is written any more of the packages that are being stored now. */
+  settled(): Promise<void> {
+    return this.#blobs.settled();
+  }
+
   /** Idempotent. */
   close(): void {
     this.#blobs.close();

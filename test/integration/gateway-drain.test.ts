@@ -1,10 +1,12 @@
 /** A gateway that closes: what runs ends by itself, each instance after its own call, and nothing after the deadline. */
 
 import { once } from 'node:events';
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { WebSocket } from 'ws';
 import type { ServerMessage } from '../../src/gateway/socket-messages.ts';
-import { HELLO, send, startGateway, until } from '../support/gateway.ts';
+import { HELLO, send, startGateway, until, zipOf } from '../support/gateway.ts';
 import type { TestGateway } from '../support/gateway.ts';
 
 interface Held extends TestGateway {
@@ -116,4 +118,19 @@ test('what streams after the deadline breaks off', async () => {
   expect(await follow.closed).toBe(1001);
   expect(follow.messages.some(({ type }) => type === 'end')).toBe(false);
   expect(up()).toEqual([]);
+});
+
+test('a package that is being stored is not written to any more', async () => {
+  const { url, gateway, folder } = await startGateway();
+  const stored = join(folder, 'store', 'blobs', 'sha256');
+  const parts = (): string[] =>
+    readdirSync(stored).filter((name) => name.startsWith('.part-') && existsSync(join(stored, name, 'file-0.mjs')));
+  const body = zipOf(Object.fromEntries(Array.from({ length: 800 }, (_, index) => [`file-${index}.mjs`, `export default ${index};`])));
+  const lost = fetch(`${url}/api/v1/functions/large?runtime=nodejs24.x&handler=file-0.handler`, { method: 'PUT', body }).catch(
+    () => undefined,
+  );
+  await until(() => parts().length === 1);
+  await gateway.close(0);
+  expect(parts()).toEqual([]);
+  await lost;
 });
