@@ -372,7 +372,7 @@ describe('cloud analyze', () => {
     env['BPR_SERVERLESS'] = 'true';
     expect((await bpr('cloud', 'analyze', '--jobs', '1')).stdout).toBe(
       [
-        '1 jobs: serverless on aws',
+        '1 job: serverless on aws',
         '',
         'JOB  NAME   PLACE     SIZE  REASON',
         '0    job 0  function        it has no profile and is taken to fit; bpr profile measures it',

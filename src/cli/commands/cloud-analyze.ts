@@ -122,7 +122,13 @@ async function subjectOf(io: Io, flags: AnalyzeFlags): Promise<Subject> {
   if (flags.jobs !== undefined || (named.length === 0 && measured)) {
     const count = flags.jobs ?? Math.max(-1, ...(measured?.keys() ?? [])) + 1;
     const jobNames = Array.from({ length: count }, (_, index) => `job ${index}`);
-    return { source: flags.jobs === undefined ? 'profiles' : 'flag', name: `${count} jobs`, jobNames, profiles: measured, problems: [] };
+    return {
+      source: flags.jobs === undefined ? 'profiles' : 'flag',
+      name: count === 1 ? '1 job' : `${count} jobs`,
+      jobNames,
+      profiles: measured,
+      problems: [],
+    };
   }
   if (named.length === 0) throw new RunnerError('CONFIG_INVALID', 'name a blueprint: --service-id, --blueprint-id, --jobs or --profiles');
   progress(io, 'asking the chain ...');

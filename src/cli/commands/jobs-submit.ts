@@ -102,7 +102,7 @@ async function submit(io: Io, jobIndex: number, flags: SubmitFlags): Promise<voi
       const values = decodeOutput(output);
       return { operator, transactionHash, output, ...(values && { values }) };
     });
-    const lines = results.map(({ operator, output, values }) => `${operator}: ${values ? toJson(values) : toHex(output)}`);
+    const lines = results.map(({ operator, output, values }) => `${operator}: ${values ? toJson(values, 0) : toHex(output)}`);
     print(io, flags.json, { document: { ...base, results }, text: [title(call), ...lines].join('\n') });
   } finally {
     await chain.close();
