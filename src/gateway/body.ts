@@ -1,6 +1,7 @@
 /** Bodies of requests, read into memory within limits, and bodies of replies, sent as fast as the client reads. */
 
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import { IncomingMessage } from 'node:http';
+import type { ServerResponse } from 'node:http';
 import type { Clock } from '../clock.ts';
 import { RunnerError, toRunnerError } from '../errors.ts';
 
@@ -37,7 +38,7 @@ export class BodyBudget {
 
 export interface ReadBody {
   readonly bytes: Uint8Array;
-  /** Gives the memory back to the budget. */
+  /** Lets the bytes go, and gives their memory back to the budget. */
   readonly release: () => void;
 }
 
@@ -48,10 +49,34 @@ export interface BodyRules {
   readonly announce: (() => void) | undefined;
 }
 
+/** Takes a body chunk by chunk, and its end as null. False: it takes no more. */
+type BodySink = (chunk: Buffer | null) => boolean;
+
+/** A request whose body goes to who collects it when the parser finds it: a stream would tell it over several turns, to several listeners. */
+export class ServerRequest extends IncomingMessage {
+  #sink: BodySink | undefined;
+
+  /** Before anything of the body was taken. */
+  collect(sink: BodySink): void {
+    this.#sink = sink;
+  }
+
+  override push(chunk: Buffer | null, encoding?: BufferEncoding): boolean {
+    const sink = this.#sink;
+    if (!sink) return super.push(chunk, encoding);
+    const isWanted = sink(chunk);
+    // Without a read the server would look for the rest of what nobody reads.
+    if (chunk === null) this._read(0);
+    // The connection holds its last request for as long as it is idle; the body is not to be held with it.
+    if (chunk === null || !isWanted) this.#sink = undefined;
+    return isWanted;
+  }
+}
+
 const NO_BODY: ReadBody = { bytes: new Uint8Array(), release() {} };
 
 /** Reads to the end. Throws or rejects with `PAYLOAD_TOO_LARGE`, `REQUEST_INVALID` when the client breaks off, `EXECUTOR_UNAVAILABLE`. */
-export function readBody(request: IncomingMessage, { bytesMax, budget, announce }: BodyRules): Promise<ReadBody> | ReadBody {
+export function readBody(request: ServerRequest, { bytesMax, budget, announce }: BodyRules): Promise<ReadBody> | ReadBody {
   const { 'content-length': announced, 'transfer-encoding': encoding } = request.headers;
   if (encoding === undefined && (announced === undefined || announced === '0')) return NO_BODY;
   const size = Number(announced ?? 0);
@@ -63,11 +88,9 @@ export function readBody(request: IncomingMessage, { bytesMax, budget, announce 
   return taken.whole;
 }
 
-/** Unlike the iterator of a stream, this leaves the socket alone when the body is too large. */
 class Collected implements ReadBody {
   readonly whole: Promise<ReadBody>;
   bytes: Uint8Array = NO_BODY.bytes;
-  readonly #request: IncomingMessage;
   readonly #rules: Pick<BodyRules, 'bytesMax' | 'budget'>;
   readonly #chunks: Buffer[] = [];
   #size = 0;
@@ -77,26 +100,26 @@ class Collected implements ReadBody {
   #resolve: (body: ReadBody) => void = () => {};
   #reject: (error: Error) => void = () => {};
 
-  constructor(request: IncomingMessage, rules: Pick<BodyRules, 'bytesMax' | 'budget'>, announced: number) {
-    this.#request = request;
+  constructor(request: ServerRequest, rules: Pick<BodyRules, 'bytesMax' | 'budget'>, announced: number) {
     this.#rules = rules;
     this.#taken = announced;
     this.whole = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
     });
-    request.on('data', this.#onData);
-    request.on('end', () => this.#onEnd());
+    request.collect((chunk) => (chunk ? this.#take(chunk) : this.#end()));
     // Node tells an error only those who listen for it, and closes the request all the same.
-    request.on('close', () => this.#brokeOff());
+    request.on('close', () => this.#fail(brokeOff()));
   }
 
   readonly release = (): void => {
     this.#rules.budget.give(this.#taken);
     this.#taken = 0;
+    this.bytes = NO_BODY.bytes;
+    this.#chunks.length = 0;
   };
 
-  readonly #onData = (chunk: Buffer): void => {
+  #take(chunk: Buffer): boolean {
     const { bytesMax, budget } = this.#rules;
     this.#size += chunk.length;
     try {
@@ -106,23 +129,19 @@ class Collected implements ReadBody {
         this.#taken = this.#size;
       }
       this.#chunks.push(chunk);
+      return true;
     } catch (thrown) {
-      this.#request.off('data', this.#onData);
-      this.#request.pause();
       this.#fail(toRunnerError(thrown));
+      return false;
     }
-  };
+  }
 
-  #onEnd(): void {
-    if (this.#isOver || !this.#request.complete) return this.#brokeOff();
+  #end(): boolean {
     this.#isOver = true;
     const [first] = this.#chunks;
     this.bytes = this.#chunks.length === 1 && first ? first : Buffer.concat(this.#chunks, this.#size);
-    return this.#resolve(this);
-  }
-
-  #brokeOff(): void {
-    if (!this.#isOver) this.#fail(brokeOff());
+    this.#resolve(this);
+    return true;
   }
 
   #fail(error: Error): void {

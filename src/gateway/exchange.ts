@@ -1,8 +1,9 @@
 /** One request on its way through the server, from its head until its answer has left. */
 
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { ServerResponse } from 'node:http';
 import type { RunnerError } from '../errors.ts';
 import type { CancelSignal } from '../runtime/runtime.ts';
+import type { ServerRequest } from './body.ts';
 import type { Caller, Route } from './http.ts';
 
 const ONE_PIECE_BYTES_MAX = 4_096;
@@ -76,7 +77,7 @@ export function endWith(response: ServerResponse, body: Uint8Array | string | un
 }
 
 export interface Exchange {
-  readonly request: IncomingMessage;
+  readonly request: ServerRequest;
   readonly response: ServerResponse;
   readonly awaitsContinue: boolean;
   readonly id: string;

@@ -13,7 +13,7 @@ import { Admission } from './admission.ts';
 import type { CallerLimits } from './admission.ts';
 import { ANONYMOUS } from './auth.ts';
 import type { ServerAuthenticator } from './auth.ts';
-import { BodyBudget, discard, readBody, sendChunks } from './body.ts';
+import { BodyBudget, ServerRequest, discard, readBody, sendChunks } from './body.ts';
 import type { ReadBody } from './body.ts';
 import { PREFLIGHT, certificateNameOf, checkOrigin, framingError, headersOf, targetOf } from './checks.ts';
 import type { Headers } from './checks.ts';
@@ -104,7 +104,7 @@ export class GatewayServer {
   readonly #closing = new AbortController();
   /** One for each request that runs. */
   readonly #running = new Departures();
-  #server: Server | undefined;
+  #server: Server<typeof ServerRequest> | undefined;
   #scheme: 'http' | 'https' = 'http';
   #idle: (() => void) | undefined;
 
@@ -127,7 +127,8 @@ export class GatewayServer {
   /** Resolves with where it listens. Rejects with `CONFIG_INVALID`. */
   async listen({ host, port, tls }: ListenOptions): Promise<AddressInfo> {
     const { limits } = this.#options;
-    const options: ServerOptions = {
+    const options: ServerOptions<typeof ServerRequest> = {
+      IncomingMessage: ServerRequest,
       maxHeaderSize: limits.headerBytesMax,
       headersTimeout: limits.headersTimeoutMs,
       requestTimeout: limits.requestTimeoutMs,
@@ -146,8 +147,8 @@ export class GatewayServer {
     server.maxConnections = limits.connectionsMax;
     server.maxHeadersCount = HEADERS_MAX;
     server.on('request', (request, response) => void this.#answer(request, response, false));
-    server.on('checkContinue', (request: IncomingMessage, response: ServerResponse) => void this.#answer(request, response, true));
-    server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) => void this.#answer(request, response, false));
+    server.on('checkContinue', (request: ServerRequest, response: ServerResponse) => void this.#answer(request, response, true));
+    server.on('checkExpectation', (request: ServerRequest, response: ServerResponse) => void this.#answer(request, response, false));
     server.on('connect', (_: IncomingMessage, socket: Duplex) => this.#refuseRaw(socket, badRequest('there are no tunnels here', 405)));
     server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => this.#upgrade(request, socket, head));
     server.on('clientError', (error: NodeJS.ErrnoException, socket: Duplex) => this.#refuseRaw(socket, parserError(error)));
@@ -189,7 +190,7 @@ export class GatewayServer {
     stop();
   }
 
-  async #answer(request: IncomingMessage, response: ServerResponse, awaitsContinue: boolean): Promise<void> {
+  async #answer(request: ServerRequest, response: ServerResponse, awaitsContinue: boolean): Promise<void> {
     const connection = this.#refusals.connectionOf(request.socket);
     if (connection.isRefused) return;
     const misframed = framingError(request);

@@ -197,7 +197,7 @@ function checkJson(body: Uint8Array): void {
   if (body.length === 0) return;
   try {
     if (!isUtf8(body)) throw new SyntaxError('it is not UTF-8');
-    JSON.parse(Buffer.from(body.buffer, body.byteOffset, body.length).toString());
+    JSON.parse((Buffer.isBuffer(body) ? body : Buffer.from(body.buffer, body.byteOffset, body.length)).toString());
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw new RunnerError('REQUEST_INVALID', `Could not parse request body into json: ${reason}`, {

@@ -17,9 +17,21 @@ const FUNCTION =
   /^(?:(?:arn:aws[a-zA-Z-]*:lambda:[a-z0-9-]+:)?\d{12}:function:|function:)?([a-zA-Z0-9-_@.]+)(?::(\$LATEST|[a-zA-Z0-9-_]+))?$/;
 const LAYER = /^arn:aws[a-zA-Z-]*:lambda:[a-z0-9-]+:\d{12}:layer:([a-zA-Z0-9-_]+)(?::(\d+))?$/;
 
+type Parts = readonly [all: string, name: string, qualifier: string | undefined];
+
+/** What was asked for last: requests come for few functions, and each asks twice. */
+let last: Parts | undefined;
+
+function partsOf(value: string): Parts | undefined {
+  if (last?.[0] === value) return last;
+  const found = FUNCTION.exec(value) as unknown as Parts | null;
+  if (found) last = found;
+  return found ?? undefined;
+}
+
 /** Throws `REQUEST_INVALID`. A qualifier may be in the name, or beside it, or in both when they agree. */
 export function parseFunctionName(value: string, beside?: string | null): FunctionName {
-  const [, name, within] = FUNCTION.exec(value) ?? [];
+  const [, name, within] = partsOf(value) ?? [];
   if (name === undefined) {
     throw new RunnerError('REQUEST_INVALID', `${JSON.stringify(value.slice(0, 200))} is neither the name nor the ARN of a function`, {
       details: { awsType: 'ValidationException' },
@@ -36,7 +48,7 @@ export function parseFunctionName(value: string, beside?: string | null): Functi
 
 /** What credentials are checked against: the bare name. Text that is no name stays what it is. */
 export function bareName(value: string): string {
-  return FUNCTION.exec(value)?.[1] ?? value;
+  return partsOf(value)?.[1] ?? value;
 }
 
 /** A layer by name or ARN. */
