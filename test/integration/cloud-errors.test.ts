@@ -1,10 +1,8 @@
 /** What goes wrong with deployments, as the command line tells it and as it is put right by running it again. */
 
-import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -14,6 +12,7 @@ import type { LocalChain } from '../../src/testing/local-chain.ts';
 import { deployTangle } from '../../src/testing/tangle.ts';
 import type { LocalService, LocalTangle } from '../../src/testing/tangle.ts';
 import { CliUser } from '../support/cli-user.ts';
+import { reservedPort } from '../support/reserved-port.ts';
 
 const JOBS = new URL('../fixtures/deploy/jobs.ts', import.meta.url).pathname;
 
@@ -27,7 +26,7 @@ beforeAll(async () => {
   chain = await startLocalChain();
   tangle = await deployTangle(chain);
   service = await tangle.startService({ jobs: ['quick', 'small', 'stateful', 'long'].map((name) => ({ name })) });
-}, 60_000);
+}, 240_000);
 
 const users: User[] = [];
 
@@ -103,11 +102,7 @@ describe('a platform that cannot be used', () => {
   });
 
   it('that does not answer is told to be unreachable', async () => {
-    const server = createServer().listen(0, '127.0.0.1');
-    await once(server, 'listening');
-    const { port } = server.address() as AddressInfo;
-    server.close();
-    await once(server, 'close');
+    const port = await reservedPort();
     const user = new User();
     await user.bpr(
       'cloud',
@@ -122,7 +117,7 @@ describe('a platform that cannot be used', () => {
     const { code, stderr } = await user.bpr('cloud', 'list');
     expect(stderr).toMatch(/^PLATFORM_UNREACHABLE: /);
     expect(code).toBe(1);
-  }, 60_000);
+  }, 240_000);
 
   it('a damaged policy is named, and stays as it is', async () => {
     const user = new User();
@@ -148,7 +143,7 @@ describe('a service that cannot be deployed', () => {
     const failed = await user.bpr('service', 'deploy', broken, '--service-id', id());
     expect([failed.code, failed.stderr]).toEqual([1, expect.stringMatching(/^BUILD_FAILED[^]*broken\.ts/)]);
     expect(existsSync(user.machines)).toBe(false);
-  }, 60_000);
+  }, 240_000);
 
   it('a damaged record and a lock are told, and no runner is started', async () => {
     const user = operator();
@@ -166,7 +161,7 @@ describe('a service that cannot be deployed', () => {
       expect(readFileSync(file, 'utf8')).toBe(text);
     }
     expect(existsSync(user.machines)).toBe(false);
-  }, 60_000);
+  }, 240_000);
 
   it('a record of a process that cannot be read does not start a second one', async () => {
     const user = operator();
@@ -175,7 +170,7 @@ describe('a service that cannot be deployed', () => {
     const { code, stderr } = await user.bpr(...deployment());
     expect([code, stderr]).toEqual([1, expect.stringMatching(/^STORE_FAILED/)]);
     expect(orchestratorsOf(user)).toEqual([]);
-  }, 60_000);
+  }, 240_000);
 });
 
 describe('a deployment that stopped', () => {

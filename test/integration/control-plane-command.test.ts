@@ -75,7 +75,7 @@ test('tickets are made, listed, replaced and revoked by command', async () => {
   expect(await stop()).toBe(0);
   expect(await bpr(['ticket', 'list', ...at])).toMatchObject({ error: { code: 'EXECUTOR_UNREACHABLE' } });
   expect(await bpr(['ticket', 'list', '--data', join(data, 'none')])).toMatchObject({ error: { code: 'NOT_FOUND' } });
-}, 60_000);
+}, 240_000);
 
 test('jobs are published, watched and requeued by command, over TLS, with the token or a ticket', async () => {
   const { data, stop } = await startControlPlane(['--port', '0', '--tls']);
@@ -104,7 +104,7 @@ test('jobs are published, watched and requeued by command, over TLS, with the to
   expect(await waiting).toMatchObject({ id: 'b', bodyBase64: Buffer.from('64').toString('base64') });
   expect(await bpr(['queue', 'stats'], { CONTROL_PLANE_TICKET: 'bprt1.rubbish' })).toMatchObject({ error: { code: 'TICKET_MALFORMED' } });
   expect(await stop()).toBe(0);
-}, 60_000);
+}, 240_000);
 
 test('a command waits for a control plane that is just starting in its folder', async () => {
   const { data, stop } = await startControlPlane();
@@ -127,7 +127,7 @@ test('a command waits for a control plane that is just starting in its folder', 
   expect(await waitFor('ticket', 'list')).toMatchObject({ tickets: [{ name: 'ticket file' }] });
   expect(await waitFor('queue', 'stats')).toMatchObject({ byState: { queued: 0 } });
   expect(await stop()).toBe(0);
-}, 60_000);
+}, 240_000);
 
 test('its port and the place of its objects may stand in the environment', async () => {
   const objects = await newFolder();
@@ -159,7 +159,7 @@ test('its port and the place of its objects may stand in the environment', async
     code: 1,
     stderr: expect.stringContaining('CONFIG_INVALID: HTTP_PORT is eighty; it must be a whole number') as string,
   });
-}, 60_000);
+}, 240_000);
 
 test('it is small: its memory and its code have a budget', async () => {
   const { pid, stop } = await startControlPlane();
@@ -170,4 +170,4 @@ test('it is small: its memory and its code have a budget', async () => {
   const files = readdirSync(room).filter((name) => !name.endsWith('.test.ts'));
   const lines = files.reduce((sum, name) => sum + readFileSync(join(room, name), 'utf8').split('\n').length, 0);
   expect(lines).toBeLessThan(4_000);
-}, 60_000);
+}, 240_000);

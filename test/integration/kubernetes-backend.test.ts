@@ -374,7 +374,7 @@ describe('the command line', () => {
       expect(await ended).toEqual([0, null]);
       expect(kinds()).toEqual([]);
     },
-    60_000,
+    240_000,
   );
 
   testSandboxed(
@@ -391,6 +391,6 @@ describe('the command line', () => {
       expect(report).toMatch(/there is no kubeconfig at /);
       expect(await bpr('gateway', '--backend', 'kubernetes', '--port', '0', '--data-dir', 'g')).toMatch(/there is no kubeconfig at /);
     },
-    60_000,
+    240_000,
   );
 });

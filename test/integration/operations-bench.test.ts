@@ -43,7 +43,7 @@ it('measures each step, with what the workers used, and leaves nothing', async (
     expect(workersMemoryBytes).toBeGreaterThan(20_000_000);
   }
   expect(readdirSync(folder)).toEqual([]);
-}, 60_000);
+}, 240_000);
 
 it('a signal ends what it started, in order', async () => {
   const { child, ended, folder } = bench('--workers', '2', '--step-ms', '600000');
@@ -59,7 +59,7 @@ it('a signal ends what it started, in order', async () => {
   expect(stderr).toContain('ABORTED');
   expect(children.filter((pid) => isAlive(pid))).toEqual([]);
   expect(readdirSync(folder)).toEqual([]);
-}, 60_000);
+}, 240_000);
 
 it('what it started ends with it, however it ends', async () => {
   const { child, ended, folder } = bench('--workers', '2', '--step-ms', '600000');
@@ -76,7 +76,7 @@ it('what it started ends with it, however it ends', async () => {
   // What was started after the last look, too.
   expect(await leftProcesses(folder)).toEqual([]);
   rmSync(folder, { recursive: true, force: true });
-}, 60_000);
+}, 240_000);
 
 it('says what is wrong when its workers cannot work', async () => {
   const { ended, folder } = bench('--workers', '1', '--max-concurrency', '1', '--backend', 'kubernetes');
@@ -84,4 +84,4 @@ it('says what is wrong when its workers cannot work', async () => {
   expect(status).toBe(1);
   expect(stderr).toMatch(/^STATE_INVALID: bpr worker ended with 1 before it was ready: /m);
   expect(readdirSync(folder)).toEqual([]);
-}, 60_000);
+}, 240_000);

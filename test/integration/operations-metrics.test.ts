@@ -26,7 +26,7 @@ let artifact: string;
 beforeAll(async () => {
   const entry = new URL('../fixtures/worker/jobs.ts', import.meta.url).pathname;
   artifact = (await buildHandler({ entry, outDir: temporaryFolder('operations') })).zipFile;
-}, 60_000);
+}, 240_000);
 
 interface World {
   readonly ticket: string;
@@ -142,7 +142,7 @@ describe('metrics of the control plane and its workers', () => {
     expect(worker).toMatch(/^blueprint_runner_worker_cpu_seconds_total [\d.]+$/m);
     expect(worker).toMatch(/^blueprint_runner_worker_step_seconds\{step="ready"\} [\d.]+$/m);
     expect(await leave()).toContain('blueprint_control_workers{presence="absent"} 1');
-  }, 60_000);
+  }, 240_000);
 
   testPromtool(
     'both are as Prometheus wants them',
@@ -151,7 +151,7 @@ describe('metrics of the control plane and its workers', () => {
       expect(promtool(control)).toBe('0 ');
       expect(promtool(worker)).toBe('0 ');
     },
-    60_000,
+    240_000,
   );
 
   it('a report with names that nobody knows is refused: each would be a series', async () => {

@@ -30,7 +30,7 @@ beforeAll(async () => {
   worker = new WorkerCommand(join(folder, 'w'), { CONTROL_PLANE_TICKET: ticket });
   user = new CliUser(folder);
   await worker.until('ready');
-}, 60_000);
+}, 240_000);
 
 afterAll(async () => {
   await worker.kill();
@@ -64,7 +64,7 @@ describe('a function of this machine', () => {
     expect(objects()).toHaveLength(before);
     const { code, stdout } = await user.bpr('queue', 'publish', '--package', hello, '--event', '{"name":"Eve"}', '--wait', ...at());
     expect([code, stdout]).toEqual([0, '"Hello, Eve"\n']);
-  }, 60_000);
+  }, 240_000);
 
   it('may be a folder, a zip, a module with imports, or a router of jobs', async () => {
     place('app/lib/greet.js', 'exports.greet = (name) => `Good day, ${name}`;');
@@ -86,7 +86,7 @@ describe('a function of this machine', () => {
     // It answers, and that is an error.
     const refused = await user.bpr('queue', 'publish', '--package', jobs, '--event', event(1), '--wait', ...at());
     expect(refused).toMatchObject({ code: 1, stderr: expect.stringMatching(/^JOB_ARGS_INVALID: /) as string });
-  }, 60_000);
+  }, 240_000);
 
   it('that fails, or does not end, ends the command with 1 and says why', async () => {
     const failing = place('fail.mjs', "export const handler = async ({ x }) => { if (x > 1) throw new Error('too much'); return x; };");
@@ -99,7 +99,7 @@ describe('a function of this machine', () => {
     const slow = place('slow.mjs', 'export const handler = () => new Promise((resolve) => setTimeout(resolve, 60_000));');
     const late = await publish('--package', slow, '--timeout', '1s', '--attempts', '1', '--wait');
     expect(late).toMatchObject({ error: { code: 'EXECUTOR_TIMEOUT' } });
-  }, 60_000);
+  }, 240_000);
 
   it('is waited for until a signal; the jobs stay', async () => {
     const { ticket } = await control.tickets.create({ capabilities: ['patience'] });
@@ -155,7 +155,7 @@ describe('a function of this machine', () => {
     const config = 'CONFIG_INVALID';
     expect(codes).toEqual([config, config, config, config, config, 'CODE_MISSING', 'BUILD_FAILED', 'BUILD_FAILED', 'REQUEST_INVALID']);
     expect(objects()).toEqual(before);
-  }, 60_000);
+  }, 240_000);
 });
 
 it('the lines of the README bring up a control plane and a worker, and run jobs', async () => {

@@ -61,7 +61,7 @@ describe('a cluster of three', () => {
       expect(report.completed).toBe(report.published);
       expect(holds(report)).toBe(true);
     },
-    120_000,
+    240_000,
   );
 });
 

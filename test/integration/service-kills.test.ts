@@ -88,4 +88,4 @@ test('a deployment that is killed at any moment converges: one runner, one funct
     await user.leave();
     await chain.stop();
   }
-}, 240_000);
+}, 600_000);

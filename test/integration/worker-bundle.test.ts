@@ -82,4 +82,4 @@ it('is written with the same bytes each time, and runs jobs with node alone', as
   const missing = await runWorker(['--ticket', ticket, '--data', join(folder, 'w'), '--backend', 'docker', '--once', '--json']);
   expect(missing.code).toBe(1);
   expect(missing.stdout).toMatch(/BACKEND_UNAVAILABLE/);
-}, 120_000);
+}, 300_000);

@@ -13,4 +13,4 @@ it('300 calls of a chain on five workers that are killed at random, and so are t
   expect(report.killedControlPlanes).toBeGreaterThan(0);
   expect(report.killedRunners).toBeGreaterThan(0);
   expect(report.drainedWorkers).toBeGreaterThan(0);
-}, 300_000);
+}, 600_000);

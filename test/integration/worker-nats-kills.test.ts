@@ -19,5 +19,5 @@ testNats(
     expect(report.killedRunners).toBeGreaterThan(0);
     expect(report.killedServers).toBe(1);
   },
-  300_000,
+  600_000,
 );
