@@ -1,6 +1,7 @@
 /**
  * Jobs per second of workers at a control plane on loopback, against half the requests per second of a bare `node:http` server that is sent,
  * and answers, bodies of the same size with the same client: what two requests per job, one to claim and one to complete, could be at best.
+ * Beside it what the least server of durable jobs has, for which a completion and the next claim share a request like ours.
  *
  * `node test/bench/queue-remote.bench.ts`: servers are processes of their own. Goals: 0.8 with one job at a time, and 16 jobs at a time four
  * times as many again.
@@ -20,14 +21,17 @@ import { HttpClient } from '../../src/http/http.ts';
 import { makeIdentity } from '../../src/queue/identity.ts';
 import type { ClaimedJob } from '../../src/queue/queue.ts';
 import { RemoteQueue } from '../../src/queue/remote.ts';
+import { readJson, serveLeastQueue } from './least-queue.ts';
+import type { LeastJob, LeastRequest } from './least-queue.ts';
 
 const WORKERS = 64;
 /** Short, with the three beside each other: the pace of a machine changes within seconds. */
-const ROUND_MS = 400;
+const ROUND_MS = 250;
 /** More than are done in a round. */
-const JOBS = 45_000;
+const JOBS = 30_000;
 const ROUNDS = 15;
-const WARM_ROUNDS = 4;
+/** V8 has compiled what runs after some 50,000 jobs. */
+const WARM_ROUNDS = 20;
 const PAYLOAD = Buffer.alloc(100, 7);
 const RESULT = Buffer.alloc(100, 9);
 const GOAL = { unbatched: 0.8, batch: 4 };
@@ -61,10 +65,7 @@ function bodies(): { readonly asked: readonly [Buffer, Buffer]; readonly told: r
 async function serveBare(): Promise<void> {
   const { told } = bodies();
   const server = createServer((request, response) => {
-    const chunks: Buffer[] = [];
-    request.on('data', (chunk: Buffer) => chunks.push(chunk));
-    request.on('end', () => {
-      JSON.parse(Buffer.concat(chunks).toString('utf8'));
+    void readJson(request).then(() => {
       const body = request.url === '/claim' ? told[0] : told[1];
       response.writeHead(200, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) });
       response.end(body);
@@ -82,8 +83,12 @@ async function serveControl(): Promise<void> {
   process.send?.({ url, ticket });
 }
 
+async function serveLeast(): Promise<void> {
+  process.send?.({ url: `http://127.0.0.1:${await serveLeastQueue(folder)}` });
+}
+
 async function start(
-  kind: 'bare' | 'control',
+  kind: 'bare' | 'least' | 'control',
   data: string,
 ): Promise<{ readonly child: ChildProcess; readonly url: string; readonly ticket: string }> {
   const child = spawn(process.execPath, [self, kind, data], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
@@ -98,28 +103,50 @@ async function measure(loop: (isOver: () => boolean) => Promise<number>): Promis
   return counts.reduce((sum, count) => sum + count, 0) / ((performance.now() - startedAt) / 1_000);
 }
 
+const HEADERS = ['content-type', 'application/json', 'authorization', `Bearer bprs_${'x'.repeat(43)}`];
+
+async function send(client: HttpClient, path: string, body: Buffer): Promise<unknown> {
+  const deadline = Date.now() + 30_000;
+  const reply = await client.send({ method: 'POST', path, headers: HEADERS, body, deadline, responseBytesMax: 1_000_000 });
+  return JSON.parse(Buffer.from(reply.body).toString('utf8'));
+}
+
 async function bareRound(client: HttpClient): Promise<number> {
   const { asked } = bodies();
-  const headers = ['content-type', 'application/json', 'authorization', `Bearer bprs_${'x'.repeat(43)}`];
-  const send = async (path: string, body: Buffer): Promise<void> => {
-    const reply = await client.send({ method: 'POST', path, headers, body, deadline: Date.now() + 30_000, responseBytesMax: 65_536 });
-    JSON.parse(Buffer.from(reply.body).toString('utf8'));
-  };
   return measure(async (isOver) => {
     let count = 0;
     for (; !isOver(); count += 2) {
-      await send('/claim', asked[0]);
-      await send('/complete', asked[1]);
+      await send(client, '/claim', asked[0]);
+      await send(client, '/complete', asked[1]);
     }
     return count;
   });
 }
 
+async function leastRound(client: HttpClient, max: number): Promise<number> {
+  const say = (value: LeastRequest): Promise<unknown> => send(client, '/work', Buffer.from(JSON.stringify(value)));
+  return measure(async (isOver) => {
+    let jobs: readonly LeastJob[] = [];
+    let count = 0;
+    do {
+      const completions = jobs.map(({ lease }) => ({ lease, body: RESULT.toString('base64') }));
+      const claim = { workerId: 'b5ad88483e140c4ee060f3804a6d56b0', max: isOver() ? 0 : max };
+      ({ jobs } = (await say({ completions, claim })) as { readonly jobs: readonly LeastJob[] });
+      if (jobs.length < claim.max) throw new Error('the least queue ran empty: publish more');
+      for (const { payload } of jobs) Buffer.from(payload, 'base64');
+      count += completions.length;
+    } while (jobs.length > 0);
+    return count;
+  });
+}
+
 let published = 0;
-async function publish(queue: RemoteQueue, count: number): Promise<void> {
-  for (let left = count; left > 0; left -= 10_000) {
-    const jobs = Array.from({ length: Math.min(left, 10_000) }, () => ({ id: `job-${(published += 1)}`, type: 'work', payload: PAYLOAD }));
+async function publish(queue: RemoteQueue, least: HttpClient): Promise<void> {
+  for (let left = JOBS; left > 0; left -= 5_000) {
+    const jobs = Array.from({ length: Math.min(left, 5_000) }, () => ({ id: `job-${(published += 1)}`, type: 'work', payload: PAYLOAD }));
     await queue.publishMany(jobs);
+    const same = jobs.map((job) => ({ ...job, payload: PAYLOAD.toString('base64') }));
+    await send(least, '/work', Buffer.from(JSON.stringify({ publish: same })));
   }
 }
 
@@ -147,36 +174,54 @@ function median(values: readonly number[]): number {
 
 async function main(): Promise<void> {
   const root = mkdtempSync(join(tmpdir(), 'bench-queue-remote-'));
-  const bare = await start('bare', root);
-  const control = await start('control', root);
-  const client = new HttpClient(bare.url, { clock: systemClock, connectionsMax: 64 });
-  const queue = await RemoteQueue.connect({ credentials: { ticket: control.ticket, identity: makeIdentity() } });
-  const rates = { bare: [] as number[], unbatched: [] as number[], batch: [] as number[] };
+  const servers = { bare: await start('bare', root), least: await start('least', root), control: await start('control', root) };
+  const clientOf = ({ url }: { readonly url: string }): HttpClient => new HttpClient(url, { clock: systemClock, connectionsMax: 64 });
+  const [bare, least] = [clientOf(servers.bare), clientOf(servers.least)];
+  const queue = await RemoteQueue.connect({ credentials: { ticket: servers.control.ticket, identity: makeIdentity() } });
+  const rates = {
+    bare: [] as number[],
+    leastUnbatched: [] as number[],
+    leastBatch: [] as number[],
+    unbatched: [] as number[],
+    batch: [] as number[],
+  };
   try {
     for (let round = 0; round < WARM_ROUNDS + ROUNDS; round += 1) {
-      await publish(queue, JOBS);
-      const found = { bare: await bareRound(client), unbatched: await queueRound(queue, 1), batch: await queueRound(queue, 16) };
-      for (let purged = 1; purged > 0;) {
-        const left = await queue.claim({ workerId: 'bench', max: 1_000, leaseMs: 60_000 });
-        await Promise.all(left.map(({ lease }) => queue.complete(lease, { body: RESULT })));
-        purged = left.length;
-      }
-      await queue.purge(0);
-      if (round < WARM_ROUNDS) continue;
-      rates.bare.push(found.bare);
-      rates.unbatched.push(found.unbatched);
-      rates.batch.push(found.batch);
+      await publish(queue, least);
+      const found = {
+        bare: await bareRound(bare),
+        leastUnbatched: await leastRound(least, 1),
+        unbatched: await queueRound(queue, 1),
+        leastBatch: await leastRound(least, 16),
+        batch: await queueRound(queue, 16),
+      };
+      await drain(queue);
+      if (round >= WARM_ROUNDS) for (const name of Object.keys(found) as (keyof typeof found)[]) rates[name].push(found[name]);
     }
   } finally {
-    await queue.close();
-    await client.close();
-    for (const { child } of [bare, control]) {
+    await Promise.all([queue.close(), bare.close(), least.close()]);
+    for (const { child } of Object.values(servers)) {
       const ended = once(child, 'exit');
       child.kill('SIGKILL');
       await ended;
     }
     rmSync(root, { recursive: true });
   }
+  report(rates);
+}
+
+async function drain(queue: RemoteQueue): Promise<void> {
+  for (let left = 1; left > 0;) {
+    const jobs = await queue.claim({ workerId: 'bench', max: 1_000, leaseMs: 60_000 });
+    await Promise.all(jobs.map(({ lease }) => queue.complete(lease, { body: RESULT })));
+    left = jobs.length;
+  }
+  await queue.purge(0);
+}
+
+type Rates = Readonly<Record<'bare' | 'leastUnbatched' | 'leastBatch' | 'unbatched' | 'batch', readonly number[]>>;
+
+function report(rates: Rates): void {
   const half = rates.bare.map((rate) => rate / 2);
   const ratio = (of: readonly number[], to: readonly number[]): number => median(of.map((rate, round) => rate / (to[round] ?? 0)));
   const ratios = { unbatched: ratio(rates.unbatched, half), batch: ratio(rates.batch, rates.unbatched) };
@@ -185,9 +230,16 @@ async function main(): Promise<void> {
   console.log(`unbatched / half of bare: ${ratios.unbatched.toFixed(2)} (goal ${GOAL.unbatched})`);
   console.log(`16 at a time / unbatched: ${ratios.batch.toFixed(2)} (goal ${GOAL.batch})`);
   console.log(`16 at a time / ${GOAL.unbatched} of half of bare: ${(ratio(rates.batch, half) / GOAL.unbatched).toFixed(2)}`);
+  const least = { unbatched: ratio(rates.leastUnbatched, half), batch: ratio(rates.leastBatch, rates.leastUnbatched) };
+  console.log(
+    `the least server: unbatched / half of bare ${least.unbatched.toFixed(2)}, 16 at a time / unbatched ${least.batch.toFixed(2)}`,
+  );
+  const ours = { unbatched: ratio(rates.unbatched, rates.leastUnbatched), batch: ratio(rates.batch, rates.leastBatch) };
+  console.log(`ours / the least server: unbatched ${ours.unbatched.toFixed(2)}, 16 at a time ${ours.batch.toFixed(2)}`);
   if (ratios.unbatched < GOAL.unbatched || ratios.batch < GOAL.batch) process.exitCode = 1;
 }
 
 if (role === 'bare') await serveBare();
+else if (role === 'least') await serveLeast();
 else if (role === 'control') await serveControl();
 else await main();
