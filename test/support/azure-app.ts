@@ -23,6 +23,7 @@ interface Running {
   readonly instance: Instance;
   calls: number;
   isRetired: boolean;
+  ended: Promise<void> | undefined;
 }
 
 /** What an app of Flex Consumption refuses as a setting. */
@@ -50,6 +51,8 @@ export class AzureApp {
   #looks = 0;
   #hostLooks = 0;
   #current: Running | undefined;
+  /** With those that were retired, until they have ended. */
+  readonly #all = new Set<Running>();
 
   constructor(name: string, id: string) {
     this.name = name;
@@ -166,9 +169,8 @@ export class AzureApp {
   }
 
   async close(): Promise<void> {
-    const running = this.#current;
     this.#current = undefined;
-    await running?.instance.stop();
+    await Promise.all([...this.#all].map((running) => this.#end(running)));
   }
 
   async #admin(action: string): Promise<Reply> {
@@ -208,14 +210,21 @@ export class AzureApp {
   }
 
   #endIfIdle(running: Running): void {
-    if (running.isRetired && running.calls === 0) void running.instance.stop();
+    if (running.isRetired && running.calls === 0) void this.#end(running);
+  }
+
+  #end(running: Running): Promise<void> {
+    return (running.ended ??= running.instance.stop().finally(() => this.#all.delete(running)));
   }
 
   #run(): Running | undefined {
     if (!this.zip) return undefined;
     const runtime = String((this.functionAppConfig['runtime'] as Fields)['name']);
     const log = (message: string): void => void this.traces.push({ at: Date.now(), message, id: randomUUID() });
-    this.#current ??= { instance: startInstance({ zip: this.zip, runtime, settings: this.settings, log }), calls: 0, isRetired: false };
+    if (this.#current) return this.#current;
+    const instance = startInstance({ zip: this.zip, runtime, settings: this.settings, log });
+    this.#current = { instance, calls: 0, isRetired: false, ended: undefined };
+    this.#all.add(this.#current);
     return this.#current;
   }
 

@@ -58,6 +58,8 @@ export class AzureEmulator {
   readonly #options: AzureEmulatorOptions;
   readonly #valid = new Map<string, { readonly audience: string; readonly until: number }>();
   readonly #operations = new Map<string, { looks: number }>();
+  /** Apps of groups that were deleted. */
+  readonly #leaving: Promise<unknown>[] = [];
 
   constructor(options: AzureEmulatorOptions) {
     this.#options = options;
@@ -83,7 +85,7 @@ export class AzureEmulator {
 
   async close(): Promise<void> {
     await this.stop();
-    await Promise.all(this.apps.map((app) => app.close()));
+    await Promise.all([...this.#leaving, ...this.apps.map((app) => app.close())]);
   }
 
   async serve(incoming: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -210,7 +212,7 @@ export class AzureEmulator {
     if (!group) throw new Refusal(404, 'ResourceGroupNotFound', `Resource group '${name}' could not be found.`);
     if (method === 'GET') return { status: 200, body: group.fields };
     if (method !== 'DELETE') throw new Refusal(405, 'MethodNotAllowed', method);
-    for (const app of group.apps.values()) void app.close();
+    this.#leaving.push(Promise.allSettled([...group.apps.values()].map((app) => app.close())));
     this.groups.delete(key);
     return { status: 202, headers: { location: this.#begin('location'), 'retry-after': '0' } };
   }

@@ -50,6 +50,8 @@ class Emulator implements DigitalOceanEmulator {
   stop: () => Promise<void> = async () => {};
   readonly namespaces = new Map<string, EmulatedNamespace>();
   readonly #options: DigitalOceanEmulatorOptions;
+  /** Those of namespaces that were deleted, too. */
+  readonly #all: Whisk[] = [];
 
   constructor(options: DigitalOceanEmulatorOptions) {
     this.#options = options;
@@ -62,12 +64,13 @@ class Emulator implements DigitalOceanEmulator {
     const whisk = new Whisk({ id: `fn-${uuid}`, key, ...(blockingMs !== undefined && { blockingMs }) });
     const namespace = { label, region, uuid, whisk, triggers: new Map<string, Fields>(), keys: new Map<string, string>() };
     this.namespaces.set(whisk.id, namespace);
+    this.#all.push(whisk);
     return namespace;
   }
 
   async close(): Promise<void> {
     await this.stop();
-    await Promise.all([...this.namespaces.values()].map(({ whisk }) => whisk.close()));
+    await Promise.all(this.#all.map((whisk) => whisk.close()));
   }
 
   async serve(incoming: IncomingMessage, response: ServerResponse): Promise<void> {

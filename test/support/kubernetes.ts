@@ -152,9 +152,12 @@ class Emulator implements KubernetesEmulator {
   }
 
   async close(): Promise<void> {
-    for (const placed of this.#placed) this.#leave(placed, 1_000);
-    for (const name of this.instances.keys()) this.#endInstance(name);
-    await Promise.all(this.#leaving);
+    // What controllers place meanwhile goes, too.
+    do {
+      for (const placed of this.#placed) this.#leave(placed, 1_000);
+      for (const name of this.instances.keys()) this.#endInstance(name);
+      await Promise.all(this.#leaving);
+    } while (this.#placed.size + this.instances.size > 0);
     await this.stop();
   }
 
@@ -520,7 +523,7 @@ class Emulator implements KubernetesEmulator {
       const placed = [...this.#placed].filter(({ ownerUid }) => ownerUid === uid);
       if (name !== target) for (const each of placed) this.#leave(each);
       const min = name === target ? Number(annotations?.['autoscaling.knative.dev/min-scale'] ?? 0) : 0;
-      for (let count = placed.length; count < min; count += 1) void this.#begin(this.#placeRevision(revision).pod);
+      for (let count = placed.length; count < min; count += 1) this.#begin(this.#placeRevision(revision).pod).catch(() => {});
     }
   }
 

@@ -53,6 +53,7 @@ createInterface({ input: process.stdin }).on('line', async (line) => {
 
 /** One process, which takes one call at a time. */
 class Worker {
+  readonly ended: Promise<void>;
   readonly #child: ChildProcess;
   readonly #stdin: Writable;
   #lines: string[] = [];
@@ -75,9 +76,13 @@ class Worker {
       this.#answer = JSON.parse(line) as object;
       this.#wake?.();
     });
-    this.#child.once('exit', () => {
-      this.#hasEnded = true;
-      this.#wake?.();
+    // With all that it has said.
+    this.ended = new Promise((resolve) => {
+      this.#child.once('close', () => {
+        this.#hasEnded = true;
+        this.#wake?.();
+        resolve();
+      });
     });
   }
 
@@ -152,6 +157,7 @@ export class RunnableFunction {
 
   async close(): Promise<void> {
     for (const worker of this.#all) worker.stop();
+    await Promise.all([...this.#all].map(({ ended }) => ended));
     const directory = await this.#directory;
     if (directory !== undefined) await rm(directory, { recursive: true, force: true });
   }
