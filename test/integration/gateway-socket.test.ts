@@ -2,6 +2,8 @@ import { once } from 'node:events';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { WebSocket } from 'ws';
+import { systemClock } from '../../src/clock.ts';
+import type { CancelTimer, Clock } from '../../src/clock.ts';
 import { GatewayClient, GatewayError } from '../../src/gateway/client.ts';
 import { KeyFolder } from '../../src/gateway/keys.ts';
 import type { ServerMessage } from '../../src/gateway/socket-messages.ts';
@@ -303,6 +305,7 @@ describe('streamed calls', () => {
 test('a slow client is paused, then closed; the function waits for it', async () => {
   let written = 0;
   const piece = Buffer.alloc(256 * 1024, 'x');
+  const clock = new PatientClock(300);
   const { url } = await startHello(
     async ({ id, program }) => {
       await program.stream(
@@ -313,7 +316,7 @@ test('a slow client is paused, then closed; the function waits for it', async ()
       );
       return undefined;
     },
-    { socketLimits: { slowMs: 300, bufferedBytesMax: 64 * 1024, streamBytesMax: 512 * 1024 } },
+    { clock, socketLimits: { slowMs: 300, bufferedBytesMax: 64 * 1024, streamBytesMax: 512 * 1024 } },
   );
   const peer = await Peer.open(url);
   peer.say({ type: 'invoke', id: 's', function: 'hello' });
@@ -322,9 +325,40 @@ test('a slow client is paused, then closed; the function waits for it', async ()
   peer.socket.pause();
   const stalled = await stable(() => written);
   expect(stalled).toBeLessThan(200);
+  await until(() => clock.expire());
   peer.socket.resume();
   expect((await peer.closed).code).toBe(4008);
 });
+
+/** The system's, but for one delay: that is over when the test says so. */
+class PatientClock implements Clock {
+  readonly now = systemClock.now;
+  readonly monotonic = systemClock.monotonic;
+  readonly sleep = systemClock.sleep;
+  readonly #heldMs: number;
+  #held: (() => void) | undefined;
+  #isExpiring = false;
+
+  constructor(heldMs: number) {
+    this.#heldMs = heldMs;
+  }
+
+  after(delayMs: number, action: () => void): CancelTimer {
+    // Who was told to close is not cut off, however long reading that takes.
+    if (this.#isExpiring) return () => {};
+    if (delayMs !== this.#heldMs) return systemClock.after(delayMs, action);
+    this.#held = action;
+    return () => (this.#held = undefined);
+  }
+
+  /** Whether somebody waited for that delay. */
+  expire(): boolean {
+    this.#isExpiring = true;
+    this.#held?.();
+    this.#isExpiring = false;
+    return this.#held !== undefined;
+  }
+}
 
 /** The value, once it has not changed for a while. */
 async function stable(read: () => number): Promise<number> {
