@@ -26,12 +26,12 @@ import type { LeastJob, LeastRequest } from './least-queue.ts';
 
 const WORKERS = 64;
 /** Short, with the three beside each other: the pace of a machine changes within seconds. */
-const ROUND_MS = 250;
+const ROUND_MS = 400;
 /** More than are done in a round. */
-const JOBS = 30_000;
+const JOBS = 45_000;
 const ROUNDS = 15;
 /** V8 has compiled what runs after some 50,000 jobs. */
-const WARM_ROUNDS = 20;
+const WARM_ROUNDS = 15;
 const PAYLOAD = Buffer.alloc(100, 7);
 const RESULT = Buffer.alloc(100, 9);
 const GOAL = { unbatched: 0.8, batch: 4 };
