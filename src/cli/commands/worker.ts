@@ -220,7 +220,7 @@ class Session {
     const step = STEPS[event];
     if (step) this.#lifecycle?.reached(step, sinceStartMs);
     if (this.#flags.json) stdout.write(`${toJson({ event, at: Date.now(), sinceStartMs, ...fields }, 0)}\n`);
-    else stdout.write(`${event.padEnd(12)} ${`${sinceStartMs} ms`.padEnd(10)} ${toJson(fields, 0)}\n`);
+    else stdout.write(`${event.padEnd(12)} ${`${sinceStartMs} ms`.padEnd(10)} ${fieldsText(fields)}`.trimEnd() + '\n');
   }
 
   #listenToSignals(): void {
@@ -245,6 +245,17 @@ class Session {
     const engineToken = io.env['BPR_WASM_TOKEN'];
     return { folder: folderOf(io, this.#flags), backend, concurrency, environment, network, packageBytesMax, engines, engineToken };
   }
+}
+
+/** `released 2, outcome completed`: milliseconds whole. */
+function fieldsText(fields: Readonly<Record<string, unknown>>): string {
+  const shown = (value: unknown): string => {
+    if (typeof value === 'number') return String(Math.round(value));
+    return typeof value === 'string' ? value : toJson(value, 0);
+  };
+  return Object.entries(fields)
+    .flatMap(([name, value]) => (value === undefined ? [] : [`${name} ${shown(value)}`]))
+    .join(', ');
 }
 
 async function load() {
