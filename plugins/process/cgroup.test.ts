@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -83,4 +83,23 @@ test.each([
 test('a group that is not there has nothing, and is gone', () => {
   const group = new Cgroup([join(root, 'nowhere')]);
   expect([group.pids(), group.oomKills(), group.memoryBytes(), group.kill(), group.remove()]).toEqual([[], 0, undefined, true, true]);
+});
+
+const host = probeCgroups();
+const version1 = typeof host === 'object' && host.version === 1 ? host.folders : undefined;
+
+test.runIf(version1)('version 1: within a group that has less of the processor, an instance gets what that group has', () => {
+  const around = new Cgroup((version1 ?? []).map((folder) => join(folder, `bpr-test-${process.pid}`)));
+  try {
+    for (const folder of around.folders) mkdirSync(folder);
+    around.limit({ memoryBytes: 1 << 30, pids: 32, cpus: 0.4 });
+    const group = Cgroup.create({ version: 1, folders: around.folders }, 'instance', { memoryBytes: 1 << 28, pids: 8, cpus: 1 });
+    const quota = group.folders.map((folder) => join(folder, 'cpu.cfs_quota_us')).find((file) => existsSync(file)) ?? '';
+    expect(readFileSync(quota, 'utf8')).toBe('-1\n');
+    group.limit({ memoryBytes: 1 << 28, pids: 8, cpus: 0.3 });
+    expect(readFileSync(quota, 'utf8')).toBe('30000\n');
+    expect(group.remove()).toBe(true);
+  } finally {
+    around.remove();
+  }
 });

@@ -97,8 +97,17 @@ export class Cgroup {
     this.#write('memory.swap.max', 0);
     this.#write('pids.max', pids);
     this.#write('cpu.cfs_period_us', PERIOD_US);
-    this.#write('cpu.cfs_quota_us', Math.round(cpus * PERIOD_US));
+    this.#writeQuota(cpus);
     this.#write('cpu.max', `${Math.round(cpus * PERIOD_US)} ${PERIOD_US}`);
+  }
+
+  /** Version 1 takes no quota above that of a group around it: then that one holds. */
+  #writeQuota(cpus: number): void {
+    try {
+      this.#write('cpu.cfs_quota_us', Math.round(cpus * PERIOD_US));
+    } catch (error) {
+      if (!hasCode(error, 'EINVAL')) throw error;
+    }
   }
 
   /** Processes that live in it. */
@@ -177,5 +186,9 @@ function kill(pid: number): boolean {
 }
 
 function isMissing(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ENODEV');
+  return hasCode(error, 'ENOENT') || hasCode(error, 'ENODEV');
+}
+
+function hasCode(error: unknown, code: string): boolean {
+  return error instanceof Error && 'code' in error && error.code === code;
 }
