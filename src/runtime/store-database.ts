@@ -190,7 +190,8 @@ export class StoreDatabase {
   #failure(thrown: unknown): RunnerError {
     if (isRunnerError(thrown)) return thrown;
     const code = thrown instanceof Error && 'errcode' in thrown && typeof thrown.errcode === 'number' ? thrown.errcode & 0xff : undefined;
-    const what = BUSY.includes(code) ? 'it is used by another process' : thrown instanceof Error ? thrown.message : String(thrown);
+    const busy = 'it is used by another process; end that one, or give this one a folder of its own (bpr: --data-dir)';
+    const what = BUSY.includes(code) ? busy : thrown instanceof Error ? thrown.message : String(thrown);
     return new RunnerError('STORE_FAILED', `${this.path} failed: ${what}`, {
       cause: thrown,
       details: { path: this.path, sqliteCode: code },
