@@ -30,8 +30,9 @@ const UNITS_MS: Readonly<Record<string, number>> = { s: 1_000, m: 60_000, h: 3_6
 
 export const ACCESS_HELP = `
 The control plane of this machine is found by its folder (--data, default BPR_DATA_DIR/control or ~/.blueprint-runner/control), whose
-operator's token is used; one that is just starting is waited for, 5 s at most. Another one is reached with a ticket (--ticket, or CONTROL_PLANE_TICKET) that allows what the command does; the
-command enrols with the key BPR_DATA_DIR/identity.key or ~/.blueprint-runner/identity.key, which is made when there is none.`;
+operator's token is used; one that is just starting is waited for, 5 s at most. Another one is reached with a ticket (--ticket, or
+CONTROL_PLANE_TICKET) that allows what the command does; the command enrols with the key BPR_DATA_DIR/identity.key or
+~/.blueprint-runner/identity.key, which is made when there is none.`;
 
 export function withAccess(command: Command): Command {
   return command
@@ -50,21 +51,21 @@ function baseFolder({ env, cwd }: Io): string {
 }
 
 /** Rejects with `CONFIG_INVALID`, `NOT_FOUND`. */
-async function credentialsOf(io: Io, { data, ticket = io.env['CONTROL_PLANE_TICKET'] }: ControlFlags): Promise<ControlCredentials> {
+async function credentialsOf(io: Io, { data, ticket = io.env['CONTROL_PLANE_TICKET'], json }: ControlFlags): Promise<ControlCredentials> {
   if (data === undefined && ticket !== undefined && ticket !== '')
     return { ticket: textOf(io, ticket), identity: openIdentity(join(baseFolder(io), 'identity.key')) };
   const folder = controlFolder(io, data);
-  await waitForAddress(io, folder);
+  await waitForAddress(io, folder, json);
   const address = readIn(folder, ADDRESS_FILE);
   const { url, tlsKeySha256 } = JSON.parse(address) as { readonly url: string; readonly tlsKeySha256?: string }; // written by the control plane
   return { url, token: readIn(folder, 'admin.token').trim(), tlsKeySha256 };
 }
 
 /** It is written once the control plane listens; without one in time what reads it says so. */
-async function waitForAddress({ stderr }: Io, folder: string): Promise<void> {
+async function waitForAddress({ stderr }: Io, folder: string, json: true | undefined): Promise<void> {
   const file = join(folder, ADDRESS_FILE);
   if (existsSync(file)) return;
-  stderr.write(`waiting up to ${START_MS / 1_000} s for a control plane in ${folder} ...\n`);
+  if (!json) stderr.write(`waiting up to ${START_MS / 1_000} s for a control plane in ${folder} ...\n`);
   const until = systemClock.monotonic() + START_MS;
   while (!existsSync(file) && systemClock.monotonic() < until) await systemClock.sleep(LOOK_MS);
 }

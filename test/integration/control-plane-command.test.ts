@@ -108,9 +108,9 @@ test('jobs are published, watched and requeued by command, over TLS, with the to
 
 test('a command waits for a control plane that is just starting in its folder', async () => {
   const { data, stop } = await startControlPlane();
-  const waitFor = async (...args: readonly string[]): Promise<unknown> => {
+  const waitFor = async (...args: readonly string[]): Promise<string> => {
     const folder = await newFolder();
-    const child = spawn(process.execPath, [BPR, ...args, '--json', '--data', folder], { stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(process.execPath, [BPR, ...args, '--data', folder], { stdio: ['ignore', 'pipe', 'pipe'] });
     const ended = once(child, 'close');
     onEnd(async () => {
       child.kill('SIGKILL');
@@ -122,10 +122,10 @@ test('a command waits for a control plane that is just starting in its folder', 
     expect(line).toBe(`waiting up to 5 s for a control plane in ${folder} ...`);
     for (const name of ['admin.token', 'control.json']) symlinkSync(join(data, name), join(folder, name));
     expect(await ended).toEqual([0, null]);
-    return JSON.parse(printed);
+    return printed;
   };
-  expect(await waitFor('ticket', 'list')).toMatchObject({ tickets: [{ name: 'ticket file' }] });
-  expect(await waitFor('queue', 'stats')).toMatchObject({ byState: { queued: 0 } });
+  expect(await waitFor('ticket', 'list')).toContain('ticket file');
+  expect(await waitFor('queue', 'stats')).toMatch(/^queued +0$/m);
   expect(await stop()).toBe(0);
 }, 240_000);
 
