@@ -25,7 +25,7 @@ export interface ExecutorCase {
 }
 
 /** Time for a call that is expected to end soon; generous, because machines are slow at times. */
-const TIMEOUT_MS = 50_000;
+const TIMEOUT_MS = 20_000;
 /** A timeout may come this much late. */
 const LATE_MS_MAX = 15_000;
 /** The largest call that the suite makes; limits above it are not tried out. */

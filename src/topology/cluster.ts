@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { RunnerError, toRunnerError } from '../errors.ts';
 import type { DeployOptions } from '../executor/deployer.ts';
 import type { Machine, MachineHost, ProgramSpec } from '../executor/machine.ts';
+import { mapLimited } from '../map-limited.ts';
 import { CONTROL_PORT, ENGINE_PORT, localParts, partsOf, placesIn } from './topology.ts';
 import type { LocalPart, Part, Role, TopologyOption, TopologySize } from './topology.ts';
 
@@ -105,7 +106,7 @@ export class Cluster {
    * `STATE_INVALID` while another option runs, `DEPLOY_FAILED` with the last words of a part that does not become ready, `ABORTED`.
    */
   async up(options: UpOptions, work: DeployOptions = {}): Promise<UpReport> {
-    const { folder, host } = this.#options;
+    const { folder } = this.#options;
     const { option } = options;
     // What was begun is undone also after an interruption.
     const { signal: _, ...undoing } = work;
@@ -128,14 +129,14 @@ export class Cluster {
     this.#write(record);
     const wanted = new Set(parts.map(({ name }) => name));
     const ended = [...running].filter((name) => !wanted.has(name));
-    await terminateAll(host, ended, work);
+    await this.#terminateAll(ended, work);
     const started: string[] = [];
     try {
       // A ticket that lies there may name the port of an earlier control plane: workers read it when the new one has written it.
       for (const wave of [local.filter(({ role }) => role !== 'worker'), local.filter(({ role }) => role === 'worker')])
         await this.#start(wave, { running, started }, work);
     } catch (thrown) {
-      await terminateAll(host, started, undoing);
+      await this.#terminateAll(started, undoing);
       if (before) this.#write(before);
       else rmSync(placesIn(folder).record, { force: true });
       throw thrown;
@@ -153,15 +154,20 @@ export class Cluster {
 
   /** Names of the parts that ended: workers first, which give back what they have not begun. `purge` removes what they have written. */
   async down({ purge = false }: { readonly purge?: boolean } = {}, work: DeployOptions = {}): Promise<readonly string[]> {
-    const { host, folder } = this.#options;
+    const { folder } = this.#options;
     const record = this.#read();
     const names = await this.#known();
     const roles = new Map(record?.parts.map(({ name, role }) => [name, role]));
     const isWorker = (name: string): boolean => (roles.get(name) ?? 'worker') === 'worker';
-    for (const wave of [names.filter(isWorker), names.filter((name) => !isWorker(name))]) await terminateAll(host, wave, work);
+    for (const wave of [names.filter(isWorker), names.filter((name) => !isWorker(name))]) await this.#terminateAll(wave, work);
     rmSync(placesIn(folder).record, { force: true });
     if (purge) this.#purge();
     return names;
+  }
+
+  /** At the same time. */
+  async #terminateAll(names: readonly string[], work: DeployOptions): Promise<void> {
+    await mapLimited(names, names.length, (name) => this.#options.host.terminate(name, work));
   }
 
   async #start(wave: readonly LocalPart[], { running, started }: Started, work: DeployOptions): Promise<void> {
@@ -340,13 +346,6 @@ function recordOf({ option, engineAddress }: UpOptions, ticketFile: string, part
 function processOf({ parts }: ClusterReport, name: string): Pick<RecordedPart, 'pid' | 'startedAt'> {
   const { pid, startedAt } = parts.find((part) => part.name === name) ?? {};
   return { pid, startedAt };
-}
-
-/** At the same time; all of them were tried when it rejects. */
-async function terminateAll(host: MachineHost, names: readonly string[], work: DeployOptions): Promise<void> {
-  const outcomes = await Promise.allSettled(names.map((name) => host.terminate(name, work)));
-  const failed = outcomes.find((outcome) => outcome.status === 'rejected');
-  if (failed) throw failed.reason;
 }
 
 /** For its owner only, there whole or not at all. */

@@ -51,20 +51,22 @@ for (const word of process.argv.slice(2)) {
   if (word === '--') commands.push([]);
   else commands.at(-1).push(word);
 }
-let isStopping = false;
+/** The signal to end, once it was given. */
+let told;
 const children = commands.map((args) => spawn(process.execPath, ['${BPR}', ...args], { stdio: 'inherit' }));
 const stop = (signal) => {
-  isStopping = true;
+  told = signal;
   for (const child of children) child.kill(signal);
 };
 for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => stop(signal));
 for (const [index, child] of children.entries()) {
   child.on('exit', (code, signal) => {
-    if (!isStopping) console.error(\`\${commands[index].slice(0, 2).join(' ')} has ended: \${code ?? signal}\`);
-    const status = code ?? 128 + constants.signals[signal];
+    if (!told) console.error(\`\${commands[index].slice(0, 2).join(' ')} has ended: \${code ?? signal}\`);
+    // One that was told before it listened for that has nothing to finish.
+    const status = code ?? (signal === told ? 0 : 128 + constants.signals[signal]);
     // One that ends by itself is a failure, whatever it says.
-    process.exitCode ||= isStopping ? status : status || 1;
-    if (!isStopping) stop('SIGTERM');
+    process.exitCode ||= told ? status : status || 1;
+    if (!told) stop('SIGTERM');
   });
 }
 `;

@@ -109,23 +109,15 @@ export async function serveLeastQueue(folder: string): Promise<number> {
   return (server.address() as AddressInfo).port;
 }
 
-/** As long as a job of the control plane. */
 function jobOf({ seq, id, type, payload }: Readonly<Record<string, unknown>>, token: string): LeastJob {
   const bytes = payload as Uint8Array;
-  const lease = { jobId: id, token, until: 1_795_273_961_861, seq: Number(seq) };
   const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('base64');
-  const told = {
-    id,
-    type,
-    payload: text,
-    headers: {},
-    priority: 4,
-    requires: [],
-    attempt: 1,
-    attemptsMax: 3,
-    publishedAt: 1_795_273_961_861,
-  };
-  return { ...told, lease };
+  return wireJob({ id, type, payload: text }, { jobId: id, token, until: 1_795_273_961_861, seq: Number(seq) });
+}
+
+/** As long as a job of the control plane. */
+export function wireJob<J extends object, L>(job: J, lease: L) {
+  return { ...job, headers: {}, priority: 4, requires: [], attempt: 1, attemptsMax: 3, publishedAt: 1_795_273_961_861, lease };
 }
 
 export function readJson(request: IncomingMessage): Promise<unknown> {

@@ -21,7 +21,7 @@ import { HttpClient } from '../../src/http/http.ts';
 import { makeIdentity } from '../../src/queue/identity.ts';
 import type { ClaimedJob } from '../../src/queue/queue.ts';
 import { RemoteQueue } from '../../src/queue/remote.ts';
-import { readJson, serveLeastQueue } from './least-queue.ts';
+import { readJson, serveLeastQueue, wireJob } from './least-queue.ts';
 import type { LeastJob, LeastRequest } from './least-queue.ts';
 
 const WORKERS = 64;
@@ -45,18 +45,7 @@ function bodies(): { readonly asked: readonly [Buffer, Buffer]; readonly told: r
   const token = 'd2bc4b10-1fd1-4bd5-b20d-2d8cbed42b8d';
   const lease = { jobId: token, token, until: 1_795_273_961_861 };
   const claim = { workerId: 'b5ad88483e140c4ee060f3804a6d56b0', max: 1, leaseMs: 30_000, waitMs: 0 };
-  const job = {
-    id: token,
-    type: 'work',
-    payload: PAYLOAD.toString('base64'),
-    headers: {},
-    priority: 4,
-    requires: [],
-    attempt: 1,
-    attemptsMax: 3,
-    publishedAt: 1_795_273_961_861,
-    lease,
-  };
+  const job = wireJob({ id: token, type: 'work', payload: PAYLOAD.toString('base64') }, lease);
   return {
     asked: [Buffer.from(JSON.stringify(claim)), Buffer.from(JSON.stringify({ lease, body: RESULT.toString('base64') }))],
     told: [JSON.stringify({ jobs: [job] }), '{}'],

@@ -149,7 +149,7 @@ export class TopologyWorld {
 
   /** The id under which a worker has enrolled. */
   workerId(name: string): string {
-    const [, id] = /"workerId":"([^"]+)"/.exec(readFileSync(this.part(name).log, 'utf8')) ?? [];
+    const [, id] = /\bworkerId ([0-9a-f]+)/.exec(readFileSync(this.part(name).log, 'utf8')) ?? [];
     if (id === undefined) throw new Error(`${name} has not enrolled`);
     return id;
   }
