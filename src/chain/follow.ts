@@ -17,6 +17,7 @@ import { CallReader, MOVED, RangeSize, hex, isRangeRefusal } from './call-reader
 import type { ChainUpdate, FollowOptions } from './chain.ts';
 import type { BlockHeader } from './heads.ts';
 import { FAILURES_TOLD, HeadWatch, parseHeader } from './heads.ts';
+import { checkChainId } from './rpc-answers.ts';
 import type { RpcTransport } from './transport.ts';
 
 export interface FollowSettings {
@@ -189,7 +190,12 @@ class Follower {
     }
     this.#ahead = undefined;
     const ancestor = await this.#findAncestor(head);
-    if (ancestor.hash !== position.hash) return { type: 'reorg', ancestor };
+    if (ancestor.hash !== position.hash) {
+      // An endpoint that serves another chain for a while shows no reorg of this one.
+      const { chainId, transport } = this.#settings;
+      checkChainId(await transport.request('eth_chainId', []), chainId);
+      return { type: 'reorg', ancestor };
+    }
     // Still on the chain: the head is an older one, or the endpoints disagree for the moment.
     if (head.number <= position.number) return { type: 'done', head };
     throw new Error(`block ${head.number} does not descend from block ${position.number}, which is on the chain`);

@@ -179,7 +179,9 @@ export class LaneKeeper {
     const { clock, bumpAfterMs, bumpAfterBlocks } = this.#lane.options;
     const sent = this.#lane.sentAt(newest);
     if (newest.nonce !== view.latest || sent === undefined) return false;
-    return clock.now() - newest.createdAt >= bumpAfterMs && view.head.number - sent.head >= BigInt(bumpAfterBlocks);
+    // The time of the signature outlasts a restart, that of the sending a clock that was set back.
+    const waitedMs = Math.max(clock.now() - newest.createdAt, clock.monotonic() - sent.atMs);
+    return waitedMs >= bumpAfterMs && view.head.number - sent.head >= BigInt(bumpAfterBlocks);
   }
 
   /** One repair that fails does not stop the others; the first failure is thrown at the end. */

@@ -196,8 +196,8 @@ export class NonceLane {
   }
 
   /**
-   * Which of these calls are on the canonical chain now, with these inputs. One that is not, at two heads or more and although its
-   * block is deep, is orphaned.
+   * Which of these calls are on the canonical chain now, with these inputs. One that is not, at two heads or more and although another
+   * block stands deep in the place of its own, is orphaned.
    */
   async confirm(calls: readonly { readonly seq: number; readonly origin: ChainCall }[]): Promise<Set<number>> {
     if (calls.length === 0) return new Set();
@@ -323,6 +323,7 @@ export class NonceLane {
     for (const remembered of [this.#sent, this.#refusals]) for (const id of remembered.keys()) if (!ids.has(id)) remembered.delete(id);
     for (const nonce of this.#outbid) if (!nonces.has(nonce)) this.#outbid.delete(nonce);
     if (this.#doubts.size > DOUBTS_MAX) this.#doubts.clear();
+    if (nonces.size === 0) this.#stalls.delete('TX_UNDERFUNDED'); // what could not be paid is gone
   }
 
   /** Says once why nothing goes on, until `unstall` takes it back. */
@@ -380,15 +381,19 @@ export class NonceLane {
     }
   }
 
-  async #doubt(seq: number, origin: ChainCall): Promise<void> {
+  async #doubt(seq: number, { blockNumber, blockHash }: ChainCall): Promise<void> {
     const head = this.#head;
     if (!head) return;
     const before = this.#doubts.get(seq);
     const heads = before?.head === head.hash ? before.heads : (before?.heads ?? 0) + 1;
     this.#doubts.set(seq, { head: head.hash, heads });
-    if (heads < 2 || head.number - origin.blockNumber < BigInt(this.options.finality)) return;
+    if (heads < 2 || head.number - blockNumber < BigInt(this.options.finality)) return;
+    const standing = await this.options.chain.blockHash(blockNumber);
+    // Nothing leaves a block: who has it without the log, or has no block there at all, shows half of the chain.
+    if (standing === undefined || standing === blockHash)
+      return this.note(new RunnerError('RPC_RESPONSE_INVALID', `block ${blockNumber} ${blockHash} is shown without call ${seq}`));
     this.#doubts.delete(seq);
-    await this.options.ledger.recordOrphaned(seq, `its log is not in block ${origin.blockNumber} ${origin.blockHash} any more`);
+    await this.options.ledger.recordOrphaned(seq, `its log is not in block ${blockNumber} ${blockHash} any more`);
     this.options.emit({ type: 'orphaned', seq });
   }
 }

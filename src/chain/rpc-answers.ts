@@ -52,6 +52,21 @@ function findHex(value: unknown, depth: number): Hex | undefined {
 const isQuantity = (value: unknown): value is Hex => typeof value === 'string' && /^0x[0-9a-fA-F]{1,64}$/.test(value);
 const isHash = (value: unknown): value is Hex => typeof value === 'string' && /^0x[0-9a-fA-F]{64}$/.test(value);
 
+/** A number of the protocol. Throws `RPC_RESPONSE_INVALID`. */
+export function quantityOf(raw: unknown, method: string): bigint {
+  if (isQuantity(raw)) return BigInt(raw);
+  throw new RunnerError('RPC_RESPONSE_INVALID', `${method} answered ${String(JSON.stringify(raw)).slice(0, 80)}, which is no number`);
+}
+
+/** Throws `CHAIN_MISMATCH` when the answer of eth_chainId is not the expected one, `RPC_RESPONSE_INVALID` when it is none. */
+export function checkChainId(raw: unknown, expected: number | undefined, endpoint = 'the endpoint'): number {
+  const served = Number(quantityOf(raw, 'eth_chainId'));
+  if (expected === undefined || served === expected) return served;
+  throw new RunnerError('CHAIN_MISMATCH', `${endpoint} serves chain ${served}, not chain ${expected}`, {
+    details: { endpoint, served, expected },
+  });
+}
+
 /** Undefined for null: not mined. Throws `RPC_RESPONSE_INVALID`. */
 export function parseReceipt(raw: unknown): Receipt | undefined {
   if (raw === null) return undefined;

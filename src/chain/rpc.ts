@@ -28,7 +28,7 @@ import { followChain } from './follow.ts';
 import type { FollowSettings } from './follow.ts';
 import { parseHeader } from './heads.ts';
 import { encodeResults } from './results-encoding.ts';
-import { isRevert, parseReceipt, priorityFee, revertData, sendOutcome } from './rpc-answers.ts';
+import { checkChainId, isRevert, parseReceipt, priorityFee, quantityOf, revertData, sendOutcome } from './rpc-answers.ts';
 import { GatheredCalls, createRpcTransport } from './transport.ts';
 import type { RpcTransport, RpcTransportOptions } from './transport.ts';
 
@@ -119,12 +119,7 @@ export class RpcChainClient implements ChainClient {
       { method: 'eth_getCode', params: [this.contract, 'latest'] },
     ]);
     const [chainId, code] = answers.map(valueOrThrow);
-    const served = Number(chainId);
-    if (this.#chainId !== undefined && served !== this.#chainId) {
-      throw new RunnerError('CHAIN_MISMATCH', `the endpoint serves chain ${served}, not chain ${this.#chainId}`, {
-        details: { served, expected: this.#chainId },
-      });
-    }
+    const served = checkChainId(chainId, this.#chainId);
     if (typeof code !== 'string' || code.length <= 2) {
       throw new RunnerError('CONTRACT_MISSING', `there is no contract at ${this.contract} on chain ${served}`, {
         details: { contract: this.contract, chainId: served },
@@ -168,7 +163,15 @@ export class RpcChainClient implements ChainClient {
   }
 
   async head(): Promise<BlockRef & { readonly timestamp: bigint }> {
-    const header = parseHeader(await this.#request('eth_getBlockByNumber', ['latest', false]));
+    await this.connect();
+    // What answers now may be another chain than the one that was connected to.
+    const answers = await this.transport.batch([
+      { method: 'eth_chainId', params: [] },
+      { method: 'eth_getBlockByNumber', params: ['latest', false] },
+    ]);
+    const [chainId, block] = answers.map(valueOrThrow);
+    checkChainId(chainId, this.chainId);
+    const header = parseHeader(block);
     if (!header) throw new RunnerError('RPC_RESPONSE_INVALID', 'the endpoint has no latest block');
     const { number, hash, timestamp } = header;
     return { number, hash, timestamp };
@@ -228,7 +231,8 @@ export class RpcChainClient implements ChainClient {
     if (gas !== undefined && (await this.#suffices(transaction, gas))) return { outcome: 'ok', gas };
     try {
       // Not the pending block, which some nodes take unless told: they would execute all that waits before it.
-      return { outcome: 'ok', gas: BigInt(String(await this.#gathered.call('eth_estimateGas', [transaction, 'latest']))) };
+      const needed = await this.#gathered.call('eth_estimateGas', [transaction, 'latest']);
+      return { outcome: 'ok', gas: quantityOf(needed, 'eth_estimateGas') };
     } catch (thrown) {
       const error = toRunnerError(thrown);
       if (error.code !== 'RPC_ERROR') throw error;
@@ -267,7 +271,7 @@ export class RpcChainClient implements ChainClient {
   }
 
   async nonce(account: Address, tag: 'latest' | 'pending'): Promise<number> {
-    return Number(await this.#request('eth_getTransactionCount', [account, tag]));
+    return Number(quantityOf(await this.#request('eth_getTransactionCount', [account, tag]), 'eth_getTransactionCount'));
   }
 
   async fees(): Promise<FeeEstimate> {
@@ -277,7 +281,7 @@ export class RpcChainClient implements ChainClient {
     const suggested =
       tip ??
       (await this.#request('eth_maxPriorityFeePerGas', []).then(
-        (value) => BigInt(String(value)),
+        (value) => quantityOf(value, 'eth_maxPriorityFeePerGas'),
         () => 0n,
       ));
     return { baseFeePerGas, maxPriorityFeePerGas: suggested > 0n ? suggested : 1n };

@@ -365,6 +365,18 @@ describe('transactions that get lost', () => {
     await world.stop();
   });
 
+  it('raises the fee after a clock was set back, too', async () => {
+    const world = await new World({ resubmitAfterMs: 2_000, resubmitAfterBlocks: 2 }).start();
+    world.submit('a');
+    await world.mine(2);
+    world.clock.jump(-86_400_000);
+    world.chain.setBaseFee(50n * GWEI);
+    await world.mine(6, 1_000);
+    expect(world.settled()).toEqual(['a']);
+    world.expectNoGap();
+    await world.stop();
+  });
+
   it('never offers more than the cap, says so once, and goes on when the chain is cheaper', async () => {
     const world = await new World({ maxFeePerGas: 10n * GWEI, resubmitAfterMs: 1_000, resubmitAfterBlocks: 1 }).start();
     world.submit('a');
@@ -404,6 +416,32 @@ describe('transactions that get lost', () => {
     world.chain.setBaseFee(30n * GWEI);
     await world.mine(4, 5_000);
     expect(world.settled()).toEqual(['a']);
+    world.expectNoGap();
+    await world.stop();
+  });
+
+  it('goes on when something else used the nonce of a transaction that the account could not pay', async () => {
+    const world = await new World().start();
+    world.chain.setBalance(OPERATOR, 1n);
+    world.submit('a');
+    await world.mine(2);
+    expect(world.settlement.status()).toMatchObject({ pending: 1, lastError: { code: 'TX_UNDERFUNDED' } });
+    const wallet = await mockSigner(OPERATOR).signTransaction({
+      type: 'eip1559',
+      chainId: 31_337,
+      nonce: 0,
+      to: RIVAL,
+      data: '0x',
+      value: 1n,
+      gas: 21_000n,
+      maxFeePerGas: 90n * GWEI,
+      maxPriorityFeePerGas: GWEI,
+    });
+    world.chain.setBalance(OPERATOR, 10n ** 18n);
+    expect(await world.chain.accept(wallet)).toBe('sent');
+    await world.mine(8, 2_000);
+    expect(world.settled()).toEqual(['a']);
+    expect(world.settlement.status()).toMatchObject({ lastError: undefined });
     world.expectNoGap();
     await world.stop();
   });
@@ -568,6 +606,27 @@ describe('reorgs', () => {
     expect(world.events.map((event) => event.type)).toEqual(['orphaned']);
     expect(world.states()).toEqual({ a: 'orphaned' });
     expect(world.settled()).toEqual([]);
+    await world.stop();
+  });
+
+  it('takes no call for orphaned whose block is on the chain, although endpoints do not show its log', async () => {
+    const world = new World({ finality: 3 });
+    let shows = false;
+    const half = new Proxy<SettlementChain>(world.client, {
+      get: (target, name) => {
+        if (name === 'confirm' && !shows) return async (calls: readonly ChainCall[]) => calls.map(() => false);
+        const value: unknown = Reflect.get(target, name, target);
+        return typeof value === 'function' ? value.bind(target) : value;
+      },
+    });
+    world.settlement = world.newSettlement({ chain: half });
+    await world.start();
+    world.submit('a');
+    await world.mine(10, 8_000);
+    expect(world.states()).toEqual({ a: 'executed' });
+    shows = true;
+    await world.mine(10, 8_000);
+    expect(world.settled()).toEqual(['a']);
     await world.stop();
   });
 
@@ -959,6 +1018,33 @@ describe('life', () => {
     await world.mine(3);
     expect(world.settled()).toEqual(['a', 'b', 'long']);
     expect(hints).toEqual([undefined, expect.any(BigInt), undefined]);
+    await world.stop();
+  });
+
+  it('ends in time although the signer never answers', async () => {
+    const world = new World();
+    world.settlement = world.newSettlement({ signer: { address: OPERATOR, signTransaction: () => new Promise<never>(() => undefined) } });
+    await world.start();
+    world.submit('a');
+    await world.mine(2);
+    let drained: boolean | undefined;
+    void world.settlement.drain(world.clock.now() + 3_000).then((settled) => (drained = settled));
+    await world.clock.advance(20_000);
+    expect(drained).toBe(false);
+    expect(world.states()).toEqual({ a: 'executed' });
+    await world.stop();
+  });
+
+  it('drains no longer than it was told when the clock is set back meanwhile', async () => {
+    const world = await new World().start();
+    world.submit('a');
+    await world.mine(2);
+    let drained: boolean | undefined;
+    void world.settlement.drain(world.clock.now() + 3_000).then((settled) => (drained = settled));
+    await world.clock.advance(1_000);
+    world.clock.jump(-3_600_000);
+    await world.clock.advance(2_500);
+    expect(drained).toBe(false);
     await world.stop();
   });
 

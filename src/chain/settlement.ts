@@ -20,7 +20,9 @@ import { NonceLane } from './nonce-lane.ts';
 import { OwnTransactions } from './own-transactions.ts';
 import type { ResultEvent } from './result-batches.ts';
 import { ResultBatches } from './result-batches.ts';
+import { DEFAULTS, checkOptions } from './settlement-defaults.ts';
 import { settlementMetrics } from './settlement-metrics.ts';
+import { within } from './within.ts';
 
 export type SettlementEvent = LaneEvent | ResultEvent;
 
@@ -75,27 +77,11 @@ export interface SettlementStatus {
   readonly lastError: RunnerError | undefined;
 }
 
-const DEFAULTS = {
-  confirmations: 1,
-  finality: 12,
-  batchMax: 100,
-  batchWaitMs: 20,
-  inFlightMax: 16,
-  pollMs: 1_000,
-  resendAfterMs: 3_000,
-  resubmitAfterMs: 30_000,
-  resubmitAfterBlocks: 3,
-  feeBumpPercent: 12.5,
-  maxFeePerGas: 1_000_000_000_000n,
-  gasMax: 15_000_000n,
-  gasMarginPercent: 30,
-  transactionBytesMax: 120_000,
-  transactionBytesHardMax: 128 * 1024 - 1024,
-} as const;
-
 const BACKOFF_MS = 250;
 const BACKOFF_MAX_MS = 10_000;
 const WAIT_MAX_MS = 5_000;
+/** Longer than a request may take. */
+const UNANSWERED_MS = 15_000;
 /** What an operator has to hear. Some nodes find out about the money when they simulate. */
 const SAID_ONCE: readonly string[] = ['TX_UNDERFUNDED', 'LEDGER_FULL', 'LEDGER_CORRUPT'];
 const ANY_BLOCK = (1n << 63n) - 1n;
@@ -125,6 +111,7 @@ export class Settlement {
   readonly #count: (event: SettlementEvent) => void;
   #state: 'new' | 'running' | 'draining' | 'closed' = 'new';
   #turn: Promise<void> | undefined;
+  #closing: Promise<void> | undefined;
   #pollDueMs = 0;
   #workDueMs = 0;
   #polledAtMs = Number.NEGATIVE_INFINITY;
@@ -147,15 +134,13 @@ export class Settlement {
 
   /**
    * Takes up what the last run left: every transaction in flight is looked up, and recorded as mined or sent again. Resolves after the
-   * first look at the chain, also when it failed; the loop goes on.
+   * first look at the chain, also when it failed or nobody answers; the loop goes on.
    */
   async start(): Promise<void> {
     if (this.#state !== 'new') throw new RunnerError('STATE_INVALID', `settlement is ${this.#state}; it can be started once`);
     this.#state = 'running';
-    this.#turn = this.#oneTurn();
-    await this.#turn;
-    this.#turn = undefined;
     this.#go();
+    await within(this.#options.clock, UNANSWERED_MS, this.#turn);
   }
 
   /** The chain has a new head. */
@@ -205,15 +190,17 @@ export class Settlement {
    */
   async drain(deadline: number): Promise<boolean> {
     const { clock, pollMs, dryRun } = this.#options;
+    const endMs = this.#nowMs() + deadline - clock.now();
+    const turnEnds = (): Promise<void> => within(clock, endMs - this.#nowMs(), this.#turn);
     if (this.#state === 'running') this.#state = 'draining';
     while (this.#state === 'draining') {
       this.#pollDueMs = 0;
       this.#workDueMs = 0;
       // A turn that is going on may have looked before the last result or head.
-      await this.#turn;
+      await turnEnds();
       this.#go();
-      await this.#turn;
-      const leftMs = dryRun ? 0 : deadline - clock.now();
+      await turnEnds();
+      const leftMs = dryRun ? 0 : endMs - this.#nowMs();
       if (leftMs <= 0 || (this.#inFlight() === 0 && !this.#desk?.results.ready)) break;
       await clock.sleep(Math.min(pollMs, leftMs));
     }
@@ -222,13 +209,22 @@ export class Settlement {
     return settled;
   }
 
-  /** Ends after the turn that is going on. What is in flight stays in the ledger. Idempotent. */
-  async close(): Promise<void> {
+  /** Ends after the turn that is going on, unless nobody answers it. What is in flight stays in the ledger. Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
     this.#state = 'closed';
     this.#cancelTimer?.();
-    await this.#turn;
-    await this.#desk?.lane.quiet();
-    this.#desk?.own.close();
+    const { lane, own } = this.#desk ?? {};
+    await within(
+      this.#options.clock,
+      UNANSWERED_MS,
+      Promise.resolve(this.#turn).then(() => lane?.quiet()),
+    );
+    own?.close();
   }
 
   #openDesk(signer: Signer): Desk {
@@ -379,22 +375,4 @@ export class Settlement {
 
 function signerMissing(): RunnerError {
   return new RunnerError('SIGNER_MISSING', 'results are to be settled, but no account is configured: they stay in the ledger');
-}
-
-function checkOptions<T extends SettlementOptions & typeof DEFAULTS>(options: T): T {
-  for (const name of ['batchMax', 'inFlightMax', 'pollMs', 'transactionBytesMax', 'transactionBytesHardMax'] as const) {
-    if (!(options[name] >= 1)) throw new RunnerError('CONFIG_INVALID', `${name} is ${options[name]}; it must be at least 1`);
-  }
-  for (const name of [
-    'confirmations',
-    'finality',
-    'batchWaitMs',
-    'resendAfterMs',
-    'resubmitAfterMs',
-    'resubmitAfterBlocks',
-    'gasMarginPercent',
-  ] as const) {
-    if (!(options[name] >= 0)) throw new RunnerError('CONFIG_INVALID', `${name} is ${options[name]}; it must be at least 0`);
-  }
-  return options;
 }

@@ -9,6 +9,7 @@ import { silentTelemetry } from '../telemetry/telemetry.ts';
 import type { RpcRequest } from './chain.ts';
 import type { RpcCall } from './endpoint.ts';
 import { Deadlines, RpcEndpoint } from './endpoint.ts';
+import { checkChainId, quantityOf } from './rpc-answers.ts';
 
 export type { RpcCall } from './endpoint.ts';
 
@@ -236,18 +237,14 @@ class FailoverTransport implements RpcTransport {
   }
 
   async #checkChain(state: EndpointState): Promise<void> {
-    const served = Number(await state.endpoint.call('eth_chainId', []));
-    this.#chainId ??= served;
-    if (served !== this.#chainId) {
-      const message = `${state.endpoint.label} serves chain ${served}, not chain ${this.#chainId}`;
-      throw new RunnerError('CHAIN_MISMATCH', message, { details: { endpoint: state.endpoint.label, served, expected: this.#chainId } });
-    }
+    this.#chainId = checkChainId(await state.endpoint.call('eth_chainId', []), this.#chainId, state.endpoint.label);
     state.chainChecked = true;
   }
 
   async #headOf(state: EndpointState): Promise<number> {
-    if (!state.chainChecked) await this.#checkChain(state);
-    return Number(await state.endpoint.call('eth_blockNumber', []));
+    // Also when it was checked before: what stands behind an address can change.
+    await this.#checkChain(state);
+    return Number(quantityOf(await state.endpoint.call('eth_blockNumber', []), 'eth_blockNumber'));
   }
 
   #putAside(state: EndpointState, error: RunnerError): void {

@@ -57,6 +57,21 @@ test('an entry that another one removes while both expire is left alone', async 
   expect(expired).toEqual(['second']);
 });
 
+test.each([-3_600_000, 3_600_000])('a clock that is set by %d ms changes no deadline', async (jumpMs) => {
+  const clock = new FakeClock();
+  const deadlines = new Deadlines(clock);
+  const expired: string[] = [];
+  const begun = clock.monotonic();
+  const add = (name: string, waitMs: number): void =>
+    deadlines.add(new Entry(clock.now() + waitMs, () => expired.push(`${name} ${Math.floor((clock.monotonic() - begun) / 10) * 10}`)));
+  add('first', 100);
+  add('second', 500);
+  clock.jump(jumpMs);
+  add('third', 300);
+  await clock.advance(1_000);
+  expect(expired).toEqual(['first 100', 'third 300', 'second 500']);
+});
+
 test('holds one timer for any number of entries, and none when nothing is left to wait for', async () => {
   const clock = new FakeClock();
   const deadlines = new Deadlines(clock);

@@ -13,8 +13,10 @@ const DELAY_MS_MAX = 2_147_483_647;
 
 /** Something that ends when its deadline passes. Extend it, and hand it to `Deadlines`. */
 export abstract class Expiring {
-  /** Milliseconds since the epoch. */
+  /** Milliseconds since the epoch, by the clock as it is when the entry is added: one that is set later changes nothing. */
   readonly deadline: number;
+  /** By the monotonic clock. */
+  dueMs = 0;
   previous: Expiring | undefined = undefined;
   next: Expiring | undefined = undefined;
   listed = false;
@@ -38,13 +40,15 @@ export class Deadlines {
     this.#clock = clock;
   }
 
-  add(entry: Expiring): void {
+  /** `dueMs`: the deadline by the monotonic clock, when it is known: two clocks less to read. */
+  add(entry: Expiring, dueMs = this.#clock.monotonic() + entry.deadline - this.#clock.now()): void {
+    entry.dueMs = dueMs;
     const first = this.#first;
     entry.next = first;
     if (first) first.previous = entry;
     this.#first = entry;
     entry.listed = true;
-    if (this.#timer === undefined || entry.deadline < this.#timerAt) this.#arm(entry.deadline);
+    if (this.#timer === undefined || entry.dueMs < this.#timerAt) this.#arm(dueMs);
   }
 
   remove(entry: Expiring): void {
@@ -61,18 +65,18 @@ export class Deadlines {
   #arm(at: number): void {
     this.#timer?.();
     this.#timerAt = at;
-    const delayMs = Math.min(Math.max(at - this.#clock.now(), RESOLUTION_MS), DELAY_MS_MAX);
+    const delayMs = Math.min(Math.max(at - this.#clock.monotonic(), RESOLUTION_MS), DELAY_MS_MAX);
     this.#timer = this.#clock.after(delayMs, () => this.#sweep());
   }
 
   #sweep(): void {
     this.#timer = undefined;
-    const now = this.#clock.now();
+    const nowMs = this.#clock.monotonic();
     let earliest = Number.POSITIVE_INFINITY;
     const expired: Expiring[] = [];
     for (let entry = this.#first; entry; entry = entry.next) {
-      if (entry.deadline <= now) expired.push(entry);
-      else if (entry.deadline < earliest) earliest = entry.deadline;
+      if (entry.dueMs <= nowMs) expired.push(entry);
+      else if (entry.dueMs < earliest) earliest = entry.dueMs;
     }
     if (earliest !== Number.POSITIVE_INFINITY) this.#arm(earliest);
     for (const entry of expired) {

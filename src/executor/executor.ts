@@ -20,6 +20,8 @@ export interface ExecutorLimits {
 export interface InvokeOptions {
   /** Milliseconds since the epoch; the executor rejects with `EXECUTOR_TIMEOUT` when it passes. */
   readonly deadline: number;
+  /** The deadline by the monotonic clock of this process: it stays when the wall clock is set. */
+  readonly dueMs?: number;
   /** Aborted with a `RunnerError` of code `EXECUTOR_CLOSED` when the program stops: the call comes again at its next start. */
   readonly signal?: AbortSignal | undefined;
   /** From 1. */

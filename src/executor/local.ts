@@ -66,7 +66,7 @@ export class LocalExecutor implements FaasExecutor {
     this.#running += 1;
     return new Promise((resolve, reject) => {
       const run = new LocalRun(call, options, { resolve, reject, end: this.#end, onObserverError: this.#onObserverError });
-      this.#deadlines.add(run);
+      this.#deadlines.add(run, options.dueMs);
       this.#router.call(call, run).then(
         (results) => run.succeed(results),
         (thrown: unknown) => run.fail(thrown),

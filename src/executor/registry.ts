@@ -215,13 +215,14 @@ export class ExecutorRegistry {
     target.metrics.started();
     const deadline = this.#clock.now() + target.timeoutMs;
     const hasFallback = run.route.fallback !== undefined && target === run.route.primary;
-    const limits = { deadline, signal: options.signal, attempt, hasFallback };
+    const dueMs = run.startedAt + target.timeoutMs;
+    const limits = { deadline, dueMs, signal: options.signal, attempt, hasFallback };
     const { span } = run;
     const execution = span ? span.run(() => executor.invoke(span.call, limits)) : executor.invoke(call, limits);
     if (!target.foreign) return execution;
     return new Promise((resolve, reject) => {
       const guard = new Guard(run, deadline + DEADLINE_GRACE_MS, reject);
-      this.#deadlines.add(guard);
+      this.#deadlines.add(guard, dueMs + DEADLINE_GRACE_MS);
       execution.then(resolve, reject).finally(() => this.#deadlines.remove(guard));
     });
   }

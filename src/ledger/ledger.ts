@@ -130,7 +130,8 @@ export interface Ledger {
   /**
    * Journals calls of the chain together with the new cursor, in one transaction. Idempotent: a call is known by (chain, contract,
    * service, call id, job, caller, hash of inputs). A known call whose block changed gets the new block; an orphaned one comes back with the
-   * state it had (`restored`). A new one at whose place `completed` is true is closed: it is never executed.
+   * state it had (`restored`), or, when the contract had ended it, with the one before: the contract is asked again. A new one
+   * at whose place `completed` is true is closed: it is never executed.
    */
   recordSeen(calls: readonly ChainCall[], cursor: Cursor, completed?: readonly boolean[]): Promise<SeenOutcome[]>;
 
@@ -214,7 +215,10 @@ export interface Ledger {
   getValue(name: string): string | undefined;
   setValue(name: string, value: string): Promise<void>;
 
-  /** Removes what ended longer than `olderThanMs` ago and gives the space back. Resolves with the number of removed calls. */
+  /**
+   * Removes what ended longer than `olderThanMs` ago and is in no transaction in flight, and gives the space back. Resolves with the number of
+   * removed calls.
+   */
   compact(olderThanMs: number): Promise<number>;
   /** Waits for what is being written, then closes the file. Idempotent. */
   close(): Promise<void>;

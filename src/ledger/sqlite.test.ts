@@ -186,6 +186,20 @@ describe('reorgs', () => {
     expect(ledger.settleable(7n, 9)).toMatchObject([{ seq: 1, output: Uint8Array.of(1), origin: { blockHash: hash(7) } }]);
   });
 
+  it('restore what the contract had ended as what it was before: on another branch the contract may need the result', async () => {
+    await executed(2);
+    await ledger.recordClosed(1, 'JobAlreadyCompleted(0, 1)');
+    await ledger.recordRejected(2, { code: 'RESULT_REJECTED', message: 'NotQuotedOperator()' });
+    await ledger.recordReorg(cursor(0));
+    const again = [1, 2].map((callId) => chainCall(callId, { blockNumber: 7n, blockHash: hash(7) }));
+    expect(await ledger.recordSeen(again, cursor(7))).toEqual(['restored', 'restored']);
+    expect(ledger.settleable(7n, 9)).toMatchObject([
+      { seq: 1, output: Uint8Array.of(1) },
+      { seq: 2, output: Uint8Array.of(2) },
+    ]);
+    expect(ledger.get(2)).not.toHaveProperty('errorCode');
+  });
+
   it('refuse the result of an attempt that was running, and run it again when it comes back', async () => {
     await ledger.recordSeen([chainCall(1)], cursor(1));
     await ledger.recordAttempt(1, { number: 1, executor: 'http' });
@@ -326,6 +340,16 @@ describe('find, stats, values and compaction', () => {
     expect(await ledger.compact(1_000)).toBe(1);
     expect(ledger.find({}).map(({ seq }) => seq)).toEqual([2, 3]);
     expect(ledger.events(1)).toEqual([]);
+  });
+
+  it('compaction leaves the calls of a transaction in flight, however long ago they ended', async () => {
+    await executed(2);
+    await ledger.recordTransaction(31337, transaction(0, [1, 2]));
+    await ledger.recordReorg(cursor(1));
+    await clock.advance(1_000);
+    expect(await ledger.compact(0)).toBe(0);
+    expect(ledger.pendingTransactions(31337, ACCOUNT)).toMatchObject([{ calls: [1, 2] }]);
+    expect(stateOf(2)).toBe('orphaned');
   });
 });
 

@@ -62,6 +62,10 @@ const START = `UPDATE calls SET state = ${executing}, attempts = ?, executor = ?
 const FINISH = `UPDATE calls SET state = CASE WHEN ?1 IS NULL THEN ${ignored} WHEN chain_id IS NULL THEN ${final} ELSE ${executed} END,
   output = ?1, executor = ?2, duration_ms = ?3, executed_at = ?4, updated_at = ?4, error_code = NULL, error_message = NULL
   WHERE seq = ?5 AND state IN ${OPEN}`;
+/** What the contract said of a result it said on the branch that was left. */
+const RESTORE = `UPDATE calls SET before = NULL, updated_at = ?, error_code = iif(before IN (${rejected}, ${closed}), NULL, error_code),
+  error_message = iif(before IN (${rejected}, ${closed}), NULL, error_message),
+  state = CASE WHEN before NOT IN (${rejected}, ${closed}) THEN before WHEN output IS NULL THEN ${seen} ELSE ${executed} END WHERE seq = ?`;
 const INSERT_PRODUCED = `INSERT INTO calls (id, job_id, body, metadata, state, seen_at, updated_at) VALUES (?, ?, ?, ?, ${seen}, ?, ?) ON CONFLICT (id) DO NOTHING`;
 const WAITING = `SELECT * FROM calls WHERE state IN ${OPEN} AND seq > ? ORDER BY seq LIMIT ?`;
 
@@ -274,7 +278,9 @@ export class SqliteLedger implements Ledger {
   }
 
   async compact(olderThanMs: number): Promise<number> {
-    const old = `state IN ${ENDED} AND updated_at <= ?`;
+    // A transaction that may still be mined knows by its calls whether it must be replaced.
+    const inFlight = `SELECT c.seq FROM transaction_calls c JOIN transactions t ON t.id = c.transaction_id WHERE t.final = 0 AND t.state = 'pending'`;
+    const old = `state IN ${ENDED} AND updated_at <= ? AND seq NOT IN (${inFlight})`;
     const before = this.#clock.now() - olderThanMs;
     const removed = await this.#database.write(() => {
       this.#run(`DELETE FROM notes WHERE seq IN (SELECT seq FROM calls WHERE ${old})`, before);
@@ -302,7 +308,7 @@ export class SqliteLedger implements Ledger {
     const moved = 'UPDATE calls SET block_number = ?, block_hash = ?, transaction_hash = ?, log_index = ?, timestamp = ? WHERE seq = ?';
     this.#run(moved, call.blockNumber, call.blockHash, call.transactionHash, call.logIndex, call.timestamp ?? null, seq);
     if (stateOf(known['state']) !== 'orphaned') return 'known';
-    this.#run('UPDATE calls SET state = before, before = NULL, updated_at = ? WHERE seq = ?', now, seq);
+    this.#run(RESTORE, now, seq);
     this.#note(seq, 'restored', { blockNumber: String(call.blockNumber), blockHash: call.blockHash });
     return 'restored';
   }

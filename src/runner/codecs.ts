@@ -2,6 +2,7 @@
 
 import type { BlueprintMetadata, ChainClient } from '../chain/chain.ts';
 import { RunnerError, toRunnerError } from '../errors.ts';
+import type { ErrorCode } from '../errors.ts';
 import { BLUEPRINT } from '../job/call.ts';
 import type { ChainCall, Codec, JobCall } from '../job/call.ts';
 import type { JobInfo } from '../job/job.ts';
@@ -28,6 +29,7 @@ export interface JobCodecsOptions {
 }
 
 const ABI: JobCodec = { params: 'abi', result: 'abi' };
+const NOT_THERE: readonly ErrorCode[] = ['SERVICE_NOT_FOUND', 'BLUEPRINT_NOT_FOUND'];
 /** Anybody can make services on a chain that is followed as a whole. */
 const SERVICES_MAX = 10_000;
 
@@ -42,7 +44,8 @@ export class JobCodecs {
 
   /**
    * Writes the encodings into the metadata of a call. A promise while the blueprint has to be read first. Fails with
-   * `JOB_SCHEMA_MISMATCH` when job and schema differ, and with an error whose `retry` is `safe` when the chain cannot be asked now.
+   * `JOB_SCHEMA_MISMATCH` when job and schema differ, and with an error whose `retry` is `safe` when the chain cannot be asked now
+   * or does not have the service yet.
    */
   prepare(call: JobCall): Promise<void> | undefined {
     const { origin } = call;
@@ -69,7 +72,9 @@ export class JobCodecs {
       codecs.blueprint = await chain.blueprint(blueprintId ?? (await chain.service(serviceId)).blueprintId);
     } catch (thrown) {
       const error = toRunnerError(thrown);
-      if (error.retry === 'safe' || error.code === 'RPC_ERROR') {
+      // A service that is not there yet, or not at an endpoint that lags, has no encoding that could be guessed.
+      const isEarly = blueprintId === undefined && NOT_THERE.includes(error.code);
+      if (error.retry === 'safe' || error.code === 'RPC_ERROR' || isEarly) {
         // A contract with another interface reverts, too.
         const hint = error.code === 'RPC_ERROR' ? `; make sure that ${chain.contract} is the Tangle contract` : '';
         throw new RunnerError(error.code, `the blueprint of service ${serviceId} cannot be read now: ${error.message}${hint}`, {

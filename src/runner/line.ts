@@ -144,8 +144,11 @@ export class Line {
 
   /** Waits for running calls and unsettled results. Resolves with whether nothing is left. */
   async drain(deadline: number): Promise<boolean> {
+    const { clock } = this.#options.parts;
+    const endMs = clock.monotonic() + deadline - clock.now();
     const isDone = await this.dispatch.drain(deadline);
-    await this.settlement?.drain(deadline);
+    // The clock may have been set meanwhile.
+    await this.settlement?.drain(clock.now() + endMs - clock.monotonic());
     return isDone;
   }
 

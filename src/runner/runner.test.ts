@@ -601,6 +601,19 @@ describe('the encoding of a call', () => {
     expect(seen).toEqual(['compact', 'compact']);
   });
 
+  it('is read again for a service that was configured before it was there', async () => {
+    const square = defineJob({ name: 'square', params: 'uint64 x', result: 'uint64' }, ([x]) => x * x);
+    const { builder, chain, ledger, until } = line({ serviceIds: [1n] }, { blueprint: { jobs: [job] } });
+    const errors: string[] = [];
+    await started(builder.router(new JobRouter().route(0, square)).onError((error) => errors.push(error.code)));
+    await expect.poll(() => errors).toEqual(['SERVICE_NOT_FOUND']);
+    const { serviceId } = chain.addService({ operators: [OPERATOR] });
+    expect(serviceId).toBe(1n);
+    chain.submitJob({ serviceId, jobIndex: 0, inputs: bytes('\0\0\0\0\0\0\0\x07') });
+    await until(['\0\0\0\0\0\0\0\x31']);
+    expect(ledger.find({ states: ['failed'] })).toEqual([]);
+  });
+
   it('makes calls of a job fail whose definition differs from the schema', async () => {
     const { builder, chain, ledger, submit, states } = line({}, { blueprint: { jobs: [job] } });
     const errors: string[] = [];

@@ -5,6 +5,7 @@ import type { RouteDescription } from '../executor/routes.ts';
 import type { Address, JobCall } from '../job/call.ts';
 import type { BlockRef, LedgerStats } from '../ledger/ledger.ts';
 import type { SettlementStatus } from '../chain/settlement.ts';
+import { within } from '../chain/within.ts';
 import type { HealthReport, TelemetryServer } from '../telemetry/server.ts';
 import { RunnerBuilder } from './builder.ts';
 import type { Environment, RunnerConfig } from './config.ts';
@@ -322,7 +323,7 @@ export class BlueprintRunner {
     await Promise.all(this.#tasks);
     const isDone = await this.#step('calls', async () => (this.#line ?? this.#direct)?.drain(deadline));
     if (isDone === false) this.#report(new RunnerError('DRAIN_TIMEOUT', `calls were still running after ${config.drainMs} ms`), 'runner');
-    await this.#step('executors', () => this.#within(CLOSE_MS, executors.close()));
+    await this.#step('executors', () => within(clock, CLOSE_MS, executors.close()));
     await this.#step('metrics server', async () => this.#server?.close());
     await this.#step('ledger', async () => this.#line?.close());
     await this.#step('shutdown handler', async () => onShutdown?.());
@@ -338,12 +339,6 @@ export class BlueprintRunner {
       this.#report(toRunnerError(thrown), source);
       return undefined;
     }
-  }
-
-  async #within(waitMs: number, work: Promise<void>): Promise<void> {
-    const late = Promise.withResolvers<void>();
-    const cancel = this.#parts.clock.after(waitMs, late.resolve);
-    await Promise.race([work, late.promise]).finally(cancel);
   }
 
   #callFailed(error: RunnerError, call: JobCall): void {

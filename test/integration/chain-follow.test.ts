@@ -339,6 +339,32 @@ describe('reorgs', () => {
     expect(second.calls).toEqual(await truth(fresh));
   });
 
+  test('an endpoint that shows another chain for a while is no reorg', async () => {
+    const [own, other] = [await world(), await world()];
+    await own.chain.mine(40);
+    await own.tangle.submitMany(own.serviceId, jobs(2));
+    await other.chain.mine(60);
+    let shown = own;
+    let asked = 0;
+    const proxy = await proxyOf(own.chain, {
+      onCall: async ({ method, params }, forward) => {
+        if (shown === own) return forward();
+        if (method !== 'eth_chainId') return { result: await other.chain.request(method, params) };
+        asked += 1;
+        return { result: '0x1' };
+      },
+    });
+    const observer = observe(own, { urls: [proxy.url], fromBlock: 0n });
+    await observer.until(() => observer.calls.length === 2);
+    shown = other;
+    await expect.poll(() => asked, { timeout: 30_000 }).toBeGreaterThan(1);
+    shown = own;
+    await own.tangle.submitMany(own.serviceId, jobs(1));
+    await observer.until(() => observer.calls.length === 3);
+    expect(observer.reorgs()).toEqual([]);
+    expect(observer.calls).toEqual(await truth(own));
+  });
+
   test('a head that falls back for a moment is no reorg', async () => {
     const w = await world();
     let lower = 0;

@@ -85,6 +85,38 @@ describe('the first use', () => {
     expect((await client.head()).number).toBeGreaterThan(0n);
   });
 
+  test('an endpoint that serves another chain later is not believed', async () => {
+    let elsewhere = false;
+    const client = await through({
+      onCall: ({ method }, forward) => (elsewhere && method === 'eth_chainId' ? { result: '0x1' } : forward()),
+    });
+    await client.head();
+    elsewhere = true;
+    await expect(client.head()).rejects.toMatchObject({
+      code: 'CHAIN_MISMATCH',
+      message: expect.stringContaining('chain 1, not chain 31337'),
+    });
+    elsewhere = false;
+    expect((await client.head()).number).toBeGreaterThan(0n);
+  });
+
+  test.each(['0x', null, 'many', 7.5])('numbers are not taken from %j', async (result) => {
+    const numbers = ['eth_chainId', 'eth_getTransactionCount', 'eth_estimateGas'];
+    let asked = '';
+    const client = await through({
+      onCall: ({ method }, forward) => (method === asked && numbers.includes(method) ? { result } : forward()),
+    });
+    const invalid = { code: 'RPC_RESPONSE_INVALID' };
+    asked = 'eth_chainId';
+    await expect(client.connect()).rejects.toMatchObject(invalid);
+    asked = 'eth_getTransactionCount';
+    await expect(client.nonce(operator.address, 'latest')).rejects.toMatchObject(invalid);
+    asked = 'eth_estimateGas';
+    await expect(client.simulate(operator.address, { to: operator.address, data: '0x' })).rejects.toMatchObject(invalid);
+    asked = '';
+    expect((await client.simulate(operator.address, { to: operator.address, data: '0x' })).outcome).toBe('ok');
+  });
+
   test('an address that is none is refused', () => {
     expect(() => connect({ contract: '0x12' })).toThrow(expect.objectContaining({ code: 'CONFIG_INVALID' }));
   });
