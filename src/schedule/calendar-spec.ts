@@ -54,21 +54,24 @@ export const FIELDS = {
   micros: { name: 'second', from: 0, to: 60 * MICROS - 1 },
 } as const satisfies Record<string, FieldRange>;
 
-const SHORTHANDS: Readonly<Record<string, string>> = {
-  minutely: '*-*-* *:*:00',
-  hourly: '*-*-* *:00:00',
-  daily: '*-*-* 00:00:00',
-  weekly: 'Mon *-*-* 00:00:00',
-  monthly: '*-*-01 00:00:00',
-  quarterly: '*-01,04,07,10-01 00:00:00',
-  biannually: '*-01,07-01 00:00:00',
-  'bi-annually': '*-01,07-01 00:00:00',
-  semiannually: '*-01,07-01 00:00:00',
-  'semi-annually': '*-01,07-01 00:00:00',
-  yearly: '*-01-01 00:00:00',
-  annually: '*-01-01 00:00:00',
-  anually: '*-01-01 00:00:00',
-};
+/** At midnight, where no time is written. */
+const SHORTHANDS = new Map(
+  Object.entries({
+    minutely: '*:*',
+    hourly: '*:00',
+    daily: '*-*-*',
+    weekly: 'Mon',
+    monthly: '*-*-01',
+    quarterly: '*-01,04,07,10-01',
+    biannually: '*-01,07-01',
+    'bi-annually': '*-01,07-01',
+    semiannually: '*-01,07-01',
+    'semi-annually': '*-01,07-01',
+    yearly: '*-01-01',
+    annually: '*-01-01',
+    anually: '*-01-01',
+  }),
+);
 
 /** A field as it was read, with the place of each component for messages. */
 interface ReadChain {
@@ -100,10 +103,8 @@ class Reader {
     if (this.#text.length > LENGTH_MAX) throw this.#error(`it is longer than ${LENGTH_MAX} characters`);
     const timeZone = this.#zone();
     if (this.#text === '') throw this.#error('it is empty');
-    const shorthand = SHORTHANDS[this.#text.toLowerCase()];
-    if (shorthand !== undefined && Object.hasOwn(SHORTHANDS, this.#text.toLowerCase())) {
-      return { ...parseCalendar(shorthand), timeZone };
-    }
+    const shorthand = SHORTHANDS.get(this.#text.toLowerCase());
+    if (shorthand !== undefined) return { ...parseCalendar(shorthand), timeZone };
     const weekdays = this.#weekdays();
     if (this.#peek() === '@') return { ...this.#epoch(), weekdays };
     const date = this.#date();

@@ -67,6 +67,7 @@ describe('expressions of platforms', () => {
     ['azure', '0 0 9 * * 7', 10, /weekday "7"/],
     ['cloudflare', '0 9 * * 0', 8, /weekday "0"/],
     ['kubernetes', '0 24 * * *', 2, /hour "24"/],
+    ['kubernetes', 'constructor', 0, /5 fields/],
   ])('are checked as %s does: %s', (target, expression, position, reason) => {
     expect(() => parseCron(target, expression)).toThrow(
       expect.objectContaining({

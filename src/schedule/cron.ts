@@ -1,7 +1,7 @@
 /** Expressions of the platforms: checked, and when they fire. Each platform reads cron in its own way. */
 
 import { RunnerError } from '../errors.ts';
-import { FIELDS, WEEKDAYS } from './calendar-spec.ts';
+import { FIELDS, MICROS, WEEKDAYS } from './calendar-spec.ts';
 import type { FieldRange } from './calendar-spec.ts';
 import { daysOfMonth, nextInstant, weekdayOf } from './wall-pattern.ts';
 import type { WallPattern } from './wall-pattern.ts';
@@ -68,15 +68,17 @@ const DIALECTS: Readonly<Record<CronTarget, Dialect>> = {
   crontab: { ...UNIX, macros: true },
 };
 
-const MACROS: Readonly<Record<string, string>> = {
-  '@yearly': '0 0 1 1 *',
-  '@annually': '0 0 1 1 *',
-  '@monthly': '0 0 1 * *',
-  '@weekly': '0 0 * * 0',
-  '@daily': '0 0 * * *',
-  '@midnight': '0 0 * * *',
-  '@hourly': '0 * * * *',
-};
+const MACROS = new Map(
+  Object.entries({
+    '@yearly': '0 0 1 1 *',
+    '@annually': '0 0 1 1 *',
+    '@monthly': '0 0 1 * *',
+    '@weekly': '0 0 * * 0',
+    '@daily': '0 0 * * *',
+    '@midnight': '0 0 * * *',
+    '@hourly': '0 * * * *',
+  }),
+);
 
 const RANGES: Readonly<Record<Exclude<FieldName, 'weekday'>, FieldRange>> = {
   second: { name: 'second', from: 0, to: 59 },
@@ -114,7 +116,7 @@ export function parseCron(target: CronTarget, expression: string): CronMeaning {
   if (expression.length > dialect.lengthMax)
     throw invalid(expression, dialect.lengthMax, `it is longer than ${dialect.lengthMax} characters`);
   if (target === 'eventbridge-rule' || target === 'eventbridge-scheduler') return eventBridge(target, expression);
-  const macro = dialect.macros ? MACROS[expression] : undefined;
+  const macro = dialect.macros ? MACROS.get(expression) : undefined;
   return { kind: 'cron', pattern: new CronReader(dialect, macro ?? expression).read() };
 }
 
@@ -142,7 +144,7 @@ export function* cronFirings(
 
 function onceAt(wallMs: number): WallPattern {
   const at = new Date(wallMs);
-  const micros = at.getUTCSeconds() * 1_000_000;
+  const micros = at.getUTCSeconds() * MICROS;
   return {
     year: (from) => (from <= at.getUTCFullYear() ? at.getUTCFullYear() : undefined),
     months: [at.getUTCMonth() + 1],
@@ -180,6 +182,10 @@ interface DayField {
   readonly test: DayTest;
 }
 
+function dayField({ text }: Word, tests: readonly DayTest[]): DayField {
+  return { isAny: /^[*?]/.test(text), test: (...date) => tests.some((test) => test(...date)) };
+}
+
 class CronReader {
   readonly #dialect: Dialect;
   readonly #text: string;
@@ -198,7 +204,7 @@ class CronReader {
       throw this.#error(0, `${fields.length} fields are expected (${fields.join(' ')}), not ${words.length}`);
     const word = (name: FieldName): Word => words[fields.indexOf(name)] ?? { text: name === 'second' ? '0' : '*', at: 0 };
     const values = (name: Exclude<FieldName, 'weekday'>): number[] => ascending(this.#values(word(name), RANGES[name]));
-    const seconds = values('second');
+    const micros = values('second').map((second) => second * MICROS);
     const years = fields.includes('year') && word('year').text !== '*' ? values('year') : undefined;
     return {
       year: (from) => (years ? years.find((year) => year >= from) : from),
@@ -206,10 +212,7 @@ class CronReader {
       isDay: this.#days(word('day'), word('weekday')),
       hours: values('hour'),
       minutes: values('minute'),
-      micros: (from) => {
-        const second = seconds.find((value) => value * 1_000_000 >= from);
-        return second === undefined ? undefined : second * 1_000_000;
-      },
+      micros: (from) => micros.find((value) => value >= from),
     };
   }
 
@@ -233,7 +236,7 @@ class CronReader {
         tests.push((_year, _month, day) => days.has(day));
       }
     }
-    return { isAny: /^[*?]/.test(word.text), test: (...date) => tests.some((test) => test(...date)) };
+    return dayField(word, tests);
   }
 
   /** `L`, `L-3`, `LW`, `15W`: counted from the end, or the nearest day from Monday to Friday of the same month. */
@@ -268,7 +271,7 @@ class CronReader {
         tests.push((...date) => days.has(weekdayOf(...date)));
       }
     }
-    return { isAny: /^[*?]/.test(word.text), test: (...date) => tests.some((test) => test(...date)) };
+    return dayField(word, tests);
   }
 
   *#items({ text, at }: Word): Generator<Word> {
