@@ -44,6 +44,7 @@ export type { Machine, MachineHost, MachineReport, ProgramSpec } from './executo
 export { Connections, parseTarget } from './http/connection.ts';
 export type { ConnectionOptions, Target } from './http/connection.ts';
 export type { HttpRequest, HttpResponse, TlsFiles } from './http/http.ts';
+export { inTime, outdated } from './http/in-time.ts';
 export { PlatformRequests, count, errorOf, failure, fieldsOf, text } from './http/platform-requests.ts';
 export type { PlatformRequest, PlatformRequestsOptions } from './http/platform-requests.ts';
 export { Waits } from './http/waits.ts';

@@ -8,7 +8,9 @@ import {
   decodeResponse,
   encodeRequest,
   errorFromResponse,
+  inTime,
   isRunnerError,
+  outdated,
   parseTarget,
 } from '../../src/plugin.ts';
 import type { Clock, Execution, ExecutorLimits, FaasExecutor, InvokeOptions, JobCall, Target } from '../../src/plugin.ts';
@@ -101,7 +103,8 @@ export class AzureExecutor implements FaasExecutor {
 
   async #invoke(call: JobCall, { deadline, signal, attempt }: InvokeOptions): Promise<Execution> {
     const name = this.#functionOf(call.jobId);
-    const { target, key } = await this.#inTime(this.#door(name, signal), deadline, signal);
+    const wasKnown = this.#doors.has(name);
+    const { target, key } = await inTime(this.#door(name, signal), { deadline, signal, clock: this.#clock });
     const remainingMs = deadline - this.#clock.now();
     const { headers, body } = encodeRequest('octets', call);
     const all = { ...headers, [BLUEPRINT.attempt]: String(attempt), [BLUEPRINT.timeoutMs]: String(Math.max(0, Math.ceil(remainingMs))) };
@@ -115,7 +118,9 @@ export class AzureExecutor implements FaasExecutor {
       responseBytesMax: this.limits.responseBytesMax,
     });
     // Its keys were changed, or another one of the name took its place: the next call asks anew.
-    if (response.status === 401 || response.status === 404) this.#doors.delete(name);
+    const isRefused = response.status === 401 || response.status === 404;
+    if (isRefused) this.#doors.delete(name);
+    if (isRefused && wasKnown) throw outdated(errorFromResponse(response.status, response.body, response.headers));
     const { results, report } = decodeResponse(response, call);
     const requestId = response.headers['x-ms-invocation-id'] ?? response.headers['request-id'];
     return { results, report: { ...report, ...(typeof requestId === 'string' && { requestId }) } };
@@ -153,24 +158,6 @@ export class AzureExecutor implements FaasExecutor {
     } catch (thrown) {
       throw unsent(thrown);
     }
-  }
-
-  /** What is asked of Azure has its own patience; a call has its deadline. */
-  async #inTime<T>(asked: Promise<T>, deadline: number, signal: AbortSignal | undefined): Promise<T> {
-    let cancel = (): void => {};
-    const late = new Promise<never>((_, reject) => {
-      const abort = (): void =>
-        reject(new RunnerError('ABORTED', 'the call was cancelled before it was sent', { cause: signal?.reason, retry: 'safe' }));
-      const cancelTimer = this.#clock.after(Math.max(0, deadline - this.#clock.now()), () =>
-        reject(new RunnerError('EXECUTOR_TIMEOUT', 'the call was not sent before its deadline', { retry: 'safe' })),
-      );
-      signal?.addEventListener('abort', abort, { once: true });
-      cancel = () => {
-        cancelTimer();
-        signal?.removeEventListener('abort', abort);
-      };
-    });
-    return Promise.race([asked, late]).finally(cancel);
   }
 }
 

@@ -1,6 +1,15 @@
 /** Runs jobs in functions of DigitalOcean, through their web addresses: bytes in, bytes out, in one request. */
 
-import { BLUEPRINT, RunnerError, decodeResponse, encodeRequest, isRunnerError } from '../../src/plugin.ts';
+import {
+  BLUEPRINT,
+  RunnerError,
+  decodeResponse,
+  encodeRequest,
+  errorFromResponse,
+  inTime,
+  isRunnerError,
+  outdated,
+} from '../../src/plugin.ts';
 import type { Clock, Execution, ExecutorLimits, FaasExecutor, InvokeOptions, JobCall } from '../../src/plugin.ts';
 import { Actions } from './actions.ts';
 import { Client } from './client.ts';
@@ -41,6 +50,7 @@ export class DigitalOceanExecutor implements FaasExecutor {
   readonly #actions: Actions;
   readonly #webs = new Map<string, Promise<Web>>();
   readonly #running = new Set<Promise<unknown>>();
+  readonly #closing = new AbortController();
   #isClosed = false;
 
   /** Does no I/O. Throws `CONFIG_INVALID`. */
@@ -60,20 +70,23 @@ export class DigitalOceanExecutor implements FaasExecutor {
     return running.finally(() => this.#running.delete(running));
   }
 
+  /** Asks whether the function is there, whatever was known of it. */
   async health(jobId: bigint, { signal }: { readonly signal?: AbortSignal | undefined } = {}): Promise<void> {
-    await this.#web(this.#functionOf(jobId), signal);
+    await this.#ask(this.#functionOf(jobId), signal);
   }
 
   async close(): Promise<void> {
     this.#isClosed = true;
     await Promise.allSettled(this.#running);
+    this.#closing.abort(new RunnerError('EXECUTOR_CLOSED', 'the executor of DigitalOcean is closed'));
     await this.#client.close();
   }
 
   async #invoke(call: JobCall, options: InvokeOptions): Promise<Execution> {
     const { deadline, signal } = options;
     const name = this.#functionOf(call.jobId);
-    const { url, secret } = await this.#web(name, signal).catch((error: unknown) => {
+    const wasKnown = this.#webs.has(name);
+    const { url, secret } = await inTime(this.#web(name), { deadline, signal, clock: this.#clock }).catch((error: unknown) => {
       // Nothing was sent to the function yet.
       throw unsent(error);
     });
@@ -90,7 +103,9 @@ export class DigitalOceanExecutor implements FaasExecutor {
       timeoutMs,
     });
     // It was replaced by another one of the name: the next call asks anew.
-    if (response.status === 401 || response.status === 404) this.#webs.delete(name);
+    const isRefused = response.status === 401 || response.status === 404;
+    if (isRefused) this.#webs.delete(name);
+    if (isRefused && wasKnown) throw outdated(errorFromResponse(response.status, response.body, response.headers));
     const requestId = response.headers['x-openwhisk-activation-id'];
     const { results, report } = decodeResponse(response, call);
     return { results, report: { ...report, ...(typeof requestId === 'string' && { requestId }) } };
@@ -101,10 +116,11 @@ export class DigitalOceanExecutor implements FaasExecutor {
     return typeof given === 'string' ? given : given(jobId);
   }
 
-  #web(name: string, signal: AbortSignal | undefined): Promise<Web> {
+  #web(name: string): Promise<Web> {
     const known = this.#webs.get(name);
     if (known) return known;
-    const asked = this.#ask(name, signal);
+    // Many calls may wait for it: none of them ends it.
+    const asked = this.#ask(name, this.#closing.signal);
     this.#webs.set(name, asked);
     asked.catch(() => this.#webs.delete(name));
     return asked;

@@ -94,6 +94,11 @@ export class Tokens {
     });
   }
 
+  /** Whether the ID token for this audience was fetched before. */
+  keeps(audience: string): boolean {
+    return this.#kept.has(audience);
+  }
+
   /** After a refusal: the next one is fetched anew. */
   forget(): void {
     this.#kept.clear();
@@ -175,7 +180,8 @@ export class Tokens {
   }
 
   async #send(url: string, request: Pick<HttpRequest, 'method' | 'headers' | 'body'>, timeoutMs = TIMEOUT_MS): Promise<HttpResponse> {
-    const target = parseTarget(url);
+    const [address = ''] = url.split('?', 1);
+    const target = parseTarget(address);
     const { search } = new URL(url);
     const response = await this.#connections
       .send(target, {

@@ -7,7 +7,10 @@ import {
   RunnerError,
   decodeResponse,
   encodeRequest,
+  errorFromResponse,
+  inTime,
   isRunnerError,
+  outdated,
   parseTarget,
 } from '../../src/plugin.ts';
 import type { Clock, Execution, ExecutorLimits, FaasExecutor, HttpResponse, InvokeOptions, JobCall, Target } from '../../src/plugin.ts';
@@ -92,7 +95,8 @@ export class GcpExecutor implements FaasExecutor {
   }
 
   async #invoke(call: JobCall, { deadline, signal, attempt }: InvokeOptions): Promise<Execution> {
-    const authorization = await this.#authorization();
+    const wasKept = this.#tokens.keeps(this.#audience);
+    const authorization = await inTime(this.#authorization(), { deadline, signal, clock: this.#clock });
     const { headers, body } = encodeRequest('octets', call);
     const remainingMs = Math.max(0, Math.ceil(deadline - this.#clock.now()));
     const response = await this.#connections.send(this.#target, {
@@ -112,7 +116,12 @@ export class GcpExecutor implements FaasExecutor {
       responseBytesMax: this.limits.responseBytesMax + HEADERS_BYTES,
     });
     this.#forgetRefused(response);
+    if (response.status === 401 && wasKept) throw outdated(errorFromResponse(response.status, response.body, response.headers));
     return decodeResponse(response, call);
+  }
+
+  get #audience(): string {
+    return this.#options.audience ?? this.#options.uri;
   }
 
   #check(signal: AbortSignal | undefined): void {
@@ -123,10 +132,9 @@ export class GcpExecutor implements FaasExecutor {
 
   /** Nothing is sent to the function before this, so that every failure is safe to repeat. */
   async #authorization(): Promise<string[]> {
-    const { public: isPublic = false, audience = this.#options.uri } = this.#options;
-    if (isPublic) return [];
+    if (this.#options.public) return [];
     try {
-      return ['authorization', `Bearer ${await this.#tokens.identity(audience)}`];
+      return ['authorization', `Bearer ${await this.#tokens.identity(this.#audience)}`];
     } catch (error) {
       if (!isRunnerError(error) || error.code !== 'PLATFORM_UNREACHABLE') throw error;
       throw new RunnerError('EXECUTOR_UNREACHABLE', error.message, { cause: error, retry: 'safe' });

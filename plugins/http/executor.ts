@@ -137,7 +137,7 @@ export class HttpFaasExecutor implements FaasExecutor {
       responseBytesMax:
         format === 'octets' ? Math.max(responseBytesMax, ENVELOPE_BYTES_MAX) : responseBytesMax * JSON_BYTES_PER_BYTE + ENVELOPE_BYTES_MAX,
     });
-    this.#learn(endpoint, response);
+    this.#learn(endpoint, response, format);
     return decodeResponse(response, call);
   }
 
@@ -201,13 +201,13 @@ export class HttpFaasExecutor implements FaasExecutor {
   }
 
   /** Under `auto`, what a handler says about itself decides how it is spoken to from then on. */
-  #learn(endpoint: Endpoint, response: HttpResponse): void {
+  #learn(endpoint: Endpoint, response: HttpResponse, sent?: Endpoint['format']): void {
     const { wire = 'auto' } = this.#options;
     if (wire !== 'auto' || this.#isPlatform) return;
     endpoint.isKnown = true;
     const says = response.headers[WIRE_HEADER];
     if (typeof says === 'string') endpoint.format = says.split(/[ ,]+/).includes('v2') ? 'octets' : 'json';
-    else if (endpoint.format === 'octets' && (response.status === 415 || response.status === 400)) {
+    else if (sent === 'octets' && (response.status === 415 || response.status === 400)) {
       // An older handler took the place of the one that was there: it did not understand, so the job did not run.
       endpoint.format = 'json';
       throw new RunnerError(

@@ -1,16 +1,28 @@
 /** Runs jobs in functions of a cluster: straight to the Service from inside, through the API server from outside. */
 
-import { BLUEPRINT, Connections, RunnerError, decodeResponse, encodeRequest, isRunnerError, parseTarget } from '../../src/plugin.ts';
+import {
+  BLUEPRINT,
+  Connections,
+  RunnerError,
+  decodeResponse,
+  encodeRequest,
+  inTime,
+  isRunnerError,
+  outdated,
+  parseTarget,
+} from '../../src/plugin.ts';
 import type { Clock, Execution, ExecutorLimits, FaasExecutor, HttpResponse, InvokeOptions, JobCall, Target } from '../../src/plugin.ts';
 import { Cluster, statusIn } from './client.ts';
 import { revisionHeaders, servingRevision } from './knative.ts';
 import { isInCluster } from './kubeconfig.ts';
+import type { TokenProgram } from './kubeconfig.ts';
 import type { KubernetesExecutorOptions } from './options.ts';
 
 const MIB = 1_024 * 1_024;
 const LIMITS: ExecutorLimits = { requestBytesMax: 6 * MIB, responseBytesMax: 6 * MIB, timeoutMsMax: 24 * 3_600_000 };
 const ENVELOPE_BYTES = 64 * 1_024;
 const HEALTH_MS = 10_000;
+const CONNECTIONS_MAX = 256;
 /** How long a revision is called that may be the one before: it answers still. */
 const REVISION_MS = 5_000;
 
@@ -37,7 +49,7 @@ export class KubernetesExecutor implements FaasExecutor {
   ) {
     this.#options = options;
     this.#clock = clock;
-    this.#cluster = new Cluster(options, { clock, environment });
+    this.#cluster = new Cluster(options, { clock, environment, connectionsMax: CONNECTIONS_MAX });
     this.#direct = new Connections({}, clock);
     this.#isDirect = (options.via ?? (isInCluster(environment) ? 'dns' : 'proxy')) === 'dns';
   }
@@ -87,7 +99,9 @@ export class KubernetesExecutor implements FaasExecutor {
     jobId: bigint,
     request: Pick<Parameters<Connections['send']>[1], 'method' | 'headers' | 'body' | 'deadline' | 'signal'>,
   ): Promise<HttpResponse> {
-    const { connections, target, headers = [] } = await this.#wayTo(this.#functionOf(jobId), request.signal);
+    const way = this.#wayTo(this.#functionOf(jobId), request.signal);
+    const { connections, target, headers = [], program } = await inTime(way, { ...request, clock: this.#clock });
+    const wasKept = program?.keeps();
     const sent = {
       ...request,
       headers: [...(request.headers ?? []), ...headers],
@@ -100,9 +114,12 @@ export class KubernetesExecutor implements FaasExecutor {
         throw new RunnerError('CREDENTIALS_MISSING', error.message, { cause: error });
       throw error;
     });
-    const status = this.#isDirect ? undefined : statusIn(response);
-    if (status) throw refusedBy(status, response.status, this.#functionOf(jobId));
-    return response;
+    // What a job gives may look like anything.
+    const status = this.#isDirect || response.status < 300 ? undefined : statusIn(response);
+    if (!status) return response;
+    const refused = refusedBy(status, response.status, this.#functionOf(jobId));
+    if (response.status === 401) program?.forget();
+    throw response.status === 401 && wasKept ? outdated(refused) : refused;
   }
 
   async #wayTo(name: string, signal: AbortSignal | undefined): Promise<Way> {
@@ -110,11 +127,12 @@ export class KubernetesExecutor implements FaasExecutor {
       const { namespace = await this.#cluster.namespace() } = this.#options;
       return { connections: this.#direct, target: parseTarget(`http://${name}.${namespace}.svc`) };
     }
-    const { connections, target } = await this.#cluster.connections();
+    const { connections, target, program } = await this.#cluster.connections();
     const revision = this.#options.workload === 'knative' ? await this.#revisionOf(name, signal) : undefined;
     const path = await this.#cluster.path('Service', `${revision ?? name}:http`);
     return {
       connections,
+      program,
       target: { ...target, path: `${target.path}${path}/proxy` },
       ...(revision !== undefined && { headers: revisionHeaders(await this.#cluster.namespace(), revision) }),
     };
@@ -135,6 +153,7 @@ interface Way {
   readonly connections: Connections;
   readonly target: Target;
   readonly headers?: readonly string[];
+  readonly program?: TokenProgram | undefined;
 }
 
 /** Nothing was sent to the function. */

@@ -6,6 +6,7 @@ import type { Clock } from '../clock.ts';
 import type { SecretReference } from '../plugin/secret.ts';
 import { HttpClient } from './http.ts';
 import type { HttpRequest, HttpResponse, TlsFiles } from './http.ts';
+import { inTime } from './in-time.ts';
 
 export interface ConnectionOptions {
   /** Sent as `Authorization: Bearer <secret>`. */
@@ -28,17 +29,17 @@ export interface Target {
   readonly path: string;
 }
 
-/** Parses `http://`, `https://` and `unix:/path/of/socket`. Throws `CONFIG_INVALID`. */
+/** Parses `http://`, `https://` and `unix:/path/of/socket`, without a password or a query. Throws `CONFIG_INVALID`. */
 export function parseTarget(url: string): Target {
   if (url.startsWith('unix:/')) return { origin: 'http://localhost', socketPath: url.slice('unix:'.length), path: '' };
   const parsed = URL.parse(url);
   if (!parsed || (parsed.protocol !== 'http:' && parsed.protocol !== 'https:')) {
     throw new RunnerError('CONFIG_INVALID', `${JSON.stringify(url)} is not an address; write http://host, https://host or unix:/path`);
   }
-  if (parsed.username || parsed.password) {
+  if (parsed.username || parsed.password || parsed.search) {
     throw new RunnerError(
       'CONFIG_INVALID',
-      `the address of ${parsed.host} holds a password; give it by reference, as bearer or in headers`,
+      `the address of ${parsed.host} has a password or a query, which is not sent; give it by reference, as bearer or in headers`,
     );
   }
   return { origin: parsed.origin, socketPath: undefined, path: parsed.pathname.replace(/\/+$/, '') };
@@ -94,7 +95,7 @@ export class Connections {
     const headers = [...request.headers];
     for (const [name, secret, prefix] of this.#credentials) {
       const given = secret.read();
-      const value = typeof given === 'string' ? given : await given;
+      const value = typeof given === 'string' ? given : await inTime(given, { ...request, clock: this.#clock });
       // The value itself is not repeated: it is a secret.
       if (!/^[\x20-\x7e]+$/.test(value))
         throw new RunnerError('CONFIG_INVALID', `the secret from ${secret.source} cannot be sent in a header`);

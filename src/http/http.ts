@@ -82,7 +82,7 @@ export interface HttpResponse {
  * - `EXECUTOR_CONNECTION_LOST`: the connection broke after the request was handed to it. A kept-alive connection that the server
  *   closed at that moment looks the same whether or not the server had read the request, so this is never called safe. So does a
  *   server that does not take the client certificate: under TLS 1.3 it says so after the request was written
- * - `EXECUTOR_TIMEOUT`, `ABORTED`: `retry` is `safe` when the request was still waiting for a connection
+ * - `EXECUTOR_TIMEOUT`, `ABORTED`: `retry` is `safe` when the request was still waiting for a connection, or came too late for it
  * - `EXECUTOR_RESPONSE_INVALID`, `PAYLOAD_TOO_LARGE`, `EXECUTOR_CLOSED`
  */
 export class HttpClient {
@@ -150,14 +150,11 @@ export class HttpClient {
   }
 
   #dispatch(pool: Pool, request: HttpRequest): Promise<HttpResponse> {
-    if (request.signal?.aborted) {
-      const cause: unknown = request.signal.reason;
-      return Promise.reject(
-        new RunnerError('ABORTED', `the request to ${this.origin} was cancelled before it was sent`, { cause, retry: 'safe' }),
-      );
-    }
     return new Promise((resolve, reject) => {
       const exchange = new Exchange(this.origin, request, { resolve, reject, deadlines: this.#deadlines });
+      if (request.signal?.aborted) return exchange.abort?.();
+      // What led here may have taken all the time there was: nobody waits for the answer.
+      if (request.deadline <= this.#options.clock.now()) return exchange.expire();
       this.#deadlines.add(exchange);
       pool.dispatch(exchange.options, exchange);
     });
@@ -194,10 +191,10 @@ interface Settle {
 /** One request and its response: undici's handler, written by hand so that nothing is allocated that is not needed. */
 class Exchange extends Expiring implements Dispatcher.DispatchHandler {
   readonly options: Dispatcher.DispatchOptions;
+  readonly abort: (() => void) | undefined;
   readonly #origin: string;
   readonly #request: HttpRequest;
   readonly #settle: Settle;
-  readonly #abort: (() => void) | undefined;
   #controller: Dispatcher.DispatchController | undefined;
   #settled = false;
   #status = 0;
@@ -215,9 +212,9 @@ class Exchange extends Expiring implements Dispatcher.DispatchHandler {
     const { method, path, headers, body, signal } = request;
     this.options = { method, path, headers, body: body ?? null, idempotent: false };
     if (!signal) return;
-    this.#abort = () =>
+    this.abort = () =>
       this.#cancel(this.#error('ABORTED', 'was cancelled', { cause: signal.reason, retry: this.#unsent ? 'safe' : 'idempotent' }));
-    signal.addEventListener('abort', this.#abort, { once: true });
+    signal.addEventListener('abort', this.abort, { once: true });
   }
 
   /** Until undici says that it starts to write, nothing has left this process. */
@@ -310,7 +307,7 @@ class Exchange extends Expiring implements Dispatcher.DispatchHandler {
   #end(): void {
     this.#settled = true;
     this.#settle.deadlines.remove(this);
-    if (this.#abort) this.#request.signal?.removeEventListener('abort', this.#abort);
+    if (this.abort) this.#request.signal?.removeEventListener('abort', this.abort);
   }
 
   #error(

@@ -73,3 +73,16 @@ describe('a platform that throttles', () => {
     expect(told).toEqual([]);
   });
 });
+
+test('a request that was lost on its way may have been carried out: only one that was not sent is safe to repeat', async () => {
+  const server = createServer((request) => request.socket.destroy());
+  await new Promise<void>((resolve) => void server.listen(0, '127.0.0.1', resolve));
+  const connections = new Connections({}, systemClock);
+  closing.push(() => connections.close());
+  const target = parseTarget(`http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+  const requests = new PlatformRequests(target, connections, { clock: systemClock, timeoutMs: 20_000 });
+  const request = { method: 'POST', path: '/invoke', once: true } as const;
+  await expect(requests.send(request)).rejects.toMatchObject({ code: 'PLATFORM_UNREACHABLE', retry: 'idempotent' });
+  await new Promise((resolve) => server.close(resolve));
+  await expect(requests.send(request)).rejects.toMatchObject({ code: 'PLATFORM_UNREACHABLE', retry: 'safe' });
+});

@@ -110,7 +110,9 @@ function deniedOf({ status, body, headers }: HttpResponse): RunnerError {
 function told(thrown: unknown): unknown {
   if (!isRunnerError(thrown)) return thrown;
   const code = SAID[thrown.code];
-  return code === undefined ? thrown : new RunnerError(code, thrown.message, { cause: thrown, details: thrown.details });
+  return code === undefined
+    ? thrown
+    : new RunnerError(code, thrown.message, { cause: thrown, details: thrown.details, retry: thrown.retry });
 }
 
 /** Codes that say more about a deployment than `DEPLOY_FAILED`. */

@@ -44,6 +44,24 @@ const HANDLER_CODES: ReadonlySet<string> = new Set<ErrorCode>([
   'ABORTED',
 ]);
 
+/** What an answer means that does not say it itself. */
+const BY_STATUS: Readonly<Partial<Record<number, ErrorCode>>> = {
+  400: 'WIRE_MALFORMED',
+  401: 'EXECUTOR_UNAUTHORIZED',
+  403: 'EXECUTOR_UNAUTHORIZED',
+  404: 'EXECUTOR_NOT_FOUND',
+  408: 'EXECUTOR_TIMEOUT',
+  409: 'FUNCTION_EXISTS',
+  410: 'EXECUTOR_NOT_FOUND',
+  413: 'PAYLOAD_TOO_LARGE',
+  415: 'WIRE_MALFORMED',
+  422: 'WIRE_MALFORMED',
+  429: 'EXECUTOR_THROTTLED',
+  502: 'EXECUTOR_CONNECTION_LOST',
+  503: 'EXECUTOR_UNAVAILABLE',
+  504: 'EXECUTOR_TIMEOUT',
+};
+
 /** The HTTP status that says a code. */
 export function statusOf(code: ErrorCode): number {
   const { kind, status }: ErrorCodeEntry = ERROR_CODES[code];
@@ -94,35 +112,9 @@ interface ErrorBody {
 
 function judge(status: number, said: ErrorBody, hasRetryAfter: boolean): { readonly code: ErrorCode; readonly retry?: Retry } {
   if (said.code === 'TIMEOUT') return { code: 'EXECUTOR_TIMEOUT' };
-  switch (status) {
-    case 401:
-    case 403:
-      return { code: 'EXECUTOR_UNAUTHORIZED' };
-    case 404:
-    case 410:
-      return { code: 'EXECUTOR_NOT_FOUND' };
-    case 408:
-    case 504:
-      return { code: 'EXECUTOR_TIMEOUT' };
-    case 409:
-      return { code: 'FUNCTION_EXISTS' };
-    case 413:
-      return { code: 'PAYLOAD_TOO_LARGE' };
-    case 429:
-      return { code: 'EXECUTOR_THROTTLED' };
-    case 502:
-      return { code: 'EXECUTOR_CONNECTION_LOST' };
-    case 503:
-      return { code: 'EXECUTOR_UNAVAILABLE', ...(!hasRetryAfter && { retry: 'idempotent' as const }) };
-    case 500:
-      return said.error === undefined ? { code: 'EXECUTOR_RESPONSE_INVALID' } : { code: 'JOB_FAILED' };
-    case 400:
-    case 415:
-    case 422:
-      return { code: 'WIRE_MALFORMED' };
-    default:
-      return { code: 'EXECUTOR_RESPONSE_INVALID' };
-  }
+  if (status === 500 && said.error !== undefined) return { code: 'JOB_FAILED' };
+  if (status === 503 && !hasRetryAfter) return { code: 'EXECUTOR_UNAVAILABLE', retry: 'idempotent' };
+  return { code: BY_STATUS[status] ?? 'EXECUTOR_RESPONSE_INVALID' };
 }
 
 function parseErrorBody(body: Uint8Array): ErrorBody {

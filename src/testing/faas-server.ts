@@ -44,7 +44,7 @@ const MIB = 1024 * 1024;
  *
  * @example
  * const platform = await startFaasServer({ apiKey: 'test' });
- * const executor = new HttpFaasExecutor(platform.url, { mode: 'platform', auth: { bearer: () => 'test' } });
+ * const executor = new HttpFaasExecutor(platform.url, { mode: 'platform', bearer: () => 'test' });
  * await platform.close();
  */
 export async function startFaasServer(options: FaasServerOptions = {}): Promise<FaasServer> {

@@ -139,6 +139,20 @@ describe('what was provably not sent is safe to repeat', () => {
     expect(seen).toBe(2);
   });
 
+  test('a deadline that has passed before', async () => {
+    let seen = 0;
+    const origin = await serve((_, response) => {
+      seen += 1;
+      response.end();
+    });
+    const client = clientOf(origin);
+    await client.send(request());
+    const late = client.send(request({ deadline: Date.now() - 1 }));
+    await expect(late).rejects.toMatchObject({ code: 'EXECUTOR_TIMEOUT', retry: 'safe' });
+    await client.send(request());
+    expect(seen).toBe(2);
+  });
+
   test('a signal that fired before', async () => {
     const client = clientOf('http://127.0.0.1:1');
     await expect(client.send(request({ signal: AbortSignal.abort() }))).rejects.toMatchObject({ code: 'ABORTED', retry: 'safe' });

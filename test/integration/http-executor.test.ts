@@ -125,6 +125,44 @@ describe('plain mode', () => {
     ]);
   });
 
+  test('every binary call that an older handler refuses is safe to repeat, not only the first of those on their way', async () => {
+    let modern = true;
+    const waiting: (() => void)[] = [];
+    const server = createServer((request, response) => {
+      request.resume().on('end', () => {
+        const isBinary = request.headers['content-type'] === 'application/octet-stream';
+        if (modern || !isBinary) {
+          response.writeHead(200, { 'content-type': 'application/json', ...(modern && { 'x-blueprint-wire': 'v1,v2' }) });
+          return void response.end('{"result":[9,8]}');
+        }
+        waiting.push(() => response.writeHead(400).end());
+        // Both are with the handler before the first is answered.
+        if (waiting.length === 2) for (const refuse of waiting) refuse();
+      });
+    });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    cleanUps.push(() => (server.closeAllConnections(), new Promise((resolve) => server.close(resolve))));
+    const executor = executorOf(`http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+    await invoke(executor);
+    modern = false;
+    const refused = await Promise.allSettled([invoke(executor), invoke(executor)]);
+    const safe = { status: 'rejected', reason: { code: 'WIRE_MALFORMED', retry: 'safe' } };
+    expect(refused).toMatchObject([safe, safe]);
+    expect([...((await invoke(executor)).results[0]?.body ?? [])]).toEqual([9, 8]);
+  });
+
+  test('an address with a query is refused without repeating it: it would be lost', () => {
+    for (const make of [
+      () => executorOf('https://jobs.example.org/base?code=hunter2'),
+      () => executorOf('https://jobs.example.org').withJobEndpoint(1, 'https://jobs.example.org/seven?code=hunter2'),
+      () => new HttpFaasDeployer('https://jobs.example.org?code=hunter2'),
+      () => new ManualFaasDeployer({ endpoints: { seven: 'https://jobs.example.org/seven?code=hunter2' } }),
+    ])
+      expect(make).toThrow(
+        expect.objectContaining({ code: 'CONFIG_INVALID', message: expect.not.stringContaining('hunter2') as string }) as Error,
+      );
+  });
+
   test('asks before it sends a large call as JSON, once, and also when nobody answers the question', async () => {
     const large = { ...call(), body: new Uint8Array(100_000) };
     const modern = await serve(({ method, body }) => ({
