@@ -35,7 +35,7 @@ import { ensureSharedRole, sharedRoleCommands, sharedRoleSpec } from './shared-r
 import type { SharedRole } from './shared-role.ts';
 import { removeAll } from './schedule-work.ts';
 import { readEntries } from './schedules.ts';
-import { listStates, notFound, placesIn, readFunction, readLive, stateOf } from './state.ts';
+import { hasOwnRole, listStates, notFound, placesIn, readFunction, readLive, stateOf } from './state.ts';
 import type { PresentFunction, Where } from './state.ts';
 import { aim, readVersions, versionInfo, whenIdle } from './versions.ts';
 
@@ -280,10 +280,10 @@ export class LambdaDeployer implements FaasDeployer {
     const bucket = this.#bucket();
     if (bucket) await removePackages(changes, bucket, { folder: name });
     const own = roleName(name, region, 'role');
-    if (present && lastOf(present.configuration.Role ?? '') !== own) return;
+    if (present && !hasOwnRole(present, own)) return;
     const owner = ownerOf(name, region);
     const role = await ifTold(unlessForeign(readRole(session, own, owner)));
-    if (!role) return;
+    // It is made before the role is.
     if (!present) await removeQueue(session, changes, await ifTold(unlessForeign(readQueue(session, name, owner))));
     await removeRole(session, changes, role);
   }

@@ -156,6 +156,7 @@ export class Ec2Host implements MachineHost {
   async #end(session: Session, changes: Changes, instance: Instance): Promise<void> {
     const id = instance.InstanceId ?? '';
     changes.phase(`ending instance ${id}`);
+    await this.#removeScript(session, changes, tagMap(instance.Tags)[SPEC_TAG]);
     await changes.make({ action: 'delete', resource: 'instance', id }, async () => {
       await session.write('ec2', (ec2, request) => ec2.terminateInstances({ InstanceIds: [id] }, request));
       await reaches(changes, id, ['terminated']);
@@ -174,17 +175,40 @@ export class Ec2Host implements MachineHost {
     { script, wanted }: { readonly script: string; readonly wanted: string },
   ): Promise<string> {
     if (Buffer.byteLength(script) <= USER_DATA_BYTES_MAX) return script;
-    const { bucket, bucketPrefix = 'blueprint-runner/', instanceProfile } = this.#options;
+    const { bucket, instanceProfile } = this.#options;
     if (bucket === undefined || instanceProfile === undefined)
       throw new RunnerError(
         'LIMIT_EXCEEDED',
         `the program needs ${Buffer.byteLength(script)} bytes of user data, EC2 takes ${USER_DATA_BYTES_MAX}: set the options bucket and instanceProfile`,
       );
-    const where = { Bucket: bucket, Key: `${bucketPrefix}programs/${wanted}.sh` };
+    const where = { Bucket: bucket, Key: this.#keyOf(wanted) };
     await changes.make({ action: 'create', resource: 'package', id: `s3://${where.Bucket}/${where.Key}` }, () =>
       session.write('s3', (s3, request) => s3.putObject({ ...where, Body: script }, request)),
     );
     return fetchingUserData(`s3://${where.Bucket}/${where.Key}`);
+  }
+
+  #keyOf(sha256: string): string {
+    return `${this.#options.bucketPrefix ?? 'blueprint-runner/'}programs/${sha256}.sh`;
+  }
+
+  /** An instance fetches it once, with its first start; it holds the environment of the program. */
+  async #removeScript(session: Session, changes: Changes, sha256: string | undefined): Promise<void> {
+    const { bucket: Bucket } = this.#options;
+    if (Bucket === undefined || sha256 === undefined) return;
+    const where = { Bucket, Key: this.#keyOf(sha256) };
+    const id = `s3://${Bucket}/${where.Key}`;
+    try {
+      // A HEAD has no words: its status is all that is said.
+      const isAbsent = (thrown: unknown): boolean => readFailure(rawOf(thrown)).status === 404;
+      if (!(await session.find('s3', (s3, request) => s3.headObject(where, request), isAbsent))) return;
+      await changes.make({ action: 'delete', resource: 'package', id }, () =>
+        session.write('s3', (s3, request) => s3.deleteObject(where, request)),
+      );
+    } catch (error) {
+      if (readFailure(rawOf(error)).status !== 403) throw error;
+      changes.warn(`${id} may still be there: these credentials may not look at it or remove it`);
+    }
   }
 
   async #request(session: Session, { name, tags }: ProgramSpec, wanted: string): Promise<RunInstancesRequest> {

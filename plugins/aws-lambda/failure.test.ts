@@ -24,6 +24,20 @@ describe('a failed invocation says whether the handler was reached', () => {
       'safe',
     ],
     ['reset after it was sent', thrown('Error', 'read ECONNRESET', { code: 'ECONNRESET' }), 'EXECUTOR_CONNECTION_LOST', 'idempotent'],
+    // So node says of a connection whose packets got no answer until a router said that there is no way.
+    [
+      'no way any more',
+      thrown('Error', 'read EHOSTUNREACH', { code: 'EHOSTUNREACH', syscall: 'read' }),
+      'EXECUTOR_CONNECTION_LOST',
+      'idempotent',
+    ],
+    [
+      'broken off',
+      thrown('Error', 'write ECONNABORTED', { code: 'ECONNABORTED', syscall: 'write' }),
+      'EXECUTOR_CONNECTION_LOST',
+      'idempotent',
+    ],
+    ['no way', thrown('Error', 'connect EHOSTUNREACH', { code: 'EHOSTUNREACH', syscall: 'connect' }), 'EXECUTOR_UNREACHABLE', 'safe'],
     ['hung up', thrown('Error', 'socket hang up'), 'EXECUTOR_CONNECTION_LOST', 'idempotent'],
     ['throttled', answered('TooManyRequestsException', 429), 'EXECUTOR_THROTTLED', 'safe'],
     ['throttled by the front', answered('ThrottlingException', 400), 'EXECUTOR_THROTTLED', 'safe'],

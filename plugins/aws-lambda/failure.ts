@@ -10,6 +10,8 @@ export interface AwsFailure {
   readonly message: string;
   /** Of a failed connection, as node says it. */
   readonly code?: string;
+  /** Of the failed connection: `connect`, or what was done on one that was there. */
+  readonly syscall?: string;
   readonly status?: number;
   readonly requestId?: string;
   readonly retryAfterMs?: number;
@@ -53,6 +55,7 @@ export function readFailure(thrown: unknown): AwsFailure {
     readonly name?: unknown;
     readonly message?: unknown;
     readonly code?: unknown;
+    readonly syscall?: unknown;
     readonly errors?: readonly unknown[];
     readonly $metadata?: { readonly httpStatusCode?: number; readonly requestId?: string };
     readonly $response?: { readonly headers?: Readonly<Record<string, string>> };
@@ -67,14 +70,16 @@ export function readFailure(thrown: unknown): AwsFailure {
     name: typeof error.name === 'string' ? error.name : 'Unknown',
     message: (typeof error.message === 'string' && error.message) || inner?.message || 'no reason was given',
     ...(code !== undefined && { code }),
+    ...(typeof error.syscall === 'string' && { syscall: error.syscall }),
     ...(status !== undefined && { status }),
     ...(requestId !== undefined && { requestId }),
     ...(Number.isFinite(wait) && wait >= 0 && { retryAfterMs: wait * 1_000 }),
   };
 }
 
-export function transportOf({ code, name, message, status }: AwsFailure): Transport {
-  if (code !== undefined && NOT_SENT.has(code)) return 'not-sent';
+export function transportOf({ code, name, message, status, syscall }: AwsFailure): Transport {
+  // Routes are lost under connections, too.
+  if (code !== undefined && NOT_SENT.has(code)) return syscall === 'read' || syscall === 'write' ? 'lost' : 'not-sent';
   if (code !== undefined && LOST.has(code)) return 'lost';
   // The SDK's own timers; its message tells the one for the connection.
   if (name === 'TimeoutError') return /without establishing a connection|connection timed out/i.test(message) ? 'not-sent' : 'lost';

@@ -9,7 +9,7 @@ export const MANAGED = { key: 'managed-by', value: 'blueprint-runner' } as const
 export const OWNER_TAG = 'blueprint-runner:function';
 /** Of a function: the aliases that calls go to, the current one first. */
 export const ALIAS_TAG = 'blueprint-runner:alias';
-/** Of a function: what belongs to it elsewhere, `rules`, `scheduler:<group>`, `logs`, `provisioned`. Never less than there is. */
+/** Of a function: what belongs to it elsewhere, `rules`, `scheduler:<group>`, `logs`, `provisioned`, `role`. Never less than there is. */
 export const PARTS_TAG = 'blueprint-runner:parts';
 /** Of a function: hashes of the keys of the user's tags; of a role: of its managed policies. */
 export const KEYS_TAG = 'blueprint-runner:keys';

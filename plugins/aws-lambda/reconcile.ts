@@ -44,7 +44,7 @@ import {
 import type { PresentRole, RoleSpec } from './role.ts';
 import { ScheduleWork } from './schedule-work.ts';
 import { hasGroup } from './schedules.ts';
-import { notFound, placesIn, readFunction, readLive, stateOf } from './state.ts';
+import { ROLE_PART, hasOwnRole, notFound, placesIn, readFunction, readLive, stateOf } from './state.ts';
 import type { PresentFunction, Where } from './state.ts';
 import { ownTags, setTags, tagFunction } from './tags.ts';
 import { aim, hasAlias, versionOf, whenDone, whenIdle, whenReady } from './versions.ts';
@@ -155,7 +155,7 @@ export class Reconciliation {
     const usesOwnRole =
       this.#platform.role === undefined &&
       (!present || isOwnRole(present.configuration.Role, ownRole) || this.#platform.rolePolicies !== undefined);
-    const hadOwnRole = present !== undefined && isOwnRole(present.configuration.Role, ownRole);
+    const hadOwnRole = present !== undefined && hasOwnRole(present, ownRole);
     const hadQueue = lastOf(present?.configuration.DeadLetterConfig?.TargetArn ?? '') === queueName(name);
     const [role, queue, layers, schedules] = await Promise.all([
       usesOwnRole || hadOwnRole ? readRole(session, ownRole, this.#owner) : undefined,
@@ -237,7 +237,8 @@ export class Reconciliation {
     };
   }
 
-  async #create({ alias, usesOwnRole, schedules }: Before, settings: Settings): Promise<FunctionConfiguration | undefined> {
+  async #create(before: Before, settings: Settings): Promise<FunctionConfiguration | undefined> {
+    const { alias, usesOwnRole } = before;
     const { code, config, bucket } = this.#wish;
     if (!code) throw notFound(this.#name, this.#where.region);
     const FunctionName = this.#name;
@@ -245,7 +246,7 @@ export class Reconciliation {
     const source = image === undefined && (await codeSource(this.#session, this.#changes, { code, bucket, folder: FunctionName }));
     const Tags = {
       ...config.tags,
-      ...ownTags({ aliases: [alias], parts: this.#parts(schedules), keys: Object.keys(config.tags ?? {}) }),
+      ...ownTags({ aliases: [alias], parts: this.#parts(before), keys: Object.keys(config.tags ?? {}) }),
     };
     const request = requestOf(settings, Object.keys(settings) as (keyof Settings)[]);
     const create = (): Promise<FunctionConfiguration> =>
@@ -268,8 +269,9 @@ export class Reconciliation {
     return made && whenDone(this.#changes, made);
   }
 
-  async #update(present: PresentFunction, { schedules, alias }: Before, settings: Settings): Promise<FunctionConfiguration | undefined> {
-    await tagFunction(this.#session, this.#changes, { present, alias, tags: this.#wish.config.tags, parts: this.#parts(schedules) });
+  async #update(present: PresentFunction, before: Before, settings: Settings): Promise<FunctionConfiguration | undefined> {
+    const { alias } = before;
+    await tagFunction(this.#session, this.#changes, { present, alias, tags: this.#wish.config.tags, parts: this.#parts(before) });
     const session = this.#session;
     const changes = this.#changes;
     const FunctionName = this.#name;
@@ -366,15 +368,20 @@ export class Reconciliation {
         );
     if (deadLetters !== undefined && deadLetters !== queue?.arn && this.#platform.deadLetters !== true)
       await removeQueue(session, this.#changes, queue);
-    if (!usesOwnRole && this.#platform.role !== undefined) await removeRole(session, this.#changes, role);
+    if (!usesOwnRole) await removeRole(session, this.#changes, role);
     if (present && present.aliases.some((name) => name !== alias)) await setTags(this.#changes, present, ownTags({ aliases: [alias] }));
     const { bucket, code } = this.#wish;
     if (bucket && code && isMoved && present) await removePackages(this.#changes, bucket, { folder: FunctionName, keep: code.sha256 });
   }
 
-  #parts(schedules: ScheduleWork | undefined): readonly string[] {
+  #parts({ schedules, usesOwnRole, role }: Before): readonly string[] {
     const { logRetentionDays, instancesMin = 0 } = this.#wish.config;
-    return [...(schedules?.part ?? []), ...(logRetentionDays === undefined ? [] : ['logs']), ...(instancesMin > 0 ? ['provisioned'] : [])];
+    return [
+      ...(schedules?.part ?? []),
+      ...(logRetentionDays === undefined ? [] : ['logs']),
+      ...(instancesMin > 0 ? ['provisioned'] : []),
+      ...(role && !usesOwnRole ? [ROLE_PART] : []),
+    ];
   }
 }
 

@@ -352,10 +352,15 @@ export async function removeGroup(changes: Changes, group: string, removed: read
   const { Arn } = there;
   const { Tags } = await session.read('scheduler', (scheduler, request) => scheduler.listTagsForResource({ ResourceArn: Arn }, request));
   if (!isManaged(tagMap(Tags))) return;
-  const { Schedules = [] } = await session.read('scheduler', (scheduler, request) =>
-    scheduler.listSchedules({ GroupName: group }, request),
-  );
-  if (Schedules.some(({ Name }) => Name === undefined || !removed.includes(Name))) return;
+  // Those of others go with it: all pages are looked at.
+  let NextToken: string | undefined;
+  do {
+    const page = await session.read('scheduler', (scheduler, request) =>
+      scheduler.listSchedules({ GroupName: group, ...(NextToken !== undefined && { NextToken }) }, request),
+    );
+    if (page.Schedules?.some(({ Name }) => Name === undefined || !removed.includes(Name))) return;
+    NextToken = page.NextToken;
+  } while (NextToken);
   await changes.make({ action: 'delete', resource: 'schedule-group', id: group }, () =>
     session.write('scheduler', (scheduler, request) => scheduler.deleteScheduleGroup({ Name: group }, request)),
   );

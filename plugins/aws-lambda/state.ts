@@ -26,6 +26,12 @@ export interface PresentFunction {
 export const placesIn = (parts: readonly string[]): readonly Place[] =>
   parts.filter((part) => part === 'rules' || part.startsWith('scheduler:')).map(placeOf);
 
+/** Of a function that has another role now: the one of its own may still be there. */
+export const ROLE_PART = 'role';
+
+export const hasOwnRole = ({ configuration, parts }: PresentFunction, name: string): boolean =>
+  lastOf(configuration.Role ?? '') === name || parts.includes(ROLE_PART);
+
 function presentOf(configuration: FunctionConfiguration, tags: Readonly<Record<string, string>>, reserved?: number): PresentFunction {
   return {
     configuration,

@@ -91,17 +91,16 @@ export class Planner {
       gone('container', container, (until) => blobs?.deleteContainer(container, until) ?? Promise.resolve());
     const mine = new Set([names.site(name), names.plan(name)].map((path) => path.toLowerCase()));
     const accountId = names.accountPath.toLowerCase();
-    const others = (await this.#apps.resources(signal)).filter((id) => !mine.has(id) && id !== accountId);
-    const isLast = others.length === 0 && options.storageAccount === undefined;
+    const isAlone = async (until: AbortSignal | undefined): Promise<boolean> =>
+      (await this.#apps.resources(until)).every((id) => mine.has(id) || id === accountId);
+    const isLast = options.storageAccount === undefined && (await isAlone(signal));
     if (isLast && account?.isOurs)
-      gone('storage-account', names.account, (until) =>
-        client.write(`remove the storage account ${names.account}`, {
-          method: 'DELETE',
-          path: names.accountPath,
-          version: STORAGE_VERSION,
-          signal: until,
-        }),
-      );
+      gone('storage-account', names.account, async (until) => {
+        // What came since the plan was made has its packages there.
+        if (!(await isAlone(until))) return;
+        const request = { method: 'DELETE', path: names.accountPath, version: STORAGE_VERSION, signal: until } as const;
+        await client.write(`remove the storage account ${names.account}`, request);
+      });
     if (isLast && group.isOurs && (account === undefined || account.isOurs))
       gone('resource-group', names.group, (until) => this.#removeGroup(until));
     return { steps, warnings: [] };

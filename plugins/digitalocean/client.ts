@@ -78,7 +78,8 @@ export class Client {
   /** Once, with the errors of executors: their `retry` says whether anything was sent. */
   attempt({ method, url, authorization, headers = {}, json, body, signal, timeoutMs = TIMEOUT_MS }: Request): Promise<Response> {
     const { pathname, search } = new URL(url);
-    const { origin, socketPath } = parseTarget(url);
+    const [address = ''] = url.split('?', 1);
+    const { origin, socketPath } = parseTarget(address);
     const all = {
       accept: 'application/json',
       ...(json !== undefined && { 'content-type': 'application/json' }),

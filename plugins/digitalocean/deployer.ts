@@ -107,7 +107,8 @@ export class DigitalOceanDeployer implements FaasDeployer {
     const json = fieldsOf(event);
     if (!json) throw new RunnerError('WIRE_MALFORMED', 'DigitalOcean takes only JSON objects as events', { retry: 'never' });
     const action = version === undefined ? name : `${name}.v${version}`;
-    if (!(await this.#actions.find(action, signal))) throw notFound(action);
+    const found = await this.#actions.find(action, signal);
+    if (!found || (version !== undefined && found.versionOf !== name)) throw notFound(action);
     if (type === 'dry-run') return { body: new Uint8Array(), failed: false };
     const path = `${pathOf(action)}?blocking=${type === 'sync'}&result=false`;
     const response = await this.#namespaces.whisk({ method: 'POST', path, json, signal, once: true, timeoutMs: CALL_MS_MAX });
@@ -182,12 +183,12 @@ export class DigitalOceanDeployer implements FaasDeployer {
     return action;
   }
 
-  #state(action: Action, more: More = {}): FunctionState {
+  async #state(action: Action, more: More = {}): Promise<FunctionState> {
     const { schedules = [], version, resources = [] } = more;
     const { name, config, sha256, updatedAt } = action;
     return {
       name,
-      id: name,
+      id: `${(await this.#namespaces.find(undefined))?.id}/${name}`,
       status: action.isOurs ? 'active' : 'foreign',
       ...(sha256 !== undefined && action.isOurs && { sha256 }),
       ...(version !== undefined && { version }),

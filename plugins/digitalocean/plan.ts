@@ -75,9 +75,11 @@ export class Planner {
     }));
   }
 
-  async #kept(name: string, signal: AbortSignal | undefined): Promise<readonly Kept[]> {
+  /** The newest first. The names of all functions of the namespace are added to `taken`. */
+  async #kept(name: string, signal: AbortSignal | undefined, taken = new Set<string>()): Promise<readonly Kept[]> {
     const kept: Kept[] = [];
     for await (const action of this.#parts.actions.list(signal)) {
+      taken.add(action.name);
       if (action.versionOf !== name || !action.isOurs) continue;
       kept.push({
         name: action.name,
@@ -91,9 +93,9 @@ export class Planner {
 
   async #actionSteps(name: string, { present, code, config, options }: Wish): Promise<Step[]> {
     const { actions } = this.#parts;
-    const fields: string[] = FIELDS.filter(
-      (field) => config[field] !== undefined && canonical(config[field]) !== canonical(present?.config[field]),
-    );
+    // No variables are told as no environment.
+    const before: FunctionConfig = { environment: {}, ...present?.config };
+    const fields: string[] = FIELDS.filter((field) => config[field] !== undefined && canonical(config[field]) !== canonical(before[field]));
     // A namespace that is still to be made tells its runtimes when it is there.
     const kindNow = async (signal: AbortSignal | undefined): Promise<string> => {
       const wanted = present === undefined || config.runtime !== undefined ? await this.#kind(config.runtime, signal) : present.kind;
@@ -136,9 +138,13 @@ export class Planner {
   /** After the function itself: what is kept is what once ran. */
   async #versionSteps(name: string, { code, config, present, options }: Wish & { readonly code: FunctionPackage }): Promise<Step[]> {
     const { actions } = this.#parts;
-    const kept = await this.#kept(name, options.signal);
+    const taken = new Set<string>();
+    const kept = await this.#kept(name, options.signal, taken);
     if (kept.some(({ sha256 }) => sha256 === code.sha256)) return [];
-    const id = `${name}.v${(kept[0]?.number ?? 0) + 1}`;
+    let number = (kept[0]?.number ?? 0) + 1;
+    // A function of another may be called like a version.
+    while (taken.has(`${name}.v${number}`)) number += 1;
+    const id = `${name}.v${number}`;
     const run: Step['run'] = async (signal) => {
       const kind = present?.kind ?? (await this.#kind(config.runtime, signal)) ?? 'nodejs:default';
       const upload = { code, kind, main: config.handler ?? present?.main ?? 'main' };

@@ -3,7 +3,7 @@
 import { Connections, PlatformRequests, RunnerError, Waits, fieldsOf, parseTarget, text } from '../../src/plugin.ts';
 import type { HttpResponse, PlatformRequest } from '../../src/plugin.ts';
 import { clusterAccess } from './kubeconfig.ts';
-import type { Surroundings } from './kubeconfig.ts';
+import type { Surroundings, TokenProgram } from './kubeconfig.ts';
 import type { ClusterOptions } from './options.ts';
 
 export type Fields = Readonly<Record<string, unknown>>;
@@ -70,6 +70,7 @@ interface Access {
   readonly requests: PlatformRequests;
   readonly connections: Connections;
   readonly namespace: string;
+  readonly program: TokenProgram | undefined;
 }
 
 /** One namespace of one cluster. Reads the kubeconfig with the first request. */
@@ -187,9 +188,9 @@ export class Cluster {
   }
 
   /** For calls that are not requests to the platform: the executor. */
-  async connections(): Promise<{ readonly connections: Connections; readonly target: PlatformRequests['target'] }> {
-    const { connections, requests } = await this.#access();
-    return { connections, target: requests.target };
+  async connections(): Promise<Pick<Access, 'connections' | 'program'> & { readonly target: PlatformRequests['target'] }> {
+    const { connections, program, requests } = await this.#access();
+    return { connections, program, target: requests.target };
   }
 
   async close(): Promise<void> {
@@ -210,12 +211,15 @@ export class Cluster {
   }
 
   async #open(): Promise<Access> {
-    const { server, tls, bearer, namespace } = await clusterAccess(this.#options, this.#surroundings);
-    const { clock } = this.#surroundings;
-    const connections = new Connections({ tls, bearer, connectionsMax: 16 }, clock);
-    const options = { clock, timeoutMs: TIMEOUT_MS, denied: deniedOf, waits: this.waits };
-    const requests = new PlatformRequests(parseTarget(server), connections, options);
-    return { requests, connections, namespace };
+    const { server, tls, bearer, namespace, program } = await clusterAccess(this.#options, this.#surroundings);
+    const { clock, connectionsMax = 16 } = this.#surroundings;
+    const connections = new Connections({ tls, bearer, connectionsMax }, clock);
+    const denied = (response: HttpResponse): RunnerError => {
+      if (response.status === 401) program?.forget();
+      return deniedOf(response);
+    };
+    const requests = new PlatformRequests(parseTarget(server), connections, { clock, timeoutMs: TIMEOUT_MS, denied, waits: this.waits });
+    return { requests, connections, namespace, program };
   }
 }
 

@@ -198,7 +198,17 @@ export class KubernetesDeployer implements FaasDeployer {
 
   async #plan(name: string, wish: Parameters<typeof planFor>[1]): Promise<Plan & { readonly present: Present }> {
     const namespace = await this.#cluster.namespace();
-    return { ...planFor(name, wish, { namespace, options: this.#options }), present: wish.present };
+    const plan = planFor(name, wish, { namespace, options: this.#options });
+    // The name of a CronJob is made of two, and another two may make the same.
+    for (const { change } of plan.writes)
+      if (change.resource === 'schedule' && change.action === 'create') await this.#checkFree(name, change.id, wish.options.signal);
+    return { ...plan, present: wish.present };
+  }
+
+  async #checkFree(name: string, cronJob: string, signal: AbortSignal | undefined): Promise<void> {
+    if (!(await this.#cluster.get('CronJob', cronJob, signal))) return;
+    const message = `there is a CronJob ${cronJob} that is not of function ${name}: it is left as it is; give the schedule another name`;
+    throw new RunnerError('RESOURCE_FOREIGN', message, { details: { kind: 'CronJob', name: cronJob } });
   }
 
   async #state(name: string, present: Partial<Present>): Promise<FunctionState | undefined> {

@@ -18,7 +18,18 @@ export interface ClusterAccess {
   readonly server: string;
   readonly tls: TlsFiles;
   readonly bearer: SecretReference | undefined;
+  /** Of a user whose token a program gives. */
+  readonly program?: TokenProgram | undefined;
   readonly namespace: string;
+}
+
+/** It runs once for all who ask at the same time. Its token is kept until it ends, or is refused. */
+export interface TokenProgram {
+  readonly token: () => Promise<string>;
+  /** Whether there is a token from before. */
+  readonly keeps: () => boolean;
+  /** After a refusal: it is asked again. */
+  readonly forget: () => void;
 }
 
 export interface Surroundings {
@@ -26,6 +37,8 @@ export interface Surroundings {
   readonly environment: NodeJS.ProcessEnv;
   /** Of the service account that Kubernetes puts into pods. */
   readonly accountFolder?: string;
+  /** Default 16. */
+  readonly connectionsMax?: number;
 }
 
 type Fields = Readonly<Record<string, unknown>>;
@@ -114,10 +127,13 @@ function accessOf(configs: readonly Config[], options: ClusterOptions, surroundi
   if (cluster.entry['proxy-url'] !== undefined)
     throw invalid(`the cluster ${clusterName} is behind a proxy (proxy-url), which is not supported`);
   const user = named(configs, 'users', textIn(context, 'user') ?? '');
+  const bearer = user && bearerOf(user);
+  const program = user && bearer === undefined ? programOf(user, { ...surroundings, server }) : undefined;
   return {
     server,
     tls: { ...authorityOf(cluster), ...(user && certificateOf(user)) },
-    bearer: user && bearerOf(user, { ...surroundings, server }),
+    bearer: program?.token ?? bearer,
+    program,
     namespace: options.namespace ?? textIn(context, 'namespace') ?? 'default',
   };
 }
@@ -157,23 +173,40 @@ function certificateOf({ entry, folder }: Named): TlsFiles {
   };
 }
 
-function bearerOf({ entry, folder }: Named, surroundings: Surroundings & { readonly server: string }): SecretReference | undefined {
+function bearerOf({ entry, folder }: Named): SecretReference | undefined {
   for (const gone of ['auth-provider', 'username', 'password'])
     if (entry[gone] !== undefined) throw invalid(`the kubeconfig uses ${gone}, which clusters no longer take: use exec`);
   const file = textIn(entry, 'tokenFile');
   if (file !== undefined) return `file:${resolve(folder, file)}`;
   const token = textIn(entry, 'token');
-  if (token !== undefined) return () => token;
-  const exec = fieldsIn(entry['exec']);
-  return exec && execToken(exec, folder, surroundings);
+  return token === undefined ? undefined : () => token;
 }
 
 /** https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins */
-function execToken(
+function programOf({ entry, folder }: Named, surroundings: Surroundings & { readonly server: string }): TokenProgram | undefined {
+  const exec = fieldsIn(entry['exec']);
+  if (!exec) return undefined;
+  const run = runOf(exec, folder, surroundings);
+  let held: ReturnType<typeof run> | undefined;
+  return {
+    async token() {
+      const kept = held;
+      const given = await kept?.catch(() => undefined);
+      if (given && surroundings.clock.now() < given.until) return given.token;
+      // Who comes first runs it; those who waited with it wait for its token.
+      held = held === undefined || held === kept ? run() : held;
+      return (await held).token;
+    },
+    keeps: () => held !== undefined,
+    forget: () => (held = undefined),
+  };
+}
+
+function runOf(
   exec: Fields,
   folder: string,
-  { clock, environment, server }: Surroundings & { readonly server: string },
-): () => Promise<string> {
+  { environment, server }: Surroundings & { readonly server: string },
+): () => Promise<{ readonly token: string; readonly until: number }> {
   const apiVersion = textIn(exec, 'apiVersion') ?? '';
   const command = textIn(exec, 'command') ?? '';
   if (!EXEC_VERSIONS.includes(apiVersion))
@@ -187,9 +220,7 @@ function execToken(
     kind: 'ExecCredential',
     spec: { interactive: false, ...(exec['provideClusterInfo'] === true && { cluster: { server } }) },
   };
-  let held: { readonly token: string; readonly until: number } | undefined;
   return async () => {
-    if (held && clock.now() < held.until) return held.token;
     const env = { ...environment, ...Object.fromEntries(variables), KUBERNETES_EXEC_INFO: JSON.stringify(info) } as NodeJS.ProcessEnv;
     const { stdout } = await promisify(execFile)(command.includes('/') ? resolve(folder, command) : command, args, {
       env,
@@ -199,8 +230,7 @@ function execToken(
         `the program ${command}, which gives the token of the cluster, failed: ${cause.stderr?.trim().split('\n')[0] || cause.message.split('\n')[0]}`,
       );
     });
-    held = tokenIn(stdout, command);
-    return held.token;
+    return tokenIn(stdout, command);
   };
 }
 

@@ -57,7 +57,7 @@ const SETTINGS = [
   'tags',
 ] as const;
 
-/** Throws `SCHEDULE_INVALID`, `SCHEDULE_LOSSY`, `LIMIT_EXCEEDED`. */
+/** Throws `SCHEDULE_INVALID`, `SCHEDULE_LOSSY`, `LIMIT_EXCEEDED`; `CONFIG_INVALID` for two schedules that would have one name. */
 export function planFor(
   name: string,
   wish: Wish,
@@ -83,6 +83,15 @@ export function planFor(
   };
   const schedules = (whole.schedules ?? []).map((schedule) => cronJobsOf(spec, schedule, deploy.strict ?? false));
   const names = schedules.flatMap(({ manifests }) => manifests.map(({ metadata }) => metadata.name));
+  const twice = names.find((each, index) => names.indexOf(each) !== index);
+  if (twice !== undefined)
+    throw new RunnerError(
+      'CONFIG_INVALID',
+      `two schedules of function ${name} would be the CronJob ${twice}: give one of them another name`,
+      {
+        details: { name, cronJob: twice },
+      },
+    );
   return {
     writes: [
       ...rootWrites(spec, present),

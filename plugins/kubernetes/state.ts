@@ -225,7 +225,7 @@ export function stateOf(name: string, present: Partial<Present>, { options, name
   const { metadata } = workload;
   return {
     name,
-    id: `${namespace}/${name}`,
+    id: metadata.uid ?? `${namespace}/${name}`,
     status: isForeign ? 'foreign' : status,
     ...(reason !== undefined && !isForeign && { reason }),
     endpoint: `http://${name}.${namespace}.svc`,

@@ -1,5 +1,6 @@
 /** Functions as CloudFormation and as SAM templates. */
 
+import { createHash } from 'node:crypto';
 import { ALIAS, BASIC_POLICY, invocation, lambdaSchedules, lambdaSettings, logicalId, packageFiles, trust } from './export-functions.ts';
 import type { LambdaSchedule } from './export-functions.ts';
 import { json } from './export-files.ts';
@@ -38,6 +39,7 @@ export function cloudFormation(input: ExportInput): Exported {
 function functionResources(fn: ExportedFunction): Record<string, object> {
   const { name } = fn;
   const settings = lambdaSettings(fn);
+  const version = logicalId(name, `Version${digestOf(fn)}`);
   const tags = [MANAGED_TAG, ...Object.entries(settings.tags).map(([Key, Value]) => ({ Key, Value }))];
   return {
     [logicalId(name, 'Role')]: {
@@ -69,8 +71,7 @@ function functionResources(fn: ExportedFunction): Record<string, object> {
         Tags: tags,
       },
     },
-    // A version belongs to one package: another package makes another one, and the old one stays for a rollback.
-    [logicalId(name, `Version${fn.code.sha256.slice(0, 8)}`)]: {
+    [version]: {
       Type: 'AWS::Lambda::Version',
       DeletionPolicy: 'Retain',
       UpdateReplacePolicy: 'Retain',
@@ -81,12 +82,23 @@ function functionResources(fn: ExportedFunction): Record<string, object> {
       Properties: {
         Name: ALIAS,
         FunctionName: { Ref: logicalId(name) },
-        FunctionVersion: { 'Fn::GetAtt': [logicalId(name, `Version${fn.code.sha256.slice(0, 8)}`), 'Version'] },
+        FunctionVersion: { 'Fn::GetAtt': [version, 'Version'] },
         ...(fn.config.instancesMin !== undefined &&
           fn.config.instancesMin > 0 && { ProvisionedConcurrencyConfig: { ProvisionedConcurrentExecutions: fn.config.instancesMin } }),
       },
     },
   };
+}
+
+/**
+ * Of all that a version keeps: what differs in it makes another version, which calls go to, and the old one stays for a rollback. Under the
+ * same name CloudFormation would change the function alone; under another one it is refused a version that differs in nothing.
+ */
+function digestOf(fn: ExportedFunction): string {
+  const { tags: _, logRetentionDays: __, environment, ...settings } = lambdaSettings(fn);
+  const variables = Object.entries(environment).toSorted(([a], [b]) => (a < b ? -1 : 1));
+  const kept = JSON.stringify([fn.code.sha256, fn.config.description ?? '', settings, variables]);
+  return createHash('sha256').update(kept).digest('hex').slice(0, 8);
 }
 
 function scheduleResources({ name }: ExportedFunction, schedules: readonly LambdaSchedule[]): Record<string, object> {
@@ -141,6 +153,8 @@ export function sam(input: ExportInput): Exported {
         EphemeralStorage: { Size: settings.ephemeralMb },
         Architectures: [settings.architecture],
         AutoPublishAlias: ALIAS,
+        // Without it another configuration of the same package is no version, and calls never get it.
+        AutoPublishAliasAllProperties: true,
         ...(Object.keys(settings.environment).length > 0 && { Environment: { Variables: settings.environment } }),
         ...(fn.config.concurrencyMax !== undefined && { ReservedConcurrentExecutions: fn.config.concurrencyMax }),
         Tags: { [MANAGED_TAG.Key]: MANAGED_TAG.Value, ...settings.tags },

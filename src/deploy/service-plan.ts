@@ -59,12 +59,6 @@ export function checkNames(plan: ServicePlan, host: PluginReference, records: Pi
   }
 }
 
-/** The options of its deployer may have changed, and it is the same function still. */
-export function isSameFunction(one: RecordedFunction, other: RecordedFunction): boolean {
-  if (one.name !== other.name || one.deployer.use !== other.deployer.use) return false;
-  return JSON.stringify(one.deployer) === JSON.stringify(other.deployer) || (one.id === other.id && one.endpoint === other.endpoint);
-}
-
 /** What is known of the job from an earlier deployment stays, when its place stays. */
 export function recordedJob(job: JobPlan, earlier: RecordedJob | undefined): RecordedJob {
   const { name, place, reason } = job;

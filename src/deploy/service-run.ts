@@ -8,8 +8,8 @@ import { mapLimited } from '../map-limited.ts';
 import type { PluginRegistry } from '../plugin/registry.ts';
 import type { RunnerManifest } from '../runner/manifest.ts';
 import { freePort } from './port.ts';
-import type { PluginReference, RecordedJob, ServiceRecord, ServiceRecords } from './record.ts';
-import { functionNameOf, isSameFunction, leftoversOf, orchestratorNameOf, recordedJob } from './service-plan.ts';
+import type { PluginReference, RecordedFunction, RecordedJob, ServiceRecord, ServiceRecords } from './record.ts';
+import { functionNameOf, leftoversOf, orchestratorNameOf, recordedJob } from './service-plan.ts';
 import type { JobPlan, ServicePlan } from './service-plan.ts';
 
 /** What every operation on services needs. */
@@ -99,14 +99,25 @@ export class DeployRun {
     const machine = await this.#orchestrate(hostOf);
     // Calls go to the new places now: what is left of the old ones may go.
     for (const left of this.#record.leftovers) {
-      const isInUse = Object.values(this.#record.jobs).some(({ function: used }) => used && isSameFunction(used, left));
-      if (!isInUse)
+      if (!(await this.#isInUse(left, deployerOf)))
         this.#changes.push(...(await unlessForeign(async () => (await deployerOf(left.deployer)).remove(left.name, this.#options))));
       this.#save({ leftovers: this.#record.leftovers.filter((other) => other !== left) });
     }
     this.#save({ status: 'deployed' });
     this.#note('deployed', `${this.#changes.length} changes`);
     return { record: this.#record, ...(machine && { machine }), changes: this.#changes, warnings: this.#warnings };
+  }
+
+  /** The options of its deployer may have changed, and it is the same function still: that is the platform's to say, not the record's. */
+  async #isInUse(left: RecordedFunction, deployerOf: (reference: PluginReference) => Promise<FaasDeployer>): Promise<boolean> {
+    const used = Object.values(this.#record.jobs)
+      .flatMap((job) => job.function ?? [])
+      .filter(({ name, deployer }) => name === left.name && deployer.use === left.deployer.use);
+    if (used.length === 0) return false;
+    if (used.some(({ deployer }) => JSON.stringify(deployer) === JSON.stringify(left.deployer))) return true;
+    const { signal } = this.#options;
+    const there = await (await deployerOf(left.deployer)).describe(left.name, signal && { signal });
+    return used.some(({ id, endpoint }) => there !== undefined && id === there.id && endpoint === there.endpoint);
   }
 
   failed(error: RunnerError): void {

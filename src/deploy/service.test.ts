@@ -19,11 +19,16 @@ const unused = (): never => {
 
 /** A platform and a host in memory, that tell in which order they were asked. */
 class World {
+  readonly place: string;
   readonly functions = new Map<string, FunctionState>();
   readonly programs = new Map<string, ProgramSpec>();
   readonly log: string[] = [];
   readonly foreign = new Set<string>();
   failing = new Set<string>();
+
+  constructor(place = '') {
+    this.place = place;
+  }
 
   deployer(use: string): FaasDeployer {
     const report = (state: FunctionState | undefined, action: 'create' | 'delete' | undefined, name: string): DeployReport => ({
@@ -41,7 +46,7 @@ class World {
         this.log.push(`${use} deploys ${name}`);
         const state: FunctionState = {
           name,
-          id: `${use}:${name}`,
+          id: `${use}:${this.place}${name}`,
           status: 'active',
           sha256,
           config,
@@ -298,6 +303,38 @@ describe('a deployment', () => {
     await operator().deploy({ ...PLAN, jobs: PLAN.jobs.filter(({ id }) => id !== '1') }, PARTS);
     expect(world.log).toEqual(['process runs blueprint-7-orchestrator', 'aws-lambda removes blueprint-7-job-1']);
     expect([Object.keys(read().jobs), read().leftovers, [...world.functions.keys()]]).toEqual([['0', '2'], [], ['blueprint-7-job-0']]);
+  });
+
+  test.each([true, false])('what was begun with other options, and is the function of now, stays (fallback: %s)', async (fallback) => {
+    world.failing.add('blueprint-7-job-1');
+    await operator()
+      .deploy({ ...PLAN, fallback }, PARTS)
+      .catch(() => undefined);
+    world.failing.clear();
+    const corrected = { ...AWS, options: { ...AWS.options, bucket: 'packages' } };
+    const jobs = PLAN.jobs.map((job) => (job.deployer ? { ...job, deployer: corrected } : job));
+    await operator().deploy({ ...PLAN, jobs, fallback }, PARTS);
+    expect([...world.functions.keys()].toSorted()).toEqual(['blueprint-7-job-0', 'blueprint-7-job-1']);
+    expect([read().status, read().leftovers]).toEqual(['deployed', []]);
+  });
+
+  test('what was begun elsewhere goes, also when its job runs in the orchestrator now', async () => {
+    const elsewhere = new World('eu-central-1:');
+    const plugins = {
+      deployer: async (use: string, options?: unknown) =>
+        (JSON.stringify(options) === JSON.stringify(AWS.options) ? world : elsewhere).deployer(use),
+      host: async (use: string) => world.host(use),
+    };
+    await operator({ plugins }).deploy(PLAN, PARTS);
+    // Its answer was lost: the record does not know that it is there.
+    const { id: _, sha256: __, executor: ___, ...begun } = read().jobs['1']?.function ?? { deployer: AWS, name: '' };
+    records.write({ ...read(), jobs: { ...read().jobs, 1: { name: 'b', place: 'function', reason: 'fits', function: begun } } });
+    elsewhere.failing.add('blueprint-7-job-1');
+    const moved = { ...AWS, options: { region: 'eu-central-1' } };
+    const jobs = PLAN.jobs.map((job) => (job.deployer ? { ...job, deployer: moved } : job));
+    await operator({ plugins }).deploy({ ...PLAN, jobs }, PARTS);
+    expect([...world.functions.keys()]).toEqual([]);
+    expect([...elsewhere.functions.keys()]).toEqual(['blueprint-7-job-0']);
   });
 
   test('an orchestrator that moves to another host ends before the new one starts', async () => {

@@ -398,6 +398,64 @@ describe('what goes wrong', () => {
     expect((await iam.listRoles({})).Roles?.map(({ RoleName }) => RoleName)).toEqual(['theirs']);
   });
 
+  testMoto('what is removed after a deployment that broke off leaves nothing, wherever it broke off', async () => {
+    const bare = await snapshotOf(world);
+    // moto does not know which queue a function has.
+    for (const deadLetters of [true, false]) {
+      const config: FunctionConfig = { schedules: [WEEKDAYS], platform: platformOf({ deadLetters, scheduleGroup: 'nightly' }) };
+      for (let writes = 1, isWhole = false; !isWhole; writes += 1) {
+        world.proxy.cutAfter(writes);
+        isWhole = await deployer.deploy(NAME, code, config).then(
+          () => true,
+          () => false,
+        );
+        world.proxy.cutAfter(undefined);
+        if (deadLetters && (await deployer.describe(NAME))) break;
+        await deployer.remove(NAME);
+        expect([writes, await snapshotOf(world)]).toEqual([writes, bare]);
+      }
+      await empty();
+    }
+  });
+
+  testMoto('a group of schedules stays while another page of it has some of others', async () => {
+    await deployer.deploy(NAME, code, { schedules: [WEEKDAYS], platform: platformOf({ scheduleGroup: 'nightly' }) });
+    world.proxy.answer = (operation) => {
+      const { pathname, searchParams } = new URL(operation.replace(/^GET /, ''), world.proxy.url);
+      if (pathname !== '/schedules' || searchParams.has('NamePrefix')) return undefined;
+      const page = searchParams.has('NextToken')
+        ? { Schedules: [{ Name: 'theirs', GroupName: 'nightly' }] }
+        : { NextToken: 'more', Schedules: [] };
+      return { status: 200, headers: { 'content-type': 'application/json' }, body: JSON.stringify(page) };
+    };
+    const { changes } = await deployer.remove(NAME);
+    expect(changes.map(({ resource }) => resource)).not.toContain('schedule-group');
+    expect((await scheduler.listScheduleGroups({})).ScheduleGroups?.map(({ Name }) => Name)).toContain('nightly');
+  });
+
+  testMoto('a role that is given takes the place of the one that was made, wherever it broke off', async () => {
+    const AssumeRolePolicyDocument = '{"Version":"2012-10-17","Statement":[]}';
+    const theirs = await iam.createRole({ RoleName: 'theirs', AssumeRolePolicyDocument });
+    const bare = await snapshotOf(world);
+    const wanted = { platform: platformOf({ role: theirs.Role?.Arn ?? '' }) };
+    for (let writes = 1, isWhole = false; !isWhole; writes += 1) {
+      await deployer.deploy(NAME, code, {});
+      world.proxy.cutAfter(writes);
+      isWhole = await deployer.deploy(NAME, code, wanted).then(
+        () => true,
+        () => false,
+      );
+      world.proxy.cutAfter(undefined);
+      // Every other time it is removed as it is.
+      if (writes % 2 === 0) {
+        await deployTwice(wanted);
+        expect([writes, (await snapshotOf(world)).roles.map(({ RoleName }) => RoleName)]).toEqual([writes, ['theirs']]);
+      }
+      await deployer.remove(NAME);
+      expect([writes, await snapshotOf(world)]).toEqual([writes, bare]);
+    }
+  });
+
   testMoto('after a rollback the configuration alone is refused, and code keeps the configuration that calls had', async () => {
     await deployer.deploy(NAME, code, { memoryMb: 256 });
     await deployer.deploy(NAME, handlerPackage('b'), { memoryMb: 512 });

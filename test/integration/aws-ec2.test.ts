@@ -134,7 +134,18 @@ describe('a program on EC2', () => {
       const { Contents = [] } = await s3.listObjectsV2({ Bucket: 'code' });
       const script = await (await s3.getObject({ Bucket: 'code', Key: Contents[0]?.Key ?? '' })).Body?.transformToString();
       expect(script).toContain('systemctl enable --now blueprint-runner');
+      const keys = async (): Promise<unknown[]> => ((await s3.listObjectsV2({ Bucket: 'code' })).Contents ?? []).map(({ Key }) => Key);
+      await through.run({ ...large, environment: { RPC_URL: 'http://elsewhere' } });
+      const [second, ...more] = await keys();
+      expect([second === Contents[0]?.Key, more]).toEqual([false, []]);
+      // Whose credentials may not remove it can end the program all the same.
+      world.proxy.answer = (operation) => (operation.startsWith('HEAD /code/') ? { status: 403, body: '' } : undefined);
+      const { warnings } = await through.terminate('orchestrator');
+      expect(warnings).toEqual([`s3://code/${String(second)} may still be there: these credentials may not look at it or remove it`]);
+      world.proxy.answer = undefined;
+      await through.run(large);
       await through.terminate('orchestrator');
+      expect(await keys()).toEqual([second]);
       await ec2.runInstances({
         ImageId: imageId,
         MinCount: 1,

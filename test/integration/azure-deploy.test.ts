@@ -286,6 +286,20 @@ describe('removal', () => {
     expect(emulator.groups.size).toBe(0);
   });
 
+  it('leaves group and storage to what came while it was under way', async () => {
+    await deployerWith().deploy(NAME, codeOf('a'), CONFIG);
+    const made: unknown[] = [];
+    const onProgress = ({ step }: { readonly step: string }): void => {
+      if (step.startsWith('delete plan')) made.push(platform.makeForeign?.('late'));
+    };
+    await deployerWith().remove(NAME, { onProgress });
+    await Promise.all(made);
+    expect(made).toHaveLength(1);
+    expect([...emulator.groups.values()].map(({ accounts, apps }) => [accounts.size, [...apps.keys()]])).toEqual([[1, ['late']]]);
+    await deployerWith().deploy('two', codeOf('b'), CONFIG);
+    expect((await deployerWith().describe('two'))?.status).toBe('active');
+  });
+
   it('of the last function leaves a storage account that was named, and its group', async () => {
     const storageAccount = 'givenbysomebody';
     await deployerWith({ storageAccount }).deploy(NAME, codeOf('a'), CONFIG);

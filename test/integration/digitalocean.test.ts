@@ -237,6 +237,38 @@ test('three versions are kept, and a rollback can be rolled forward', async () =
   expect(onlyNamespace(emulator).whisk.actions.size).toBe(0);
 });
 
+test('a function that is called like a version stays as it is, whoever made it', async () => {
+  const emulator = await start();
+  const deployer = deployerOf(emulator);
+  await deployer.deploy('hello.v1', packageOf(HELLO), CONFIG);
+  const theirs = packageOf(HELLO.replace('hello', 'servus'));
+  const client = openWhisk(emulator, onlyNamespace(emulator));
+  await client.actions.create({ name: 'hello.v2', action: Buffer.from(theirs.zip), kind: 'nodejs:22' });
+  const { changes } = await deployer.deploy('hello', packageOf(HELLO.replace('hello', 'other')), CONFIG);
+  expect(changes.map(({ resource, id }) => `${resource} ${id}`)).toEqual(['function hello', 'version hello.v3']);
+  expect(await deployer.describe('hello.v1')).toMatchObject({ status: 'active', sha256: packageOf(HELLO).sha256 });
+  expect(await client.actions.get({ name: 'hello.v2' })).toMatchObject({ exec: { code: Buffer.from(theirs.zip).toString('base64') } });
+  const event = new TextEncoder().encode('{}');
+  await expect(deployer.invoke('hello', event, { version: '2' })).rejects.toMatchObject({ code: 'FUNCTION_NOT_FOUND' });
+});
+
+test('an empty environment is written once', async () => {
+  const emulator = await start();
+  const deployer = deployerOf(emulator);
+  await deployer.deploy('hello', packageOf(HELLO), CONFIG);
+  const bare = { ...CONFIG, environment: {} };
+  expect((await deployer.deploy('hello', packageOf(HELLO), bare)).changes).toMatchObject([{ fields: ['environment'] }]);
+  expect((await deployer.deploy('hello', packageOf(HELLO), bare)).changes).toEqual([]);
+});
+
+test('functions of one name in two namespaces have two ids', async () => {
+  const emulator = await start();
+  const deployed = await Promise.all(
+    ['mine', 'yours'].map((namespace) => deployerOf(emulator, { namespace }).deploy('hello', packageOf(HELLO), CONFIG)),
+  );
+  expect(new Set(deployed.map(({ state }) => state?.id)).size).toBe(2);
+});
+
 test('a wrong token is EXECUTOR_UNAUTHORIZED in the words of the platform', async () => {
   const emulator = await start();
   await expect(deployerOf(emulator, { token: () => 'another' }).describe('hello')).rejects.toMatchObject({

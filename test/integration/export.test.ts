@@ -11,6 +11,7 @@ import { buildHandler } from '../../src/deploy/package.ts';
 import { exportPlan } from '../../src/deploy/export.ts';
 import type { ExportFormat } from '../../src/deploy/export.ts';
 import type { ExportInput } from '../../src/deploy/export-files.ts';
+import type { FunctionConfig } from '../../src/executor/deployer.ts';
 import { calendar, periodic } from '../../src/schedule/schedule.ts';
 import { requirePeer, runs } from '../require.ts';
 import { probeMoto, startMoto } from '../support/moto.ts';
@@ -136,6 +137,25 @@ describe('templates of AWS', () => {
     },
     240_000,
   );
+
+  it('another configuration of the same package is another version, and one that differs in nothing is not', () => {
+    const [first] = input.functions;
+    if (!first) throw new Error('there is a function');
+    const resourcesOf = (format: ExportFormat, config: FunctionConfig): [string, { Type: string; Properties: object }][] => {
+      const template = String(exportPlan(format, { functions: [{ ...first, config }] }).files['template.json']);
+      return Object.entries((JSON.parse(template) as { Resources: Record<string, { Type: string; Properties: object }> }).Resources);
+    };
+    const versionOf = (config: FunctionConfig) =>
+      resourcesOf('cloudformation', config).find(([, { Type }]) => Type === 'AWS::Lambda::Version')?.[0];
+    const bare = versionOf({ memoryMb: 512, environment: { A: '1', B: '2' } });
+    expect(versionOf({ environment: { B: '2', A: '1' }, memoryMb: 512, tags: { team: 'a' }, concurrencyMax: 3 })).toBe(bare);
+    const others = [{ memoryMb: 1_024 }, { timeoutMs: 9_000 }, { environment: { A: '2', B: '2' } }, { description: 'other' }];
+    const all = others.map((other) => versionOf({ memoryMb: 512, environment: { A: '1', B: '2' }, ...other }));
+    expect(new Set([bare, ...all]).size).toBe(5);
+    expect(resourcesOf('sam', {}).map(([, { Properties }]) => Properties)).toContainEqual(
+      expect.objectContaining({ AutoPublishAlias: 'live', AutoPublishAliasAllProperties: true }),
+    );
+  });
 
   it('names what a schedule loses, and how the files are used', () => {
     const [first] = input.functions;

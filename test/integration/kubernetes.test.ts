@@ -299,6 +299,37 @@ describe('deployments', () => {
     expect([exitCode, lines[0]]).toEqual([1, expect.stringContaining('status 500: out of eggs')]);
   });
 
+  test('a CronJob of another function, or of nobody, stays as it is', async () => {
+    const { deployer } = await start();
+    const kubernetes = deployer();
+    const at = (name: string, expression = '*-*-* 09:00') => ({
+      schedules: [{ name, schedule: { kind: 'calendar', expression } as const }],
+    });
+    await kubernetes.deploy('report', echo(), at('weekly-sums'));
+    const taken = kubernetes.deploy('report-weekly', echo(), at('sums', '*-*-* 17:00'));
+    await expect(taken).rejects.toMatchObject({ code: 'RESOURCE_FOREIGN', details: { kind: 'CronJob', name: 'report-weekly-sums' } });
+    expect((await kubernetes.describe('report'))?.config.schedules).toEqual(at('weekly-sums').schedules);
+    expect(await kubernetes.describe('report-weekly')).toBeUndefined();
+  });
+
+  test('two schedules that would be one CronJob are refused before anything is written', async () => {
+    const { deployer } = await start();
+    const kubernetes = deployer();
+    const schedules = [
+      { name: 'often', schedule: { kind: 'periodic', periodMs: 90 * 60_000 } as const },
+      { name: 'often-2', schedule: { kind: 'calendar', expression: '*-*-* 12:00' } as const },
+    ];
+    await expect(kubernetes.deploy('report', echo(), { schedules })).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
+    expect(await kubernetes.describe('report')).toBeUndefined();
+  });
+
+  test('functions of one name in two clusters have two ids', async () => {
+    const first = await (await start()).deployer().deploy('report', echo(), {});
+    const second = await (await start()).deployer().deploy('report', echo(), {});
+    expect(second.changes).toHaveLength(first.changes.length);
+    expect(second.state?.id).not.toBe(first.state?.id);
+  });
+
   test('a call without an answer runs in a Job; a large event is a file of it', async () => {
     const { emulator, deployer } = await start();
     await deployer().deploy('count', echo(), {});
