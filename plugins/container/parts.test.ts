@@ -1,7 +1,7 @@
 /** What needs no engine: numbers, ends, output, layers, tars, control groups. */
 
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, readlinkSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { PassThrough } from 'node:stream';
@@ -10,10 +10,12 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/plugin.ts';
 import { FakeClock } from '../../src/testing/fake-clock.ts';
 import { Freezer, memoryFolders, memoryOf, oomKillsOf } from './cgroup.ts';
+import { LABELS } from './container-options.ts';
 import { mergedLayers } from './layers.ts';
 import { resourcesOf } from './limits.ts';
 import { endOf } from './outcome.ts';
 import { InstanceOutput } from './output.ts';
+import { RuncBackend } from './runc.ts';
 import { seccompProfile } from './seccomp.ts';
 import { tarOf } from './tar.ts';
 import type { RootEntry } from './tar.ts';
@@ -250,6 +252,20 @@ describe('control groups', () => {
     await expect(unified?.freeze(clock, 3)).rejects.toThrow(/cannot be stopped/);
     expect(readFileSync(join(root, 'system.slice/docker-abc.scope/cgroup.freeze'), 'utf8')).toBe('0');
     expect(Freezer.of('', root)).toBe(undefined);
+  });
+});
+
+describe('what an earlier process left of runc', () => {
+  it('is removed by its owner; what its machine did not write to the end is nobody to tell of', async () => {
+    const labels = (owner: string): string => JSON.stringify({ annotations: { [LABELS.owner]: owner, [LABELS.boot]: 'earlier' } });
+    write('runc/bundles/mine/config.json', labels('me'));
+    write('runc/bundles/theirs/config.json', labels('another'));
+    write('runc/bundles/empty/config.json', '');
+    write('runc/bundles/half/config.json', labels('me').slice(0, -4));
+    mkdirSync(join(folder, 'runc/bundles/none'));
+    const backend = new RuncBackend({ folder: join(folder, 'runc'), runcPath: join(folder, 'no-runc') });
+    expect(await backend.reapStale('me')).toBe(1);
+    expect(readdirSync(join(folder, 'runc/bundles')).toSorted()).toEqual(['empty', 'half', 'none', 'theirs']);
   });
 });
 

@@ -346,11 +346,15 @@ function killProcess(pid: number): void {
   }
 }
 
+/** Undefined when the file is not there or not complete: somebody writes it now, or was killed before anything was started with it. */
 async function annotationsOf(bundle: string): Promise<Readonly<Record<string, string>> | undefined> {
-  const text = await readFile(join(bundle, 'config.json'), 'utf8').catch(() => undefined);
-  if (text === undefined) return undefined;
-  // Our own file.
-  return (JSON.parse(text) as { annotations?: Readonly<Record<string, string>> }).annotations;
+  try {
+    // Our own file.
+    return (JSON.parse(await readFile(join(bundle, 'config.json'), 'utf8')) as { annotations?: Readonly<Record<string, string>> })
+      .annotations;
+  } catch {
+    return undefined;
+  }
 }
 
 async function hasUnifiedCgroups(): Promise<boolean> {

@@ -1,7 +1,7 @@
 /** Instances as processes of this machine: sandboxed, limited, and where it can be, waiting before they are needed. */
 
 import { createHash, randomUUID } from 'node:crypto';
-import { chmodSync, existsSync, mkdirSync, realpathSync, renameSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, lstatSync, mkdirSync, realpathSync, renameSync, writeFileSync } from 'node:fs';
 import { freemem, loadavg, availableParallelism, tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { RunnerError, nodeClientSource, silentTelemetry, systemClock, toRunnerError } from '../../src/plugin.ts';
@@ -172,6 +172,8 @@ export class ProcessBackend implements InstanceBackend {
     const { sandbox = 'auto', cgroups = true, pidsMax = PIDS_DEFAULT, cpus } = this.#options;
     const confinement: Confinement = await probe({ sandbox, cgroups });
     mkdirSync(this.#folder, { recursive: true, mode: 0o711 });
+    // Everybody knows its name, and may make it before us.
+    if (this.#options.folder === undefined) checkOwn(this.#folder);
     chmodSync(this.#folder, 0o711);
     const client = writeClient(this.#folder);
     const { gaps } = confinement;
@@ -297,6 +299,18 @@ export class ProcessBackend implements InstanceBackend {
       }
     }
   }
+}
+
+/** Who can write there can change what instances run. Throws `BACKEND_UNAVAILABLE`. */
+function checkOwn(folder: string): void {
+  const found = lstatSync(folder);
+  const { uid, mode } = found;
+  const isOurs = found.isDirectory() && (process.getuid === undefined || uid === process.getuid()) && (mode & 0o022) === 0;
+  if (isOurs) return;
+  const what = `${folder} is a link, or can be written by others than user ${process.getuid?.()}`;
+  throw new RunnerError('BACKEND_UNAVAILABLE', `${what}: remove it, or give the process backend a folder of its own (option folder)`, {
+    details: { folder },
+  });
 }
 
 /** The first that still lives. */

@@ -10,7 +10,9 @@ export interface ThreadLimits {
   readonly heapMb: number;
 }
 
-const PARTS = ['wasi-functions', 'random-stream', 'wasi', 'thread'];
+const PARTS = ['wasi-functions', 'random-stream', 'answer', 'wasi', 'thread'];
+/** Of the heap. What survives there goes to the rest at once: much more than this, and the process ends instead of the thread. */
+const YOUNG_MB = 8;
 let source: string | undefined;
 
 function threadSource(): string {
@@ -39,7 +41,7 @@ export class EngineThread {
       execArgv: [],
       stdout: true,
       stderr: true,
-      resourceLimits: { stackSizeMb: stackMb, maxOldGenerationSizeMb: heapMb },
+      resourceLimits: { stackSizeMb: stackMb, maxOldGenerationSizeMb: heapMb, maxYoungGenerationSizeMb: YOUNG_MB },
     });
     const worker = this.#worker;
     // Whoever waits for an answer holds the process.

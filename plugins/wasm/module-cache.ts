@@ -3,6 +3,7 @@
 import { createHash } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import { join, normalize } from 'node:path';
+import { setFlagsFromString } from 'node:v8';
 import { RunnerError } from '../../src/plugin.ts';
 import type { FunctionVersion } from '../../src/plugin.ts';
 import { checkInterface, withLimits } from './module.ts';
@@ -20,6 +21,12 @@ export interface ModuleCacheOptions {
   /** A module was asked for. */
   readonly asked: (isHit: boolean) => void;
 }
+
+/**
+ * Code that waits to be optimised asks in every loop whether its thread is to end. With the default V8 counts what the loop does instead, and a
+ * loop of one large `memory.fill` does so little that nothing ended it within minutes. For all modules of the process: it is read again later.
+ */
+const STOPPABLE = '--no-wasm-dynamic-tiering';
 
 /**
  * By the hash of the package, the file in it, and the memory that the function has. There is none on disk: node offers no way to write what
@@ -71,6 +78,7 @@ export class ModuleCache {
   async #compile(fn: FunctionVersion, folder: string): Promise<WebAssembly.Module> {
     const { handler: name, memoryMb } = fn;
     const bytes = withLimits(await this.#read(fn, folder), { name, memoryMb });
+    setFlagsFromString(STOPPABLE);
     const module = await WebAssembly.compile(bytes).catch((cause: unknown) => {
       const what = cause instanceof Error ? cause.message.replace(/^WebAssembly\.compile\(\): /, '') : String(cause);
       throw new RunnerError('PACKAGE_INVALID', `${name} cannot be compiled: ${what}`, { cause, details: { file: name } });

@@ -73,6 +73,30 @@ describe('the tables of a module', () => {
   });
 });
 
+describe('a module that is too much for who runs it', () => {
+  it.each<readonly [string, readonly number[], readonly number[], RegExp]>([
+    [
+      'elements',
+      section(
+        9,
+        Array.from({ length: 1_000_000 }, () => 0),
+      ),
+      section(
+        9,
+        Array.from({ length: 1_000_001 }, () => 0),
+      ),
+      /1000001 bytes of elements for its tables; it may have 1000000/,
+    ],
+    ['imports', section(2, leb(1_000)), section(2, leb(1_001)), /has 1001 imports; it may have 1000/],
+    ['exports', section(7, leb(100_000)), section(7, leb(100_001)), /has 100001 exports; it may have 100000/],
+  ])('by its %s', (_what, most, more, message) => {
+    expect([...limited([...HEADER, ...most])].length).toBe(HEADER.length + most.length);
+    expect(() => limited([...HEADER, ...more])).toThrow(
+      expect.objectContaining({ code: 'PACKAGE_INVALID', message: expect.stringMatching(message) }),
+    );
+  });
+});
+
 describe('what is no module', () => {
   const memory = command('(nop)');
   it.each<readonly [string, readonly number[] | Uint8Array, RegExp]>([

@@ -6,7 +6,7 @@ import { WASI_FUNCTIONS } from './wasi-functions.ts';
 const MAGIC = 0x6d73_6100;
 const CORE_VERSION = 1;
 const HEADER_BYTES = 8;
-const SECTION = { type: 1, table: 4, memory: 5 } as const;
+const SECTION = { type: 1, import: 2, table: 4, memory: 5, export: 7, elements: 9 } as const;
 const FUNCTION_TYPE = 0x60;
 /** Of a reference to a type that follows. */
 const TYPED_REFERENCES = [0x63, 0x64];
@@ -16,6 +16,11 @@ const PAGE_BYTES = 65_536;
 const PAGES_MAX = 65_536;
 /** Of all tables of a module together; one takes 8 bytes and more, outside of the memory. */
 const TABLE_ENTRIES_MAX = 1_000_000;
+/** Of what tables are filled with: an entry takes a byte here, and 8 in the heap of the thread, where too many at once end the process. */
+const ELEMENT_BYTES_MAX = 1_000_000;
+/** The process lists both; it does nothing else meanwhile. */
+const IMPORTS_MAX = 1_000;
+const EXPORTS_MAX = 100_000;
 const WASI = 'wasi_snapshot_preview1';
 const NAMES_SHOWN_MAX = 8;
 
@@ -130,6 +135,10 @@ export function withLimits(
   for (const { id, from, bodyFrom, to } of sectionsOf(bytes, name)) {
     const reader = new Reader(bytes, name, { at: bodyFrom, end: to });
     if (id === SECTION.type) checkTypes(reader, name);
+    if (id === SECTION.elements && to - bodyFrom > ELEMENT_BYTES_MAX)
+      throw invalid(name, `has ${to - bodyFrom} bytes of elements for its tables; it may have ${ELEMENT_BYTES_MAX}`);
+    if (id === SECTION.import) checkCount(reader, { name, what: 'imports', countMax: IMPORTS_MAX });
+    if (id === SECTION.export) checkCount(reader, { name, what: 'exports', countMax: EXPORTS_MAX });
     if (id === SECTION.memory || id === SECTION.table) {
       const body = id === SECTION.memory ? memorySection(reader, name, memoryMb) : tableSection(reader, name);
       parts.push(Uint8Array.from([id, ...encoded(body.length), ...body]));
@@ -138,6 +147,17 @@ export function withLimits(
     }
   }
   return concatenated(parts);
+}
+
+interface Counted {
+  readonly name: string;
+  readonly what: string;
+  readonly countMax: number;
+}
+
+function checkCount(reader: Reader, { name, what, countMax }: Counted): void {
+  const count = reader.unsigned();
+  if (count > countMax) throw invalid(name, `has ${count} ${what}; it may have ${countMax}`);
 }
 
 function concatenated(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {

@@ -11,8 +11,12 @@ declare function serveThread(makeHandler: (given: unknown, tell: (message: Threa
 /** What one instance may write to stderr in a window; one that writes more waits. The process reads it between all its other work. */
 const OUTPUT_BYTES_MAX = 256 * 1024;
 const WINDOW_MS = 50;
-/** What a message costs whatever its length. */
+/** What a message costs whatever its length, and what a line does. */
 const MESSAGE_BYTES = 256;
+const LINE_BYTES = 64;
+/** Of one message: what it holds is read, and divided into lines, at once. */
+const CHUNK_BYTES_MAX = 64 * 1024;
+const NEWLINE = 10;
 
 const never = new Int32Array(new SharedArrayBuffer(4));
 
@@ -25,13 +29,15 @@ class Throttle {
   #startedAt = 0;
   #bytes = 0;
 
-  wrote(bytes: number): void {
+  wrote(chunk: Uint8Array): void {
+    let lines = 0;
+    for (const byte of chunk) if (byte === NEWLINE) lines += 1;
     const now = timing.performance.now();
     if (now - this.#startedAt >= WINDOW_MS) {
       this.#startedAt = now;
       this.#bytes = 0;
     }
-    this.#bytes += bytes + MESSAGE_BYTES;
+    this.#bytes += chunk.length + MESSAGE_BYTES + lines * LINE_BYTES;
     if (this.#bytes >= OUTPUT_BYTES_MAX) sleep(WINDOW_MS - (now - this.#startedAt));
   }
 }
@@ -43,9 +49,12 @@ serveThread((given, tell) => {
     now: () => Date.now(),
     monotonic: () => timing.performance.now(),
     sleep,
-    said(chunk) {
-      tell({ kind: 'output', stream: 'stderr', chunk });
-      throttle.wrote(chunk.length);
+    said(piece) {
+      for (let at = 0; at < piece.length; at += CHUNK_BYTES_MAX) {
+        const chunk = piece.slice(at, at + CHUNK_BYTES_MAX);
+        tell({ kind: 'output', stream: 'stderr', chunk });
+        throttle.wrote(chunk);
+      }
     },
     grew: (bytes) => tell({ kind: 'memory', bytes }),
   });

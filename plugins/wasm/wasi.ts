@@ -7,6 +7,7 @@
  */
 
 import crypto from 'node:crypto';
+import { Answer } from './answer.ts';
 import { RandomStream } from './random-stream.ts';
 import { WASI_FUNCTIONS } from './wasi-functions.ts';
 
@@ -28,8 +29,8 @@ export interface WasiHost {
   monotonic(): number;
   /** Blocks the thread. */
   sleep(ms: number): void;
-  /** The module wrote to stderr. */
-  said(chunk: Uint8Array): void;
+  /** The module wrote this piece of its memory to stderr. */
+  said(piece: Uint8Array): void;
   /** More memory than ever before, when an event has ended. */
   grew(bytes: number): void;
 }
@@ -55,6 +56,8 @@ const TAG_CLOCK = 0;
 const TAG_READ = 1;
 const NS_PER_MS = 1_000_000;
 const TAIL_BYTES = 2_048;
+/** Nothing ends the thread within one call of the system. */
+const RANDOM_BYTES = 65_536;
 /** What an allocator in the language of the module says when it gets no more. */
 const ALLOCATION_FAILED = /memory allocation of \d+ bytes failed|out of memory/i;
 /** A trap this near to the limit is one of memory. */
@@ -93,8 +96,7 @@ export class WasiProgram {
   #view = new DataView(new ArrayBuffer(0));
   #event: Uint8Array = new Uint8Array(0);
   #read = 0;
-  #written: Uint8Array[] = [];
-  #writtenBytes = 0;
+  #answer = new Answer(0);
   #tail = '';
   #random: RandomStream | undefined;
   #sleptNs = 0;
@@ -125,19 +127,17 @@ export class WasiProgram {
     const bytes = this.#memory?.buffer.byteLength ?? 0;
     if (bytes > this.#peakBytes) this.#host.grew((this.#peakBytes = bytes));
     this.#memory = undefined;
-    if (this.#writtenBytes > this.#settings.outputBytesMax)
+    if (this.#answer.isTooLarge)
       throw fault('Function.ResponseSizeTooLarge', `the answer has more than ${this.#settings.outputBytesMax} bytes`);
     if (status !== 0) throw fault('Runtime.ExitError', this.#withTail(`exit status ${status}`));
-    const [first] = this.#written;
-    return this.#written.length === 1 && first ? first : Buffer.concat(this.#written);
+    return this.#answer.whole();
   }
 
   #reset(event: Uint8Array): void {
-    const { deterministic } = this.#settings;
+    const { deterministic, outputBytesMax } = this.#settings;
     this.#event = event;
     this.#read = 0;
-    this.#written = [];
-    this.#writtenBytes = 0;
+    this.#answer = new Answer(outputBytesMax);
     this.#tail = '';
     this.#sleptNs = 0;
     this.#exit = undefined;
@@ -162,7 +162,7 @@ export class WasiProgram {
     const packed = BigInt.asUintN(64, (exports['handle'] as (pointer: number, length: number) => bigint)(pointer, length));
     const [from, count] = [Number(packed >> 32n), Number(packed & 0xffff_ffffn)];
     if (!this.#fits(from, count)) throw fault('Runtime.Trap', `handle gave ${count} bytes at ${from}, which are not there`);
-    this.#output(this.#bytes(from, count).slice());
+    this.#output(this.#bytes(from, count));
   }
 
   /** An exit is none of its business; everything else is thrown as what it means. */
@@ -177,6 +177,7 @@ export class WasiProgram {
       throw fault('Runtime.Trap', this.#withTail(`${thrown.message}, with ${Math.ceil(bytes / 1_048_576)} MB of memory`));
     }
     if (thrown instanceof WebAssembly.LinkError) throw fault('Runtime.ImportError', thrown.message);
+    if (!(thrown instanceof Error)) throw fault('Runtime.Trap', this.#withTail('the module threw an exception that nothing catches'));
     throw thrown;
   }
 
@@ -322,26 +323,20 @@ export class WasiProgram {
   };
 
   readonly #give = (piece: Uint8Array): number => {
-    this.#output(piece.slice());
+    this.#output(piece);
     return piece.length;
   };
 
   readonly #say = (piece: Uint8Array): number => {
     if (piece.length === 0) return 0;
-    const chunk = piece.slice();
-    this.#tail = (this.#tail + Buffer.from(chunk.buffer).toString('utf8', Math.max(0, chunk.length - TAIL_BYTES))).slice(-TAIL_BYTES);
-    this.#host.said(chunk);
+    this.#tail = (this.#tail + Buffer.from(piece.slice(-TAIL_BYTES).buffer).toString('utf8')).slice(-TAIL_BYTES);
+    this.#host.said(piece);
     return piece.length;
   };
 
   #output(bytes: Uint8Array): void {
-    this.#writtenBytes += bytes.length;
-    if (this.#writtenBytes <= this.#settings.outputBytesMax) {
-      if (bytes.length > 0) this.#written.push(bytes);
-      return;
-    }
-    this.#written = [];
-    this.#leave(1);
+    this.#answer.add(bytes);
+    if (this.#answer.isTooLarge) this.#leave(1);
   }
 
   /** A module may catch what is thrown; then the next thing that it does here is thrown again. */
@@ -357,9 +352,11 @@ export class WasiProgram {
 
   #randomise(at: number, length: number): number {
     if (!this.#fits(at, length)) return EFAULT;
-    const bytes = this.#bytes(at, length);
-    if (this.#random) this.#random.fill(bytes);
-    else crypto.randomFillSync(bytes);
+    for (let done = 0; done < length; done += RANDOM_BYTES) {
+      const bytes = this.#bytes(at + done, Math.min(RANDOM_BYTES, length - done));
+      if (this.#random) this.#random.fill(bytes);
+      else crypto.randomFillSync(bytes);
+    }
     return OK;
   }
 

@@ -51,7 +51,9 @@ export class FunctionAliases {
   remove(functionName: string, name: string): void {
     this.#transact(functionName, () => {
       this.#parts.requireVersion(functionName, '$LATEST');
-      this.#parts.database.prepare('DELETE FROM aliases WHERE function_name = ? AND name = ?').run(functionName, name);
+      const { changes } = this.#parts.database.prepare('DELETE FROM aliases WHERE function_name = ? AND name = ?').run(functionName, name);
+      // Versions have attachments of their own under names that no alias has.
+      if (changes === 0) return;
       this.#parts.database.prepare('DELETE FROM attachments WHERE name = ? AND qualifier = ?').run(functionName, name);
     });
   }

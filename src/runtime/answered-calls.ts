@@ -3,8 +3,9 @@
 import type { RunnerError } from '../errors.ts';
 import { ChunkQueue } from './chunk-queue.ts';
 import { FunctionCall } from './function-call.ts';
+import type { CallLimits } from './function-call.ts';
 import type { Flow } from './runtime-api.ts';
-import type { Invocation, InvocationReport, StreamedInvocation } from './runtime.ts';
+import type { FunctionVersion, Invocation, InvocationReport, StreamedInvocation } from './runtime.ts';
 
 const NOTHING = new Uint8Array();
 
@@ -14,12 +15,17 @@ function joined(chunks: readonly Buffer[]): Uint8Array {
   return chunks.length === 1 ? first : Buffer.concat(chunks);
 }
 
+/** Of an answer that is not streamed: it is held in memory until it is complete. */
+function wholeBytesMax({ responseBytesMax }: CallLimits, { answerBytesMax = Infinity }: FunctionVersion): number {
+  return Math.min(responseBytesMax, answerBytesMax);
+}
+
 export class BufferedCall extends FunctionCall {
   readonly outcome = Promise.withResolvers<Invocation>();
   readonly #chunks: Buffer[] = [];
 
   protected accept(): number {
-    return this.host.limits.responseBytesMax;
+    return wholeBytesMax(this.host.limits, this.fn);
   }
 
   protected received(data: Buffer): void {
@@ -48,7 +54,7 @@ export class StreamedCall extends FunctionCall {
 
   protected accept(streamed: boolean, flow: Flow): number {
     this.#isStreamed = streamed;
-    if (!streamed) return this.host.limits.responseBytesMax;
+    if (!streamed) return wholeBytesMax(this.host.limits, this.fn);
     this.#queue.flow = flow;
     this.#begin();
     return this.host.limits.streamBytesMax;

@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { mkdtemp, readdir, rm, stat } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -10,6 +11,7 @@ import { RunnerError } from '../errors.ts';
 import { silentTelemetry } from '../telemetry/telemetry.ts';
 import type { Counter, Gauge, Histogram, MetricOptions, Telemetry } from '../telemetry/telemetry.ts';
 import { FakeClock } from '../testing/fake-clock.ts';
+import { FRAME, FRAMES_LANES, FRAMES_TARGET } from './frames.ts';
 import { fixedKeepAlive } from './keep-alive.ts';
 import type { RuntimeEvent } from './runtime.ts';
 import { FunctionRuntime } from './function-runtime.ts';
@@ -157,6 +159,20 @@ describe('a call', () => {
       details: { errorType: 'Function.ResponseSizeTooLarge', limit: 1_000, status: 502 },
     });
     expect((await runtime.invoke(versionOf(), event(1))).body).toHaveLength(1);
+    expect(backend.programs).toHaveLength(1);
+  });
+
+  test('the limit of its function holds where it is lower, streamed or not', async () => {
+    const { runtime, backend } = await start(
+      { handler: async ({ body }) => Buffer.alloc(Number(body.toString())) },
+      { limits: { responseBytesMax: 1_000 } },
+    );
+    const low = versionOf({ answerBytesMax: 500 });
+    expect((await runtime.invoke(low, event(500))).body).toHaveLength(500);
+    await expect(runtime.invoke(low, event(501))).rejects.toMatchObject({ code: 'PAYLOAD_TOO_LARGE', details: { limit: 500 } });
+    await expect(runtime.stream(low, event(501))).rejects.toMatchObject({ code: 'PAYLOAD_TOO_LARGE', details: { limit: 500 } });
+    const high = versionOf({ answerBytesMax: 5_000 });
+    await expect(runtime.invoke(high, event(1_001))).rejects.toMatchObject({ code: 'PAYLOAD_TOO_LARGE', details: { limit: 1_000 } });
     expect(backend.programs).toHaveLength(1);
   });
 
@@ -373,6 +389,23 @@ describe('a failing start', () => {
     const { runtime, backend } = await start();
     backend.launchError = new RunnerError('RUNTIME_UNSUPPORTED', 'no cobol here');
     await expect(runtime.invoke(versionOf(), event(1))).rejects.toMatchObject({ code: 'RUNTIME_UNSUPPORTED' });
+  });
+
+  test('one that breaks the protocol before the backend has said that it runs is ended', async () => {
+    const { runtime, backend } = await start({ main: async () => {} });
+    const launch = backend.launch.bind(backend);
+    backend.launch = async (spec) => {
+      const instance = await launch(spec);
+      const socket = connect(spec.runtimeApi.socketPath);
+      socket.write(`CONNECT ${FRAMES_TARGET} HTTP/1.1\r\n${FRAMES_LANES}: 1\r\n\r\n`);
+      // An answer of a lane that has no event.
+      socket.write(Buffer.from([0, 0, 0, 0, 0, 0, 0, 0, FRAME.answer]));
+      await once(socket.resume(), 'close');
+      return instance;
+    };
+    await runtime.warm(versionOf(), 1).catch(() => {});
+    await until(() => backend.programs.length > 0 && backend.running.length === 0);
+    expect(runtime.instances()).toEqual([]);
   });
 
   test('a backend that takes too long is given up', async () => {
@@ -708,6 +741,21 @@ describe('idle instances', () => {
     await until(() => backend.running.length === 1);
   });
 
+  test('one that is not resumed in time costs nobody a call', async () => {
+    const clock = new FakeClock();
+    const { runtime, backend } = await start({ canPause: true }, { clock, keepAlive: fixedKeepAlive({ pauseAfterMs: 20 }) });
+    await runtime.invoke(versionOf(), event(1));
+    await clock.advance(20);
+    await until(() => backend.programs[0]?.isPaused === true);
+    backend.resume = () => new Promise(() => {});
+    const call = runtime.invoke(versionOf(), event(2));
+    await clock.advance(4_999);
+    expect(runtime.instances()).toMatchObject([{ state: 'busy' }]);
+    await clock.advance(1);
+    expect((await call).report.coldStart).toBe(true);
+    await until(() => backend.running.length === 1);
+  });
+
   test('a call that is cancelled while its instance is resumed leaves it to the next one', async () => {
     const seen: string[] = [];
     const handler = async ({ body }: { readonly body: Buffer }): Promise<Buffer> => {
@@ -741,6 +789,11 @@ describe('idle instances', () => {
     expect(backend.running.map(({ spec }) => spec.fn.name)).toEqual(['wash', 'wash']);
     backend.running[0]?.end({ reason: 'exited', exitCode: 0 });
     await until(() => runtime.instances().filter(({ state }) => state === 'idle').length === 2);
+    // Long after their time, with nothing else going on.
+    await clock.advance(100_000);
+    await runtime.warm(versionOf({ name: 'wash', fingerprint: 'w' }), 0, { keep: true });
+    await clock.advance(100_000);
+    await until(() => backend.running.length === 0);
   });
 
   test('make room for other functions', async () => {
@@ -797,6 +850,21 @@ describe('start and close', () => {
     await runtime.close(10);
     await failure;
     expect(backend.launching).toBe(0);
+  });
+
+  test('a start that failed can be tried again', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'fr-'));
+    opened.push(() => rm(folder, { recursive: true, force: true }));
+    const backend = new FakeBackend();
+    const reapStale = backend.reapStale.bind(backend);
+    backend.reapStale = () => Promise.reject(new RunnerError('BACKEND_UNAVAILABLE', 'the engine is gone'));
+    const runtime = new FunctionRuntime({ backend, folder });
+    opened.push(() => runtime.close(0));
+    await expect(runtime.start()).rejects.toMatchObject({ code: 'BACKEND_UNAVAILABLE' });
+    await expect(runtime.invoke(versionOf(), event(1))).rejects.toMatchObject({ code: 'STATE_INVALID' });
+    backend.reapStale = reapStale;
+    await runtime.start();
+    expect(text(await runtime.invoke(versionOf(), event(1)))).toBe('1');
   });
 
   test('a folder has one user at a time, and one owner for ever', async () => {

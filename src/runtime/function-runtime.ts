@@ -67,6 +67,8 @@ export interface FunctionRuntimeOptions {
   readonly region?: string;
   /** Environment of all functions, over the author's; here the operator gives credentials. Never logged. */
   readonly environment?: Readonly<Record<string, string>>;
+  /** The name under which a function is counted: one for those of which there is no end. Default: its own. */
+  readonly countedAs?: (name: string) => string;
   /** Must not throw. `make` is of use until it returns: events that nobody wants are never made. */
   readonly onEvent?: (kind: RuntimeEvent['kind'], make: () => RuntimeEvent) => void;
 }
@@ -159,9 +161,15 @@ export class FunctionRuntime {
     const { backend, folder } = this.#options;
     const reason = await backend.unavailable();
     if (reason !== undefined) throw new RunnerError('BACKEND_UNAVAILABLE', `the backend ${backend.name} does not work here: ${reason}`);
-    this.#owner = await OwnerFolder.take(folder);
-    const reaped = (await backend.reapStale?.(this.#owner.ownerId)) ?? 0;
-    if (reaped > 0) this.#telemetry.log.warn('ended instances that an earlier process left', { reaped, backend: backend.name });
+    const owner = await OwnerFolder.take(folder);
+    try {
+      const reaped = (await backend.reapStale?.(owner.ownerId)) ?? 0;
+      if (reaped > 0) this.#telemetry.log.warn('ended instances that an earlier process left', { reaped, backend: backend.name });
+    } catch (thrown) {
+      await owner.release();
+      throw thrown;
+    }
+    this.#owner = owner;
   }
 
   /** The whole answer. */
@@ -371,8 +379,11 @@ export class FunctionRuntime {
   }
 
   #metricsOf(name: string): FunctionMetrics {
-    let metrics = this.#metrics.get(name);
-    if (!metrics) this.#metrics.set(name, (metrics = new FunctionMetrics(this.#telemetry.metrics, name)));
+    const known = this.#metrics.get(name);
+    if (known) return known;
+    const counted = this.#options.countedAs?.(name) ?? name;
+    const metrics = this.#metrics.get(counted) ?? new FunctionMetrics(this.#telemetry.metrics, counted);
+    this.#metrics.set(counted, metrics);
     return metrics;
   }
 }

@@ -56,6 +56,7 @@ export class LiveInstance implements PoolInstance {
   #readyAt = 0;
   #instance: Instance | undefined;
   #end: InstanceEnd | undefined;
+  #launching: Promise<void> | undefined;
   #stopping: Promise<void> | undefined;
   #cleaned: Promise<void> = Promise.resolve();
   #listening: Promise<void> | undefined;
@@ -102,7 +103,8 @@ export class LiveInstance implements PoolInstance {
   /** Resolves when it asked for work; else rejects with the reason, and nothing is left of it. */
   async start(signal: AbortSignal): Promise<void> {
     try {
-      await this.#launch(signal);
+      this.#launching = this.#launch(signal);
+      await this.#launching;
       await this.#init(signal);
     } catch (thrown) {
       await this.stop();
@@ -230,6 +232,8 @@ export class LiveInstance implements PoolInstance {
 
   async #stop(): Promise<void> {
     const { backend, clock } = this.#options;
+    // What its program does may end it before the backend has told of it.
+    await this.#launching?.catch(() => {});
     const instance = this.#instance;
     if (!instance) {
       await this.#finish({ reason: 'terminated' });

@@ -14,6 +14,11 @@ export interface IdleKeeperOptions<I extends PoolInstance> {
   readonly paused?: ((instance: I, isPaused: boolean) => void) | undefined;
 }
 
+/** Instances that stay are looked at so often: fewer may be to stay by now. */
+const STAYING_MS = 60_000;
+/** A backend that takes longer will not resume it: the call gets another one. */
+const RESUME_MS_MAX = 5_000;
+
 /** One timer for all: an instance that is used again before its time costs nothing. */
 export class IdleKeeper<I extends PoolInstance> {
   readonly #options: IdleKeeperOptions<I>;
@@ -117,6 +122,7 @@ export class IdleKeeper<I extends PoolInstance> {
       if (group.members.size === 1) this.#startAgainLater(member, idleMs);
       return end(member, 'idle');
     }
+    if (idleMs >= keepMs) this.#lookAt(this.#options.clock.monotonic() + STAYING_MS);
     if (member.state !== 'running' || !instance.pause) return undefined;
     member.state = 'pausing';
     member.change = instance.pause().then(
@@ -134,7 +140,16 @@ export class IdleKeeper<I extends PoolInstance> {
 
   async #resume(member: Member<I>): Promise<void> {
     const { instance } = member;
-    await instance.resume?.();
+    const late = Promise.withResolvers<never>();
+    const message = `instance ${instance.id} was not resumed in ${RESUME_MS_MAX} ms`;
+    const cancel = this.#options.clock.after(RESUME_MS_MAX, () =>
+      late.reject(new RunnerError('EXECUTOR_CONNECTION_LOST', message, { retry: 'safe' })),
+    );
+    try {
+      await Promise.race([instance.resume?.(), late.promise]);
+    } finally {
+      cancel();
+    }
     if (member.state !== 'resuming') throw new RunnerError('EXECUTOR_CONNECTION_LOST', `instance ${instance.id} ended`, { retry: 'safe' });
     member.state = 'running';
     this.#options.paused?.(instance, false);

@@ -166,6 +166,22 @@ function worldOf(options: Options = {}): World {
   return world;
 }
 
+test('after its deadline a close starts nothing for who asks again', async () => {
+  const world = worldOf();
+  const call = world.call();
+  await world.clock.advance(100);
+  expect(call.member?.instance.id).toBe('i0');
+  const closing = world.pool.close(50);
+  await world.clock.advance(50);
+  // Its instance is ended before it took the call.
+  const again = new Call(1, Number.POSITIVE_INFINITY, () => {});
+  world.pool.acquire(versionOf(), again, true);
+  expect(again.error?.code).toBe('EXECUTOR_CLOSED');
+  await world.clock.advance(10);
+  await closing;
+  expect(world.launches).toBe(1);
+});
+
 describe('who gets an instance', () => {
   test('the oldest waiter gets the first slot, whether freed or started', async () => {
     const world = worldOf();

@@ -63,6 +63,7 @@ export class Pool<I extends PoolInstance> {
   /** Instances that end to make room. */
   #makingRoom = 0;
   #closing = false;
+  #refusesAll = false;
   #drained: (() => void) | undefined;
 
   constructor(options: PoolOptions<I>) {
@@ -80,7 +81,8 @@ export class Pool<I extends PoolInstance> {
 
   /** Hands a slot to the waiter, at once or when it is its turn, or refuses it. `first`: before all others. */
   acquire(fn: FunctionVersion, waiter: Waiter<I>, first = false): void {
-    if (this.#closing && !first) return waiter.refused(new RunnerError('EXECUTOR_CLOSED', 'the function runtime is closed'));
+    if (this.#refusesAll || (this.#closing && !first))
+      return waiter.refused(new RunnerError('EXECUTOR_CLOSED', 'the function runtime is closed'));
     const group = this.#groupOf(fn);
     const now = this.#clock.monotonic();
     if (group.waiters.length === 0) {
@@ -198,6 +200,7 @@ export class Pool<I extends PoolInstance> {
         };
       });
     }
+    this.#refusesAll = true;
     for (const group of this.#all()) {
       this.#rejectWaiters(group, error);
       group.abortLaunches(error);

@@ -6,7 +6,7 @@ import { connect, createServer } from 'node:net';
 import type { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import { Random } from '../testing/fake-clock.ts';
 import { FRAMES_LANES, FRAMES_TARGET } from './frames.ts';
 import { RuntimeApi } from './runtime-api.ts';
@@ -236,6 +236,26 @@ describe('the line of a call', () => {
     expect([reply.status, await reply.text()]).toEqual([200, 'event']);
     await api.close();
     await expect(fetch(`http://127.0.0.1:${port}/`)).rejects.toThrow('fetch failed');
+  });
+});
+
+test('an instance has so many connections and no more, over the socket and the port', async () => {
+  const { api, path, send } = await open();
+  const port = await api.openPort();
+  for (const connectOne of [() => connect(path), () => connect(port, '127.0.0.1')]) {
+    let closed = 0;
+    const sockets = Array.from({ length: 300 }, () =>
+      connectOne()
+        .on('error', () => {})
+        .on('close', () => (closed += 1)),
+    );
+    await vi.waitUntil(() => closed === 40, { timeout: 20_000 });
+    for (const socket of sockets) socket.destroy();
+    await vi.waitUntil(() => closed === 300, { timeout: 20_000 });
+  }
+  api.hand(new RecordedCall('r1'));
+  await vi.waitUntil(async () => (await send('GET', `${BASE}/invocation/next`).catch(() => undefined))?.status === 200, {
+    timeout: 20_000,
   });
 });
 

@@ -69,6 +69,8 @@ const RESPONSE = '/response';
 const ERROR = '/error';
 /** Trailers carry an error with its stack, in base64. */
 const HEADER_BYTES_MAX = 256 * 1024;
+/** One for each lane and some more: what an instance opens beyond that would take the descriptors of all others. */
+const CONNECTIONS = { least: 256, perLane: 4 } as const;
 /** Calls that are remembered after their answer: another answer is out of order, not unknown. */
 const ANSWERED_MAX = 64;
 /**
@@ -118,6 +120,7 @@ export class RuntimeApi {
       (request, response) => this.#handle(request, response),
     );
     this.#server.timeout = 0;
+    this.#server.maxConnections = CONNECTIONS.least + CONNECTIONS.perLane * concurrency;
     this.#server.on('clientError', refuseMalformed);
     this.#server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) =>
       refuse(request, response, [417, 'ExpectationFailed', `${request.headers.expect} cannot be expected`]),
@@ -162,7 +165,7 @@ export class RuntimeApi {
 
   /** The same API on a port of 127.0.0.1. The same port when called again. */
   async openPort(): Promise<number> {
-    this.#port ??= listenOnPort((socket) => this.#server.emit('connection', socket));
+    this.#port ??= listenOnPort(this.#server.maxConnections, (socket) => this.#server.emit('connection', socket));
     const address = (await this.#port).address();
     return typeof address === 'object' && address !== null ? address.port : 0;
   }
@@ -382,9 +385,10 @@ function ignore(): void {
   // A connection that breaks shows in the `close` of its request, and in the end of the instance.
 }
 
-function listenOnPort(connected: (socket: Duplex) => void): Promise<PortServer> {
+function listenOnPort(connectionsMax: number, connected: (socket: Duplex) => void): Promise<PortServer> {
   return new Promise((resolve, reject) => {
     const server = createPortServer({ noDelay: true, allowHalfOpen: true }, connected);
+    server.maxConnections = connectionsMax;
     server.once('error', reject);
     server.listen(0, '127.0.0.1', () => resolve(server));
   });

@@ -40,6 +40,8 @@ export interface FunctionVersion {
   /** Calls that one instance takes at the same time. */
   readonly concurrencyPerInstance: number;
   readonly network: NetworkAccess;
+  /** The most bytes of an answer that is not streamed, below what the runtime takes. Nothing that an instance can see: no part of the fingerprint. */
+  readonly answerBytesMax?: number;
 }
 
 /** How an instance reaches the Runtime API that is its own. */

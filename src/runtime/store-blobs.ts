@@ -197,6 +197,10 @@ export class BlobStore {
     try {
       await file.writeFile(zip);
       await file.sync();
+    } catch (thrown) {
+      // A disk that is full stays so otherwise.
+      rmSync(part, { force: true });
+      throw thrown;
     } finally {
       await file.close();
     }

@@ -101,6 +101,7 @@ export class FunctionVersions {
       environment,
       concurrencyPerInstance,
       network,
+      profile,
     } = record;
     if (code.kind === 'zip' && !this.#blobs.has(code.sha256)) throw new RunnerError('CODE_MISSING', `the code of ${name}:${version} is not on disk any more; upload it again`); // prettier-ignore
     const fn: Omit<FunctionVersion, 'fingerprint'> = {
@@ -116,6 +117,7 @@ export class FunctionVersions {
       environment,
       concurrencyPerInstance,
       network,
+      answerBytesMax: LIMITS[profile].responseBytesMax,
     };
     return { ...fn, fingerprint: fingerprintOf(fn) };
   }

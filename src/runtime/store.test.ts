@@ -87,6 +87,7 @@ describe('functions', () => {
     expect(store.get('hello')).toEqual(created);
     expect(store.tags('hello')).toEqual({ team: 'a' });
     const { fn: version } = store.resolve('hello');
+    expect(version.answerBytesMax).toBe(LIMITS.aws.responseBytesMax);
     expect(version).toMatchObject({ name: 'hello', version: '$LATEST', environment: { KEY: 'value' }, network: 'none', layers: [] });
     expect(version.fingerprint).toBe(created.fingerprint);
     if (version.code.kind !== 'folder') throw new Error('no folder');
@@ -200,6 +201,17 @@ describe('functions', () => {
     ]);
     expect(store.get('hello')).toMatchObject({ memoryMb: 1024, environment: { AA: '1' } });
     expect(Buffer.from(await store.codeOf(store.get('hello')))).toEqual(Buffer.from(zip({ 'index.mjs': 'two' })));
+  });
+
+  it('changes code and settings at once when both are given', async () => {
+    await store.create(fn({ extra: { kept: true } }));
+    changes.length = 0;
+    const code = { kind: 'zip', bytes: zip({ 'other.mjs': 'two' }) } as const;
+    const wrong = await failure(() => store.updateCode('hello', code, { settings: { memoryMb: 1 } }));
+    expect([wrong.code, store.get('hello').memoryMb, changes]).toEqual(['CONFIG_INVALID', 128, []]);
+    const updated = await store.updateCode('hello', code, { settings: { handler: 'other.handler' } });
+    expect(updated).toMatchObject({ handler: 'other.handler', runtime: 'nodejs24.x', extra: { kept: true } });
+    expect([changes, store.get('hello')]).toEqual([['hello'], updated]);
   });
 
   it('checks a dry run and changes nothing', async () => {
@@ -449,6 +461,15 @@ describe('what is attached', () => {
     expect([store.resolve('hello').reserved, store.resolve('other').reserved]).toEqual([undefined, 0]);
   });
 
+  it('reserves of what the provider of a function allows, and always lets go', async () => {
+    store.setReserved('hello', 900);
+    await store.create(fn({ name: 'small', profile: 'digitalocean' }));
+    store.setReserved('small', 120);
+    store.setReserved('small', undefined);
+    expect((await failure(() => store.setReserved('small', 121))).code).toBe('CONFIG_INVALID');
+    expect([store.reserved('hello'), store.reserved('small')]).toEqual([900, undefined]);
+  });
+
   it('keeps permissions by qualifier', async () => {
     const { attachments } = store;
     const statement = { Sid: 'a', Effect: 'Allow' };
@@ -497,6 +518,15 @@ describe('what is attached', () => {
     expect(store.attachments.list('hello', 'async').items.map(({ qualifier }) => qualifier)).toEqual(['$LATEST']);
     store.remove('hello');
     expect(store.attachments.list('hello', 'async').items).toEqual([]);
+  });
+
+  it('stays when an alias is removed that there is not, whatever its name', async () => {
+    store.publish('hello');
+    for (const qualifier of ['$LATEST', '1']) {
+      store.attachments.putAsync({ name: 'hello', qualifier }, { retriesMax: 0 });
+      store.aliases.remove('hello', qualifier);
+      expect(store.attachments.async({ name: 'hello', qualifier })?.value).toEqual({ retriesMax: 0 });
+    }
   });
 
   it('keeps tags', async () => {

@@ -54,6 +54,8 @@ export interface UpdateCodeOptions {
   /** Checks everything, changes nothing. */
   readonly dryRun?: boolean;
   readonly architecture?: FunctionSettings['architecture'];
+  /** What goes with the code; what is left out stays. */
+  readonly settings?: Partial<Omit<FunctionSettings, 'layers'>>;
 }
 
 export interface PublishOptions {
@@ -164,6 +166,7 @@ export class FunctionStore {
     return this.#keepCode(code, LIMITS[before.profile], (kept) => {
       const next = (present: FunctionRecord): VersionDraft => ({
         ...present,
+        ...options.settings,
         code: kept,
         ...(options.architecture && { architecture: options.architecture }),
       });
@@ -273,10 +276,9 @@ export class FunctionStore {
   setReserved(name: string, calls: number | undefined): void {
     this.#transact(name, () => {
       const { concurrencyMax, unreservedConcurrencyMin } = LIMITS[this.get(name).profile];
-      const others = this.usage().reserved - (this.reserved(name) ?? 0);
       if (calls !== undefined) checkRange('reservedConcurrency', calls, { min: 0, max: concurrencyMax });
-      if (others + (calls ?? 0) > concurrencyMax - unreservedConcurrencyMin) {
-        throw refuse('reservedConcurrency', `a reservation of ${calls ?? 0} leaves less than ${unreservedConcurrencyMin} of ${concurrencyMax} calls to functions without one`); // prettier-ignore
+      if (calls !== undefined && this.#reservedOfOthers(name) + calls > concurrencyMax - unreservedConcurrencyMin) {
+        throw refuse('reservedConcurrency', `a reservation of ${calls} leaves less than ${unreservedConcurrencyMin} of ${concurrencyMax} calls to functions without one`); // prettier-ignore
       }
       this.#database.prepare('UPDATE functions SET reserved = ? WHERE name = ?').run(calls ?? null, name);
     });
@@ -368,6 +370,13 @@ export class FunctionStore {
       this.#cache.set(name, cached);
     }
     return cached;
+  }
+
+  /** Of the same provider. */
+  #reservedOfOthers(name: string): number {
+    const sql = `SELECT sum(reserved) AS value FROM functions
+      WHERE name <> ?1 AND profile = (SELECT profile FROM functions WHERE name = ?1)`;
+    return Number(this.#database.prepare(sql).get(name)?.['value'] ?? 0);
   }
 
   #function(name: string): Row {

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -484,6 +484,29 @@ describe('a hostile handler', () => {
     },
     30_000,
   );
+});
+
+describe('the folder that is used when none is named', () => {
+  const named = (): string => join(root, `blueprint-runner-process-${process.getuid?.() ?? 0}`);
+
+  test.each([
+    ['is a link', () => symlinkSync(join(root, 'elsewhere'), named())],
+    ['may be written by others', () => (mkdirSync(named()), chmodSync(named(), 0o777))],
+  ])('is not trusted when it %s: its files would be run', async (_, make) => {
+    mkdirSync(join(root, 'elsewhere'));
+    make();
+    vi.stubEnv('TMPDIR', root);
+    try {
+      const backend = new ProcessBackend();
+      backends.push(backend);
+      expect(await backend.unavailable()).toContain(named());
+      expect([readdirSync(named()), readdirSync(join(root, 'elsewhere'))]).toEqual([[], []]);
+      rmSync(named(), { recursive: true });
+      expect(await backend.unavailable()).toBe(undefined);
+    } finally {
+      vi.unstubAllEnvs();
+    }
+  });
 });
 
 describe('what is left', () => {

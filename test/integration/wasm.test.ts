@@ -221,6 +221,56 @@ describe('hostile modules', () => {
     expect(process.memoryUsage().external - before).toBeLessThan(64 * MEBIBYTE);
   });
 
+  it('one that fills its memory again and again ends, and so does its thread', async () => {
+    const own = await Engine.start();
+    const fills = '(loop $again (memory.fill (i32.const 0) (i32.const 1) (i32.const 33554432)) (br $again))';
+    const fn = await own.fn(command(fills, { memory: '600' }), { timeoutMs: 1_000 });
+    await expect(own.run(fn)).rejects.toMatchObject({ code: 'EXECUTOR_TIMEOUT' });
+    await own.close();
+  });
+
+  it('a log of nothing but lines leaves the process to others', async () => {
+    const lines = command(
+      `(memory.fill (i32.const 65536) (i32.const 10) (i32.const 8388608))
+      (i32.store (i32.const 0) (i32.const 65536)) (i32.store (i32.const 4) (i32.const 8388608))
+      (loop $again (drop (call $write (i32.const 2) (i32.const 0) (i32.const 1) (i32.const 12))) (br $again))`,
+      { memory: '140' },
+    );
+    const fn = await engine.fn(lines, { name: 'lines', timeoutMs: 3_000 });
+    const failed = engine.run(fn).catch((error: unknown) => error);
+    await expect.poll(() => engine.runtime.log('lines').length, { timeout: 20_000 }).toBeGreaterThan(0);
+    expect(await engine.run(await engine.fn(ECHO), 'here')).toBe('here');
+    expect(await failed).toMatchObject({ code: 'EXECUTOR_TIMEOUT' });
+  });
+
+  it('an answer of single bytes is an answer', async () => {
+    const bytes = command(`(local $count i32) (i32.store (i32.const 0) (i32.const 65536)) (i32.store (i32.const 4) (i32.const 1))
+      (loop $again
+        (i32.store8 (i32.const 65536) (i32.add (i32.const 48) (i32.rem_u (local.get $count) (i32.const 10))))
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 12)))
+        (br_if $again (i32.lt_u (local.tee $count (i32.add (local.get $count) (i32.const 1))) (i32.const 700000))))`);
+    const answer = await engine.run(await engine.fn(bytes, { timeoutMs: 60_000 }));
+    expect(answer === '0123456789'.repeat(70_000)).toBe(true);
+  });
+
+  it('one that keeps all that it throws gets no more than its thread has', async () => {
+    const keeps = wat(`(module (memory (export "memory") 1) (table $kept 1000000 exnref) (tag $thrown (param i64 i64 i64 i64))
+      (func $throw (throw $thrown (i64.const 1) (i64.const 1) (i64.const 1) (i64.const 1)))
+      (func (export "_start") (local $count i32)
+        (loop $again
+          (table.set $kept (local.get $count) (block $caught (result exnref) (try_table (catch_all_ref $caught) (call $throw)) (unreachable)))
+          (br_if $again (i32.lt_u (local.tee $count (i32.add (local.get $count) (i32.const 1))) (i32.const 999999))))))`);
+    expect(await failure(keeps, { timeoutMs: 60_000 })).toMatchObject({ code: 'FUNCTION_OUT_OF_MEMORY' });
+  });
+
+  it('one that throws what nothing catches fails with these words', async () => {
+    const throws = wat('(module (memory (export "memory") 1) (tag $thrown) (func (export "_start") (throw $thrown)))');
+    expect(await failure(throws)).toMatchObject({
+      code: 'FUNCTION_FAILED',
+      details: { errorType: 'Runtime.Trap', errorMessage: 'the module threw an exception that nothing catches' },
+    });
+  });
+
   it('pointers that lead nowhere are errors of the call, not of the host', async () => {
     const wild = command(`
       (i32.store (i32.const 0) (i32.const -1)) (i32.store (i32.const 4) (i32.const -1))
