@@ -29,6 +29,12 @@ const MIB = 1024 * 1024;
 /** Functions that were made for code of requests; the one that was used longest ago goes first. */
 const CACHED_CODE_MAX = 100;
 const CODE_PREFIX = 'execute-';
+const CODE_NAME = /^execute-[0-9a-f]{32}$/;
+
+/** Those of code of requests are counted together: each request may bring one that never comes again. */
+export function countedName(name: string): string {
+  return CODE_NAME.test(name) ? `${CODE_PREFIX}*` : name;
+}
 
 /** What an earlier process had made. */
 export function removeCodeOfRequests(store: FunctionStore): void {
@@ -178,8 +184,7 @@ class CodeCache {
     const making = functions.store.create({ name, code: codeOf(input), profile: provider, ...settingsOf(input), extra }).then(
       () => {},
       (thrown: unknown) => {
-        // Made by an earlier process.
-        if (isRunnerError(thrown) && thrown.code === 'FUNCTION_EXISTS') return;
+        // Also when there is one of this name: somebody else deployed it, and nobody knows what it does.
         this.#making.delete(name);
         throw thrown;
       },

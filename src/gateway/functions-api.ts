@@ -116,13 +116,8 @@ async function putFunction(
     }
   }
   if (input.backend !== undefined) functions.checkBackend(input.backend);
-  const patch = patchOf(input, functions.store.get(name));
-  if (Object.keys(patch).length > 0) {
-    // Nothing is changed unless all of it can be.
-    await functions.store.updateCode(name, code, { dryRun: true });
-    await functions.store.updateSettings(name, patch);
-  }
-  const record = await functions.store.updateCode(name, code);
+  const settings = patchOf(input, functions.store.get(name));
+  const record = await functions.store.updateCode(name, code, { settings });
   return json(200, documentOf(functions, record, request));
 }
 

@@ -89,6 +89,8 @@ export class Functions {
     } finally {
       const own = runtime.instances().filter(({ fingerprint }) => fingerprint === alone.fingerprint);
       await Promise.all(own.map(({ id }) => runtime.stopInstance(id)));
+      // One that still starts for a call that was given up.
+      runtime.retire(target.name, this.store.fingerprints(target.name));
     }
   }
 

@@ -21,6 +21,7 @@ import { Departure, Departures, endWith } from './exchange.ts';
 import type { Exchange } from './exchange.ts';
 import { badRequest, demand, failure, statusOf } from './http.ts';
 import type { Caller, Reply } from './http.ts';
+import type { IdlePoll } from './idle-poll.ts';
 import { Refusals, parserError, refusalHeaders } from './refusals.ts';
 import type { Connection } from './refusals.ts';
 import type { Match, Router } from './router.ts';
@@ -67,6 +68,8 @@ export interface GatewayServerOptions {
   readonly corsOrigins: readonly string[];
   readonly clock: Clock;
   readonly telemetry: Telemetry;
+  /** Told of each request and each answer. */
+  readonly idlePoll?: IdlePoll;
   /** Without it there are no WebSockets. */
   readonly onUpgrade?: (upgrade: Upgrade) => void;
 }
@@ -153,13 +156,10 @@ export class GatewayServer {
     server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => this.#upgrade(request, socket, head));
     server.on('clientError', (error: NodeJS.ErrnoException, socket: Duplex) => this.#refuseRaw(socket, parserError(error)));
     await new Promise<void>((resolve, reject) => {
-      const onError = (cause: Error): void =>
-        reject(
-          new RunnerError('CONFIG_INVALID', `${this.#noun} cannot listen on ${host}:${port}: ${cause.message}`, {
-            cause,
-            details: { host, port },
-          }),
-        );
+      const onError = (cause: Error): void => {
+        const message = `${this.#noun} cannot listen on ${host}:${port}: ${cause.message}`;
+        reject(new RunnerError('CONFIG_INVALID', message, { cause, details: { host, port } }));
+      };
       server.once('error', onError);
       server.listen({ host, port }, () => {
         server.off('error', onError);
@@ -195,7 +195,7 @@ export class GatewayServer {
     if (connection.isRefused) return;
     const misframed = framingError(request);
     if (misframed) return this.#refuseRaw(request.socket, misframed);
-    const { clock } = this.#options;
+    const { clock, idlePoll } = this.#options;
     const exchange: Exchange = {
       request,
       response,
@@ -205,6 +205,7 @@ export class GatewayServer {
       startedAt: clock.monotonic(),
       cleanUps: [],
     };
+    idlePoll?.news(exchange.startedAt);
     this.#running.add(exchange.gone);
     connection.open.push(response);
     response.on('close', () => this.#closed(exchange, connection));
@@ -353,8 +354,10 @@ export class GatewayServer {
 
   #tell(exchange: Exchange, bytesOut: number): void {
     const { id, request, route, status = 0, caller, startedAt, code, broken, params = {} } = exchange;
-    const { clock, telemetry } = this.#options;
-    const durationMs = clock.monotonic() - startedAt;
+    const { clock, telemetry, idlePoll } = this.#options;
+    const now = clock.monotonic();
+    const durationMs = now - startedAt;
+    idlePoll?.news(now);
     this.#metrics.answered(route, status, durationMs / 1_000);
     if (telemetry.log.isSilent?.('info')) return;
     telemetry.log.info('request', {
@@ -380,9 +383,8 @@ export class GatewayServer {
       if (this.#refusals.connectionOf(socket).open.length > 0) throw badRequest('the connection has requests that are not answered yet');
       if (request.httpVersion !== '1.1' || headers['content-length'] !== undefined || headers['transfer-encoding'] !== undefined)
         throw badRequest('a handshake is HTTP/1.1 and has no body');
-      const { authenticator, corsOrigins } = this.#options;
+      const { authenticator, corsOrigins, onUpgrade } = this.#options;
       checkOrigin(headers, { isOpen: authenticator.isOpen, corsOrigins, scheme: this.#scheme });
-      const { onUpgrade } = this.#options;
       if (!onUpgrade) throw badRequest('there are no WebSockets here');
       onUpgrade({ request, socket, head, headers, id, certificateName: certificateNameOf(request) });
     } catch (thrown) {

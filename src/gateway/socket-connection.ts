@@ -21,7 +21,8 @@ import type { StreamReader, StreamSession, StreamSessionOptions } from './stream
 export interface SocketConnectionOptions {
   readonly id: string;
   readonly webSocket: WebSocket;
-  readonly caller: Caller;
+  /** Who it is by the credentials as they are now. Throws `UNAUTHORIZED`. */
+  readonly identify: () => Caller;
   readonly functions: Functions;
   readonly logs: EventLog<LogLine>;
   readonly events: GatewayEvents;
@@ -31,12 +32,14 @@ export interface SocketConnectionOptions {
   readonly limits: SocketLimits;
   /** Throws `NOT_FOUND`. */
   readonly findStream: (id: string) => StreamSession;
+  /** Counts a call in until its answer begins; the returned function counts it out. Throws `RATE_LIMITED`. */
+  readonly beginStream: () => () => void;
   readonly keepStream: (options: Pick<StreamSessionOptions, 'invocation' | 'callerId' | 'cancel'>) => StreamSession;
   readonly onClosed: () => void;
 }
 
 /** Why the gateway closes: https://www.rfc-editor.org/rfc/rfc6455#section-7.4 leaves 4000 to 4999 to applications. */
-const CLOSE = { tooSlow: 4008, silent: 4009 } as const;
+const CLOSE = { unauthorized: 4001, tooSlow: 4008, silent: 4009 } as const;
 /** After it was asked to close, a client is not waited for any longer. */
 const CLOSE_GRACE_MS = 1_000;
 const READ_AT_ONCE = 100;
@@ -64,6 +67,7 @@ export class SocketConnection {
   readonly #options: SocketConnectionOptions;
   readonly #subscriptions = new Map<string, Subscription>();
   readonly #streams = new Map<string, Stream>();
+  #caller: Caller;
   #isAlive = true;
   #isClosed = false;
   #closeDrained: (() => void) | undefined;
@@ -72,13 +76,14 @@ export class SocketConnection {
 
   constructor(options: SocketConnectionOptions) {
     this.#options = options;
-    const { webSocket, caller } = options;
+    const { webSocket } = options;
+    this.#caller = options.identify();
     webSocket.on('message', (data, isBinary) => this.#received(data, isBinary));
     webSocket.on('pong', () => (this.#isAlive = true));
     webSocket.on('error', () => {});
     webSocket.once('close', () => this.#closed());
     this.#beat();
-    this.#send({ type: 'hello', caller: caller.id });
+    this.#send({ type: 'hello', caller: this.#caller.id });
   }
 
   close(code: number, reason: string): void {
@@ -97,10 +102,23 @@ export class SocketConnection {
     const { webSocket, clock, limits } = this.#options;
     this.#stopHeartbeat = clock.after(limits.heartbeatMs, () => {
       if (!this.#isAlive) return this.close(CLOSE.silent, 'no answer to a ping');
+      if (!this.#isKnown()) return undefined;
       this.#isAlive = false;
       webSocket.ping();
       return this.#beat();
     });
+  }
+
+  /** Keys are revoked and expire while a connection lasts. False: it is closed. */
+  #isKnown(): boolean {
+    try {
+      this.#caller = this.#options.identify();
+    } catch (thrown) {
+      if (toRunnerError(thrown).code !== 'UNAUTHORIZED') return true;
+      this.close(CLOSE.unauthorized, 'the credentials are not valid any more');
+      return false;
+    }
+    return true;
   }
 
   #closed(): void {
@@ -116,12 +134,13 @@ export class SocketConnection {
   }
 
   #received(data: RawData, isBinary: boolean): void {
+    if (!this.#isKnown()) return;
     let id: string | undefined;
     try {
       if (isBinary) throw new RunnerError('REQUEST_INVALID', 'messages are text');
       const message = parseMessage(Buffer.isBuffer(data) ? data : Buffer.concat(Array.isArray(data) ? data : [Buffer.from(data)]));
       if ('id' in message) ({ id } = message);
-      const release = this.#options.admit(this.#options.caller.id);
+      const release = this.#options.admit(this.#caller.id);
       try {
         this.#handle(message);
       } finally {
@@ -163,16 +182,16 @@ export class SocketConnection {
   }
 
   #subscribe({ id, topic, function: name, since }: ClientMessage & { type: 'subscribe' }): void {
-    const { caller, functions, limits } = this.#options;
+    const { functions, limits } = this.#options;
     if (this.#subscriptions.has(id) || this.#streams.has(id)) throw new RunnerError('REQUEST_CONFLICT', `the id ${id} is in use`);
     if (this.#subscriptions.size >= limits.subscriptionsMax)
       throw new RunnerError('RATE_LIMITED', `${limits.subscriptionsMax} subscriptions are the most`);
     if (topic === 'logs') {
       if (name === undefined) throw new RunnerError('REQUEST_INVALID', 'logs are those of a function: the message lacks function');
-      demand(caller, SCOPE_OF[topic], name);
+      demand(this.#caller, SCOPE_OF[topic], name);
       functions.store.get(name);
-    } else demand(caller, SCOPE_OF[topic], name);
-    const mayRead = (one: string): boolean => allows(caller, SCOPE_OF[topic], one);
+    } else demand(this.#caller, SCOPE_OF[topic], name);
+    const mayRead = (one: string): boolean => allows(this.#caller, SCOPE_OF[topic], one);
     const key = topic === 'logs' ? (name ?? '') : topic === 'instances' ? 'instance' : 'invocation';
     const log: EventReader<LogLine | GatewayEvent> = topic === 'logs' ? this.#options.logs : this.#options.events;
     let last = since ?? log.lastId;
@@ -208,24 +227,28 @@ export class SocketConnection {
   }
 
   #invoke({ id, function: name, qualifier, payload = null, payload_base64: bytes }: ClientMessage & { type: 'invoke' }): void {
-    const { caller, functions } = this.#options;
+    const { functions, beginStream } = this.#options;
     if (this.#subscriptions.has(id) || this.#streams.has(id)) throw new RunnerError('REQUEST_CONFLICT', `the id ${id} is in use`);
-    demand(caller, 'invoke', name);
+    demand(this.#caller, 'invoke', name);
+    const { id: callerId } = this.#caller;
+    const begun = beginStream();
     const controller = new AbortController();
     const stream: Stream = { reader: this.#reader(id), session: undefined, giveUp: (reason) => controller.abort(reason) };
     this.#streams.set(id, stream);
     const event = bytes ?? Buffer.from(JSON.stringify(payload));
     functions.stream({ name, qualifier }, event, { requestId: randomUUID(), signal: controller.signal }).then(
       ({ invocation }) => {
+        begun();
         if (this.#isClosed || this.#streams.get(id) !== stream) return controller.abort();
         try {
-          stream.session = this.#options.keepStream({ invocation, callerId: caller.id, cancel: (reason) => controller.abort(reason) });
+          stream.session = this.#options.keepStream({ invocation, callerId, cancel: (reason) => controller.abort(reason) });
           return this.#attach(id, stream.session, { reader: stream.reader, after: 0 });
         } catch (thrown) {
           return this.#failed(id, thrown);
         }
       },
       (thrown: unknown) => {
+        begun();
         if (this.#streams.get(id) === stream) this.#failed(id, thrown);
       },
     );

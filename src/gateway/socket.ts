@@ -24,7 +24,7 @@ export interface SocketLimits {
   readonly slowMs: number;
   readonly heartbeatMs: number;
   readonly subscriptionsMax: number;
-  /** Streamed answers of one caller, those included that wait for their reader. */
+  /** Calls of one caller that have not ended, those included that wait for their reader. As many that have ended are kept for who comes back. */
   readonly streamsMax: number;
   readonly socketsMax: number;
   /** Kept of a streamed answer. */
@@ -67,7 +67,10 @@ export class GatewaySocket {
   readonly #limits: SocketLimits;
   readonly #server: WebSocketServer;
   readonly #connections = new Set<SocketConnection>();
+  /** Oldest first. */
   readonly #streams = new Map<string, StreamSession>();
+  /** Callers of calls that no answer has come to yet. */
+  readonly #begun: string[] = [];
   #drained: (() => void) | undefined;
 
   constructor(options: SocketOptions) {
@@ -94,10 +97,10 @@ export class GatewaySocket {
       throw new RunnerError('REQUEST_INVALID', 'the connection is to become something else than a WebSocket');
     if (this.#connections.size >= this.#limits.socketsMax)
       throw new RunnerError('RATE_LIMITED', `${this.#limits.socketsMax} WebSockets are open already`);
-    const caller = this.#identify(headers, certificateName);
-    this.#options.admit(caller.id)();
+    const identify = (): Caller => this.#identify(headers, certificateName);
+    this.#options.admit(identify().id)();
     socket.on('error', () => {});
-    this.#server.handleUpgrade(request, socket, head, (webSocket) => this.#open(webSocket, caller, id));
+    this.#server.handleUpgrade(request, socket, head, (webSocket) => this.#open(webSocket, identify, id));
   }
 
   /** Ends each connection when nothing streams over it any more, at the latest after the deadline, and then what still streams. */
@@ -130,13 +133,14 @@ export class GatewaySocket {
     return caller;
   }
 
-  #open(webSocket: WebSocket, caller: Caller, id: string): void {
+  #open(webSocket: WebSocket, identify: () => Caller, id: string): void {
     const { functions, logs, events, admit, clock, telemetry } = this.#options;
+    const caller = identify();
     telemetry.log.info('a WebSocket opened', { requestId: id, caller: caller.id });
     const connection = new SocketConnection({
       id,
       webSocket,
-      caller,
+      identify,
       functions,
       logs,
       events,
@@ -145,6 +149,7 @@ export class GatewaySocket {
       telemetry,
       limits: this.#limits,
       findStream: (streamId) => this.#find(streamId, caller),
+      beginStream: () => this.#begin(caller.id),
       keepStream: (options) => this.#keep(options),
       onClosed: () => {
         this.#connections.delete(connection);
@@ -160,14 +165,24 @@ export class GatewaySocket {
     return stream;
   }
 
+  /** Counts a call in until its answer begins; the returned function counts it out. Throws `RATE_LIMITED`. */
+  #begin(callerId: string): () => void {
+    const { streamsMax } = this.#limits;
+    const begun = this.#begun.filter((id) => id === callerId).length;
+    if (begun + this.#streamsOf(callerId, false).length >= streamsMax)
+      throw new RunnerError('RATE_LIMITED', `${callerId} has ${streamsMax} streams already`);
+    this.#begun.push(callerId);
+    return () => void this.#begun.splice(this.#begun.indexOf(callerId), 1);
+  }
+
+  #streamsOf(callerId: string, isTold: boolean): StreamSession[] {
+    return [...this.#streams.values()].filter((stream) => stream.callerId === callerId && stream.isTold === isTold);
+  }
+
   #keep(options: Omit<ConstructorParameters<typeof StreamSession>[0], 'clock' | 'bytesMax' | 'graceMs' | 'onGone'>): StreamSession {
     const { streamsMax, streamBytesMax, resumeMs } = this.#limits;
-    const own = [...this.#streams.values()].filter(({ callerId }) => callerId === options.callerId);
-    if (own.length >= streamsMax) {
-      const error = new RunnerError('RATE_LIMITED', `${options.callerId} has ${streamsMax} streams already`);
-      options.cancel(error);
-      throw error;
-    }
+    const [oldest, ...newer] = this.#streamsOf(options.callerId, true);
+    if (newer.length + 1 >= streamsMax) oldest?.close(new RunnerError('ABORTED', 'newer answers are kept in its place'));
     const stream: StreamSession = new StreamSession({
       ...options,
       clock: this.#options.clock,

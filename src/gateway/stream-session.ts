@@ -64,6 +64,11 @@ export class StreamSession {
     return this.#reader !== undefined;
   }
 
+  /** Its reader has all of it. */
+  get isTold(): boolean {
+    return this.#isTold;
+  }
+
   /** Throws `NOT_FOUND` when the chunks after `after` are not kept any more. */
   attach(reader: StreamReader, after: number): void {
     const oldest = this.#chunks[0]?.seq ?? this.#lastSeq + 1;

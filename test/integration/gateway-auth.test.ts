@@ -1,7 +1,21 @@
 import { readFileSync, readdirSync, statSync } from 'node:fs';
 import { request as httpsRequest } from 'node:https';
 import { join } from 'node:path';
-import { InvokeCommand, LambdaClient, ListFunctionsCommand } from '@aws-sdk/client-lambda';
+import {
+  CreateFunctionCommand,
+  DeleteLayerVersionCommand,
+  GetFunctionCommand,
+  GetFunctionConfigurationCommand,
+  InvokeCommand,
+  LambdaClient,
+  ListFunctionsCommand,
+  ListLayerVersionsCommand,
+  ListVersionsByFunctionCommand,
+  PublishLayerVersionCommand,
+  PutFunctionEventInvokeConfigCommand,
+  UpdateFunctionConfigurationCommand,
+  UpdateFunctionEventInvokeConfigCommand,
+} from '@aws-sdk/client-lambda';
 import { describe, expect, test } from 'vitest';
 import { Gateway } from '../../src/gateway/gateway.ts';
 import type { Scope } from '../../src/gateway/http.ts';
@@ -182,6 +196,18 @@ test('client certificates', async () => {
   await expect(startGateway({ auth: { certificates: {} } })).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
 });
 
+const HIDDEN = { Error: { ErrorCode: 'AccessDeniedException', Message: expect.stringContaining('functions:write') as string } };
+
+function clientOf(
+  url: string,
+  keys: KeyFolder,
+  grant: { readonly scopes: readonly Scope[]; readonly functions?: readonly string[] },
+): LambdaClient {
+  const { key, secretAccessKey = '' } = keys.create({ name: 'aws', ...grant, signing: true });
+  const credentials = { accessKeyId: key.accessKeyId ?? '', secretAccessKey };
+  return new LambdaClient({ endpoint: url, region: 'us-east-1', maxAttempts: 1, credentials });
+}
+
 describe('signatures of AWS', () => {
   test('of the unmodified SDK are checked to the last bit', async () => {
     const { url, keys, admin } = await startWithKeys();
@@ -209,6 +235,67 @@ describe('signatures of AWS', () => {
     keys.revoke(key.id);
     const other = new KeyFolder({ folder: keys.folder });
     expect(other.findSigning(key.accessKeyId ?? '')).toBeUndefined();
+  });
+
+  test('code and values of variables are for those who may change the function', async () => {
+    const { url, keys, admin } = await startWithKeys();
+    await send(url, deploy('hello'), { body: HELLO, ...bearer(admin) });
+    await send(url, 'PATCH /api/v1/functions/hello', { body: '{"environment":{"TOKEN":"secret"}}', ...bearer(admin) });
+    const name = { FunctionName: 'hello' };
+    const reader = clientOf(url, keys, { scopes: ['functions:read'] });
+    const { Code, Configuration } = await reader.send(new GetFunctionCommand(name));
+    expect([Code?.Location, Configuration?.Environment]).toEqual([undefined, HIDDEN]);
+    expect((await reader.send(new GetFunctionConfigurationCommand(name))).Environment).toEqual(HIDDEN);
+    expect((await reader.send(new ListVersionsByFunctionCommand(name))).Versions?.map((each) => each.Environment)).toEqual([HIDDEN]);
+    expect((await reader.send(new ListFunctionsCommand({}))).Functions?.map((each) => each.Environment)).toEqual([HIDDEN]);
+    const author = clientOf(url, keys, { scopes: ['functions:read', 'functions:write'] });
+    const own = await author.send(new GetFunctionCommand(name));
+    expect(own.Configuration?.Environment).toEqual({ Variables: { TOKEN: 'secret' } });
+    expect((await fetch(own.Code?.Location ?? '')).status).toBe(200);
+  });
+
+  test('a function is told only by who may call it', async () => {
+    const { url, keys, admin } = await startWithKeys();
+    for (const name of ['job-a', 'job-b', 'other']) await send(url, deploy(name), { body: HELLO, ...bearer(admin) });
+    const client = clientOf(url, keys, { scopes: ['invoke', 'functions:write'], functions: ['job-*'] });
+    const refused = { name: 'AccessDeniedException' };
+    const where = { FunctionName: 'job-a' };
+    const told = (Destination: string) => ({ ...where, DestinationConfig: { OnSuccess: { Destination } } });
+    const letters = (TargetArn: string) => ({ ...where, DeadLetterConfig: { TargetArn } });
+    for (const target of ['other', 'arn:aws:lambda:us-east-1:000000000000:function:other:$LATEST']) {
+      await expect(client.send(new PutFunctionEventInvokeConfigCommand(told(target)))).rejects.toMatchObject(refused);
+      await expect(client.send(new UpdateFunctionConfigurationCommand(letters(target)))).rejects.toMatchObject(refused);
+      const made = {
+        ...letters(target),
+        Role: 'arn:aws:iam::000000000000:role/x',
+        Runtime: 'nodejs24.x',
+        Handler: 'index.handler',
+      } as const;
+      const create = new CreateFunctionCommand({ ...made, FunctionName: 'job-c', Code: { ZipFile: HELLO } });
+      await expect(client.send(create)).rejects.toMatchObject(refused);
+    }
+    await client.send(new PutFunctionEventInvokeConfigCommand(told('job-b')));
+    await client.send(new UpdateFunctionConfigurationCommand(letters('job-b')));
+    await client.send(new UpdateFunctionConfigurationCommand(letters('arn:aws:sqs:us-east-1:000000000000:q')));
+    await client.send(new UpdateFunctionConfigurationCommand(letters('')));
+    // What somebody else has set stays.
+    await clientOf(url, keys, { scopes: ['admin'] }).send(new PutFunctionEventInvokeConfigCommand(told('other')));
+    await client.send(new UpdateFunctionEventInvokeConfigCommand({ ...where, MaximumRetryAttempts: 0 }));
+  });
+
+  test('layers are changed only by who may change functions of their names', async () => {
+    const { url, keys } = await startWithKeys();
+    const publish = (LayerName: string) => new PublishLayerVersionCommand({ LayerName, Content: { ZipFile: HELLO } });
+    const remove = (LayerName: string) => new DeleteLayerVersionCommand({ LayerName, VersionNumber: 1 });
+    const admin = clientOf(url, keys, { scopes: ['admin'] });
+    await admin.send(publish('other'));
+    const client = clientOf(url, keys, { scopes: ['functions:read', 'functions:write'], functions: ['job-*'] });
+    const refused = { name: 'AccessDeniedException' };
+    await expect(client.send(publish('other'))).rejects.toMatchObject(refused);
+    await expect(client.send(remove('other'))).rejects.toMatchObject(refused);
+    expect((await admin.send(new ListLayerVersionsCommand({ LayerName: 'other' }))).LayerVersions).toHaveLength(1);
+    await client.send(publish('job-parts'));
+    await client.send(remove('job-parts'));
   });
 
   test('do not open the routes of the gateway itself', async () => {

@@ -5,6 +5,8 @@ import { HELLO, newFolder, onEnd, send, sendRaw, startGateway, until, zipOf } fr
 import type { TestGateway } from '../support/gateway.ts';
 import { Gateway } from '../../src/gateway/gateway.ts';
 import { KeyFolder } from '../../src/gateway/keys.ts';
+import { createMetrics } from '../../src/telemetry/prometheus.ts';
+import { silentTelemetry } from '../../src/telemetry/telemetry.ts';
 import { FakeBackend } from '../support/fake-backend.ts';
 
 const DEPLOY = 'PUT /api/v1/functions/hello?runtime=nodejs24.x&handler=index.handler';
@@ -23,6 +25,27 @@ async function startHeld(
   await send(running.url, DEPLOY, { body: HELLO });
   return { ...running, started: started.promise, answer: answer.resolve };
 }
+
+test('an instance for one call alone does not outlive a call that is given up while it starts', async () => {
+  const { url, backend } = await startGateway();
+  await send(url, DEPLOY, { body: HELLO });
+  const gate = Promise.withResolvers<void>();
+  backend.launchGate = gate.promise;
+  // It comes up although nobody waits for it any more.
+  const launch = backend.launch.bind(backend);
+  backend.launch = (spec) => launch({ ...spec, signal: new AbortController().signal });
+  const controller = new AbortController();
+  const body = JSON.stringify({ function: 'hello', mode: 'ephemeral', payload: 1 });
+  const call = fetch(`${url}/api/v1/execute`, { method: 'POST', body, signal: controller.signal }).catch((error: unknown) => error);
+  await until(() => backend.launching === 1);
+  controller.abort();
+  await call;
+  const { json } = await send(url, 'GET /api/v1/instances');
+  expect(json).toMatchObject({ instances: [{ state: 'starting' }] });
+  gate.resolve();
+  await until(() => backend.programs.length === 1 && backend.running.length === 0);
+  await until(async () => JSON.stringify((await send(url, 'GET /api/v1/instances')).json) === '{"instances":[]}');
+});
 
 describe('functions', () => {
   test('are deployed, described, listed, changed, published, fetched and removed', async () => {
@@ -211,6 +234,20 @@ describe('calls', () => {
 });
 
 describe('execute', () => {
+  test('code of requests is counted together: each request may bring a function that never comes again', async () => {
+    const metrics = createMetrics({ defaults: false });
+    const { url } = await startGateway({ telemetry: { ...silentTelemetry, metrics } });
+    await send(url, DEPLOY, { body: HELLO });
+    await send(url, 'POST /api/v1/functions/hello/invoke', { body: '1' });
+    const body = JSON.stringify({ zip: Buffer.from(HELLO).toString('base64'), runtime: 'nodejs24.x', handler: 'i.h', mode: 'ephemeral' });
+    for (let call = 0; call < 3; call += 1) expect((await send(url, 'POST /api/v1/execute', { body })).status).toBe(200);
+    const lines = (await metrics.expose()).split('\n').filter((line) => line.startsWith('blueprint_function_invocations_total{'));
+    expect(lines.map((line) => [/function="([^"]*)"/.exec(line)?.[1], line.split(' ').at(-1)])).toEqual([
+      ['hello', '1'],
+      ['execute-*', '3'],
+    ]);
+  });
+
   test('a deployed function, warm or on an instance of its own', async () => {
     const { url, backend } = await startGateway();
     await send(url, DEPLOY, { body: HELLO });

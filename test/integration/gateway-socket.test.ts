@@ -286,6 +286,36 @@ describe('streamed calls', () => {
     await expect(channel.stream('nope', 1).next()).rejects.toBeInstanceOf(GatewayError);
   });
 
+  test('more than a caller may have at a time are refused before they run; those that have ended do not count', async () => {
+    const gate = Promise.withResolvers<void>();
+    const seen: string[] = [];
+    const handler = async ({ body }: Parameters<FakeHandler>[0]): Promise<Buffer> => {
+      seen.push(body.toString());
+      await gate.promise;
+      return body;
+    };
+    const { url } = await startHello(handler, { socketLimits: { streamsMax: 2 } });
+    await send(url, 'PATCH /api/v1/functions/hello', { body: '{"timeout_ms":600000}' });
+    const peer = await Peer.open(url);
+    for (const id of ['a', 'b', 'c']) peer.say({ type: 'invoke', id, function: 'hello', payload: id });
+    expect((await peer.find('error')).id).toBe('c');
+    expect((await peer.find('error')).error.code).toBe('RATE_LIMITED');
+    await until(() => seen.length === 2);
+    gate.resolve();
+    for (const id of ['a', 'b']) await peer.find('end', (message) => message.id === id);
+    for (let call = 0; call < 10; call += 1) {
+      peer.say({ type: 'invoke', id: `n${call}`, function: 'hello', payload: call });
+      await peer.find('end', ({ id }) => id === `n${call}`);
+    }
+    expect(seen.toSorted()).toEqual(['"a"', '"b"', ...'0 1 2 3 4 5 6 7 8 9'.split(' ')].toSorted());
+    // The newest can be read again, the oldest are gone.
+    const streams = peer.messages.flatMap((message) => (message.type === 'started' ? [message.stream] : []));
+    peer.say({ type: 'resume', id: 'new', stream: streams.at(-1), after: 0 });
+    await peer.find('end', ({ id }) => id === 'new');
+    peer.say({ type: 'resume', id: 'old', stream: streams[0], after: 0 });
+    expect((await peer.find('error', ({ id }) => id === 'old')).error.code).toBe('NOT_FOUND');
+  });
+
   test('another caller cannot take a stream over', async () => {
     const keys = new KeyFolder({ folder: join(await newFolder(), 'keys') });
     const [mine = '', other = ''] = ['a', 'b'].map((name) => keys.create({ name, scopes: ['admin'] }).secret);
@@ -382,6 +412,27 @@ describe('who may connect', () => {
     expect((await peer.find('error')).error.code).toBe('FORBIDDEN');
     peer.say({ type: 'subscribe', id: 'i', topic: 'instances' });
     expect((await peer.find('error', ({ id }) => id === 'i')).error.code).toBe('FORBIDDEN');
+  });
+
+  test('who lost the credentials loses the connection: with the next message, and with the next ping', async () => {
+    const clock = new FakeClock();
+    const keys = new KeyFolder({ folder: join(await newFolder(), 'keys') });
+    const { key, secret } = keys.create({ name: 'ops', scopes: ['admin'] });
+    let calls = 0;
+    const handler = async ({ body }: Parameters<FakeHandler>[0]): Promise<Buffer> => ((calls += 1), body);
+    const { url } = await startGateway({ auth: { keys }, clock, backend: { handler }, socketLimits: { heartbeatMs: 50 } });
+    const headers = { authorization: `Bearer ${secret}` };
+    await send(url, DEPLOY, { body: HELLO, headers });
+    const [busy, quiet] = [await Peer.open(url, { headers }), await Peer.open(url, { headers })];
+    busy.say({ type: 'invoke', id: 's', function: 'hello' });
+    quiet.say({ type: 'subscribe', id: 'l', topic: 'logs', function: 'hello' });
+    await Promise.all([busy.find('end'), quiet.find('subscribed')]);
+    keys.revoke(key.id);
+    busy.say({ type: 'invoke', id: 't', function: 'hello' });
+    expect(await busy.closed).toMatchObject({ code: 4001 });
+    expect(calls).toBe(1);
+    await clock.advance(50);
+    expect(await quiet.closed).toMatchObject({ code: 4001 });
   });
 
   test('no page of somebody else, no other path', async () => {

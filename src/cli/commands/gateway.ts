@@ -37,6 +37,7 @@ export interface GatewayFlags extends LimitFlags {
   readonly limits: Provider;
   readonly corsOrigin?: readonly string[];
   readonly rate?: number;
+  readonly idlePollUs?: number;
   readonly json?: true;
 }
 
@@ -96,6 +97,11 @@ export function addServing(command: Command, port: number): Command {
     .option('--limits <provider>', `whose limits hold: ${PROVIDERS.join(', ')}`, parseProvider, 'aws')
     .option('--cors-origin <origin>', 'pages that may use the gateway; several by repeating', list)
     .option('--rate <count>', 'requests per second of each caller', parseCount)
+    .option(
+      '--idle-poll-us <us>',
+      'how long it looks for the next request before it sleeps, while they come quickly; 0: not at all (default: 200; 0 with one processor)',
+      parseIdlePoll,
+    )
     .addOption(new JsonEvents('print one JSON line when it listens'));
   addLimits(command);
   return command;
@@ -121,6 +127,7 @@ export async function serve(io: Io, flags: GatewayFlags, name: 'gateway' | 'wasm
     runtime: { limits },
     ...(auth && { auth }),
     ...(flags.corsOrigin && { corsOrigins: flags.corsOrigin }),
+    ...(flags.idlePollUs !== undefined && { idlePollUs: flags.idlePollUs }),
     ...(flags.rate !== undefined && { limits: { requestsPerSecond: flags.rate, burst: flags.rate } }),
     telemetry,
     metrics: () => metrics.expose(),
@@ -134,6 +141,11 @@ export async function serve(io: Io, flags: GatewayFlags, name: 'gateway' | 'wasm
   else io.stdout.write(`${welcome({ url, backends, missing: found.missing, folder, hasAuth: auth !== undefined })}\n`);
   await stopped;
   await gateway.close(DRAIN_MS);
+}
+
+function parseIdlePoll(text: string): number {
+  if (/^\d{1,3}$|^1000$/.test(text)) return Number(text);
+  throw new InvalidArgumentError('It must be a number of microseconds from 0 to 1000.');
 }
 
 const list = (value: string, before: readonly string[] = []): readonly string[] => [...before, value];

@@ -8,6 +8,7 @@ import { breaks } from '../../runtime/store-settings.ts';
 import { demand } from '../http.ts';
 import { SETTING_TAGS, tagSettings } from './configuration.ts';
 import type { Destinations } from './destinations.ts';
+import { demandTold } from './destinations.ts';
 import type { Fields } from './fields.ts';
 import { missing } from './fields.ts';
 import { functionArn, parseFunctionName } from './names.ts';
@@ -130,9 +131,13 @@ export function asyncHandlers({ store, place }: LambdaParts, destinations: Desti
     );
   };
   const put = (request: OperationRequest, base: AsyncConfig): JsonObject => {
-    const config = { ...base, ...asyncConfigOf(request.fields()) };
-    for (const target of [config.onSuccess, config.onFailure]) if (target !== undefined) destinations.check(target);
-    return show(attachments.putAsync(request.fn, config));
+    const given = asyncConfigOf(request.fields());
+    for (const target of [given.onSuccess, given.onFailure]) {
+      if (target === undefined) continue;
+      destinations.check(target);
+      demandTold(request.caller, target);
+    }
+    return show(attachments.putAsync(request.fn, { ...base, ...given }));
   };
   return {
     PutFunctionEventInvokeConfig: (request) => answer(200, put(request, {})),

@@ -6,6 +6,8 @@ import { PROVIDERS } from '../../executor/limits.ts';
 import type { Provider } from '../../executor/limits.ts';
 import type { Architecture, CodeInput, FunctionRecord, FunctionSettings, JsonObject, JsonValue } from '../../runtime/store-records.ts';
 import { breaks } from '../../runtime/store-settings.ts';
+import { allows } from '../http.ts';
+import type { Caller } from '../http.ts';
 import type { Fields } from './fields.ts';
 import { missing } from './fields.ts';
 import { functionArn, layerArn, parseLayerName } from './names.ts';
@@ -115,8 +117,20 @@ export function tagSettings(tags: Readonly<Record<string, string>>): Partial<Pic
   return { ...(network !== undefined && { network }), ...(concurrency !== undefined && { concurrencyPerInstance: Number(concurrency) }) };
 }
 
-/** `FunctionConfiguration` of the API. `qualified`: the ARN carries the version. */
-export function toConfiguration(record: FunctionRecord, place: Place, qualified: boolean): JsonObject {
+/** As the service tells it of who may not decrypt them. */
+const HIDDEN_ENVIRONMENT: JsonObject = {
+  Error: { ErrorCode: 'AccessDeniedException', Message: 'The values of variables are shown to who has functions:write for the function.' },
+};
+
+export interface Showing {
+  /** The ARN carries the version. */
+  readonly qualified: boolean;
+  /** Values of variables are for those who may change the function. */
+  readonly caller: Caller;
+}
+
+/** `FunctionConfiguration` of the API. */
+export function toConfiguration(record: FunctionRecord, place: Place, { qualified, caller }: Showing): JsonObject {
   const { extra, code, layers, environment } = record;
   const logging = extra['LoggingConfig'];
   const image = extra['ImageConfig'];
@@ -134,7 +148,9 @@ export function toConfiguration(record: FunctionRecord, place: Place, qualified:
     Version: record.version,
     ...(extra['VpcConfig'] !== undefined && { VpcConfig: extra['VpcConfig'] }),
     ...(extra['DeadLetterConfig'] !== undefined && { DeadLetterConfig: extra['DeadLetterConfig'] }),
-    ...(Object.keys(environment).length > 0 && { Environment: { Variables: environment } }),
+    ...(Object.keys(environment).length > 0 && {
+      Environment: allows(caller, 'functions:write', record.name) ? { Variables: environment } : HIDDEN_ENVIRONMENT,
+    }),
     ...(extra['KMSKeyArn'] !== undefined && { KMSKeyArn: extra['KMSKeyArn'] }),
     TracingConfig: extra['TracingConfig'] ?? { Mode: 'PassThrough' },
     RevisionId: record.revisionId,

@@ -11,8 +11,10 @@ import { fileURLToPath } from 'node:url';
 import type { Clock } from '../../clock.ts';
 import { RunnerError } from '../../errors.ts';
 import { syncFolder } from '../../runtime/unzip.ts';
+import { demand } from '../http.ts';
+import type { Caller } from '../http.ts';
 import type { FunctionName } from './names.ts';
-import { parseFunctionName } from './names.ts';
+import { bareName, parseFunctionName } from './names.ts';
 
 export type Target =
   | ({ readonly kind: 'function' } & FunctionName)
@@ -26,6 +28,7 @@ export interface DestinationsOptions {
 }
 
 const ANSWER_MS_MAX = 30_000;
+const OTHER_SERVICE = /^arn:aws[a-z-]*:(?!lambda:)/;
 
 /** Addresses of the machine's own network segment: where clouds keep the credentials of the machine. */
 const LINK_LOCAL = new BlockList();
@@ -46,8 +49,7 @@ export class Destinations {
   check(target: string): Target {
     if (target.startsWith('file:')) return this.#folder(target);
     if (/^https?:/.test(target)) return httpTarget(target);
-    if (/^arn:aws[a-z-]*:(?!lambda:)/.test(target))
-      throw refused(target, 'only functions, file:// folders and http(s):// addresses can be told here');
+    if (OTHER_SERVICE.test(target)) throw refused(target, 'only functions, file:// folders and http(s):// addresses can be told here');
     return { kind: 'function', ...parseFunctionName(target) };
   }
 
@@ -108,6 +110,11 @@ export class Destinations {
       request.end(body);
     });
   }
+}
+
+/** Who has a function told of something has it called: he must be allowed to. Throws `FORBIDDEN`. */
+export function demandTold(caller: Caller, target: string): void {
+  if (!/^(?:file|https?):/.test(target) && !OTHER_SERVICE.test(target)) demand(caller, 'invoke', bareName(target));
 }
 
 function refused(target: string, why: string, cause?: unknown): RunnerError {

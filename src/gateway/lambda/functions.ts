@@ -3,8 +3,12 @@
 import type { FunctionRecord, JsonObject } from '../../runtime/store-records.ts';
 import { isCodeOfRequest } from '../functions.ts';
 import { allows, demand } from '../http.ts';
+import type { Caller } from '../http.ts';
 import type { CodeLinks } from './code-links.ts';
 import { architectureOf, codeOf, profileOf, requireCreatable, settingsOf, tagSettings, toConfiguration } from './configuration.ts';
+import type { Showing } from './configuration.ts';
+import { demandTold } from './destinations.ts';
+import type { Fields } from './fields.ts';
 import { functionArn, parseFunctionName } from './names.ts';
 import { NO_CONTENT, answer, nextMarker, pageOf } from './operation.ts';
 import type { Handlers, LambdaParts } from './operation.ts';
@@ -13,12 +17,13 @@ const LATEST = '$LATEST';
 const PAGE_MAX = 50;
 
 export function functionHandlers({ store, place }: LambdaParts, links: CodeLinks) {
-  const show = (record: FunctionRecord, qualified: boolean): JsonObject => toConfiguration(record, place, qualified);
+  const show = (record: FunctionRecord, showing: Showing): JsonObject => toConfiguration(record, place, showing);
   return {
     async CreateFunction({ fields: read, caller }) {
       const fields = read();
       const { name } = parseFunctionName(fields.required('FunctionName'));
       demand(caller, 'functions:write', name);
+      demandDeadLetters(fields, caller);
       const packaged = requireCreatable(fields);
       const tags = fields.textMap('Tags') ?? {};
       await store.create({
@@ -31,31 +36,30 @@ export function functionHandlers({ store, place }: LambdaParts, links: CodeLinks
         tags,
       });
       const record = fields.flag('Publish') ? store.publish(name) : store.get(name);
-      return answer(201, show(record, record.version !== LATEST));
+      return answer(201, show(record, { qualified: record.version !== LATEST, caller }));
     },
-    GetFunction({ fn, origin }) {
+    GetFunction({ fn, origin, caller }) {
       const record = store.get(fn.name, fn.qualifier);
       const reserved = store.reserved(fn.name);
       const tags = store.tags(fn.name);
+      const link = allows(caller, 'functions:write', fn.name) ? links.ofFunction(origin, record) : undefined;
       return answer(200, {
-        Configuration: show(record, fn.qualifier !== undefined),
-        Code:
-          record.code.kind === 'zip'
-            ? { RepositoryType: 'S3', Location: links.ofFunction(origin, record) }
-            : { RepositoryType: 'ECR', ImageUri: record.code.uri, ResolvedImageUri: record.code.uri },
+        Configuration: show(record, { qualified: fn.qualifier !== undefined, caller }),
+        Code: locationOf(record, link),
         ...(Object.keys(tags).length > 0 && { Tags: tags }),
         ...(reserved !== undefined && { Concurrency: { ReservedConcurrentExecutions: reserved } }),
       });
     },
-    GetFunctionConfiguration: ({ fn }) => answer(200, show(store.get(fn.name, fn.qualifier), fn.qualifier !== undefined)),
+    GetFunctionConfiguration: ({ fn, caller }) =>
+      answer(200, show(store.get(fn.name, fn.qualifier), { qualified: fn.qualifier !== undefined, caller })),
     ListFunctions({ query, caller }) {
       const page = store.list(pageOf(query, PAGE_MAX));
       const all = query.get('FunctionVersion') === 'ALL';
       const seen = page.items.filter((record) => !isCodeOfRequest(record) && allows(caller, 'functions:read', record.name));
       const records = all ? seen.flatMap(({ name }) => store.versions(name).items) : seen;
-      return answer(200, { Functions: records.map((record) => show(record, all)), ...nextMarker(page) });
+      return answer(200, { Functions: records.map((record) => show(record, { qualified: all, caller })), ...nextMarker(page) });
     },
-    async UpdateFunctionCode({ fn, fields: read }) {
+    async UpdateFunctionCode({ fn, fields: read, caller }) {
       const fields = read();
       const packaged = store.get(fn.name).code.kind === 'zip' ? 'Zip' : 'Image';
       const revisionId = fields.text('RevisionId');
@@ -65,20 +69,33 @@ export function functionHandlers({ store, place }: LambdaParts, links: CodeLinks
         ...(revisionId !== undefined && { revisionId }),
         ...(fields.has('Architectures') && { architecture: architectureOf(fields) }),
       });
-      return answer(200, show(record, record.version !== LATEST));
+      return answer(200, show(record, { qualified: record.version !== LATEST, caller }));
     },
-    async UpdateFunctionConfiguration({ fn, fields: read }) {
+    async UpdateFunctionConfiguration({ fn, fields: read, caller }) {
       const fields = read();
+      demandDeadLetters(fields, caller);
       const { extra = {}, ...settings } = settingsOf(fields);
       const revisionId = fields.text('RevisionId');
       const merged = { ...settings, extra: { ...store.get(fn.name).extra, ...extra } };
-      return answer(200, show(await store.updateSettings(fn.name, merged, { ...(revisionId !== undefined && { revisionId }) }), false));
+      const record = await store.updateSettings(fn.name, merged, { ...(revisionId !== undefined && { revisionId }) });
+      return answer(200, show(record, { qualified: false, caller }));
     },
     DeleteFunction({ fn }) {
       store.remove(fn.name, fn.qualifier);
       return NO_CONTENT;
     },
   } satisfies Partial<Handlers>;
+}
+
+/** `link`: absent for who may not have the package. */
+function locationOf({ code }: FunctionRecord, link: string | undefined): JsonObject {
+  if (code.kind === 'image') return { RepositoryType: 'ECR', ImageUri: code.uri, ResolvedImageUri: code.uri };
+  return { RepositoryType: 'S3', ...(link !== undefined && { Location: link }) };
+}
+
+function demandDeadLetters(fields: Fields, caller: Caller): void {
+  const target = fields.inner('DeadLetterConfig')?.text('TargetArn') ?? '';
+  if (target !== '') demandTold(caller, target);
 }
 
 /** What provisioning tools ask of every function, and what is always the same here. */

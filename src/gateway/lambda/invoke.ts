@@ -152,8 +152,7 @@ export class Invocations {
     const resolved = this.#resolve(request);
     checkEvent(body.length, resolved.record, type);
     const clientContext = headers['x-amz-client-context'];
-    if (clientContext !== undefined && clientContext.length > CLIENT_CONTEXT_CHARS_MAX)
-      throw breaks('clientContext', clientContext, { lengthMax: CLIENT_CONTEXT_CHARS_MAX });
+    if (clientContext !== undefined) checkClientContext(clientContext);
     checkJson(body);
     const withLog = oneOf('logType', headers['x-amz-log-type'] ?? 'None', LOG_TYPES) === 'Tail';
     return {
@@ -193,6 +192,19 @@ function oneOf<const T extends string>(field: string, value: string, known: read
 }
 
 /** The service passes on only what is JSON. */
+function checkClientContext(text: string): void {
+  if (text.length > CLIENT_CONTEXT_CHARS_MAX) throw breaks('clientContext', text, { lengthMax: CLIENT_CONTEXT_CHARS_MAX });
+  try {
+    const value: unknown = JSON.parse(Buffer.from(text, 'base64').toString());
+    if (typeof value !== 'object' || value === null) throw new TypeError('it is no object');
+  } catch (cause) {
+    throw new RunnerError('REQUEST_INVALID', 'Client context must be a valid Base64-encoded JSON object.', {
+      cause,
+      details: { awsType: 'InvalidRequestContentException' },
+    });
+  }
+}
+
 function checkJson(body: Uint8Array): void {
   if (body.length === 0) return;
   try {

@@ -506,6 +506,34 @@ describe('what is attached', () => {
     );
   });
 
+  it('keeps those instances warm that are wanted now, and no others', async () => {
+    const FunctionName = 'hello';
+    await client.send(new UpdateFunctionCodeCommand({ FunctionName, ZipFile: zip('two'), Publish: true }));
+    await client.send(new CreateAliasCommand({ FunctionName, Name: 'live', FunctionVersion: '1' }));
+    const put = (Qualifier: string, ProvisionedConcurrentExecutions: number) =>
+      client.send(new PutProvisionedConcurrencyConfigCommand({ FunctionName, Qualifier, ProvisionedConcurrentExecutions }));
+    const kept = (): unknown => {
+      const counts = new Map(script.warmed.map(({ name, count }) => [name, count]));
+      return Object.fromEntries(counts);
+    };
+    await put('live', 2);
+    expect(kept()).toEqual({ 'hello:1': 2 });
+    await client.send(new UpdateAliasCommand({ FunctionName, Name: 'live', FunctionVersion: '2' }));
+    expect(kept()).toEqual({ 'hello:1': 0, 'hello:2': 2 });
+    await put('2', 3);
+    expect(kept()).toEqual({ 'hello:1': 0, 'hello:2': 3 });
+    await client.send(new DeleteProvisionedConcurrencyConfigCommand({ FunctionName, Qualifier: '2' }));
+    expect(kept()).toEqual({ 'hello:1': 0, 'hello:2': 2 });
+    expect((await client.send(new GetProvisionedConcurrencyConfigCommand({ FunctionName, Qualifier: 'live' }))).Status).toBe('READY');
+    await client.send(new DeleteAliasCommand({ FunctionName, Name: 'live' }));
+    expect(kept()).toEqual({ 'hello:1': 0, 'hello:2': 0 });
+    const count = script.warmed.length;
+    await put('2', 1);
+    await client.send(new DeleteFunctionCommand({ FunctionName }));
+    // Its instances were ended with it: nothing is to be told.
+    expect(script.warmed.slice(count)).toEqual([{ name: 'hello:2', count: 1 }]);
+  });
+
   it('keeps permissions', async () => {
     const added = await client.send(
       new AddPermissionCommand({
@@ -615,6 +643,14 @@ describe('Invoke', () => {
       name: 'InvalidRequestContentException',
       status: 400,
     });
+  });
+
+  it('refuses a client context that is no object as JSON in base64', async () => {
+    for (const context of ['not base64 of JSON', '{"custom":{}}', Buffer.from('7').toString('base64')])
+      expect(await refusal(() => client.send(new InvokeCommand({ FunctionName: 'hello', ClientContext: context })))).toMatchObject({
+        name: 'InvalidRequestContentException',
+        status: 400,
+      });
   });
 
   it('tries dry', async () => {

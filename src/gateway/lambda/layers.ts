@@ -2,6 +2,7 @@
 
 import { RunnerError } from '../../errors.ts';
 import type { JsonObject, LayerName, LayerRecord } from '../../runtime/store-records.ts';
+import { demand } from '../http.ts';
 import type { CodeLinks } from './code-links.ts';
 import { toBase64 } from './configuration.ts';
 import type { Fields } from './fields.ts';
@@ -19,7 +20,9 @@ export function layerHandlers({ store, place }: LambdaParts, links: CodeLinks) {
     Content: { Location: links.ofLayer(origin, layer), CodeSha256: toBase64(layer.sha256), CodeSize: layer.zipBytes },
   });
   return {
-    async PublishLayerVersion({ params, fields: read, origin }) {
+    async PublishLayerVersion({ params, fields: read, origin, caller }) {
+      // Keys for some functions are for layers of such names.
+      demand(caller, 'functions:write', nameOf(params));
       const fields = read();
       const zip = fields.inner('Content')?.bytes('ZipFile');
       if (zip === undefined) {
@@ -51,7 +54,8 @@ export function layerHandlers({ store, place }: LambdaParts, links: CodeLinks) {
       const layers = page.items.filter((layer) => isCompatible(layer, query));
       return answer(200, { LayerVersions: layers.map((layer) => toLayer(layer, place)), ...nextMarker(page) });
     },
-    DeleteLayerVersion({ params }) {
+    DeleteLayerVersion({ params, caller }) {
+      demand(caller, 'functions:write', nameOf(params));
       store.layers.remove(versionOf(params));
       return NO_CONTENT;
     },

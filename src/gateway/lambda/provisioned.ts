@@ -3,6 +3,7 @@
 import { RunnerError, toRunnerError } from '../../errors.ts';
 import type { Attachment } from '../../runtime/attachments.ts';
 import type { JsonObject } from '../../runtime/store-records.ts';
+import type { Resolved } from '../../runtime/store.ts';
 import { missing } from './fields.ts';
 import { functionArn } from './names.ts';
 import { NO_CONTENT, answer, awsTime, nextMarker, pageOf } from './operation.ts';
@@ -15,29 +16,55 @@ interface Wanted {
   readonly count: number;
 }
 
+/** Instances of one version that are kept. */
 interface Warmth {
   readonly fingerprint: string;
   readonly count: number;
   state: 'IN_PROGRESS' | 'READY' | 'FAILED';
   reason?: string;
+  /** Keeps them no more. */
+  readonly release: () => void;
 }
+
+/** What a qualifier leads to. */
+type Wish = Resolved & { readonly qualifier: string; readonly count: number };
 
 export class Provisioned {
   readonly #parts: LambdaParts;
-  /** By function name and qualifier. */
-  readonly #warmth = new Map<string, Warmth>();
+  /** By function name, then by qualifier: those that lead to the same version share one. */
+  readonly #warmth = new Map<string, ReadonlyMap<string, Warmth>>();
 
   constructor(parts: LambdaParts) {
     this.#parts = parts;
   }
 
-  /** After a start, and after each change of the function: where an alias leads elsewhere now, other instances are warmed. */
+  /** After a start, and after each change of the function: what is wanted now is warmed, what is wanted no more may go. */
   refresh(name: string): void {
     const { store } = this.#parts;
     const wanted = store.attachments.list<Wanted>(name, 'provisioned').items;
-    for (const { qualifier, value } of wanted) this.#warm({ name, qualifier }, value.count);
-    const kept = new Set(wanted.map(({ qualifier }) => `${name}:${qualifier}`));
-    for (const key of this.#warmth.keys()) if (key.startsWith(`${name}:`) && !kept.has(key)) this.#warmth.delete(key);
+    const before = this.#warmth.get(name) ?? new Map<string, Warmth>();
+    const after = new Map<string, Warmth>();
+    const wishes = wanted.flatMap(({ qualifier, value }) => {
+      try {
+        return [{ ...store.resolve(name, qualifier, () => 1), qualifier, count: value.count }];
+      } catch (thrown) {
+        after.set(qualifier, { fingerprint: '', count: 0, state: 'FAILED', reason: toRunnerError(thrown).message, release() {} });
+        return [];
+      }
+    });
+    for (const wish of wishes) {
+      const { fingerprint } = wish.fn;
+      const count = Math.max(...wishes.map((other) => (other.fn.fingerprint === fingerprint ? other.count : 0)));
+      const same = [...after.values(), ...before.values()].find((one) => one.fingerprint === fingerprint && one.count === count);
+      after.set(wish.qualifier, same && same.state !== 'FAILED' ? same : this.#warm({ ...wish, count }));
+    }
+    if (after.size > 0) this.#warmth.set(name, after);
+    else this.#warmth.delete(name);
+    const needed = new Set([...after.values()].map(({ fingerprint }) => fingerprint));
+    // Of a version that is gone the instances have gone with it.
+    const left = before.size > 0 ? store.fingerprints(name) : [];
+    for (const warmth of new Set(before.values()))
+      if (!needed.has(warmth.fingerprint) && left.includes(warmth.fingerprint)) warmth.release();
   }
 
   /** All functions, after a start. */
@@ -60,7 +87,7 @@ export class Provisioned {
         const key = { name: fn.name, qualifier: requireQualifier(fn.qualifier), kind: 'provisioned' } as const;
         checkCount(count, store.reserved(fn.name));
         const put = store.attachments.put<Wanted>(key, { count });
-        this.#warm(key, count);
+        this.refresh(fn.name);
         return answer(202, show(put));
       },
       GetProvisionedConcurrencyConfig: ({ fn, query }) => {
@@ -81,44 +108,31 @@ export class Provisioned {
       },
       DeleteProvisionedConcurrencyConfig: ({ fn }) => {
         const qualifier = requireQualifier(fn.qualifier);
-        const { fn: version, record } = store.resolve(fn.name, qualifier, () => 1);
+        store.get(fn.name, qualifier);
         store.attachments.remove({ name: fn.name, qualifier, kind: 'provisioned' });
-        this.#warmth.delete(`${fn.name}:${qualifier}`);
-        void this.#parts
-          .runtimeOf(record)
-          .warm(version, 0, { keep: true })
-          .catch(() => {});
+        this.refresh(fn.name);
         return NO_CONTENT;
       },
     } satisfies Partial<Handlers>;
   }
 
-  #warm({ name, qualifier }: { readonly name: string; readonly qualifier: string }, count: number): void {
-    const { store, runtimeOf, telemetry } = this.#parts;
-    const key = `${name}:${qualifier}`;
-    try {
-      const { fn, record } = store.resolve(name, qualifier, () => 1);
-      const before = this.#warmth.get(key);
-      if (before?.fingerprint === fn.fingerprint && before.count === count && before.state !== 'FAILED') return;
-      const warmth: Warmth = { fingerprint: fn.fingerprint, count, state: 'IN_PROGRESS' };
-      this.#warmth.set(key, warmth);
-      runtimeOf(record)
-        .warm(fn, count, { keep: true })
-        .then(
-          () => (warmth.state = 'READY'),
-          (thrown: unknown) => {
-            warmth.state = 'FAILED';
-            warmth.reason = toRunnerError(thrown).message;
-            telemetry.log.warn('provisioned concurrency failed', { function: name, qualifier, reason: warmth.reason });
-          },
-        );
-    } catch (thrown) {
-      this.#warmth.set(key, { fingerprint: '', count, state: 'FAILED', reason: toRunnerError(thrown).message });
-    }
+  #warm({ fn, record, qualifier, count }: Wish): Warmth {
+    const { runtimeOf, telemetry } = this.#parts;
+    const keep = async (instances: number): Promise<void> => runtimeOf(record).warm(fn, instances, { keep: true });
+    const warmth: Warmth = { fingerprint: fn.fingerprint, count, state: 'IN_PROGRESS', release: () => void keep(0).catch(() => {}) };
+    keep(count).then(
+      () => (warmth.state = 'READY'),
+      (thrown: unknown) => {
+        warmth.state = 'FAILED';
+        warmth.reason = toRunnerError(thrown).message;
+        telemetry.log.warn('provisioned concurrency failed', { function: fn.name, qualifier, reason: warmth.reason });
+      },
+    );
+    return warmth;
   }
 
   #show({ name, qualifier, value, modifiedAt }: Attachment<Wanted>): JsonObject {
-    const { state = 'IN_PROGRESS', reason } = this.#warmth.get(`${name}:${qualifier}`) ?? {};
+    const { state = 'IN_PROGRESS', reason } = this.#warmth.get(name)?.get(qualifier) ?? {};
     const ready = state === 'READY' ? value.count : 0;
     return {
       RequestedProvisionedConcurrentExecutions: value.count,

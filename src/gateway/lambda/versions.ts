@@ -13,7 +13,7 @@ const PAGE_MAX = 50;
 
 export function versionHandlers({ store, place }: LambdaParts) {
   return {
-    PublishVersion({ fn, fields: read }) {
+    PublishVersion({ fn, fields: read, caller }) {
       const fields = read();
       const [description, sha256, revisionId] = ['Description', 'CodeSha256', 'RevisionId'].map((name) => fields.text(name));
       const record = store.publish(fn.name, {
@@ -21,11 +21,12 @@ export function versionHandlers({ store, place }: LambdaParts) {
         ...(sha256 !== undefined && { codeSha256: toHex(sha256) ?? sha256 }),
         ...(revisionId !== undefined && { revisionId }),
       });
-      return answer(201, toConfiguration(record, place, true));
+      return answer(201, toConfiguration(record, place, { qualified: true, caller }));
     },
-    ListVersionsByFunction({ fn, query }) {
+    ListVersionsByFunction({ fn, query, caller }) {
       const page = store.versions(fn.name, pageOf(query, PAGE_MAX));
-      return answer(200, { Versions: page.items.map((record) => toConfiguration(record, place, true)), ...nextMarker(page) });
+      const versions = page.items.map((record) => toConfiguration(record, place, { qualified: true, caller }));
+      return answer(200, { Versions: versions, ...nextMarker(page) });
     },
   } satisfies Partial<Handlers>;
 }

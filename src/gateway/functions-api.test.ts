@@ -1,0 +1,42 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { zipSync } from 'fflate';
+import { expect, onTestFinished, test } from 'vitest';
+import { systemClock } from '../clock.ts';
+import { FunctionStore } from '../runtime/store.ts';
+import { ANONYMOUS } from './auth.ts';
+import { functionRoutes } from './functions-api.ts';
+import { Functions } from './functions.ts';
+import { Router } from './router.ts';
+
+test('a deployment changes code and settings at once: nobody ever sees, or finds after a crash, the one without the other', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'fa-'));
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  const seen: string[] = [];
+  const store = FunctionStore.open({
+    folder,
+    onChange: (name) => {
+      const { code, handler, memoryMb, extra } = store.get(name);
+      seen.push(`${code.kind === 'zip' ? code.zipBytes : 0} ${handler} ${memoryMb} ${JSON.stringify(extra)}`);
+    },
+  });
+  onTestFinished(() => store.close());
+  const functions = new Functions({ store, runtimes: new Map(), defaultBackend: 'process' });
+  const router = new Router(functionRoutes({ functions, provider: 'aws', clock: systemClock }));
+  const deploy = async (body: Uint8Array, query: Readonly<Record<string, string>>): Promise<number> => {
+    const { route, params } = router.find('PUT', '/api/v1/functions/hello');
+    const { signal } = new AbortController();
+    const request = { id: 'r', method: 'PUT', path: '', headers: {}, origin: '', caller: ANONYMOUS, signal, closing: signal };
+    return (await route.handle({ ...request, params, query: new URLSearchParams(query), body })).status;
+  };
+  const [one, two] = [zipSync({ 'a.mjs': Buffer.from('1') }), zipSync({ 'b.mjs': Buffer.from('2'), c: Buffer.from('3') })];
+  expect(await deploy(one, { runtime: 'nodejs24.x', handler: 'a.handler', idempotent: 'true' })).toBe(201);
+  expect(await deploy(two, { handler: 'b.handler', memory_mb: '256' })).toBe(200);
+  expect(await deploy(one, {})).toBe(200);
+  expect(seen).toEqual([
+    `${one.length} a.handler 128 {"idempotent":true}`,
+    `${two.length} b.handler 256 {"idempotent":true}`,
+    `${one.length} b.handler 256 {"idempotent":true}`,
+  ]);
+});
