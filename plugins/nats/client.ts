@@ -287,7 +287,7 @@ export class NatsClient {
     }
   }
 
-  /** Given again while nobody leads: only what may be given twice. Rejects with `PLATFORM_UNREACHABLE` when the time is over. */
+  /** Given again while nobody leads: only what may be given twice. Rejects with `PLATFORM_UNREACHABLE` when the time is over: safe if nobody took it. */
   attempt<T>(give: () => Promise<T>): Promise<T> {
     return this.#command(give);
   }
@@ -295,14 +295,16 @@ export class NatsClient {
   async #command<T>(give: () => Promise<T>, commandMs = this.#options.commandMs): Promise<T> {
     const { clock } = this.#options.surroundings;
     let startedAt: number | undefined;
+    let retry: 'safe' | 'idempotent' = 'safe';
     for (;;) {
       try {
         return await give();
       } catch (error) {
         if (!isPassing(error)) throw errorOf(error);
         startedAt ??= clock.monotonic();
-        if (this.connection.isClosed()) throw new RunnerError('QUEUE_CLOSED', 'the connection to NATS is closed');
-        if (clock.monotonic() - startedAt >= commandMs) throw unreachable(error);
+        if (!isUndone(error)) retry = 'idempotent';
+        if (this.connection.isClosed()) throw new RunnerError('QUEUE_CLOSED', 'the connection to NATS is closed', { cause: error, retry });
+        if (clock.monotonic() - startedAt >= commandMs) throw unreachable(error, retry);
         await clock.sleep(PAUSE_MS);
       }
     }
@@ -334,6 +336,7 @@ function sequenceOf(answer: Msg): number | undefined {
   throw new PublishRefused(ack.error.err_code, ack.error.description);
 }
 
+const UNHEARD_NAMES = new Set(['NoResponders', 'JetStreamNotEnabled']);
 const PASSING_NAMES = new Set(['TimeoutError', 'NoResponders', 'RequestError', 'DisconnectedError', 'JetStreamNotEnabled']);
 
 function isPassing(error: unknown): boolean {
@@ -342,9 +345,18 @@ function isPassing(error: unknown): boolean {
   return error instanceof Error && PASSING_NAMES.has(error.name);
 }
 
-function unreachable(cause: unknown): RunnerError {
+/** Refused, or heard by nobody. */
+function isUndone(error: unknown): boolean {
+  return refusalOf(error) !== undefined || (error instanceof Error && (isUnheard(error) || isUnheard(error.cause)));
+}
+
+function isUnheard(error: unknown): boolean {
+  return error instanceof Error && UNHEARD_NAMES.has(error.name);
+}
+
+function unreachable(cause: unknown, retry: 'safe' | 'idempotent'): RunnerError {
   const reason = cause instanceof Error ? cause.message : String(cause);
-  return new RunnerError('PLATFORM_UNREACHABLE', `JetStream has not answered: ${reason}`, { cause });
+  return new RunnerError('PLATFORM_UNREACHABLE', `JetStream has not answered: ${reason}`, { cause, retry });
 }
 
 function errorOf(error: unknown): unknown {

@@ -142,6 +142,7 @@ const publication: readonly QueueCase[] = [
         { id: '' },
         { id: 'x'.repeat(257) },
         { id: 'a\nb' },
+        { id: 'half a pair: \ud83d' },
         { type: '' },
         { priority: 10 },
         { priority: 1.5 },

@@ -22,13 +22,15 @@ export class Session implements Caller {
   readonly functions: readonly string[] = [];
   readonly capabilities: readonly string[] | undefined;
   readonly ticketId: string;
+  readonly tokenSha256: string;
   expiresAt: number;
   /** Why it ended before its time. */
   revoked: string | undefined;
 
-  constructor({ workerId, ticketId, expiresAt }: SessionRecord, { scopes, capabilities }: TicketRecord) {
+  constructor({ workerId, ticketId, tokenSha256, expiresAt }: SessionRecord, { scopes, capabilities }: TicketRecord) {
     this.id = workerId;
     this.ticketId = ticketId;
+    this.tokenSha256 = tokenSha256;
     this.scopes = ['session', ...scopes];
     this.capabilities = capabilities;
     this.expiresAt = expiresAt;
@@ -55,7 +57,7 @@ export class Session implements Caller {
     if (wrong !== undefined)
       throw new RunnerError(
         'FORBIDDEN',
-        `the ticket ${this.ticketId} does not allow the capability ${wrong}; it allows ${this.capabilities?.join(', ') || 'none'}`,
+        `the ticket ${this.ticketId} does not allow the capability ${wrong.slice(0, 64)}; it allows ${this.capabilities?.join(', ') || 'none'}`,
       );
   }
 }
@@ -113,6 +115,8 @@ const CHALLENGE_MS = 30_000;
 const ENROLMENTS = { requestsPerSecond: 200, burst: 1_000 };
 const CHALLENGES_MAX = 10_000;
 const REVOKED_MAX = 10_000;
+/** Of one worker. */
+const SESSIONS_MAX = 100;
 /** A token that was replaced works on for what is under way. */
 const OVERLAP_MS = 60_000;
 const NONCE = /^[A-Za-z0-9_-]{22,86}$/;
@@ -219,7 +223,9 @@ export class Access implements ServerAuthenticator {
   /** Another token in place of one that will run out. */
   async renew(session: Session): Promise<GivenSession> {
     const given = await this.#giveSession(session.id, session.ticketId);
+    const { id: workerId, ticketId, tokenSha256 } = session;
     session.expiresAt = Math.min(session.expiresAt, this.#options.clock.now() + OVERLAP_MS);
+    await this.#options.registry.putSession({ workerId, ticketId, tokenSha256, expiresAt: session.expiresAt });
     return given;
   }
 
@@ -250,9 +256,14 @@ export class Access implements ServerAuthenticator {
     const record = { tokenSha256: hash('sha256', token, 'hex'), workerId, ticketId, expiresAt: now + this.#sessionMs };
     await registry.putSession(record);
     this.#keep(record);
-    await this.#forgetSessions(now);
+    await this.#forgetSessions(now, workerId);
     const { scopes = [], capabilities } = registry.ticket(ticketId) ?? {};
-    return { workerId, token, expiresAt: record.expiresAt, scopes, capabilities, grant: await this.#grant(record) };
+    const grant = await this.#grant(record);
+    // Of what was granted later the servers are not told.
+    const revoked = this.#revocation(workerId, ticketId);
+    if (!revoked) return { workerId, token, expiresAt: record.expiresAt, scopes, capabilities, grant };
+    await registry.removeSessions(({ tokenSha256 }) => tokenSha256 === record.tokenSha256);
+    throw revoked;
   }
 
   /** Nobody but this process holds workers to their capabilities: who is limited to some asks here. */
@@ -266,20 +277,30 @@ export class Access implements ServerAuthenticator {
 
   #keep(record: SessionRecord): void {
     const ticket = this.#options.registry.ticket(record.ticketId);
-    const enrolment = this.#options.registry.enrolmentsOf(record.ticketId).get(record.workerId);
-    if (ticket?.revokedAt === undefined && enrolment?.revokedAt === undefined && ticket)
-      this.#sessions.set(record.tokenSha256, new Session(record, ticket));
+    if (ticket && !this.#revocation(record.workerId, ticket.id)) this.#sessions.set(record.tokenSha256, new Session(record, ticket));
   }
 
-  async #forgetSessions(now: number): Promise<void> {
-    let some = false;
-    for (const [digest, { expiresAt }] of this.#sessions) {
-      if (expiresAt > now) continue;
-      this.#named.clear();
-      this.#sessions.delete(digest);
-      some = true;
-    }
-    if (some) await this.#options.registry.removeSessions(({ expiresAt }) => expiresAt <= now);
+  #revocation(workerId: string, ticketId: string): RunnerError | undefined {
+    const { registry } = this.#options;
+    const revokedAt = registry.ticket(ticketId)?.revokedAt;
+    if (revokedAt !== undefined) return new RunnerError('TICKET_REVOKED', `the ticket ${ticketId} was revoked at ${shown(revokedAt)}`);
+    const banned = registry.revokedAt(workerId);
+    return banned === undefined ? undefined : new RunnerError('TICKET_REVOKED', `the worker ${workerId} was revoked at ${shown(banned)}`);
+  }
+
+  /** Those that have run out, and those of the worker before its last ones. */
+  async #forgetSessions(now: number, workerId: string): Promise<void> {
+    const gone: Session[] = [];
+    const own: Session[] = [];
+    for (const session of this.#sessions.values())
+      if (session.expiresAt <= now) gone.push(session);
+      else if (session.id === workerId) own.push(session);
+    if (own.length > SESSIONS_MAX) gone.push(...own.toSorted((one, other) => one.expiresAt - other.expiresAt).slice(0, -SESSIONS_MAX));
+    if (gone.length === 0) return;
+    this.#named.clear();
+    for (const { tokenSha256 } of gone) this.#sessions.delete(tokenSha256);
+    const digests = new Set(gone.map(({ tokenSha256 }) => tokenSha256));
+    await this.#options.registry.removeSessions(({ tokenSha256, expiresAt }) => digests.has(tokenSha256) || expiresAt <= now);
   }
 
   #forgetChallenges(): void {
@@ -308,11 +329,10 @@ export class Access implements ServerAuthenticator {
   #admitted(ticket: TicketRecord | undefined, workerKey: string): TicketRecord {
     if (!ticket) throw new RunnerError('TICKET_FOREIGN', 'the ticket is not in the registry any more');
     const { registry, clock } = this.#options;
-    const { id, revokedAt, closedAt } = ticket;
-    if (revokedAt !== undefined) throw new RunnerError('TICKET_REVOKED', `the ticket ${id} was revoked at ${shown(revokedAt)}`);
+    const { id, closedAt } = ticket;
     const workerId = idOfKey(workerKey);
-    const banned = registry.revokedAt(workerId);
-    if (banned !== undefined) throw new RunnerError('TICKET_REVOKED', `the worker ${workerId} was revoked at ${shown(banned)}`);
+    const revoked = this.#revocation(workerId, id);
+    if (revoked) throw revoked;
     const enrolled = registry.enrolmentsOf(id);
     if (enrolled.has(workerId)) return ticket;
     if (closedAt !== undefined)

@@ -6,7 +6,7 @@ import { systemClock } from '../clock.ts';
 import { EmbeddedQueue } from '../queue/embedded.ts';
 import { FolderObjects } from '../queue/folder-objects.ts';
 import { silentTelemetry } from '../telemetry/telemetry.ts';
-import { collection } from './collect.ts';
+import { collection, forgetting } from './collect.ts';
 
 it('objects that no job refers to are removed after a week, where the queue can tell what its jobs refer to', async () => {
   const folder = temporaryFolder('collect-');
@@ -28,4 +28,23 @@ it('objects that no job refers to are removed after a week, where the queue can 
   const { put, get, remove } = objects;
   expect(collection(queue, { put, get, remove }, log)).toBeUndefined();
   expect(collection(Object.assign(Object.create(queue) as EmbeddedQueue, { referred: undefined }), objects, log)).toBeUndefined();
+});
+
+it('jobs that are over are forgotten with their objects, but not with those that others refer to or keep', async () => {
+  const folder = temporaryFolder('forget-');
+  const queue = EmbeddedQueue.open({ folder: join(folder, 'queue') });
+  onTestFinished(() => queue.close());
+  const objects = new FolderObjects({ folder: join(folder, 'objects') });
+  const put = (text: string) => objects.put(Buffer.from(text));
+  const [own, shared, kept] = [await put('of one job'), await put('of two jobs'), await objects.keep(Buffer.from('of many jobs'))];
+  const over = [own, shared, kept].map((payload, index) => ({ id: `over-${index}`, type: 't', payload }));
+  await queue.publishMany([...over, { id: 'waits', type: 't', payload: shared }]);
+  for (const { id } of over) await queue.cancel(id);
+  const task = forgetting(queue, objects, 0);
+  await task.run();
+  expect((await queue.stats()).byState).toMatchObject({ queued: 1, cancelled: 0 });
+  expect(readdirSync(join(folder, 'objects')).toSorted()).toEqual([shared.key, kept.key].toSorted());
+  await queue.cancel('waits');
+  await task.run();
+  expect(readdirSync(join(folder, 'objects'))).toEqual([kept.key]);
 });

@@ -25,7 +25,7 @@ import type { Telemetry } from '../telemetry/telemetry.ts';
 import { Access } from './access.ts';
 import { adminRoutes } from './admin-api.ts';
 import { keySha256Of, openCertificate } from './certificate.ts';
-import { collection } from './collect.ts';
+import { collection, forgetting } from './collect.ts';
 import { engineRoutes } from './engine-api.ts';
 import { Engines } from './engines.ts';
 import type { EngineLimits } from './engines.ts';
@@ -69,7 +69,7 @@ export interface ControlPlaneOptions {
   readonly limits?: Partial<ControlLimits>;
   /** Of a session; what a worker may do at the servers of a queue ends with it. Default: an hour, ten minutes with a `SharedQueue`. */
   readonly sessionMs?: number;
-  /** Jobs that ended longer ago are forgotten, with their objects; dead ones stay. Default: a week. */
+  /** Jobs that ended longer ago are forgotten, with the objects that are theirs alone; dead ones stay. Default: a week. */
   readonly keepMs?: number;
   /** Default: that of a `SharedQueue`, otherwise in the folder. */
   readonly objects?: ObjectStore & KeyedObjects;
@@ -118,7 +118,6 @@ const LIMITS_DEFAULT: ControlLimits = {
 };
 const FILE_TICKET = { uses: 1_000, validMs: 30 * 86_400_000 };
 const CLOSE_MS = 10_000;
-const PURGE_MS = 600_000;
 const RECONCILE_MS = 60_000;
 const SWEEP_MS = 5_000;
 const REMIND_MS = 10_000;
@@ -334,14 +333,7 @@ export class ControlPlane {
 
   #keepUp({ queue, objects, workers, revocations }: Parts): void {
     this.#upkeep.add({ what: 'workers that are not heard of any more are told', everyMs: SWEEP_MS, run: async () => workers.sweep() });
-    this.#upkeep.add({
-      what: 'jobs that ended long ago are forgotten, with their objects',
-      everyMs: PURGE_MS,
-      run: async () => {
-        const purged = await queue.purge(this.#options.keepMs ?? KEEP_MS);
-        for (const object of purged.objects) await objects.remove(object);
-      },
-    });
+    this.#upkeep.add(forgetting(queue, objects, this.#options.keepMs ?? KEEP_MS));
     const collecting = collection(queue, objects, this.#telemetry.log);
     if (collecting) this.#upkeep.add(collecting);
     if (!isSharedQueue(queue)) return;

@@ -67,7 +67,8 @@ export class Polls {
       stopTimer?.();
       request.signal.removeEventListener('abort', end);
       request.closing.removeEventListener('abort', end);
-      if (key !== undefined) this.#byId.delete(key);
+      // One that was sent again has taken its place.
+      if (key !== undefined && this.#byId.get(key) === controller) this.#byId.delete(key);
       leave();
     }
   }

@@ -6,7 +6,7 @@ import { json } from '../gateway/http.ts';
 import type { Caller, GatewayRequest, Reply, Route, RouteDoc } from '../gateway/http.ts';
 import { decimal, optional, text } from '../gateway/schema.ts';
 import type { ClaimOptions, ClaimedJob, JobFailure, WorkQueue } from '../queue/queue.ts';
-import { claimedToWire, errorToWire, fieldsOf, jobOfWire, listOf, resultOfWire, resultToWire } from '../queue/wire.ts';
+import { claimedToWire, countWithin, errorToWire, fieldsOf, jobOfWire, listOf, resultOfWire, resultToWire } from '../queue/wire.ts';
 import type { WireError } from '../queue/wire.ts';
 import { Session } from './access.ts';
 import { ownLease } from './own-lease.ts';
@@ -17,7 +17,7 @@ import { statusUpdate } from './status-api.ts';
 export interface QueueApiOptions {
   readonly queue: WorkQueue;
   readonly polls: Polls;
-  /** Of one request. */
+  /** Of one request, and of the payloads of a claim. */
   readonly bodyBytesMax: number;
   /** A claim, or a wait for a result, is answered after so long at most: who asked for more asks again. */
   readonly waitMsMax: number;
@@ -27,6 +27,8 @@ type Fields = Readonly<Record<string, unknown>>;
 type Handle = (fields: Fields, request: GatewayRequest) => Promise<Reply> | Reply;
 
 const COMPLETIONS_MAX = 1_000;
+/** Of the payloads of a claim, whatever a request may have: a text of V8 is not longer than 512 MiB. */
+const ANSWER_BYTES_MAX = 128 * 1024 * 1024;
 
 export function queueRoutes(options: QueueApiOptions): Route[] {
   const { queue, bodyBytesMax } = options;
@@ -43,7 +45,7 @@ export function queueRoutes(options: QueueApiOptions): Route[] {
     post('/queue/claim', 'claim', [docs.CLAIM, async (fields, request) => json(200, { jobs: await claim(options, fields, request) })]),
     post('/queue/claim/cancel', 'claim', [
       docs.CANCEL_CLAIM,
-      ({ claimId }, { caller }) => json(200, { cancelled: options.polls.cancel(caller.id, String(claimId)) }),
+      ({ claimId }, { caller }) => json(200, { cancelled: options.polls.cancel(caller.id, CLAIM_ID.parse(claimId, 'claimId')) }),
     ]),
     post('/queue/work', 'claim', [docs.WORK, (fields, request) => work(options, fields, request)]),
     post('/queue/complete', 'claim', [
@@ -128,6 +130,8 @@ function readingRoutes(options: QueueApiOptions): Route[] {
 }
 
 const JOB_ID = text({ about: 'id of a job', charsMax: 256 });
+const CLAIM_ID = text({ about: 'id of a claim', charsMax: 128 });
+const WORKER_ID = text({ about: 'id of a worker', charsMax: 128 });
 const WAIT_MS = optional(decimal({ about: 'how long to wait for it', min: 0, max: 3_600_000 }));
 const LIMIT = optional(decimal({ about: 'how many', min: 1, max: 1_000 }));
 
@@ -169,31 +173,50 @@ function outcomeOf(queue: WorkQueue, given: unknown, caller: Caller): unknown {
   }
 }
 
-async function claim({ queue, polls, waitMsMax }: QueueApiOptions, fields: Fields, request: GatewayRequest): Promise<Fields[]> {
+async function claim(
+  { queue, polls, waitMsMax, bodyBytesMax }: QueueApiOptions,
+  fields: Fields,
+  request: GatewayRequest,
+): Promise<Fields[]> {
   const { workerId = request.caller.id, capabilities, max, leaseMs, waitMs = 0, claimId } = fields;
   // The queue checks all values.
   const options = { workerId, capabilities, max, leaseMs, waitMs: 0 } as ClaimOptions;
+  if (claimId !== undefined) CLAIM_ID.parse(claimId, 'claimId');
   const { caller } = request;
   if (caller instanceof Session) {
-    caller.checkWorker(String(workerId));
-    if (capabilities !== undefined) caller.checkCapabilities(listOf(capabilities, 'capabilities').map(String));
+    caller.checkWorker(WORKER_ID.parse(workerId, 'workerId'));
+    if (capabilities !== undefined) caller.checkCapabilities(listOf(capabilities, 'capabilities').filter((one) => typeof one === 'string'));
   }
   const wait = { ...options, waitMs: typeof waitMs === 'number' ? Math.min(waitMs, waitMsMax) : waitMs } as ClaimOptions;
-  const jobs =
+  const found =
     waitMs === 0
       ? await queue.claim(options)
       : ((await polls.wait(request, { id: claimId }, (signal) => queue.claim({ ...wait, signal }))) ?? []);
+  const jobs = fitting(found, { queue, bodyBytesMax });
   if (jobs.length > 0) releaseIfGone(queue, jobs, request);
   if (caller instanceof Session) caller.checkRevoked();
   return jobs.map(claimedToWire);
 }
 
+/** Those whose payloads fit into an answer. */
+function fitting(
+  jobs: readonly ClaimedJob[],
+  { queue, bodyBytesMax }: Pick<QueueApiOptions, 'queue' | 'bodyBytesMax'>,
+): readonly ClaimedJob[] {
+  const count = countWithin(jobs, Math.min(ANSWER_BYTES_MAX, bodyBytesMax), ({ payload }) => payload);
+  if (count === jobs.length) return jobs;
+  giveBack(queue, jobs.slice(count));
+  return jobs.slice(0, count);
+}
+
 /** Jobs that the worker never hears of go back at once, without an attempt. */
+function giveBack(queue: WorkQueue, jobs: readonly ClaimedJob[]): void {
+  // One that cannot be released comes back when its lease runs out.
+  for (const { lease } of jobs) queue.release(lease).catch(() => undefined);
+}
+
 function releaseIfGone(queue: WorkQueue, jobs: readonly ClaimedJob[], request: GatewayRequest): void {
-  const release = (): void => {
-    // One that cannot be released comes back when its lease runs out.
-    for (const { lease } of jobs) queue.release(lease).catch(() => undefined);
-  };
+  const release = (): void => giveBack(queue, jobs);
   const { caller, signal } = request;
   if (signal.aborted || (caller instanceof Session && caller.revoked !== undefined)) release();
   else signal.addEventListener('abort', release);

@@ -52,9 +52,17 @@ CREATE TABLE IF NOT EXISTS sessions (
   token_sha256 TEXT PRIMARY KEY, worker_id TEXT NOT NULL, ticket_id TEXT NOT NULL, expires_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;`;
 
+const PUT_TICKET = `INSERT INTO tickets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+  ON CONFLICT DO UPDATE SET closed_at = coalesce(closed_at, excluded.closed_at), revoked_at = coalesce(revoked_at, excluded.revoked_at)`;
+const PUT_ENROLMENT = `INSERT INTO enrolments VALUES (?, ?, ?, ?, ?)
+  ON CONFLICT DO UPDATE SET revoked_at = coalesce(revoked_at, excluded.revoked_at)`;
+
 type Row = Record<string, SQLOutputValue>;
 
-/** Everything is in memory for reading; a change is on disk when its promise resolves, and is seen from then on. */
+/**
+ * Everything is in memory for reading; a change is on disk when its promise resolves, and is seen from then on; a revocation is seen at once. What is
+ * closed or revoked stays so, whatever is put by who has read it before.
+ */
 export class Registry {
   readonly #file: SqliteFile;
   readonly #tickets = new Map<string, TicketRecord>();
@@ -115,10 +123,9 @@ export class Registry {
   async putTicket(ticket: TicketRecord): Promise<void> {
     const { id, name, scopes, capabilities, notBefore, expiresAt, uses, createdAt, closedAt = null, revokedAt = null } = ticket;
     const list = capabilities === undefined ? null : capabilities.join(' ');
+    if (revokedAt !== null) this.#keepTicket(ticket);
     await this.#file.write(() =>
-      this.#file
-        .prepare('INSERT OR REPLACE INTO tickets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)')
-        .run(id, name, scopes.join(' '), list, notBefore, expiresAt, uses, createdAt, closedAt, revokedAt),
+      this.#file.prepare(PUT_TICKET).run(id, name, scopes.join(' '), list, notBefore, expiresAt, uses, createdAt, closedAt, revokedAt),
     );
     this.#keepTicket(ticket);
   }
@@ -126,14 +133,13 @@ export class Registry {
   /** Unless as many others as `uses` have enrolled: decided when it is written. */
   async putEnrolment(enrolment: EnrolmentRecord, uses: number): Promise<boolean> {
     const { workerId, ticketId, publicKey, enrolledAt, revokedAt = null } = enrolment;
+    if (revokedAt !== null) this.#keepEnrolment(enrolment);
     const isPut = await this.#file.write(() => {
       const others = this.#file
         .prepare('SELECT count(*) AS count FROM enrolments WHERE ticket_id = ? AND worker_id <> ?')
         .get(ticketId, workerId);
       if (Number(others?.['count']) >= uses) return false;
-      this.#file
-        .prepare('INSERT OR REPLACE INTO enrolments VALUES (?, ?, ?, ?, ?)')
-        .run(workerId, ticketId, publicKey, enrolledAt, revokedAt);
+      this.#file.prepare(PUT_ENROLMENT).run(workerId, ticketId, publicKey, enrolledAt, revokedAt);
       return true;
     });
     if (isPut) this.#keepEnrolment(enrolment);
@@ -167,13 +173,15 @@ export class Registry {
   }
 
   #keepTicket(ticket: TicketRecord): void {
-    this.#tickets.set(ticket.id, ticket);
+    const { closedAt = ticket.closedAt, revokedAt = ticket.revokedAt } = this.#tickets.get(ticket.id) ?? {};
+    this.#tickets.set(ticket.id, { ...ticket, closedAt, revokedAt });
   }
 
   #keepEnrolment(enrolment: EnrolmentRecord): void {
     const ofTicket = this.#enrolments.get(enrolment.ticketId) ?? new Map<string, EnrolmentRecord>();
-    this.#enrolments.set(enrolment.ticketId, ofTicket.set(enrolment.workerId, enrolment));
-    if (enrolment.revokedAt !== undefined) this.#revoked.set(enrolment.workerId, enrolment.revokedAt);
+    const { revokedAt = enrolment.revokedAt } = ofTicket.get(enrolment.workerId) ?? {};
+    this.#enrolments.set(enrolment.ticketId, ofTicket.set(enrolment.workerId, { ...enrolment, revokedAt }));
+    if (revokedAt !== undefined) this.#revoked.set(enrolment.workerId, revokedAt);
   }
 
   #keepSession(session: SessionRecord): void {

@@ -4,7 +4,7 @@ import type { Clock } from '../clock.ts';
 import { RunnerError, toRunnerError } from '../errors.ts';
 import type { RevokedWorker, SharedQueue } from '../queue/shared-queue.ts';
 import type { Logger } from '../telemetry/telemetry.ts';
-import type { EnrolmentRecord, Registry } from './registry.ts';
+import type { EnrolmentRecord, Registry, SessionRecord } from './registry.ts';
 
 export interface RevocationsOptions {
   readonly queue: Pick<SharedQueue, 'revoke'>;
@@ -61,7 +61,9 @@ export class Revocations {
     const { registry, clock, sessionMs } = this.#options;
     const now = clock.now();
     const revokedAt = ({ ticketId, revokedAt: own }: EnrolmentRecord): number | undefined => own ?? registry.ticket(ticketId)?.revokedAt;
-    const isIn = new Set([...registry.sessions()].filter(({ expiresAt }) => expiresAt > now).map(({ workerId }) => workerId));
+    const isGood = ({ workerId, ticketId, expiresAt }: SessionRecord): boolean =>
+      expiresAt > now && registry.revokedAt(workerId) === undefined && registry.ticket(ticketId)?.revokedAt === undefined;
+    const isIn = new Set([...registry.sessions()].filter(isGood).map(({ workerId }) => workerId));
     const latest = new Map<string, { readonly publicKey: string; readonly at: number }>();
     for (const enrolment of registry.enrolments()) {
       const at = revokedAt(enrolment);

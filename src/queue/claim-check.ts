@@ -1,5 +1,7 @@
 /** A queue that keeps large payloads and results in an object store. */
 
+import { systemClock } from '../clock.ts';
+import type { Clock } from '../clock.ts';
 import { RunnerError, isRunnerError, toRunnerError } from '../errors.ts';
 import { isReference } from './queue.ts';
 import type {
@@ -27,11 +29,18 @@ export interface ClaimCheckOptions {
   readonly inlineBytesMax?: number;
   /** Default 256 MiB. */
   readonly objectBytesMax?: number;
+  readonly clock?: Clock;
 }
 
+/** Of the time of a lease, when payloads are fetched: so often it is extended; and for how long at most. */
+const EXTENSIONS = 3;
+const FETCH_MS_MAX = 3_600_000;
+/** Of a claim that does not say. */
+const LEASE_MS = 30_000;
+
 /**
- * The same queue to both sides: publishers and workers see bytes, however large. An object is removed with the record of its job (`purge`,
- * `discard`). One whose publication or completion has an unknown outcome, because the queue could not be reached, stays.
+ * The same queue to both sides: publishers and workers see bytes, however large. An object that was put for a job is removed with its record
+ * (`purge`, `discard`). One whose publication or completion has an unknown outcome, because the queue could not be reached, stays.
  */
 export class ClaimCheckQueue implements WorkQueue {
   readonly name: string;
@@ -39,12 +48,15 @@ export class ClaimCheckQueue implements WorkQueue {
   readonly #queue: WorkQueue;
   readonly #objects: ObjectStore;
   readonly #inlineBytesMax: number;
+  readonly #clock: Clock;
 
-  constructor({ queue, objects, inlineBytesMax = 256 * 1024, objectBytesMax = 256 * 1024 * 1024 }: ClaimCheckOptions) {
+  constructor(options: ClaimCheckOptions) {
+    const { queue, objects, inlineBytesMax = 256 * 1024, objectBytesMax = 256 * 1024 * 1024, clock = systemClock } = options;
     this.name = queue.name;
     this.limits = { contentBytesMax: objectBytesMax };
     this.#queue = queue;
     this.#objects = objects;
+    this.#clock = clock;
     this.#inlineBytesMax = Math.min(inlineBytesMax, queue.limits.contentBytesMax);
   }
 
@@ -57,11 +69,19 @@ export class ClaimCheckQueue implements WorkQueue {
     return this.#publish(jobs, (stored) => this.#queue.publishMany(stored));
   }
 
-  /** A job whose payload cannot be fetched is failed, to be tried again, and not returned. */
+  /**
+   * A job whose payload cannot be fetched is failed, to be tried again, and not returned. Until the last payload is there, for an hour at most, the
+   * leases are extended.
+   */
   async claim(options: ClaimOptions): Promise<ClaimedJob[]> {
     const jobs = await this.#queue.claim(options);
+    if (!jobs.some(({ payload }) => isReference(payload))) return jobs;
+    const leases = new Map(jobs.map(({ lease }) => [lease.token, lease]));
+    const isOver = new AbortController();
+    void this.#extend(leases, (options.leaseMs ?? LEASE_MS) / EXTENSIONS, isOver.signal);
     const fetched = await Promise.all(jobs.map((job) => this.#fetchPayload(job)));
-    return fetched.filter((job) => job !== undefined);
+    isOver.abort();
+    return fetched.flatMap((job) => (job ? [{ ...job, lease: leases.get(job.lease.token) ?? job.lease }] : []));
   }
 
   complete(lease: Lease, result: QueueResult): Promise<void> {
@@ -169,8 +189,21 @@ export class ClaimCheckQueue implements WorkQueue {
       return { ...job, payload: await this.#fetch(job.payload) };
     } catch (thrown) {
       const { code, message } = toRunnerError(thrown);
-      await this.#queue.fail(job.lease, { code, message }).catch(ignoreLost);
+      // Who has it then, or its lease, that runs out, gives it to the next one: those beside it are not lost with it.
+      await this.#queue.fail(job.lease, { code, message }).catch(() => undefined);
       return undefined;
+    }
+  }
+
+  /** Never rejects. */
+  async #extend(leases: Map<string, Lease>, everyMs: number, isOver: AbortSignal): Promise<void> {
+    const until = this.#clock.monotonic() + FETCH_MS_MAX;
+    while (this.#clock.monotonic() < until) {
+      await this.#clock.sleep(everyMs, isOver).catch(() => undefined);
+      if (isOver.aborted) return;
+      const extended = await Promise.allSettled([...leases.values()].map((lease) => this.#queue.extend(lease)));
+      // One that is lost is found lost by who works with it.
+      for (const one of extended) if (one.status === 'fulfilled') leases.set(one.value.token, one.value);
     }
   }
 
@@ -179,14 +212,15 @@ export class ClaimCheckQueue implements WorkQueue {
     try {
       return await change();
     } catch (thrown) {
-      const isRefusal = isRunnerError(thrown) && REFUSALS.has(thrown.code);
+      const isRefusal = isRunnerError(thrown) && REFUSALS.has(thrown.code) && thrown.retry !== 'idempotent';
       if (isRefusal) for (const object of objects) await this.#objects.remove(object);
       throw thrown;
     }
   }
 
   async #removed(purged: Purged): Promise<Purged> {
-    for (const object of purged.objects) await this.#objects.remove(object);
+    // What was kept by its hash is of all who keep it.
+    for (const object of purged.objects) if (object.key !== object.sha256) await this.#objects.remove(object);
     return { jobs: purged.jobs, objects: [] };
   }
 }
@@ -199,8 +233,3 @@ const REFUSALS: ReadonlySet<string> = new Set([
   'QUEUE_CLOSED',
   'LEASE_LOST',
 ]);
-
-/** Somebody else has the job already. */
-function ignoreLost(error: unknown): void {
-  if (!isRunnerError(error) || error.code !== 'LEASE_LOST') throw error;
-}

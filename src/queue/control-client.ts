@@ -59,6 +59,8 @@ export interface ControlRequest {
 export interface Standing {
   readonly workerId: string;
   readonly contentBytesMax: number;
+  /** Of a request with jobs or results. */
+  readonly bodyBytesMax: number;
   readonly waitMsMax: number;
   /** Whether it calls engines for this worker. */
   readonly hasEngines: boolean;
@@ -79,6 +81,8 @@ const PAUSE_MS = { first: 100, most: 5_000 };
 const SHORT_CONNECTIONS = 64;
 const WAITING_CONNECTIONS = 4_096;
 const RESPONSE_BYTES_MAX = 512 * 1024 * 1024;
+/** Where the control plane does not say. */
+const BODY_BYTES_MAX = 64 * 1024 * 1024;
 /** Somebody was there, or nobody was, and later it may be otherwise. */
 const PASSING: ReadonlySet<string> = new Set([
   'EXECUTOR_UNREACHABLE',
@@ -341,7 +345,8 @@ export class ControlClient {
     { failures, until, signal }: { readonly failures: number; readonly until: number; readonly signal: AbortSignal | undefined },
   ): Promise<void> {
     if (!isRunnerError(thrown) || !PASSING.has(thrown.code)) throw thrown;
-    if (this.#closing.signal.aborted) throw new RunnerError('QUEUE_CLOSED', 'the queue is closed', { cause: thrown });
+    const retry = thrown.retry === 'safe' ? 'safe' : 'idempotent';
+    if (this.#closing.signal.aborted) throw new RunnerError('QUEUE_CLOSED', 'the queue is closed', { cause: thrown, retry });
     const most = Math.min(PAUSE_MS.most, PAUSE_MS.first * 2 ** Math.min(failures, 10));
     // Workers that lost the same control plane do not come back in the same moment.
     const delayMs = most * (0.5 + (this.#random(1)[0] ?? 0) / 512);
@@ -358,22 +363,22 @@ export class ControlClient {
     try {
       await this.clock.sleep(delayMs, AbortSignal.any(signals));
     } catch (cause) {
-      if (this.#closing.signal.aborted) throw new RunnerError('QUEUE_CLOSED', 'the queue is closed', { cause });
+      if (this.#closing.signal.aborted) throw new RunnerError('QUEUE_CLOSED', 'the queue is closed', { cause, retry });
       throw new RunnerError('ABORTED', 'the request was cancelled while the control plane did not answer', {
         cause: signal?.reason,
-        retry: 'safe',
+        retry,
       });
     }
   }
 }
 
 function standingOf({ workerId, limits, engines, queue }: Readonly<Record<string, unknown>>, validMs: number): Standing {
-  const { contentBytesMax, waitMsMax } = fieldsOf(limits, 'limits');
-  if (typeof contentBytesMax !== 'number' || typeof waitMsMax !== 'number')
+  const { contentBytesMax, waitMsMax, bodyBytesMax = BODY_BYTES_MAX } = fieldsOf(limits, 'limits');
+  if (typeof contentBytesMax !== 'number' || typeof waitMsMax !== 'number' || typeof bodyBytesMax !== 'number')
     throw new RunnerError('EXECUTOR_RESPONSE_INVALID', 'the control plane does not tell its limits');
   const grant = queue === undefined ? {} : { grant: grantOfWire(queue) };
   const id = typeof workerId === 'string' ? workerId : '';
-  return { workerId: id, contentBytesMax, waitMsMax, hasEngines: engines === true, validMs, ...grant };
+  return { workerId: id, contentBytesMax, bodyBytesMax, waitMsMax, hasEngines: engines === true, validMs, ...grant };
 }
 
 /** An attempt before may have been carried out, whatever is known of this one. */

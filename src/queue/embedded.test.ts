@@ -124,9 +124,25 @@ describe('EmbeddedQueue', () => {
     await queue.publishMany([job('a'), job('b', { delayMs: 1_000 })]);
     await expect(queue.publish(job('c'))).rejects.toMatchObject({ code: 'QUEUE_FULL', retry: 'safe' });
     await expect(queue.publishMany([job('a'), job('c')])).rejects.toMatchObject({ code: 'QUEUE_FULL' });
+    const other = memory({ jobsMax: 2 }).queue;
+    await expect(other.publishMany(['a', 'a', 'b', 'c'].map((id) => job(id)))).rejects.toMatchObject({ code: 'QUEUE_FULL' });
+    expect((await other.stats()).byState.queued).toBe(0);
+    await other.publishMany(['a', 'a', 'b'].map((id) => job(id)));
     expect(await queue.publish(job('a'))).toEqual({ id: 'a', duplicate: true });
     await claimOne(queue);
     expect(await queue.publish(job('c'))).toEqual({ id: 'c', duplicate: false });
+  });
+
+  it('gives one claim no more than 32 MiB of payloads, and the rest in their order to others', async () => {
+    const { queue } = memory();
+    const ids = Array.from({ length: 40 }, (_, index) => `${index}`);
+    await queue.publishMany(
+      ids.map((id) => job(id, { payload: Buffer.alloc(1024 * 1024), requires: Number(id) % 2 === 0 ? [] : ['gpu'] })),
+    );
+    const claim = () => queue.claim({ workerId: 'w', capabilities: ['gpu'], max: 1_000 });
+    const claimed = await Promise.all([claim(), claim(), claim()]);
+    expect(claimed.map((jobs) => jobs.map(({ id }) => id))).toEqual([ids.slice(0, 32), ids.slice(32), []]);
+    expect((await queue.stats()).byState).toMatchObject({ queued: 0, claimed: 40 });
   });
 
   it('serves a claim that waits in the transaction of the publication', async () => {

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { systemClock } from '../clock.ts';
 import type { Clock } from '../clock.ts';
-import { RunnerError } from '../errors.ts';
+import { RunnerError, isRunnerError } from '../errors.ts';
 import type { CollectOptions, CollectableObjects, Collected, ResumableObjects, Uploaded } from './objects.ts';
 import type { ObjectReference, ObjectStore } from './queue.ts';
 
@@ -33,6 +33,8 @@ const NEW = '.new';
 export class FolderObjects implements ObjectStore, ResumableObjects, CollectableObjects {
   readonly #folder: string;
   readonly #clock: Clock;
+  /** What is done with the parts of objects. */
+  readonly #turns: { readonly key: string; readonly isOver: Promise<void> }[] = [];
 
   constructor({ folder, clock = systemClock }: FolderObjectsOptions) {
     this.#folder = folder;
@@ -44,10 +46,19 @@ export class FolderObjects implements ObjectStore, ResumableObjects, Collectable
     return this.put(bytes, hash('sha256', bytes, 'hex'));
   }
 
-  /** Idempotent by key; another object under it is `REQUEST_CONFLICT`. Rejects with `REQUEST_INVALID` when the key is not that of the bytes. */
+  /**
+   * Idempotent by key; another object under it is `REQUEST_CONFLICT`. Rejects with `REQUEST_INVALID` when the key is not that of the bytes, and
+   * with `QUEUE_DISK_FULL`, like all that reads or writes.
+   */
   async put(bytes: Uint8Array, key: string = randomUUID()): Promise<ObjectReference> {
     const reference = { key, size: bytes.length, sha256: hash('sha256', bytes, 'hex') };
     checkKey(reference);
+    await this.#told(() => this.#put(bytes, reference));
+    return reference;
+  }
+
+  async #put(bytes: Uint8Array, reference: ObjectReference): Promise<void> {
+    const { key } = reference;
     await mkdir(this.#folder, { recursive: true, mode: 0o700 });
     const part = join(this.#folder, `${key}.${randomUUID()}${NEW}`);
     const file = await open(part, 'wx', 0o600);
@@ -61,7 +72,6 @@ export class FolderObjects implements ObjectStore, ResumableObjects, Collectable
       await file.close();
       await rm(part, { force: true });
     }
-    return reference;
   }
 
   async get(reference: ObjectReference): Promise<Uint8Array> {
@@ -73,9 +83,8 @@ export class FolderObjects implements ObjectStore, ResumableObjects, Collectable
 
   /** For who checks it himself: only what is named by its hash is verified. */
   async read(key: string): Promise<Uint8Array> {
-    const bytes = await readFile(this.#path(key)).catch((cause: unknown) => {
-      throw new RunnerError('NOT_FOUND', `there is no object ${key} in ${this.#folder}`, { cause, details: { key } });
-    });
+    const path = this.#path(key);
+    const bytes = await this.#told(() => readFile(path), key);
     if (SHA256.test(key) && hash('sha256', bytes, 'hex') !== key) throw this.#damaged(key);
     return bytes;
   }
@@ -85,12 +94,11 @@ export class FolderObjects implements ObjectStore, ResumableObjects, Collectable
   }
 
   async readPart(key: string, from: number, bytes: number): Promise<Uint8Array> {
-    const file = await open(this.#path(key), 'r').catch((cause: unknown) => {
-      throw new RunnerError('NOT_FOUND', `there is no object ${key} in ${this.#folder}`, { cause, details: { key } });
-    });
+    const path = this.#path(key);
+    const file = await this.#told(() => open(path, 'r'), key);
     try {
       const buffer = Buffer.alloc(Math.max(0, Math.min(bytes, (await file.stat()).size - from)));
-      const { bytesRead } = await file.read(buffer, 0, buffer.length, from);
+      const { bytesRead } = await this.#told(() => file.read(buffer, 0, buffer.length, from));
       return buffer.subarray(0, bytesRead);
     } finally {
       await file.close();
@@ -109,8 +117,15 @@ export class FolderObjects implements ObjectStore, ResumableObjects, Collectable
     return { size: part?.size ?? 0, isWhole: false };
   }
 
-  async writePart(key: string, from: number, bytes: Uint8Array): Promise<Uploaded> {
+  /** Nothing is written to an object that is there. */
+  writePart(key: string, from: number, bytes: Uint8Array): Promise<Uploaded> {
+    return this.#inTurn(key, () => this.#writePart(key, from, bytes));
+  }
+
+  async #writePart(key: string, from: number, bytes: Uint8Array): Promise<Uploaded> {
     const path = `${this.#path(key)}${PART}`;
+    const there = await this.uploaded(key);
+    if (there.isWhole) return there;
     await mkdir(this.#folder, { recursive: true, mode: 0o700 });
     const file = await open(path, constants.O_RDWR | constants.O_CREAT, 0o600);
     try {
@@ -119,20 +134,28 @@ export class FolderObjects implements ObjectStore, ResumableObjects, Collectable
         throw new RunnerError('REQUEST_CONFLICT', `of the object ${key} there are ${size} bytes; those up to ${from} are missing`, {
           details: { key, size },
         });
-      await file.write(bytes, 0, bytes.length, from);
+      const { bytesWritten } = await file.write(bytes, 0, bytes.length, from);
       await this.#date(file);
-      return { size: Math.max(size, from + bytes.length), isWhole: false };
+      return { size: Math.max(size, from + bytesWritten), isWhole: false };
     } finally {
       await file.close();
     }
   }
 
   async finish(reference: ObjectReference): Promise<ObjectReference> {
-    const { key, size, sha256 } = reference;
     checkKey(reference);
+    await this.#inTurn(reference.key, () => this.#finish(reference));
+    return reference;
+  }
+
+  async #finish(reference: ObjectReference): Promise<void> {
+    const { key, size, sha256 } = reference;
     const part = `${this.#path(key)}${PART}`;
+    if ((await this.uploaded(key)).isWhole) {
+      await this.get(reference);
+      return rm(part, { force: true });
+    }
     const found = await stat(part).catch(() => undefined);
-    if (!found && (await this.uploaded(key)).isWhole) return this.get(reference).then(() => reference);
     if ((found?.size ?? 0) < size)
       throw new RunnerError('REQUEST_CONFLICT', `of the ${size} bytes of ${key} there are ${found?.size ?? 0}`, {
         details: { key, size: found?.size ?? 0 },
@@ -157,8 +180,7 @@ export class FolderObjects implements ObjectStore, ResumableObjects, Collectable
       await file.close();
     }
     await this.#link(part, reference);
-    await rm(part, { force: true });
-    return reference;
+    return rm(part, { force: true });
   }
 
   async collect({ graceMs, referred }: CollectOptions): Promise<Collected> {
@@ -218,6 +240,35 @@ export class FolderObjects implements ObjectStore, ResumableObjects, Collectable
         throw cause;
       },
     );
+  }
+
+  /** One after the other: what is verified is not written to meanwhile, and is there until it has its name. */
+  async #inTurn<T>(key: string, act: () => Promise<T>): Promise<T> {
+    const before = this.#turns.findLast((turn) => turn.key === key);
+    const { promise: isOver, resolve } = Promise.withResolvers<void>();
+    const turn = { key, isOver };
+    this.#turns.push(turn);
+    try {
+      await before?.isOver;
+      return await this.#told(act);
+    } finally {
+      this.#turns.splice(this.#turns.indexOf(turn), 1);
+      resolve();
+    }
+  }
+
+  /** What the system says, as an error of ours. A file that is not there is that of the object `key`, if there is one. */
+  async #told<T>(act: () => Promise<T>, key?: string): Promise<T> {
+    try {
+      return await act();
+    } catch (cause) {
+      if (isRunnerError(cause)) throw cause;
+      if (key !== undefined && isCode(cause, 'ENOENT'))
+        throw new RunnerError('NOT_FOUND', `there is no object ${key} in ${this.#folder}`, { cause, details: { key } });
+      const why = cause instanceof Error ? cause.message : String(cause);
+      const message = `the objects in ${this.#folder} cannot be read or written: ${why}; see whether the disk is full or fails`;
+      throw new RunnerError('QUEUE_DISK_FULL', message, { cause, details: { folder: this.#folder } });
+    }
   }
 
   #damaged(key: string): RunnerError {

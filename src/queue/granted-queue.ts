@@ -31,7 +31,7 @@ export class GrantedQueue extends ClaimCheckQueue {
   #refusal: RunnerError | undefined;
 
   constructor({ queue, control }: GrantedQueueOptions) {
-    super({ queue, objects: queue.objects });
+    super({ queue, objects: queue.objects, clock: control.clock });
     this.#control = control;
     this.#watching = this.#watch();
   }

@@ -10,9 +10,9 @@ import type { Claim } from './claims.ts';
 import { JobTally, kindOf } from './job-tally.ts';
 import { Leases, leaseEnd, leaseOf, subjectOf } from './leases.ts';
 import type { HeldLease } from './leases.ts';
-import { retryDelayMs } from './queue.ts';
+import { isReference, retryDelayMs } from './queue.ts';
 import type { ClaimedJob, Content, Lease, ObjectReference, Published, Purged, QueueJobStatus } from './queue.ts';
-import { ReadyRows } from './ready-rows.ts';
+import { ReadyRows, claimedOf } from './ready-rows.ts';
 import type { ReadyRow } from './ready-rows.ts';
 import { leaseLost, queueFull, sameContent } from './requests.ts';
 import type { CheckedFailure, CheckedJob, CheckedResult } from './requests.ts';
@@ -34,6 +34,8 @@ import type { Row, Subject } from './rows.ts';
 
 /** Leases and due jobs that one transaction takes care of. */
 const SWEEP_MAX = 1_000;
+/** Payloads of one claim, bytes: who has so many gets no more jobs. */
+const CLAIM_BYTES_MAX = 32 * 1024 * 1024;
 
 /** What is told of a change once it is committed. */
 export interface TableEvents {
@@ -104,14 +106,16 @@ export class JobTable {
   insertMany(jobs: readonly CheckedJob[], now: number): Published[] | RunnerError {
     this.#sql.savepoint.run();
     const entered: Entered[] = [];
+    let others = 0;
     for (const job of jobs) {
-      const one = this.#insert(job, now);
+      const one = this.#insert(job, now, others);
       if (one instanceof Error) {
         this.#sql.rollback.run();
         this.#sql.releaseSavepoint.run();
         return one;
       }
       entered.push(one);
+      others += one.duplicate ? 0 : 1;
     }
     this.#sql.releaseSavepoint.run();
     this.#entered(jobs, entered);
@@ -125,7 +129,14 @@ export class JobTable {
 
   take(claim: Claim, { rows, wanted, now }: { readonly rows: ReadyRows; readonly wanted: number; readonly now: number }): ClaimedJob[] {
     const lanes = this.tally.ready.matching(claim.has);
-    const jobs = rows.take(lanes, claim.max, wanted).map((row) => this.#take(row, claim, now));
+    const taken = rows.take(lanes, claim.max, wanted);
+    const jobs: ClaimedJob[] = [];
+    for (let bytes = 0; jobs.length < taken.length && bytes < CLAIM_BYTES_MAX;) {
+      const job = this.#take(taken[jobs.length] as ReadyRow, claim, now);
+      bytes += isReference(job.payload) ? 0 : job.payload.length;
+      jobs.push(job);
+    }
+    if (jobs.length < taken.length) rows.giveBack(taken.slice(jobs.length));
     if (jobs.length > 0) this.#effects.push(() => this.#options.events.claimed(claim, jobs, now));
     return jobs;
   }
@@ -258,10 +269,11 @@ export class JobTable {
     return now - oldest;
   }
 
-  #insert(job: CheckedJob, now: number): Entered | RunnerError {
+  /** With `others` that are not counted yet. */
+  #insert(job: CheckedJob, now: number, others = 0): Entered | RunnerError {
     const { payload, deadline = null } = job;
     const id = job.id ?? this.#options.makeId();
-    if (this.tally.waiting >= this.#options.jobsMax) return this.#known(id, job) ?? queueFull(this.#options.jobsMax);
+    if (this.tally.waiting + others >= this.#options.jobsMax) return this.#known(id, job) ?? queueFull(this.#options.jobsMax);
     const state = job.delayMs > 0 ? STATE.delayed : STATE.ready;
     const availableAt = job.delayMs > 0 ? now + job.delayMs : null;
     const dueAt = availableAt === null ? deadline : Math.min(availableAt, deadline ?? availableAt);
@@ -295,7 +307,7 @@ export class JobTable {
   }
 
   #take(row: ReadyRow, { workerId, leaseMs }: Claim, now: number): ClaimedJob {
-    const { seq, id, type, priority, requires, attemptsMax, deadLetter, publishedAt, deadline, headers } = row;
+    const { seq, id, type, requires, attemptsMax, deadLetter, deadline } = row;
     const token = this.#options.makeId();
     const attempt = row.attempts + 1;
     const until = leaseEnd(now + leaseMs, deadline);
@@ -318,19 +330,7 @@ export class JobTable {
       next: undefined,
     });
     this.tally.move({ from: STATE.ready, type, requires }, STATE.claimed);
-    return {
-      id,
-      type,
-      payload: row.payload ?? this.#body(seq),
-      headers,
-      priority,
-      requires: requires === '' ? [] : requires.split(' '),
-      attempt,
-      attemptsMax,
-      publishedAt,
-      ...(deadline !== undefined && { deadline }),
-      lease: { jobId: id, token, until },
-    };
+    return claimedOf(row, { payload: row.payload ?? this.#body(seq), attempt, lease: { jobId: id, token, until } });
   }
 
   #lose(lease: HeldLease, now: number): void {

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { readdirSync } from 'node:fs';
+import { mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { temporaryFolder } from '../../test/support/temporary-folders.ts';
@@ -88,5 +88,38 @@ describe('objects in a folder', () => {
     expect(names()).toEqual([]);
     for (const key of ['../secrets', 'a'.repeat(63), 'A'.repeat(64)])
       await expect(objects.writePart(key, 0, Buffer.from('x'))).rejects.toMatchObject({ code: 'NOT_FOUND' });
+  });
+
+  it('stay what was verified, whatever is sent meanwhile and afterwards, and are finished by all who say so', async () => {
+    const { objects, names } = world();
+    const [bytes, other] = [randomBytes(300_000), Buffer.alloc(1_000)];
+    const whole = await world().objects.keep(bytes);
+    const { key } = whole;
+    await objects.writePart(key, 0, bytes);
+    const finished = [1, 2].map(() => objects.finish(whole));
+    const written = Array.from({ length: 20 }, () => objects.writePart(key, 0, other));
+    const [ofFinished, ofWritten] = await Promise.all([Promise.all(finished), Promise.all(written)]);
+    expect(ofFinished).toEqual([whole, whole]);
+    expect(new Set(ofWritten.map(({ isWhole }) => isWhole))).toEqual(new Set([true]));
+    expect(Buffer.compare(await objects.read(key), bytes)).toBe(0);
+    expect(names()).toEqual([key]);
+    // Somebody else puts all of it while it is sent in parts.
+    const again = await world().objects.keep(Buffer.alloc(2_000, 'again'));
+    await objects.writePart(again.key, 0, Buffer.alloc(1_000, 'again'));
+    await objects.keep(Buffer.alloc(2_000, 'again'));
+    expect(await objects.finish(again)).toEqual(again);
+    expect(names()).toEqual([again.key, key].toSorted());
+  });
+
+  it('of which some cannot be read or written are told with the reason, not as objects that are not there', async () => {
+    const { folder, objects } = world();
+    const { key } = await objects.put(Buffer.from('x'));
+    const other = '0'.repeat(64);
+    mkdirSync(join(folder, other));
+    await expect(objects.read(other)).rejects.toMatchObject({ code: 'QUEUE_DISK_FULL', message: expect.stringContaining('EISDIR') });
+    const nowhere = new FolderObjects({ folder: join(folder, key) });
+    const failure = { code: 'QUEUE_DISK_FULL', message: expect.stringContaining(key) };
+    await expect(nowhere.put(Buffer.from('y'))).rejects.toMatchObject(failure);
+    await expect(nowhere.writePart(other, 0, Buffer.from('y'))).rejects.toMatchObject(failure);
   });
 });

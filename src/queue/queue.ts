@@ -56,7 +56,7 @@ export type Headers = Readonly<Record<string, string>>;
 
 export interface NewJob {
   /**
-   * The id of the job and its idempotency key: 1 to 256 characters, none of them a control character. An id that the queue knows is not
+   * The id of the job and its idempotency key: 1 to 256 characters, none of them a control character or a lone surrogate. An id that the queue knows is not
    * published again. Default: a random one.
    */
   readonly id?: string;
@@ -218,7 +218,7 @@ export interface QueueLimits {
 
 export interface Purged {
   readonly jobs: number;
-  /** What the removed records referred to: nobody else does. */
+  /** What the removed records referred to. Nobody else does, unless several jobs were published with it: as with what was kept by its hash. */
   readonly objects: readonly ObjectReference[];
 }
 
@@ -237,7 +237,8 @@ export interface WorkQueue {
   publishMany(jobs: readonly NewJob[]): Promise<Published[]>;
 
   /**
-   * The next jobs, each with its own lease; empty when none came within `waitMs`. Each job is handed to one claim. Rejects with `ABORTED`
+   * The next jobs, each with its own lease; fewer than there are when their payloads are large; empty when none came within `waitMs`. Each job is
+   * handed to one claim. Rejects with `ABORTED`
    * when the signal fires before a job was claimed; jobs that are being claimed at that moment are still returned: release them.
    */
   claim(options: ClaimOptions): Promise<ClaimedJob[]>;

@@ -1,7 +1,7 @@
 /** The ready jobs of an embedded queue as the claims of one transaction get them: few queries, however many claims there are. */
 
 import type { SQLOutputValue, StatementSync } from 'node:sqlite';
-import type { Content, Headers } from './queue.ts';
+import type { ClaimedJob, Content, Headers, Lease } from './queue.ts';
 import { bytesOf, headersOf, numberOf, referenceOf } from './rows.ts';
 
 /** Rows that one query reads for claims that come later. */
@@ -21,6 +21,26 @@ export interface ReadyRow {
   readonly headers: Headers;
   /** Undefined when it lies in the table of bodies. */
   readonly payload: Content | undefined;
+}
+
+/** What the worker gets. */
+export function claimedOf(
+  { id, type, headers, priority, requires, attemptsMax, publishedAt, deadline }: ReadyRow,
+  { payload, attempt, lease }: { readonly payload: Content; readonly attempt: number; readonly lease: Lease },
+): ClaimedJob {
+  return {
+    id,
+    type,
+    payload,
+    headers,
+    priority,
+    requires: requires === '' ? [] : requires.split(' '),
+    attempt,
+    attemptsMax,
+    publishedAt,
+    ...(deadline !== undefined && { deadline }),
+    lease,
+  };
 }
 
 interface Lane {
@@ -50,6 +70,11 @@ export class ReadyRows {
       taken.push(row);
     }
     return taken;
+  }
+
+  /** What was taken last, and is not to be claimed. */
+  giveBack(rows: readonly ReadyRow[]): void {
+    for (const row of rows.toReversed()) this.#lanes.get(row.requires)?.rows.unshift(row);
   }
 
   #lane(requires: string, max: number, wanted: number): Lane {

@@ -31,7 +31,7 @@ import {
   checkResult,
 } from './requests.ts';
 import type { CheckedClaim, CheckedResult } from './requests.ts';
-import { claimedOfWire, errorOfWire, fieldsOf, jobToWire, leaseOfWire, listOf, resultOfWire, resultToWire } from './wire.ts';
+import { claimedOfWire, countWithin, errorOfWire, fieldsOf, jobToWire, leaseOfWire, listOf, resultOfWire, resultToWire } from './wire.ts';
 
 export interface RemoteQueueOptions extends ControlClientOptions {
   /** Makes ids of jobs and claims. Default: random UUIDs. */
@@ -53,6 +53,8 @@ interface Claiming {
 
 /** Of one request. */
 const COMPLETIONS_MAX = 1_000;
+/** Of its bytes: in base64 half of them. The rest is for headers and leases. */
+const RESULTS_PART = 3 / 8;
 /** A claim that was cancelled is answered soon, or its connection is cut. */
 const CANCEL_MS = 5_000;
 
@@ -76,6 +78,7 @@ export class RemoteQueue implements WorkQueue {
   /** For the other things of the control plane. */
   readonly control: ControlClient;
   readonly #waitMsMax: number;
+  readonly #bodyBytesMax: number;
   readonly #makeId: () => string;
   /** Requests; and what `close` wants called when there are none, and no completions either. */
   #running = 0;
@@ -95,11 +98,12 @@ export class RemoteQueue implements WorkQueue {
     }
   }
 
-  private constructor(control: ControlClient, { workerId, contentBytesMax, waitMsMax }: Standing, makeId: () => string) {
+  private constructor(control: ControlClient, { workerId, contentBytesMax, waitMsMax, bodyBytesMax }: Standing, makeId: () => string) {
     this.control = control;
     this.workerId = workerId;
     this.limits = { contentBytesMax };
     this.#waitMsMax = waitMsMax;
+    this.#bodyBytesMax = bodyBytesMax;
     this.#makeId = makeId;
   }
 
@@ -278,7 +282,8 @@ export class RemoteQueue implements WorkQueue {
   /** The completions that have come, and the claim that came with them, in one request. */
   #flush(): void {
     const completions = this.#completions;
-    this.#completions = completions.splice(COMPLETIONS_MAX);
+    const count = countWithin(completions, this.#bodyBytesMax * RESULTS_PART, ({ result }) => result.body);
+    this.#completions = completions.splice(Math.min(COMPLETIONS_MAX, count));
     void this.#work(completions, this.#claimNow());
     if (this.#completions.length > 0) this.#flush();
   }

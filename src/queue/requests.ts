@@ -12,6 +12,7 @@ const HEADER_NAME = /^[a-z0-9!#$%&'*+.^_`|~-]{1,128}$/;
 const SHA256 = /^[0-9a-f]{64}$/;
 const MESSAGE_CHARACTERS_MAX = 4_096;
 const PUBLISH_MAX = 10_000;
+const SHOWN_CHARACTERS = 64;
 
 export interface CheckedJob {
   readonly id: string | undefined;
@@ -52,6 +53,16 @@ function refuse(message: string): never {
   throw new RunnerError('REQUEST_INVALID', message);
 }
 
+function isObject(value: unknown): boolean {
+  return typeof value === 'object' && value !== null;
+}
+
+/** Of whatever somebody sent: short, and nothing of it is called. */
+function shown(value: unknown): string {
+  if (typeof value === 'string') return JSON.stringify(value.slice(0, SHOWN_CHARACTERS));
+  return isObject(value) ? 'an object' : String(value);
+}
+
 function hasControlCharacter(value: string): boolean {
   for (let index = 0; index < value.length; index += 1) {
     const code = value.charCodeAt(index);
@@ -61,14 +72,14 @@ function hasControlCharacter(value: string): boolean {
 }
 
 function text(name: string, value: unknown, lengthMax: number): string {
-  if (typeof value !== 'string' || value.length === 0 || value.length > lengthMax || hasControlCharacter(value))
-    refuse(`${name} must be a text of 1 to ${lengthMax} characters, none of them a control character`);
+  if (typeof value !== 'string' || value.length === 0 || value.length > lengthMax || hasControlCharacter(value) || !value.isWellFormed())
+    refuse(`${name} must be a text of 1 to ${lengthMax} characters, none of them a control character or a lone surrogate`);
   return value;
 }
 
 function whole(name: string, value: unknown, [least, most]: readonly [number, number]): number {
   if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < least || value > most)
-    refuse(`${name} is ${String(value)}; it must be a whole number from ${least} to ${most}`);
+    refuse(`${name} is ${shown(value)}; it must be a whole number from ${least} to ${most}`);
   return value;
 }
 
@@ -88,7 +99,7 @@ function capabilities(name: string, values: readonly string[] | undefined, count
   if (!isList(values) || values.length > countMax) refuse(`${name} must be a list of at most ${countMax}`);
   for (const value of values)
     if (typeof value !== 'string' || !CAPABILITY.test(value))
-      refuse(`${name} has ${JSON.stringify(value)}; a capability has 1 to 64 characters from A-Z a-z 0-9 . _ : / = -`);
+      refuse(`${name} has ${shown(value)}; a capability has 1 to 64 characters from A-Z a-z 0-9 . _ : / = -`);
   const unique: string[] = [...new Set<string>(values)];
   return unique.toSorted(); // by code units: the same everywhere
 }
@@ -97,7 +108,7 @@ function checkHeaders(headers: Headers | undefined): Headers | undefined {
   if (headers === undefined) return undefined;
   let size = 0;
   for (const [name, value] of Object.entries(headers)) {
-    if (!HEADER_NAME.test(name)) refuse(`${JSON.stringify(name)} is not the name of a header: lower case, without spaces`);
+    if (!HEADER_NAME.test(name)) refuse(`${shown(name)} is not the name of a header: lower case, without spaces`);
     if (typeof value !== 'string' || hasControlCharacter(value)) refuse(`the header ${name} must be a text without control characters`);
     size += name.length + value.length;
   }
@@ -112,14 +123,14 @@ function checkContent(name: string, content: Content, { contentBytesMax }: Queue
     const message = `${name} has ${content.length} bytes; the queue takes ${contentBytesMax}, more go through an object store`;
     throw new RunnerError('PAYLOAD_TOO_LARGE', message, { details: { bytes: content.length, contentBytesMax } });
   }
-  if (typeof content !== 'object' || content === null) refuse(`${name} must be bytes or a reference to an object`);
+  if (!isObject(content)) refuse(`${name} must be bytes or a reference to an object`);
   const { key, size, sha256 } = content;
   if (typeof sha256 !== 'string' || !SHA256.test(sha256)) refuse(`the reference of ${name} has no SHA-256 in lower case hexadecimal`);
   return { key: text(`the key of ${name}`, key, 512), size: whole(`the size of ${name}`, size, [0, Number.MAX_SAFE_INTEGER]), sha256 };
 }
 
 export function checkJob(job: NewJob, limits: QueueLimits): CheckedJob {
-  if (typeof job !== 'object' || job === null) refuse('a job must be an object');
+  if (!isObject(job)) refuse('a job must be an object');
   const { id, deadline } = job;
   return {
     id: id === undefined ? undefined : text('id', id, 256),
@@ -141,7 +152,7 @@ export function checkJobs(jobs: readonly NewJob[], limits: QueueLimits): Checked
 }
 
 export function checkClaim(options: ClaimOptions): CheckedClaim {
-  if (typeof options !== 'object' || options === null) refuse('a claim needs the id of its worker');
+  if (!isObject(options)) refuse('a claim needs the id of its worker');
   return {
     workerId: text('workerId', options.workerId, 128),
     capabilities: capabilities('capabilities', options.capabilities, 256),
@@ -157,18 +168,18 @@ export function checkLeaseMs(leaseMs: number): number {
 }
 
 export function checkLease(lease: Lease): Lease {
-  if (typeof lease !== 'object' || lease === null || typeof lease.jobId !== 'string' || typeof lease.token !== 'string')
+  if (!isObject(lease) || typeof lease.jobId !== 'string' || typeof lease.token !== 'string')
     refuse('a lease has the id of its job and a token');
   return lease;
 }
 
 export function checkResult(result: QueueResult, limits: QueueLimits): CheckedResult {
-  if (typeof result !== 'object' || result === null) refuse('a result has a body');
+  if (!isObject(result)) refuse('a result has a body');
   return { body: checkContent('the result', result.body, limits), headers: checkHeaders(result.headers) };
 }
 
 export function checkFailure(failure: JobFailure): CheckedFailure {
-  if (typeof failure !== 'object' || failure === null || typeof failure.message !== 'string') refuse('a failure has a code and a message');
+  if (!isObject(failure) || typeof failure.message !== 'string') refuse('a failure has a code and a message');
   return {
     code: text('code', failure.code, 64),
     message: failure.message.slice(0, MESSAGE_CHARACTERS_MAX),

@@ -18,6 +18,8 @@ export interface WireError {
   readonly details?: Readonly<Record<string, unknown>>;
 }
 
+const LEASE_CHARACTERS_MAX = 8_192;
+
 type Fields = Readonly<Record<string, unknown>>;
 
 const BASE64 = /^[A-Za-z0-9+/]*={0,2}$/;
@@ -85,9 +87,25 @@ export function claimedOfWire(value: unknown): ClaimedJob {
 
 export function leaseOfWire(value: unknown): Lease {
   const { jobId, token, until } = fieldsOf(value, 'a lease');
-  if (typeof jobId !== 'string' || typeof token !== 'string' || typeof until !== 'number')
+  if (
+    typeof jobId !== 'string' ||
+    typeof token !== 'string' ||
+    typeof until !== 'number' ||
+    jobId.length + token.length > LEASE_CHARACTERS_MAX
+  )
     throw invalid('a lease has the id of its job, a token, and until when it lasts');
   return { jobId, token, until };
+}
+
+/** How many of these, from the first one on and at least one, have no more than so many bytes together. */
+export function countWithin<T>(all: readonly T[], bytesMax: number, contentOf: (one: T) => Content): number {
+  let bytes = 0;
+  for (const [index, one] of all.entries()) {
+    const content = contentOf(one);
+    bytes += isReference(content) ? 0 : content.length;
+    if (bytes > bytesMax && index > 0) return index;
+  }
+  return all.length;
 }
 
 export function resultToWire({ body, headers }: { readonly body: Content; readonly headers?: Headers | undefined }): Fields {

@@ -1,5 +1,5 @@
 import { hash, randomBytes } from 'node:crypto';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { zipSync } from 'fflate';
 import { describe, expect, it } from 'vitest';
@@ -119,6 +119,31 @@ describe('FunctionJobs', () => {
     await expect.poll(() => gone?.kind === 'folder' && existsSync(gone.path)).toBe(false);
     await run(headersOf(second));
     expect(objects.fetched.filter((key) => key === second.key)).toHaveLength(2);
+  });
+
+  it('says that this machine is not there for a package that its disk does not take', async () => {
+    const folder = temporaryFolder('function-jobs');
+    const { objects, run, headersOf } = world({ folder });
+    await run(headersOf(await objects.put(zip('one'))));
+    rmSync(join(folder, 'sha256'), { recursive: true });
+    const refused = { code: 'EXECUTOR_UNAVAILABLE', retry: 'safe', message: expect.stringContaining('ENOENT') as string };
+    await expect(run(headersOf(await objects.put(zip('two'))))).rejects.toMatchObject(refused);
+    // No folder can be made in a file.
+    const second = world({ folder: import.meta.filename });
+    const object = await second.objects.put(zip('one'));
+    await expect(second.run(second.headersOf(object))).rejects.toMatchObject({ code: 'EXECUTOR_UNAVAILABLE', retry: 'safe' });
+  });
+
+  it('gives the answer although a package that has no room any more cannot be removed', async () => {
+    const folder = temporaryFolder('function-jobs');
+    const { objects, run, headersOf, packages } = world({ folder, bytesMax: 50_000 });
+    const object = await objects.put(zip('one', 20_000));
+    await run(headersOf(object));
+    const file = join(folder, 'sha256', `${object.sha256}.zip`);
+    rmSync(file);
+    mkdirSync(file);
+    expect(await run(headersOf(await objects.put(zip('two', 20_000))))).toMatchObject({ body: Buffer.from('answer') });
+    expect(packages.bytes).toBeLessThanOrEqual(50_000);
   });
 
   it('refuses a package that is not what its hash says, and one that is not there', async () => {

@@ -3,7 +3,7 @@
 import { hash } from 'node:crypto';
 import { mkdirSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { RunnerError, toRunnerError } from '../errors.ts';
+import { RunnerError, isRunnerError, toRunnerError } from '../errors.ts';
 import type { ObjectReference, ObjectStore } from '../queue/queue.ts';
 import { BlobStore } from '../runtime/store-blobs.ts';
 import { ZIP_LIMITS } from '../runtime/unzip.ts';
@@ -45,7 +45,8 @@ export class PackageCache {
 
   /**
    * Calls `use` with the folder of the unpacked package, which stays until it has ended. Rejects with `CODE_MISSING` when the store has no
-   * such package, `PACKAGE_INVALID` when it is none or another one, and with what the store rejects with.
+   * such package, `PACKAGE_INVALID` when it is none or another one, `EXECUTOR_UNAVAILABLE` when this machine cannot hold it, and with what the
+   * store rejects with.
    */
   async use<T>(object: ObjectReference, use: (folder: string) => Promise<T>): Promise<T> {
     const { sha256 } = object;
@@ -80,6 +81,16 @@ export class PackageCache {
   /** What an earlier process kept is used again. */
   #open(): BlobStore {
     if (this.#blobs) return this.#blobs;
+    try {
+      this.#blobs = this.#opened();
+    } catch (thrown) {
+      throw onDisk(`the packages in ${this.#options.folder} cannot be read here`, thrown);
+    }
+    this.#shrink();
+    return this.#blobs;
+  }
+
+  #opened(): BlobStore {
     const folder = join(this.#options.folder, 'sha256');
     mkdirSync(folder, { recursive: true, mode: 0o711 });
     const known = readdirSync(folder).filter((name) => /^[0-9a-f]{64}\.zip$/.test(name));
@@ -88,8 +99,6 @@ export class PackageCache {
       const sha256 = name.slice(0, -'.zip'.length);
       if (blobs.has(sha256)) this.#keep(sha256, bytesOfTree(join(folder, sha256)) + statSync(join(folder, name)).size);
     }
-    this.#blobs = blobs;
-    this.#shrink();
     return blobs;
   }
 
@@ -104,7 +113,10 @@ export class PackageCache {
       const found = hash('sha256', zip, 'hex');
       if (found !== sha256)
         throw new RunnerError('PACKAGE_INVALID', `the package ${sha256} has the hash ${found}`, { details: { sha256 } });
-      await this.#open().keep(zip, ZIP_LIMITS, ({ zipBytes, unpackedBytes }) => this.#keep(sha256, zipBytes + unpackedBytes));
+      const keeping = this.#open().keep(zip, ZIP_LIMITS, ({ zipBytes, unpackedBytes }) => this.#keep(sha256, zipBytes + unpackedBytes));
+      await keeping.catch((thrown: unknown) => {
+        throw onDisk(`the package ${sha256}, ${zip.length} bytes, cannot be kept here`, thrown);
+      });
     } finally {
       this.#fetching.delete(sha256);
     }
@@ -116,6 +128,15 @@ export class PackageCache {
     this.#bytes += bytes;
   }
 
+  /** Never rejects: what cannot be removed is removed by the next process. */
+  async #remove(sha256: string): Promise<void> {
+    try {
+      await this.#blobs?.remove(sha256);
+    } catch {
+      // Who used it last has its answer.
+    }
+  }
+
   #shrink(): void {
     for (const [sha256, { bytes, users }] of this.#kept) {
       if (this.#bytes <= this.#bytesMax) return;
@@ -123,10 +144,16 @@ export class PackageCache {
       this.#options.onEvict?.(sha256);
       this.#kept.delete(sha256);
       this.#bytes -= bytes;
-      // What cannot be removed is removed by the next process.
-      void this.#blobs?.remove(sha256).catch(() => {});
+      void this.#remove(sha256);
     }
   }
+}
+
+/** It is this machine that cannot: another worker may, and this one later. What is wrong with the package itself stays as it is. */
+function onDisk(what: string, thrown: unknown): RunnerError {
+  if (isRunnerError(thrown)) return thrown;
+  const cause = toRunnerError(thrown);
+  return new RunnerError('EXECUTOR_UNAVAILABLE', `${what}: ${cause.message}`, { cause });
 }
 
 function bytesOfTree(folder: string): number {

@@ -126,6 +126,8 @@ export class RunningJob {
       if (this.#lost) return undefined;
       if (this.#isAbandoned) return this.#reportAbandoned(error);
       if (!UNAVAILABLE.has(error.code) || error.retry !== 'safe') return failureReport(error);
+      // The queue is not told why.
+      this.#parts.log.warn('a job was given back: nothing took it', { job: this.job.id, code: error.code, error: error.message });
       return { kind: 'release', error, delayMs: Math.round(UNAVAILABLE_MS * (1 + this.#parts.random())) };
     }
   }

@@ -10,10 +10,12 @@ const LIMITS = JSON.stringify({ limits: { contentBytesMax: 1_000, waitMsMax: 1_0
 const JOB = { id: 'j', type: 'work', payload: Buffer.from('x') };
 
 /** Takes one publication, says nothing to it, and is gone; or it is gone before. */
-async function leaving(takesOne: boolean): Promise<RemoteQueue> {
+async function leaving(takesOne: boolean, reconnectMs = 500): Promise<RemoteQueue & { readonly left: Promise<void> }> {
+  const left = Promise.withResolvers<void>();
   const leave = (server: Server): void => {
     server.close();
     server.closeAllConnections();
+    left.resolve();
   };
   const server = createServer((request, response) => {
     if (request.method === 'GET') response.setHeader('content-type', 'application/json').end(LIMITS);
@@ -22,16 +24,22 @@ async function leaving(takesOne: boolean): Promise<RemoteQueue> {
   server.listen(await reservedPort(), '127.0.0.1');
   await once(server, 'listening');
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  const queue = await RemoteQueue.connect({ credentials: { url, token: 't' }, reconnectMs: 500 });
+  const queue = await RemoteQueue.connect({ credentials: { url, token: 't' }, reconnectMs });
   onTestFinished(() => queue.close());
   onTestFinished(() => leave(server));
   if (!takesOne) leave(server);
-  return queue;
+  return Object.assign(queue, { left: left.promise });
 }
 
 it('what may have been carried out by an attempt before is not said to be safe when nobody can be reached any more', async () => {
   const queue = await leaving(true);
   await expect(queue.publish(JOB)).rejects.toMatchObject({ code: 'EXECUTOR_UNREACHABLE', retry: 'idempotent' });
+});
+
+it('nor when it is closed meanwhile', async () => {
+  const queue = await leaving(true, 60_000);
+  const [published] = await Promise.allSettled([queue.publish(JOB), queue.left.then(() => queue.close())]);
+  expect(published).toMatchObject({ status: 'rejected', reason: { code: 'QUEUE_CLOSED', retry: 'idempotent' } });
 });
 
 it('what reached nobody is safe', async () => {

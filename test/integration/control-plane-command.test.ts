@@ -91,6 +91,12 @@ test('jobs are published, watched and requeued by command, over TLS, with the to
   if (!job) throw new Error('there is no job');
   await queue.fail(job.lease, { code: 'JOB_FAILED', message: 'no oven' });
   expect(await bpr(['queue', 'dead', ...at])).toMatchObject({ jobs: [{ id: 'a', error: { message: 'no oven' } }] });
+  await queue.publish({ id: 'gone', type: 'square', payload: Buffer.from('1'), attemptsMax: 1 });
+  const [gone] = await queue.claim({ workerId: queue.workerId });
+  if (!gone) throw new Error('there is no job');
+  await queue.fail(gone.lease, { code: 'JOB_FAILED', message: 'no oven' });
+  expect(await bpr(['queue', 'discard', 'gone', ...at])).toEqual({ discarded: ['gone'] });
+  expect(await bpr(['queue', 'discard', 'gone', ...at])).toMatchObject({ error: { code: 'NOT_FOUND', details: { jobId: 'gone' } } });
   expect(await bpr(['queue', 'requeue', 'a', ...at])).toEqual({ requeued: ['a'] });
   const env = { CONTROL_PLANE_TICKET: `file:${join(data, 'endpoint.ticket')}`, BPR_DATA_DIR: join(data, 'client') };
   expect(await bpr(['queue', 'status', 'a'], env)).toMatchObject({ id: 'a', state: 'queued', attempts: 0 });

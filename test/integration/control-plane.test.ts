@@ -265,6 +265,20 @@ describe('limits', () => {
     expect((await waiting).map(({ id }) => id)).toEqual(['a']);
   });
 
+  test('of one request hold for many jobs: their results go in several, and a claim gets as many of them as fit', async () => {
+    const running = await start({ limits: { bodyBytesMax: 2 * 1024 * 1024 } });
+    const queue = await connect(await ticketOf(running));
+    const body = Buffer.alloc(300_000);
+    for (let index = 0; index < 20; index += 1) await queue.publish({ id: `${index}`, type: 'work', payload: body });
+    const claim = { ...claimAs(queue), max: 20, leaseMs: 600_000, waitMs: 20_000 };
+    const jobs = await queue.claim(claim);
+    expect(jobs.map(({ id }) => id)).toEqual(['0', '1', '2', '3', '4', '5']);
+    while (jobs.length < 20) jobs.push(...(await queue.claim(claim)));
+    await Promise.all(jobs.map(({ lease }) => queue.complete(lease, { body })));
+    expect((await queue.stats()).byState).toMatchObject({ queued: 0, claimed: 0, completed: 20 });
+    expect(await queue.status('19')).toMatchObject({ state: 'completed', attempts: 1 });
+  });
+
   test('of enrolments hold before anybody is known', async () => {
     // Time stands still: nothing is forgotten, however slow the machine is.
     const running = await start({ clock: { ...systemClock, monotonic: () => 0 } });

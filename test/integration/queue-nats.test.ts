@@ -234,6 +234,24 @@ describe('a server that', () => {
     }
   });
 
+  testNats('does not answer may have done what it was told', async () => {
+    const own = await startNats(1);
+    const queue = open({ servers: own.addresses, queue: 'frozen', commandMs: 100 });
+    const patient = open({ servers: own.addresses, queue: 'frozen' });
+    try {
+      for (const each of [queue, patient]) await each.publish(job('a'));
+      own.servers[0]?.freeze();
+      await expect(queue.publish(job('b'))).rejects.toMatchObject({ code: 'PLATFORM_UNREACHABLE', retry: 'idempotent' });
+      own.servers[0]?.wake();
+      await patient.publish(job('b'));
+      expect([(await claimOne(patient)).id, (await claimOne(patient)).id]).toEqual(['a', 'b']);
+      expect((await patient.stats()).byState).toMatchObject({ queued: 0, claimed: 2 });
+    } finally {
+      await Promise.all([queue.close(), patient.close()]);
+      await own.stop();
+    }
+  });
+
   testNats('cannot be reached is named', async () => {
     const queue = open({ servers: '127.0.0.1:1' });
     await expect(queue.publish(job('a'))).rejects.toMatchObject({ code: 'PLATFORM_UNREACHABLE', message: /127\.0\.0\.1:1/ });

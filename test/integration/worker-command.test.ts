@@ -131,6 +131,16 @@ describe('bpr worker', () => {
     expect(command.news.at(-1)).toMatchObject({ event: 'error', code: 'TICKET_REVOKED' });
   });
 
+  it('ends with what is wrong when it cannot begin to work', async () => {
+    const { ticket } = await world();
+    const many = worker(ticket, '--concurrency', '5000');
+    expect(await many.ended).toBe(1);
+    expect(many.news.at(-1)).toMatchObject({ event: 'error', code: 'CONFIG_INVALID', message: expect.stringContaining('not 5000') });
+    const unknown = worker(ticket, '--backend', 'other');
+    expect(await unknown.ended).toBe(1);
+    expect(unknown.news.at(-1)).toMatchObject({ event: 'error', code: 'CONFIG_INVALID' });
+  });
+
   it('runs one job and ends, from the control plane or from a file', async () => {
     const { ticket, executor, queue } = await world();
     const one = worker(ticket, '--once');
@@ -146,6 +156,12 @@ describe('bpr worker', () => {
       result_base64: Buffer.from(encodeAbi(UINT64, [144n])).toString('base64'),
     });
     expect(await local.ended).toBe(0);
+    writeFileSync(file, 'null');
+    const nothing = worker('', '--once', '--job', file);
+    expect(await nothing.ended).toBe(1);
+    expect(nothing.news).toMatchObject([
+      { event: 'error', code: 'CONFIG_INVALID', message: expect.stringContaining('must name its artifact') },
+    ]);
   });
 
   it('under load, at SIGTERM: claims no more at once, lets jobs end, gives the others back; none is lost, none runs twice', async () => {

@@ -208,6 +208,11 @@ describe('bpr control-plane', () => {
     expect(await failed('--nats', 'h:4222')).toMatch(/need --queue nats/);
     expect(await failed('--queue', 'nats', '--nats', '127.0.0.1:1')).toMatch(/127\.0\.0\.1:1 cannot be reached/);
   });
+
+  testNats('ends when it cannot listen, although it had reached NATS', async () => {
+    const flags = natsFlags(join(folder, name()), nats?.addresses ?? [], accounts);
+    expect(await failed(...flags, '--tls-cert', '/no.crt', '--tls-key', '/no.key')).toMatch(/no\.crt cannot be read/);
+  });
 });
 
 /** What the command says when it does not start. */

@@ -76,6 +76,15 @@ export class NatsServer {
     throw new Error(`nats-server ${this.name} did not start: ${lines.slice(-5).join('\n')}`);
   }
 
+  /** It answers nobody, and keeps its connections; until `wake`, or the end. */
+  freeze(): void {
+    this.#process?.kill('SIGSTOP');
+  }
+
+  wake(): void {
+    this.#process?.kill('SIGCONT');
+  }
+
   /** As an outage does. */
   async kill(signal: 'SIGKILL' | 'SIGTERM' = 'SIGKILL'): Promise<void> {
     const child = this.#process;
