@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import io
 import json
 import os
 import socket
@@ -25,6 +26,7 @@ __all__ = ["Answer", "Channel", "Gateway", "GatewayError"]
 
 _BASE = "/api/v1"
 _RETRY_SECONDS_MAX = 5.0
+_FAILURES_MAX = 10
 # With these a call has provably not reached its function.
 _NOT_BEGUN = {"RATE_LIMITED", "QUEUE_FULL", "QUEUE_TIMEOUT", "EXECUTOR_THROTTLED", "EXECUTOR_CLOSED"}
 
@@ -265,7 +267,8 @@ class Gateway:
 
 
 class Channel:
-    """Messages over one WebSocket (RFC 6455), for one use at a time. A stream whose connection is lost goes on where it was."""
+    """Messages over one WebSocket (RFC 6455), for one use at a time. A stream whose connection is lost goes on where it was; who ends its
+    loop gives the call up."""
 
     def __init__(self, parts: Any, key: Optional[str], timeout: float, ssl_context: Optional[ssl.SSLContext]):
         self._parts = parts
@@ -273,7 +276,8 @@ class Channel:
         self._timeout = timeout
         self._ssl = ssl_context
         self._socket: Optional[socket.socket] = None
-        self._file: Any = None
+        self._buffer = bytearray()
+        self._parts_in: List[bytes] = []
         self._count = 0
 
     def __enter__(self) -> "Channel":
@@ -295,37 +299,47 @@ class Channel:
         """As Gateway.stream; no chunk is lost or comes twice when the connection is lost."""
         call = self._new_id()
         message = {"type": "invoke", "id": call, "function": function, "payload": payload}
-        self.send(message if qualifier is None else {**message, "qualifier": qualifier})
         stream: Optional[str] = None
         last = 0
         failures = 0
-        while True:
-            try:
-                answer = self.receive()
-            except (OSError, EOFError) as cause:
-                failures += 1
-                if stream is None or failures > 10:
-                    raise GatewayError("the WebSocket was lost", "UNREACHABLE") from cause
-                self.close()
-                time.sleep(min(_RETRY_SECONDS_MAX, 0.05 * 2**failures))
+        self._look()
+        try:
+            self.send(message if qualifier is None else {**message, "qualifier": qualifier})
+        except OSError as cause:
+            self.close()
+            raise GatewayError(f"the WebSocket cannot be used: {cause}", "UNREACHABLE") from cause
+        over = False
+        try:
+            while True:
                 try:
-                    self.send({"type": "resume", "id": call, "stream": stream, "after": last})
-                except OSError:
-                    self.close()
-                continue
-            if answer.get("id") != call:
-                continue
-            kind = answer["type"]
-            if kind == "started":
-                stream = answer["stream"]
-            elif kind == "chunk" and answer["seq"] == last + 1:
-                last = answer["seq"]
-                failures = 0
-                yield base64.b64decode(answer["data"])
-            elif kind == "end":
-                return
-            elif kind == "error":
-                raise _error(json.dumps(answer).encode(), 200)
+                    answer = self.receive()
+                except (OSError, EOFError) as cause:
+                    failures += 1
+                    if stream is None or failures > _FAILURES_MAX:
+                        raise GatewayError("the WebSocket was lost", "UNREACHABLE") from cause
+                    self._pause(failures)
+                    try:
+                        self.send({"type": "resume", "id": call, "stream": stream, "after": last})
+                    except OSError:
+                        self.close()
+                    continue
+                if answer.get("id") != call:
+                    continue
+                kind = answer["type"]
+                over = kind in ("end", "error")
+                if kind == "started":
+                    stream = answer["stream"]
+                elif kind == "chunk" and answer["seq"] == last + 1:
+                    last = answer["seq"]
+                    failures = 0
+                    yield base64.b64decode(answer["data"])
+                elif kind == "end":
+                    return
+                elif kind == "error":
+                    raise _error(json.dumps(answer).encode(), 200)
+        finally:
+            if not over:
+                self._tell({"type": "cancel", "id": call})
 
     def send(self, message: Mapping[str, Any]) -> None:
         self._connect()
@@ -334,49 +348,103 @@ class Channel:
     def receive(self) -> Dict[str, Any]:
         """The next message. Raises EOFError when the connection is closed."""
         self._connect()
-        parts: List[bytes] = []
         while True:
-            first, second = self._exactly(2)
-            length = second & 127
-            if length == 126:
-                (length,) = struct.unpack(">H", self._exactly(2))
-            elif length == 127:
-                (length,) = struct.unpack(">Q", self._exactly(8))
-            data = self._exactly(length)
-            code = first & 15
-            if code == 8:
-                raise EOFError(f"the gateway closed the WebSocket: {data[2:].decode(errors='replace')}")
-            if code == 9:
-                self._frame(10, data)
-            elif code in (0, 1):
-                parts.append(data)
-                if first & 128:
-                    return json.loads(b"".join(parts))
+            message = self._read_frame()
+            if message is not None:
+                return message
 
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()
-            self._file.close()
         self._socket = None
+        self._buffer.clear()
+        self._parts_in = []
 
     def _subscribe(self, wanted: Mapping[str, Any], since: Optional[str]) -> Iterator[Dict[str, Any]]:
         name = self._new_id()
         last = since
-        while True:
-            try:
-                self.send({"type": "subscribe", "id": name, **wanted, **({} if last is None else {"since": last})})
-                while True:
-                    message = self.receive()
-                    if message.get("id") != name:
-                        continue
-                    if message["type"] == "error":
-                        raise _error(json.dumps(message).encode(), 200)
-                    if message["type"] == "event":
-                        last = message["event_id"]
-                        yield message["event"]
-            except EOFError:
-                self.close()
-                time.sleep(0.2)
+        failures = 0
+        over = False
+        self._look()
+        try:
+            while True:
+                try:
+                    self.send({"type": "subscribe", "id": name, **wanted, **({} if last is None else {"since": last})})
+                    while True:
+                        message = self.receive()
+                        if message.get("id") != name:
+                            continue
+                        failures = 0
+                        if message["type"] == "error":
+                            over = True
+                            raise _error(json.dumps(message).encode(), 200)
+                        if message["type"] == "event":
+                            last = message["event_id"]
+                            yield message["event"]
+                except (OSError, EOFError) as cause:
+                    failures += 1
+                    if failures > _FAILURES_MAX:
+                        raise GatewayError("the WebSocket was lost", "UNREACHABLE") from cause
+                    self._pause(failures)
+        finally:
+            if not over:
+                self._tell({"type": "unsubscribe", "id": name})
+
+    def _pause(self, failures: int) -> None:
+        self.close()
+        time.sleep(min(_RETRY_SECONDS_MAX, 0.05 * 2**failures))
+
+    def _tell(self, message: Mapping[str, Any]) -> None:
+        """Only over a connection that there is."""
+        if self._socket is None:
+            return
+        try:
+            self.send(message)
+        except OSError:
+            self.close()
+
+    def _look(self) -> None:
+        """Takes what came while nobody asked: pings are answered, and a connection that is over is opened again with the next message."""
+        try:
+            while self._socket is not None and self._has_more(self._socket):
+                self._read_frame()
+        except (OSError, EOFError):
+            self.close()
+
+    def _has_more(self, own: socket.socket) -> bool:
+        if self._buffer:
+            return True
+        own.settimeout(0)
+        try:
+            self._fill(own)
+            return True
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        finally:
+            own.settimeout(self._timeout)
+
+    def _read_frame(self) -> Optional[Dict[str, Any]]:
+        """The message that ends with the next frame."""
+        first, second = self._exactly(2)
+        length = second & 127
+        if length == 126:
+            (length,) = struct.unpack(">H", self._exactly(2))
+        elif length == 127:
+            (length,) = struct.unpack(">Q", self._exactly(8))
+        data = self._exactly(length)
+        code = first & 15
+        if code == 8:
+            raise EOFError(f"the gateway closed the WebSocket: {data[2:].decode(errors='replace')}")
+        if code == 9:
+            self._frame(10, data)
+        if code not in (0, 1):
+            return None
+        self._parts_in.append(data)
+        if not first & 128:
+            return None
+        parts, self._parts_in = self._parts_in, []
+        message: Dict[str, Any] = json.loads(b"".join(parts))
+        return message
 
     def _new_id(self) -> str:
         self._count += 1
@@ -399,20 +467,36 @@ class Channel:
             "sec-websocket-version: 13",
             *([] if self._key is None else [f"authorization: Bearer {self._key}"]),
         ]
-        own.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
-        file = own.makefile("rb")
-        status = file.readline().split(b" ")
-        headers = http.client.parse_headers(file)
-        if len(status) < 2 or status[1] != b"101":
-            body = file.read(int(headers.get("content-length", "0")))
-            own.close()
-            raise _error(body, int(status[1]) if len(status) > 1 else 0)
-        self._socket, self._file = own, file
+        self._socket = own
+        try:
+            own.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+            while b"\r\n\r\n" not in self._buffer:
+                self._fill(own)
+            head = io.BytesIO(self._exactly(self._buffer.index(b"\r\n\r\n") + 4))
+            status = head.readline().split(b" ")
+            headers = http.client.parse_headers(head)
+            if len(status) < 2 or status[1] != b"101":
+                raise _error(self._exactly(int(headers.get("content-length", "0"))), int(status[1]) if len(status) > 1 else 0)
+        except EOFError as cause:
+            self.close()
+            raise ConnectionResetError(str(cause)) from cause
+        except Exception:
+            self.close()
+            raise
+
+    def _fill(self, own: socket.socket) -> None:
+        data = own.recv(65_536)
+        if not data:
+            raise EOFError("the WebSocket was lost")
+        self._buffer += data
 
     def _exactly(self, length: int) -> bytes:
-        data = self._file.read(length)
-        if len(data) < length:
-            raise EOFError("the WebSocket was lost")
+        while len(self._buffer) < length:
+            if self._socket is None:
+                raise EOFError("the WebSocket is closed")
+            self._fill(self._socket)
+        data = bytes(self._buffer[:length])
+        del self._buffer[:length]
         return data
 
     def _frame(self, code: int, data: bytes) -> None:

@@ -2,6 +2,8 @@
 
 import io
 import os
+import socket
+import time
 import unittest
 import uuid
 import zipfile
@@ -13,6 +15,7 @@ export const handler = awslambda.streamifyResponse(async (event, stream) => {
   console.log('said', JSON.stringify(event));
   if (event?.fail) throw new TypeError('as asked');
   for (const part of event?.parts ?? []) stream.write(part);
+  if (event?.endless) await new Promise((_, reject) => stream.on('close', () => reject(new Error('nobody reads'))).write('first'));
   stream.end(event?.parts ? '' : JSON.stringify({ got: event }));
 });
 """
@@ -92,6 +95,35 @@ class GatewayTest(unittest.TestCase):
             self.assertEqual((first["function"], first["state"]), (self.name, "queued"))
             finished = next(event for event in events if event["state"] == "finished")
             self.assertEqual(finished["report"]["request_id"], finished["request_id"])
+
+    def test_websocket_is_used_again(self) -> None:
+        self.gateway.update(self.name, timeout_ms=600_000)
+        with self.gateway.connect() as channel:
+            # Who ends the loop gives the call up.
+            stream = channel.stream(self.name, {"endless": True})
+            self.assertEqual(next(stream), b"first")
+            self.assertEqual([one["state"] for one in self.gateway.instances(self.name)], ["busy"])
+            stream.close()
+            deadline = time.monotonic() + 60
+            while any(one["state"] == "busy" for one in self.gateway.instances(self.name)):
+                self.assertLess(time.monotonic(), deadline, "the call goes on")
+                time.sleep(0.02)
+            # So does who ends a subscription.
+            lines = channel.logs(self.name, since="none-0")
+            self.assertIn("endless", next(lines)["text"])
+            lines.close()
+            channel.send({"type": "unsubscribe", "id": "p2"})
+            channel.send({"type": "ping"})
+            answers = [message["type"] for message in iter(channel.receive, {"type": "pong"}) if message.get("id") == "p2"]
+            self.assertEqual([kind for kind in answers if kind != "event"], ["unsubscribed", "error"])
+            # A connection that was lost while nobody used it is opened again.
+            channel._socket.shutdown(socket.SHUT_RDWR)
+            self.assertEqual(b"".join(channel.stream(self.name, {"parts": ["a"]})), b"a")
+            channel._socket.shutdown(socket.SHUT_RDWR)
+            self.assertIn("endless", next(channel.logs(self.name, since="none-0"))["text"])
+        with self.assertRaises(GatewayError) as raised:
+            next(Gateway("http://127.0.0.1:9").connect().stream(self.name))
+        self.assertEqual(raised.exception.code, "UNREACHABLE")
 
     def test_the_gateway(self) -> None:
         self.assertTrue(self.gateway.healthy() and self.gateway.ready())

@@ -96,6 +96,15 @@ describe('a command that fails', () => {
     ['queue stats', undefined],
     ['topology up --option 1 --workers 999', undefined],
     ['worker --once --job nope.json', 'error'],
+    ['worker --data /dev/null/x', 'error'],
+    ['topology up --option 1 --data /dev/null/x', undefined],
+    ['topology render --option 1 --format systemd --out /dev/null/x', undefined],
+    ['topology matrix --file /', undefined],
+    ['operations export --out /dev/null/x', undefined],
+    ['control-plane --data /dev/null/x --port 0', 'error'],
+    ['gateway --data-dir /dev/null/x --port 0', 'error'],
+    ['gateway keys list --data-dir /dev/null/x', undefined],
+    ['worker image --out /dev/null/x', undefined],
     ['control-plane --tls-cert nope.pem', 'error'],
     ['gateway --tls-cert nope.pem', 'error'],
     ['dev nope.ts', 'error'],
@@ -105,6 +114,8 @@ describe('a command that fails', () => {
     const { code, message, ...rest } = errorOf(json.stdout);
     expect([json.status, json.stderr, text.status, text.stdout]).toEqual([1, '', 1, '']);
     expect(rest.event).toBe(event);
+    // Those are of programs that went wrong.
+    expect(code).not.toBe('INTERNAL');
     expect(text.stderr).toContain(`${code}: ${message}`);
   });
 });

@@ -5,6 +5,7 @@ import { ERROR_TEXTS } from '../error-texts.ts';
 import { toRunnerError } from '../errors.ts';
 import type { RunnerError } from '../errors.ts';
 import { createRedactor, redactText } from '../telemetry/redact.ts';
+import { unusablePath } from './named-path.ts';
 
 export interface TextSink {
   readonly isTTY?: boolean;
@@ -69,7 +70,7 @@ export type OutputForm = 'text' | 'document' | 'events';
  * secret.
  */
 export function printError(io: Io, form: OutputForm, thrown: unknown): void {
-  const error = toRunnerError(thrown);
+  const error = toRunnerError(unusablePath(thrown));
   const { code } = error;
   const { remedy } = ERROR_TEXTS[code];
   const message = redactText(error.message);

@@ -3,6 +3,7 @@
 import { existsSync, linkSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { RunnerError } from '../errors.ts';
+import { atPath } from './named-path.ts';
 
 const LOCK = 'lock';
 
@@ -11,7 +12,7 @@ const LOCK = 'lock';
  * `STATE_INVALID` and the id of that process.
  */
 export async function withFolderLock<T>(folder: string, work: () => Promise<T>): Promise<T> {
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  atPath({ path: folder, flag: '--data' }, () => mkdirSync(folder, { recursive: true, mode: 0o700 }));
   take(folder);
   try {
     return await work();

@@ -234,7 +234,7 @@ async function jobOfFile(file: string) {
   } catch (cause) {
     throw new RunnerError('CONFIG_INVALID', `the job ${file} cannot be read as JSON`, { cause });
   }
-  const { artifact, event = null, function: name = 'job', settings = {} } = given as Record<string, unknown>; // checked next
+  const { artifact, event = null, function: name = 'job', settings = {} } = Object(given) as Record<string, unknown>; // checked next
   if (typeof artifact !== 'string' || typeof name !== 'string')
     throw new RunnerError('CONFIG_INVALID', `the job ${file} must name its artifact, such as {"artifact": "handler.zip", "event": {}}`);
   return {

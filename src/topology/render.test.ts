@@ -114,6 +114,14 @@ describe('a compose file', () => {
     expect(units['blueprint-worker@.service']).not.toMatch(/BPR_WASM|engine\.env|27288/);
   });
 
+  it('of a package in a folder with any name as units: each path is one word', () => {
+    const places = { nodePath: '/opt/my app/node', bprPath: '/opt/100% "mine"/bpr.mjs' };
+    const { files } = renderTopology('systemd', { option: '1', workers: 1, version: '1.2.3', ...places });
+    expect(files['blueprint-control-plane.service']).toContain(
+      'ExecStart="/opt/my app/node" "/opt/100%% \\"mine\\"/bpr.mjs" control-plane --host',
+    );
+  });
+
   it('of the others: engines within workers, or as services that workers wait for', () => {
     expect(Object.keys(compose('1').services)).toEqual(['control-plane', 'worker']);
     expect(engineUrls(compose('1'), 'worker')).toBe(undefined);

@@ -118,7 +118,7 @@ function unit(description: string, { options, after, folder, args, environment =
     '',
     '[Service]',
     'Type=exec',
-    `ExecStart=${nodePath} ${bprPath} ${args.join(' ')}`,
+    `ExecStart=${word(nodePath)} ${word(bprPath)} ${args.join(' ')}`,
     `User=${USER}`,
     `StateDirectory=blueprint blueprint/${folder}`,
     'StateDirectoryMode=0711',
@@ -150,6 +150,12 @@ function unit(description: string, { options, after, folder, args, environment =
     'WantedBy=blueprint.target',
     '',
   ].join('\n');
+}
+
+/** A path as one word of a command line: systemd replaces what follows % and $ in it. */
+function word(path: string): string {
+  if (/^[\w./@+:-]+$/.test(path)) return path;
+  return `"${path.replaceAll(/[\\"]/g, '\\$&').replaceAll('%', '%%').replaceAll('$', '$$$$')}"`;
 }
 
 function installScript(units: readonly string[]): string {

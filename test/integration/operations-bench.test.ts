@@ -82,6 +82,6 @@ it('says what is wrong when its workers cannot work', async () => {
   const { ended, folder } = bench('--workers', '1', '--max-concurrency', '1', '--backend', 'kubernetes');
   const { status, stderr } = await ended;
   expect(status).toBe(1);
-  expect(stderr).toMatch(/^STATE_INVALID: bpr worker ended with 1 before it was ready: /m);
+  expect(stderr).toMatch(/^STATE_INVALID: bpr worker ended with 1 before it was ready: BACKEND_UNAVAILABLE: kubernetes: /m);
   expect(readdirSync(folder)).toEqual([]);
 }, 240_000);

@@ -1,7 +1,7 @@
 /** `bpr doctor --production`: each line on something that is right, and on something that is not. */
 
 import { execFileSync } from 'node:child_process';
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statfsSync, utimesSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statfsSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { dirname, join } from 'node:path';
@@ -158,6 +158,12 @@ describe('files', () => {
     const old = Date.now() / 1_000 - 30 * 3_600;
     utimesSync(join(folder, 'a'), old, old);
     expect(await look()).toMatchObject({ status: 'fail', detail: '1 there, the newest 30.0 hours old' });
+    symlinkSync(join(base, 'nowhere'), join(folder, 'b'));
+    expect(await look()).toMatchObject({ status: 'fail', detail: '1 there, the newest 30.0 hours old' });
+    expect((await doctor(base, ['--backups', join(folder, 'a')])).of('backups')).toMatchObject({
+      status: 'fail',
+      detail: 'it is no folder',
+    });
     expect((await doctor(base)).of('backups')?.status).toBe('warn');
   }, 60_000);
 });
@@ -248,6 +254,10 @@ describe('alerts and chain', () => {
     const base = temporaryFolder('doctor');
     const file = join(base, 'alerts.yml');
     expect((await doctor(base, ['--alerts', file])).of('alert rules')).toMatchObject({ status: 'fail', detail: 'there is no such file' });
+    expect((await doctor(base, ['--alerts', base])).of('alert rules')).toMatchObject({
+      status: 'fail',
+      detail: expect.stringContaining('EISDIR') as string,
+    });
     const rules = operationsFiles({ controlFolder: base })['alerts.yml'] ?? '';
     writeFileSync(file, rules.replace('BprNoWorkers', 'Other'));
     expect((await doctor(base, ['--alerts', file])).of('alert rules')).toMatchObject({ status: 'fail', detail: 'missing: BprNoWorkers' });

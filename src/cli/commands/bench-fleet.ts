@@ -87,17 +87,20 @@ export class Fleet {
       detached: true,
     });
     this.#children.push(child);
-    let stderr = '';
+    let [stderr, failure] = ['', ''];
     child.stderr?.on('data', (text: Buffer) => (stderr = `${stderr}${text.toString()}`.slice(-2_000)));
     const told = Promise.withResolvers<void>();
     if (child.stdout)
       createInterface({ input: child.stdout }).on('line', (line) => {
         if (line.includes(`"event":"${event}"`)) told.resolve();
+        // Who tells news as JSON tells this among them.
+        if (line.startsWith('{"event":"error"')) failure = errorText(line);
       });
     const fail = (why: string): void =>
-      told.reject(new RunnerError('STATE_INVALID', `bpr ${args[0]} ${why} before it was ${event}: ${stderr.trim()}`));
+      told.reject(new RunnerError('STATE_INVALID', `bpr ${args[0]} ${why} before it was ${event}: ${failure || stderr.trim()}`));
     child.once('error', ({ message }) => fail(`could not be started (${message})`));
-    child.once('exit', (code, signal) => fail(`ended with ${code ?? signal}`));
+    // All that it said has come then.
+    child.once('close', (code, signal) => fail(`ended with ${code ?? signal}`));
     const onAbort = (): void => told.reject(new RunnerError('ABORTED', 'the benchmark was ended before it began'));
     this.#options.signal.addEventListener('abort', onAbort, { once: true });
     try {
@@ -107,6 +110,11 @@ export class Fleet {
     }
     return child;
   }
+}
+
+function errorText(line: string): string {
+  const { code, message } = JSON.parse(line) as { readonly code: string; readonly message: string }; // as `printError` writes it
+  return `${code}: ${message}`;
 }
 
 async function end(child: ChildProcess): Promise<void> {

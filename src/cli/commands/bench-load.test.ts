@@ -1,6 +1,7 @@
 import { expect, it } from 'vitest';
 import { markdownOf } from './bench.ts';
-import { concurrencies, findKnee } from './bench-load.ts';
+import { EmbeddedQueue } from '../../queue/embedded.ts';
+import { concurrencies, findKnee, runStep } from './bench-load.ts';
 
 const step = (jobsPerSecond: number, p99Ms: number) => ({ jobsPerSecond, p99Ms });
 
@@ -13,6 +14,19 @@ it('the knee is the last step before one that is hardly faster and much slower f
 it('a step that is not faster, but no slower for each, is no knee: it was noise', () => {
   const steps = [step(100, 10), step(104, 11), step(250, 13)];
   expect(findKnee(steps)).toBe(undefined);
+});
+
+it('a step that is ended leaves no job in the queue', async () => {
+  const queue = EmbeddedQueue.open({ folder: ':memory:' });
+  const end = new AbortController();
+  // Nobody works for this queue.
+  const options = { queue, headers: {}, job: { waitMs: 0, cpuMs: 0 }, stepMs: 1_000, signal: end.signal };
+  const ended = runStep(2, options).catch((error: unknown) => error);
+  await expect.poll(async () => (await queue.stats()).byState.queued, { timeout: 20_000 }).toBe(2);
+  end.abort();
+  expect(await ended).toMatchObject({ code: 'ABORTED' });
+  expect((await queue.stats()).byState).toMatchObject({ queued: 0, cancelled: 2 });
+  await queue.close();
 });
 
 it('the load doubles up to the most', () => {

@@ -57,38 +57,54 @@ export async function putFunction(objects: ObjectStore): Promise<{ readonly head
   return { headers: functionHeaders(job), object };
 }
 
-/** Keeps so many jobs under way. Rejects with `ABORTED` when the signal fires, and with what the first job says when none succeeds. */
+/** Keeps so many jobs under way; none is left in the queue. Rejects with `ABORTED` when the signal fires, and with what the first job says when none succeeds. */
 export async function runStep(concurrency: number, { queue, headers, job, stepMs, signal }: LoadOptions): Promise<Step> {
   const payload = Buffer.from(JSON.stringify(job));
   const times: number[] = [];
   let warming = concurrency;
   let errors = 0;
   let last: RunnerError | undefined;
+  const broken: RunnerError[] = [];
+  const breaks = new AbortController();
+  const over = AbortSignal.any([signal, breaks.signal]);
   let [startedAt, endsAt] = [0, Infinity];
   const one = async (): Promise<number> => {
     const askedAt = performance.now();
     const { id } = await queue.publish({ type: FUNCTION_JOB, payload, headers });
-    await queue.result(id, { signal });
+    try {
+      await queue.result(id, { signal: over });
+    } catch (thrown) {
+      // Its package goes: nobody could do it later.
+      if (over.aborted) await queue.cancel(id).catch(() => {});
+      throw thrown;
+    }
     return performance.now() - askedAt;
   };
   const lane = async (): Promise<void> => {
     for (let index = 0; index < WARM_JOBS; index += 1) await one();
     warming -= 1;
     if (warming === 0) endsAt = (startedAt = performance.now()) + stepMs;
-    while (!signal.aborted && performance.now() < endsAt) {
+    while (!over.aborted && performance.now() < endsAt) {
       try {
         const tookMs = await one();
         const now = performance.now();
         if (startedAt > 0 && now <= endsAt) times.push(tookMs);
       } catch (thrown) {
-        if (signal.aborted) break;
+        if (over.aborted) break;
         last = toRunnerError(thrown);
         errors += 1;
       }
     }
   };
-  await Promise.all(Array.from({ length: concurrency }, lane));
+  const guarded = (): Promise<void> =>
+    lane().catch((thrown: unknown) => {
+      broken.push(toRunnerError(thrown));
+      breaks.abort();
+    });
+  await Promise.all(Array.from({ length: concurrency }, guarded));
   if (signal.aborted) throw new RunnerError('ABORTED', 'the benchmark was ended before it was done');
+  const [cause] = broken;
+  if (cause) throw cause;
   if (times.length === 0) throw last ?? new RunnerError('QUEUE_TIMEOUT', `no job ended within ${stepMs} ms; give it longer with --step-ms`);
   const seconds = (Math.min(performance.now(), endsAt) - startedAt) / 1_000;
   times.sort((left, right) => left - right);

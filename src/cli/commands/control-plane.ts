@@ -4,6 +4,9 @@ import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { systemClock } from '../../clock.ts';
 import { RunnerError } from '../../errors.ts';
+import type { SharedQueue } from '../../queue/shared-queue.ts';
+import type { PrometheusMetrics } from '../../telemetry/prometheus.ts';
+import type { Telemetry } from '../../telemetry/telemetry.ts';
 import { parseCount, parsePort } from '../calls.ts';
 import { collect, controlFolder, parseSpan } from '../control-access.ts';
 import { logLevelOf } from '../log-level.ts';
@@ -93,19 +96,40 @@ export function addControlPlane(program: Command, { io }: Cli): void {
 }
 
 async function serve(io: Io, flags: ControlPlaneFlags): Promise<void> {
-  const folder = controlFolder(io, flags.data);
-  const ticketFile = flags.ticketFile === undefined ? join(folder, 'endpoint.ticket') : resolve(io.cwd, flags.ticketFile);
   const { port = portOf(io) } = flags;
   const objects = objectsFolder(io, flags);
-  const [{ ControlPlane }, { FolderObjects }, { createMetrics }, { createLogger }] = await Promise.all([
-    import('../../control/control.ts'),
-    import('../../queue/folder-objects.ts'),
+  const [{ createMetrics }, { createLogger }] = await Promise.all([
     import('../../telemetry/prometheus.ts'),
     import('../../telemetry/pino.ts'),
   ]);
   const metrics = createMetrics();
   const telemetry = { log: await createLogger({ level: logLevelOf(io) }), metrics, startSpan: undefined };
   const queue = await openQueue(io, flags, { clock: systemClock, telemetry });
+  try {
+    await serveQueue(io, flags, { port, objects, metrics, telemetry, queue });
+  } finally {
+    // Its connections keep the process.
+    await queue?.close();
+  }
+}
+
+interface Parts {
+  readonly port: number;
+  /** Their folder. */
+  readonly objects: string | undefined;
+  readonly metrics: PrometheusMetrics;
+  readonly telemetry: Telemetry;
+  readonly queue: SharedQueue | undefined;
+}
+
+/** Until a signal. */
+async function serveQueue(io: Io, flags: ControlPlaneFlags, { port, objects, metrics, telemetry, queue }: Parts): Promise<void> {
+  const folder = controlFolder(io, flags.data);
+  const ticketFile = flags.ticketFile === undefined ? join(folder, 'endpoint.ticket') : resolve(io.cwd, flags.ticketFile);
+  const [{ ControlPlane }, { FolderObjects }] = await Promise.all([
+    import('../../control/control.ts'),
+    import('../../queue/folder-objects.ts'),
+  ]);
   const control = new ControlPlane({
     ...(queue && { queue }),
     ...(objects !== undefined && { objects: new FolderObjects({ folder: objects }) }),
@@ -128,7 +152,6 @@ async function serve(io: Io, flags: ControlPlaneFlags): Promise<void> {
   else io.stdout.write(`control plane  ${url}\nnode id        ${nodeId}\nticket         ${ticketFile}\ndata           ${folder}\n`);
   await stopped;
   await control.close(DRAIN_MS);
-  await queue?.close();
 }
 
 /** Throws `CONFIG_INVALID`. */

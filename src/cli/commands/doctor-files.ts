@@ -102,7 +102,10 @@ export function checkBackups(folder: string | undefined, now: number): Check {
   }
   const remedy = 'look at the job that makes them';
   if (!existsSync(folder)) return { name, source: folder, status: 'fail', detail: 'there is no such folder', remedy };
-  const times = readdirSync(folder).map((entry) => statSync(join(folder, entry)).mtimeMs);
+  if (!statSync(folder).isDirectory())
+    return { name, source: folder, status: 'fail', detail: 'it is no folder', remedy: 'name its folder' };
+  // A link may lead nowhere.
+  const times = readdirSync(folder).flatMap((entry) => statSync(join(folder, entry), { throwIfNoEntry: false })?.mtimeMs ?? []);
   if (times.length === 0) return { name, source: folder, status: 'fail', detail: 'it is empty', remedy };
   const hours = (now - Math.max(...times)) / 3_600_000;
   return verdict({ name, source: folder, detail: `${times.length} there, the newest ${hours.toFixed(1)} hours old` }, [

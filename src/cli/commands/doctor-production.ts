@@ -64,7 +64,12 @@ function checkAlerts(file: string | undefined): Check {
   }
   const remedy = 'write it with bpr operations export, and name it in rule_files of Prometheus';
   if (!existsSync(file)) return { name, source: file, status: 'fail', detail: 'there is no such file', remedy };
-  return alertsIn(file, readFileSync(file, 'utf8'), remedy);
+  try {
+    return alertsIn(file, readFileSync(file, 'utf8'), remedy);
+  } catch (thrown) {
+    const detail = thrown instanceof Error ? thrown.message : String(thrown);
+    return { name, source: file, status: 'fail', detail, remedy: 'name the file itself, alerts.yml, and let this user read it' };
+  }
 }
 
 async function checkPrometheus(url: string): Promise<Check> {

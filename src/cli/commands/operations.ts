@@ -1,8 +1,8 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
-import { RunnerError } from '../../errors.ts';
 import { controlFolder } from '../control-access.ts';
+import { atPath } from '../named-path.ts';
 import { print } from '../output.ts';
 import type { Cli } from '../output.ts';
 
@@ -19,7 +19,9 @@ Examples:
   promtool check rules operations/alerts.yml
 
 Files of the same names are written anew. prometheus.yml names the default addresses: change them to where things run; its jobs keep their
-names, by which alerts know what is down. dashboard.json is imported in Grafana (Dashboards, New, Import).`;
+names, by which alerts know what is down. dashboard.json is imported in Grafana (Dashboards, New, Import).
+
+Exit status: 0 done; 1 they cannot be written there; 2 called in a wrong way.`;
 
 /** `bpr operations`: what watches a fleet. */
 export function addOperations(program: Command, { io }: Cli): void {
@@ -35,12 +37,10 @@ export function addOperations(program: Command, { io }: Cli): void {
       const { operationsFiles } = await import('../../operations/operations.ts');
       const folder = resolve(io.cwd, out);
       const files = Object.entries(operationsFiles({ controlFolder: controlFolder(io, data) }));
-      try {
+      atPath({ path: folder, flag: '--out' }, () => {
         mkdirSync(folder, { recursive: true });
         for (const [name, text] of files) writeFileSync(join(folder, name), text);
-      } catch (cause) {
-        throw new RunnerError('CONFIG_INVALID', `${folder} cannot be written; name another folder with --out`, { cause });
-      }
+      });
       const paths = files.map(([name]) => join(folder, name));
       print(io, json, { document: { files: paths }, text: paths.join('\n') });
     });

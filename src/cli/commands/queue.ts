@@ -20,6 +20,7 @@ Examples:
   bpr queue stats
   bpr queue dead                                         jobs whose attempts are used up
   bpr queue requeue photo-1                              as if new
+  bpr queue discard photo-1                              forgotten: it is not done any more
 ${ACCESS_HELP}
 
 Exit status: 0 done; 1 it failed, also a job with --wait; 2 called in a wrong way; 130 or 143 a signal ended the wait, the jobs stay.`;
@@ -77,6 +78,20 @@ function addDead(queue: Command, io: Io): void {
         }
       });
       print(io, flags.json, { document: { requeued }, text: `requeued ${requeued.join(', ')}` });
+    });
+  withAccess(queue.command('discard').description('forget dead jobs'))
+    .argument('<id...>', 'of the jobs')
+    .addHelpText('after', EXAMPLES)
+    .action(async (ids: readonly string[], flags: ControlFlags) => {
+      const discarded: string[] = [];
+      await withQueue(io, flags, async (one) => {
+        for (const id of ids) {
+          if (!(await one.discard(id)))
+            throw new RunnerError('NOT_FOUND', `the dead letter has no job ${id}`, { details: { jobId: id, discarded } });
+          discarded.push(id);
+        }
+      });
+      print(io, flags.json, { document: { discarded }, text: `discarded ${discarded.join(', ')}` });
     });
 }
 

@@ -9,6 +9,7 @@ import { systemClock } from '../../clock.ts';
 import type { Measurements } from '../../topology/matrix.ts';
 import { TOPOLOGY_OPTIONS } from '../../topology/topology.ts';
 import { parseCount } from '../calls.ts';
+import { atPath } from '../named-path.ts';
 import { print, progress, table, toJson } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
 import { interruptible } from '../work.ts';
@@ -90,12 +91,13 @@ export function addMatrix(topology: Command, { io }: Cli): void {
           const { measureTopologies } = await import('./topology-measure.ts');
           keep(file, await measureTopologies({ signal, tell: (text) => progress(io, text) }));
         }
-        const measured = existsSync(file) ? parseMeasurements(readFileSync(file, 'utf8'), file) : undefined;
+        const text = existsSync(file) ? atPath({ path: file, flag: '--file', use: 'read' }, () => readFileSync(file, 'utf8')) : undefined;
+        const measured = text === undefined ? undefined : parseMeasurements(text, file);
         const rows = matrix(measured);
         const head = ['criterion', '', ...TOPOLOGY_OPTIONS.map((option) => (option === 'hybrid' ? option : `option ${option}`))];
         const footer = measured ? [`measured ${measured.at}, ${measured.workers} workers, ${measured.machine}, node ${measured.node}`] : [];
-        const text = [table([head, ...rows.map(({ criterion, kind, values }) => [criterion, kind, ...values])]), ...footer].join('\n');
-        print(io, flags.json, { document: { options: TOPOLOGY_OPTIONS, rows, measured }, text });
+        const shown = [table([head, ...rows.map(({ criterion, kind, values }) => [criterion, kind, ...values])]), ...footer].join('\n');
+        print(io, flags.json, { document: { options: TOPOLOGY_OPTIONS, rows, measured }, text: shown });
       }),
     );
 }

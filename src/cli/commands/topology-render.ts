@@ -7,6 +7,7 @@ import { TOPOLOGY_FORMATS } from '../../topology/render.ts';
 import type { TopologyFormat } from '../../topology/render.ts';
 import type { TopologyOption } from '../../topology/topology.ts';
 import { parseCount } from '../calls.ts';
+import { atPath } from '../named-path.ts';
 import { print, progress } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
 import { ownVersion, packageFolder } from '../version.ts';
@@ -61,6 +62,7 @@ async function write(io: Io, flags: RenderFlags): Promise<void> {
     bprPath: join(own, 'bin', 'bpr.mjs'),
   });
   const folder = resolve(io.cwd, flags.out);
+  atPath({ path: folder, flag: '--out' }, () => mkdirSync(folder, { recursive: true }));
   if (needsRoot) {
     progress(io, 'copying node, the package and its dependencies ...');
     writeRootFiles({ folder: join(folder, ROOT), packageFolder: own, nodePath, libraries: librariesOf(nodePath) });

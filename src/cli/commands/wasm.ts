@@ -1,6 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import { extname, resolve } from 'node:path';
 import type { Command } from 'commander';
+import { atPath } from '../named-path.ts';
 import { print, progress, sizeText, table } from '../output.ts';
 import type { Cli } from '../output.ts';
 import { addServing, serve } from './gateway.ts';
@@ -80,7 +81,7 @@ function addBuild(wasm: Command, { io }: Cli): void {
       const kind = extname(out) === '.wasm' ? 'module' : 'package';
       const { bytes, sha256, moduleBytes } = await buildModule(resolve(io.cwd, file), { kind, flags: flag });
       const path = resolve(io.cwd, out);
-      writeFileSync(path, bytes);
+      atPath({ path, flag: '--out' }, () => writeFileSync(path, bytes));
       print(io, json, {
         document: { file: path, bytes: bytes.length, sha256, moduleBytes },
         text: table([[path, sizeText(bytes.length), `sha256 ${sha256}`]]),

@@ -10,9 +10,10 @@ import type { WorkerEvent } from '../../worker/worker.ts';
 import { BACKENDS } from '../backends.ts';
 import { parseCount, parsePort } from '../calls.ts';
 import { logLevelOf } from '../log-level.ts';
+import { atPath } from '../named-path.ts';
 import { JsonEvents, printError, toJson } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
-import type { Connected, FunctionsOptions, HealthOptions } from '../worker-session.ts';
+import type { Connected, FunctionsOptions, HealthOptions, WorkerFunctions } from '../worker-session.ts';
 
 interface WorkerFlags {
   readonly ticket?: string;
@@ -93,11 +94,20 @@ async function run(cli: Cli, flags: WorkerFlags): Promise<void> {
     const session = new Session(cli, flags);
     await session.run();
   } catch (thrown) {
-    const error = toRunnerError(thrown);
-    const isTicket = error.code.startsWith('TICKET_') || error.code === 'IDENTITY_UNPROVEN';
-    cli.exitCode = isTicket ? 2 : 1;
-    printError(cli.io, flags.json ? 'events' : 'text', error);
+    fail(cli, flags, thrown);
   }
+}
+
+function fail(cli: Cli, { json }: WorkerFlags, thrown: unknown): void {
+  const error = toRunnerError(thrown);
+  const isTicket = error.code.startsWith('TICKET_') || error.code === 'IDENTITY_UNPROVEN';
+  cli.exitCode = isTicket ? 2 : 1;
+  printError(cli.io, json ? 'events' : 'text', error);
+}
+
+interface WorkParts extends Pick<FunctionsOptions, 'telemetry'> {
+  readonly functions: WorkerFunctions;
+  readonly lifecycle: WorkerLifecycle;
 }
 
 /** One run of the command. */
@@ -138,12 +148,27 @@ class Session {
   }
 
   async #serve(parts: Omit<FunctionsOptions, 'objects'>, lifecycle: WorkerLifecycle): Promise<void> {
-    const { backend, concurrency, capabilities, leaseMs, drainMs, once } = this.#flags;
-    const { Worker, Heartbeat, openFunctions, workerReport } = await load();
+    const { openFunctions } = await load();
     const connected = await this.#connect(parts);
     if (!connected) return;
-    const { queue, workerId, objects, control, send } = connected;
-    const functions = await openFunctions({ ...parts, objects, control });
+    try {
+      const functions = await openFunctions({ ...parts, objects: connected.objects, control: connected.control });
+      try {
+        await this.#work(connected, { ...parts, functions, lifecycle });
+      } finally {
+        await functions.close();
+      }
+    } catch (thrown) {
+      // To leave may take long, and ends the process then.
+      fail(this.#cli, this.#flags, thrown);
+    } finally {
+      await this.#leave(connected.queue);
+    }
+  }
+
+  async #work({ queue, workerId, send }: Connected, { telemetry, functions, lifecycle }: WorkParts): Promise<void> {
+    const { backend, concurrency, capabilities, leaseMs, drainMs, once } = this.#flags;
+    const { Worker, Heartbeat, workerReport } = await load();
     const worker = new Worker({
       queue,
       workerId,
@@ -151,7 +176,7 @@ class Session {
       ...(once ? { concurrency: 1, jobsMax: 1 } : { concurrency }),
       capabilities,
       leaseMs,
-      telemetry: parts.telemetry,
+      telemetry,
       onEvent: (event) => {
         this.#news(event);
         if (!once || event.kind !== 'ended') return;
@@ -175,7 +200,6 @@ class Session {
       await functions.close();
       this.#tell('drained', { ...(await worker.drain(drainMs)) });
       await heartbeat.stop();
-      await this.#leave(queue);
     }
   }
 
@@ -290,8 +314,10 @@ function folderOf(io: Io, { data }: WorkerFlags): string {
   const given = io.env['BPR_DATA_DIR'];
   const base = given === undefined ? join(homedir(), '.blueprint-runner') : resolve(io.cwd, given);
   const folder = data === undefined ? join(base, 'worker') : resolve(io.cwd, data);
-  // Users of instances pass through it to what is theirs.
-  mkdirSync(folder, { recursive: true, mode: 0o711 });
-  chmodSync(folder, 0o711);
+  atPath({ path: folder, flag: '--data, or its base with BPR_DATA_DIR' }, () => {
+    // Users of instances pass through it to what is theirs.
+    mkdirSync(folder, { recursive: true, mode: 0o711 });
+    chmodSync(folder, 0o711);
+  });
   return folder;
 }
