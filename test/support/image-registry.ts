@@ -38,7 +38,10 @@ export async function startRegistry(): Promise<TestRegistry> {
   const port = await reservedPort();
   const config = ['version: 0.1', 'storage:', `  filesystem: { rootdirectory: ${folder}/data }`, 'http:', `  addr: 127.0.0.1:${port}`, ''];
   await writeFile(join(folder, 'config.yml'), config.join('\n'));
-  const child = spawn('docker-registry', ['serve', join(folder, 'config.yml')], { env: {}, stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn('docker-registry', ['serve', join(folder, 'config.yml')], {
+    env: { PATH: process.env['PATH'] },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
   await new Promise<void>((resolve, reject) => {
     const timer = setTimeout(() => reject(new Error('the registry does not start')), START_MS_MAX);
     let told = '';
@@ -50,6 +53,7 @@ export async function startRegistry(): Promise<TestRegistry> {
     };
     child.stdout.on('data', hear);
     child.stderr.on('data', hear);
+    child.once('error', reject);
     child.once('exit', (code) => reject(new Error(`the registry ended with ${code}: ${told}`)));
   });
   const gone = new Promise((resolve) => child.once('exit', resolve));
