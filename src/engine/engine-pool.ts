@@ -172,7 +172,8 @@ export class EnginePool {
         // Safe to try again: it did not reach the function.
         const isReached = last.retry !== 'safe';
         this.#notTaken(engine, last, isReached);
-        if (isReached) throw last;
+        // The others are not to be blamed for a call that came too late to them.
+        if (isReached || (options.deadline ?? Infinity) <= this.#clock.now()) throw last;
         this.#telemetry.log.warn('an engine did not take a call', { url: engine.url, error: last });
       }
     }

@@ -6,6 +6,7 @@ import { Semaphore } from '../executor/resilience.ts';
 import { Connections, parseTarget } from '../http/connection.ts';
 import type { Target } from '../http/connection.ts';
 import type { HttpRequest, HttpResponse, ResponseSink } from '../http/http.ts';
+import { inTime } from '../http/in-time.ts';
 import { ChunkQueue } from '../runtime/chunk-queue.ts';
 import type { CancelSignal, FunctionCode, FunctionVersion, InvocationOptions } from '../runtime/runtime.ts';
 import type { EngineMetrics } from './engine-metrics.ts';
@@ -87,9 +88,14 @@ export class Engine {
   readonly #target: Target;
   readonly #parts: EngineParts;
   readonly #connections: Connections;
-  /** Names there of the functions that are known to be there. */
-  readonly #deployed = new Map<string, Promise<void>>();
+  /** By name there: the deployments that run; undefined of functions that are known to be there. */
+  readonly #deployed = new Map<string, Promise<void> | undefined>();
   readonly #deployments: Semaphore;
+  /** Calls that wait until their function is there. */
+  #waiting = 0;
+  #isClosing = false;
+  /** Ends deployments that nobody waits for any more. */
+  readonly #over = new AbortController();
 
   /** Throws `CONFIG_INVALID`. */
   constructor({ url, name = url }: EngineAddress, metrics: EngineMetrics, parts: EngineParts) {
@@ -127,6 +133,8 @@ export class Engine {
 
   /** When no call runs any more; new ones are refused. Idempotent. */
   close(): Promise<void> {
+    this.#isClosing = true;
+    this.#endUnneeded();
     return this.#connections.close();
   }
 
@@ -145,11 +153,12 @@ export class Engine {
   async #call<T>(call: EngineCall, method: EngineMethod, send: (request: EngineRequest) => Promise<T>): Promise<T> {
     const { fn, event, options } = call;
     const name = nameOf(fn.name, fn.fingerprint);
+    const { signal } = options;
     const deadline = Math.min(options.deadline ?? Infinity, this.#parts.clock.now() + fn.timeoutMs + QUEUE_MS_MAX);
     for (let isSecond = false; ; isSecond = true) {
-      await this.#isDeployed(name, call);
+      const deploying = this.#deploying(name, call);
+      if (deploying) await this.#untilThere(deploying, { deadline, signal });
       const headers = ['content-type', options.contentType ?? 'application/json'];
-      const { signal } = options;
       try {
         return await send({ method: 'POST', path: `/functions/${name}/${method}`, headers, body: event, deadline, signal });
       } catch (thrown) {
@@ -160,17 +169,39 @@ export class Engine {
     }
   }
 
-  /** Once for all calls that need it. */
-  #isDeployed(name: string, call: EngineCall): Promise<void> {
-    const known = this.#deployed.get(name);
-    if (known) return known;
-    const deploying = this.#deploy(name, call).catch((thrown: unknown) => {
-      this.#deployed.delete(name);
-      const error = toRunnerError(thrown);
-      // The function was not called, whatever became of its deployment.
-      const isAway = error.code === 'EXECUTOR_CONNECTION_LOST' || error.code === 'EXECUTOR_TIMEOUT';
-      throw isAway ? new RunnerError('EXECUTOR_UNAVAILABLE', `${this.name} took no function: ${error.message}`, { cause: error }) : error;
-    });
+  /** What is deployed goes on when a call does not wait any more: later ones need it, too. */
+  async #untilThere(deploying: Promise<void>, { deadline, signal }: { deadline: number; signal: CancelSignal | undefined }): Promise<void> {
+    const cancel = new AbortController();
+    const unlink = link(signal, cancel);
+    this.#waiting += 1;
+    try {
+      await inTime(deploying, { deadline, signal: cancel.signal, clock: this.#parts.clock });
+    } finally {
+      unlink();
+      this.#waiting -= 1;
+      this.#endUnneeded();
+    }
+  }
+
+  #endUnneeded(): void {
+    if (this.#isClosing && this.#waiting === 0) this.#over.abort();
+  }
+
+  /** Once for all calls that need it. Undefined: the function is there. */
+  #deploying(name: string, call: EngineCall): Promise<void> | undefined {
+    if (this.#deployed.has(name)) return this.#deployed.get(name);
+    const deploying = this.#deploy(name, call).then(
+      () => {
+        if (this.#deployed.get(name) === deploying) this.#deployed.set(name, undefined);
+      },
+      (thrown: unknown) => {
+        if (this.#deployed.get(name) === deploying) this.#deployed.delete(name);
+        const error = toRunnerError(thrown);
+        // The function was not called, whatever became of its deployment.
+        const isAway = error.code === 'EXECUTOR_CONNECTION_LOST' || error.code === 'EXECUTOR_TIMEOUT';
+        throw isAway ? new RunnerError('EXECUTOR_UNAVAILABLE', `${this.name} took no function: ${error.message}`, { cause: error }) : error;
+      },
+    );
     this.#deployed.set(name, deploying);
     return deploying;
   }
@@ -180,7 +211,8 @@ export class Engine {
     try {
       const document = { ...settingsDocument(fn), name, zip: Buffer.from(await this.#parts.zipOf(code)).toString('base64') };
       const headers = ['content-type', 'application/json'];
-      await this.#send({ method: 'POST', path: '/functions', headers, body: Buffer.from(JSON.stringify(document)) });
+      const body = Buffer.from(JSON.stringify(document));
+      await this.#send({ method: 'POST', path: '/functions', headers, body, signal: this.#over.signal });
     } catch (thrown) {
       // The name says that it is the same.
       if (toRunnerError(thrown).code !== 'FUNCTION_EXISTS') throw thrown;

@@ -113,6 +113,22 @@ describe('a pool of engines', () => {
     expect(proxies.reduce((sum, { calls }) => sum + calls, 0)).toBe(1);
   });
 
+  it('waits for an engine that takes no function no longer than the call has time, and until it is given up', async () => {
+    const hanging = await Engine.start();
+    hanging.takesForever = true;
+    const pool = poolOf([hanging]);
+    const startedAt = performance.now();
+    await expect(call(pool, { deadline: Date.now() + 300 })).rejects.toMatchObject({ code: 'EXECUTOR_TIMEOUT', retry: 'safe' });
+    const cancel = new AbortController();
+    const given = call(pool, { signal: cancel.signal });
+    given.catch(() => {});
+    cancel.abort();
+    await expect(given).rejects.toMatchObject({ code: 'ABORTED', retry: 'safe' });
+    await pool.close();
+    expect(performance.now() - startedAt).toBeLessThan(20_000);
+    expect([hanging.uploads, hanging.calls]).toEqual([1, 0]);
+  });
+
   it('finds an engine that came back', async () => {
     const first = await Engine.start();
     const pool = poolOf([first]);

@@ -28,6 +28,8 @@ export class FakeEngine {
   calls = 0;
   url = '';
   invoke: (response: ServerResponse, event: Buffer) => void = (response) => reply(response, 200, { from: this.url });
+  /** It takes functions and never says so. */
+  takesForever = false;
   readonly #server = createServer((request, response) => void this.#answer(request, response));
 
   /** One that is stopped may be started again on its port. */
@@ -71,6 +73,7 @@ export class FakeEngine {
 
   #deploy(response: ServerResponse, document: Deployed): void {
     this.uploads += 1;
+    if (this.takesForever) return;
     if (this.deployed.has(document.name)) return reply(response, 409, { error: { code: 'FUNCTION_EXISTS', message: 'there is one' } });
     this.deployed.set(document.name, document);
     return reply(response, 201, {});
