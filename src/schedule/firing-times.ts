@@ -26,8 +26,8 @@ export interface FiringTimes {
   delayMs(): number | undefined;
   /** The next on the wall clock. */
   nextMs(): number | undefined;
-  /** What is due is forgotten. */
-  skipToNow(): void;
+  /** What is due is forgotten. Until when that is. */
+  skipToNow(): number;
   started(): void;
   finished(): void;
   /** Whether it is the latest that was seen to. */
@@ -78,7 +78,8 @@ class CalendarTimes implements FiringTimes {
   }
 
   begin(lastMs: number | undefined): void {
-    this.#since(Math.min(lastMs ?? Infinity, this.#now()));
+    const now = this.#now();
+    this.#since(lastMs === undefined || lastMs - now > DAY ? now : lastMs);
   }
 
   due(): Due {
@@ -138,8 +139,9 @@ class CalendarTimes implements FiringTimes {
     return this.#nextMs === undefined ? undefined : this.#nextMs + this.#delayMs;
   }
 
-  skipToNow(): void {
+  skipToNow(): number {
     this.#since(Math.max(this.#lastMs, this.#now()));
+    return this.#lastMs;
   }
 
   started(): void {}
@@ -205,10 +207,12 @@ class PeriodicTimes implements FiringTimes {
     return delay === undefined ? undefined : Math.round(this.#options.clock.now() + delay);
   }
 
-  skipToNow(): void {
-    if (this.#dueAt === undefined) return;
-    const lateMs = this.#options.clock.monotonic() - this.#dueAt;
-    if (lateMs >= 0) this.#dueAt += (Math.floor(lateMs / this.#schedule.periodMs) + 1) * this.#schedule.periodMs;
+  skipToNow(): number {
+    const { clock } = this.#options;
+    const lateMs = this.#dueAt === undefined ? -1 : clock.monotonic() - this.#dueAt;
+    if (this.#dueAt !== undefined && lateMs >= 0)
+      this.#dueAt += (Math.floor(lateMs / this.#schedule.periodMs) + 1) * this.#schedule.periodMs;
+    return clock.now();
   }
 
   started(): void {

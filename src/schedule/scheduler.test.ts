@@ -227,6 +227,17 @@ describe('a clock that jumps', () => {
     expect(runs.map(({ firing }) => firing.scheduledMs - START)).toEqual([HOUR, 2 * HOUR, 3 * HOUR]);
   });
 
+  it('back does not run twice what ran before a restart', async () => {
+    const store = new MemoryStore();
+    const first = await started({ schedule: 'hourly', store });
+    await first.clock.advance(2 * HOUR + MINUTE);
+    await first.scheduler.close();
+    const clock = new FakeClock({ startMs: START + 30 * MINUTE });
+    const { runs } = await started({ clock, schedule: 'hourly', store });
+    await clock.advance(3 * HOUR);
+    expect(runs.map(({ firing }) => firing.scheduledMs - START)).toEqual([3 * HOUR]);
+  });
+
   it('back by more than a day begins anew', async () => {
     const clock = new FakeClock({ startMs: START + 400 * DAY });
     const { runs } = await started({ clock, schedule: 'hourly' });
@@ -279,6 +290,36 @@ describe('a task', () => {
     scheduler.resume();
     await clock.advance(90 * MINUTE);
     expect(times()).toEqual([START + HOUR, START + 5 * HOUR]);
+  });
+
+  it('that was paused is not made up for after a restart either', async () => {
+    const store = new MemoryStore();
+    const first = await started({ schedule: 'hourly', store });
+    await first.clock.advance(HOUR);
+    first.scheduler.pause('task');
+    await first.clock.advance(3 * HOUR + 10 * MINUTE);
+    first.scheduler.resume();
+    expect(store.values.get('task')).toBe(START + 4 * HOUR + 10 * MINUTE);
+    first.scheduler.pause('task');
+    await first.clock.advance(HOUR);
+    await first.scheduler.close();
+    const clock = new FakeClock({ startMs: START + 5 * HOUR + 20 * MINUTE });
+    const { times } = await started({ clock, schedule: 'hourly', store });
+    await clock.advance(HOUR);
+    expect(times()).toEqual([START + 6 * HOUR]);
+  });
+
+  it('that is new is not late by its delay again after a restart', async () => {
+    const store = new MemoryStore();
+    const delayed = calendar('hourly', { randomizedDelayMs: HOUR });
+    const delayMs = delayOf('task', delayed);
+    const begin = new FakeClock({ startMs: START + delayMs / 2 });
+    const first = await started({ clock: begin, schedule: delayed, store });
+    await first.scheduler.close();
+    const clock = new FakeClock({ startMs: START + delayMs / 2 + 1 });
+    const { runs } = await started({ clock, schedule: delayed, store });
+    await clock.advance(HOUR);
+    expect(runs.map(({ firing }) => firing.scheduledMs - START)).toEqual([0]);
   });
 
   it('keeps its phase over a pause', async () => {

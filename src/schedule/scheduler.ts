@@ -2,7 +2,7 @@
 
 import type { CancelTimer, Clock } from '../clock.ts';
 import { RunnerError, toRunnerError } from '../errors.ts';
-import { firingTimes } from './firing-times.ts';
+import { delayOf, firingTimes } from './firing-times.ts';
 import type { DueFiring, FiringTimes } from './firing-times.ts';
 import { parseSchedule } from './schedule.ts';
 import type { Schedule } from './schedule.ts';
@@ -165,7 +165,7 @@ export class Scheduler {
     for (const task of this.#tasks.values()) {
       const isKept = store !== undefined && task.schedule.kind === 'calendar';
       const lastMs = isKept ? await store.get(task.name) : undefined;
-      if (isKept && lastMs === undefined) await store.set(task.name, clock.now());
+      if (isKept && lastMs === undefined) await store.set(task.name, clock.now() - delayOf(task.name, task.schedule));
       task.times.begin(lastMs);
     }
     for (const task of this.#tasks.values()) this.#look(task);
@@ -184,7 +184,7 @@ export class Scheduler {
     for (const task of this.#named(name)) {
       if (!task.isPaused) continue;
       task.isPaused = false;
-      task.times.skipToNow();
+      void this.#skip(task);
       this.#look(task);
     }
   }
@@ -217,6 +217,7 @@ export class Scheduler {
     for (const task of this.#tasks.values()) {
       task.cancelTimer?.();
       task.queue.length = 0;
+      if (task.isPaused) await this.#skip(task);
     }
     const runs = [...this.#tasks.values()].flatMap((task) => [...task.running]);
     const cancelAll = (): void => runs.forEach(({ controller }) => controller.abort(CANCELLED));
@@ -231,6 +232,12 @@ export class Scheduler {
     const task = this.#tasks.get(name);
     if (!task) throw new RunnerError('NOT_FOUND', `there is no task ${name}`, { details: { name } });
     return [task];
+  }
+
+  /** What fired in a pause is not made up for after a restart either. */
+  #skip(task: Task): Promise<void> {
+    task.seenMs = Math.max(task.seenMs, task.times.skipToNow());
+    return this.#tell(task);
   }
 
   /** Starts what is due, and looks again when the next is. */
