@@ -103,7 +103,9 @@ export class SqliteFile {
     try {
       if (!inMemory && !readonly) mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
       // Found out before a lock is made beside it.
-      if (!inMemory && statSync(path, { throwIfNoEntry: false })?.isDirectory()) throw this.#inaccessible();
+      const found = inMemory ? undefined : statSync(path, { throwIfNoEntry: false });
+      if (found?.isDirectory()) throw this.#inaccessible();
+      if (found?.size === 0) throw this.#corrupt('is empty: its content is gone');
       this.#lock = inMemory || readonly ? undefined : takeLock(path);
       if (this.#lock) this.#makeUnlessThere();
       database = new DatabaseSync(path, { readOnly: readonly, timeout: BUSY_MS });
@@ -253,10 +255,11 @@ export class SqliteFile {
   }
 
   #check(inMemory: boolean): void {
-    const { noun, version: known, codes } = this.#options;
+    const { noun, version: known, codes, readonly = false } = this.#options;
     const tables = this.#number('SELECT count(*) AS value FROM sqlite_schema');
     const mark = this.#number('SELECT application_id AS value FROM pragma_application_id');
-    if (tables > 0 && mark !== this.#mark) throw this.#corrupt(`is a database, but not a ${noun}`);
+    // Who only reads makes nothing of a database that holds nothing.
+    if ((tables > 0 || readonly) && mark !== this.#mark) throw this.#corrupt(`is a database, but not a ${noun}`);
     const version = this.#number('SELECT user_version AS value FROM pragma_user_version');
     if (version > known) {
       throw new RunnerError(codes.version, `the ${noun} ${this.path} has version ${version}, this program knows ${known}`, {
@@ -281,9 +284,7 @@ export class SqliteFile {
    */
   #makeUnlessThere(): void {
     const { path } = this;
-    const size = statSync(path, { throwIfNoEntry: false })?.size;
-    if (size === 0) throw this.#corrupt('is empty: its content is gone');
-    if (size !== undefined) return;
+    if (existsSync(path)) return;
     if (existsSync(`${path}-wal`)) throw this.#corrupt(`is gone, but ${path}-wal is there`);
     const fresh = `${path}.new`;
     for (const file of [fresh, `${fresh}-wal`, `${fresh}-shm`]) rmSync(file, { force: true });

@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Metadata } from '../job/call.ts';
 import type { ChainCall, Hex } from '../job/call.ts';
@@ -93,6 +94,24 @@ interface Listed {
   readonly calls: readonly { readonly serviceId: string; readonly callId: string; readonly state: string }[];
   readonly byState: Readonly<Record<string, number>>;
 }
+
+describe('a ledger that holds nothing', () => {
+  it('is told as one whose content is gone, and stays as it is', async () => {
+    const file = join(cwd, 'empty.sqlite');
+    writeFileSync(file, '');
+    const { status, stderr } = await bpr('jobs', 'list', '--ledger', file);
+    expect({ status, stderr }).toMatchObject({ status: 1, stderr: expect.stringMatching(/^LEDGER_CORRUPT: .* is empty: /) as string });
+    expect(readFileSync(file, 'utf8')).toBe('');
+  });
+
+  it('is told as no ledger when it is another database', async () => {
+    const file = join(cwd, 'other.sqlite');
+    const database = new DatabaseSync(file);
+    database.exec('CREATE TABLE one (id INTEGER); DROP TABLE one');
+    database.close();
+    expect((await bpr('why', '7', '--ledger', file)).stderr).toMatch(/^LEDGER_CORRUPT: .* is a database, but not a ledger/);
+  });
+});
 
 describe('jobs list', () => {
   const names = ({ calls }: Listed): string[] => calls.map(({ serviceId, callId, state }) => `${serviceId}/${callId} ${state}`);
