@@ -473,3 +473,14 @@ describe('profile', () => {
     expect((await bpr('profile', 'exits.mjs')).stderr).toContain('ended with status 7 before it was measured');
   });
 });
+
+describe('cloud invoke', () => {
+  it('an event file that cannot be read is told with its flag', async () => {
+    for (const file of ['missing.json', '.']) {
+      expect(await bpr('cloud', 'invoke', 'hello', '--file', file)).toMatchObject({
+        status: 1,
+        stderr: expect.stringMatching(/^CONFIG_INVALID: .* cannot be read \(.*--file/) as string,
+      });
+    }
+  });
+});

@@ -16,6 +16,7 @@ import {
   withWrites,
 } from '../deployer-flags.ts';
 import type { DeployerWork, PlatformFlags, WriteFlags } from '../deployer-flags.ts';
+import { atPath } from '../named-path.ts';
 import { print, table, timeText, toJson } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
 
@@ -74,8 +75,9 @@ function addInvoke(cloud: Command, cli: Cli): void {
 
 function eventOf(io: Io, { data, file }: InvokeFlags): Uint8Array {
   if (data !== undefined && file !== undefined) throw new RunnerError('CONFIG_INVALID', 'the event is given twice: --data and --file');
-  if (file !== undefined) return readFileSync(resolve(io.cwd, file));
-  return Buffer.from(data ?? '{}');
+  if (file === undefined) return Buffer.from(data ?? '{}');
+  const path = resolve(io.cwd, file);
+  return atPath({ path, flag: '--file', use: 'read' }, () => readFileSync(path));
 }
 
 function addLogs(cloud: Command, { io }: Cli): void {
