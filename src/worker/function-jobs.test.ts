@@ -22,8 +22,25 @@ class Objects implements ObjectStore {
     return { key: sha256, size: bytes.length, sha256 };
   }
 
+  /** Of those that are fetched now. */
+  held = 0;
+  #hold: Promise<void> | undefined;
+
+  /** Until what it returns is called nothing comes. */
+  hold(): () => void {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#hold = promise;
+    return () => {
+      this.#hold = undefined;
+      resolve();
+    };
+  }
+
   async get({ key }: ObjectReference): Promise<Uint8Array> {
     this.fetched.push(key);
+    this.held += 1;
+    await this.#hold;
+    this.held -= 1;
     const bytes = this.kept.get(key);
     if (!bytes) throw new RunnerError('NOT_FOUND', `there is no ${key}`);
     return bytes;
@@ -58,7 +75,7 @@ function world({ folder = temporaryFolder('function-jobs'), ...options }: Option
       retire: (name, keep) => void retired.push([name, keep]),
     },
   });
-  const run = (headers: Readonly<Record<string, string>>, more: Partial<ClaimedJob> = {}) => {
+  const run = (headers: Readonly<Record<string, string>>, more: Partial<ClaimedJob> = {}, signal = new AbortController().signal) => {
     const job: ClaimedJob = {
       id: 'job',
       type: 'function',
@@ -72,7 +89,7 @@ function world({ folder = temporaryFolder('function-jobs'), ...options }: Option
       lease: { jobId: 'job', token: 't', until: 1 },
       ...more,
     };
-    return jobs.run(job, { signal: new AbortController().signal, started: () => {} });
+    return jobs.run(job, { signal, started: () => {} });
   };
   const headersOf = (object: ObjectReference, settings: Partial<FunctionJobSettings> = {}, name = 'hello') =>
     functionHeaders({ name, code: { kind: 'package', object }, settings: functionSettings(settings) });
@@ -92,6 +109,25 @@ describe('FunctionJobs', () => {
     const second = world({ folder });
     await second.run(second.headersOf(object));
     expect([second.objects.fetched, second.ran[0]?.code]).toEqual([[], 'one']);
+  });
+
+  it('given up while its package or its payload is fetched: it ends at once, and its code is never reached', async () => {
+    const { objects, ran, run, headersOf } = world();
+    const object = await objects.put(zip('one'));
+    const payload = await objects.put(Buffer.from('payload'));
+    for (const more of [{}, { payload }]) {
+      const fetched = objects.hold();
+      const cancel = new AbortController();
+      const running = run(headersOf(object), more, cancel.signal);
+      running.catch(() => {});
+      await expect.poll(() => objects.held).toBe(1);
+      cancel.abort(new Error('the worker stops'));
+      await expect(running).rejects.toMatchObject({ code: 'ABORTED', retry: 'safe' });
+      fetched();
+    }
+    // What was fetched meanwhile is there for the next one.
+    await run(headersOf(object));
+    expect([ran.length, objects.fetched.filter((key) => key === object.key)]).toEqual([1, [object.key]]);
   });
 
   it('makes another version for other settings, and none for the same', async () => {

@@ -7,7 +7,7 @@ import { isReference } from '../queue/queue.ts';
 import type { ClaimedJob, ObjectStore, QueueResult } from '../queue/queue.ts';
 import { fingerprintOf } from '../runtime/fingerprint.ts';
 import type { FunctionCode, FunctionVersion, InvocationOptions } from '../runtime/runtime.ts';
-import { PackageCache } from './package-cache.ts';
+import { PackageCache, untilGivenUp } from './package-cache.ts';
 import type { JobHandler } from './running-job.ts';
 
 export interface TargetOptions extends Pick<InvocationOptions, 'deadline'> {
@@ -59,17 +59,19 @@ export class FunctionJobs implements JobHandler {
       throw new RunnerError('REQUEST_INVALID', `this worker runs jobs of type ${FUNCTION_JOB}; ${job.id} is of type ${job.type}`);
     const wanted = functionOfHeaders(job.headers);
     const { packages, objects, target } = this.#options;
-    const event = isReference(job.payload) ? await objects.get(job.payload) : job.payload;
+    const { signal } = options;
+    const event = isReference(job.payload) ? await untilGivenUp(objects.get(job.payload), signal) : job.payload;
     const { code } = wanted;
     if (code.kind === 'image') return this.#invoke({ job, event, fn: this.#versionOf(wanted, code) }, options);
     if (target.fetchesPackages) {
       const { key, sha256 } = code.object;
       return this.#invoke({ job, event, fn: this.#made(wanted, { kind: 'folder', path: key, sha256 }) }, options);
     }
-    return packages.use(code.object, (path) => {
+    const invoke = (path: string): Promise<QueueResult> => {
       const { sha256 } = code.object;
       return this.#invoke({ job, event, fn: this.#versionOf(wanted, { kind: 'folder', path, sha256 }) }, options);
-    });
+    };
+    return packages.use(code.object, invoke, signal);
   }
 
   /** The package goes: what was made of it ends. */

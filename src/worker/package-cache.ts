@@ -46,18 +46,18 @@ export class PackageCache {
   /**
    * Calls `use` with the folder of the unpacked package, which stays until it has ended. Rejects with `CODE_MISSING` when the store has no
    * such package, `PACKAGE_INVALID` when it is none or another one, `EXECUTOR_UNAVAILABLE` when this machine cannot hold it, and with what the
-   * store rejects with.
+   * store rejects with; `ABORTED`, safe, when the signal fires before the package is there, which goes on for others.
    */
-  async use<T>(object: ObjectReference, use: (folder: string) => Promise<T>): Promise<T> {
+  async use<T>(object: ObjectReference, use: (folder: string) => Promise<T>, signal?: AbortSignal): Promise<T> {
     const { sha256 } = object;
     const blobs = this.#open();
     const fetching = this.#kept.has(sha256) ? undefined : (this.#fetching.get(sha256) ?? this.#fetch(object));
     if (fetching) {
       this.#fetching.set(sha256, fetching);
-      await fetching;
+      await untilGivenUp(fetching, signal);
     }
     const kept = this.#kept.get(sha256);
-    if (!kept) return this.use(object, use); // it was removed in the same turn
+    if (!kept) return this.use(object, use, signal); // it was removed in the same turn
     kept.users += 1;
     this.#kept.delete(sha256);
     this.#kept.set(sha256, kept);
@@ -147,6 +147,17 @@ export class PackageCache {
       void this.#remove(sha256);
     }
   }
+}
+
+/** What is fetched, unless the signal fires before. Rejects then with `ABORTED`, safe: the job was not begun. */
+export async function untilGivenUp<T>(fetching: Promise<T>, signal?: AbortSignal): Promise<T> {
+  if (!signal) return fetching;
+  const { promise, reject } = Promise.withResolvers<never>();
+  const giveUp = (): void =>
+    reject(new RunnerError('ABORTED', 'the job was given up before it began', { cause: signal.reason, retry: 'safe' }));
+  if (signal.aborted) giveUp();
+  signal.addEventListener('abort', giveUp, { once: true });
+  return Promise.race([fetching, promise]).finally(() => signal.removeEventListener('abort', giveUp));
 }
 
 /** It is this machine that cannot: another worker may, and this one later. What is wrong with the package itself stays as it is. */
