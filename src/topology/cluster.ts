@@ -118,7 +118,7 @@ export class Cluster {
       });
     const parts = partsOf(options);
     const ports = await this.#portsOf(parts, options, { before, running });
-    await this.#checkPorts(parts, ports, running);
+    await this.#checkPorts(parts, ports, { before, running });
     this.#openToken();
     const local = localParts(parts, { ...options, folder, ports });
     const record = recordOf(
@@ -215,10 +215,12 @@ process.exitCode = await main(process.argv.slice(2));
   }
 
   /** Another program there would pass for the part that is waited for. */
-  async #checkPorts(parts: readonly Part[], ports: ReadonlyMap<string, number>, running: ReadonlySet<string>): Promise<void> {
+  async #checkPorts(parts: readonly Part[], ports: ReadonlyMap<string, number>, { before, running }: Found): Promise<void> {
+    const known = new Map(before?.parts.map(({ name, port }) => [name, port]));
     for (const { name } of parts) {
       const port = ports.get(name) ?? 0;
-      if (running.has(name) || (await this.#options.freePort(port)) === port) continue;
+      const isItsOwn = running.has(name) && (known.get(name) ?? port) === port;
+      if (isItsOwn || (await this.#options.freePort(port)) === port) continue;
       throw new RunnerError(
         'CONFIG_INVALID',
         `port ${port} of ${name} is taken by another program; choose others with --port, --engine-port`,

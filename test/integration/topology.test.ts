@@ -167,6 +167,15 @@ describe('bpr topology', () => {
         stderr: expect.stringContaining(`CONFIG_INVALID: port ${port} of control-plane is taken`) as string,
       });
       expect(readdirSync(folder)).not.toContain('topology.json');
+
+      // What runs goes on where it is.
+      const { parts } = await up(folder, ['--option', '1', '--workers', '1', ...PORTS]);
+      expect(await bpr(...args, '--workers', '1', '--port', String(port))).toMatchObject({
+        status: 1,
+        stderr: expect.stringContaining(`CONFIG_INVALID: port ${port} of control-plane is taken`) as string,
+      });
+      const running = parts.map(({ name, pid }) => [name, 'running', pid]);
+      expect((await status(folder)).parts.map(({ name, status: now, pid }) => [name, now, pid])).toEqual(running);
     },
     LIMIT_MS,
   );
