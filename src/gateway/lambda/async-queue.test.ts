@@ -68,7 +68,7 @@ function add(id: string, options: { name?: string; event?: string; depth?: numbe
 }
 
 function fails(
-  code: 'FUNCTION_FAILED' | 'EXECUTOR_THROTTLED' | 'EXECUTOR_CLOSED' | 'INSTANCE_START_FAILED',
+  code: 'FUNCTION_FAILED' | 'EXECUTOR_THROTTLED' | 'EXECUTOR_CLOSED' | 'INSTANCE_START_FAILED' | 'ABORTED',
   body = '{"errorMessage":"m"}',
 ): Promise<string> {
   return Promise.reject(new RunnerError(code, 'x', { details: { body } }));
@@ -120,6 +120,16 @@ describe('a queued call', () => {
     await add('1');
     await clock.advance(10 * MINUTE);
     expect(ran).toHaveLength(1);
+  });
+
+  it('that was stopped in the middle has had an attempt', async () => {
+    store.attachments.putAsync({ name: 'f' }, { retriesMax: 1, onFailure: `file://${folder}/out/failures` });
+    outcome = () => fails('ABORTED');
+    await add('1');
+    await clock.advance(10 * MINUTE);
+    await settled();
+    expect(ran.map(([at]) => at)).toEqual([0, 60]);
+    expect(told('failures')).toMatchObject([{ requestContext: { condition: 'RetriesExhausted', approximateInvokeCount: 2 } }]);
   });
 
   it('is not tried again when it would be too old', async () => {
@@ -275,6 +285,50 @@ describe('a restart', () => {
     const closing = queue.close(5_000);
     await clock.advance(5_000);
     await closing;
+  });
+
+  it('that ends its process each time is given up', async () => {
+    outcome = () => new Promise(() => {});
+    await add('1');
+    let path = 'async.sqlite';
+    for (let life = 0; life < 6; life += 1) {
+      await clock.advance(10 * MINUTE);
+      const copy = `killed-${life}.sqlite`;
+      for (const suffix of ['', '-wal']) copyFileSync(join(folder, `${path}${suffix}`), join(folder, `${copy}${suffix}`));
+      const closing = queue.close(0);
+      await clock.advance(0);
+      await closing;
+      path = copy;
+      queue = open({ path: join(folder, path) });
+      queue.start();
+    }
+    await clock.advance(0);
+    expect([ran.length, queue.size]).toEqual([4, 0]);
+  });
+
+  it('runs at once when the clock was set back', async () => {
+    outcome = () => fails('FUNCTION_FAILED');
+    await add('1');
+    await clock.advance(30_000);
+    clock.jump(-24 * 60 * MINUTE);
+    await clock.advance(6 * MINUTE);
+    expect([ran.length, queue.size]).toEqual([3, 0]);
+  });
+
+  it('that the end of its process stopped runs again, also without retries', async () => {
+    store.attachments.putAsync({ name: 'f' }, { retriesMax: 0 });
+    const stopped = Promise.withResolvers<never>();
+    outcome = () => stopped.promise;
+    await add('1');
+    await clock.advance(0);
+    const closing = queue.close(5_000);
+    stopped.reject(new RunnerError('ABORTED', 'the instance was stopped'));
+    await closing;
+    outcome = () => '1';
+    queue = open();
+    queue.start();
+    await clock.advance(0);
+    expect([ran.length, queue.size]).toEqual([2, 0]);
   });
 
   it('keeps the attempts that there were', async () => {

@@ -2,7 +2,7 @@
  * Calls that nobody waits for: on disk before they are acknowledged, then tried until they succeed, are out of attempts, or too old; what they
  * came to is told to where the function says (https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-error-handling.html).
  *
- * At least once: a call that ran when the process was killed runs again, and counts as an attempt.
+ * At least once: a call that ran when the process was killed runs again, and counts as an attempt; also after its last one, but only once.
  */
 
 import type { SQLOutputValue } from 'node:sqlite';
@@ -163,6 +163,7 @@ export class AsyncQueue {
   /** Starts what is due, and sees to it that what is due later is started then. */
   #startDue(): void {
     const { clock } = this.#options;
+    this.#hasten(clock.now());
     const share = Math.ceil(this.#runningMax / 2);
     const running = new Map(this.#runningOf);
     for (let free = this.#runningMax - this.#running.size; free > 0; free = this.#runningMax - this.#running.size) {
@@ -180,6 +181,14 @@ export class AsyncQueue {
       'value'
     ];
     if (typeof next === 'number') this.#cancelTimer = clock.after(Math.max(1, next - clock.now()), () => this.#work());
+  }
+
+  /** Nothing is put off for longer than this: what is due later than that was put off before the clock was set back. */
+  #hasten(now: number): void {
+    const latest = this.#database.prepare('SELECT max(due_at) AS value FROM tasks WHERE running = 0').get()?.['value'];
+    const most = now + THROTTLE_MS.most;
+    if (typeof latest !== 'number' || latest <= most) return;
+    this.#database.transact(() => this.#database.prepare('UPDATE tasks SET due_at = ? WHERE running = 0 AND due_at > ?').run(now, most));
   }
 
   #begin(tasks: readonly Task[]): void {
@@ -249,6 +258,9 @@ export class AsyncQueue {
         const sql = 'UPDATE tasks SET running = 0, attempts = attempts - 1, delays = delays + 1, due_at = ? WHERE seq = ?';
         return this.#database.write(() => void this.#database.prepare(sql).run(dueAt, task.seq));
       }
+      case 'stopped':
+        // It stays marked as running.
+        return this.#closing ? undefined : this.#end(task, ending.otherwise);
       case 'kept': {
         const sql = 'UPDATE tasks SET running = 0, attempts = attempts - 1, due_at = ? WHERE seq = ?';
         return this.#database.write(() => void this.#database.prepare(sql).run(clock.now() + REST_MS, task.seq));

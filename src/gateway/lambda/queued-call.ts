@@ -41,7 +41,9 @@ export type Ending =
   /** Not an attempt: it did not run. Until it is older than `ageMaxMs`; then what `expired` says. */
   | { readonly kind: 'delayed'; readonly ageMaxMs: number; readonly expired?: () => readonly QueuedCall[] }
   /** Not an attempt: the process ends. */
-  | { readonly kind: 'kept' };
+  | { readonly kind: 'kept' }
+  /** An attempt that somebody ended in the middle: when it was the end of the process, the next one runs the call again. */
+  | { readonly kind: 'stopped'; readonly otherwise: Ending };
 
 type Condition = 'Success' | 'RetriesExhausted' | 'EventAgeExceeded' | 'ZeroReservedConcurrency';
 
@@ -69,6 +71,7 @@ export async function runQueued(task: Task, parts: LambdaParts & { readonly dest
   const followed = new Following(task, resolved, { config, ...parts });
   if (resolved.reserved === 0) return { kind: 'done', outcome: 'failed', tell: followed.failed('ZeroReservedConcurrency') };
   if (followed.isTooOld(parts.clock.now())) return { kind: 'done', outcome: 'expired', tell: followed.failed('EventAgeExceeded') };
+  if (followed.isOverdrawn) return { kind: 'done', outcome: 'failed', tell: followed.failed('RetriesExhausted') };
   try {
     const { body } = await runtimeOf(resolved.record).invoke(resolved.fn, task.event, {
       requestId: task.id,
@@ -103,16 +106,29 @@ class Following {
     return now - this.#task.createdAt > this.#ageMaxMs;
   }
 
+  get #attemptsMax(): number {
+    return (this.#parts.config.retriesMax ?? RETRIES_MAX) + 1;
+  }
+
+  /** A process that was killed in the last attempt gets one more, but one that is killed by each gets no end of them. */
+  get isOverdrawn(): boolean {
+    return this.#task.attempts > this.#attemptsMax + 1;
+  }
+
   after(error: RunnerError): Ending {
-    const { attempts, id } = this.#task;
-    const { clock, config } = this.#parts;
     if (error.code === 'EXECUTOR_CLOSED') return { kind: 'kept' };
-    const failure = functionFailure(error, id, this.#resolved.record);
-    if (!failure) return { kind: 'delayed', ageMaxMs: this.#ageMaxMs, expired: () => this.failed('EventAgeExceeded') };
+    const failure = functionFailure(error, this.#task.id, this.#resolved.record);
+    if (failure) return this.#counted(failure);
+    if (error.code === 'ABORTED' && error.retry !== 'safe') return { kind: 'stopped', otherwise: this.#counted() };
+    return { kind: 'delayed', ageMaxMs: this.#ageMaxMs, expired: () => this.failed('EventAgeExceeded') };
+  }
+
+  #counted(failure?: FunctionFailure): Ending {
+    const { attempts } = this.#task;
     const waitMs = attempts * MINUTE_MS;
-    if (attempts > (config.retriesMax ?? RETRIES_MAX))
-      return { kind: 'done', outcome: 'failed', tell: this.failed('RetriesExhausted', failure) };
-    if (this.isTooOld(clock.now() + waitMs)) return { kind: 'done', outcome: 'expired', tell: this.failed('EventAgeExceeded', failure) };
+    if (attempts >= this.#attemptsMax) return { kind: 'done', outcome: 'failed', tell: this.failed('RetriesExhausted', failure) };
+    if (this.isTooOld(this.#parts.clock.now() + waitMs))
+      return { kind: 'done', outcome: 'expired', tell: this.failed('EventAgeExceeded', failure) };
     return { kind: 'again', afterMs: waitMs };
   }
 
