@@ -64,20 +64,27 @@ export class GatewayChannel {
       isAsked = true;
       return { type: 'invoke', id, function: functionName, payload: input, ...(qualifier !== undefined && { qualifier }) };
     };
-    const inbox = this.#listen(id, again);
+    // Counted as they come: the gateway forgets what it has sent, whether it has been read here or not.
+    const takes = (message: ServerMessage): boolean => {
+      if (message.type === 'started') streamId = message.stream;
+      if (message.type !== 'chunk') return true;
+      if (message.seq !== last + 1) return false;
+      last = message.seq;
+      return true;
+    };
+    const inbox = this.#listen(id, again, takes);
+    let isOver = false;
     try {
       for await (const message of inbox.messages()) {
-        if (message.type === 'started') streamId = message.stream;
-        else if (message.type === 'chunk' && message.seq === last + 1) {
-          last = message.seq;
-          yield fromBase64(message.data);
-        } else if (message.type === 'end') return message.report;
+        isOver = message.type === 'end' || message.type === 'error';
+        if (message.type === 'chunk') yield fromBase64(message.data);
+        else if (message.type === 'end') return message.report;
         else if (message.type === 'error') throw errorOf(message, 200);
       }
       throw new GatewayError('the channel was closed', { code: 'UNREACHABLE', status: 0 });
     } finally {
       inbox.end();
-      this.#tell({ type: 'cancel', id });
+      if (!isOver) this.#tell({ type: 'cancel', id });
     }
   }
 
@@ -93,26 +100,38 @@ export class GatewayChannel {
   ): AsyncGenerator<T> {
     const id = this.#newId();
     let last = since;
-    const inbox = this.#listen(id, () => ({ type: 'subscribe', id, ...what, ...(last !== undefined && { since: last }) }));
+    const again = (): ClientMessage => ({ type: 'subscribe', id, ...what, ...(last !== undefined && { since: last }) });
+    // From here a lost connection is gone on, also before the first event.
+    const takes = (message: ServerMessage): boolean => {
+      if (message.type === 'event') last = message.event_id;
+      else if (message.type === 'subscribed') last ??= message.event_id;
+      return message.type === 'event' || message.type === 'error';
+    };
+    const inbox = this.#listen(id, again, takes);
+    let isOver = false;
     try {
       for await (const message of inbox.messages()) {
+        isOver = message.type === 'error';
         if (message.type === 'error') throw errorOf(message, 200);
-        if (message.type !== 'event') continue;
-        last = message.event_id;
         // A subscription carries events of its topic alone.
-        yield message.event as T;
+        if (message.type === 'event') yield message.event as T;
       }
     } finally {
       inbox.end();
-      this.#tell({ type: 'unsubscribe', id });
+      if (!isOver) this.#tell({ type: 'unsubscribe', id });
     }
   }
 
-  #listen(id: string, again: () => ClientMessage | undefined): { messages(): AsyncGenerator<ServerMessage>; end(): void } {
+  /** `again` makes what is asked with each new connection; what is not taken is not told. */
+  #listen(
+    id: string,
+    again: () => ClientMessage | undefined,
+    takes: (message: ServerMessage) => boolean,
+  ): { messages(): AsyncGenerator<ServerMessage>; end(): void } {
     const waiting: ServerMessage[] = [];
     let wake: (() => void) | undefined;
     const listener: Listener = (message) => {
-      waiting.push(message);
+      if (takes(message)) waiting.push(message);
       wake?.();
     };
     this.#listeners.set(id, { listener, again });

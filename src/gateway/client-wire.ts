@@ -37,6 +37,25 @@ export function sleepOf(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
+/** Rejects with the reason of the signal as soon as that fires. */
+export function unlessAborted(work: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
+  if (!signal) return work;
+  const aborted = Promise.withResolvers<void>();
+  const abort = (): void => aborted.reject(signal.reason);
+  if (signal.aborted) abort();
+  signal.addEventListener('abort', abort, { once: true });
+  return Promise.race([work, aborted.promise]).finally(() => signal.removeEventListener('abort', abort));
+}
+
+/** Throws `GatewayError`. */
+export function jsonOf(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new GatewayError(`the answer is not JSON: ${text.slice(0, 100)}`, { code: 'UNKNOWN', status: 200, cause });
+  }
+}
+
 export function errorOf(document: unknown, status: number): GatewayError {
   const error = typeof document === 'object' && document !== null && 'error' in document ? document.error : undefined;
   // Every field is checked below.
@@ -54,14 +73,22 @@ export function errorOf(document: unknown, status: number): GatewayError {
   });
 }
 
-export async function* serverSentEvents(response: Response): AsyncGenerator<{ readonly event: string; readonly data: string }> {
+/** Throws `GatewayError` when the answer breaks off, and the reason of the signal when that fires. */
+export async function* serverSentEvents(
+  response: Response,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<{ readonly event: string; readonly data: string }> {
   const decoder = new TextDecoder();
   let rest = '';
   // The body of a response is bytes.
   const reader = (response.body as ReadableStream<Uint8Array<ArrayBuffer>> | null)?.getReader();
   if (!reader) return;
+  const read = (): ReturnType<typeof reader.read> =>
+    reader.read().catch((cause: unknown) => {
+      throw signal?.aborted ? cause : new GatewayError('the answer broke off', { code: 'UNREACHABLE', status: 0, cause });
+    });
   try {
-    for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    for (let part = await read(); !part.done; part = await read()) {
       rest += decoder.decode(part.value, { stream: true });
       const blocks = rest.split('\n\n');
       rest = blocks.pop() ?? '';

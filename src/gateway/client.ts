@@ -16,7 +16,7 @@ import type {
   UpdateFunction,
 } from './api.ts';
 import { GatewayChannel } from './client-channel.ts';
-import { GatewayError, errorOf, fromBase64, serverSentEvents, sleepOf, toBase64 } from './client-wire.ts';
+import { GatewayError, errorOf, fromBase64, jsonOf, serverSentEvents, sleepOf, toBase64, unlessAborted } from './client-wire.ts';
 import type { EventDocument } from './events.ts';
 
 export { GatewayChannel } from './client-channel.ts';
@@ -136,7 +136,7 @@ export class GatewayClient {
   }
 
   async remove(name: string, qualifier?: string): Promise<void> {
-    await this.#send({ method: 'DELETE', path: `/functions/${encodeURIComponent(name)}`, query: { qualifier } });
+    await this.#send({ method: 'DELETE', path: `/functions/${encodeURIComponent(name)}`, query: { qualifier } }, bodyOf);
   }
 
   describe(name: string, qualifier?: string): Promise<FunctionDocument> {
@@ -149,13 +149,8 @@ export class GatewayClient {
 
   /** The package as it was uploaded. */
   async code(name: string, qualifier?: string): Promise<Uint8Array> {
-    const response = await this.#send({
-      method: 'GET',
-      path: `/functions/${encodeURIComponent(name)}/code`,
-      query: { qualifier },
-      isSafe: true,
-    });
-    return new Uint8Array(await response.arrayBuffer());
+    const path = `/functions/${encodeURIComponent(name)}/code`;
+    return this.#send({ method: 'GET', path, query: { qualifier }, isSafe: true }, bodyOf);
   }
 
   /** All functions by name, page by page. */
@@ -170,12 +165,12 @@ export class GatewayClient {
 
   /** Calls a function with JSON and waits for its JSON. */
   async invoke<Input = unknown, Output = unknown>(name: string, input: Input, options: InvokeOptions = {}): Promise<Answer<Output>> {
-    const response = await this.#send(this.#call(`/functions/${encodeURIComponent(name)}/invoke`, input, options));
-    const text = await response.text();
-    const header = (one: string): string => response.headers.get(one) ?? '';
+    const call = this.#call(`/functions/${encodeURIComponent(name)}/invoke`, input, options);
+    const { text, headers } = await this.#send(call, async (response) => ({ text: await response.text(), headers: response.headers }));
+    const header = (one: string): string => headers.get(one) ?? '';
     return {
       // What a function returns is for its caller to know.
-      output: (text === '' ? undefined : JSON.parse(text)) as Output,
+      output: (text === '' ? undefined : jsonOf(text)) as Output,
       requestId: header('x-invocation-id'),
       instanceId: header('x-instance-id'),
       coldStart: header('x-cold-start') === 'true',
@@ -187,8 +182,8 @@ export class GatewayClient {
   /** The answer while it is written. Ending the loop gives the call up. A function that breaks off throws. */
   async *stream<Input = unknown>(name: string, input: Input, options: InvokeOptions = {}): AsyncGenerator<Uint8Array, ReportDocument> {
     const call = this.#call(`/functions/${encodeURIComponent(name)}/stream`, input, options);
-    const response = await this.#send({ ...call, headers: { ...call.headers, accept: 'text/event-stream' } });
-    for await (const { event, data } of serverSentEvents(response)) {
+    const response = await this.#send({ ...call, headers: { ...call.headers, accept: 'text/event-stream' } }, async (one) => one);
+    for await (const { event, data } of serverSentEvents(response, options.signal)) {
       if (event === 'chunk') yield fromBase64(data);
       else if (event === 'end') return JSON.parse(data) as ReportDocument;
       else if (event === 'error') throw errorOf(JSON.parse(data), 200);
@@ -224,7 +219,7 @@ export class GatewayClient {
   }
 
   async stopInstance(id: string): Promise<void> {
-    await this.#send({ method: 'DELETE', path: `/instances/${encodeURIComponent(id)}` });
+    await this.#send({ method: 'DELETE', path: `/instances/${encodeURIComponent(id)}` }, bodyOf);
   }
 
   async warm(functionName: string, count: number, qualifier?: string): Promise<readonly InstanceDocument[]> {
@@ -242,20 +237,18 @@ export class GatewayClient {
   }
 
   /** Whether its process works. */
-  async healthy(): Promise<boolean> {
-    const response = await this.#fetch({ method: 'GET', path: '/healthz' }, '').catch(() => undefined);
-    return response?.ok === true;
+  healthy(): Promise<boolean> {
+    return this.#isOk('/healthz');
   }
 
   /** Whether it takes calls now. */
-  async ready(): Promise<boolean> {
-    const response = await this.#fetch({ method: 'GET', path: '/readyz' }, '').catch(() => undefined);
-    return response?.ok === true;
+  ready(): Promise<boolean> {
+    return this.#isOk('/readyz');
   }
 
   /** Text of Prometheus. */
-  async metrics(): Promise<string> {
-    return (await this.#send({ method: 'GET', path: '/metrics', isSafe: true }, '')).text();
+  metrics(): Promise<string> {
+    return this.#send({ method: 'GET', path: '/metrics', isSafe: true }, textOf, '');
   }
 
   openapi(): Promise<Readonly<Record<string, unknown>>> {
@@ -267,6 +260,17 @@ export class GatewayClient {
     const Socket = this.#options.WebSocket ?? globalThis.WebSocket;
     const protocols = ['blueprint.v1', ...(this.#options.key === undefined ? [] : [`bearer.${this.#options.key}`])];
     return new GatewayChannel(() => new Socket(`${this.#url.replace(/^http/, 'ws')}${BASE}/ws`, protocols), this.#options.sleep ?? sleepOf);
+  }
+
+  async #isOk(path: string): Promise<boolean> {
+    try {
+      const response = await this.#fetch({ method: 'GET', path }, '');
+      // A body that nobody reads keeps its connection.
+      await response.body?.cancel();
+      return response.ok;
+    } catch {
+      return false;
+    }
   }
 
   #call(path: string, input: unknown, { qualifier, signal, timeoutMs }: InvokeOptions): Call {
@@ -284,18 +288,20 @@ export class GatewayClient {
 
   async #json<T>(call: Call, base = BASE): Promise<T> {
     // The gateway's documents are those of api.ts.
-    return (await (await this.#send(call, base)).json()) as T;
+    return jsonOf(await this.#send(call, textOf, base)) as T;
   }
 
-  async #send(call: Call, base = BASE): Promise<Response> {
+  /** `read` takes what is wanted of the answer: one that breaks off is as good as none. */
+  async #send<T>(call: Call, read: (response: Response) => Promise<T>, base = BASE): Promise<T> {
     const { retries = 2, sleep = sleepOf } = this.#options;
     for (let attempt = 1; ; attempt += 1) {
       let error: GatewayError;
       let waitMs = Math.min(RETRY_MS_MAX, 100 * 2 ** attempt);
       try {
         const response = await this.#fetch(call, base);
-        if (response.ok) return response;
+        if (response.ok) return await read(response);
         error = errorOf(await response.json().catch(() => undefined), response.status);
+        call.signal?.throwIfAborted();
         const retryAfter = Number(response.headers.get('retry-after'));
         if (retryAfter > 0) waitMs = Math.min(RETRY_MS_MAX, retryAfter * 1_000);
       } catch (cause) {
@@ -305,7 +311,7 @@ export class GatewayClient {
       const mayRetry =
         error.status === 429 || NOT_BEGUN.has(error.code) || (call.isSafe === true && (error.status === 0 || error.status === 503));
       if (!mayRetry || attempt > retries) throw error;
-      await sleep(waitMs);
+      await unlessAborted(sleep(waitMs), call.signal);
     }
   }
 
@@ -326,6 +332,9 @@ export class GatewayClient {
 
 /** With these a call has provably not reached its function. */
 const NOT_BEGUN = new Set(['RATE_LIMITED', 'QUEUE_FULL', 'QUEUE_TIMEOUT', 'EXECUTOR_THROTTLED', 'EXECUTOR_CLOSED']);
+
+const textOf = (response: Response): Promise<string> => response.text();
+const bodyOf = async (response: Response): Promise<Uint8Array> => new Uint8Array(await response.arrayBuffer());
 
 function post(path: string, value: unknown): Call & { readonly body: string } {
   return { method: 'POST', path, headers: { 'content-type': 'application/json' }, body: JSON.stringify(value ?? null) };

@@ -210,7 +210,7 @@ export class SocketConnection {
       }),
     };
     this.#subscriptions.set(id, subscription);
-    this.#send({ type: 'subscribed', id });
+    this.#send({ type: 'subscribed', id, event_id: last });
     this.#pumpSubscription(subscription);
   }
 

@@ -42,7 +42,9 @@ export type ClientMessage = { [Kind in keyof typeof MESSAGES]: Infer<(typeof MES
 
 export type ServerMessage =
   | { readonly type: 'hello'; readonly caller: string }
-  | { readonly type: 'subscribed' | 'unsubscribed'; readonly id: string }
+  /** `event_id`: what comes after it is sent; whoever loses the connection before the first event goes on from there. */
+  | { readonly type: 'subscribed'; readonly id: string; readonly event_id: string }
+  | { readonly type: 'unsubscribed'; readonly id: string }
   | { readonly type: 'event'; readonly id: string; readonly event_id: string; readonly event: LogLineDocument | EventDocument }
   /** Some events are gone: they were written faster than they were read, or long ago. Then come those that are kept. */
   | { readonly type: 'missed'; readonly id: string }

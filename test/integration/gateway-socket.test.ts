@@ -5,6 +5,7 @@ import { WebSocket } from 'ws';
 import { systemClock } from '../../src/clock.ts';
 import type { CancelTimer, Clock } from '../../src/clock.ts';
 import { GatewayClient, GatewayError } from '../../src/gateway/client.ts';
+import type { GatewayChannel } from '../../src/gateway/client.ts';
 import { KeyFolder } from '../../src/gateway/keys.ts';
 import type { ServerMessage } from '../../src/gateway/socket-messages.ts';
 import { FakeClock } from '../../src/testing/fake-clock.ts';
@@ -79,6 +80,30 @@ async function startHello(handler: FakeHandler, options: Parameters<typeof start
   return running;
 }
 
+/** A channel of the client of the package, its sockets and what came over them. */
+function recordedChannel(
+  url: string,
+  sleep = async (): Promise<void> => {},
+): {
+  readonly channel: GatewayChannel;
+  readonly sockets: WebSocket[];
+  readonly messages: ServerMessage[];
+} {
+  const sockets: WebSocket[] = [];
+  const messages: ServerMessage[] = [];
+  class Recorded extends WebSocket {
+    constructor(address: string | URL, protocols?: string | string[]) {
+      super(address, protocols);
+      sockets.push(this);
+      this.on('message', (data: Buffer) => messages.push(JSON.parse(data.toString()) as ServerMessage));
+    }
+  }
+  const client = new GatewayClient({ url, WebSocket: Recorded as unknown as typeof globalThis.WebSocket, sleep });
+  const channel = client.connect();
+  onEnd(() => channel.close());
+  return { channel, sockets, messages };
+}
+
 const text = (chunk: ServerMessage & { type: 'chunk' }): string => Buffer.from(chunk.data, 'base64').toString();
 
 describe('subscriptions', () => {
@@ -99,6 +124,31 @@ describe('subscriptions', () => {
     await send(url, 'POST /api/v1/functions/hello/invoke', { body: '3' });
     await again.find('event', ({ event }) => 'text' in event && event.text === 'said 3');
     expect(peer.messages.filter(({ type }) => type === 'event')).toHaveLength(2);
+  });
+
+  test('the client of the package goes on after a lost connection: nothing twice, nothing lost before the first line', async () => {
+    const { url } = await startHello(async ({ body, program }) => (program.print(`said ${body.toString()}\n`), body));
+    const say = (body: string): Promise<unknown> => send(url, 'POST /api/v1/functions/hello/invoke', { body });
+    const pause = Promise.withResolvers<void>();
+    const { channel, sockets, messages } = recordedChannel(url, () => pause.promise);
+    const lines = channel.logs('hello');
+    const first = lines.next();
+    await until(() => messages.some(({ type }) => type === 'subscribed'));
+    // Nobody listens while this line is written.
+    sockets[0]?.terminate();
+    await say('1');
+    pause.resolve();
+    expect((await first).value).toMatchObject({ text: 'said 1' });
+    await say('2');
+    await say('3');
+    await until(() => messages.filter(({ type }) => type === 'event').length === 3);
+    // Two lines have come that nobody has read.
+    sockets.at(-1)?.terminate();
+    await until(() => messages.filter(({ type }) => type === 'subscribed').length === 3);
+    await say('4');
+    const seen: unknown[] = [];
+    for await (const { text: line } of lines) if (seen.push(line) === 3) break;
+    expect(seen).toEqual(['said 2', 'said 3', 'said 4']);
   });
 
   test('what happens to instances and calls', async () => {
@@ -228,16 +278,7 @@ describe('streamed calls', () => {
   test('the client of the package does so by itself', async () => {
     const { handler, next } = counting();
     const { url } = await startHello(handler);
-    const sockets: WebSocket[] = [];
-    class Recorded extends WebSocket {
-      constructor(address: string | URL, protocols?: string | string[]) {
-        super(address, protocols);
-        sockets.push(this);
-      }
-    }
-    const client = new GatewayClient({ url, WebSocket: Recorded as unknown as typeof globalThis.WebSocket, sleep: async () => {} });
-    const channel = client.connect();
-    onEnd(() => channel.close());
+    const { channel, sockets } = recordedChannel(url);
     const seen: string[] = [];
     next();
     for await (const chunk of channel.stream('hello', { a: 1 })) {
@@ -247,6 +288,26 @@ describe('streamed calls', () => {
     }
     expect(seen).toEqual(['1', '2', '3', '4', '5', '6', '7', '8', '9', '10']);
     expect(sockets).toHaveLength(3);
+  });
+
+  test('its reader may be slower than the connection: what came before it was lost is not asked for again', async () => {
+    const { handler, next } = counting();
+    const { url } = await startHello(handler, { socketLimits: { streamBytesMax: 2 } });
+    const { channel, sockets, messages } = recordedChannel(url);
+    const stream = channel.stream('hello', 1);
+    next();
+    const seen = [(await stream.next()).value];
+    for (let count = 1; count < 6; count += 1) next();
+    await until(() => messages.some((message) => message.type === 'chunk' && message.seq === 6));
+    sockets[0]?.terminate();
+    await until(() => messages.filter(({ type }) => type === 'started').length === 2);
+    for (let count = 6; count < 10; count += 1) next();
+    for await (const chunk of stream) seen.push(chunk);
+    expect(seen.map((chunk) => Buffer.from(chunk as Uint8Array).toString())).toEqual(['1', '2', '3', '4', '5', '6', '7', '8', '9', '10']);
+    // A call that has ended is not given up, too.
+    const last = channel.stream('nope', 1);
+    await expect(last.next()).rejects.toMatchObject({ code: 'FUNCTION_NOT_FOUND' });
+    expect(messages.filter((message) => message.type === 'error' && message.error.code === 'NOT_FOUND')).toEqual([]);
   });
 
   test('a reader who does not come back ends the call', async () => {

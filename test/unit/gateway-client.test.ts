@@ -76,6 +76,51 @@ describe('the client of the gateway', () => {
     expect([read.asked.length, keyed.asked.length, bare.asked.length]).toEqual([2, 2, 1]);
   });
 
+  function brokenOff(text: string): Response {
+    const parts = [new TextEncoder().encode(text)];
+    const pull = (controller: ReadableStreamDefaultController<Uint8Array<ArrayBuffer>>): void => {
+      const part = parts.shift();
+      if (part) controller.enqueue(part);
+      else controller.error(new TypeError('terminated'));
+    };
+    return new Response(new ReadableStream({ pull }), { headers: { 'content-type': 'application/json' } });
+  }
+
+  test('an answer that breaks off is as good as none: reads are asked again, a call is not', async () => {
+    const read = scripted(brokenOff('{"lin'), Response.json({ lines: [] }));
+    expect(await read.client.logs('f')).toEqual([]);
+    const call = scripted(brokenOff('{"a"'), Response.json(1));
+    await expect(call.client.invoke('f', 1)).rejects.toMatchObject({ name: 'GatewayError', code: 'UNREACHABLE', status: 0 });
+    const code = scripted(brokenOff('PK'), new Response('PK2'));
+    expect(Buffer.from(await code.client.code('f')).toString()).toBe('PK2');
+    expect([read.asked.length, call.asked.length, code.asked.length]).toEqual([2, 1, 2]);
+  });
+
+  test('a stream that breaks off ends with an error of the client, after what came', async () => {
+    const { client } = scripted(brokenOff('event: chunk\ndata: YQ==\n\nevent: chu'));
+    const stream = client.stream('f', 1);
+    expect(await stream.next()).toMatchObject({ done: false });
+    await expect(stream.next()).rejects.toMatchObject({ name: 'GatewayError', code: 'UNREACHABLE' });
+  });
+
+  test('an answer that is not JSON is told with its beginning', async () => {
+    const { client } = scripted(new Response('<html>'), new Response('<html>'));
+    await expect(client.invoke('f', 1)).rejects.toMatchObject({ code: 'UNKNOWN', message: 'the answer is not JSON: <html>' });
+    await expect(client.info()).rejects.toMatchObject({ name: 'GatewayError', code: 'UNKNOWN' });
+  });
+
+  test('who gives up does not wait for the next attempt', async () => {
+    const controller = new AbortController();
+    const asked: string[] = [];
+    const client = new GatewayClient({
+      url: 'http://gateway',
+      fetch: async () => (asked.push('one'), refusal(429, 'QUEUE_FULL')),
+      sleep: () => (controller.abort(new Error('enough')), new Promise(() => {})),
+    });
+    await expect(client.invoke('f', 1, { signal: controller.signal })).rejects.toThrow('enough');
+    expect(asked).toHaveLength(1);
+  });
+
   test('gives up after its retries', async () => {
     const { client, asked } = scripted(...Array.from({ length: 5 }, () => refusal(429, 'RATE_LIMITED')));
     await expect(client.info()).rejects.toMatchObject({ code: 'RATE_LIMITED', status: 429, requestId: 'r' });
