@@ -258,7 +258,7 @@ export class GatewayClient {
   /** A WebSocket: live logs and events, calls that survive a lost connection. */
   connect(): GatewayChannel {
     const Socket = this.#options.WebSocket ?? globalThis.WebSocket;
-    const protocols = ['blueprint.v1', ...(this.#options.key === undefined ? [] : [`bearer.${this.#options.key}`])];
+    const protocols = ['blueprint.v1', ...(this.#options.key === undefined ? [] : [`bearer.${protocolText(this.#options.key)}`])];
     return new GatewayChannel(() => new Socket(`${this.#url.replace(/^http/, 'ws')}${BASE}/ws`, protocols), this.#options.sleep ?? sleepOf);
   }
 
@@ -332,6 +332,11 @@ export class GatewayClient {
 
 /** With these a call has provably not reached its function. */
 const NOT_BEGUN = new Set(['RATE_LIMITED', 'QUEUE_FULL', 'QUEUE_TIMEOUT', 'EXECUTOR_THROTTLED', 'EXECUTOR_CLOSED']);
+
+/** Names of protocols are tokens of HTTP: of what a key may have, they take no `/`, `=`, `(` and `)`. */
+function protocolText(key: string): string {
+  return encodeURIComponent(key).replace(/[()]/g, (one) => `%${one.charCodeAt(0).toString(16)}`);
+}
 
 const textOf = (response: Response): Promise<string> => response.text();
 const bodyOf = async (response: Response): Promise<Uint8Array> => new Uint8Array(await response.arrayBuffer());

@@ -121,11 +121,12 @@ export class GatewaySocket {
     this.#server.close();
   }
 
-  /** Browsers cannot set headers here: they offer `bearer.<key>` as a protocol. */
+  /** Browsers cannot set headers here: they offer `bearer.<key>` as a protocol, percent-encoded: names of protocols take no `/` and no `=`. */
   #identify(headers: Upgrade['headers'], certificateName: string | undefined): Caller {
     const { authenticator } = this.#options;
     const offered = (headers['sec-websocket-protocol'] ?? '').split(',').map((name) => name.trim());
-    const token = offered.find((name) => name.startsWith('bearer.'))?.slice('bearer.'.length);
+    const encoded = offered.find((name) => name.startsWith('bearer.'))?.slice('bearer.'.length);
+    const token = encoded === undefined ? undefined : percentDecoded(encoded);
     const known =
       token === undefined || headers['authorization'] !== undefined ? headers : { ...headers, authorization: `Bearer ${token}` };
     const caller = authenticator.identify({ headers: known, ...(certificateName !== undefined && { certificateName }) }, false);
@@ -192,5 +193,14 @@ export class GatewaySocket {
     });
     this.#streams.set(stream.id, stream);
     return stream;
+  }
+}
+
+/** As it is where it is not percent-encoded. */
+function percentDecoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
   }
 }

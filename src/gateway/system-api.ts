@@ -32,7 +32,7 @@ const SOCKET_ROUTE: Route = {
   scope: 'public',
   doc: {
     summary:
-      'A WebSocket: live logs and events, streamed calls that survive a lost connection. Messages are JSON texts; credentials as everywhere, or as the protocol bearer.<key>.',
+      'A WebSocket: live logs and events, streamed calls that survive a lost connection. Messages are JSON texts; credentials as everywhere, or as the protocol bearer.<key>, percent-encoded.',
     responses: {
       101: { about: 'the WebSocket: what a client may send, and the events that it gets', schema: SOCKET_SCHEMA },
       426: { about: 'no WebSocket was asked for' },

@@ -475,6 +475,14 @@ describe('who may connect', () => {
     expect((await peer.find('error', ({ id }) => id === 'i')).error.code).toBe('FORBIDDEN');
   });
 
+  test('the client of the package has a token of any letters', async () => {
+    const token = 'ab/cd+ef==(%41)~0123';
+    const { url } = await startGateway({ auth: { tokens: [{ name: 'made elsewhere', token, scopes: ['invoke'] }] } });
+    const channel = new GatewayClient({ url, key: token }).connect();
+    onEnd(() => channel.close());
+    await expect(channel.stream('nope', 1).next()).rejects.toMatchObject({ code: 'FUNCTION_NOT_FOUND' });
+  });
+
   test('who lost the credentials loses the connection: with the next message, and with the next ping', async () => {
     const clock = new FakeClock();
     const keys = new KeyFolder({ folder: join(await newFolder(), 'keys') });
