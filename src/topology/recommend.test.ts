@@ -1,6 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { engineWarnings, recommend } from './recommend.ts';
 import type { Situation } from './recommend.ts';
+import { partsOf } from './topology.ts';
+import type { TopologyOption } from './topology.ts';
 
 describe('recommend', () => {
   it.each<[situation: Situation, option: string]>([
@@ -23,7 +25,17 @@ describe('recommend', () => {
     const { option: found, because, command } = recommend(situation);
     expect(found).toBe(option);
     expect(because.length).toBeGreaterThan(0);
-    expect(command).toContain(`bpr topology up --option ${option} --workers ${situation.workers}`);
+    expect(command).toContain(`bpr topology up --option ${option} --workers ${Math.min(situation.workers, 200)}`);
+  });
+
+  it.each([1, 4, 19, 100, 200, 201, 1_000, 999_999])('for %i workers: its command is one that topology takes', (workers) => {
+    for (const purpose of ['testing', 'production'] as const)
+      for (const engineService of [false, true]) {
+        const { command } = recommend({ workers, purpose, kubernetes: engineService, engineService });
+        const [, option = '', count, , engines] = /--option (\S+) --workers (\d+)( --engines (\d+))?$/.exec(command) ?? [];
+        const size = { option: option as TopologyOption, workers: Number(count), ...(engines && { engines: Number(engines) }) };
+        expect(partsOf(size).filter(({ role }) => role === 'worker')).toHaveLength(Math.min(workers, 200));
+      }
   });
 
   it('says what belongs to the option', () => {

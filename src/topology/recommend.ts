@@ -1,6 +1,7 @@
 /** Which topology for which purpose: a decision tree, with its reasons. */
 
 import { RunnerError } from '../errors.ts';
+import { WORKERS_MAX } from './topology.ts';
 import type { TopologyOption } from './topology.ts';
 
 export interface Situation {
@@ -23,7 +24,7 @@ export interface Recommendation {
   /** What belongs to it. */
   readonly advice: readonly string[];
   readonly warnings: readonly string[];
-  /** How to try it here. */
+  /** How to try it here, with as many workers as one topology has at most. */
   readonly command: string;
 }
 
@@ -45,7 +46,7 @@ export function recommend(situation: Situation): Recommendation {
     because,
     advice,
     warnings: warningsOf(option, situation),
-    command: `bpr topology up --option ${option} --workers ${workers}${engines === undefined ? '' : ` --engines ${engines}`}`,
+    command: `bpr topology up --option ${option} --workers ${Math.min(workers, WORKERS_MAX)}${engines === undefined ? '' : ` --engines ${engines}`}`,
   };
 }
 

@@ -40,7 +40,8 @@ export const isProxied = (option: TopologyOption): boolean => option === '2';
 
 export const CONTROL_PORT = 3020;
 export const ENGINE_PORT = 27_288;
-const WORKERS_MAX = 200;
+/** Of one topology. */
+export const WORKERS_MAX = 200;
 const ENGINES_MAX = 32;
 const ENGINES: Readonly<Record<TopologyOption, number>> = { 1: 0, 2: 1, 3: 3, 4: 1, hybrid: 2 };
 
