@@ -73,11 +73,12 @@ export class ContainerBackend implements InstanceBackend {
     const place = await this.#host.place(spec.fn, spec.signal);
     if (this.#isClosed) throw closedError(this.name);
     const output = new InstanceOutput({ clock, sink: spec.onOutput, bytesPerSecond: options.limits?.outputBytesPerSecond });
-    const id = await guardedStart(spec, { clock, timeoutMs: options.startTimeoutMs, starting: this.#starting }, async (signal) => {
+    return guardedStart(spec, { clock, timeoutMs: options.startTimeoutMs, starting: this.#starting }, async (signal) => {
       const plan = await this.#plan(spec, place);
-      return this.#start(place.engine, plan, { output, signal });
+      const id = await this.#start(place.engine, plan, { output, signal });
+      // Before the start is over: who closes ends those that are known then.
+      return this.#watch(place.engine, id, { spec, output, createMs: clock.monotonic() - started });
     });
-    return this.#watch(place.engine, id, { spec, output, createMs: clock.monotonic() - started });
   }
 
   /**

@@ -199,6 +199,21 @@ describe.each(DRIVERS)('containers by $name', ({ name, test, make }) => {
     expect(await leftOf(other)).toEqual([]);
   }, 60_000);
 
+  test('that start while their backend is closed are gone when it is', async () => {
+    const closed = make({ folder: join(lab.folder, 'state') });
+    const launch = lab.launch(closed, lab.fn(ECHO));
+    launch.catch(() => {});
+    // It has been made, and runs soon.
+    await expect.poll(() => leftOf(lab.ownerId), { interval: 1 }).toHaveLength(1);
+    await closed.close();
+    const end = await launch.then(
+      ({ instance }) => Promise.race([instance.ended, Promise.resolve('it runs')]),
+      () => 'it did not start',
+    );
+    expect(end).not.toBe('it runs');
+    await expect.poll(() => leftOf(lab.ownerId)).toEqual([]);
+  });
+
   test('leave nothing after close: no container, no control group; and then nothing starts', async () => {
     const { instance } = await lab.launch(backend, lab.fn(ECHO));
     await Promise.all([backend.close(), backend.close()]);
