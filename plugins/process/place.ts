@@ -1,6 +1,6 @@
 /** Puts the files of a function where an instance sees them: by hard links where the file system allows it, else as copies. */
 
-import { constants, copyFileSync, linkSync, mkdirSync, readdirSync, readlinkSync, statSync, symlinkSync } from 'node:fs';
+import { constants, copyFileSync, linkSync, lstatSync, mkdirSync, readdirSync, readlinkSync, statSync, symlinkSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 
 export interface PlaceLimits {
@@ -20,8 +20,8 @@ export function place(from: string, to: string, limits: PlaceLimits): boolean {
       if (left < 0) return false;
       const [fromPath, toPath] = [join(source, entry.name), join(target, entry.name)];
       if (entry.isDirectory()) {
-        makeFolder(toPath);
-        if (!visit(fromPath, toPath)) return false;
+        // Behind what is no folder there, a later layer hides it.
+        if (makeFolder(toPath) && !visit(fromPath, toPath)) return false;
       } else if (entry.isSymbolicLink()) unlessThere(() => symlinkSync(readlinkSync(fromPath), toPath));
       else if (entry.isFile()) unlessThere(() => linkOrCopy(fromPath, toPath));
     }
@@ -49,8 +49,10 @@ export function isOpenToAll(path: string, isMounted: boolean): boolean {
   }
 }
 
-function makeFolder(path: string): void {
+/** False when something else is there. A link to a folder is no folder: what is put there would land elsewhere. */
+function makeFolder(path: string): boolean {
   unlessThere(() => mkdirSync(path, { mode: 0o755 }));
+  return lstatSync(path).isDirectory();
 }
 
 function unlessThere(make: () => void): void {
