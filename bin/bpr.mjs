@@ -18,11 +18,6 @@ if (tooOld) {
   fail('Install a newer one from https://nodejs.org, or put one into your project: npm install --save-dev node@24, then npx bpr.');
 } else {
   if (nodeModule.enableCompileCache) nodeModule.enableCompileCache();
-  // Whoever reads has seen enough, as head has.
-  process.stdout.on('error', function (error) {
-    if (error.code !== 'EPIPE') throw error;
-    process.exit();
-  });
   import('../dist/src/cli/main.js')
     .then(function (cli) {
       return cli.main();

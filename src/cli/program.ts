@@ -5,6 +5,7 @@ import { RunnerError, isRunnerError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
 import { JsonEvents, printError } from './output.ts';
 import type { Cli, Io, OutputForm } from './output.ts';
+import { watchReaders } from './signals.ts';
 import { ownVersion } from './version.ts';
 import { signalStatus } from './work.ts';
 
@@ -18,6 +19,7 @@ const USAGE = 2;
 const STATUS_OF: Partial<Record<ErrorCode, number>> = { CALL_REFUSED: 3, RESULT_TIMEOUT: 4 };
 
 function processIo(): Io {
+  watchReaders();
   return { stdout: process.stdout, stderr: process.stderr, env: process.env, cwd: process.cwd() };
 }
 

@@ -206,6 +206,36 @@ describe('bpr worker', () => {
     expect(await other.kill('SIGTERM')).toBe(0);
   });
 
+  it('drains when nobody reads its news any more: the job that it runs is done', async () => {
+    const { ticket, executor, queue } = await world();
+    const command = worker(ticket);
+    await command.until('ready');
+    const long = invoke(executor, 2n, 4_000n);
+    await expect.poll(async () => (await queue.status('call-2-4000'))?.attempts, { timeout: 10_000 }).toBe(1);
+    const short = invoke(executor, 2n, 2_000n);
+    await expect.poll(async () => (await queue.status('call-2-2000'))?.attempts, { timeout: 10_000 }).toBe(1);
+    // The end of the short one is the first that nobody reads.
+    command.child.stdout?.destroy();
+    expect(await Promise.all([long, short])).toEqual([4_000n, 2_000n]);
+    expect(await command.ended).toBe(0);
+    expect(command.stderr).not.toContain('EPIPE');
+    expect(await queue.status('call-2-4000')).toMatchObject({ state: 'completed', attempts: 1 });
+  });
+
+  it('works on when nobody reads what it logs', async () => {
+    const { ticket, executor, queue } = await world();
+    const command = new WorkerCommand(place('w'), { CONTROL_PLANE_TICKET: ticket, LOG_LEVEL: 'debug' });
+    onTestFinished(async () => {
+      await command.kill();
+    });
+    await command.until('ready');
+    command.child.stderr?.destroy();
+    expect(await Promise.all([2n, 3n].map((x) => invoke(executor, 0n, x)))).toEqual([4n, 9n]);
+    await queue.publish({ id: 'none', type: 'function', payload: Buffer.from('{}'), headers: { function: 'none' } });
+    await expect.poll(async () => (await queue.status('none'))?.state, { timeout: 10_000 }).not.toBe('queued');
+    expect(await command.kill('SIGTERM')).toBe(0);
+  });
+
   it('a second signal ends it at once', async () => {
     const { ticket, executor } = await world();
     const command = worker(ticket, '--lease-ms', '4000');

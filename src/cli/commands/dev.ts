@@ -5,6 +5,7 @@ import type { Command } from 'commander';
 import { parsePort } from '../calls.ts';
 import { JsonEvents } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
+import { whenUnread } from '../signals.ts';
 
 interface DevFlags {
   readonly port: number;
@@ -51,6 +52,7 @@ async function dev(io: Io, entry: string, flags: DevFlags): Promise<void> {
     stopped.resolve();
   };
   for (const name of Object.keys(SIGNALS)) process.on(name, onSignal);
+  whenUnread(stopped.resolve);
   const [{ DevSession }, { createDevView }] = await Promise.all([import('../dev-session.ts'), import('../dev-view.ts')]);
   const dataDir = mkdtempSync(join(tmpdir(), 'bpr-dev-'));
   const view = createDevView(io, { entry, json: flags.json === true });

@@ -9,6 +9,7 @@ import { dataDirOf, settingsOf } from '../environment.ts';
 import type { ChainFlags, DataFlags } from '../environment.ts';
 import { print, toJson } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
+import { whenUnread } from '../signals.ts';
 
 interface RunFlags extends ChainFlags, DataFlags {
   readonly service?: readonly bigint[];
@@ -77,6 +78,7 @@ export function addRun(program: Command, { io }: Cli): void {
           (line) => io.stdout.write(`${toJson(line, 0)}\n`),
         );
       }
+      whenUnread(() => void runner.stop());
       await runner.run();
       if (flags.events) return;
       const status = runner.status();

@@ -8,11 +8,12 @@ import type { WorkQueue } from '../../queue/queue.ts';
 import type { WorkerLifecycle } from '../../worker/worker-metrics.ts';
 import type { WorkerEvent } from '../../worker/worker.ts';
 import { BACKENDS } from '../backends.ts';
-import { parseCount, parsePort } from '../calls.ts';
+import { parseBytes, parseCount, parsePort } from '../calls.ts';
 import { logLevelOf } from '../log-level.ts';
 import { atPath } from '../named-path.ts';
 import { JsonEvents, printError, toJson } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
+import { whenUnread } from '../signals.ts';
 import type { Connected, FunctionsOptions, HealthOptions, WorkerFunctions } from '../worker-session.ts';
 
 interface WorkerFlags {
@@ -80,7 +81,7 @@ export function addWorker(program: Command, cli: Cli): void {
     .option('--lease-ms <ms>', 'how long a job is held without a sign of life', parseCount, 30_000)
     .option('--env <names>', 'variables that functions may ask for, comma-separated', parseNames, [])
     .addOption(new Option('--network <access>', 'what functions may have when they ask for it').choices(['none', 'open']).default('none'))
-    .option('--package-bytes-max <bytes>', 'packages that are kept on disk (default: 2 GiB)', parseCount)
+    .option('--package-bytes-max <bytes>', 'packages that are kept on disk (default: 2 GiB)', parseBytes)
     .option('--once', 'one job, then it ends')
     .option('--job <file>', 'with --once: the job, instead of one of a control plane')
     .addOption(new JsonEvents('print news as JSON lines'))
@@ -254,6 +255,7 @@ class Session {
         this.#stop.abort();
       });
     }
+    whenUnread(() => this.#stop.abort());
   }
 
   #settings(): Omit<FunctionsOptions, 'objects' | 'telemetry'> {
