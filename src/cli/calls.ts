@@ -155,6 +155,12 @@ export function parseCount(text: string): number {
   return Number(text);
 }
 
+/** For sizes of what may be large. */
+export function parseBytes(text: string): number {
+  if (!/^[1-9]\d{0,14}$/.test(text)) throw new InvalidArgumentError('It must be a number of bytes from 1 to 999999999999999.');
+  return Number(text);
+}
+
 export function parseNumber(text: string): number {
   if (!/^\d{1,5}$/.test(text)) throw new InvalidArgumentError('It must be a number from 0 to 99999.');
   return Number(text);

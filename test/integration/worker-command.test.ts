@@ -143,7 +143,7 @@ describe('bpr worker', () => {
 
   it('runs one job and ends, from the control plane or from a file', async () => {
     const { ticket, executor, queue } = await world();
-    const one = worker(ticket, '--once');
+    const one = worker(ticket, '--once', '--package-bytes-max', String(1024 ** 3));
     expect(await invoke(executor, 0n, 9n)).toBe(81n);
     expect(await one.ended).toBe(0);
     await queue.publish({ id: 'none', type: 'function', payload: Buffer.from('{}'), headers: { function: 'none' } });
