@@ -82,6 +82,16 @@ compose() {
   if docker compose version >/dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi
 }
 
+# Keeps a value for all later commands of Compose, which reads this file by itself: without it none of them understands the services, and
+# the next one would start workers without a ticket. $1: name, $2: value.
+keep() {
+  {
+    grep -v "^$1=" .env || true
+    printf '%s=%s\\n' "$1" "$2"
+  } >.env.new
+  mv .env.new .env
+}
+
 # Waits until all containers are ready.
 ready() {
   for id in $(compose ps --quiet); do
@@ -92,6 +102,7 @@ ready() {
   done
 }
 
+keep BPR_WASM_TOKEN "$BPR_WASM_TOKEN"
 compose build
 compose up --detach control-plane
 ready
@@ -101,6 +112,7 @@ if [ -z "$CONTROL_PLANE_TICKET" ]; then
   exit 1
 fi
 export CONTROL_PLANE_TICKET
+keep CONTROL_PLANE_TICKET "$CONTROL_PLANE_TICKET"
 compose up --detach --scale worker="\${WORKERS:-${options.workers}}"
 ready
 compose ps
