@@ -171,6 +171,8 @@ umask 077
 printf 'BPR_WASM_TOKEN=%s\\n' "$(cat ${STATE}/engine.token)" >${ENGINE_ENV}
 chown ${USER}:${USER} ${STATE}/engine.token ${ENGINE_ENV}
 install -m 644 ${units.join(' ')} blueprint.target /etc/systemd/system/
+# What runs of an earlier size, or another option, ends: workers first, which finish or give back what they have.
+systemctl stop blueprint.target 2>/dev/null || true
 systemctl daemon-reload
 systemctl enable --now blueprint.target
 `;
