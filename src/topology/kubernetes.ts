@@ -11,6 +11,9 @@ const SECRET = 'blueprint-topology';
 const TICKET_SECRET = 'blueprint-ticket';
 const PART_OF = { 'app.kubernetes.io/part-of': 'blueprint-topology' };
 
+/** Who writes more is ended, with its jobs: packages take 2 GiB, and for a moment one of them more; what runs of them lies there, too. */
+const DATA_SIZE = '4Gi';
+
 type Manifest = Readonly<Record<string, unknown>>;
 
 function kubernetesManifests(options: RenderOptions): readonly Manifest[] {
@@ -74,7 +77,7 @@ function deployment(main: Container): Manifest {
           volumes: [
             {
               name: 'data',
-              ...(isControlPlane ? { persistentVolumeClaim: { claimName: 'control-data' } } : { emptyDir: { sizeLimit: '2Gi' } }),
+              ...(isControlPlane ? { persistentVolumeClaim: { claimName: 'control-data' } } : { emptyDir: { sizeLimit: DATA_SIZE } }),
             },
             { name: 'tmp', emptyDir: { sizeLimit: `${TMP_MB}Mi` } },
           ],
