@@ -1,5 +1,10 @@
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { parse, parseAllDocuments } from 'yaml';
+import { temporaryFolder } from '../../test/support/temporary-folders.ts';
+import { ZIP_LIMITS } from '../runtime/unzip.ts';
 import { TOPOLOGY_FORMATS, renderTopology } from './render.ts';
 import type { RenderSettings, TopologyFormat } from './render.ts';
 import { TOPOLOGY_OPTIONS } from './topology.ts';
@@ -130,6 +135,95 @@ describe('a compose file', () => {
     expect(Object.keys(three.services['worker']?.depends_on ?? {})).toEqual(['control-plane', 'engine-1', 'engine-2', 'engine-3']);
     expect(Object.keys(compose('hybrid').services)).toEqual(['control-plane', 'engine-1', 'engine-2', 'worker', 'pool-worker']);
     expect(compose('hybrid').services['control-plane']?.command.join(' ')).not.toContain('wasm');
+  });
+});
+
+/** Runs the script of a format with a docker that only says what it was told; returns that, and the folder. */
+function ranScript(format: 'compose' | 'script', name: string, args: readonly string[] = []) {
+  const folder = temporaryFolder('render-script');
+  for (const [path, text] of Object.entries(rendered(format, '3'))) {
+    mkdirSync(dirname(join(folder, path)), { recursive: true });
+    writeFileSync(join(folder, path), text, { mode: path.endsWith('.sh') ? 0o755 : 0o644 });
+  }
+  const docker = `#!/bin/sh
+echo "$*" >>"$DOCKER_TOLD"
+case "$*" in
+  'network inspect'*) exit 1 ;;
+  'ps '*role=worker*) echo w1 w2 ;;
+  'ps --all'*) echo c1 ;;
+  *'node -p '*) echo bprt1.ticket ;;
+esac
+`;
+  const bin = join(folder, 'fake');
+  mkdirSync(bin);
+  writeFileSync(join(bin, 'docker'), docker, { mode: 0o755 });
+  const told = join(folder, 'told');
+  const env = { PATH: `${bin}:${process.env['PATH']}`, DOCKER_TOLD: told, WORKERS: '2' };
+  const run = (): string[] => {
+    writeFileSync(told, '');
+    execFileSync('sh', [join(folder, name), ...args], { env, stdio: 'pipe' });
+    return readFileSync(told, 'utf8').trim().split('\n');
+  };
+  return { folder, run };
+}
+
+describe('a script', () => {
+  it('of Compose keeps what its file refers to, for whoever uses Compose after it', () => {
+    const { folder, run } = ranScript('compose', 'start-cluster.sh');
+    run();
+    const kept = readFileSync(join(folder, '.env'), 'utf8');
+    expect(kept).toMatch(/^COMPOSE_PROJECT_NAME=blueprint-topology\nBPR_WASM_TOKEN=[0-9a-f]{64}\nCONTROL_PLANE_TICKET=bprt1\.ticket\n$/);
+    expect(statSync(join(folder, '.env')).mode & 0o777).toBe(0o600);
+    const names = new Set([...readFileSync(join(folder, 'compose.yaml'), 'utf8').matchAll(/\$\{(\w+)/g)].map(([, name]) => name));
+    expect([...names].filter((name) => !kept.includes(`${name}=`))).toEqual([]);
+    run();
+    expect(readFileSync(join(folder, '.env'), 'utf8')).toBe(kept);
+    expect(readFileSync(join(folder, '.dockerignore'), 'utf8')).toMatch(/^\*\n/);
+  });
+
+  it('of docker ends workers before what they report to, each with its volume, and then starts all anew', () => {
+    const told = ranScript('script', 'start-cluster.sh').run();
+    const at = (text: string): number => told.findIndex((line) => line.startsWith(text));
+    const order = ['build', 'stop --time 45 w1 w2', 'rm --force --volumes w1 w2', 'stop --time 45 c1', 'rm --force --volumes c1', 'run'];
+    expect(order.map(at)).toEqual(order.map(at).toSorted((left, right) => left - right));
+    expect(order.map(at)).not.toContain(-1);
+    const started = told.flatMap((line) => /^run .*--name (\S+) .*--label blueprint-role=(\S+)/.exec(line)?.slice(1).join(' ') ?? []);
+    expect(started).toEqual([
+      'blueprint-control-plane control-plane',
+      ...[1, 2, 3].map((number) => `blueprint-engine-${number} engine`),
+      ...[1, 2].map((number) => `blueprint-worker-${number} worker`),
+    ]);
+  });
+
+  it('of docker that ends it can be repeated', () => {
+    const told = ranScript('script', 'stop-cluster.sh', ['--purge']).run();
+    expect(told.filter((line) => /^(?:stop|rm|volume)/.test(line))).toEqual([
+      'stop --time 45 w1 w2',
+      'rm --force --volumes w1 w2',
+      'stop --time 45 c1',
+      'rm --force --volumes c1',
+      'volume rm --force blueprint-control-data',
+    ]);
+  });
+});
+
+describe('manifests', () => {
+  it('give workers and engines more room than their packages take at most', () => {
+    const text = rendered('kubernetes', 'hybrid')['manifests.yaml'] ?? '';
+    const sizes = [...text.matchAll(/- name: data\n +emptyDir:\n +sizeLimit: (\d+)Gi\n/g)].map(([, gib]) => Number(gib));
+    const packagesGib = 2 + ZIP_LIMITS.unpackedBytesMax / 1024 ** 3;
+    expect(sizes.map((gib) => gib > packagesGib)).toEqual([true, true, true, true]);
+  });
+});
+
+describe('what installs units', () => {
+  it('ends those of an earlier size before it starts what is wanted now', () => {
+    const script = rendered('systemd', '1')['install.sh'] ?? '';
+    expect(script.match(/^systemctl .*$/gm)).toEqual([
+      'systemctl stop blueprint.target 2>/dev/null || true',
+      'systemctl daemon-reload',
+      'systemctl enable --now blueprint.target',
+    ]);
   });
 });
 

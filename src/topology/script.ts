@@ -25,6 +25,18 @@ export const KEY_LINES = `umask 077
 BPR_WASM_TOKEN="$(cat engine.token)"
 export BPR_WASM_TOKEN`;
 
+/** For `sh`: `end` ends the containers of the topology, or those that more filters of docker leave. */
+const END_LINES = `# What workers have begun they finish, or give back: the control plane is there until they have ended.
+end() {
+  containers="$(docker ps --all --quiet --filter "label=blueprint-topology=$PREFIX" "$@")"
+  if [ -n "$containers" ]; then
+    docker stop --time ${STOP_SECONDS} $containers >/dev/null
+    docker rm --force --volumes $containers >/dev/null
+  fi
+}
+end --filter label=blueprint-role=worker
+end`;
+
 /** The longest that a container is waited for. */
 export const READY_MS = 60_000;
 
@@ -34,7 +46,8 @@ export function startScript(options: RenderOptions): string {
   const containers = containersOf(options);
   const [control, ...others] = containers;
   return `#!/bin/sh
-# Builds the images, starts the control plane, and with its ticket all others. Nothing waits for a time: each step waits for health.
+# Builds the images, ends what an earlier run has started, starts the control plane, and with its ticket all others.
+# Nothing waits for a time: each step waits for health.
 set -eu
 cd "$(dirname "$0")"
 PREFIX="\${PREFIX:-blueprint}"
@@ -47,11 +60,12 @@ docker build --quiet --tag ${imageOf('worker', version)} --file Dockerfile.worke
 docker network inspect "$NETWORK" >/dev/null 2>&1 || docker network create \${NETWORK_FLAGS:-} "$NETWORK" >/dev/null
 docker volume create "$PREFIX-control-data" >/dev/null
 
+${END_LINES}
+
 # $1: name, and what docker run takes besides.
 start() {
   name="$1"
   shift
-  docker rm --force "$PREFIX-$name" >/dev/null 2>&1 || true
   docker run --detach --init --name "$PREFIX-$name" --label "blueprint-topology=$PREFIX" --restart unless-stopped \\
     --user ${USER}:${USER} --read-only --tmpfs /tmp:size=${TMP_MB}m,mode=1777,noexec,nosuid,nodev --cap-drop ALL \\
     --security-opt no-new-privileges --pids-limit ${PIDS_MAX} --ulimit nofile=${OPEN_FILES_MAX} --stop-timeout ${STOP_SECONDS} \\
@@ -86,13 +100,9 @@ export function stopScript(): string {
 set -eu
 PREFIX="\${PREFIX:-blueprint}"
 NETWORK="\${NETWORK:-$PREFIX}"
-containers="$(docker ps --all --quiet --filter "label=blueprint-topology=$PREFIX")"
-if [ -n "$containers" ]; then
-  docker stop --time ${STOP_SECONDS} $containers >/dev/null
-  docker rm --volumes $containers >/dev/null
-fi
+${END_LINES}
 docker network rm "$NETWORK" >/dev/null 2>&1 || true
-if [ "\${1:-}" = --purge ]; then docker volume rm "$PREFIX-control-data" >/dev/null; fi
+if [ "\${1:-}" = --purge ]; then docker volume rm --force "$PREFIX-control-data" >/dev/null; fi
 `;
 }
 
@@ -109,6 +119,7 @@ function flags(container: Container): string {
   const given = [
     '--network "$NETWORK"',
     `--network-alias ${name}`,
+    `--label blueprint-role=${role}`,
     ...(role === 'control-plane' ? [`--hostname ${name}`, '$PUBLISH', `--volume "$PREFIX-control-data:${DATA}"`] : [`--volume ${DATA}`]),
     `--memory ${memoryMb}m --memory-swap ${memoryMb}m --cpus ${cpus}`,
     ...Object.entries(environmentOf(container)).map(([key, value]) => `--env ${key}=${value}`),

@@ -134,6 +134,13 @@ describe('bpr topology render', () => {
         })
         .toMatch(new RegExp(`^(?!${id}).* true$`));
       await jobs.done(await jobs.publish({ count: 3, ms: 10, prefix: 'again' }));
+      // A second start leaves nothing of the first one, a second end finds nothing to do.
+      const volume = await docker('inspect', '--format', '{{range .Mounts}}{{.Name}}{{end}}', `${prefix}-worker-1`);
+      const isThere = (): Promise<string> => docker('volume', 'ls', '--quiet', '--filter', `name=${volume}`);
+      expect([volume, await isThere()]).toEqual([expect.stringMatching(/^[0-9a-f]{64}$/), volume]);
+      const again = await run(join(folder, 'start-cluster.sh'), [], { env: { ...env, WORKERS: '0' } });
+      expect([again.stdout.trim().split('\n').at(-1), await isThere()]).toEqual(['option 4: 1 containers run', '']);
+      for (const _ of [1, 2]) await run(join(folder, 'stop-cluster.sh'), ['--purge'], { env });
     },
     600_000,
   );
