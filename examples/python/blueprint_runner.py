@@ -125,7 +125,7 @@ class Gateway:
             "POST", f"/functions/{_quote(name)}/invoke", query={"qualifier": qualifier}, document=event, headers=headers
         )
         return Answer(
-            output=json.loads(body) if body else None,
+            output=_json_of(body) if body else None,
             request_id=given.get("x-invocation-id", ""),
             instance_id=given.get("x-instance-id", ""),
             cold_start=given.get("x-cold-start") == "true",
@@ -136,7 +136,11 @@ class Gateway:
     def stream(self, name: str, event: Any = None, qualifier: Optional[str] = None) -> Iterator[bytes]:
         """The answer while it is written. A function that breaks off raises."""
         query = {"qualifier": qualifier}
-        response = self._open("POST", f"/functions/{_quote(name)}/stream", query, _encode(event), {"accept": "text/event-stream"})
+        headers = {"content-type": "application/json", "accept": "text/event-stream"}
+        try:
+            response = self._open("POST", f"/functions/{_quote(name)}/stream", query, _encode(event), headers)
+        except (OSError, http.client.HTTPException) as cause:
+            raise self._unreachable(cause) from cause
         try:
             if response.status >= 300:
                 raise _error(response.read(), response.status)
@@ -212,7 +216,7 @@ class Gateway:
             return False
 
     def _json(self, method: str, path: str, **options: Any) -> Any:
-        return json.loads(self._send(method, path, **options)[2])
+        return _json_of(self._send(method, path, **options)[2])
 
     def _send(
         self,
@@ -245,16 +249,19 @@ class Gateway:
                 if after.isdigit():
                     wait = min(_RETRY_SECONDS_MAX, float(after))
             except (OSError, http.client.HTTPException) as cause:
-                error = GatewayError(f"{self._parts.geturl()} does not answer: {cause}", "UNREACHABLE")
+                error = self._unreachable(cause)
                 error.__cause__ = cause
             again = error.status == 429 or error.code in _NOT_BEGUN or (safe and error.status in (0, 503))
             if not again or attempt > self._retries:
                 raise error
             time.sleep(wait)
 
+    def _unreachable(self, cause: Exception) -> GatewayError:
+        return GatewayError(f"{self._parts.geturl()} does not answer: {cause}", "UNREACHABLE")
+
     def _open(self, method: str, path: str, query: Mapping[str, Any], body: Optional[bytes], headers: Mapping[str, str], base: str = _BASE) -> Any:
         pairs = {name: _text(value) for name, value in query.items() if value is not None}
-        target = base + path + (f"?{urllib.parse.urlencode(pairs)}" if pairs else "")
+        target = self._parts.path.rstrip("/") + base + path + (f"?{urllib.parse.urlencode(pairs)}" if pairs else "")
         connection: http.client.HTTPConnection
         if self._parts.scheme == "https":
             connection = http.client.HTTPSConnection(self._parts.hostname or "", self._parts.port, timeout=self._timeout, context=self._ssl)
@@ -309,19 +316,20 @@ class Channel:
             self.close()
             raise GatewayError(f"the WebSocket cannot be used: {cause}", "UNREACHABLE") from cause
         over = False
+        lost = False
         try:
             while True:
                 try:
+                    if lost:
+                        self.send({"type": "resume", "id": call, "stream": stream, "after": last})
+                        lost = False
                     answer = self.receive()
                 except (OSError, EOFError) as cause:
                     failures += 1
                     if stream is None or failures > _FAILURES_MAX:
                         raise GatewayError("the WebSocket was lost", "UNREACHABLE") from cause
+                    lost = True
                     self._pause(failures)
-                    try:
-                        self.send({"type": "resume", "id": call, "stream": stream, "after": last})
-                    except OSError:
-                        self.close()
                     continue
                 if answer.get("id") != call:
                     continue
@@ -378,6 +386,8 @@ class Channel:
                         if message["type"] == "error":
                             over = True
                             raise _error(json.dumps(message).encode(), 200)
+                        if message["type"] == "subscribed" and last is None:
+                            last = message["event_id"]
                         if message["type"] == "event":
                             last = message["event_id"]
                             yield message["event"]
@@ -459,7 +469,7 @@ class Channel:
         own = (self._ssl or ssl.create_default_context()).wrap_socket(plain, server_hostname=host) if secure else plain
         nonce = base64.b64encode(os.urandom(16)).decode()
         lines = [
-            f"GET {_BASE}/ws HTTP/1.1",
+            f"GET {self._parts.path.rstrip('/')}{_BASE}/ws HTTP/1.1",
             f"host: {self._parts.netloc}",
             "upgrade: websocket",
             "connection: Upgrade",
@@ -525,6 +535,13 @@ def _text(value: Any) -> str:
     return ("true" if value else "false") if isinstance(value, bool) else str(value)
 
 
+def _json_of(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError as cause:
+        raise GatewayError(f"the answer is not JSON: {body[:100].decode(errors='replace')}", "UNKNOWN", 200) from cause
+
+
 def _error(body: bytes, status: int) -> GatewayError:
     try:
         error = json.loads(body)["error"]
@@ -535,7 +552,7 @@ def _error(body: bytes, status: int) -> GatewayError:
 
 def _events(response: Any) -> Iterator[Any]:
     kind, data = "", ""
-    for raw in response:
+    for raw in _lines(response):
         line = raw.decode().rstrip("\n")
         if line == "":
             if kind:
@@ -545,3 +562,14 @@ def _events(response: Any) -> Iterator[Any]:
             kind = line[7:]
         elif line.startswith("data: "):
             data = line[6:]
+
+
+def _lines(response: Any) -> Iterator[bytes]:
+    while True:
+        try:
+            line = response.readline()
+        except (OSError, http.client.HTTPException) as cause:
+            raise GatewayError(f"the answer broke off: {cause}", "UNREACHABLE") from cause
+        if not line:
+            return
+        yield line

@@ -3,12 +3,14 @@
 import io
 import os
 import socket
+import threading
 import time
 import unittest
 import uuid
 import zipfile
+from typing import Any, Dict, List, Mapping
 
-from blueprint_runner import Gateway, GatewayError
+from blueprint_runner import Channel, Gateway, GatewayError
 
 CODE = """
 export const handler = awslambda.streamifyResponse(async (event, stream) => {
@@ -131,6 +133,92 @@ class GatewayTest(unittest.TestCase):
         self.assertIn("blueprint_gateway_requests_total", self.gateway.metrics())
         self.assertIn("/api/v1/execute", self.gateway.openapi()["paths"])
         self.assertFalse(Gateway("http://127.0.0.1:9", retries=0).healthy())
+
+
+class ScriptedGateway:
+    """Answers each connection with the next text, and ends it."""
+
+    def __init__(self, *answers: bytes):
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.asked: List[str] = []
+        self._thread = threading.Thread(target=self._serve, args=(answers,), daemon=True)
+        self._thread.start()
+
+    def _serve(self, answers: Any) -> None:
+        for answer in answers:
+            connection, _ = self._listener.accept()
+            with connection:
+                connection.settimeout(10)
+                self.asked.append(connection.recv(65_536).split(b"\r\n")[0].decode())
+                connection.sendall(answer)
+
+    def close(self) -> None:
+        self._listener.close()
+        self._thread.join(10)
+
+
+class ScriptedChannel(Channel):
+    """A connection that is lost after the first chunk, and cannot be opened again at once."""
+
+    def __init__(self) -> None:
+        super().__init__(None, None, 1.0, None)
+        self.sent: List[str] = []
+        self._answers: List[Dict[str, Any]] = []
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        self.sent.append(message["type"])
+        if message["type"] == "invoke":
+            self._answers = [{"type": "started", "stream": "s"}, {"type": "chunk", "seq": 1, "data": "YQ=="}]
+        elif self.sent.count("resume") == 1:
+            raise ConnectionRefusedError("not yet")
+        else:
+            self._answers = [{"type": "chunk", "seq": 2, "data": "Yg=="}, {"type": "end"}]
+
+    def receive(self) -> Dict[str, Any]:
+        if not self._answers:
+            if self.sent == ["invoke", "resume"]:
+                raise AssertionError("waits on a connection over which nothing was asked")
+            raise EOFError("the WebSocket was lost")
+        return {"id": "p1", **self._answers.pop(0)}
+
+
+class BrokenConnectionTest(unittest.TestCase):
+    def gateway(self, *answers: bytes) -> ScriptedGateway:
+        scripted = ScriptedGateway(*answers)
+        self.addCleanup(scripted.close)
+        return scripted
+
+    def assert_fails(self, code: str, call: Any) -> None:
+        with self.assertRaises(GatewayError) as raised:
+            call()
+        self.assertEqual(raised.exception.code, code)
+
+    def test_streams_fail_with_errors_of_the_client(self) -> None:
+        self.assert_fails("UNREACHABLE", lambda: list(Gateway("http://127.0.0.1:9").stream("f")))
+        head = b"HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+        scripted = self.gateway(head + b"40\r\nevent: chunk\ndata: YQ==\n\nevent: ch")
+        stream = Gateway(scripted.url).stream("f")
+        self.assertEqual(next(stream), b"a")
+        self.assert_fails("UNREACHABLE", lambda: next(stream))
+
+    def test_below_a_path(self) -> None:
+        scripted = self.gateway(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}", b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n")
+        gateway = Gateway(f"{scripted.url}/below/")
+        self.assertEqual(gateway.info(), {})
+        self.assert_fails("UNKNOWN", lambda: next(gateway.connect().stream("f")))
+        self.assertEqual(scripted.asked, ["GET /below/api/v1/info HTTP/1.1", "GET /below/api/v1/ws HTTP/1.1"])
+
+    def test_answers_that_are_not_json(self) -> None:
+        page = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 6\r\n\r\n<html>"
+        gateway = Gateway(self.gateway(page, page).url)
+        self.assert_fails("UNKNOWN", lambda: gateway.invoke("f"))
+        self.assert_fails("UNKNOWN", gateway.info)
+
+    def test_a_stream_is_resumed_on_every_new_connection(self) -> None:
+        channel = ScriptedChannel()
+        self.assertEqual(b"".join(channel.stream("f")), b"ab")
+        self.assertEqual(channel.sent, ["invoke", "resume", "resume"])
 
 
 if __name__ == "__main__":
