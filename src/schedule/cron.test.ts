@@ -27,10 +27,13 @@ describe('expressions of platforms', () => {
     ['a rate', 'eventbridge-rule', 'rate(5 minutes)', ['2026-11-21T12:05:30', '2026-11-21T12:10:30']],
     ['once', 'eventbridge-scheduler', 'at(2026-12-24T18:00:00)', ['2026-12-24T18:00:00']],
     ['either of two days', 'kubernetes', '0 0 13 * FRI', ['2026-11-27T00:00:00', '2026-12-04T00:00:00']],
+    ['either of two days, one with a star and a step', 'kubernetes', '0 0 */20 * FRI', ['2026-11-27T00:00:00', '2026-12-01T00:00:00']],
+    ['both of two days, one with a star and a step', 'crontab', '0 0 */20 * FRI', ['2027-01-01T00:00:00', '2027-05-21T00:00:00']],
     ['both of two days', 'azure', '0 0 0 13 * FRI', ['2027-08-13T00:00:00', '2028-10-13T00:00:00']],
     ['seconds', 'azure', '*/20 * * * * *', ['2026-11-21T12:00:40', '2026-11-21T12:01:00']],
     ['macros', 'kubernetes', '@weekly', ['2026-11-22T00:00:00', '2026-11-29T00:00:00']],
     ['open steps', 'kubernetes', '50/5 * * * *', ['2026-11-21T12:50:00', '2026-11-21T12:55:00']],
+    ['open steps of .NET', 'azure', '30 50/5 * * * *', ['2026-11-21T12:50:30', '2026-11-21T12:55:30']],
     ['names of months', 'digitalocean', '0 0 1 jan,Jul *', ['2027-01-01T00:00:00', '2027-07-01T00:00:00']],
   ])('fire as the platform reads them: %s', (_name, target, expression, expected) => {
     expect(times(target, expression, { from: '2026-11-21T12:00:30Z', count: 2 })).toEqual(expected);

@@ -28,10 +28,12 @@ interface Dialect {
   /** When both days are given: either (as POSIX says), both, or an error. */
   readonly days: 'either' | 'both' | 'one';
   /** L, W and # of Quartz. */
-  readonly quartz: boolean;
+  readonly quartz?: true;
   /** `5/15` for `5-59/15`. */
-  readonly openSteps: boolean;
-  readonly macros: boolean;
+  readonly openSteps?: true;
+  /** A field of days that leaves the days to the other one. */
+  readonly anyDay: RegExp;
+  readonly macros?: true;
   readonly lengthMax: number;
 }
 
@@ -40,9 +42,7 @@ const UNIX: Dialect = {
   sunday: 0,
   weekdayMax: 7,
   days: 'either',
-  quartz: false,
-  openSteps: false,
-  macros: false,
+  anyDay: /^[*?]/,
   lengthMax: 1_000,
 };
 
@@ -61,10 +61,11 @@ const DIALECTS: Readonly<Record<CronTarget, Dialect>> = {
   'eventbridge-rule': EVENTBRIDGE,
   'eventbridge-scheduler': EVENTBRIDGE,
   gcp: UNIX,
-  azure: { ...UNIX, fields: ['second', ...UNIX.fields], weekdayMax: 6, days: 'both' },
+  azure: { ...UNIX, fields: ['second', ...UNIX.fields], weekdayMax: 6, days: 'both', openSteps: true },
   cloudflare: { ...UNIX, sunday: 1, quartz: true },
   digitalocean: UNIX,
-  kubernetes: { ...UNIX, weekdayMax: 6, openSteps: true, macros: true },
+  // Here a star with a step is a choice of days as any other.
+  kubernetes: { ...UNIX, weekdayMax: 6, openSteps: true, anyDay: /^[*?](\/1)?(,|$)/, macros: true },
   crontab: { ...UNIX, macros: true },
 };
 
@@ -177,13 +178,8 @@ function eventBridge(target: CronTarget, expression: string): CronMeaning {
 
 type DayTest = (year: number, month: number, day: number) => boolean;
 
-interface DayField {
-  readonly isAny: boolean;
-  readonly test: DayTest;
-}
-
-function dayField({ text }: Word, tests: readonly DayTest[]): DayField {
-  return { isAny: /^[*?]/.test(text), test: (...date) => tests.some((test) => test(...date)) };
+function anyOf(tests: readonly DayTest[]): DayTest {
+  return (...date) => tests.some((test) => test(...date));
 }
 
 class CronReader {
@@ -217,16 +213,16 @@ class CronReader {
   }
 
   #days(dayWord: Word, weekdayWord: Word): DayTest {
-    const day = this.#dayOfMonth(dayWord);
-    const weekday = this.#dayOfWeek(weekdayWord);
-    const { days } = this.#dialect;
+    const isDay = this.#dayOfMonth(dayWord);
+    const isWeekday = this.#dayOfWeek(weekdayWord);
+    const { days, anyDay } = this.#dialect;
     if (days === 'one' && (dayWord.text === '?') === (weekdayWord.text === '?'))
       throw this.#error(dayWord.at, 'one of day of month and day of week is a question mark, and only one');
-    if (days === 'either' && !day.isAny && !weekday.isAny) return (...date) => day.test(...date) || weekday.test(...date);
-    return (...date) => day.test(...date) && weekday.test(...date);
+    if (days === 'either' && ![dayWord, weekdayWord].some(({ text }) => anyDay.test(text))) return anyOf([isDay, isWeekday]);
+    return (...date) => isDay(...date) && isWeekday(...date);
   }
 
-  #dayOfMonth(word: Word): DayField {
+  #dayOfMonth(word: Word): DayTest {
     const tests: DayTest[] = [];
     for (const item of this.#items(word)) {
       const special = this.#dialect.quartz ? /^(?:(L)(?:-(\d+))?(W)?|(\d+)W)$/i.exec(item.text) : null;
@@ -236,7 +232,7 @@ class CronReader {
         tests.push((_year, _month, day) => days.has(day));
       }
     }
-    return dayField(word, tests);
+    return anyOf(tests);
   }
 
   /** `L`, `L-3`, `LW`, `15W`: counted from the end, or the nearest day from Monday to Friday of the same month. */
@@ -251,7 +247,7 @@ class CronReader {
     };
   }
 
-  #dayOfWeek(word: Word): DayField {
+  #dayOfWeek(word: Word): DayTest {
     const { sunday, weekdayMax, quartz } = this.#dialect;
     const range = { name: 'weekday', from: sunday, to: weekdayMax };
     /** Monday is 0. */
@@ -271,7 +267,7 @@ class CronReader {
         tests.push((...date) => days.has(weekdayOf(...date)));
       }
     }
-    return dayField(word, tests);
+    return anyOf(tests);
   }
 
   *#items({ text, at }: Word): Generator<Word> {
