@@ -160,8 +160,10 @@ export class Cluster {
     const roles = new Map(record?.parts.map(({ name, role }) => [name, role]));
     const isWorker = (name: string): boolean => (roles.get(name) ?? 'worker') === 'worker';
     for (const wave of [names.filter(isWorker), names.filter((name) => !isWorker(name))]) await this.#terminateAll(wave, work);
+    // The key is written before all else, and removed last: a folder without it is somebody else's.
+    const isOurs = record !== undefined || existsSync(placesIn(folder).engineToken);
     rmSync(placesIn(folder).record, { force: true });
-    if (purge) this.#purge();
+    if (purge && isOurs) this.#purge();
     return names;
   }
 
@@ -310,7 +312,7 @@ process.exitCode = await main(process.argv.slice(2));
     const { control, machines, engineToken, part } = placesIn(folder);
     const entries = existsSync(folder) ? readdirSync(folder) : [];
     // Also of parts that a smaller size has ended before.
-    for (const path of [control, machines, engineToken, ...entries.filter((name) => PART_NAME.test(name)).map(part)])
+    for (const path of [control, machines, ...entries.filter((name) => PART_NAME.test(name)).map(part), engineToken])
       rmSync(path, { recursive: true, force: true });
     // What somebody else put there stays.
     if (existsSync(folder) && readdirSync(folder).length === 0) rmdirSync(folder);

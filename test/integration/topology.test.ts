@@ -2,10 +2,10 @@
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync, readdirSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { measureTopologies } from '../../src/cli/commands/topology-measure.ts';
 import { BPR } from '../support/bpr.ts';
@@ -179,6 +179,17 @@ describe('bpr topology', () => {
     },
     LIMIT_MS,
   );
+
+  it('down --purge removes nothing of a folder that no up has written to', async () => {
+    const folder = topologyFolder();
+    const files = ['control', 'machines', 'worker-1'].map((name) => join(folder, name, 'theirs.txt'));
+    for (const file of files) {
+      mkdirSync(dirname(file), { recursive: true });
+      writeFileSync(file, 'theirs');
+    }
+    expect(await bpr('topology', 'down', '--purge', '--data', folder)).toMatchObject({ status: 0, stdout: 'nothing runs\n' });
+    expect(files.filter((file) => !existsSync(file))).toEqual([]);
+  });
 
   it('recommends an option, with its reasons', async () => {
     const recommended = await bpr('topology', 'recommend', '--workers', '30', '--k8s', 'no', '--json');
