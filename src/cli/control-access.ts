@@ -1,7 +1,6 @@
 /** How commands reach a control plane: with the operator's token, which lies in its folder, or with a ticket. */
 
 import { existsSync, readFileSync } from 'node:fs';
-import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { InvalidArgumentError } from 'commander';
 import type { Command } from 'commander';
@@ -12,6 +11,7 @@ import type { ControlClient, ControlCredentials } from '../queue/control-client.
 import type { RemoteObjects } from '../queue/remote-objects.ts';
 import type { RemoteQueue } from '../queue/remote.ts';
 import type { WorkQueue } from '../queue/queue.ts';
+import { baseFolder } from './environment.ts';
 import type { Io } from './output.ts';
 
 export interface ControlFlags {
@@ -43,11 +43,6 @@ export function withAccess(command: Command): Command {
 
 export function controlFolder(io: Io, data: string | undefined): string {
   return data === undefined ? join(baseFolder(io), 'control') : resolve(io.cwd, data);
-}
-
-function baseFolder({ env, cwd }: Io): string {
-  const { BPR_DATA_DIR: given } = env;
-  return given === undefined || given === '' ? join(homedir(), '.blueprint-runner') : resolve(cwd, given);
 }
 
 /** Rejects with `CONFIG_INVALID`, `NOT_FOUND`. */

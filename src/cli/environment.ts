@@ -1,6 +1,7 @@
 /** What the commands take from their flags and from the environment: read as the runner reads it. */
 
-import { resolve } from 'node:path';
+import { homedir } from 'node:os';
+import { join, resolve } from 'node:path';
 import type { Address } from '../job/call.ts';
 import { resolveConfig } from '../runner/config.ts';
 import type { ResolvedConfig } from '../runner/config.ts';
@@ -34,4 +35,10 @@ export function dataDirOf({ env, cwd }: Io, { dataDir }: DataFlags): string {
 
 export function ledgerFileOf(io: Io, flags: DataFlags): string {
   return flags.ledger === undefined ? resolve(dataDirOf(io, flags), 'ledger.sqlite') : resolve(io.cwd, flags.ledger);
+}
+
+/** Of what is not the runner's: `BPR_DATA_DIR`, or `~/.blueprint-runner`. An empty variable says nothing. */
+export function baseFolder({ env, cwd }: Io): string {
+  const { BPR_DATA_DIR: given = '' } = env;
+  return given === '' ? join(homedir(), '.blueprint-runner') : resolve(cwd, given);
 }

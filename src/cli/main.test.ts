@@ -249,3 +249,11 @@ describe('output', () => {
     expect(stderr.text).toContain('main.test.ts');
   });
 });
+
+describe('BPR_DATA_DIR', () => {
+  it('says nothing when it is empty: the folder of the command is not meant', async () => {
+    writeFileSync(join(cwd, 'topology-measured.json'), 'of somebody else');
+    expect((await bpr(['topology', 'matrix', '--json'], { BPR_DATA_DIR: '' })).status).toBe(0);
+    expect((await bpr(['topology', 'matrix', '--json'], { BPR_DATA_DIR: '.' })).status).toBe(1);
+  });
+});

@@ -14,7 +14,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { homedir } from 'node:os';
-import { dirname, extname, join } from 'node:path';
+import { dirname, extname, isAbsolute, join } from 'node:path';
 import { parse as parseToml, stringify as stringifyToml } from 'smol-toml';
 import { RunnerError } from '../errors.ts';
 
@@ -56,6 +56,15 @@ export function configDirectory(env: Environment, { platform = process.platform,
   if (platform === 'darwin') return join(own, 'Library', 'Application Support');
   const xdg = env['XDG_CONFIG_HOME'];
   return xdg?.startsWith('/') ? xdg : join(own, '.config');
+}
+
+/**
+ * Where deployments keep what they need again. `XDG_STATE_HOME` counts only when it is an absolute path, as the XDG specification asks: in another
+ * folder nothing would be found again.
+ */
+export function stateFolder(env: Environment): string {
+  const { XDG_STATE_HOME: given = '' } = env;
+  return join(isAbsolute(given) ? given : join(homedir(), '.local', 'state'), 'blueprint-runner');
 }
 
 /** Reads JSON, and what is not JSON as TOML. Never throws. */

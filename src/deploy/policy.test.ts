@@ -11,14 +11,15 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { homedir, tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { configDirectory, writeSettings } from './policy-file.ts';
+import { configDirectory, stateFolder, writeSettings } from './policy-file.ts';
 import { DEFAULT_DOCUMENT, FAAS_TYPES, providerOf, readStandIn, writeProvider } from './policy-model.ts';
 import { changePolicy, loadPolicy, policyPath } from './policy.ts';
 import type { LoadedPolicy } from './policy.ts';
+import { defaultRecordFolder } from './record.ts';
 
 const EXAMPLE = readFileSync(join(import.meta.dirname, '../../test/fixtures/deploy/seed-policy.json'), 'utf8');
 
@@ -58,6 +59,19 @@ describe('where the file is', () => {
   ] as const)('%j on %s', (variables, platform, expected) => {
     expect(configDirectory(variables, { platform, home: '/home/a' })).toBe(expected);
     expect(policyPath(variables, { platform, home: '/home/a' })).toBe(`${expected}/tangle/deployment-policy.json`);
+  });
+});
+
+describe('where the state of deployments is', () => {
+  const usual = join(homedir(), '.local/state');
+  it.each([
+    [{ XDG_STATE_HOME: '/x' }, '/x'],
+    [{ XDG_STATE_HOME: '' }, usual],
+    [{ XDG_STATE_HOME: 'relative' }, usual],
+    [{ BPR_DEPLOYMENTS: '' }, usual],
+  ])('%j: the same in every folder', (variables, expected) => {
+    expect(stateFolder(variables)).toBe(`${expected}/blueprint-runner`);
+    expect(defaultRecordFolder(variables)).toBe(`${expected}/blueprint-runner/deployments`);
   });
 });
 

@@ -2,12 +2,12 @@
 
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { RunnerError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
 import type { ExecutorReference } from '../executor/deployer.ts';
+import { stateFolder } from './policy-file.ts';
 
 /** A plugin and the options of its deployer or host. */
 export interface PluginReference {
@@ -73,8 +73,7 @@ const SQLITE_BUSY = 5;
 
 /** Where records lie unless told otherwise. */
 export function defaultRecordFolder(environment: NodeJS.ProcessEnv): string {
-  const state = environment['XDG_STATE_HOME'] ?? join(homedir(), '.local', 'state');
-  return environment['BPR_DEPLOYMENTS'] ?? join(state, 'blueprint-runner', 'deployments');
+  return environment['BPR_DEPLOYMENTS'] || join(stateFolder(environment), 'deployments');
 }
 
 /** Records of services, one file each, written atomically, readable by their owner alone. */

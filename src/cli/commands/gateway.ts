@@ -1,5 +1,4 @@
 import { chmodSync, mkdirSync, readFileSync } from 'node:fs';
-import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { InvalidArgumentError } from 'commander';
 import type { Command } from 'commander';
@@ -15,6 +14,7 @@ import { findBackends } from '../backends.ts';
 import { parseCount, parsePort } from '../calls.ts';
 import { collectPluginOptions } from '../deployer-flags.ts';
 import type { PluginOptions } from '../deployer-flags.ts';
+import { baseFolder } from '../environment.ts';
 import { LIMIT_VARIABLES, addLimits, limitsOf } from '../gateway-limits.ts';
 import type { LimitFlags } from '../gateway-limits.ts';
 import { logLevelOf } from '../log-level.ts';
@@ -151,9 +151,7 @@ function parseIdlePoll(text: string): number {
 const list = (value: string, before: readonly string[] = []): readonly string[] => [...before, value];
 
 function folderOf(io: Io, { dataDir }: { readonly dataDir?: string }, name: string): string {
-  const given = dataDir ?? io.env['BPR_DATA_DIR'];
-  const base = given === undefined ? join(homedir(), '.blueprint-runner') : resolve(io.cwd, given);
-  const folder = join(base, name);
+  const folder = join(dataDir === undefined ? baseFolder(io) : resolve(io.cwd, dataDir), name);
   // Users of instances pass through it to what is theirs.
   mkdirSync(folder, { recursive: true, mode: 0o711 });
   chmodSync(folder, 0o711);

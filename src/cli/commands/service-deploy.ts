@@ -1,7 +1,6 @@
 /** What begins with a plan: `bpr service deploy` and `bpr service export`. */
 
 import { existsSync } from 'node:fs';
-import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { Option } from 'commander';
 import type { Command } from 'commander';
@@ -9,6 +8,7 @@ import { systemClock } from '../../clock.ts';
 import { RunnerError } from '../../errors.ts';
 import type { ExportFormat } from '../../deploy/export.ts';
 import type { OperateOptions, PreparedService } from '../../deploy/operate.ts';
+import { stateFolder } from '../../deploy/policy-file.ts';
 import type { PluginReference, ServiceRecords } from '../../deploy/record.ts';
 import type { ServiceReport } from '../../deploy/service-run.ts';
 import { parseNumber, parseUint64 } from '../calls.ts';
@@ -153,7 +153,7 @@ async function prepared(io: Io, { purpose, entry, flags, policy, records }: Want
       fromBlock: flags.fromBlock,
       confirmations: flags.confirmations,
       records,
-      buildFolder: join(stateFolder(io), 'build'),
+      buildFolder: join(stateFolder(io.env), 'build'),
       environment: io.env,
     });
   } finally {
@@ -161,12 +161,8 @@ async function prepared(io: Io, { purpose, entry, flags, policy, records }: Want
   }
 }
 
-function stateFolder({ env }: Io): string {
-  return join(env['XDG_STATE_HOME'] ?? join(homedir(), '.local', 'state'), 'blueprint-runner');
-}
-
 function hostOf(io: Io, { target, network, hostOption }: DeployFlags): PluginReference {
-  const folder = stateFolder(io);
+  const folder = stateFolder(io.env);
   switch (target) {
     case 'process':
       return { use: 'process', options: { folder: join(folder, 'machines'), ...hostOption } };

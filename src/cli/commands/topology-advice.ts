@@ -1,7 +1,6 @@
 /** `bpr topology recommend` and `bpr topology matrix`: which one. */
 
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
-import { homedir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
@@ -9,6 +8,7 @@ import { systemClock } from '../../clock.ts';
 import type { Measurements } from '../../topology/matrix.ts';
 import { TOPOLOGY_OPTIONS } from '../../topology/topology.ts';
 import { parseCount } from '../calls.ts';
+import { baseFolder } from '../environment.ts';
 import { atPath } from '../named-path.ts';
 import { print, progress, table, toJson } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
@@ -108,10 +108,8 @@ function keep(file: string, measured: Measurements): void {
   renameSync(`${file}.new`, file);
 }
 
-function fileOf({ env, cwd }: Io, { file }: MatrixFlags): string {
-  if (file !== undefined) return resolve(cwd, file);
-  const base = env['BPR_DATA_DIR'];
-  return join(base === undefined ? join(homedir(), '.blueprint-runner') : resolve(cwd, base), 'topology-measured.json');
+function fileOf(io: Io, { file }: MatrixFlags): string {
+  return file === undefined ? join(baseFolder(io), 'topology-measured.json') : resolve(io.cwd, file);
 }
 
 function parseAnswer(text: string): boolean {

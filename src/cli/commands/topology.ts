@@ -1,6 +1,5 @@
 /** `bpr topology`: control plane, workers and engines together, on this machine or as files for others. */
 
-import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { Option } from 'commander';
 import type { Command } from 'commander';
@@ -10,6 +9,7 @@ import { engineWarnings } from '../../topology/recommend.ts';
 import { TOPOLOGY_OPTIONS } from '../../topology/topology.ts';
 import type { TopologyOption } from '../../topology/topology.ts';
 import { parseCount, parsePort } from '../calls.ts';
+import { baseFolder } from '../environment.ts';
 import { logLevelOf } from '../log-level.ts';
 import { print, sizeText, table } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
@@ -147,10 +147,8 @@ function addStatus(topology: Command, cli: Cli): void {
   });
 }
 
-function folderOf({ env, cwd }: Io, { data }: FolderFlags): string {
-  if (data !== undefined) return resolve(cwd, data);
-  const base = env['BPR_DATA_DIR'];
-  return join(base === undefined ? join(homedir(), '.blueprint-runner') : resolve(cwd, base), 'topology');
+function folderOf(io: Io, { data }: FolderFlags): string {
+  return data === undefined ? join(baseFolder(io), 'topology') : resolve(io.cwd, data);
 }
 
 function reportText({ option, controlUrl, ticketFile, engineUrls, folder, parts }: ClusterReport): string {

@@ -1,5 +1,4 @@
 import { chmodSync, mkdirSync } from 'node:fs';
-import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
@@ -9,6 +8,7 @@ import type { WorkerLifecycle } from '../../worker/worker-metrics.ts';
 import type { WorkerEvent } from '../../worker/worker.ts';
 import { BACKENDS } from '../backends.ts';
 import { parseBytes, parseCount, parsePort } from '../calls.ts';
+import { baseFolder } from '../environment.ts';
 import { logLevelOf } from '../log-level.ts';
 import { atPath } from '../named-path.ts';
 import { JsonEvents, printError, toJson } from '../output.ts';
@@ -313,9 +313,7 @@ function parseNames(text: string): readonly string[] {
 }
 
 function folderOf(io: Io, { data }: WorkerFlags): string {
-  const given = io.env['BPR_DATA_DIR'];
-  const base = given === undefined ? join(homedir(), '.blueprint-runner') : resolve(io.cwd, given);
-  const folder = data === undefined ? join(base, 'worker') : resolve(io.cwd, data);
+  const folder = data === undefined ? join(baseFolder(io), 'worker') : resolve(io.cwd, data);
   atPath({ path: folder, flag: '--data, or its base with BPR_DATA_DIR' }, () => {
     // Users of instances pass through it to what is theirs.
     mkdirSync(folder, { recursive: true, mode: 0o711 });
