@@ -239,8 +239,10 @@ describe('bpr worker', () => {
   it('a second signal ends it at once', async () => {
     const { ticket, executor } = await world();
     const command = worker(ticket, '--lease-ms', '4000');
+    // What waits for the package has not begun, and would be given back.
+    expect(await invoke(executor, 0n, 2n)).toBe(4n);
     const call = invoke(executor, 2n, 30_000n).catch((error: unknown) => error);
-    await command.until('claimed');
+    await expect.poll(() => command.news.filter(({ event }) => event === 'claimed').length, { timeout: 10_000 }).toBe(2);
     command.child.kill('SIGTERM');
     await command.until('draining');
     expect(await command.kill('SIGTERM')).toBe(143);
