@@ -1,10 +1,12 @@
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import { parse, parseAllDocuments } from 'yaml';
 import { temporaryFolder } from '../../test/support/temporary-folders.ts';
+import { EmbeddedQueue } from '../queue/embedded.ts';
 import { ZIP_LIMITS } from '../runtime/unzip.ts';
+import { Worker } from '../worker/worker.ts';
 import { TOPOLOGY_FORMATS, renderTopology } from './render.ts';
 import type { RenderSettings, TopologyFormat } from './render.ts';
 import { TOPOLOGY_OPTIONS } from './topology.ts';
@@ -228,6 +230,18 @@ describe('what installs units', () => {
 });
 
 describe('what is rendered', () => {
+  it.each(TOPOLOGY_FORMATS)('as %s has no workers that would refuse their settings', (format) => {
+    const at = (concurrency: number) => () => renderTopology(format, { ...settingsOf('3'), concurrency });
+    const queue = EmbeddedQueue.open({ folder: temporaryFolder('render-queue') });
+    onTestFinished(() => queue.close());
+    const handler = { run: () => Promise.resolve({ body: new Uint8Array() }) };
+    const workerAt = (concurrency: number) => () => new Worker({ queue, workerId: 'w', handler, concurrency });
+    for (const make of [at, workerAt]) {
+      for (const good of [1, 1_000]) expect(make(good)).not.toThrow();
+      for (const bad of [0, 1.5, 1_001, 5_000]) expect(make(bad)).toThrow(new RegExp(`concurrency.*${bad}`));
+    }
+  });
+
   it.each(TOPOLOGY_FORMATS)('as %s is the same each time, sleeps nowhere, and holds no secret', (format) => {
     for (const option of TOPOLOGY_OPTIONS) {
       const files = rendered(format, option);

@@ -43,6 +43,7 @@ export const ENGINE_PORT = 27_288;
 /** Of one topology. */
 export const WORKERS_MAX = 200;
 const ENGINES_MAX = 32;
+const CONCURRENCY_MAX = 1_000;
 const ENGINES: Readonly<Record<TopologyOption, number>> = { 1: 0, 2: 1, 3: 3, 4: 1, hybrid: 2 };
 
 /** The parts in the order in which they are started. Throws `CONFIG_INVALID`. */
@@ -66,6 +67,11 @@ export function partsOf({ option, workers, engines = ENGINES[option] }: Topology
 
 function numbered(name: string, count: number): readonly string[] {
   return Array.from({ length: count }, (_, index) => `${name}-${index + 1}`);
+}
+
+/** Of one worker: it refuses more. Throws `CONFIG_INVALID`. */
+export function checkConcurrency(concurrency: number): void {
+  check('concurrency', concurrency, { min: 1, max: CONCURRENCY_MAX });
 }
 
 function check(what: string, value: number, { min, max }: { readonly min: number; readonly max: number }): void {
