@@ -97,7 +97,12 @@ test('jobs are published, watched and requeued by command, over TLS, with the to
   await queue.fail(gone.lease, { code: 'JOB_FAILED', message: 'no oven' });
   expect(await bpr(['queue', 'discard', 'gone', ...at])).toEqual({ discarded: ['gone'] });
   expect(await bpr(['queue', 'discard', 'gone', ...at])).toMatchObject({ error: { code: 'NOT_FOUND', details: { jobId: 'gone' } } });
-  expect(await bpr(['queue', 'requeue', 'a', ...at])).toEqual({ requeued: ['a'] });
+  expect(await bpr(['queue', 'requeue', 'a', 'gone', 'other', ...at])).toMatchObject({
+    error: {
+      message: 'the dead letter has no job gone; requeued: a; not requeued yet: other',
+      details: { jobId: 'gone', requeued: ['a'] },
+    },
+  });
   const env = { CONTROL_PLANE_TICKET: `file:${join(data, 'endpoint.ticket')}`, BPR_DATA_DIR: join(data, 'client') };
   expect(await bpr(['queue', 'status', 'a'], env)).toMatchObject({ id: 'a', state: 'queued', attempts: 0 });
   expect(await bpr(['queue', 'stats'], env)).toMatchObject({ byState: { queued: 1 } });

@@ -72,8 +72,7 @@ function addDead(queue: Command, io: Io): void {
       const requeued: string[] = [];
       await withQueue(io, flags, async (one) => {
         for (const id of ids) {
-          if (!(await one.requeue(id)))
-            throw new RunnerError('NOT_FOUND', `the dead letter has no job ${id}`, { details: { jobId: id, requeued } });
+          if (!(await one.requeue(id))) throw notDead(id, ids, { requeued });
           requeued.push(id);
         }
       });
@@ -86,13 +85,24 @@ function addDead(queue: Command, io: Io): void {
       const discarded: string[] = [];
       await withQueue(io, flags, async (one) => {
         for (const id of ids) {
-          if (!(await one.discard(id)))
-            throw new RunnerError('NOT_FOUND', `the dead letter has no job ${id}`, { details: { jobId: id, discarded } });
+          if (!(await one.discard(id))) throw notDead(id, ids, { discarded });
           discarded.push(id);
         }
       });
       print(io, flags.json, { document: { discarded }, text: `discarded ${discarded.join(', ')}` });
     });
+}
+
+/** Those before it are done: whoever runs the command again leaves them out. */
+function notDead(id: string, ids: readonly string[], done: Readonly<Record<string, readonly string[]>>): RunnerError {
+  const said = Object.entries(done).flatMap(([verb, before]) => {
+    const after = ids.slice(before.length + 1);
+    return [
+      ...(before.length > 0 ? [`${verb}: ${before.join(', ')}`] : []),
+      ...(after.length > 0 ? [`not ${verb} yet: ${after.join(', ')}`] : []),
+    ];
+  });
+  return new RunnerError('NOT_FOUND', [`the dead letter has no job ${id}`, ...said].join('; '), { details: { jobId: id, ...done } });
 }
 
 function statusRows(status: QueueJobStatus): string[][] {
