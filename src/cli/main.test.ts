@@ -250,10 +250,47 @@ describe('output', () => {
   });
 });
 
+describe('what comes next', () => {
+  it.each([
+    ['blueprint', 'blueprint'],
+    ['my blueprint', "'my blueprint'"],
+    ["ada's", "'ada'\\''s'"],
+  ])('is a line for a shell, with a directory called %s', async (dir, word) => {
+    const { stdout } = await bpr(['init', dir]);
+    expect(stdout).toContain(`Next: cd ${word} && npm install && npm run dev`);
+    const plugin = await bpr(['plugin', 'new', 'acme', '--dir', `${dir} 2`]);
+    expect(plugin.stdout).toContain(`Next: cd '${dir.replace("'", String.raw`'\''`)} 2' && npm install && npm test`);
+  });
+});
+
 describe('BPR_DATA_DIR', () => {
   it('says nothing when it is empty: the folder of the command is not meant', async () => {
     writeFileSync(join(cwd, 'topology-measured.json'), 'of somebody else');
     expect((await bpr(['topology', 'matrix', '--json'], { BPR_DATA_DIR: '' })).status).toBe(0);
     expect((await bpr(['topology', 'matrix', '--json'], { BPR_DATA_DIR: '.' })).status).toBe(1);
+  });
+});
+
+describe('service logs', () => {
+  it('with --json is one line of JSON for each line of the log', async () => {
+    const host = { use: 'process', options: { folder: join(cwd, 'machines') } };
+    const record = {
+      version: 1,
+      serviceId: '7',
+      jobs: {},
+      leftovers: [],
+      history: [],
+      orchestrator: { host, name: 'seven', healthPort: 1 },
+    };
+    mkdirSync(join(cwd, 'records'));
+    writeFileSync(join(cwd, 'records', 'service-7-0.json'), JSON.stringify(record));
+    mkdirSync(join(cwd, 'machines', 'seven'), { recursive: true });
+    writeFileSync(join(cwd, 'machines', 'seven', 'log'), 'first\nsecond\n');
+    const env = { BPR_DEPLOYMENTS: join(cwd, 'records') };
+    const args = ['service', 'logs', '--service-id', '7'];
+    expect(await bpr(args, env)).toMatchObject({ status: 0, stdout: 'first\nsecond\n' });
+    const { stdout } = await bpr([...args, '--json'], env);
+    const lines = stdout.trimEnd().split('\n');
+    expect(lines.map((line) => (JSON.parse(line) as { message: string }).message)).toEqual(['first', 'second']);
   });
 });

@@ -34,3 +34,9 @@ export function writeScaffold({ root, files, force = false, dryRun = false }: Sc
     writeFileSync(file, text);
   }
 }
+
+/** The commands that come next, for a shell: a directory may be called anything. */
+export function nextCommands(dir: string, ...commands: readonly string[]): string {
+  const word = /^[\w@%+=:,./-]+$/.test(dir) ? dir : `'${dir.replaceAll("'", String.raw`'\''`)}'`;
+  return [`cd ${word}`, ...commands].join(' && ');
+}

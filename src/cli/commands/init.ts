@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { print } from '../output.ts';
 import type { Cli } from '../output.ts';
 import { projectFiles } from '../project.ts';
-import { writeScaffold } from '../scaffold.ts';
+import { nextCommands, writeScaffold } from '../scaffold.ts';
 
 interface InitFlags {
   readonly force?: true;
@@ -31,7 +31,7 @@ export function addInit(program: Command, { io }: Cli): void {
       const files = projectFiles(basename(root));
       writeScaffold({ root, files, force: flags.force });
       const names = Object.keys(files);
-      const next = `cd ${dir} && npm install && npm run dev`;
+      const next = nextCommands(dir, 'npm install', 'npm run dev');
       print(io, flags.json, {
         document: { root, files: names, next },
         text: [...names.map((name) => join(dir, name)), '', `Next: ${next}`].join('\n'),

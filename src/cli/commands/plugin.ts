@@ -5,7 +5,7 @@ import { PLUGIN_KINDS, checkPluginName, pluginFiles } from '../plugin-project.ts
 import type { PluginKind } from '../plugin-project.ts';
 import { print } from '../output.ts';
 import type { Cli } from '../output.ts';
-import { writeScaffold } from '../scaffold.ts';
+import { nextCommands, writeScaffold } from '../scaffold.ts';
 
 interface NewFlags {
   readonly dir?: string;
@@ -48,7 +48,7 @@ export function addPlugin(program: Command, { io }: Cli): void {
       const files = pluginFiles(name, kind);
       writeScaffold({ root, files, force, dryRun });
       const names = Object.keys(files);
-      const next = `cd ${dir} && npm install && npm test`;
+      const next = nextCommands(dir, 'npm install', 'npm test');
       const head = dryRun ? 'Would write:' : 'Written:';
       print(io, json, {
         document: { name, kind, root, files: names, next, dryRun: dryRun === true },
