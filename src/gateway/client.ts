@@ -35,7 +35,7 @@ export interface GatewayClientOptions {
   readonly url: string;
   /** An API key or token. */
   readonly key?: string;
-  /** Default: that of the platform. */
+  /** Default: that of the platform. That of Node gives up an answer of which nothing comes for five minutes: longer calls go over `connect().stream`. */
   readonly fetch?: typeof globalThis.fetch;
   readonly WebSocket?: typeof globalThis.WebSocket;
   /** Further attempts for what can safely be asked again: reads, and whatever was refused with 429 or 503. Default 2. */
