@@ -79,7 +79,8 @@ const KEEPER = '"$@" </dev/null & node=$!; echo "node $node"; exec >/dev/null 2>
 /**
  * Starts a node on 127.0.0.1. It dies with this process.
  *
- * Rejects with `PEER_MISSING` when the package `@foundry-rs/anvil` is not installed, and with `INTERNAL` when the node does not start.
+ * Rejects with `PEER_MISSING` when the package `@foundry-rs/anvil` is not installed, with `CONFIG_INVALID` when the port is taken,
+ * and with `INTERNAL` when the node does not start.
  *
  * @example
  * const chain = await startLocalChain();
@@ -95,7 +96,7 @@ export async function startLocalChain(options: LocalChainOptions = {}): Promise<
   const exited = new Promise<void>((resolve) => {
     node.once('close', () => resolve());
   });
-  const output = await readStart(node, timeoutMs);
+  const output = await readStart(node, timeoutMs, options.port);
   const { host, pid, accounts } = output;
   const pool = new Pool(`http://${host}`, { connections: 32, bodyTimeout: REQUEST_TIMEOUT_MS, headersTimeout: REQUEST_TIMEOUT_MS });
   let requests = 0;
@@ -180,13 +181,14 @@ interface Start {
 }
 
 /** Resolves when the node says where it listens. */
-function readStart(node: ChildProcess, timeoutMs: number): Promise<Start> {
+function readStart(node: ChildProcess, timeoutMs: number, port?: number): Promise<Start> {
   return new Promise((resolve, reject) => {
     let text = '';
     const fail = (reason: string): void => {
       clearTimeout(timer);
       node.stdin?.end();
-      reject(new RunnerError('INTERNAL', `the local chain ${reason}: ${text.trim().slice(-500)}`));
+      if (port !== undefined && /address already in use/i.test(text)) reject(portTaken(port));
+      else reject(new RunnerError('INTERNAL', `the local chain ${reason}: ${text.trim().slice(-500)}`));
     };
     const timer = setTimeout(() => fail(`did not start within ${timeoutMs} ms`), timeoutMs);
     const read = (chunk: Buffer): void => {
@@ -203,6 +205,11 @@ function readStart(node: ChildProcess, timeoutMs: number): Promise<Start> {
     node.stderr?.on('data', read);
     node.once('error', (cause) => fail(`cannot be run (${cause.message})`));
   });
+}
+
+function portTaken(port: number): RunnerError {
+  const message = `the local chain cannot listen on 127.0.0.1:${port}: address already in use; choose another port, or 0 for any free one`;
+  return new RunnerError('CONFIG_INVALID', message, { details: { port } });
 }
 
 function parseAccounts(text: string): LocalAccount[] {

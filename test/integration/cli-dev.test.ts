@@ -250,7 +250,7 @@ describe('dev', () => {
       const { port } = taken.address() as AddressInfo;
       const { status, stdout, stderr } = await new Command(['dev', 'jobs.ts', '--port', String(port)]).ended;
       expect({ status, stdout }).toEqual({ status: 1, stdout: '' });
-      expect(stderr).toMatch(/the local chain .*address already in use/is);
+      expect(stderr).toMatch(/^CONFIG_INVALID: the local chain .*address already in use; choose another port/);
       expect(readdirSync(temporary)).toEqual([]);
     } finally {
       taken.close();

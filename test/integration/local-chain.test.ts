@@ -140,7 +140,7 @@ test('a state file carries the chain over a stop', async () => {
 test('a port that is taken is an error that says so', async () => {
   const chain = await start();
   const port = Number(new URL(chain.rpcUrl).port);
-  await expect(startLocalChain({ port })).rejects.toMatchObject({ code: 'INTERNAL', message: expect.stringMatching(/in use/i) });
+  await expect(startLocalChain({ port })).rejects.toMatchObject({ code: 'CONFIG_INVALID', message: expect.stringMatching(/in use/i) });
 });
 
 test('the node dies with the process that started it, even when that is killed', async () => {
