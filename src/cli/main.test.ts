@@ -285,6 +285,7 @@ describe('service logs', () => {
     mkdirSync(join(cwd, 'records'));
     writeFileSync(join(cwd, 'records', 'service-7-0.json'), JSON.stringify(record));
     mkdirSync(join(cwd, 'machines', 'seven'), { recursive: true });
+    writeFileSync(join(cwd, 'machines', 'seven', 'machine.json'), JSON.stringify({ name: 'seven', token: 'of-no-process' }));
     writeFileSync(join(cwd, 'machines', 'seven', 'log'), 'first\nsecond\n');
     const env = { BPR_DEPLOYMENTS: join(cwd, 'records') };
     const args = ['service', 'logs', '--service-id', '7'];

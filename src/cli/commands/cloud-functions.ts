@@ -88,6 +88,7 @@ function addLogs(cloud: Command, { io }: Cli): void {
     .option('-s, --search <text>', 'only lines with this text')
     .option('--since <time>', 'only from then on: 30s, 15m, 2h, 7d ago, or a date', parseSince)
     .option('--request-id <id>', 'only of one call')
+    .addHelpText('after', '\nWith --json one line of JSON for each line of the log; an error is one line, too.')
     .action(async (name: string, flags: LogFlags) => {
       await withDeployer(io, flags, async ({ deployer, signal }) => {
         const { limit, follow, level, search, since, requestId } = flags;

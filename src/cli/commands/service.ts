@@ -4,7 +4,7 @@ import type { ServiceRecord } from '../../deploy/record.ts';
 import type { RemovalReport, ServiceStatus } from '../../deploy/service.ts';
 import { parseCount, parseUint64 } from '../calls.ts';
 import { changesText, deployOptions, shownState } from '../deployer-flags.ts';
-import { print, sizeText, table } from '../output.ts';
+import { print, sizeText, table, toJson } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
 import { recordsOf, withOperator } from '../service-operator.ts';
 import type { OperatorWork } from '../service-operator.ts';
@@ -91,11 +91,12 @@ function addLogs(service: Command, { io }: Cli): void {
     .option('--limit <count>', 'the newest so many lines', parseCount, 100)
     .option('--search <text>', 'only lines with this text')
     .option('-f, --follow', 'go on with what is written from now on, until interrupted')
+    .addHelpText('after', '\nWith --json one line of JSON for each line of the log; an error is one line, too.')
     .action(async (flags: LogFlags) => {
       await withRecord(io, flags, async (record, { operator, signal }) => {
         const { limit, follow, search } = flags;
         const query = { limit, signal, ...(follow && { follow }), ...(search !== undefined && { search }) };
-        for await (const { message } of operator.logs(record, query)) io.stdout.write(`${message}\n`);
+        for await (const entry of operator.logs(record, query)) io.stdout.write(`${flags.json ? toJson(entry, 0) : entry.message}\n`);
       });
     });
 }
