@@ -44,19 +44,24 @@ export interface ProcessBackendDescription {
   readonly gaps: readonly string[];
   /** Processes that wait. */
   readonly blanks: number;
+  /** Sandboxes that wait without a program. */
+  readonly boxes: number;
 }
 
 const BLANKS_DEFAULT = 2;
 const CLASSES_MAX = 4;
-const CRADLES = 2;
+const BOXES = 2;
 const PIDS_DEFAULT = 128;
+/** What most functions are. */
+const KIND_DEFAULT = { memoryMb: 128, ephemeralMb: 512, network: 'none' } as const;
 /** A waiting process must not slow down the one that was just launched. */
 const REFILL_DELAY_MS = 20;
 const BUSY_DELAY_MS = 1_000;
 /** What one waiting process takes. */
 const BLANK_BYTES = 64 * 1024 * 1024;
 
-interface BlankClass {
+/** Those that wait for functions of one kind. */
+interface Waiting {
   readonly of: WorkerClass;
   readonly workers: Worker[];
   isFilling: boolean;
@@ -76,9 +81,9 @@ export class ProcessBackend implements InstanceBackend {
   readonly #workers = new Map<string, Worker>();
   readonly #all = new Set<Worker>();
   /** By class; the last used comes last. */
-  readonly #blanks = new Map<string, BlankClass>();
-  /** By owner: processes that wait in their control groups, for functions of any kind. */
-  readonly #cradles = new Map<string, Worker[]>();
+  readonly #blanks = new Map<string, Waiting>();
+  /** Sandboxes without a program; by class, but of any memory. */
+  readonly #boxes = new Map<string, Waiting>();
   /** Those that are not over. */
   readonly #launches = new Set<Promise<Instance>>();
   /** Folders of owners. */
@@ -97,8 +102,8 @@ export class ProcessBackend implements InstanceBackend {
   async describe(): Promise<ProcessBackendDescription> {
     const { confinement } = await this.#build();
     const { sandbox, cgroups, ownUser, gaps } = confinement;
-    const blanks = [...this.#blanks.values()].reduce((sum, { workers }) => sum + workers.length, 0);
-    return { sandbox, controlGroups: cgroups ? `v${cgroups.version}` : 'none', ownUser, gaps, blanks };
+    const controlGroups = cgroups ? (`v${cgroups.version}` as const) : 'none';
+    return { sandbox, controlGroups, ownUser, gaps, blanks: sizeOf(this.#blanks), boxes: sizeOf(this.#boxes) };
   }
 
   async unavailable(): Promise<string | undefined> {
@@ -124,14 +129,13 @@ export class ProcessBackend implements InstanceBackend {
     if (this.#isClosed) throw new RunnerError('BACKEND_UNAVAILABLE', 'the process backend is closed');
     const kind = this.#classOf(spec.fn, spec.ownerId, program);
     // What waits is our client on node: a package that brings its own program needs a process of its own.
-    const waiting = program.kind === 'node' ? this.#fromBlank(builder, spec, kind) : undefined;
+    const waiting = program.kind === 'node' ? this.#fromWaiting(builder, spec, kind) : undefined;
     const worker = waiting ?? (await this.#cold(builder, spec, { ...kind, program }));
     const createMs = this.#clock.monotonic() - started;
     this.#workers.set(spec.instanceId, worker);
     void worker.ended.then(() => this.#workers.delete(spec.instanceId));
     await this.#untilStarted(worker, spec, program);
-    this.#refillLater(builder, kind, program);
-    this.#clock.after(REFILL_DELAY_MS, () => this.#fillCradles(builder, spec.ownerId));
+    if (program.kind === 'node') this.#refillLater(builder, kind);
     return { id: spec.instanceId, handle: { kind: 'process', pid: worker.pid ?? 0 }, ended: worker.ended, createMs };
   }
 
@@ -142,7 +146,8 @@ export class ProcessBackend implements InstanceBackend {
   async reapStale(ownerId: string): Promise<number> {
     const own = new Set([...this.#all].map(({ id }) => id));
     const count = await reap(this.#folder, { ownerId, own, clock: this.#clock });
-    if (!this.#isClosed) this.#fillCradles(await this.#build(), ownerId);
+    const kind = { ...KIND_DEFAULT, ownerId, node: realpathSync(process.execPath) };
+    if (!this.#isClosed) this.#fillBoxes(await this.#build(), kind);
     return count;
   }
 
@@ -188,13 +193,8 @@ export class ProcessBackend implements InstanceBackend {
   }
 
   async #cold(builder: Builder, spec: LaunchSpec, kind: WorkerClass & { program: Program & { folder: string } }): Promise<Worker> {
-    const cradle = kind.program.kind === 'node' && builder.suitsBlank(spec) ? taken(this.#cradles.get(spec.ownerId)) : undefined;
-    const { plan, assignment } = await builder.cold(spec, { ...kind, cradle: cradle?.plan }).catch(async (error: unknown) => {
-      await cradle?.terminate();
-      throw error;
-    });
-    const worker = cradle ?? this.#start(plan);
-    cradle?.begin(plan);
+    const { plan, assignment } = await builder.cold(spec, kind);
+    const worker = this.#start(plan);
     worker.sendOutput(spec.onOutput);
     if (assignment) worker.assign(assignment, spec.runtimeApi);
     return worker;
@@ -209,20 +209,25 @@ export class ProcessBackend implements InstanceBackend {
     return worker;
   }
 
-  #fromBlank(builder: Builder, spec: LaunchSpec, kind: WorkerClass): Worker | undefined {
-    const blanks = this.#blanks.get(keyOf(kind));
-    if (!blanks || blanks.workers.length === 0) return undefined;
+  #fromWaiting(builder: Builder, spec: LaunchSpec, kind: WorkerClass): Worker | undefined {
     if (!builder.suitsBlank(spec)) return undefined;
-    const worker = taken(blanks.workers);
+    const blank = taken(this.#blanks.get(keyOf(kind)));
+    const worker = blank ?? taken(this.#boxes.get(boxKeyOf(kind)));
     if (!worker) return undefined;
-    const assignment = builder.furnish(worker.plan, spec);
-    if (!assignment) {
+    try {
+      const assignment = builder.furnish(worker.plan, spec);
+      if (assignment) {
+        if (!blank) worker.begin(builder.fit(worker.plan, kind));
+        worker.sendOutput(spec.onOutput);
+        worker.assign(assignment, spec.runtimeApi);
+        return worker;
+      }
+    } catch (error) {
       void worker.terminate();
-      return undefined;
+      throw error;
     }
-    worker.sendOutput(spec.onOutput);
-    worker.assign(assignment, spec.runtimeApi);
-    return worker;
+    void worker.terminate();
+    return undefined;
   }
 
   async #untilStarted(worker: Worker, spec: LaunchSpec, program: Program): Promise<void> {
@@ -244,18 +249,12 @@ export class ProcessBackend implements InstanceBackend {
     if (signal.aborted) throw new RunnerError('ABORTED', `the start of instance ${instanceId} was given up`, { cause: signal.reason });
   }
 
-  #refillLater(builder: Builder, kind: WorkerClass, program: Program): void {
+  #refillLater(builder: Builder, kind: WorkerClass): void {
+    this.#clock.after(REFILL_DELAY_MS, () => this.#fillBoxes(builder, kind));
     const { blanks = BLANKS_DEFAULT } = this.#options;
-    if (blanks === 0 || program.kind !== 'node') return;
+    if (blanks === 0) return;
     const key = keyOf(kind);
-    const entry = this.#blanks.get(key) ?? { of: kind, workers: [], isFilling: false };
-    this.#blanks.delete(key);
-    this.#blanks.set(key, entry);
-    for (const [oldKey, old] of this.#blanks) {
-      if (this.#blanks.size <= CLASSES_MAX) break;
-      this.#blanks.delete(oldKey);
-      for (const worker of old.workers) void worker.terminate();
-    }
+    const entry = lastUsed(this.#blanks, key, kind);
     if (entry.isFilling) return;
     entry.isFilling = true;
     this.#refillAfter(REFILL_DELAY_MS, { builder, key, count: blanks });
@@ -272,15 +271,14 @@ export class ProcessBackend implements InstanceBackend {
         return;
       }
       entry.isFilling = false;
-      this.#fill(entry.workers, { count, make: () => builder.blank({ ...entry.of, id: `blank-${randomUUID()}` }) });
+      this.#fill(entry.workers, { count, make: () => builder.blank(entry.of, `blank-${randomUUID()}`) });
     });
   }
 
-  #fillCradles(builder: Builder, ownerId: string): void {
-    if (!builder.usesCradles) return;
-    const cradles = this.#cradles.get(ownerId) ?? [];
-    this.#cradles.set(ownerId, cradles);
-    this.#fill(cradles, { count: CRADLES, make: () => builder.cradle(ownerId, `cradle-${randomUUID()}`) });
+  #fillBoxes(builder: Builder, kind: WorkerClass): void {
+    if (this.#isClosed || !builder.usesBoxes) return;
+    const { workers } = lastUsed(this.#boxes, boxKeyOf(kind), kind);
+    this.#fill(workers, { count: BOXES, make: () => builder.box(kind, `box-${randomUUID()}`) });
   }
 
   /** Starts processes that wait, until there are enough; those that end leave the list. */
@@ -313,16 +311,37 @@ function checkOwn(folder: string): void {
   });
 }
 
+/** Those of a kind, which is now the last used; of too many kinds those that were not used for longest end. */
+function lastUsed(all: Map<string, Waiting>, key: string, kind: WorkerClass): Waiting {
+  const entry = all.get(key) ?? { of: kind, workers: [], isFilling: false };
+  all.delete(key);
+  all.set(key, entry);
+  for (const [oldKey, old] of all) {
+    if (all.size <= CLASSES_MAX) break;
+    all.delete(oldKey);
+    for (const worker of old.workers) void worker.terminate();
+  }
+  return entry;
+}
+
+function sizeOf(all: ReadonlyMap<string, Waiting>): number {
+  return [...all.values()].reduce((sum, { workers }) => sum + workers.length, 0);
+}
+
 /** The first that still lives. */
-function taken(workers: Worker[] | undefined): Worker | undefined {
+function taken(waiting: Waiting | undefined): Worker | undefined {
   for (;;) {
-    const worker = workers?.shift();
+    const worker = waiting?.workers.shift();
     if (!worker || worker.isAlive) return worker;
   }
 }
 
 function keyOf(kind: WorkerClass): string {
   return JSON.stringify([kind.ownerId, kind.node, kind.memoryMb, kind.ephemeralMb, kind.network]);
+}
+
+function boxKeyOf(kind: WorkerClass): string {
+  return keyOf({ ...kind, memoryMb: 0 });
 }
 
 function isMachineIdle(count: number): boolean {

@@ -12,7 +12,7 @@ import { needsSocket } from './program.ts';
 import type { Program } from './program.ts';
 import { INSIDE, PATH_INSIDE, bubblewrapArguments, cpusFor } from './sandbox.ts';
 import type { Confinement } from './sandbox.ts';
-import { START_FILE, WAIT } from './worker.ts';
+import { WAIT } from './worker.ts';
 import type { Assignment, WorkerPlan } from './worker.ts';
 
 /** Waiting processes of one class can run each other's functions. */
@@ -40,12 +40,11 @@ interface Places {
   readonly temporary: string;
 }
 
-/** Of processes that are limited when they are used. */
-const CRADLE_CLASS = { node: '', memoryMb: 64, ephemeralMb: 0, network: 'none' } as const;
-
 const MEGABYTE = 1024 * 1024;
+/** Of a shell that waits. */
+const BOX_MEMORY_MB = 64;
 /** Code of more files is mounted into a fresh process, which takes less time than to link them all. */
-const BLANK_ENTRIES_MAX = 200;
+const WAITING_ENTRIES_MAX = 500;
 const LAYER_ENTRIES_MAX = 200_000;
 /** Users that nothing else on a machine has, by the conventions of systemd. */
 const USER_FIRST = 1_900_000_000;
@@ -70,29 +69,18 @@ export class Builder {
     this.#options = options;
   }
 
-  /** Whether a function may start in a process that joined its control groups before: the kernel takes its time over that. */
-  get usesCradles(): boolean {
+  /** Whether a function may start in a sandbox that was made before: the kernel takes its time over control groups and name spaces. */
+  get usesBoxes(): boolean {
     return this.#isBoxed && this.confinement.cgroups !== undefined;
   }
 
-  /** A shell that has joined the groups of an instance and waits for the command of `Worker.begin`. */
-  cradle(ownerId: string, id: string): WorkerPlan {
-    const base = this.#base({ ...CRADLE_CLASS, ownerId }, id);
-    const command = ['/bin/sh', '-c', WAIT, join(base.folder, START_FILE)];
-    return { ...base, command, cwd: '/', env: this.#startEnvironment(base.folder) };
-  }
-
-  /**
-   * A process for one function, with the code mounted; what it is told, unless its program is not our client. `cradle` is the plan of the
-   * process that it is to start in.
-   */
+  /** A process for one function, with the code mounted; what it is told, unless its program is not our client. */
   async cold(
     spec: LaunchSpec,
-    kind: WorkerClass & { readonly program: Program & { readonly folder: string }; readonly cradle: WorkerPlan | undefined },
+    kind: WorkerClass & { readonly program: Program & { readonly folder: string } },
   ): Promise<{ plan: WorkerPlan; assignment?: Omit<Assignment, 'isServed'> }> {
     const { program } = kind;
-    const base = kind.cradle ?? this.#base(kind, spec.instanceId);
-    if (kind.cradle) base.cgroup?.limit(this.#limits(kind));
+    const base = this.#base(kind, spec.instanceId);
     const layers = this.#layers(spec, base.folder);
     const hasSocket = needsSocket(spec, program);
     const places = this.#open(spec, base, { task: program.folder, layers, hasSocket });
@@ -115,8 +103,22 @@ export class Builder {
   }
 
   /** A process that waits; it sees empty folders, which `furnish` fills. */
-  blank(kind: WorkerClass & { id: string }): WorkerPlan {
-    const base = this.#base(kind, kind.id);
+  blank(kind: WorkerClass, id: string): WorkerPlan {
+    return this.#waiting(this.#base(kind, id), kind, { mode: 'blank' });
+  }
+
+  /** The sandbox of such a process, for functions of any memory: a shell waits in it for `Worker.begin`. */
+  box(kind: WorkerClass, id: string): WorkerPlan {
+    return this.#waiting(this.#base({ ...kind, memoryMb: BOX_MEMORY_MB }, id), kind, { mode: 'start', isBox: true });
+  }
+
+  /** Gives a box the limits of a function. What it is to begin with. */
+  fit({ cgroup }: WorkerPlan, kind: WorkerClass): string {
+    cgroup?.limit(this.#limits(kind));
+    return heapOption(kind);
+  }
+
+  #waiting(base: Base, kind: WorkerClass, how: { readonly mode: 'start' | 'blank'; readonly isBox?: boolean }): WorkerPlan {
     const { folder } = base;
     for (const name of ['task', 'opt', 'run']) mkdirSync(join(folder, name), { mode: 0o755 });
     const mounts = [
@@ -126,7 +128,7 @@ export class Builder {
     ] as const;
     const readable = [join(folder, 'task'), join(folder, 'opt')];
     const program = { kind: 'node', node: kind.node } as const;
-    const command = this.#command(kind, base, { mounts, readable, mode: 'blank', isDirect: false, program });
+    const command = this.#command(kind, base, { ...how, mounts, readable, isDirect: false, program });
     return { ...base, command, cwd: this.#isBoxed ? '/' : folder, env: this.#startEnvironment(base.folder) };
   }
 
@@ -135,12 +137,12 @@ export class Builder {
     return fn.code.kind === 'folder' && !needsAtStart(environment, foldersOf({ fn }));
   }
 
-  /** Gives a waiting process the code and the socket. Undefined when that takes longer than a fresh process. */
+  /** Gives what waits the code and the socket. Undefined when that takes longer than a fresh process. */
   furnish(plan: WorkerPlan, spec: LaunchSpec): Omit<Assignment, 'isServed'> | undefined {
     const { code, layers } = spec.fn;
     if (code.kind !== 'folder') return undefined;
     const { folder } = plan;
-    const limits = { entriesMax: BLANK_ENTRIES_MAX };
+    const limits = { entriesMax: WAITING_ENTRIES_MAX };
     const last = layers.toReversed();
     if (!place(code.path, join(folder, 'task'), limits) || !last.every(({ path }) => place(path, join(folder, 'opt'), limits)))
       return undefined;
@@ -165,7 +167,7 @@ export class Builder {
     return this.confinement.sandbox === 'bubblewrap';
   }
 
-  #base(kind: WorkerClass, id: string): Omit<WorkerPlan, 'command' | 'cwd' | 'env'> {
+  #base(kind: WorkerClass, id: string): Base {
     const { cgroups, ownUser } = this.confinement;
     const name = `blueprint-${createHash('sha256').update(`${kind.ownerId}/${id}`).digest('hex').slice(0, 24)}`;
     const cgroupFolders = cgroups?.folders.map((parent) => join(parent, name)) ?? [];
@@ -252,6 +254,8 @@ export class Builder {
       readonly mounts: readonly (readonly [string, string])[];
       readonly readable: readonly string[];
       readonly mode: 'start' | 'blank';
+      /** A shell waits in its place. */
+      readonly isBox?: boolean;
       /** The environment is there from the beginning, so the privileges must be gone before it. */
       readonly isDirect: boolean;
       readonly program: Program;
@@ -262,7 +266,7 @@ export class Builder {
     const { user, folder } = base;
     const node = this.#isBoxed ? INSIDE.node : kind.node;
     const script = this.#isBoxed ? INSIDE.client : client;
-    const heap = `--max-old-space-size=${Math.max(16, Math.floor(kind.memoryMb * HEAP_SHARE))}`;
+    const heap = heapOption(kind);
     const { program, isDirect, mode } = start;
     const asUser = user === undefined ? [] : [`--reuid=${user}`, `--regid=${user}`, '--clear-groups', '--inh-caps=-all'];
     const permissions = sandbox === 'permissions' ? permissionFlags(kind.node, [client, ...start.readable], join(folder, 'tmp')) : [];
@@ -281,7 +285,9 @@ export class Builder {
         bwrap,
         ...box,
         ...drop,
-        ...programCommand(program, { node, script, heap, mode, asked, isBridged: kind.network === 'none', task: INSIDE.task }),
+        ...(start.isBox === true
+          ? ['/bin/sh', '-c', WAIT, node, script, mode, ...asked]
+          : programCommand(program, { node, script, heap, mode, asked, isBridged: kind.network === 'none', task: INSIDE.task })),
       ];
     }
     const bound = user === undefined ? [] : ['--bounding-set=-all'];
@@ -295,6 +301,8 @@ export class Builder {
   }
 }
 
+type Base = Omit<WorkerPlan, 'command' | 'cwd' | 'env'>;
+
 const INSIDE_PLACES: Places = { task: INSIDE.task, layers: INSIDE.layers, socket: INSIDE.socket, temporary: '/tmp' };
 
 function programCommand(
@@ -305,6 +313,10 @@ function programCommand(
   if (program.kind === 'node') return [node, ...given.heap.split(' '), script, mode, ...asked];
   const bootstrap = join(task, 'bootstrap');
   return given.isBridged && !program.isOurs ? [node, script, 'bridge', bootstrap] : [bootstrap];
+}
+
+function heapOption({ memoryMb }: WorkerClass): string {
+  return `--max-old-space-size=${Math.max(16, Math.floor(memoryMb * HEAP_SHARE))}`;
 }
 
 function permissionFlags(node: string, readable: readonly string[], temporary: string): string[] {

@@ -2,11 +2,9 @@
 
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
-import { writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import type { Socket } from 'node:net';
 import { constants } from 'node:os';
-import { join } from 'node:path';
 import { RunnerError } from '../../src/plugin.ts';
 import type { Clock, InstanceEnd, LaunchSpec } from '../../src/plugin.ts';
 import type { Cgroup } from './cgroup.ts';
@@ -36,10 +34,8 @@ export interface Assignment {
   readonly folder: string;
 }
 
-/** Below the folder of a worker that waits as a shell: what it becomes. */
-export const START_FILE = 'start.sh';
-/** Waits for a line on descriptor 3, then becomes what the file says; the rest of the descriptor is for the program. */
-export const WAIT = 'read -r _ <&3 || exit 0; . "$0"';
+/** Waits for a line on descriptor 3, then becomes the program, with the line as its first argument; what follows the line is for the program. */
+export const WAIT = 'read -r first <&3 || exit 0; exec "$0" "$first" "$@"';
 
 /** V8 shows its stack behind the words that tell why it ends. */
 const TAIL_BYTES = 4_096;
@@ -129,10 +125,9 @@ export class Worker {
     this.#early = [];
   }
 
-  /** Has a shell that waits become this program. */
-  begin({ command, cwd }: Pick<WorkerPlan, 'command' | 'cwd'>): void {
-    writeFileSync(join(this.plan.folder, START_FILE), `cd ${quoted(cwd)}\nexec ${command.map(quoted).join(' ')}\n`, { mode: 0o600 });
-    this.#control.write('\n');
+  /** Has a shell that waits become its program, with this as the first argument. */
+  begin(argument: string): void {
+    this.#control.write(`${argument}\n`);
   }
 
   /** Tells a process that waits what it is to run. */
@@ -259,8 +254,4 @@ export class Worker {
       // Nobody is left in it.
     }
   }
-}
-
-function quoted(text: string): string {
-  return `'${text.replaceAll("'", `'\\''`)}'`;
 }

@@ -1,4 +1,8 @@
-/** What it takes to start an instance of the process backend, against processes that are nothing more. */
+/**
+ * What it takes to start an instance of the process backend, against processes that are nothing more. Where bubblewrap works, a cold start
+ * finds a sandbox that waits without a program, unless it is the first of its kind; where it does not, processes join their control groups
+ * when they start.
+ */
 
 import { spawn } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
@@ -8,7 +12,7 @@ import { join } from 'node:path';
 import { ProcessBackend } from '../../plugins/process/index.ts';
 import type { ProcessBackendOptions } from '../../plugins/process/index.ts';
 import { systemClock } from '../../src/plugin.ts';
-import type { Instance } from '../../src/plugin.ts';
+import type { FunctionVersion, Instance } from '../../src/plugin.ts';
 import { FunctionRuntime } from '../../src/runtime/function-runtime.ts';
 import { RuntimeApi } from '../../src/runtime/runtime-api.ts';
 import { LightFunction } from './instances.ts';
@@ -52,7 +56,7 @@ async function bareClient(): Promise<() => Promise<void>> {
 }
 
 /** With the Runtime API that instances have, which belongs to what a start takes. */
-async function ours(backend: ProcessBackend): Promise<() => Promise<void>> {
+async function ours(backend: ProcessBackend, more: Partial<FunctionVersion> = {}): Promise<() => Promise<void>> {
   const { api: other, spec, socketPath } = await light.trial();
   await other.close();
   return async () => {
@@ -62,6 +66,7 @@ async function ours(backend: ProcessBackend): Promise<() => Promise<void>> {
     const serve = (connection: Socket, head: Buffer): void => api.serve(connection, head);
     const launched: Promise<Instance> = backend.launch({
       ...spec,
+      fn: { ...spec.fn, ...more },
       runtimeApi: { ...spec.runtimeApi, listen: () => api.listen(socketPath), serve },
     });
     await Promise.all([launched, ready.promise]);
@@ -115,7 +120,16 @@ async function starts(): Promise<void> {
       await systemClock.sleep(SETTLE_MS);
       return ours(backend);
     };
-    if (sandbox === 'bubblewrap') await race('cold start, to a node that does nothing', { peer: bare, ours: cold }, 1.2);
+    // A kind of its own each time.
+    let ephemeralMb = 64;
+    const first = async (): Promise<() => Promise<void>> => {
+      await systemClock.sleep(SETTLE_MS);
+      return ours(backend, { ephemeralMb: (ephemeralMb += 1) });
+    };
+    if (sandbox === 'bubblewrap') {
+      await race('cold start, to a node that does nothing', { peer: bare, ours: cold }, 1.2);
+      await race('cold start, the first of its kind', { peer: bare, ours: first });
+    }
     await race(`cold start, ${sandbox}, to the bare client`, { peer: bareClient, ours: cold }, sandbox === 'bubblewrap' ? 1.2 : undefined);
     await backend.close();
   }

@@ -111,6 +111,10 @@ async function untilBlanks(backend: ProcessBackend, wanted: number): Promise<voi
   await vi.waitFor(async () => expect((await backend.describe()).blanks).toBe(wanted), { interval: 5, timeout: 20_000 });
 }
 
+async function untilBoxes(backend: ProcessBackend, wanted: number): Promise<void> {
+  await vi.waitFor(async () => expect((await backend.describe()).boxes).toBe(wanted), { interval: 5, timeout: 20_000 });
+}
+
 const js = (body: string): Record<string, string> => ({ 'index.js': `exports.handler = async (event, context) => { ${body} };` });
 
 describe('an instance', () => {
@@ -693,51 +697,110 @@ describe('waiting processes', () => {
     expect(new Set([first, second, third].map(({ instance }) => instance.handle['pid'])).size).toBe(3);
   });
 
-  test('have warmed up without a trace: a handler finds what it finds in a fresh process', async () => {
-    const backend = backendOf({ blanks: 1 });
+  test('have warmed up without a trace: a handler finds what it finds in a fresh process, and in a sandbox that waited', async () => {
+    const backend = backendOf({ blanks: 1, sandbox: 'bubblewrap' });
+    const ofBoxes = backendOf({ blanks: 0, sandbox: 'bubblewrap' });
     const fn = functionOf(
       js(
         `const { createRequire } = require('module');
          return [
-           process.argv[2], Object.entries(process.env), process.cwd(), require('fs').readdirSync('/tmp'), Object.keys(require.cache),
+           [process.argv[2], require('fs').readFileSync('/proc/1/cmdline', 'utf8').includes('read -r')], process.argv[1], process.execArgv,
+           process.getuid() === process.getgid(), Object.entries(process.env), process.cwd(), require('fs').readdirSync('/tmp'), Object.keys(require.cache),
            require.resolve.paths('x'), createRequire('/var/task/other.js').resolve('./index.js'), globalThis.left ?? null,
            ['SIGTERM', 'uncaughtException', 'unhandledRejection', 'exit'].map((name) => process.listenerCount(name)),
            process.getActiveResourcesInfo(), context,
          ];`,
       ),
     );
-    const seen = async (): Promise<unknown[]> => {
-      const { api } = await launch(backend, fn);
+    const seen = async (by: ProcessBackend): Promise<unknown[]> => {
+      const { api } = await launch(by, fn);
       return bodyOf(await api.invoke('{}')) as unknown[];
     };
-    const [fresh, ...ofFresh] = await seen();
+    const [fresh, ...ofFresh] = await seen(backend);
     await untilBlanks(backend, 1);
-    const [waiting, ...ofWaiting] = await seen();
-    expect([fresh, waiting]).toEqual(['start', 'blank']);
+    const [waiting, ...ofWaiting] = await seen(backend);
+    await seen(ofBoxes);
+    await untilBoxes(ofBoxes, 2);
+    const [boxed, ...ofBoxed] = await seen(ofBoxes);
+    expect([fresh, waiting, boxed]).toEqual([
+      ['start', false],
+      ['blank', false],
+      ['start', true],
+    ]);
     const withoutIds = (values: unknown[]): unknown[] => values.with(-1, Object.keys(values.at(-1) as object));
     expect(withoutIds(ofWaiting)).toEqual(withoutIds(ofFresh));
+    expect(withoutIds(ofBoxed)).toEqual(withoutIds(ofFresh));
   });
 
-  test('are not used for more code than can be put there quickly, or for what must be there from the start', async () => {
-    const backend = backendOf({ blanks: 1 });
-    const files = Object.fromEntries(Array.from({ length: 300 }, (_, index) => [`file-${index}.js`, '']));
-    const large = functionOf({
-      ...files,
-      ...js(
-        "return [require('fs').readdirSync('/var/task').length, process.env.NODE_OPTIONS ?? null, process.execArgv, require('inspector').url() ?? null, process.title];",
-      ),
+  test.each([0, 1])(
+    'are not used for more code than can be put there quickly, or for what must be there from the start; %i of node',
+    async (blanks) => {
+      const backend = backendOf({ blanks, sandbox: 'bubblewrap' });
+      const untilOneWaits = (): Promise<void> => (blanks === 0 ? untilBoxes(backend, 2) : untilBlanks(backend, 1));
+      const files = Object.fromEntries(Array.from({ length: 600 }, (_, index) => [`file-${index}.js`, '']));
+      const large = functionOf({
+        ...files,
+        ...js(
+          "return [require('fs').readdirSync('/var/task').length, process.env.NODE_OPTIONS ?? null, process.execArgv, require('inspector').url() ?? null, process.title];",
+        ),
+      });
+      await launch(backend, large);
+      await untilOneWaits();
+      const second = await launch(backend, large);
+      expect((bodyOf(await second.api.invoke('{}')) as unknown[])[0]).toBe(601);
+      await untilOneWaits();
+      const environment = { _HANDLER: 'index.handler', LAMBDA_TASK_ROOT: '/var/task', NODE_OPTIONS: '--title=mine' };
+      const third = await launch(backend, large, { environment });
+      const answer = bodyOf(await third.api.invoke('{}')) as unknown[];
+      expect([answer[1], answer[4]]).toEqual(['--title=mine', 'mine']);
+    },
+  );
+
+  test('as sandboxes have the memory, the room and the network of the function that comes', async () => {
+    const backend = backendOf({ sandbox: 'bubblewrap' });
+    const look = js(
+      `const { readFileSync, statfsSync } = require('fs');
+       const { bsize, blocks } = statfsSync('/tmp');
+       return [
+         readFileSync('/proc/1/cmdline', 'utf8').includes('read -r'), process.execArgv, (bsize * blocks) / 1048576,
+         readFileSync('/proc/net/dev', 'utf8').split('\\n').filter((line) => line.includes(':')).length > 1 ? 'open' : 'none',
+       ];`,
+    );
+    const seen = async (more: Partial<FunctionVersion>): Promise<{ readonly told: unknown; readonly limit: number }> => {
+      const { api, instance } = await launch(backend, functionOf(look, more));
+      const told = bodyOf(await api.invoke('{}'));
+      return { told, limit: memoryLimitOf(instance.handle['pid'] as number) };
+    };
+    await backend.reapStale('owner');
+    await untilBoxes(backend, 2);
+    const MIB = 1024 * 1024;
+    expect(await seen({ memoryMb: 256, ephemeralMb: 512 })).toEqual({
+      told: [true, ['--max-old-space-size=230'], 512, 'none'],
+      limit: 768 * MIB,
     });
-    await launch(backend, large);
-    await untilBlanks(backend, 1);
-    const second = await launch(backend, large);
-    expect((bodyOf(await second.api.invoke('{}')) as unknown[])[0]).toBe(301);
-    await untilBlanks(backend, 1);
-    const environment = { _HANDLER: 'index.handler', LAMBDA_TASK_ROOT: '/var/task', NODE_OPTIONS: '--title=mine' };
-    const third = await launch(backend, large, { environment });
-    const answer = bodyOf(await third.api.invoke('{}')) as unknown[];
-    expect([answer[1], answer[4]]).toEqual(['--title=mine', 'mine']);
+    // Of this kind none waits yet, and then some do.
+    expect(await seen({ memoryMb: 128, ephemeralMb: 32 })).toMatchObject({ told: [false, ['--max-old-space-size=115'], 32, 'none'] });
+    await untilBoxes(backend, 4);
+    expect(await seen({ memoryMb: 192, ephemeralMb: 32 })).toEqual({
+      told: [true, ['--max-old-space-size=172'], 32, 'none'],
+      limit: 224 * MIB,
+    });
+    expect(await seen({ ephemeralMb: 512, network: 'open' })).toMatchObject({ told: [false, expect.anything(), 512, 'open'] });
+    await untilBoxes(backend, 6);
+    expect(await seen({ ephemeralMb: 512, network: 'open' })).toMatchObject({ told: [true, expect.anything(), 512, 'open'] });
   });
 });
+
+/** Bytes that the control group of a process may use. */
+function memoryLimitOf(pid: number): number {
+  const groups = readFileSync(`/proc/${pid}/cgroup`, 'utf8')
+    .trim()
+    .split('\n')
+    .map((line) => line.split(':'));
+  const v1 = groups.find(([, controllers]) => controllers?.split(',').includes('memory'));
+  const file = v1 ? `/sys/fs/cgroup/memory${v1[2]}/memory.limit_in_bytes` : `/sys/fs/cgroup${groups[0]?.[2]}/memory.max`;
+  return Number(readFileSync(file, 'utf8'));
+}
 
 describe('the connection that tells an instance what it is', () => {
   test.each(['fresh', 'waiting'])('is all that it needs of the Runtime API: calls, failures, ends of a %s process', async (kind) => {
