@@ -162,7 +162,7 @@ export class LaneKeeper {
   #repairOf(newest: LedgerTransaction, view: View, claimed: Set<number>): Repair | undefined {
     const { clock, ledger } = this.#lane.options;
     const sent = this.#lane.sentAt(newest);
-    const unknown = sent === undefined || (newest.nonce >= view.known && clock.monotonic() - sent.atMs >= this.#lane.resendAfterMs());
+    const unknown = sent === undefined || (newest.nonce >= view.known && clock.monotonic() - sent.lastMs >= this.#lane.resendAfterMs());
     const bump = !this.#lane.underfunded && (this.#lane.isOutbid(newest.nonce) || this.#isStuck(newest, view));
     const refused = newest.purpose !== 'cancel' && this.#lane.isRefused(newest);
     if (!view.moved && !unknown && !bump && !refused) return undefined;

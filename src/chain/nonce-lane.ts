@@ -111,7 +111,7 @@ export class NonceLane {
   readonly address: Address;
   readonly #reserved = new Set<number>();
   readonly #sending = new Set<Promise<void>>();
-  readonly #sent = new Map<number, Sighting>();
+  readonly #sent = new Map<number, Sighting & { readonly lastMs: number }>();
   readonly #outbid = new Set<number>();
   readonly #refusals = new Map<number, number>();
   readonly #doubts = new Map<number, { readonly head: Hex; readonly heads: number }>();
@@ -260,7 +260,10 @@ export class NonceLane {
   /** Gives a journaled transaction to the node. Transport failures are noted: the keeper sends again. */
   async send(version: LedgerTransaction): Promise<void> {
     const { chain, clock, log } = this.options;
-    this.#sent.set(version.id, { head: this.#head?.number ?? 0n, atMs: clock.monotonic() });
+    const atMs = clock.monotonic();
+    const now = { head: this.#head?.number ?? 0n, atMs, lastMs: atMs };
+    const before = this.#sent.get(version.id) ?? now;
+    this.#sent.set(version.id, now);
     let outcome: SendOutcome;
     try {
       outcome = await chain.send(version.raw);
@@ -276,6 +279,8 @@ export class NonceLane {
       case 'sent':
       case 'known':
         this.#stalls.delete('TX_UNDERFUNDED');
+        // However often it is sent, it waits since the first time.
+        this.#sent.set(version.id, { ...before, lastMs: atMs });
         return;
       case 'nonce-too-low': // its receipt, or the lack of it, will tell by whom the nonce was used
         return;
@@ -283,21 +288,16 @@ export class NonceLane {
       case 'fee-too-low':
         this.#outbid.add(version.nonce);
         return;
-      case 'underfunded':
-        this.stall(
-          'TX_UNDERFUNDED',
-          new RunnerError(
-            'TX_UNDERFUNDED',
-            `account ${this.address} cannot pay for transaction ${version.hash} (gas ${version.gas} at up to ${version.maxFeePerGas} wei)`,
-            { details: { account: this.address, nonce: version.nonce } },
-          ),
-        );
-        return;
+      case 'underfunded': {
+        const message = `account ${this.address} cannot pay for transaction ${version.hash} (gas ${version.gas} at up to ${version.maxFeePerGas} wei)`;
+        const details = { account: this.address, nonce: version.nonce };
+        return this.stall('TX_UNDERFUNDED', new RunnerError('TX_UNDERFUNDED', message, { details }));
+      }
     }
   }
 
-  /** When this version was given to a node by this process. */
-  sentAt(version: LedgerTransaction): Sighting | undefined {
+  /** Since when nodes take this version from this process, and when it was sent last. */
+  sentAt(version: LedgerTransaction): (Sighting & { readonly lastMs: number }) | undefined {
     return this.#sent.get(version.id);
   }
 

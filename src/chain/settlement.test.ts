@@ -377,6 +377,19 @@ describe('transactions that get lost', () => {
     await world.stop();
   });
 
+  it('raises the fee also where the node does not count what waits', async () => {
+    const world = await new World().start();
+    const { chain, client } = world;
+    client.nonce = async (account) => chain.nonce(account, 'latest');
+    world.submit('a');
+    await world.mine(2, 12_000);
+    world.chain.setBaseFee(50n * GWEI);
+    await world.mine(8, 12_000);
+    expect(world.settled()).toEqual(['a']);
+    world.expectNoGap();
+    await world.stop();
+  });
+
   it('never offers more than the cap, says so once, and goes on when the chain is cheaper', async () => {
     const world = await new World({ maxFeePerGas: 10n * GWEI, resubmitAfterMs: 1_000, resubmitAfterBlocks: 1 }).start();
     world.submit('a');
