@@ -30,7 +30,7 @@ import { platformOf } from './platform-options.ts';
 import { Planner } from './plan.ts';
 import { RunServices } from './run.ts';
 import type { Revision } from './run.ts';
-import { Jobs, schedulesOf } from './scheduler.ts';
+import { Jobs, ifTold, schedulesOf } from './scheduler.ts';
 import type { Job } from './scheduler.ts';
 
 /** The longest that a function may take, and some time to start. */
@@ -101,7 +101,7 @@ export class GcpDeployer implements FaasDeployer {
   async describe(name: string, { signal }: { readonly signal?: AbortSignal } = {}): Promise<FunctionState | undefined> {
     const present = await this.#planner.find(name, signal);
     if (!present) return undefined;
-    return this.#state(present, present.isOurs ? await this.#jobs.of(name, signal) : [], signal);
+    return this.#state(present, present.isOurs ? await ifTold(this.#jobs.of(name, signal)) : [], signal);
   }
 
   async *list({ all = false, signal }: { readonly all?: boolean; readonly signal?: AbortSignal } = {}): AsyncGenerator<FunctionState> {
@@ -110,7 +110,7 @@ export class GcpDeployer implements FaasDeployer {
     for await (const fields of this.#client.items('functions', request, 'functions')) {
       const present = functionOf(fields);
       if (!present.isOurs && !all) continue;
-      if (present.isOurs) jobs ??= await this.#jobs.all(signal);
+      if (present.isOurs) jobs ??= await ifTold(this.#jobs.all(signal));
       const own = present.isOurs ? (jobs ?? []).filter(({ id }) => id.startsWith(`${present.name}_`)) : [];
       yield await this.#state(present, own, signal);
     }

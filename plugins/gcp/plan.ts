@@ -9,7 +9,7 @@ import type { GcpFunction, Settings } from './functions.ts';
 import { platformOf } from './platform-options.ts';
 import { EVERYBODY } from './run.ts';
 import type { InvokerChange, RunServices } from './run.ts';
-import { checkJobsOwned, jobDifferences, jobsFor } from './scheduler.ts';
+import { checkJobsOwned, ifTold, jobDifferences, jobsFor } from './scheduler.ts';
 import type { Job, JobTarget, Jobs } from './scheduler.ts';
 
 export interface Wish {
@@ -61,7 +61,9 @@ export class Planner {
 
   async removal(name: string, present: GcpFunction | undefined, signal: AbortSignal | undefined): Promise<StepPlan> {
     const { client, jobs } = this.#parts;
-    const steps = this.#jobSteps(name, { there: await jobs.of(name, signal), wanted: [] });
+    const warnings: string[] = [];
+    const there = await ifTold(jobs.of(name, signal), (why) => warnings.push(`whether schedules of ${name} are left is not known: ${why}`));
+    const steps = this.#jobSteps(name, { there, wanted: [] });
     if (present) {
       const what = `remove function ${name}`;
       const run: Step['run'] = async (until) => {
@@ -70,7 +72,7 @@ export class Planner {
       };
       steps.push({ change: { action: 'delete', resource: 'function', id: name }, run });
     }
-    return { steps, warnings: [] };
+    return { steps, warnings };
   }
 
   #functionSteps(name: string, { present, runs, code, config, options }: Wish): Step[] {

@@ -4,7 +4,7 @@
  * https://docs.cloud.google.com/scheduler/docs/reference/rest/v1/projects.locations.jobs
  */
 
-import { RunnerError, count, fieldsOf, text, translate } from '../../src/plugin.ts';
+import { RunnerError, count, fieldsOf, isRunnerError, text, translate } from '../../src/plugin.ts';
 import type { FunctionConfig, FunctionSchedule } from '../../src/plugin.ts';
 import { asFields } from './client.ts';
 import type { Fields, GcpClient } from './client.ts';
@@ -145,6 +145,17 @@ export class Jobs {
 
   #name(id: string): string {
     return `${this.#parent}/jobs/${id}`;
+  }
+}
+
+/** None where they may not be looked at, or there is no Cloud Scheduler: a function needs no schedules. `onDenied` is told why. */
+export async function ifTold(work: Promise<readonly Job[]>, onDenied?: (reason: string) => void): Promise<readonly Job[]> {
+  try {
+    return await work;
+  } catch (error) {
+    if (!isRunnerError(error) || error.details['status'] !== 403) throw error;
+    onDenied?.(error.message);
+    return [];
   }
 }
 

@@ -140,6 +140,20 @@ test('a permission that lacks is named, with a role that has it', async () => {
   expect(emulator.functions.size).toBe(0);
 });
 
+test('who has no right to look at schedules deploys and removes functions without any', async () => {
+  emulator.denied.add('cloudscheduler.jobs.list');
+  const deployer = connect();
+  const { state } = await deployer.deploy('one', codeOf(), {});
+  expect(state?.status).toBe('active');
+  for await (const { name } of deployer.list()) expect(name).toBe('one');
+  const error = await codeAndMessage(deployer.deploy('two', codeOf(), { schedules: [NIGHTLY] }));
+  expect(error).toMatchObject({ code: 'EXECUTOR_UNAUTHORIZED', details: { lacks: expect.stringContaining('roles/cloudscheduler.admin') } });
+  const { changes, warnings } = await deployer.remove('one');
+  expect(changes).toEqual([{ action: 'delete', resource: 'function', id: 'one' }]);
+  expect(warnings).toEqual([expect.stringMatching(/^whether schedules of one are left is not known: .*cloudscheduler\.jobs\.list/)]);
+  expect(emulator.functions.size).toBe(0);
+});
+
 test('who may call: everybody when asked for, nobody more when taken back, others stay', async () => {
   const deployer = connect();
   const { changes } = await deployer.deploy('open', codeOf(), { platform: { public: true } });

@@ -161,7 +161,7 @@ export class GcpEmulator {
     const [kind = '', name, ...more] = rest.split('/');
     const inner = { ...request, path: more.join('/') };
     if (version === 'v1' && kind === 'jobs') {
-      this.#allow(`cloudscheduler.jobs.${VERBS[method]}`);
+      this.#allow(`cloudscheduler.jobs.${name === undefined && method === 'GET' ? 'list' : VERBS[method]}`);
       return this.scheduler.answer(name, inner);
     }
     if (version === 'v2' && kind === 'operations' && name !== undefined && method === 'GET') return this.#operation(name);
