@@ -82,6 +82,18 @@ describe('the plan of a service', () => {
     ]);
   });
 
+  test('a job that the platform has no memory or time for stays in the runner, whatever blueprints are planned with', () => {
+    const azure = policy({ provider: { type: 'azure-functions', subscriptionId: 's', region: 'eastus' } });
+    const fits = { ...QUICK, peakMemoryMb: 4_000, p95DurationMs: 200_000 };
+    const measured = blueprint([{ ...QUICK, peakMemoryMb: 10_000 }, { ...QUICK, p95DurationMs: 400_000 }, fits]);
+    const { jobs: planned } = plan({ policy: azure, blueprint: measured });
+    expect(planned.map(({ place, config, reason }) => config ?? [place, reason])).toEqual([
+      ['runner', 'its peak of 10000 MB is above the 4096 MB of a function'],
+      ['runner', expect.stringContaining('its p95 of 400000 ms is above the 230000 ms that a call may take')],
+      { memoryMb: 4_096, timeoutMs: 230_000 },
+    ]);
+  });
+
   test('a job that was deployed by hand is called there', () => {
     const { jobs: planned } = plan({ policy: policy({ jobs: jobs([1, { endpoint: 'https://mine.example' }]) }) });
     expect(planned[1]).toMatchObject({

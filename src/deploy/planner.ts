@@ -4,6 +4,7 @@ import type { BlueprintMetadata, ServiceState } from '../chain/chain.ts';
 import { RunnerError } from '../errors.ts';
 import type { FunctionConfig } from '../executor/deployer.ts';
 import { PLANNING_LIMITS, TARGET_LIMITS } from '../executor/limits.ts';
+import type { JobLimits, Target } from '../executor/limits.ts';
 import { analyzeBlueprint } from './analyze.ts';
 import type { BlueprintAnalysis, JobFacts, JobVerdict } from './analyze.ts';
 import { TARGET_OF } from './policy-model.ts';
@@ -104,7 +105,7 @@ function judgeOf({ policy, blueprint, profiles, assume }: PlanOptions): (index: 
     if (!analysis) {
       analysis = analyzeBlueprint({
         jobCount: blueprint.jobs.length,
-        limits: PLANNING_LIMITS[target],
+        limits: limitsOf(target),
         enabled: serverless.enable,
         ...(known.size > 0 && { profiles: known }),
         assume,
@@ -116,6 +117,13 @@ function judgeOf({ policy, blueprint, profiles, assume }: PlanOptions): (index: 
     if (!verdict) throw new RunnerError('METADATA_INVALID', `the blueprint has no job ${index}`);
     return verdict;
   };
+}
+
+/** What blueprints are planned with, where the platform sells as much. */
+function limitsOf(target: Target): JobLimits {
+  const { memoryMb, timeoutMs, payloadBytes } = PLANNING_LIMITS[target];
+  const sold = TARGET_LIMITS[target];
+  return { memoryMb: Math.min(memoryMb, sold.memoryMb.max), timeoutMs: Math.min(timeoutMs, sold.timeoutMs.max), payloadBytes };
 }
 
 function providerOf({ jobs, provider }: DeploymentPolicy['serverless'], index: number): FaasProvider {
