@@ -1,6 +1,6 @@
 /** The settings of an app: the environment of its functions, and beside it what the platform and the handler want to know. */
 
-import { RunnerError, parseSchedule, translate } from '../../src/plugin.ts';
+import { LIMITS, RunnerError, parseSchedule, translate } from '../../src/plugin.ts';
 import type { FunctionConfig, FunctionSchedule } from '../../src/plugin.ts';
 import { CONNECTION_SETTING, canonical } from './names.ts';
 
@@ -11,6 +11,8 @@ const SCHEDULES = 'BLUEPRINT_SCHEDULES';
 const ADAPTER = 'BLUEPRINT_ADAPTER';
 const JOBS_STORAGE = 'AzureWebJobsStorage';
 const INSIGHTS = 'APPLICATIONINSIGHTS_CONNECTION_STRING';
+/** What every app gets, unless it is given otherwise: by itself the handler takes what Lambda does. */
+const DEFAULTS: Settings = { BLUEPRINT_REQUEST_BYTES_MAX: String(LIMITS.azure.requestBytesMax) };
 
 /** Settings that no environment may hold: ours, and what an app of Flex Consumption refuses. */
 export const RESERVED: ReadonlySet<string> = new Set([
@@ -49,6 +51,7 @@ export function settingsFor({ config, present = {}, connection, insights, isNode
   const timers = schedules === undefined ? present[SCHEDULES] : schedules.text;
   const known = insights ?? present[INSIGHTS];
   return {
+    ...DEFAULTS,
     ...(config.environment ?? environmentOf(present)),
     ...(timeout !== undefined && { [TIMEOUT]: timeout }),
     ...(timers !== undefined && { [SCHEDULES]: timers }),
@@ -78,7 +81,7 @@ const FIELDS: Readonly<Record<string, string>> = {
 };
 
 function environmentOf(settings: Settings): Settings {
-  return Object.fromEntries(Object.entries(settings).filter(([name]) => !RESERVED.has(name)));
+  return Object.fromEntries(Object.entries(settings).filter(([name, value]) => !RESERVED.has(name) && DEFAULTS[name] !== value));
 }
 
 /** What the settings say of a configuration. */

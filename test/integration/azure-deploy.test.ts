@@ -376,6 +376,15 @@ describe('the executor', () => {
     expect(await said(executor, 'three')).toBe('three');
   });
 
+  it('takes and gives as much as it says', async () => {
+    await deployerWith().deploy(NAME, await fixturePackage(), { memoryMb: 512 });
+    const body = Buffer.alloc(8 * 1024 * 1024, 'large');
+    const executor = executorWith();
+    expect(executor.limits.requestBytesMax).toBeGreaterThan(body.length);
+    const { results } = await executor.invoke({ ...callOf('large'), body }, { deadline: Date.now() + 20_000, attempt: 1 });
+    expect(body.equals(results[0]?.body ?? Buffer.alloc(0))).toBe(true);
+  });
+
   it('takes the key from where it is told, and then asks Azure nothing', async () => {
     await deployerWith().deploy(NAME, await fixturePackage(), { memoryMb: 512 });
     const url = platform.options.endpoints?.functions?.replace('{app}', NAME) ?? '';
