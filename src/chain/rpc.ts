@@ -258,11 +258,11 @@ export class RpcChainClient implements ChainClient {
     }
   }
 
-  /** Some nodes give the data of a revert with eth_call only. */
-  async #revertOfCall(transaction: object): Promise<Hex> {
+  /** Some nodes give the data of a revert with eth_call only. Undefined: it does not revert, the estimate failed for something else. */
+  async #revertOfCall(transaction: object): Promise<Hex | undefined> {
     try {
       await this.#request('eth_call', [transaction, 'latest']);
-      return '0x';
+      return undefined;
     } catch (thrown) {
       const error = toRunnerError(thrown);
       if (error.code !== 'RPC_ERROR') throw error;

@@ -373,6 +373,14 @@ describe('settling', () => {
     });
   });
 
+  test('a refused estimate of what the contract takes is no revert', async () => {
+    const client = await through({
+      onCall: ({ method }, forward) => (method === 'eth_estimateGas' ? { error: { code: -32015, message: 'gateway timeout' } } : forward()),
+    });
+    const request = client.encodeResults({ serviceId, callIds: [(await submit(6)).callId], results: [new Uint8Array([36])] });
+    await expect(client.simulate(operator.address, request)).rejects.toMatchObject({ code: 'RPC_ERROR' });
+  });
+
   test('what is neither success nor revert rejects', async () => {
     const client = await through({
       onCall: ({ method }, forward) =>
