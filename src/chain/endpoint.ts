@@ -69,13 +69,15 @@ export class RpcEndpoint {
     if (calls.length === 1 || !this.#batches) return Promise.all(calls.map((call) => this.call(call.method, call.params).catch(itself)));
     const body = `[${calls.map((call, index) => envelope(call.method, call.params, index)).join(',')}]`;
     const reply = await this.#post(body, `a batch of ${calls.length}`, itself);
-    if (!Array.isArray(reply)) {
-      const error = this.#refusal(reply);
+    // One error instead of several answers is about all of them; geth puts it into a list.
+    const only: unknown = Array.isArray(reply) && reply.length === 1 && hasError(reply[0]) ? reply[0] : reply;
+    if (!Array.isArray(only)) {
+      const error = this.#refusal(only);
       if (error.code === 'RPC_RATE_LIMITED') throw error;
       this.#batches = false;
       return this.batch(calls);
     }
-    const byId = new Map(reply.map((item: unknown) => [isObject(item) ? item['id'] : undefined, item]));
+    const byId = new Map(only.map((item: unknown) => [isObject(item) ? item['id'] : undefined, item]));
     return calls.map(({ method }, id) => {
       try {
         return this.#unwrap(byId.get(id), method, id);
@@ -165,7 +167,7 @@ export class RpcEndpoint {
   }
 
   #refusal(reply: unknown): RunnerError {
-    if (isObject(reply) && isPresent(reply['error'])) return this.#rpcError(reply['error'], 'a batch');
+    if (hasError(reply)) return this.#rpcError(reply['error'], 'a batch');
     return this.#failure('RPC_RESPONSE_INVALID', 'a batch was not answered with a list', { reason: 'batch-refused' });
   }
 
@@ -344,8 +346,8 @@ function secretsOf(url: URL, headers: Readonly<Record<string, string>>): string[
 
 const itself = (value: unknown): unknown => value;
 
-function isPresent(value: unknown): boolean {
-  return value !== undefined && value !== null;
+function hasError(reply: unknown): reply is Record<string, unknown> {
+  return isObject(reply) && reply['error'] !== undefined && reply['error'] !== null;
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {
@@ -357,6 +359,9 @@ const LOST = new Set(['UND_ERR_SOCKET', 'ECONNRESET', 'EPIPE']);
 function isConnectionLoss(error: unknown): boolean {
   return error instanceof Error && 'code' in error && LOST.has(String(error.code));
 }
+
+/** The node behind the gateway fails, is not there, or takes too long. */
+const NO_NODE = new Set([502, 503, 504]);
 
 const RATE_CODES = new Set([429, -32005, -32016, -32029, -32090, -32097]);
 const RATE_TEXT = /rate.?limit|too many requests|request limit|requests per|compute units|throughput|credits|quota/i;

@@ -247,6 +247,17 @@ describe('batch', () => {
     expect(proxy.httpRequests).toBe(1 + 3 + 3);
   });
 
+  test.each([
+    ['a list with the one error, as geth says it', '[{"jsonrpc":"2.0","id":0,"error":{"code":-32600,"message":"batch too large"}}]'],
+    ['a list with one error of nobody', '[{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"batch too large"}}]'],
+  ])('a limit to the calls in a batch, %s', async (_, body) => {
+    const proxy = await server();
+    proxy.onHttp = (list) => (list.length > 2 ? { status: 200, body } : undefined);
+    const rpc = transport([proxy.url]);
+    for (let round = 0; round < 2; round++) expect(await rpc.batch(calls)).toMatchObject([[1], { code: 'RPC_ERROR' }, [3]]);
+    expect(proxy.httpRequests).toBe(1 + 3 + 3);
+  });
+
   test('an answer that leaves out a call fails', async () => {
     const { url } = await server({ onHttp: () => ({ status: 200, body: '[{"jsonrpc":"2.0","id":0,"result":[1]}]' }) });
     expect((await failure(transport([url]).batch(calls))).code).toBe('RPC_RESPONSE_INVALID');
