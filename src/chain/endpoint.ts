@@ -147,16 +147,16 @@ export class RpcEndpoint {
           cause,
         });
     }
-    // Nodes and gateways put JSON-RPC errors behind all kinds of status.
-    if (status === 200 || (isObject(body) && isObject(body['error']))) return body;
-    const tooLarge = status === 413;
+    // Nodes and gateways put JSON-RPC errors behind all kinds of status; a gateway without a node answers for itself.
+    if (status === 200 || (!NO_NODE.has(status) && isObject(body) && isObject(body['error']))) return body;
+    const reason = status === 413 ? 'too-large' : status === 504 ? 'timeout' : 'status';
     const code = status >= 500 || status === 401 || status === 403 ? 'RPC_UNREACHABLE' : 'RPC_RESPONSE_INVALID';
-    throw this.#failure(code, `${what}: HTTP ${status} ${this.#excerpt(text)}`, { reason: tooLarge ? 'too-large' : 'status', status });
+    throw this.#failure(code, `${what}: HTTP ${status} ${this.#excerpt(text)}`, { reason, status });
   }
 
   #unwrap(reply: unknown, method: string, id: number): unknown {
     if (isObject(reply)) {
-      if (isPresent(reply['error'])) throw this.#rpcError(reply['error'], method);
+      if (hasError(reply)) throw this.#rpcError(reply['error'], method);
       if (reply['id'] === id && reply['result'] !== undefined) return reply['result'];
     }
     throw this.#failure(

@@ -109,6 +109,18 @@ describe('one endpoint', () => {
       { rpcCode: -32602 },
     ],
     [
+      'a gateway without a node, in JSON-RPC',
+      { status: 503, body: '{"jsonrpc":"2.0","id":1,"error":{"code":-32011,"message":"no backends available for method"}}' },
+      'RPC_UNREACHABLE',
+      { status: 503 },
+    ],
+    [
+      'a gateway whose node takes too long, in JSON-RPC',
+      { status: 504, body: '{"jsonrpc":"2.0","id":1,"error":{"code":-32015,"message":"gateway timeout"}}' },
+      'RPC_UNREACHABLE',
+      { status: 504, reason: 'timeout' },
+    ],
+    [
       'a truncated answer',
       { status: 200, headers: { 'content-length': '100' }, body: '{"jsonrpc"' },
       'RPC_UNREACHABLE',
@@ -269,6 +281,10 @@ describe('several endpoints', () => {
     ['cut connections', { onHttp: () => 'drop' }],
     ['HTTP 429', { onHttp: () => ({ status: 429 }) }],
     ['HTTP 502', { onHttp: () => ({ status: 502 }) }],
+    [
+      'HTTP 503 in JSON-RPC',
+      { onHttp: () => ({ status: 503, body: '{"jsonrpc":"2.0","id":1,"error":{"code":-32011,"message":"no backends"}}' }) },
+    ],
     ['no answer', { onHttp: () => 'hang' }],
     ['pages', { onHttp: () => ({ status: 200, body: '<html>' }) }],
     ['rate limits', { onCall: () => ({ error: { code: -32016, message: 'over rate limit' } }) }],
