@@ -96,19 +96,14 @@ export class Planner {
     // No variables are told as no environment.
     const before: FunctionConfig = { environment: {}, ...present?.config };
     const fields: string[] = FIELDS.filter((field) => config[field] !== undefined && canonical(config[field]) !== canonical(before[field]));
-    // A namespace that is still to be made tells its runtimes when it is there.
-    const kindNow = async (signal: AbortSignal | undefined): Promise<string> => {
-      const wanted = present === undefined || config.runtime !== undefined ? await this.#kind(config.runtime, signal) : present.kind;
-      return wanted ?? 'nodejs:default';
-    };
-    const kind = await kindNow(options.signal);
+    const kind = await this.#kindFor({ present, config }, options.signal);
     const main = config.handler ?? present?.main ?? 'main';
     if (present && kind !== present.kind) fields.push('runtime');
     if (present && main !== (present.main ?? 'main')) fields.push('handler');
     if (!present) {
       if (!code) return [];
       const run: Step['run'] = async (signal) =>
-        actions.put(name, { present, upload: { code, kind: await kindNow(signal), main }, config }, signal);
+        actions.put(name, { present, upload: { code, kind: await this.#kindFor({ present, config }, signal), main }, config }, signal);
       return [{ change: { action: 'create', resource: 'function', id: name }, run }];
     }
     const isOther = code !== undefined && code.sha256 !== present.sha256;
@@ -146,7 +141,7 @@ export class Planner {
     while (taken.has(`${name}.v${number}`)) number += 1;
     const id = `${name}.v${number}`;
     const run: Step['run'] = async (signal) => {
-      const kind = present?.kind ?? (await this.#kind(config.runtime, signal)) ?? 'nodejs:default';
+      const kind = await this.#kindFor({ present, config }, signal);
       const upload = { code, kind, main: config.handler ?? present?.main ?? 'main' };
       await actions.keep(id, { upload, of: name, config: { ...present?.config, ...config } }, signal);
     };
@@ -171,6 +166,12 @@ export class Planner {
         steps.push({ change: { action: 'update', resource: 'schedule', id }, run: (signal) => triggers.update(trigger, signal) });
     }
     return steps;
+  }
+
+  /** Of a function that is there its own, unless another is asked for. A namespace that is still to be made tells its runtimes when it is there. */
+  async #kindFor({ present, config: { runtime } }: Pick<Wish, 'present' | 'config'>, signal: AbortSignal | undefined): Promise<string> {
+    const wanted = present === undefined || runtime !== undefined ? await this.#kind(runtime, signal) : present.kind;
+    return wanted ?? 'nodejs:default';
   }
 
   /** `nodejs24` as the host calls it; without a wish the newest Node that it has. Throws `RUNTIME_UNSUPPORTED`. */

@@ -237,6 +237,17 @@ test('three versions are kept, and a rollback can be rolled forward', async () =
   expect(onlyNamespace(emulator).whisk.actions.size).toBe(0);
 });
 
+test('a rollback brings the runtime back that the version was deployed with', async () => {
+  const emulator = await start();
+  const deployer = deployerOf(emulator);
+  const codes = ['one', 'two', 'three'].map((word) => packageOf(HELLO.replace('hello', word)));
+  for (const [index, runtime] of ['nodejs22', 'nodejs24', 'nodejs22'].entries())
+    await deployer.deploy('hello', codes[index] ?? packageOf(HELLO), { ...CONFIG, runtime });
+  await deployer.rollback('hello', '2');
+  const client = openWhisk(emulator, onlyNamespace(emulator));
+  expect(await client.actions.get({ name: 'hello' })).toMatchObject({ exec: { kind: 'nodejs:24' } });
+});
+
 test('a function that is called like a version stays as it is, whoever made it', async () => {
   const emulator = await start();
   const deployer = deployerOf(emulator);
