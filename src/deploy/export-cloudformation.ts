@@ -83,11 +83,14 @@ function functionResources(fn: ExportedFunction): Record<string, object> {
         Name: ALIAS,
         FunctionName: { Ref: logicalId(name) },
         FunctionVersion: { 'Fn::GetAtt': [version, 'Version'] },
-        ...(fn.config.instancesMin !== undefined &&
-          fn.config.instancesMin > 0 && { ProvisionedConcurrencyConfig: { ProvisionedConcurrentExecutions: fn.config.instancesMin } }),
+        ...provisioned(fn),
       },
     },
   };
+}
+
+function provisioned({ config: { instancesMin = 0 } }: ExportedFunction): object {
+  return instancesMin > 0 ? { ProvisionedConcurrencyConfig: { ProvisionedConcurrentExecutions: instancesMin } } : {};
 }
 
 /**
@@ -155,6 +158,7 @@ export function sam(input: ExportInput): Exported {
         AutoPublishAlias: ALIAS,
         // Without it another configuration of the same package is no version, and calls never get it.
         AutoPublishAliasAllProperties: true,
+        ...provisioned(fn),
         ...(Object.keys(settings.environment).length > 0 && { Environment: { Variables: settings.environment } }),
         ...(fn.config.concurrencyMax !== undefined && { ReservedConcurrentExecutions: fn.config.concurrencyMax }),
         Tags: { [MANAGED_TAG.Key]: MANAGED_TAG.Value, ...settings.tags },

@@ -1,5 +1,6 @@
 /** What goes into an export and what comes out of it. */
 
+import { createHash } from 'node:crypto';
 import { stringify } from 'yaml';
 import type { FunctionConfig, FunctionPackage } from '../executor/deployer.ts';
 import type { ProgramSpec } from '../executor/machine.ts';
@@ -27,6 +28,19 @@ export interface Exported {
   readonly warnings: readonly string[];
   /** What to run with the files. */
   readonly usage: string;
+}
+
+/** Settings of `FunctionConfig.platform`: no other tool knows them. */
+export function leftOut({ name, config }: ExportedFunction): string[] {
+  const settings = Object.keys(config.platform ?? {});
+  return settings.length === 0 ? [] : [`${name}: platform settings are left out: ${settings.join(', ')}`];
+}
+
+/** A name that is too long is cut, and a digest tells it from others that begin like it. */
+export function nameWithin(name: string, lengthMax: number): string {
+  if (name.length <= lengthMax) return name;
+  const digest = createHash('sha256').update(name).digest('hex').slice(0, 8);
+  return `${name.slice(0, lengthMax - digest.length - 1)}-${digest}`;
 }
 
 /** JSON as people read it. */

@@ -2,11 +2,14 @@
 
 import { toEventBridgeScheduler } from '../schedule/eventbridge.ts';
 import type { SchedulerTranslation } from '../schedule/eventbridge.ts';
+import { leftOut, nameWithin } from './export-files.ts';
 import type { ExportInput, ExportedFunction } from './export-files.ts';
 
 /** The newest runtime that validators of templates know. */
 const DEFAULT_RUNTIME = 'nodejs22.x';
 const SECOND = 1_000;
+/** https://docs.aws.amazon.com/scheduler/latest/APIReference/API_CreateSchedule.html */
+const SCHEDULE_NAME_MAX = 64;
 export const BASIC_POLICY = 'service-role/AWSLambdaBasicExecutionRole';
 export const ALIAS = 'live';
 
@@ -53,14 +56,15 @@ export interface LambdaSchedule {
   readonly event: string;
 }
 
-/** One entry for each expression that a schedule takes. */
-export function lambdaSchedules({ name, config }: ExportedFunction): { readonly schedules: LambdaSchedule[]; readonly warnings: string[] } {
-  const warnings: string[] = [];
+/** One entry for each expression that a schedule takes, and all that is not as it was asked for. */
+export function lambdaSchedules(fn: ExportedFunction): { readonly schedules: LambdaSchedule[]; readonly warnings: string[] } {
+  const { name, config } = fn;
+  const warnings = leftOut(fn);
   const schedules = (config.schedules ?? []).flatMap((one) => {
     const { expressions, timezone, flexibleTimeWindow, losses } = toEventBridgeScheduler(one.schedule);
     warnings.push(...losses.map(({ message }) => `schedule ${one.name} of ${name}: ${message}`));
     return expressions.map((expression, index) => ({
-      name: expressions.length === 1 ? `${name}-${one.name}` : `${name}-${one.name}-${index + 1}`,
+      name: nameWithin(expressions.length === 1 ? `${name}-${one.name}` : `${name}-${one.name}-${index + 1}`, SCHEDULE_NAME_MAX),
       expression,
       timezone,
       window: flexibleTimeWindow,

@@ -4,12 +4,14 @@ import { gzipSync } from 'node:zlib';
 import { unzipSync } from 'fflate';
 import { RunnerError } from '../errors.ts';
 import { toKubernetesCronJob } from '../schedule/units.ts';
-import { yaml } from './export-files.ts';
+import { leftOut, nameWithin, yaml } from './export-files.ts';
 import type { ExportInput, Exported, ExportedFunction } from './export-files.ts';
 import { CONFIG_MAP_BYTES_MAX, IMAGE, LOADER, PROGRAM_FOLDER, USER } from './export-program.ts';
 
 const ENTRIES = ['handler.mjs', 'index.mjs', 'index.js', 'index.cjs'];
 const TIMEOUT_MS = 300_000;
+/** https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ */
+const CRON_JOB_NAME_MAX = 52;
 /** `max-revision-timeout-seconds` of an installation that nobody changed. */
 const TIMEOUT_SECONDS_MAX = 600;
 const CALL = `fetch(process.env.URL, { method: 'POST', headers: { 'content-type': 'application/json' }, body: process.env.EVENT }).then((answer) => process.exit(answer.ok ? 0 : 1), () => process.exit(1))`;
@@ -38,6 +40,7 @@ export function knative({ functions }: ExportInput): Exported {
 
 function documentsOf(fn: ExportedFunction, warnings: string[]): readonly object[] {
   const { name, config, code } = fn;
+  warnings.push(...leftOut(fn));
   const metadata = { name, labels: { 'app.kubernetes.io/name': name, 'app.kubernetes.io/managed-by': 'kubectl' } };
   const files = Object.entries(unzipSync(code.zip)).filter(([path]) => !path.endsWith('/'));
   const flat = files.filter(([path]) => !path.includes('/'));
@@ -132,7 +135,7 @@ function cronJobsOf({ name, config }: ExportedFunction, warnings: string[]): rea
     return expressions.map((expression, index) => ({
       apiVersion: 'batch/v1',
       kind: 'CronJob',
-      metadata: { name: `${name}-${schedule.name}${index === 0 ? '' : `-${index + 1}`}`.slice(0, 52) },
+      metadata: { name: nameWithin(`${name}-${schedule.name}${index === 0 ? '' : `-${index + 1}`}`, CRON_JOB_NAME_MAX) },
       spec: {
         schedule: expression,
         timeZone: timezone,

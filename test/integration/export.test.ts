@@ -73,8 +73,8 @@ afterAll(() => rmSync(built, { recursive: true }));
 beforeEach(() => (folder = mkdtempSync(join(tmpdir(), 'export-'))));
 afterEach(() => rmSync(folder, { recursive: true }));
 
-function write(format: ExportFormat): void {
-  for (const [path, content] of Object.entries(exportPlan(format, input).files)) {
+function write(format: ExportFormat, given = input): void {
+  for (const [path, content] of Object.entries(exportPlan(format, given).files)) {
     mkdirSync(dirname(join(folder, path)), { recursive: true });
     writeFileSync(join(folder, path), content);
   }
@@ -85,7 +85,8 @@ describe('templates of AWS', () => {
     testLint(
       `${format} passes its validator without a word`,
       async () => {
-        write(format);
+        const functions = input.functions.map((each) => ({ ...each, config: { ...each.config, instancesMin: 1 } }));
+        write(format, { ...input, functions });
         expect(await run('cfn-lint', [join(folder, 'template.json')])).toEqual({ stdout: '', stderr: '' });
       },
       60_000,
@@ -155,6 +156,26 @@ describe('templates of AWS', () => {
     expect(resourcesOf('sam', {}).map(([, { Properties }]) => Properties)).toContainEqual(
       expect.objectContaining({ AutoPublishAlias: 'live', AutoPublishAliasAllProperties: true }),
     );
+  });
+
+  it.each(['cloudformation', 'sam', 'terraform'] as const)('%s keeps instances ready, and says what it leaves out', (format) => {
+    const [first] = input.functions;
+    if (!first) throw new Error('there is a function');
+    const config = { instancesMin: 2, platform: { role: 'arn:aws:iam::123456789012:role/mine', tracing: true } };
+    const { files, warnings } = exportPlan(format, { functions: [{ ...first, config }] });
+    expect(String(files['template.json'] ?? files['main.tf.json'])).toMatch(/"(?:ProvisionedConcurrentE|provisioned_concurrent_e)xecutions": 2/);
+    expect(warnings).toEqual(['squaring: platform settings are left out: role, tracing']);
+  });
+
+  it.each(['cloudformation', 'sam', 'terraform', 'knative'] as const)('%s gives long schedules names that fit and differ', (format) => {
+    const [first] = input.functions;
+    if (!first) throw new Error('there is a function');
+    const [name, schedule] = ['a'.repeat(45), periodic(300)];
+    const schedules = ['b'.repeat(20), `${'b'.repeat(20)}c`].map((each) => ({ name: each, schedule }));
+    const text = Object.values(exportPlan(format, { functions: [{ ...first, name, config: { schedules } }] }).files).map(String);
+    const names = new Set(text.join('').match(/(?<="?[Nn]ame"?: "?)a{30,}-b?[\w-]*/g));
+    expect(names.size).toBe(2);
+    for (const each of names) expect(each.length).toBeLessThanOrEqual(format === 'knative' ? 52 : 64);
   });
 
   it('names what a schedule loses, and how the files are used', () => {
