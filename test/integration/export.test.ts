@@ -163,7 +163,9 @@ describe('templates of AWS', () => {
     if (!first) throw new Error('there is a function');
     const config = { instancesMin: 2, platform: { role: 'arn:aws:iam::123456789012:role/mine', tracing: true } };
     const { files, warnings } = exportPlan(format, { functions: [{ ...first, config }] });
-    expect(String(files['template.json'] ?? files['main.tf.json'])).toMatch(/"(?:ProvisionedConcurrentE|provisioned_concurrent_e)xecutions": 2/);
+    expect(String(files['template.json'] ?? files['main.tf.json'])).toMatch(
+      /"(?:ProvisionedConcurrentE|provisioned_concurrent_e)xecutions": 2/,
+    );
     expect(warnings).toEqual(['squaring: platform settings are left out: role, tracing']);
   });
 
