@@ -242,6 +242,13 @@ export class Bucket {
     }
   }
 
+  /** False: its chunks are those of the object. Who made it of them may have died before the upload was ended. */
+  async dropUpload(key: string, nuid: string): Promise<boolean> {
+    if ((await this.meta(key))?.nuid === nuid) return false;
+    await this.dropChunks(nuid);
+    return true;
+  }
+
   async dropChunks(nuid: string): Promise<void> {
     await this.#purge(this.#chunksOf(nuid));
   }

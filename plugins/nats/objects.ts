@@ -166,7 +166,7 @@ export class NatsObjects implements ObjectStore, KeyedObjects, ResumableObjects,
     const digest = actual.digest('hex');
     if (hashed !== size || digest !== sha256) {
       await bucket.endUpload(key);
-      await bucket.dropChunks(nuid);
+      await bucket.dropUpload(key, nuid);
       throw new RunnerError(
         'REQUEST_INVALID',
         `the parts of ${key} are not what they should be: their SHA-256 is ${digest}, not ${sha256}`,
@@ -202,9 +202,7 @@ export class NatsObjects implements ObjectStore, KeyedObjects, ResumableObjects,
       count.objects += 1;
     }
     for (const { key, nuid, seq } of oldUploads) {
-      if (!(await bucket.endUpload(key, seq))) continue;
-      await bucket.dropChunks(nuid);
-      count.parts += 1;
+      if ((await bucket.endUpload(key, seq)) && (await bucket.dropUpload(key, nuid))) count.parts += 1;
     }
     for (const nuid of left) await bucket.dropChunks(nuid);
     return { ...count, parts: count.parts + left.length };

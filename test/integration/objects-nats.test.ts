@@ -4,6 +4,8 @@ import { hash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
 import type { AddressInfo, Socket } from 'node:net';
+import { jetstream, jetstreamManager } from '@nats-io/jetstream';
+import { connect as connectTo } from '@nats-io/transport-node';
 import { afterAll, beforeAll, expect, onTestFinished } from 'vitest';
 import { NatsQueue } from '../../plugins/nats/index.ts';
 import type { NatsOptions } from '../../plugins/nats/index.ts';
@@ -101,6 +103,25 @@ testNats('an upload whose process ended goes on in another', async () => {
   await second.objects.writePart(reference.key, size, bytes.subarray(size));
   expect(await second.objects.finish(reference)).toEqual(reference);
   expect(bytes.equals(await second.objects.get(reference))).toBe(true);
+});
+
+testNats('an object of parts stays when its process ended before it had ended the upload', async () => {
+  const bytes = randomBytes(1_000);
+  const queue = open();
+  const sha256 = hash('sha256', bytes, 'hex');
+  await queue.objects.writePart(sha256, 0, bytes);
+  const bucket = `$O.BPR_o${count}`;
+  const connection = await connectTo({ servers: [...(nats?.addresses ?? [])] });
+  onTestFinished(() => connection.close());
+  const upload = await (
+    await jetstreamManager(connection)
+  ).direct.getMessage(`OBJ_BPR_o${count}`, { last_by_subj: `${bucket}.U.${sha256}` });
+  const reference = await queue.objects.finish({ key: sha256, sha256, size: bytes.length });
+  await jetstream(connection).publish(`${bucket}.U.${sha256}`, upload?.data);
+  expect(await queue.objects.uploaded(sha256)).toEqual({ size: bytes.length, isWhole: true });
+  const collect = () => queue.objects.collect({ graceMs: -60_000, referred: () => Promise.resolve(new Set([sha256])) });
+  expect(await collect()).toEqual({ objects: 0, parts: 0 });
+  expect(bytes.equals(await queue.objects.get(reference))).toBe(true);
 });
 
 testNats('who speaks HTTP to a control plane on NATS sends and fetches large objects in parts, to the limit', async () => {
