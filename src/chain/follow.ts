@@ -57,7 +57,7 @@ const BACKOFF_MS_MIN = 250;
 const BACKOFF_MS_MAX = 5000;
 /** A head below everything read is believed after so many looks, some two seconds: before, the endpoint may only lag. */
 const BEHIND_LOOKS = 4;
-/** Blocks per step near the head. */
+/** Blocks per step near the head, where an endpoint takes so many requests at once. */
 const NEAR_BLOCKS = 32n;
 
 class Stopped extends Error {}
@@ -80,6 +80,7 @@ class Follower {
   readonly #heads: HeadWatch;
   readonly #reader: CallReader;
   readonly #range: RangeSize;
+  #near = NEAR_BLOCKS;
   readonly #unsettled: bigint;
   readonly #metrics;
   /** Blocks read lately, ascending; the last one is where we are. */
@@ -204,8 +205,20 @@ class Follower {
   async #read(position: BlockRef, head: BlockHeader): Promise<CallsRead | typeof MOVED> {
     const settled = head.number - this.#unsettled;
     if (settled > position.number) return this.#readRange(position, settled);
-    const to = position.number + NEAR_BLOCKS < head.number ? position.number + NEAR_BLOCKS : head.number;
-    return this.#reader.blocks(position, to, head);
+    return this.#readNear(position, head);
+  }
+
+  async #readNear(position: BlockRef, head: BlockHeader): Promise<CallsRead | typeof MOVED> {
+    const to = position.number + this.#near < head.number ? position.number + this.#near : head.number;
+    try {
+      const read = await this.#reader.blocks(position, to, head);
+      if (this.#near < NEAR_BLOCKS) this.#near += 1n;
+      return read;
+    } catch (thrown) {
+      // The same step would break the rate again, however long it waits before.
+      if (this.#near > 1n && toRunnerError(thrown).code === 'RPC_RATE_LIMITED') this.#near /= 2n;
+      throw thrown;
+    }
   }
 
   async #readRange(position: BlockRef, settled: bigint): Promise<CallsRead | typeof MOVED> {

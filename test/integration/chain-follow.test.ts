@@ -580,6 +580,16 @@ describe('endpoints with limits and faults', () => {
     expect(refused).toBeGreaterThan(0);
   });
 
+  test('a rate that is less than a step', async () => {
+    const w = await world();
+    await w.tangle.submitMany(w.serviceId, jobs(6));
+    await w.chain.mine(40);
+    const proxy = await proxyOf(w.chain, { onHttp: (calls) => (calls.length > 5 ? { status: 429 } : undefined) });
+    const observer = observe(w, { urls: [proxy.url], fromBlock: 0n });
+    await caughtUp(observer, w.chain);
+    expect(observer.calls).toEqual(await truth(w));
+  });
+
   test('malformed logs are skipped and counted', async () => {
     const w = await world();
     await w.tangle.submitMany(w.serviceId, jobs(6));
