@@ -197,7 +197,7 @@ export interface ChainClient extends SettlementChain {
   operator(blueprintId: bigint, address: Address): Promise<OperatorState>;
   /**
    * For each call: did it have all results that the contract asks for when `block` was the latest? Never true of one that had not; may be false of
-   * one that had. One round trip for many calls.
+   * one that had. Few round trips for many calls.
    */
   completed(calls: readonly ChainCall[], block: bigint): Promise<boolean[]>;
   close(): Promise<void>;

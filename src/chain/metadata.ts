@@ -2,6 +2,7 @@
 
 import type { ContractFunctionReturnType } from 'viem';
 import { decodeAbiParameters, decodeFunctionResult, keccak256 } from 'viem/utils';
+import type { Clock } from '../clock.ts';
 import { RunnerError, isRunnerError, toRunnerError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
 import type { Address, ChainCall, Hex } from '../job/call.ts';
@@ -19,6 +20,11 @@ type Definition = ContractFunctionReturnType<typeof tangleAbi, 'view', 'getBluep
 const BLOCKS_PER_SECOND_MAX = 63n;
 /** Of the words of a JobCall, all of fixed size, the one that says `completed`. */
 const COMPLETED_WORD = 5;
+const COMPLETED_AT_ONCE = 50;
+/** In a row. */
+const RATE_REFUSALS_MAX = 8;
+const RATE_PAUSE_MS = 125;
+const RATE_PAUSE_MS_MAX = 5000;
 const NOTED: readonly ErrorCode[] = ['METADATA_INVALID', 'RPC_ERROR', 'RPC_RESPONSE_INVALID', 'CONTRACT_MISSING'];
 const ZERO_ADDRESS: Address = '0x0000000000000000000000000000000000000000';
 
@@ -112,27 +118,44 @@ export async function readOperator(
   return { address, registered: true, ...(rpcAddress !== undefined && { rpcAddress }) };
 }
 
-/** For each call, whether it was completed at the block; false where the endpoint has no state of that block any more. Rejects with `RPC_*`. */
+/**
+ * For each call, whether it was completed at the block; false where the endpoint has no state of that block any more. Many calls are asked for
+ * as the rate of the endpoint allows. Rejects with `RPC_*`.
+ */
 export async function readCompleted(
   batch: (calls: readonly RpcCall[]) => Promise<unknown[]>,
   contract: Address,
-  { calls, block }: { readonly calls: readonly ChainCall[]; readonly block: bigint },
+  { calls, block, clock }: { readonly calls: readonly ChainCall[]; readonly block: bigint; readonly clock: Pick<Clock, 'sleep'> },
 ): Promise<boolean[]> {
   const at = `0x${block.toString(16)}`;
-  const answers = await batch(
-    calls.map(({ serviceId, callId }) => {
+  const completed: boolean[] = [];
+  let atOnce = COMPLETED_AT_ONCE;
+  for (let refusals = 0; completed.length < calls.length;) {
+    const part = calls.slice(completed.length, completed.length + atOnce).map(({ serviceId, callId }) => {
       const data = encodeCall(tangleAbi, 'getJobCall', [serviceId, callId]);
       return { method: 'eth_call', params: [{ to: contract, data }, at] };
-    }),
+    });
+    try {
+      completed.push(...(await batch(part)).map(isCompleted));
+      refusals = 0;
+    } catch (thrown) {
+      if (toRunnerError(thrown).code !== 'RPC_RATE_LIMITED' || refusals === RATE_REFUSALS_MAX) throw thrown;
+      refusals += 1;
+      atOnce = Math.max(1, atOnce >> 1);
+      await clock.sleep(Math.min(RATE_PAUSE_MS_MAX, RATE_PAUSE_MS * 2 ** refusals));
+    }
+  }
+  return completed;
+}
+
+/** Of the answer to getJobCall. */
+function isCompleted(answer: unknown): boolean {
+  if (isRunnerError(answer) && answer.code !== 'RPC_ERROR') throw answer;
+  return (
+    typeof answer === 'string' &&
+    answer.length >= 2 + 64 * COMPLETED_WORD &&
+    BigInt(`0x${answer.slice(2).slice(64 * (COMPLETED_WORD - 1), 64 * COMPLETED_WORD)}`) === 1n
   );
-  return answers.map((answer) => {
-    if (isRunnerError(answer) && answer.code !== 'RPC_ERROR') throw answer;
-    return (
-      typeof answer === 'string' &&
-      answer.length >= 2 + 64 * COMPLETED_WORD &&
-      BigInt(`0x${answer.slice(2).slice(64 * (COMPLETED_WORD - 1), 64 * COMPLETED_WORD)}`) === 1n
-    );
-  });
 }
 
 /** A made-up blueprint of two jobs, for work without a chain. It says so: `source: 'mock'`. */

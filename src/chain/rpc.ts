@@ -328,7 +328,7 @@ export class RpcChainClient implements ChainClient {
     if (calls.length === 0) return [];
     await this.connect();
     const { readCompleted } = await metadata();
-    return readCompleted((requests) => this.transport.batch(requests), this.contract, { calls, block });
+    return readCompleted((requests) => this.transport.batch(requests), this.contract, { calls, block, clock: this.#clock });
   }
 
   close(): Promise<void> {

@@ -4,7 +4,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { RpcChainClient } from '../../src/chain/rpc.ts';
 import { transactionHash } from '../../src/chain/signed-transaction.ts';
 import type { RpcChainClientOptions } from '../../src/chain/rpc.ts';
-import type { Address, Hex } from '../../src/job/call.ts';
+import type { Address, ChainCall, Hex } from '../../src/job/call.ts';
 import type { LocalAccount, LocalChain } from '../../src/testing/local-chain.ts';
 import { startLocalChain } from '../../src/testing/local-chain.ts';
 import { startRpcProxy } from '../../src/testing/rpc-proxy.ts';
@@ -256,6 +256,16 @@ describe('confirm', () => {
       onCall: ({ method }, forward) => (method === 'eth_getLogs' ? { error: { code: -32000, message: 'header not found' } } : forward()),
     });
     await expect(client.confirm([call])).rejects.toMatchObject({ code: 'RPC_ERROR' });
+  });
+});
+
+describe('completed', () => {
+  test('an endpoint with a small rate is asked for fewer at once', async () => {
+    const calls: ChainCall[] = [];
+    for (let input = 0; input < 12; input++) calls.push(await submit(input));
+    const client = await through({ onHttp: (list) => (list.length > 5 ? { status: 429 } : undefined) });
+    const { number } = await client.head();
+    expect(await client.completed(calls, number)).toEqual(calls.map(() => false));
   });
 });
 
