@@ -278,19 +278,8 @@ export class Bucket {
   }
 
   async *#scan(subjects: string[]): AsyncGenerator<Omit<Message, 'header'>> {
-    const consumer = await this.#client.attempt(() =>
-      this.#client.jetstream.consumers.get(this.stream, { filter_subjects: subjects, inactive_threshold: 30_000 }),
-    );
-    if ((await this.#client.attempt(() => consumer.info())).num_pending === 0) return;
-    const messages = await consumer.consume({ max_messages: 1_000 });
-    try {
-      for await (const { subject, seq, data, info } of messages) {
-        yield { subject, seq, at: info.timestampNanos / NANOS, body: data };
-        if (info.pending === 0) return;
-      }
-    } finally {
-      await messages.close();
-    }
+    for await (const { subject, seq, data, info } of this.#client.read(this.stream, { filter_subjects: subjects }))
+      yield { subject, seq, at: info.timestampNanos / NANOS, body: data };
   }
 
   #get(query: { last_by_subj: string }): Promise<Message | undefined> {

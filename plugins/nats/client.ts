@@ -1,6 +1,15 @@
 /** The commands that the queue gives to JetStream, each tried until the cluster has a leader. */
 
-import type { ConsumerConfig, ConsumerInfo, JetStreamClient, JetStreamManager, StreamConfig, StreamInfo } from '@nats-io/jetstream';
+import type {
+  ConsumerConfig,
+  ConsumerInfo,
+  JetStreamClient,
+  JetStreamManager,
+  JsMsg,
+  OrderedConsumerOptions,
+  StreamConfig,
+  StreamInfo,
+} from '@nats-io/jetstream';
 import type { Msg, MsgHdrs, NatsConnection, Subscription } from '@nats-io/transport-node';
 import { RunnerError, importPeer } from '../../src/plugin.ts';
 import { connect } from './connection.ts';
@@ -14,6 +23,8 @@ export type { Msg, Subscription } from '@nats-io/transport-node';
 /** One answer is waited for so long before the command is given again. */
 const ANSWER_MS = 2_000;
 const PAUSE_MS = 100;
+/** Of what is read: when nothing comes for so long it is looked after. */
+const QUIET_MS = 1_000;
 /** The header that holds our JSON. */
 const HEADER = 'Bpr';
 const EXPECTED = 'Nats-Expected-Last-Subject-Sequence';
@@ -178,18 +189,37 @@ export class NatsClient {
   /** Everything under a subject as it is now, without bodies, in the order of the stream. */
   async *scan(subject: string): AsyncGenerator<Stored> {
     const { stream } = this.#options;
-    const consumer = await this.#command(() =>
-      this.jetstream.consumers.get(stream, { filter_subjects: [subject], headers_only: true, inactive_threshold: 30_000 }),
-    );
-    const { num_pending: pending } = await this.#command(() => consumer.info());
-    if (pending === 0) return;
+    for await (const message of this.read(stream, { filter_subjects: [subject], headers_only: true }))
+      yield { subject: message.subject, seq: message.seq, header: message.headers?.get(HEADER) ?? '{}', body: message.data };
+  }
+
+  /** What some stream has now, in its order; less when it is removed meanwhile. */
+  async *read(stream: string, wanted: Partial<OrderedConsumerOptions>): AsyncGenerator<JsMsg> {
+    const consumer = await this.#command(() => this.jetstream.consumers.get(stream, { ...wanted, inactive_threshold: 30_000 }));
+    const isEmpty = async (): Promise<boolean> => (await this.#command(() => this.#orNothing(consumer.info())))?.num_pending === 0;
+    if (await isEmpty()) return;
     const messages = await consumer.consume({ max_messages: 1_000 });
+    const over = new AbortController();
+    let heard = 0;
+    // The last one says that it is. When it is removed before it comes, nobody says anything.
+    const watch = async (): Promise<void> => {
+      for (let [quiet, before] = [0, -1]; quiet < 2;) {
+        await this.#options.surroundings.clock.sleep(QUIET_MS, over.signal);
+        const isQuiet = heard === before;
+        before = heard;
+        quiet = isQuiet && (await isEmpty()) ? quiet + 1 : 0;
+      }
+      messages.stop();
+    };
+    watch().catch((error: Error) => messages.stop(error));
     try {
       for await (const message of messages) {
-        yield { subject: message.subject, seq: message.seq, header: message.headers?.get(HEADER) ?? '{}', body: message.data };
+        heard += 1;
+        yield message;
         if (message.info.pending === 0) return;
       }
     } finally {
+      over.abort();
       await messages.close();
     }
   }

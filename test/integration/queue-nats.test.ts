@@ -3,6 +3,7 @@ import { connect } from '@nats-io/transport-node';
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
 import { NatsQueue, workerPermissions } from '../../plugins/nats/index.ts';
 import type { NatsOptions } from '../../plugins/nats/index.ts';
+import { NatsClient } from '../../plugins/nats/client.ts';
 import { systemClock } from '../../src/clock.ts';
 import { ClaimCheckQueue } from '../../src/queue/claim-check.ts';
 import type { ClaimedJob, ObjectReference, ObjectStore } from '../../src/queue/queue.ts';
@@ -268,6 +269,23 @@ testNats('ids, headers and requirements may hold what subjects of NATS may not',
   expect(claimed.map(({ headers }) => headers)).toEqual(ids.map(() => ({ note: 'größer "als" \\' })));
   await Promise.all(claimed.map(({ id, lease }) => queue.complete(lease, { body: Buffer.from(id) })));
   expect(text((await queue.result('>')).body)).toBe('>');
+});
+
+testNats('what is read ends when the rest of it is removed meanwhile', async () => {
+  const queue = open();
+  await queue.publishMany(Array.from({ length: 3_000 }, (_, index) => job(`j${index}`)));
+  const stream = `BPR_q${names}`;
+  const client = await NatsClient.connect({ servers: cluster?.addresses ?? [] }, stream, { clock: systemClock, log: silentTelemetry.log });
+  try {
+    const scan = client.scan(`bpr.q${names}.>`);
+    await scan.next();
+    await (await jetstreamManager(client.connection)).streams.purge(stream);
+    let count = 1;
+    for await (const _ of scan) count += 1;
+    expect(count).toBeLessThan(3_000);
+  } finally {
+    await client.close();
+  }
 });
 
 testNats('thousands are published at once, in their order', async () => {
