@@ -183,8 +183,9 @@ async function* layerVersions(session: Session, LayerName: string): AsyncGenerat
   } while (Marker);
 }
 
-/** Removes all versions of the layers that were published here and that no other function has. */
-export async function removeLayers(session: Session, changes: Changes, arns: readonly string[]): Promise<void> {
+/** Removes all versions of the layers that were published here and that no other function has, and packages of layers that nobody has any more. */
+export async function removeLayers(changes: Changes, arns: readonly string[], bucket: Bucket | undefined): Promise<void> {
+  const { session } = changes;
   const names = [...new Set(arns.flatMap((arn) => /:layer:([^:]+):\d+$/.exec(arn)?.[1] ?? []))];
   const own: { readonly LayerName: string; readonly VersionNumber: number; readonly arn: string }[] = [];
   for (const LayerName of names)
@@ -193,6 +194,10 @@ export async function removeLayers(session: Session, changes: Changes, arns: rea
         own.push({ LayerName, VersionNumber: Version, arn: LayerVersionArn });
   if (own.length === 0) return;
   const used = await layersOfOthers(session, changes.function);
+  const kept = new Set(own.flatMap(({ LayerName, arn }) => (used.has(arn) ? [LayerName] : [])));
+  // They are found by their layers, and go before.
+  for (const LayerName of new Set(own.map((version) => version.LayerName)))
+    if (bucket && !kept.has(LayerName)) await removePackages(changes, bucket, { folder: `layers/${LayerName}` });
   for (const { arn, ...version } of own.filter(({ arn }) => !used.has(arn)))
     await changes.make({ action: 'delete', resource: 'layer', id: arn }, () =>
       session.write('lambda', (lambda, request) => lambda.deleteLayerVersion(version, request)),

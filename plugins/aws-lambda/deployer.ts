@@ -258,11 +258,8 @@ export class LambdaDeployer implements FaasDeployer {
     const { region } = await this.#where();
     if (places.some(({ kind }) => kind === 'scheduler'))
       await removeRole(session, changes, await readRole(session, roleName(name, region, 'schedules'), ownerOf(name, region)));
-    await removeLayers(
-      session,
-      changes,
-      (configuration.Layers ?? []).flatMap(({ Arn }) => Arn ?? []),
-    );
+    const layers = (configuration.Layers ?? []).flatMap(({ Arn }) => Arn ?? []);
+    await removeLayers(changes, layers, this.#bucket());
     // The queue is known by the function: it goes before.
     if (lastOf(configuration.DeadLetterConfig?.TargetArn ?? '') === queueName(name))
       await removeQueue(session, changes, await readQueue(session, name, ownerOf(name, region)));

@@ -228,6 +228,26 @@ describe('packages', () => {
     60_000,
   );
 
+  testMoto(
+    'of layers above 50 MB go through the bucket, and away with the layer',
+    async () => {
+      await s3.createBucket({ Bucket: 'layers', CreateBucketConfiguration: { LocationConstraint: 'eu-central-1' } });
+      const { zip, sha256 } = packageOf({ 'nodejs/data.bin': randomBytes(51 * 1024 * 1024) });
+      const through = deployerOf(world, { bucket: 'layers' });
+      const config = { platform: platformOf({ layers: [{ name: 'large', zip }] }) };
+      const keys = async (): Promise<(string | undefined)[]> =>
+        ((await s3.listObjectsV2({ Bucket: 'layers' })).Contents ?? []).map(({ Key }) => Key);
+      await through.deploy(NAME, code, config);
+      await through.deploy('other', code, config);
+      expect(await keys()).toEqual([`blueprint-runner/layers/large/${sha256}.zip`]);
+      await through.remove(NAME);
+      expect(await keys()).toHaveLength(1);
+      await through.remove('other');
+      expect(await keys()).toEqual([]);
+    },
+    60_000,
+  );
+
   testMoto('of layers are published once for all functions, and stay while another one has them', async () => {
     const layers = [
       { name: 'lib', zip: packageOf({ 'nodejs/x.js': '1' }).zip },
