@@ -36,6 +36,10 @@ describe('limits', () => {
     [{ platform: { layers: Array.from({ length: 6 }, () => 'arn:aws:lambda:eu-central-1:1:layer:x:1') } }, ['layers']],
     [{ schedules: [{ name: 'Not Good', schedule: { kind: 'periodic', periodMs: 60_000 } }] }, ['schedules']],
     [{ concurrencyMax: 2, instancesMin: 3 }, ['instancesMin']],
+    [{ concurrencyMax: -1, instancesMin: -1 }, ['concurrencyMax', 'instancesMin']],
+    // An account may be given more than it begins with.
+    [{ concurrencyMax: 5_000, instancesMin: 3_000 }, []],
+    [{ instancesMin: 3_000 }, []],
     [{ memoryMb: 1, timeoutMs: 1, description: 'x'.repeat(300) }, ['description', 'memoryMb', 'timeoutMs']],
   ])('%j', (config, expected) => {
     expect(limits(config)).toEqual(expected);

@@ -234,8 +234,10 @@ export function violationsOf(name: string, { code, hasBucket }: PlannedPackage, 
   within('memoryMb', config.memoryMb, LIMIT.memoryMb);
   within('timeoutMs', config.timeoutMs, LIMIT.timeoutMs);
   within('ephemeralStorageMb', config.ephemeralStorageMb, LIMIT.ephemeralMb);
-  within('concurrencyMax', config.concurrencyMax, { min: 0, max: LIMIT.concurrencyMax - LIMIT.unreservedConcurrencyMin });
-  within('instancesMin', config.instancesMin, { min: 0, max: config.concurrencyMax ?? LIMIT.concurrencyMax });
+  // How much an account may have and has left, only Lambda knows.
+  const { concurrencyMax = Infinity, instancesMin = 0 } = config;
+  if (concurrencyMax < 0) add('concurrencyMax', concurrencyMax, '0 or more');
+  if (instancesMin < 0 || instancesMin > Math.max(0, concurrencyMax)) add('instancesMin', instancesMin, '0 or more, up to concurrencyMax');
   within('layers', platform.layers?.length, { min: 0, max: LIMIT.layersMax });
   if (
     config.logRetentionDays !== undefined &&
