@@ -37,7 +37,7 @@ export class StreamSession {
   readonly callerId: string;
   readonly requestId: string;
   readonly contentType: string;
-  readonly #options: StreamSessionOptions;
+  readonly #options: Omit<StreamSessionOptions, 'invocation'>;
   readonly #chunks: Chunk[] = [];
   /** Of the chunks that are kept. */
   #bytes = 0;
@@ -51,10 +51,10 @@ export class StreamSession {
   #stopGrace: CancelTimer | undefined;
   #isGone = false;
 
-  constructor(options: StreamSessionOptions) {
-    const { invocation, callerId } = options;
+  /** What it waits with for its reader is what the answer was, not the call: that holds its event. */
+  constructor({ invocation, ...options }: StreamSessionOptions) {
     this.#options = options;
-    this.callerId = callerId;
+    this.callerId = options.callerId;
     this.requestId = invocation.requestId;
     this.contentType = invocation.contentType;
     void this.#collect(invocation);
