@@ -14,6 +14,7 @@ export interface Surroundings {
 }
 
 const CONNECT_MS = 10_000;
+const NONCE_TO_TRY = 'nothing-that-a-server-gives';
 /** Atomic batches, on which `publishMany` stands. */
 const VERSION_LEAST = [2, 12] as const;
 
@@ -21,6 +22,8 @@ const VERSION_LEAST = [2, 12] as const;
 export async function connect(options: NatsOptions, { clock, log }: Surroundings): Promise<[NatsConnection, TransportModule]> {
   const transport = await importPeer('nats', '@nats-io/transport-node', () => import('@nats-io/transport-node'));
   const servers = typeof options.servers === 'string' ? [options.servers] : [...options.servers];
+  const { credentials } = options;
+  let give = credentials && (await authenticator(transport, credentials, clock));
   const settings: NodeConnectionOptions = {
     servers,
     name: 'blueprint-runner',
@@ -31,9 +34,9 @@ export async function connect(options: NatsOptions, { clock, log }: Surroundings
     pingInterval: 5_000,
     noAsyncTraces: true,
     ...(options.inboxPrefix !== undefined && { inboxPrefix: options.inboxPrefix }),
-    ...(options.credentials && { authenticator: await authenticator(transport, options.credentials, clock) }),
-    // One that ran out may be renewed by the next time.
-    ...(options.credentials && 'jwt' in options.credentials && { ignoreAuthErrorAbort: true }),
+    ...(give && { authenticator: (nonce) => give?.(nonce) }),
+    // What was refused may be another one by the next time.
+    ignoreAuthErrorAbort: true,
     ...(options.tls && { tls: tlsOf(options.tls) }),
   };
   const connection = await transport.connect(settings).catch((cause: unknown) => {
@@ -42,12 +45,25 @@ export async function connect(options: NatsOptions, { clock, log }: Surroundings
   try {
     checkVersion(connection);
     // A worker's own connection: its control plane has looked.
-    if (!options.credentials || !('jwt' in options.credentials)) await checkSync(options.monitoring, log);
+    if (!credentials || !('jwt' in credentials)) await checkSync(options.monitoring, log);
   } catch (error) {
     await connection.close();
     throw error;
   }
+  if (credentials && !('jwt' in credentials))
+    void renew(connection, log, async () => {
+      const next = await authenticator(transport, credentials, clock);
+      // What is half written and throws would end the connection for good.
+      next(NONCE_TO_TRY);
+      give = next;
+    });
   return [connection, transport];
+}
+
+/** Secrets are read again when a connection is lost. */
+async function renew(connection: NatsConnection, log: Logger, read: () => Promise<void>): Promise<void> {
+  for await (const { type } of connection.status())
+    if (type === 'disconnect') await read().catch((error: unknown) => log.warn('the credentials of NATS cannot be read', { error }));
 }
 
 function tlsOf({ ca, cert, key }: NonNullable<NatsOptions['tls']>): { ca?: string; caFile?: string; certFile?: string; keyFile?: string } {

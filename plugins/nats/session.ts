@@ -67,9 +67,17 @@ export async function openSession(options: NatsOptions, names: Names, parts: Ses
 }
 
 async function follow({ connection }: NatsClient, lanes: Lanes, log: Logger): Promise<void> {
-  for await (const { type } of connection.status()) {
-    if (type === 'disconnect') log.warn('the connection to NATS is lost');
-    if (type !== 'reconnect') continue;
+  let [isLost, isRefused] = [false, false];
+  // Each try to come back tells of its end.
+  for await (const status of connection.status()) {
+    if (status.type === 'disconnect' && !isLost) log.warn('the connection to NATS is lost');
+    if (status.type === 'disconnect') isLost = true;
+    if (status.type === 'error' && status.error.name === 'AuthorizationError' && !isRefused) {
+      isRefused = true;
+      log.warn('NATS refuses our credentials; it is tried again', { reason: status.error.message });
+    }
+    if (status.type !== 'reconnect' || !isLost) continue;
+    [isLost, isRefused] = [false, false];
     log.info('the connection to NATS is there again');
     lanes.reconnected();
   }

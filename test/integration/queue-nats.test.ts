@@ -1,3 +1,6 @@
+import { writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, relative } from 'node:path';
 import { afterAll, beforeAll, describe, expect } from 'vitest';
 import { connect } from '@nats-io/transport-node';
 import { jetstream, jetstreamManager } from '@nats-io/jetstream';
@@ -12,6 +15,7 @@ import type { Telemetry } from '../../src/telemetry/telemetry.ts';
 import { holds, killLeaders } from '../prove/queue-nats-run.ts';
 import { requireNats, startNats } from '../support/nats.ts';
 import type { NatsCluster } from '../support/nats.ts';
+import { temporaryFolder } from '../support/temporary-folders.ts';
 
 const testNats = requireNats();
 let cluster: NatsCluster | undefined;
@@ -197,6 +201,34 @@ describe('a server that', () => {
       expect(refused).toMatchObject({ code: 'UNAUTHORIZED' });
       expect(texts.join() + String(refused)).not.toMatch(/pass-word/);
     } finally {
+      await own.stop();
+    }
+  });
+
+  testNats('asks for another password after a restart gets it as soon as the reference has it', async () => {
+    const folder = temporaryFolder('nats-password-');
+    const [secret, authorization] = [join(folder, 'password'), join(folder, 'authorization.conf')];
+    const ask = (password: string): void => writeFileSync(authorization, `authorization { user: bpr, password: ${password} }\n`);
+    writeFileSync(secret, 'first-word');
+    ask('first-word');
+    const own = await startNats(1, { configuration: `include '../${relative(tmpdir(), authorization)}'` });
+    const { telemetry, texts } = warnings();
+    const credentials = { user: 'bpr', password: `file:${secret}` };
+    const queue = open({ servers: own.addresses, credentials, commandMs: 1_000 }, telemetry);
+    try {
+      await queue.publish(job('a'));
+      const [server] = own.servers;
+      await server?.kill();
+      ask('second-word');
+      await server?.start();
+      await expect.poll(() => texts.join()).toContain('NATS refuses our credentials');
+      await expect(queue.publish(job('b'))).rejects.toMatchObject({ code: 'PLATFORM_UNREACHABLE' });
+      writeFileSync(secret, 'second-word');
+      await expect.poll(() => queue.publish(job('c')).catch(() => undefined), { timeout: 20_000 }).toMatchObject({ id: 'c' });
+      expect((await claimOne(queue)).id).toBe('a');
+      expect(texts.join()).not.toMatch(/first-word|second-word/);
+    } finally {
+      await queue.close();
       await own.stop();
     }
   });
