@@ -49,6 +49,9 @@ import { revoke } from './revocation.ts';
 import { openSession } from './session.ts';
 import type { Session } from './session.ts';
 
+/** Until what was sent has been acknowledged. */
+const CLOSE_MS = 3_000;
+
 /**
  * A `WorkQueue` on JetStream, connected on first use.
  *
@@ -302,11 +305,20 @@ export class NatsQueue implements SharedQueue {
     if (!session) return;
     const { client, lanes, jobs, stopKeepAlive } = session;
     stopKeepAlive();
-    await lanes.close();
+    await this.#inTime(lanes.close());
     await Promise.allSettled(this.#changes);
     await jobs.idle();
     jobs.leases.close();
-    await client.close();
+    await this.#inTime(client.close());
+    await client.connection.close();
+  }
+
+  /** A server that is silent is not waited for until the connection to it counts as lost. */
+  async #inTime(closing: Promise<void>): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const cancel = this.#clock.after(CLOSE_MS, resolve);
+    await Promise.race([closing, promise]);
+    cancel();
   }
 
   #refuseClosed(): void {

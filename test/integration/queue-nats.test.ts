@@ -285,6 +285,24 @@ describe('a server that', () => {
     }
   });
 
+  testNats('does not answer is not waited for at the end', async () => {
+    const own = await startNats(1);
+    const queue = open({ servers: own.addresses });
+    try {
+      await queue.publish(job('a'));
+      await queue.complete((await claimOne(queue)).lease, { body: Buffer.from('done') });
+      const waiting = queue.claim({ workerId: 'w', waitMs: 60_000 }).catch((error: unknown) => error);
+      own.servers[0]?.freeze();
+      const startedAt = performance.now();
+      await queue.close();
+      expect(performance.now() - startedAt).toBeLessThan(12_000);
+      expect(await waiting).toMatchObject({ code: 'QUEUE_CLOSED' });
+    } finally {
+      own.servers[0]?.wake();
+      await own.stop();
+    }
+  });
+
   testNats('cannot be reached is named', async () => {
     const queue = open({ servers: '127.0.0.1:1' });
     await expect(queue.publish(job('a'))).rejects.toMatchObject({ code: 'PLATFORM_UNREACHABLE', message: /127\.0\.0\.1:1/ });
