@@ -1,6 +1,6 @@
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CONFIGURABLE, cloudConfigPath, configureCloud, loadCloudConfig } from './cloud-config.ts';
 import { findCredentials } from './credentials.ts';
@@ -57,7 +57,9 @@ describe('cloud.json', () => {
 describe('credentials', () => {
   it.each([
     ['aws', { AWS_ACCESS_KEY_ID: 'a', AWS_SECRET_ACCESS_KEY: 'b' }, ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY']],
-    ['digitalocean', { DIGITALOCEAN_ACCESS_TOKEN: 'a' }, ['DIGITALOCEAN_ACCESS_TOKEN']],
+    ['digitalocean', { DIGITALOCEAN_TOKEN: 'a' }, ['DIGITALOCEAN_TOKEN']],
+    ['gcp', { CLOUDSDK_AUTH_ACCESS_TOKEN: 'a' }, ['CLOUDSDK_AUTH_ACCESS_TOKEN']],
+    ['azure', { IDENTITY_ENDPOINT: 'http://a', IDENTITY_HEADER: 'b' }, ['IDENTITY_ENDPOINT', 'IDENTITY_HEADER']],
     [
       'azure',
       { AZURE_CLIENT_ID: 'a', AZURE_CLIENT_SECRET: 'b', AZURE_TENANT_ID: 'c' },
@@ -75,6 +77,16 @@ describe('credentials', () => {
     ['kubernetes', {}],
   ] as const)('%s with %j is not enough', (cloud, env) => {
     expect(findCredentials(cloud, env, home)).toMatchObject({ found: false, by: [] });
+  });
+
+  it('what deployers do not read is none, though other tools do', () => {
+    for (const file of ['.config/gcloud/application_default_credentials.json', '.azure/azureProfile.json']) {
+      mkdirSync(dirname(join(home, file)), { recursive: true });
+      writeFileSync(join(home, file), '{}');
+    }
+    const env = { DIGITALOCEAN_ACCESS_TOKEN: 'a' };
+    for (const cloud of ['gcp', 'azure', 'digitalocean'] as const)
+      expect(findCredentials(cloud, env, home)).toMatchObject({ found: false });
   });
 
   it('files count when they are there', () => {

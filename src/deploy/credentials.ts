@@ -22,6 +22,7 @@ export interface CredentialReport {
   readonly ways: readonly string[];
 }
 
+/** Those that deployers take when their options say nothing. */
 const WAYS: Readonly<Record<Configurable, readonly Way[]>> = {
   aws: [
     { env: ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'] },
@@ -31,9 +32,9 @@ const WAYS: Readonly<Record<Configurable, readonly Way[]>> = {
     { file: '.aws/credentials' },
     { file: '.aws/config' },
   ],
-  gcp: [{ fileOf: 'GOOGLE_APPLICATION_CREDENTIALS' }, { file: '.config/gcloud/application_default_credentials.json' }],
-  azure: [{ env: ['AZURE_CLIENT_ID', 'AZURE_CLIENT_SECRET', 'AZURE_TENANT_ID'] }, { file: '.azure/azureProfile.json' }],
-  digitalocean: [{ env: ['DIGITALOCEAN_TOKEN'] }, { env: ['DIGITALOCEAN_ACCESS_TOKEN'] }],
+  gcp: [{ fileOf: 'GOOGLE_APPLICATION_CREDENTIALS' }, { env: ['CLOUDSDK_AUTH_ACCESS_TOKEN'] }],
+  azure: [{ env: ['AZURE_CLIENT_ID', 'AZURE_CLIENT_SECRET', 'AZURE_TENANT_ID'] }, { env: ['IDENTITY_ENDPOINT', 'IDENTITY_HEADER'] }],
+  digitalocean: [{ env: ['DIGITALOCEAN_TOKEN'] }],
   cloudflare: [{ env: ['CLOUDFLARE_API_TOKEN'] }],
   kubernetes: [{ fileOf: 'KUBECONFIG' }, { file: '.kube/config' }, { file: '/var/run/secrets/kubernetes.io/serviceaccount/token' }],
   vultr: [{ env: ['VULTR_API_KEY'] }],
