@@ -20,7 +20,7 @@ mkdirSync('/tmp/program', { recursive: true });
 for (const name of readdirSync('${PROGRAM_FOLDER}')) {
   if (name.endsWith('.gz')) writeFileSync('/tmp/program/' + name.slice(0, -3), gunzipSync(readFileSync('${PROGRAM_FOLDER}/' + name)));
 }
-await import('/tmp/program/' + process.argv[2]);
+await import('/tmp/program/' + process.argv[1]);
 `;
 
 function probe(port: number, path: string): string[] {

@@ -11,6 +11,7 @@ import { buildHandler } from '../../src/deploy/package.ts';
 import { exportPlan } from '../../src/deploy/export.ts';
 import type { ExportFormat } from '../../src/deploy/export.ts';
 import type { ExportInput } from '../../src/deploy/export-files.ts';
+import { packFiles } from '../../src/deploy/zip.ts';
 import type { FunctionConfig } from '../../src/executor/deployer.ts';
 import { calendar, periodic } from '../../src/schedule/schedule.ts';
 import { requirePeer, runs } from '../require.ts';
@@ -26,6 +27,13 @@ const testTerraform = requirePeer('terraform', () => {
     throw new Error('TERRAFORM_MIRROR names no folder with the provider hashicorp/aws');
 });
 const testSystemd = requirePeer('systemd-analyze', () => runs('systemd-analyze', '--version'));
+
+/** What is looked at of a description of Kubernetes. */
+interface Mounted {
+  readonly kind: string;
+  readonly binaryData?: Readonly<Record<string, string>>;
+  readonly spec?: { readonly template?: { readonly spec: { readonly containers: readonly { readonly command: readonly string[] }[] } } };
+}
 
 let built: string;
 let folder: string;
@@ -207,6 +215,20 @@ describe('descriptions of the orchestrator', () => {
       expect(() => new (Model as new (data: unknown) => { validate(): void })(document).validate()).not.toThrow();
     expect(text).toContain('runAsNonRoot: true');
     expect(text).toContain('secretKeyRef');
+  });
+
+  it.each(['kubernetes', 'knative'] as const)('for %s: a container that finds its program and runs it', async (format) => {
+    const source = Buffer.from("console.log('runs', import.meta.url.split('/').at(-1));");
+    const zip = await packFiles({ 'handler.mjs': { data: source, mode: 0o644 } });
+    const files = { 'handler.mjs': source };
+    const program = { name: 'x', files, args: ['handler.mjs'], environment: {}, healthPort: 9_100 };
+    const exported = exportPlan(format, { functions: [{ name: 'x', code: { zip, sha256: '' }, config: {} }], program });
+    const documents = parseAllDocuments(Object.values(exported.files).map(String).join('---\n')).map((one) => one.toJS() as Mounted);
+    const packed = documents.find(({ kind }) => kind === 'ConfigMap')?.binaryData ?? {};
+    for (const [name, data] of Object.entries(packed)) writeFileSync(join(folder, name), Buffer.from(data, 'base64'));
+    const [command = '', ...args] = documents.find(({ spec }) => spec?.template)?.spec?.template?.spec.containers[0]?.command ?? [];
+    const moved = args.map((arg) => arg.replaceAll('/var/task', folder).replaceAll('/tmp/program', join(folder, 'program')));
+    expect((await run(command, moved)).stdout).toBe('runs handler.mjs\n');
   });
 
   it('for Compose: a locked-down service that asks for its secrets', () => {
