@@ -103,16 +103,24 @@ function secretLines(name: string, secrets: Readonly<Record<string, string>>): s
 
 export function compose(program: ProgramSpec, _: ExportInput): Exported {
   const { name, files, args, environment, secrets = {}, healthPort, memoryMb = DEFAULT_MEMORY_MB } = program;
-  const service = {
-    image: IMAGE,
+  const locked = { image: IMAGE, read_only: true, cap_drop: ['ALL'], security_opt: ['no-new-privileges:true'] };
+  // A new volume belongs to root.
+  const data = {
+    ...locked,
+    command: ['chown', `${USER}:${USER}`, DATA_FOLDER],
+    user: '0:0',
+    cap_add: ['CHOWN'],
+    network_mode: 'none',
+    volumes: [`data:${DATA_FOLDER}`],
+  };
+  const orchestrator = {
+    ...locked,
+    depends_on: { data: { condition: 'service_completed_successfully' } },
     init: true,
     command: ['node', ...args],
     working_dir: PROGRAM_FOLDER,
     environment: { ...environment, ...Object.fromEntries(Object.keys(secrets).map((key) => [key, `\${${key}:?set ${key}}`])) },
     user: `${USER}:${USER}`,
-    read_only: true,
-    cap_drop: ['ALL'],
-    security_opt: ['no-new-privileges:true'],
     pids_limit: 256,
     mem_limit: `${memoryMb}m`,
     tmpfs: [`/tmp:size=64m,mode=1777`],
@@ -122,7 +130,7 @@ export function compose(program: ProgramSpec, _: ExportInput): Exported {
     volumes: [`./program:${PROGRAM_FOLDER}:ro`, `data:${DATA_FOLDER}`],
     logging: { driver: 'json-file', options: { 'max-size': '10m', 'max-file': '3' } },
   };
-  const document = { name, services: { orchestrator: service }, volumes: { data: {} } };
+  const document = { name, services: { data, orchestrator }, volumes: { data: {} } };
   const written = Object.fromEntries(Object.entries(files).map(([path, bytes]) => [`program/${path}`, bytes]));
   return { files: { 'compose.yaml': yaml(document), ...written }, warnings: [], usage: 'docker compose up --detach' };
 }

@@ -242,6 +242,15 @@ describe('descriptions of the orchestrator', () => {
           cap_drop: ['ALL'],
           security_opt: ['no-new-privileges:true'],
           environment: { OPERATOR_PRIVATE_KEY: '${OPERATOR_PRIVATE_KEY:?set OPERATOR_PRIVATE_KEY}' },
+          user: '65532:65532',
+          depends_on: { data: { condition: 'service_completed_successfully' } },
+        },
+        // A new volume belongs to root: the image has no folder of this name.
+        data: {
+          command: ['chown', '65532:65532', '/var/lib/blueprint-runner'],
+          cap_drop: ['ALL'],
+          cap_add: ['CHOWN'],
+          network_mode: 'none',
         },
       },
     });
