@@ -123,6 +123,11 @@ export class ExecutorRegistry {
     }
   }
 
+  /** How many calls of the job would run at once now; those beyond wait for a place. */
+  room(jobId: bigint): number {
+    return this.#routes.room(jobId);
+  }
+
   /** The routes, for `why` and `doctor`. */
   describe(): RouteDescription[] {
     return this.#routes.describe();

@@ -255,6 +255,10 @@ export class Semaphore {
     return this.#waiting;
   }
 
+  get free(): number {
+    return this.#free;
+  }
+
   /** Takes a place when one is free, without waiting. */
   tryAcquire(): boolean {
     if (this.#free === 0) return false;

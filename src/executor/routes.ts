@@ -98,6 +98,12 @@ export class RouteTable {
     return route;
   }
 
+  /** How many calls of the job would get a place at once; what is not known of it yet is not found out. */
+  room(jobId: bigint): number {
+    const route = this.#routes.get(jobId) ?? this.#otherJobs;
+    return Math.min(route?.slots?.free ?? Number.POSITIVE_INFINITY, route?.primary.host.slots?.free ?? Number.POSITIVE_INFINITY);
+  }
+
   describe(): RouteDescription[] {
     return [...this.#routes.values(), ...(this.#otherJobs ? [this.#otherJobs] : [])].map(({ jobId, job, policy, primary, fallback }) => ({
       jobId,

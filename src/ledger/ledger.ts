@@ -147,8 +147,8 @@ export interface Ledger {
   /** One call turned out not to be on the canonical chain any more. */
   recordOrphaned(seq: number, reason: string): Promise<void>;
 
-  /** The next calls to execute, in arrival order, after `afterSeq`. Reads only. At most `limit`. */
-  waiting(afterSeq: number, limit: number): CallRecord[];
+  /** The next calls to execute, of one job or of all, in arrival order, after `afterSeq`. Reads only. At most `limit`. */
+  waiting(afterSeq: number, limit: number, jobId?: bigint): CallRecord[];
 
   recordAttempt(seq: number, attempt: { readonly number: number; readonly executor: string; readonly reason?: string }): Promise<void>;
   recordAttemptFailed(

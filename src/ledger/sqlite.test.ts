@@ -137,6 +137,8 @@ describe('calls of the chain', () => {
     ]);
     expect(ledger.waiting(1, 10).map(({ seq }) => seq)).toEqual([3]);
     expect(ledger.waiting(0, 1).map(({ seq }) => seq)).toEqual([1]);
+    expect(ledger.waiting(1, 10, BigInt(chainCall(3).jobIndex)).map(({ seq }) => seq)).toEqual([3]);
+    expect(ledger.waiting(0, 10, 99n)).toEqual([]);
   });
 
   it('are executed once: a second result is refused', async () => {

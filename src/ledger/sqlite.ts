@@ -68,6 +68,7 @@ const RESTORE = `UPDATE calls SET before = NULL, updated_at = ?, error_code = ii
   state = CASE WHEN before NOT IN (${rejected}, ${closed}) THEN before WHEN output IS NULL THEN ${seen} ELSE ${executed} END WHERE seq = ?`;
 const INSERT_PRODUCED = `INSERT INTO calls (id, job_id, body, metadata, state, seen_at, updated_at) VALUES (?, ?, ?, ?, ${seen}, ?, ?) ON CONFLICT (id) DO NOTHING`;
 const WAITING = `SELECT * FROM calls WHERE state IN ${OPEN} AND seq > ? ORDER BY seq LIMIT ?`;
+const WAITING_OF_JOB = `SELECT * FROM calls WHERE state IN ${OPEN} AND seq > ? AND job_id = ? ORDER BY seq LIMIT ?`;
 
 export class SqliteLedger implements Ledger {
   readonly #database: SqliteFile;
@@ -130,8 +131,9 @@ export class SqliteLedger implements Ledger {
     return this.#database.write(() => this.#orphan(seq, reason));
   }
 
-  waiting(afterSeq: number, limit: number): CallRecord[] {
-    return this.#all(WAITING, afterSeq, limit).map(recordOf);
+  waiting(afterSeq: number, limit: number, jobId?: bigint): CallRecord[] {
+    const rows = jobId === undefined ? this.#all(WAITING, afterSeq, limit) : this.#all(WAITING_OF_JOB, afterSeq, String(jobId), limit);
+    return rows.map(recordOf);
   }
 
   recordAttempt(seq: number, attempt: { readonly number: number; readonly executor: string; readonly reason?: string }): Promise<void> {

@@ -20,7 +20,7 @@ type DispatchLedger = Pick<
 
 export interface DispatchOptions {
   readonly ledger: DispatchLedger;
-  readonly executors: Pick<ExecutorRegistry, 'execute'>;
+  readonly executors: Pick<ExecutorRegistry, 'execute' | 'room'>;
   /** Before a call is executed; a failure is one of the call. */
   readonly prepare: (call: JobCall) => Promise<void> | undefined;
   /** Gives results to the consumers; never fails. */
@@ -61,6 +61,10 @@ export class Dispatch {
   readonly #options: DispatchOptions;
   readonly #running = new Map<number, AbortController>();
   readonly #holds = new Map<bigint, Hold>();
+  /** Jobs that have no room for a call: the last row of theirs that was taken. What comes after it waits in the ledger. */
+  readonly #full = new Map<bigint, number>();
+  /** Calls that were taken and have no place at their executor yet. */
+  #preparing = 0;
   readonly #abandoned = new AbortController();
   /** Rows up to here were taken or passed over. */
   #afterSeq = 0;
@@ -103,12 +107,14 @@ export class Dispatch {
   /** After a reorg: calls that were passed may wait again. What these rows run is cancelled. */
   orphaned(seqs: readonly number[]): void {
     this.#afterSeq = 0;
+    this.#full.clear();
     for (const seq of seqs) this.#running.get(seq)?.abort();
   }
 
   /** Earlier rows may wait again. */
   rescan(): void {
     this.#afterSeq = 0;
+    this.#full.clear();
     this.pump();
   }
 
@@ -165,6 +171,7 @@ export class Dispatch {
 
   #pump(): void {
     const { ledger, concurrency } = this.#options;
+    for (const [jobId, afterSeq] of this.#full) this.#pumpJob(jobId, afterSeq);
     for (let scanned = 0; !this.#stopped && this.#running.size < concurrency;) {
       if (scanned >= SCAN_MAX) return this.#pumpSoon();
       // Behind the frontier most rows run already.
@@ -177,6 +184,26 @@ export class Dispatch {
     }
   }
 
+  /** Takes calls of a job that had no room, as far as it has some now. */
+  #pumpJob(jobId: bigint, afterSeq: number): void {
+    if (this.#stopped || this.#holds.get(jobId)?.cancel) return;
+    const places = Math.min(this.#options.concurrency - this.#running.size, this.#room(jobId));
+    if (places <= 0) return;
+    // Those that were tried and wait again are among those that run.
+    const limit = Math.min(places + this.#running.size, SCAN_STEP_MAX);
+    const records = this.#options.ledger.waiting(afterSeq, limit, jobId);
+    for (const record of records) {
+      if (this.#running.size >= this.#options.concurrency || this.#room(jobId) <= 0) return;
+      this.#full.set(jobId, record.seq);
+      if (!this.#running.has(record.seq)) this.#start(record);
+    }
+    if (records.length < limit) this.#full.delete(jobId);
+  }
+
+  #room(jobId: bigint): number {
+    return this.#options.executors.room(jobId) - this.#preparing;
+  }
+
   #take(record: CallRecord): void {
     const { seq, call } = record;
     this.#afterSeq = seq;
@@ -187,6 +214,13 @@ export class Dispatch {
       hold.firstSeq = Math.min(hold.firstSeq, seq);
       return;
     }
+    if (this.#full.has(call.jobId)) return;
+    if (this.#room(call.jobId) > 0) this.#start(record);
+    else this.#full.set(call.jobId, seq - 1);
+  }
+
+  #start(record: CallRecord): void {
+    const { seq } = record;
     const controller = new AbortController();
     this.#running.set(seq, controller);
     this.#options.metrics.inFlight.add(1);
@@ -217,10 +251,16 @@ export class Dispatch {
     }
     this.#running.delete(seq);
     this.#options.metrics.inFlight.add(-1);
-    if (!isDone) this.#afterSeq = Math.min(this.#afterSeq, seq - 1);
+    if (!isDone) this.#waitsAgain(record);
     this.#queue.shift()?.();
     if (this.#running.size === 0) this.#idle?.();
     this.#pumpSoon();
+  }
+
+  #waitsAgain({ seq, call: { jobId } }: CallRecord): void {
+    this.#afterSeq = Math.min(this.#afterSeq, seq - 1);
+    const fullSince = this.#full.get(jobId);
+    if (fullSince !== undefined) this.#full.set(jobId, Math.min(fullSince, seq - 1));
   }
 
   /** False: the call may wait again. */
@@ -231,7 +271,7 @@ export class Dispatch {
     let executed: Executed;
     try {
       const prepared = prepare(call);
-      if (prepared) await prepared;
+      if (prepared) await this.#prepared(prepared);
       executed = await executors.execute(call, {
         signal,
         attemptsBefore: attempts,
@@ -252,6 +292,16 @@ export class Dispatch {
       if (error.code !== 'PAYLOAD_TOO_LARGE') throw error;
       return this.#failed(record, error);
     });
+  }
+
+  async #prepared(prepared: Promise<void>): Promise<void> {
+    this.#preparing += 1;
+    try {
+      await prepared;
+    } finally {
+      this.#preparing -= 1;
+      this.#pumpSoon();
+    }
   }
 
   async #attempted(

@@ -284,6 +284,30 @@ describe('a runner with a chain', () => {
     await until(['free', 'held', 'later']);
   });
 
+  it.each(['job', 'executor'])('lets no call take a place that only waits for one at its %s', async (limited) => {
+    const { promise: gate, resolve: open } = Promise.withResolvers<void>();
+    const slow = new Remote();
+    const running: string[] = [];
+    slow.invoke = async ({ body }) => {
+      running.push(text(body) ?? '');
+      await gate;
+      return { results: [{ body, metadata: new Metadata() }] };
+    };
+    const limits = { ...slow.limits, concurrencyMax: 1 };
+    const executor = limited === 'executor' ? Object.assign(slow, { limits }) : slow;
+    const { builder, submit, until, states } = line({ concurrency: 3 });
+    await started(
+      builder.router(new JobRouter().route(1, echo)).withFaasExecutor(0, executor, limited === 'job' ? { concurrencyMax: 1 } : {}),
+    );
+    for (const input of ['a', 'b', 'c', 'd', 'e']) submit(input);
+    for (const input of ['free 1', 'free 2']) submit(input, 1);
+    await until(['free 1', 'free 2']);
+    expect(running).toEqual(['a']);
+    expect(states().slice(0, 5)).toEqual(['executing', 'seen', 'seen', 'seen', 'seen']);
+    open();
+    await until(['free 1', 'free 2', 'a', 'b', 'c', 'd', 'e']);
+  });
+
   it('runs what a circuit held as soon as the circuit lets it', async () => {
     const clock = new FakeClock();
     const remote = new Remote('EXECUTOR_UNREACHABLE');
