@@ -68,8 +68,8 @@ export class KubernetesBackend implements InstanceBackend {
   /** By owner and content. */
   readonly #codes = new Map<string, Promise<InstanceCode>>();
   readonly #policies = new Map<string, Promise<void>>();
-  /** What instances share. */
-  readonly #shared: { readonly kind: 'ConfigMap' | 'NetworkPolicy'; readonly name: string }[] = [];
+  /** What instances share, by name. */
+  readonly #shared = new Map<string, 'ConfigMap' | 'NetworkPolicy'>();
   #isClosed = false;
 
   /** Does no I/O. */
@@ -130,7 +130,7 @@ export class KubernetesBackend implements InstanceBackend {
     await Promise.allSettled(this.#busy);
     await Promise.allSettled([...this.#live.values()].map(({ instance }) => this.terminate(instance)));
     await Promise.allSettled(this.#busy);
-    for (const { kind, name } of this.#shared.splice(0)) await this.#cluster.delete(kind, name).catch(() => {});
+    for (const [name, kind] of this.#shared) await this.#cluster.delete(kind, name).catch(() => {});
     await this.#hub.close();
     await this.#cluster.close();
   }
@@ -161,6 +161,9 @@ export class KubernetesBackend implements InstanceBackend {
       return instance;
     } catch (error) {
       this.#hub.forget(id);
+      // Somebody may have removed what instances share: the next start brings it again.
+      this.#codes.clear();
+      this.#policies.clear();
       await this.#remove(name).catch(() => {});
       throw startError(error, spec);
     }
@@ -299,7 +302,7 @@ export class KubernetesBackend implements InstanceBackend {
     const { zip, sha256 } = await instancePackage(fn);
     const maps = instanceCodeMaps(origin, zip, sha256);
     for (const map of maps) {
-      this.#shared.push({ kind: 'ConfigMap', name: map.metadata.name });
+      this.#shared.set(map.metadata.name, 'ConfigMap');
       await this.#cluster.apply(map);
     }
     return { sha256, maps: maps.map(({ metadata }) => metadata.name), hasLayers: fn.layers.length > 0 };
@@ -311,7 +314,7 @@ export class KubernetesBackend implements InstanceBackend {
     if (known) return known;
     const made = (async () => {
       for (const policy of networkPolicies(origin, address)) {
-        this.#shared.push({ kind: 'NetworkPolicy', name: policy.metadata.name });
+        this.#shared.set(policy.metadata.name, 'NetworkPolicy');
         await this.#cluster.apply(policy);
       }
     })();

@@ -20,6 +20,7 @@ const dial = (purpose) => {
     checkServerIdentity: () => undefined,
   });
   socket.setNoDelay(true);
+  socket.setKeepAlive(true, 30000);
   socket.write(purpose);
   return socket;
 };

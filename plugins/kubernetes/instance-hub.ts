@@ -10,6 +10,7 @@ import type { Clock } from '../../src/plugin.ts';
 /** Forward secrecy, and authenticated by the key that both sides have: RFC 7905. */
 export const CIPHER = 'ECDHE-PSK-CHACHA20-POLY1305';
 const HELLO_MS = 10_000;
+const KEEP_ALIVE_MS = 30_000;
 const PURPOSE_BYTES_MAX = 16;
 const FRAME_BYTES_MAX = 1_024 * 1_024;
 const HEAD_BYTES = 5;
@@ -91,6 +92,9 @@ export class InstanceHub {
           minVersion: 'TLSv1.2',
           maxVersion: 'TLSv1.2',
           handshakeTimeout: HELLO_MS,
+          // A machine that is lost says nothing.
+          keepAlive: true,
+          keepAliveInitialDelay: KEEP_ALIVE_MS,
           pskCallback: (socket: object, identity: string) => {
             this.#identities.set(socket, identity);
             return this.#known.get(identity)?.link.key ?? null;

@@ -3,6 +3,7 @@
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { connect } from 'node:tls';
@@ -145,6 +146,18 @@ const api = 'http://' + process.env.AWS_LAMBDA_RUNTIME_API + '/2018-06-01/runtim
 });
 
 describe('what does not start', () => {
+  testSandboxed('because somebody deleted its package starts the next time', async () => {
+    const runtime = await runtimeWith({ startTimeoutMs: 1_000 });
+    const fn = functionOf(`export const handler = () => process.exit(0);`);
+    expect(await failureOf(runtime.invoke(fn, Buffer.from('{}')))).toMatchObject({ code: 'FUNCTION_CRASHED' });
+    const name = emulator.store.of('ConfigMap')[0]?.metadata.name;
+    const headers = { authorization: `Bearer ${TOKEN}` };
+    await fetch(`${emulator.url}/api/v1/namespaces/default/configmaps/${name}`, { method: 'DELETE', headers });
+    expect(kinds()).not.toContain('ConfigMap');
+    expect(await failureOf(runtime.invoke(fn, Buffer.from('{}')))).toMatchObject({ code: 'INSTANCE_START_FAILED' });
+    expect(await failureOf(runtime.invoke(fn, Buffer.from('{}')))).toMatchObject({ code: 'FUNCTION_CRASHED' });
+  });
+
   testSandboxed('an image that nobody has is told at once, and nothing is left of the pod', async () => {
     const runtime = await runtimeWith({ image: 'missing/node:1' });
     const error = await failureOf(runtime.invoke(functionOf(GREET), Buffer.from('{}')));
@@ -185,7 +198,25 @@ console.log('warm');
 setInterval(() => {}, 1000);
 `;
 
+/** Which timer each connection at this port has, as the kernel tells it: 02 asks the other side now and then whether it is there. */
+async function timersAt(port: number): Promise<string[]> {
+  const at = `:${port.toString(16).toUpperCase().padStart(4, '0')}`;
+  const rows = (await readFile('/proc/net/tcp', 'utf8')).split('\n').map((line) => line.trim().split(/\s+/));
+  return rows
+    .filter(([, local = '', remote = '', state]) => state === '01' && (local.endsWith(at) || remote.endsWith(at)))
+    .map(([, , , , , timer = '']) => timer.slice(0, 2));
+}
+
 describe('an owner that is killed', () => {
+  testSandboxed('with its machine says nothing: both sides ask now and then whether the other is there', async () => {
+    const runtime = await runtimeWith();
+    await runtime.warm(functionOf(GREET), 1);
+    const secret = emulator.store.of('Secret')[0]?.['data'] as { 'instance.json': string };
+    const { port } = JSON.parse(Buffer.from(secret['instance.json'], 'base64').toString()) as { port: number };
+    // Control and one call that waits, each seen from both sides.
+    await expect.poll(() => timersAt(port)).toEqual(['02', '02', '02', '02']);
+  });
+
   testSandboxed('leaves pods that end by themselves, and what is left is reaped; pods of others are not touched', async () => {
     const foreign = {
       apiVersion: 'v1',
