@@ -233,7 +233,11 @@ class Follower {
       return read;
     } catch (thrown) {
       const error = toRunnerError(thrown);
-      if (!isRangeRefusal(error) || !this.#range.refuse()) throw error;
+      if (!isRangeRefusal(error) || !this.#range.refuse()) {
+        // Endpoints refuse a range in words of their own, too, or in those of a rate: the next try is a smaller one.
+        if (error.code === 'RPC_ERROR' || error.code === 'RPC_RATE_LIMITED') this.#range.refuse();
+        throw error;
+      }
       this.#settings.telemetry.log.debug('a range of blocks was refused', {
         blocks: String(ahead.to - ahead.after.number),
         error: error.message,

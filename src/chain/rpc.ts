@@ -199,7 +199,8 @@ export class RpcChainClient implements ChainClient {
     const shown: ChainCall[] = [];
     for (const [index, plan] of plans.entries()) {
       const answer = answers[index];
-      if (isRunnerError(answer) && isRangeRefusal(answer) && plan.length > 1) {
+      // Also what is refused in words that nobody knows: a call alone is the smallest range.
+      if (isRunnerError(answer) && (isRangeRefusal(answer) || answer.code === 'RPC_ERROR') && plan.length > 1) {
         const middle = plan.length >> 1;
         shown.push(...(await this.#readAgain([plan.slice(0, middle), plan.slice(middle)])));
       } else {

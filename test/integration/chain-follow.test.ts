@@ -580,6 +580,22 @@ describe('endpoints with limits and faults', () => {
     expect(refused).toBeGreaterThan(0);
   });
 
+  test.each([
+    ['no known words', -32000, 'query must be smaller than size 4'],
+    ['the words of a rate', -32005, 'limit exceeded'],
+  ])('ranges limited in %s', async (_, code, message) => {
+    const w = await world();
+    await w.tangle.submitMany(w.serviceId, jobs(5));
+    await w.chain.mine(20);
+    const proxy = await proxyOf(w.chain, {
+      onCall: ({ method, params }, forward) =>
+        method === 'eth_getLogs' && blocksOf(params) > 4 ? { error: { code, message } } : forward(),
+    });
+    const observer = observe(w, { urls: [proxy.url], fromBlock: 0n, unsettledDepth: 0, rangeBlocks: 16 });
+    await caughtUp(observer, w.chain);
+    expect(observer.calls).toEqual(await truth(w));
+  });
+
   test('a rate that is less than a step', async () => {
     const w = await world();
     await w.tangle.submitMany(w.serviceId, jobs(6));

@@ -217,26 +217,29 @@ describe('confirm', () => {
     expect((proxy.calls.get('eth_getLogs') ?? 0) - before).toBe(1);
   });
 
-  test('calls far apart are asked for in parts, and refused ranges are halved', async () => {
-    const calls = [];
-    for (let input = 0; input < 8; input++) {
-      calls.push(await submit(input));
-      await chain.mine(300);
-    }
-    const spans: number[] = [];
-    const client = await through({
-      onCall: ({ method, params }, forward) => {
-        if (method !== 'eth_getLogs') return forward();
-        const { fromBlock, toBlock } = params[0] as { fromBlock: string; toBlock: string };
-        const span = Number(toBlock) - Number(fromBlock);
-        spans.push(span);
-        return span > 700 ? { error: { code: -32602, message: 'exceeds max block range' } } : forward();
-      },
-    });
-    expect(await client.confirm(calls)).toEqual(calls.map(() => true));
-    expect(Math.max(...spans)).toBeLessThan(2000);
-    expect(spans.length).toBeGreaterThan(2);
-  });
+  test.each(['exceeds max block range', 'query must be smaller than size 700'])(
+    'calls far apart are asked for in parts, and refused ranges are halved: %s',
+    async (message) => {
+      const calls = [];
+      for (let input = 0; input < 8; input++) {
+        calls.push(await submit(input));
+        await chain.mine(300);
+      }
+      const spans: number[] = [];
+      const client = await through({
+        onCall: ({ method, params }, forward) => {
+          if (method !== 'eth_getLogs') return forward();
+          const { fromBlock, toBlock } = params[0] as { fromBlock: string; toBlock: string };
+          const span = Number(toBlock) - Number(fromBlock);
+          spans.push(span);
+          return span > 700 ? { error: { code: -32602, message } } : forward();
+        },
+      });
+      expect(await client.confirm(calls)).toEqual(calls.map(() => true));
+      expect(Math.max(...spans)).toBeLessThan(2000);
+      expect(spans.length).toBeGreaterThan(2);
+    },
+  );
 
   test('after a reorg the same call id is another call', async () => {
     const client = connect();
