@@ -277,10 +277,13 @@ export class Dispatch {
         attemptsBefore: attempts,
         parent: this.#options.traces?.of(call),
         onAttempt: (number, executor, reason) => this.#attempted(record, { number, executor, reason }),
-        onAttemptFailed: (number, { code, message }, nextAt) =>
-          this.write(() =>
+        onAttemptFailed: (number, { code, message }, nextAt) => {
+          // Its place is free until the next attempt.
+          if (nextAt !== undefined) this.#pumpSoon();
+          return this.write(() =>
             this.#options.ledger.recordAttemptFailed(seq, { number, code, message, ...(nextAt !== undefined && { nextAt }) }),
-          ),
+          );
+        },
       });
     } catch (thrown) {
       if (signal.aborted || this.#stoppedByLedger) return false;

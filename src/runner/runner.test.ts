@@ -308,6 +308,22 @@ describe('a runner with a chain', () => {
     await until(['free 1', 'free 2', 'a', 'b', 'c', 'd', 'e']);
   });
 
+  it('gives the place of a call that waits for its next attempt to the next call', async () => {
+    const remote = new Remote();
+    const running: string[] = [];
+    remote.invoke = async ({ body }) => {
+      running.push(text(body) ?? '');
+      if (running.length === 1) throw new RunnerError('EXECUTOR_UNREACHABLE', 'not now', { retry: 'safe' });
+      return { results: [{ body, metadata: new Metadata() }] };
+    };
+    const { builder, submit, until } = line();
+    const policy = { concurrencyMax: 1, attemptsMax: 2, backoff: { baseMs: 500, jitter: 0 } };
+    await started(builder.router(new JobRouter().route(0, echo)).withFaasExecutor(0, remote, policy));
+    for (const input of ['a', 'b']) submit(input);
+    await until(['b', 'a']);
+    expect(running).toEqual(['a', 'b', 'a']);
+  });
+
   it('runs what a circuit held as soon as the circuit lets it', async () => {
     const clock = new FakeClock();
     const remote = new Remote('EXECUTOR_UNREACHABLE');
