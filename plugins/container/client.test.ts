@@ -4,9 +4,11 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
+import type { Duplex } from 'node:stream';
 import { afterEach, describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/plugin.ts';
+import { ContainerBackend } from './backend.ts';
 import { Engine } from './client.ts';
 import { engineAddresses } from './engines.ts';
 
@@ -31,7 +33,10 @@ const PODMAN: Routes = {
 };
 
 /** A socket at which an engine with these answers listens. */
-async function engine(routes: Routes, path?: string): Promise<{ readonly socketPath: string; readonly asked: string[] }> {
+async function engine(
+  routes: Routes,
+  path?: string,
+): Promise<{ readonly socketPath: string; readonly asked: string[]; readonly end: () => void }> {
   const folder = mkdtempSync(join(tmpdir(), 'engine-'));
   const socketPath = path ?? join(folder, 'engine.sock');
   const asked: string[] = [];
@@ -44,12 +49,21 @@ async function engine(routes: Routes, path?: string): Promise<{ readonly socketP
   await new Promise<void>((resolve) => {
     server.listen(socketPath, resolve);
   });
-  closing.push(() => {
+  const attached: Duplex[] = [];
+  server.on('upgrade', (_, socket) => {
+    attached.push(socket);
+    socket.write('HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n');
+  });
+  const end = (): void => {
     server.closeAllConnections();
+    for (const socket of attached) socket.destroy();
     server.close();
+  };
+  closing.push(() => {
+    end();
     rmSync(folder, { recursive: true, force: true });
   });
-  return { socketPath, asked };
+  return { socketPath, asked, end };
 }
 
 const surroundings = { environment: {}, platform: 'linux', uid: 1000, home: '/nowhere' } as const;
@@ -187,3 +201,36 @@ describe('the addresses of engines', () => {
     expect(engineAddresses({ ...surroundings, environment: { ...environment, DOCKER_HOST: host } })?.[0]?.connection).toEqual(connection);
   });
 });
+
+describe('a run whose engine ends for good', () => {
+  it('ends, too, soon after its time is over', async () => {
+    const { socketPath, end }: Awaited<ReturnType<typeof engine>> = await engine({
+      ...DOCKER,
+      'GET /images/app/json': () => [200, { Id: 'sha256:1', Config: { Cmd: ['/app'] } }],
+      'POST /containers/create': () => [201, { Id: 'c1' }],
+      'POST /containers/c1/wait': () => [500, { message: 'about to end' }],
+      'POST /containers/c1/start': () => (setTimeout(end, 20), [204, {}]),
+    });
+    // Whoever waits long waits shortly.
+    const clock = { ...systemClock, after: (ms: number, action: () => void) => systemClock.after(Math.min(ms, 500), action) };
+    const backend = new ContainerBackend({ folder: dirname(socketPath), host: `unix://${socketPath}`, clock });
+    const fn = { ...FUNCTION, code: { kind: 'image', uri: 'app' } } as const;
+    await expect(backend.runStdio(fn, Buffer.from('1'), { timeoutMs: 100 })).rejects.toMatchObject({ code: 'EXECUTOR_TIMEOUT' });
+    await backend.close();
+  });
+});
+
+const FUNCTION = {
+  name: 'once',
+  version: '1',
+  fingerprint: 'f',
+  layers: [],
+  runtime: 'provided.al2023',
+  handler: 'app',
+  memoryMb: 128,
+  timeoutMs: 20_000,
+  ephemeralMb: 64,
+  environment: {},
+  concurrencyPerInstance: 1,
+  network: 'none',
+} as const;

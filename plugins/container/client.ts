@@ -119,8 +119,8 @@ export class Engine {
     return stream as Duplex;
   }
 
-  /** Resolves with how it ended; undefined when nobody knows any more. Survives a restart of the engine. */
-  async ended(id: string): Promise<Pick<ContainerState, 'exitCode' | 'oomKilled'> | undefined> {
+  /** Resolves with how it ended; undefined when nobody knows any more. Survives a restart of the engine, until the signal fires. */
+  async ended(id: string, signal?: AbortSignal): Promise<Pick<ContainerState, 'exitCode' | 'oomKilled'> | undefined> {
     for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs = Math.min(2 * pauseMs, 5_000)) {
       try {
         const { StatusCode: exitCode } = (await this.#docker.getContainer(id).wait()) as { StatusCode: number };
@@ -128,7 +128,7 @@ export class Engine {
         return { exitCode, oomKilled: state?.oomKilled ?? false };
       } catch (error) {
         if (statusOf(error) === 404) return undefined;
-        await this.#clock.sleep(pauseMs);
+        await this.#clock.sleep(pauseMs, signal);
       }
     }
   }

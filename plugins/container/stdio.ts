@@ -3,6 +3,7 @@
 import { randomUUID } from 'node:crypto';
 import { RunnerError, isRunnerError } from '../../src/plugin.ts';
 import type { FunctionVersion } from '../../src/plugin.ts';
+import { statusOf } from './client.ts';
 import { containerOptions } from './container-options.ts';
 import type { ContainerHost } from './host.ts';
 import { endOf } from './outcome.ts';
@@ -37,6 +38,8 @@ interface StdioRun extends StdioOptions {
   readonly labels: Readonly<Record<string, string>>;
 }
 
+/** One that was killed is not waited for when its engine does not come back within this. */
+const KILLED_MS = 20_000;
 const OUTPUT_BYTES_MAX = 6 * 1024 * 1024;
 const PATH = '/var/lang/bin:/usr/local/bin:/usr/bin:/bin';
 
@@ -61,10 +64,12 @@ export async function runStdio(host: ContainerHost, fn: FunctionVersion, run: St
     const container = id;
     const stream = await engine.attach(container, true);
     output.read(stream, 'frames');
+    const gone = new AbortController();
     const kill = (error: RunnerError): void => {
       collector.failure ??= error;
       // What is left of it is removed at the end in any case.
       void engine.remove(container).catch(() => {});
+      clock.after(KILLED_MS, () => gone.abort(error));
     };
     collector.onOverflow = kill;
     await engine.start(container);
@@ -79,20 +84,26 @@ export async function runStdio(host: ContainerHost, fn: FunctionVersion, run: St
     aborted(fn, signal);
     // A program that reads nothing may have ended already.
     stream.end(run.input);
-    const state = await engine.ended(container);
+    const state = await engine.ended(container, gone.signal);
     const runMs = clock.monotonic() - started;
     await output.finish();
     if (collector.failure) throw collector.failure;
     checkEnd(fn, { exitCode: state?.exitCode ?? 137, outOfMemory: state?.oomKilled ?? false, log: collector.log });
     return { output: collector.json(fn), logTail: collector.log.text(), runMs, createMs: started - began };
   } catch (error) {
+    if (collector.failure) throw collector.failure;
     if (isRunnerError(error)) throw error;
     const reason = error instanceof Error ? error.message : String(error);
     throw new RunnerError('INSTANCE_START_FAILED', `${fn.name} did not start: ${reason}`, { cause: error });
   } finally {
     cancel();
-    if (id !== undefined) await engine.remove(id);
+    if (id !== undefined) await engine.remove(id).catch((error: unknown) => unlessGone(error, collector.failure));
   }
+}
+
+/** Of an engine that went away before it is told why the run ended. */
+function unlessGone(error: unknown, failure: RunnerError | undefined): void {
+  if (!failure || statusOf(error) !== undefined) throw error;
 }
 
 /** What it wrote, within bounds. */
