@@ -94,6 +94,15 @@ describe('the plan of a service', () => {
     ]);
   });
 
+  test('a job whose inputs no call carries stays in the runner', () => {
+    const sized = (requestBytes: number) => new Map([[0, { ...QUICK, requestBytes }]]);
+    const options = { blueprint: blueprint([QUICK]) };
+    expect(places({ ...options, profiles: sized(4_600_000) })).toEqual(['function']);
+    expect(plan({ ...options, profiles: sized(5_000_000) }).jobs).toMatchObject([
+      { place: 'runner', reason: 'inputs of 5000000 bytes are above the 4669440 bytes of a call' },
+    ]);
+  });
+
   test('a job that was deployed by hand is called there', () => {
     const { jobs: planned } = plan({ policy: policy({ jobs: jobs([1, { endpoint: 'https://mine.example' }]) }) });
     expect(planned[1]).toMatchObject({

@@ -13,7 +13,7 @@ import type { LoadedPolicy } from './policy.ts';
 import type { PluginReference } from './record.ts';
 import { functionNameOf } from './service-plan.ts';
 import type { JobPlan, ServicePlan } from './service-plan.ts';
-import { fitSize } from './sizing.ts';
+import { fitSize, payloadBytesMax } from './sizing.ts';
 
 export interface PlanOptions {
   readonly policy: DeploymentPolicy;
@@ -119,11 +119,15 @@ function judgeOf({ policy, blueprint, profiles, assume }: PlanOptions): (index: 
   };
 }
 
-/** What blueprints are planned with, where the platform sells as much. */
+/** What blueprints are planned with, where the platform has as much. */
 function limitsOf(target: Target): JobLimits {
-  const { memoryMb, timeoutMs, payloadBytes } = PLANNING_LIMITS[target];
-  const sold = TARGET_LIMITS[target];
-  return { memoryMb: Math.min(memoryMb, sold.memoryMb.max), timeoutMs: Math.min(timeoutMs, sold.timeoutMs.max), payloadBytes };
+  const planned = PLANNING_LIMITS[target];
+  const { memoryMb, timeoutMs } = TARGET_LIMITS[target];
+  return {
+    memoryMb: Math.min(planned.memoryMb, memoryMb.max),
+    timeoutMs: Math.min(planned.timeoutMs, timeoutMs.max),
+    payloadBytes: Math.min(planned.payloadBytes, payloadBytesMax(target)),
+  };
 }
 
 function providerOf({ jobs, provider }: DeploymentPolicy['serverless'], index: number): FaasProvider {

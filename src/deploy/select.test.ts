@@ -33,6 +33,9 @@ const CASES: readonly (readonly [Needs, SelectOptions, Target | undefined, Targe
   // Payload
   [{ memoryMb: 512, requestBytes: 2 * MIB }, fast, 'aws', 'digitalocean', 'inputs of 2097152 bytes'],
   [{ memoryMb: 512, requestBytes: 7 * MIB }, fast, 'gcp', 'aws', 'inputs of 7340032 bytes'],
+  [{ memoryMb: 512, requestBytes: 5 * MIB }, fast, 'gcp', 'aws', 'inputs of 5242880 bytes are more than its 4669440'],
+  [{ requestBytes: 7 * MIB }, fast, 'gcp', 'cloudflare', 'inputs of 7340032 bytes are more than its 6291456'],
+  [{ memoryMb: 512, responseBytes: 0.9 * MIB }, { among: ['digitalocean'] }, undefined, 'digitalocean', 'are more than its 716800'],
   [{ memoryMb: 512, responseBytes: 40 * MIB }, fast, 'azure', 'gcp', 'results of 41943040 bytes'],
   [{ requestBytes: 200 * MIB }, cheapest, undefined, 'azure', 'inputs of 209715200 bytes'],
   // Region

@@ -6,7 +6,7 @@ import { cents, estimateCost } from './cost.ts';
 import type { CostOptions, Usage } from './cost.ts';
 import type { Cloud, DeploymentPolicy, Strategy } from './policy-model.ts';
 import { TARGET_OF } from './policy-model.ts';
-import { fitSize } from './sizing.ts';
+import { fitSize, payloadBytesMax } from './sizing.ts';
 
 export const AREAS = ['north-america', 'south-america', 'europe', 'asia-pacific', 'middle-east', 'africa'] as const;
 export type Area = (typeof AREAS)[number];
@@ -171,12 +171,13 @@ function candidateOf(target: Target, needs: Needs, options: SelectOptions): Cand
 function sizeObstacles(target: Target, { memoryMb = 0, timeoutMs = 0, requestBytes = 0, responseBytes = 0, cpu = 0 }: Needs): string[] {
   const limits = TARGET_LIMITS[target];
   const size = fitSize(target, memoryMb);
+  const payloadMax = payloadBytesMax(target);
   const largest = fitSize(target, limits.memoryMb.steps?.at(-1) ?? limits.memoryMb.max);
   return [
     !size && `${memoryMb} MB are more than its ${limits.memoryMb.max} MB`,
     timeoutMs > limits.timeoutMs.max && `${timeoutMs} ms are more than its ${limits.timeoutMs.max} ms`,
-    requestBytes > limits.requestBytesMax && `inputs of ${requestBytes} bytes are more than its ${limits.requestBytesMax}`,
-    responseBytes > limits.responseBytesMax && `results of ${responseBytes} bytes are more than its ${limits.responseBytesMax}`,
+    requestBytes > payloadMax && `inputs of ${requestBytes} bytes are more than its ${payloadMax}`,
+    responseBytes > payloadMax && `results of ${responseBytes} bytes are more than its ${payloadMax}`,
     largest && cpu > largest.cpu && `${cpu} processors are more than its ${largest.cpu}`,
   ].filter((one) => typeof one === 'string');
 }

@@ -27,6 +27,20 @@ const GCP_CPU: readonly (readonly [memoryMb: number, cpu: number])[] = [
   [32_768, 8],
 ];
 
+const MIB = 1024 * 1024;
+/** Of inputs and of results, where a call carries less than the platform takes: as base64 within its JSON, and a Worker takes as much as its handler. */
+const CARRIED_BYTES: Readonly<Partial<Record<Target, number>>> = {
+  aws: ((TARGET_LIMITS.aws.requestBytesMax - 64 * 1024) / 4) * 3,
+  digitalocean: 700 * 1024,
+  cloudflare: 6 * MIB,
+};
+
+/** The largest inputs, and the largest results, of a job on a platform. */
+export function payloadBytesMax(target: Target): number {
+  const { requestBytesMax, responseBytesMax } = TARGET_LIMITS[target];
+  return CARRIED_BYTES[target] ?? Math.min(requestBytesMax, responseBytesMax);
+}
+
 /** What a job with this peak should get: half as much again, at least 512 MB, and a processor per 2 GB. */
 export function resourceSizing(peakMemoryMb: number): FunctionSize {
   const memoryMb = Math.max(MEMORY_MB_MIN, Math.ceil(peakMemoryMb * HEADROOM));
