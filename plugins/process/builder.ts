@@ -1,16 +1,16 @@
 /** Plans of workers: the command, what is mounted where, limits, and what a waiting process is told. */
 
 import { createHash } from 'node:crypto';
-import { chownSync, existsSync, linkSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { chownSync, linkSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { RunnerError } from '../../src/plugin.ts';
 import type { LaunchSpec, NetworkAccess } from '../../src/plugin.ts';
 import { Cgroup } from './cgroup.ts';
 import { makeFolder } from './leftovers.ts';
 import { isOpenToAll, place } from './place.ts';
-import { needsSocket } from './program.ts';
+import { needsAtStart, needsSocket } from './program.ts';
 import type { Program } from './program.ts';
-import { INSIDE, PATH_INSIDE, bubblewrapArguments, cpusFor } from './sandbox.ts';
+import { INSIDE, PATH_INSIDE, bubblewrapArguments, cpusFor, permissionFlags } from './sandbox.ts';
 import type { Confinement } from './sandbox.ts';
 import { WAIT } from './worker.ts';
 import type { Assignment, WorkerPlan } from './worker.ts';
@@ -22,6 +22,13 @@ export interface WorkerClass {
   readonly memoryMb: number;
   readonly ephemeralMb: number;
   readonly network: NetworkAccess;
+}
+
+type FunctionClass = WorkerClass & { readonly program: Program & { readonly folder: string } };
+
+interface Cold {
+  readonly plan: WorkerPlan;
+  readonly assignment?: Omit<Assignment, 'isServed'>;
 }
 
 export interface BuilderOptions {
@@ -56,9 +63,6 @@ const DATA_SLACK_KB = 1024 * 1024;
 /** Lists of folders, by Lambda's paths. */
 const SEARCH_PATHS = ['PATH', 'NODE_PATH', 'LD_LIBRARY_PATH', 'PYTHONPATH'];
 const NODE_PATH_INSIDE = '/opt/nodejs/node_modules:/var/task/node_modules';
-/** Read by node or the C library when a process starts, so they must be there from its beginning. */
-const AT_START =
-  /^(?:LD_(?!LIBRARY_PATH$)|NODE_OPTIONS$|NODE_EXTRA_CA_CERTS$|NODE_DEBUG|NODE_V8_COVERAGE$|UV_|MALLOC_|GLIBC_|SSL_CERT|OPENSSL_)/;
 
 export class Builder {
   readonly confinement: Confinement;
@@ -75,16 +79,21 @@ export class Builder {
   }
 
   /** A process for one function, with the code mounted; what it is told, unless its program is not our client. */
-  async cold(
-    spec: LaunchSpec,
-    kind: WorkerClass & { readonly program: Program & { readonly folder: string } },
-  ): Promise<{ plan: WorkerPlan; assignment?: Omit<Assignment, 'isServed'> }> {
+  async cold(spec: LaunchSpec, kind: FunctionClass): Promise<Cold> {
     const { program } = kind;
-    const base = this.#base(kind, spec.instanceId);
+    const port = this.#needsPort(spec, program) ? await spec.runtimeApi.openPort() : undefined;
+    return this.#made(kind, spec.instanceId, (base) => this.#cold(base, { spec, kind, port }));
+  }
+
+  #cold(
+    base: Base,
+    { spec, kind, port }: { readonly spec: LaunchSpec; readonly kind: FunctionClass; readonly port: number | undefined },
+  ): Cold {
+    const { program } = kind;
     const layers = this.#layers(spec, base.folder);
     const hasSocket = needsSocket(spec, program);
     const places = this.#open(spec, base, { task: program.folder, layers, hasSocket });
-    const environment = await this.#environment(spec, places, program);
+    const environment = this.#environment(spec, { places, program, port });
     const isDirect = program.kind === 'bootstrap' || needsAtStart(environment, foldersOf(spec));
     const mounts = [
       [program.folder, INSIDE.task],
@@ -104,12 +113,12 @@ export class Builder {
 
   /** A process that waits; it sees empty folders, which `furnish` fills. */
   blank(kind: WorkerClass, id: string): WorkerPlan {
-    return this.#waiting(this.#base(kind, id), kind, { mode: 'blank' });
+    return this.#made(kind, id, (base) => this.#waiting(base, kind, { mode: 'blank' }));
   }
 
   /** The sandbox of such a process, for functions of any memory: a shell waits in it for `Worker.begin`. */
   box(kind: WorkerClass, id: string): WorkerPlan {
-    return this.#waiting(this.#base({ ...kind, memoryMb: BOX_MEMORY_MB }, id), kind, { mode: 'start', isBox: true });
+    return this.#made({ ...kind, memoryMb: BOX_MEMORY_MB }, id, (base) => this.#waiting(base, kind, { mode: 'start', isBox: true }));
   }
 
   /** Gives a box the limits of a function. What it is to begin with. */
@@ -167,11 +176,23 @@ export class Builder {
     return this.confinement.sandbox === 'bubblewrap';
   }
 
-  #base(kind: WorkerClass, id: string): Base {
-    const { cgroups, ownUser } = this.confinement;
+  /** A folder and a control group, and a plan in them: none of it is left when one of them cannot be made. */
+  #made<Plan>(kind: WorkerClass, id: string, planIn: (base: Base) => Plan): Plan {
+    const { cgroups } = this.confinement;
     const name = `blueprint-${createHash('sha256').update(`${kind.ownerId}/${id}`).digest('hex').slice(0, 24)}`;
-    const cgroupFolders = cgroups?.folders.map((parent) => join(parent, name)) ?? [];
-    const folder = makeFolder(this.#options.folder, { ownerId: kind.ownerId, id, cgroupFolders });
+    const group = new Cgroup(cgroups?.folders.map((parent) => join(parent, name)) ?? []);
+    const folder = makeFolder(this.#options.folder, { ownerId: kind.ownerId, id, cgroupFolders: group.folders });
+    try {
+      return planIn(this.#base(folder, kind, { id, name }));
+    } catch (error) {
+      group.remove();
+      rmSync(folder, { recursive: true, force: true });
+      throw error;
+    }
+  }
+
+  #base(folder: string, kind: WorkerClass, { id, name }: { readonly id: string; readonly name: string }): Base {
+    const { cgroups, ownUser } = this.confinement;
     const user = ownUser ? userOf(id) : undefined;
     const limits: (readonly [string, number])[] = [
       ['-c', 0],
@@ -235,10 +256,17 @@ export class Builder {
     return { task, layers: given.layers ?? INSIDE.layers, socket: socketPath, temporary: join(folder, 'tmp') };
   }
 
-  async #environment(spec: LaunchSpec, places: Places, program: Program): Promise<Record<string, string>> {
-    const isBridged = this.#isBoxed && spec.fn.network === 'none';
-    const isForeign = program.kind === 'bootstrap' && !program.isOurs;
-    const address = isForeign && !isBridged ? `127.0.0.1:${await spec.runtimeApi.openPort()}` : `unix:${places.socket}`;
+  /** A program that knows only host and port, with nothing between. */
+  #needsPort({ fn }: LaunchSpec, program: Program): boolean {
+    const isBridged = this.#isBoxed && fn.network === 'none';
+    return program.kind === 'bootstrap' && !program.isOurs && !isBridged;
+  }
+
+  #environment(
+    spec: LaunchSpec,
+    { places, program, port }: { readonly places: Places; readonly program: Program; readonly port: number | undefined },
+  ): Record<string, string> {
+    const address = port === undefined ? `unix:${places.socket}` : `127.0.0.1:${port}`;
     const node = this.#isBoxed ? INSIDE.node : program.node;
     return { ...environmentIn(spec, places, address), ...(program.kind === 'bootstrap' && { BLUEPRINT_NODE: node }) };
   }
@@ -319,13 +347,6 @@ function heapOption({ memoryMb }: WorkerClass): string {
   return `--max-old-space-size=${Math.max(16, Math.floor(memoryMb * HEAP_SHARE))}`;
 }
 
-function permissionFlags(node: string, readable: readonly string[], temporary: string): string[] {
-  const major = node === process.execPath ? Number(process.versions.node.split('.')[0]) : 24;
-  const flag = major < 22 ? '--experimental-permission' : '--permission';
-  const reads = [...readable, temporary].map((path) => `--allow-fs-read=${path}`);
-  return [flag, ...reads, `--allow-fs-write=${temporary}`];
-}
-
 function environmentIn(spec: LaunchSpec, places: Places, address: string): Record<string, string> {
   const { task, layers, temporary } = places;
   const environment: Record<string, string> = { PATH: PATH_INSIDE, NODE_PATH: NODE_PATH_INSIDE, ...spec.environment };
@@ -353,22 +374,8 @@ function moved(path: string, { task, layers }: Pick<Places, 'task' | 'layers'>):
   return path;
 }
 
-/** Shared libraries of a package or a layer are found only by a process that starts with the path to them. */
-function needsAtStart(environment: Readonly<Record<string, string>>, folders: readonly string[]): boolean {
-  if (Object.keys(environment).some((name) => AT_START.test(name))) return true;
-  return environment['LD_LIBRARY_PATH'] !== undefined && folders.some(hasLibraries);
-}
-
 function foldersOf({ fn }: Pick<LaunchSpec, 'fn'>): string[] {
   return [...(fn.code.kind === 'folder' ? [fn.code.path] : []), ...fn.layers.map(({ path }) => path)];
-}
-
-function hasLibraries(folder: string): boolean {
-  const entries = ['.', 'lib'].flatMap((name) => {
-    const path = join(folder, name);
-    return existsSync(path) ? readdirSync(path) : [];
-  });
-  return entries.some((name) => /\.so(?:\.|$)/.test(name));
 }
 
 function userOf(id: string): number {

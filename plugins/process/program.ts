@@ -1,6 +1,6 @@
 /** What is started for a runtime. */
 
-import { statSync } from 'node:fs';
+import { existsSync, readdirSync, statSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { RunnerError } from '../../src/plugin.ts';
@@ -18,6 +18,9 @@ export type Program =
 const NODE_RUNTIMES = ['nodejs20.x', 'nodejs22.x', 'nodejs24.x'];
 /** Stands in the bootstrap of our handler bundle. */
 const OUR_MARK = 'BLUEPRINT_NODE';
+/** Read by node or the C library when a process starts, so they must be there from its beginning. */
+const AT_START =
+  /^(?:LD_(?!LIBRARY_PATH$)|NODE_OPTIONS$|NODE_EXTRA_CA_CERTS$|NODE_DEBUG|NODE_V8_COVERAGE$|UV_|MALLOC_|GLIBC_|SSL_CERT|OPENSSL_)/;
 
 /** Rejects with `CODE_MISSING` and `RUNTIME_UNSUPPORTED`. */
 export async function programOf(
@@ -58,6 +61,12 @@ export function needsSocket({ runtimeApi }: LaunchSpec, program: Program): boole
   return program.kind === 'bootstrap' || runtimeApi.serve === undefined;
 }
 
+/** Shared libraries of a package or a layer are found only by a process that starts with the path to them. */
+export function needsAtStart(environment: Readonly<Record<string, string>>, folders: readonly string[]): boolean {
+  if (Object.keys(environment).some((name) => AT_START.test(name))) return true;
+  return environment['LD_LIBRARY_PATH'] !== undefined && folders.some(hasLibraries);
+}
+
 function unsupported(fn: FunctionVersion, runtimes: Readonly<Record<string, string>>): RunnerError {
   const known = [...new Set([...NODE_RUNTIMES, ...Object.keys(runtimes)])].toSorted().join(', ');
   return new RunnerError(
@@ -65,4 +74,12 @@ function unsupported(fn: FunctionVersion, runtimes: Readonly<Record<string, stri
     `the process backend cannot run ${fn.runtime}; it runs ${known}, and provided.* and python3.* whose package brings an executable bootstrap`,
     { details: { runtime: fn.runtime } },
   );
+}
+
+function hasLibraries(folder: string): boolean {
+  const entries = ['.', 'lib'].flatMap((name) => {
+    const path = join(folder, name);
+    return existsSync(path) ? readdirSync(path) : [];
+  });
+  return entries.some((name) => /\.so(?:\.|$)/.test(name));
 }

@@ -98,6 +98,14 @@ export function bubblewrapArguments({ readOnly, ephemeralBytes, network, chdir, 
   ];
 }
 
+/** Arguments of node for the sandbox `permissions`. */
+export function permissionFlags(node: string, readable: readonly string[], temporary: string): string[] {
+  const major = node === process.execPath ? Number(process.versions.node.split('.')[0]) : 24;
+  const flag = major < 22 ? '--experimental-permission' : '--permission';
+  const reads = [...readable, temporary].map((path) => `--allow-fs-read=${path}`);
+  return [flag, ...reads, `--allow-fs-write=${temporary}`];
+}
+
 /** Made beforehand, because bubblewrap makes them for nobody but root. */
 function parentsOf(paths: readonly string[]): string[] {
   const parents = new Set<string>();

@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
@@ -663,6 +664,30 @@ describe('a bootstrap', () => {
       message: expect.stringMatching(/container/),
     });
     expect(existsSync(join(root, 'instances/owner')) ? readdirSync(join(root, 'instances/owner')) : []).toEqual([]);
+  });
+});
+
+/** What instances of all owners have on disk. */
+function foldersLeft(): string[] {
+  const instances = join(root, 'instances');
+  const owners = readdirSync(instances, { withFileTypes: true }).filter((entry) => entry.isDirectory());
+  return owners.flatMap(({ name }) => readdirSync(join(instances, name)));
+}
+
+/** Control groups of an instance. */
+function groupsOf(ownerId: string, instanceId: string): string[] {
+  const host = probeCgroups();
+  const name = `blueprint-${createHash('sha256').update(`${ownerId}/${instanceId}`).digest('hex').slice(0, 24)}`;
+  return typeof host === 'string' ? [] : host.folders.map((folder) => join(folder, name)).filter((folder) => existsSync(folder));
+}
+
+describe('a start that fails', () => {
+  test('before there is a process leaves neither files nor control groups', async () => {
+    const backend = backendOf();
+    const missing = { path: join(root, 'missing'), sha256: '' };
+    const { spec } = await specOf(functionOf(js(''), { layers: [missing, missing] }), { ownerId: root });
+    await expect(backend.launch(spec)).rejects.toThrow(/missing/);
+    expect([foldersLeft(), groupsOf(root, spec.instanceId)]).toEqual([[], []]);
   });
 });
 
