@@ -66,9 +66,14 @@ async function renew(connection: NatsConnection, log: Logger, read: () => Promis
     if (type === 'disconnect') await read().catch((error: unknown) => log.warn('the credentials of NATS cannot be read', { error }));
 }
 
+/** Otherwise it is the path of a file. */
+export function isPem(ca: string): boolean {
+  return ca.includes('-----BEGIN');
+}
+
 function tlsOf({ ca, cert, key }: NonNullable<NatsOptions['tls']>): { ca?: string; caFile?: string; certFile?: string; keyFile?: string } {
   return {
-    ...(ca !== undefined && (ca.includes('-----BEGIN') ? { ca } : { caFile: ca })),
+    ...(ca !== undefined && (isPem(ca) ? { ca } : { caFile: ca })),
     ...(cert !== undefined && { certFile: cert }),
     ...(key !== undefined && { keyFile: key }),
   };

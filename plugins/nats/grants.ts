@@ -1,7 +1,9 @@
 /** Credentials for one worker: a user of the account, made on the spot, that only the holder of the worker's key can be. */
 
+import { readFile } from 'node:fs/promises';
 import { RunnerError, Secret } from '../../src/plugin.ts';
 import type { Clock, GrantedWorker, QueueGrant } from '../../src/plugin.ts';
+import { isPem } from './connection.ts';
 import { accountOfCreds, publicNkey, readSeed, signClaims } from './nkeys.ts';
 import type { NatsOptions } from './options.ts';
 import { workerPermissions } from './permissions.ts';
@@ -12,7 +14,7 @@ const LEAST_MS = 60_000;
 
 /**
  * Undefined without the option `accountKey`. The user may do what `workerPermissions` says with an inbox of the worker's own, and the servers
- * end its connections when `expiresAt` has come. Rejects with `CONFIG_INVALID` when the keys are none.
+ * end its connections when `expiresAt` has come. Rejects with `CONFIG_INVALID` when the keys are none, or the certificates are not there.
  */
 export async function grantFor(options: NatsOptions, worker: GrantedWorker, clock: Clock): Promise<QueueGrant | undefined> {
   const { accountKey, credentials, servers, queue, ackWaitMs, tls, contentBytesMax, objectBytesMax } = options;
@@ -52,8 +54,19 @@ export async function grantFor(options: NatsOptions, worker: GrantedWorker, cloc
       ...(ackWaitMs !== undefined && { ackWaitMs }),
       ...(contentBytesMax !== undefined && { contentBytesMax }),
       ...(objectBytesMax !== undefined && { objectBytesMax }),
-      ...(tls?.ca !== undefined && { tls: { ca: tls.ca } }),
+      ...(tls?.ca !== undefined && { tls: { ca: await certificatesIn(tls.ca) } }),
     },
     jwt: signClaims(claims, by, clock.now()),
   };
+}
+
+/** Their file is on this machine. */
+async function certificatesIn(ca: string): Promise<string> {
+  if (isPem(ca)) return ca;
+  return readFile(ca, 'utf8').catch((cause: Error) => {
+    throw new RunnerError('CONFIG_INVALID', `the certificates of NATS at ${ca} cannot be read: ${cause.message}`, {
+      cause,
+      details: { ca },
+    });
+  });
 }
