@@ -121,12 +121,12 @@ const EXPORTED_DATA_FOLDER = '/var/lib/blueprint-runner';
 const EXPORTED_PORT = 9_464;
 
 /** What an export is made of. Jobs that are deployed are called where they are; the others run in the orchestrator. */
-export async function exportService(plan: ServicePlan, parts: ServiceParts, records: ServiceRecords): Promise<ExportInput> {
-  const functions = plan.jobs.filter(({ place }) => place === 'function');
+export async function exportService(plan: ServicePlan, parts: ServiceParts, records: Pick<ServiceRecords, 'read'>): Promise<ExportInput> {
+  const functions = plan.jobs.filter(({ place, endpoint }) => place === 'function' && endpoint === undefined);
   const deployed = records.read(plan)?.jobs ?? {};
   const jobs = Object.fromEntries(
-    plan.jobs.map(({ id, name }) => {
-      const executor = deployed[id]?.function?.executor;
+    plan.jobs.map(({ id, name, endpoint }) => {
+      const executor = endpoint === undefined ? deployed[id]?.function?.executor : { use: 'http', options: { url: endpoint } };
       return [id, { name, ...(executor && { executor, ...(plan.fallback && { fallback: 'in-process' as const }) }) }];
     }),
   );

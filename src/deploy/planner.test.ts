@@ -108,6 +108,7 @@ describe('the plan of a service', () => {
     expect(planned[1]).toMatchObject({
       place: 'function',
       reason: 'it is deployed by hand at https://mine.example',
+      endpoint: 'https://mine.example',
       deployer: { use: 'http', options: { endpoints: { 'blueprint-7-job-1': 'https://mine.example' } } },
     });
   });

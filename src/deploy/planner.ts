@@ -155,6 +155,7 @@ function jobPlan(index: number, name: string, options: PlanOptions & { readonly 
         ? deployerOf(provider, deployerOptions)
         : { use: 'http', options: { endpoints: { [functionNameOf({ serviceId: String(options.service.serviceId) }, id)]: endpoint } } },
     config,
+    ...(endpoint !== undefined && { endpoint }),
   };
 }
 

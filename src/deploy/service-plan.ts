@@ -15,6 +15,8 @@ export interface JobPlan {
   /** Of a function. */
   readonly deployer?: PluginReference;
   readonly config?: FunctionConfig;
+  /** Of a function that somebody deployed by hand: where. */
+  readonly endpoint?: string;
 }
 
 export interface ServicePlan {
