@@ -99,7 +99,8 @@ function addSchedules(resource: Resources, { name }: ExportedFunction, schedules
 
 const of = (resource: Resources, type: string): Record<string, object> => (resource[type] ??= {});
 
-const id = (name: string): string => name.replaceAll(/[^A-Za-z0-9_-]/g, '_');
+/** It begins with no digit. */
+const id = (name: string): string => name.replaceAll(/[^A-Za-z0-9_-]/g, '_').replace(/^[^A-Za-z_]/, '_$&');
 /** The provider allows 38 characters. */
 const prefix = (name: string): string => `${name.slice(0, 37)}-`;
 

@@ -188,6 +188,20 @@ describe('templates of AWS', () => {
     for (const each of names) expect(each.length).toBeLessThanOrEqual(format === 'knative' ? 52 : 64);
   });
 
+  it('terraform names everything as it may be named', () => {
+    const [first] = input.functions;
+    if (!first) throw new Error('there is a function');
+    const { resource, output } = JSON.parse(
+      String(exportPlan('terraform', { functions: [{ ...first, name: '2fa' }] }).files['main.tf.json']),
+    ) as {
+      readonly resource: Readonly<Record<string, object>>;
+      readonly output: object;
+    };
+    const names = [output, ...Object.values(resource)].flatMap((each) => Object.keys(each));
+    // https://developer.hashicorp.com/terraform/language/syntax/configuration#identifiers
+    for (const name of names) expect(name).toMatch(/^[A-Za-z_][\w-]*$/);
+  });
+
   it('names what a schedule loses, and how the files are used', () => {
     const [first] = input.functions;
     if (!first) throw new Error('there is a function');
