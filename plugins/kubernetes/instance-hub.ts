@@ -14,6 +14,9 @@ const KEEP_ALIVE_MS = 30_000;
 const PURPOSE_BYTES_MAX = 16;
 const FRAME_BYTES_MAX = 1_024 * 1_024;
 const HEAD_BYTES = 5;
+/** What one instance may write in a window, 4 MiB a second: this process reads it between all its other work. */
+const OUTPUT_BYTES_MAX = 410 * 1_024;
+const WINDOW_MS = 100;
 /** At the same time, of one instance. */
 const CONNECTIONS_MAX = 64;
 
@@ -149,7 +152,21 @@ export class InstanceHub {
     known.hasControl = true;
     socket.once('close', () => known.link.lost());
     readFrames(socket, rest, known.link);
+    throttle(socket, this.#clock);
   }
+}
+
+/** Who writes faster waits: its program does, when it writes its output. */
+function throttle(socket: TLSSocket, clock: Clock): void {
+  let [bytes, windowEnds] = [0, 0];
+  socket.on('data', (data: Buffer) => {
+    const now = clock.monotonic();
+    if (now >= windowEnds) [bytes, windowEnds] = [0, now + WINDOW_MS];
+    bytes += data.length;
+    if (bytes < OUTPUT_BYTES_MAX) return;
+    socket.pause();
+    clock.after(windowEnds - now, () => socket.resume());
+  });
 }
 
 /** One byte says what it is, four how long it is. */

@@ -1,6 +1,7 @@
 /** Functions in pods: from the function runtime through the plugin to an emulated cluster whose pods are sandboxed processes. */
 
 import { execFile, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
@@ -8,10 +9,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { connect } from 'node:tls';
 import { promisify } from 'node:util';
-import { afterEach, beforeEach, describe, expect } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { KubernetesBackend } from '../../plugins/kubernetes/index.ts';
 import type { KubernetesBackendOptions } from '../../plugins/kubernetes/index.ts';
-import { CIPHER } from '../../plugins/kubernetes/instance-hub.ts';
+import { CIPHER, InstanceHub } from '../../plugins/kubernetes/instance-hub.ts';
 import { instancePod, networkPolicies } from '../../plugins/kubernetes/instance-manifests.ts';
 import { systemClock as clock } from '../../src/clock.ts';
 import { isRunnerError } from '../../src/errors.ts';
@@ -304,6 +305,54 @@ describe('the port for instances', () => {
     );
     expect(plain).toBe('refused');
     await runtime.invoke(functionOf(GREET), Buffer.from('{"name":"x"}'));
+  });
+});
+
+describe('an instance that floods its owner with output', () => {
+  it('is slowed down', async () => {
+    const hub = new InstanceHub(clock);
+    const key = randomBytes(32);
+    let bytes = 0;
+    const link = {
+      key,
+      socketPath: '',
+      started() {},
+      output: (_: string, chunk: Buffer) => void (bytes += chunk.length),
+      ended() {},
+      lost() {},
+    };
+    hub.expect('flood', link);
+    const port = await hub.open('127.0.0.1', 0);
+    const socket = connect({
+      host: '127.0.0.1',
+      port,
+      ciphers: CIPHER,
+      minVersion: 'TLSv1.2',
+      maxVersion: 'TLSv1.2',
+      pskCallback: () => ({ psk: key, identity: 'flood' }),
+      checkServerIdentity: () => undefined,
+    });
+    closing.push(
+      async () => void socket.destroy(),
+      () => hub.close(),
+    );
+    socket.on('error', () => {});
+    await once(socket, 'secureConnect');
+    const frame = Buffer.alloc(5 + 65_536);
+    frame[0] = 1;
+    frame.writeUInt32BE(65_536, 1);
+    const flood = (): void => {
+      while (socket.write(frame)) void 0;
+    };
+    socket.write('control\n');
+    socket.on('drain', flood);
+    flood();
+    await expect.poll(() => bytes).toBeGreaterThan(0);
+    const [before, startedAt] = [bytes, performance.now()];
+    await clock.sleep(1_500);
+    const perSecond = ((bytes - before) * 1_000) / (performance.now() - startedAt);
+    expect(perSecond).toBeGreaterThan(100_000);
+    expect(perSecond).toBeLessThan(8_000_000);
   });
 });
 
