@@ -17,33 +17,35 @@ export interface Clock {
   sleep(delayMs: number, signal?: AbortSignal): Promise<void>;
 }
 
-function aborted(signal: AbortSignal): RunnerError {
-  return new RunnerError('ABORTED', 'the wait was cancelled', { cause: signal.reason });
+/** Node has a timer that should take longer fire at once. */
+const TIMER_MS_MAX = 2 ** 31 - 1;
+
+function start(delayMs: number, action: () => void, holdsProcess: boolean): CancelTimer {
+  let timer: NodeJS.Timeout;
+  const wait = (leftMs: number): void => {
+    timer = setTimeout(() => (leftMs > TIMER_MS_MAX ? wait(leftMs - TIMER_MS_MAX) : action()), Math.min(leftMs, TIMER_MS_MAX));
+    if (!holdsProcess) timer.unref();
+  };
+  wait(delayMs);
+  return () => clearTimeout(timer);
 }
 
 export const systemClock: Clock = {
   now: () => Date.now(),
   monotonic: () => performance.now(),
-  after(delayMs, action) {
-    const timer = setTimeout(action, delayMs);
-    timer.unref();
-    return () => clearTimeout(timer);
-  },
-  sleep(delayMs, signal) {
-    return new Promise((resolve, reject) => {
-      if (signal?.aborted) {
-        reject(aborted(signal));
-        return;
-      }
-      const onAbort = (): void => {
-        clearTimeout(timer);
-        if (signal) reject(aborted(signal));
-      };
-      const timer = setTimeout(() => {
-        signal?.removeEventListener('abort', onAbort);
+  after: (delayMs, action) => start(delayMs, action, false),
+  sleep: (delayMs, signal) =>
+    new Promise((resolve, reject) => {
+      const cancel = start(delayMs, over, true);
+      function over(): void {
+        signal?.removeEventListener('abort', stop);
         resolve();
-      }, delayMs);
-      signal?.addEventListener('abort', onAbort, { once: true });
-    });
-  },
+      }
+      function stop(): void {
+        cancel();
+        reject(new RunnerError('ABORTED', 'the wait was cancelled', { cause: signal?.reason }));
+      }
+      if (signal?.aborted) stop();
+      else signal?.addEventListener('abort', stop, { once: true });
+    }),
 };
