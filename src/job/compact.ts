@@ -193,7 +193,7 @@ export class CompactWriter extends GrowingBuffer {
   }
 
   #optional(item: SolidityType, value: unknown): void {
-    if (value === undefined) return this.#payloadLength(0);
+    if (value === undefined || value === null) return this.#payloadLength(0);
     const inner = new CompactWriter();
     inner.value(item, value);
     const bytes = inner.bytes();

@@ -221,6 +221,7 @@ describe('compact payloads', () => {
   it('carry optional values as a length and the value', () => {
     const optional = parseSchema(bytes(`020002${field(19, { children: 1, name: 'o' })}${field(6)}${field(2)}`)) ?? [];
     expect(hex(encodeCompact(optional, [undefined, 1]))).toBe('0001');
+    expect(hex(encodeCompact(optional, [null, 1]))).toBe('0001');
     expect(hex(encodeCompact(optional, [5, 1]))).toBe('040000000501');
     expect(decodeCompact(optional, bytes('0001'))).toEqual([undefined, 1]);
     expect(decodeCompact(optional, bytes('040000000501'))).toEqual([5, 1]);
