@@ -14,6 +14,7 @@ import type { ErrorDetails } from '../errors.ts';
 import { decodeAbi, encodeAbi } from '../job/abi.ts';
 import type { ChainCall, Hex } from '../job/call.ts';
 import { decodeCompact, encodeCompact } from '../job/compact.ts';
+import { reasonOf } from '../job/scalar.ts';
 import { parseSchema } from '../job/schema.ts';
 import { parseParameters } from '../job/solidity.ts';
 import type { Parameter } from '../job/solidity.ts';
@@ -51,7 +52,11 @@ async function codecOf(chain: RpcChainClient, { serviceId, jobIndex, types }: Su
   const parameters = schema ?? (types === undefined ? undefined : parseParameters(types));
   return {
     encode(values) {
+      // No values have one encoding, whatever the types are called.
+      if (!parameters && values.length === 0) return new Uint8Array();
       if (!parameters) throw new RunnerError('CONFIG_INVALID', `job ${jobIndex} has no schema on chain: name its types with --types`);
+      if (values.length !== parameters.length)
+        throw new RangeError(`${values.length} values are given, and the job takes ${parameters.length}`);
       return schema ? encodeCompact(schema, values) : encodeAbi(parameters, values);
     },
     decodeResult: (bytes) => result && decodeCompact(result, bytes),
@@ -85,10 +90,16 @@ function encodeInputs(submission: Submission, codec: JobCodec): Uint8Array {
   }
 }
 
+export interface DecodedOutput {
+  /** Absent when neither chain nor caller say the types. */
+  readonly values?: readonly unknown[];
+  /** Why the output is not of these types. It came all the same. */
+  readonly problem?: string;
+}
+
 export interface Submitted {
   readonly call: ChainCall;
-  /** The values of an output; undefined when neither chain nor caller say its types. */
-  decodeOutput(output: Uint8Array): readonly unknown[] | undefined;
+  decodeOutput(output: Uint8Array): DecodedOutput;
 }
 
 /** Sends the call and waits until it is mined. Rejects with `CALL_REFUSED` and the reason of the contract, without sending, when it would revert;
@@ -109,16 +120,21 @@ export async function submitJob(options: {
   const data = encodeCall(tangleAbi, 'submitJob', [serviceId, jobIndex, `0x${Buffer.from(inputs).toString('hex')}`]);
   const hash = await send(chain, signer, { data, value });
   const call = await minedCall(chain, hash, signal);
-  return { call, decodeOutput: (output) => outputValues({ output, codec, resultParameters }) };
+  return { call, decodeOutput: (output) => decodedOutput({ output, codec, resultParameters }) };
 }
 
-function outputValues(options: {
+function decodedOutput(options: {
   readonly output: Uint8Array;
   readonly codec: JobCodec;
   readonly resultParameters: readonly Parameter[] | undefined;
-}): readonly unknown[] | undefined {
+}): DecodedOutput {
   const { output, codec, resultParameters } = options;
-  return codec.decodeResult(output) ?? (resultParameters && decodeAbi(resultParameters, output));
+  try {
+    const values = codec.decodeResult(output) ?? (resultParameters && decodeAbi(resultParameters, output));
+    return values ? { values } : {};
+  } catch (cause) {
+    return { problem: `its values cannot be read: ${reasonOf(cause)}` };
+  }
 }
 
 async function send(chain: RpcChainClient, signer: Signer, { data, value }: { readonly data: Hex; readonly value: bigint }): Promise<Hex> {

@@ -17,12 +17,19 @@ let tangle: LocalTangle;
 let service: LocalService;
 let folder: string;
 
+/** Of an optional uint64 and a uint8: kind, array length, child count, length of the name. */
+const OPTIONAL_UINT64_AND_UINT8 = `0x020002${'130000000100'}${'080000000000'}${'020000000000'}` as const;
+
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'bpr-cli-process-'));
   chain = await startLocalChain();
   tangle = await deployTangle(chain);
   service = await tangle.startService({
-    jobs: [{ name: 'square' }, { name: 'typed', paramsSchema: toHex(schemaOf(parseParameters('uint64 x'))) }],
+    jobs: [
+      { name: 'square' },
+      { name: 'typed', paramsSchema: toHex(schemaOf(parseParameters('uint64 x'))) },
+      { name: 'perhaps', paramsSchema: OPTIONAL_UINT64_AND_UINT8 },
+    ],
   });
 });
 
@@ -97,6 +104,30 @@ describe('jobs submit', () => {
     expect(call?.inputs).toEqual(Uint8Array.of(0, 0, 0, 0, 0, 0, 0, 7));
   });
 
+  it('leaves an optional argument out where it is null', async () => {
+    const { status } = await bpr('jobs', 'submit', '2', '--service', String(service.serviceId), '--args', '[null, 7]', '--no-wait');
+    expect(status).toBe(0);
+    expect((await tangle.calls(service.serviceId)).at(-1)?.inputs).toEqual(Uint8Array.of(0, 7));
+  });
+
+  it('needs no types where there are no arguments', async () => {
+    const { status } = await bpr('jobs', 'submit', '0', '--service', String(service.serviceId), '--args', '[]', '--no-wait');
+    expect(status).toBe(0);
+    expect((await tangle.calls(service.serviceId)).at(-1)?.inputs).toEqual(new Uint8Array());
+  });
+
+  it('shows a result that is not of the types as it is', async () => {
+    const answered = answerNext(BigInt((await tangle.calls(service.serviceId)).length), uint64(2n ** 60n));
+    const flags = ['--service', String(service.serviceId), '--data', '0x', '--result', 'uint8', '--json'];
+    const { status, stdout, stderr } = await bpr('jobs', 'submit', '0', ...flags);
+    await answered;
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+    const { results } = JSON.parse(stdout) as { results: unknown[] };
+    const problem = expect.stringMatching(/^its values cannot be read: .*too large for its type$/) as string;
+    expect(results).toEqual([expect.objectContaining({ output: toHex(uint64(2n ** 60n)), problem })]);
+    expect(results).toEqual([expect.not.objectContaining({ values: expect.anything() as unknown })]);
+  });
+
   it('sends encoded arguments as they are', async () => {
     const { status } = await bpr('jobs', 'submit', '0', '--service', String(service.serviceId), '--data', '0x00ff', '--no-wait');
     expect(status).toBe(0);
@@ -111,6 +142,12 @@ describe('jobs submit', () => {
       ['0', '--service', '0', '--types', 'uint64 x', '--args', '["seven"]'],
       'JOB_ARGS_INVALID: --args cannot be encoded',
     ],
+    [
+      'more arguments than there are types',
+      ['0', '--service', '0', '--types', 'uint64 x', '--args', '[7, 8]'],
+      'JOB_ARGS_INVALID: --args cannot be encoded: 2 values are given, and the job takes 1',
+    ],
+    ['fewer arguments than the schema says', ['2', '--service', '0', '--args', '[7]'], '1 values are given, and the job takes 2'],
     ['arguments that are no JSON', ['0', '--service', '0', '--types', 'uint64 x', '--args', '[7'], 'JOB_ARGS_INVALID: --args is not JSON'],
     ['a job without types', ['0', '--service', '0', '--args', '[7]'], 'CONFIG_INVALID: job 0 has no schema on chain'],
     [

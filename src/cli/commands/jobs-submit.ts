@@ -98,11 +98,16 @@ async function submit(io: Io, jobIndex: number, flags: SubmitFlags): Promise<voi
       return;
     }
     progress(io, `${title(call)}\nwaiting for the result ...`);
-    const results = (await awaitResults(chain, call, signal)).map(({ operator, output, transactionHash }) => {
-      const values = decodeOutput(output);
-      return { operator, transactionHash, output, ...(values && { values }) };
-    });
-    const lines = results.map(({ operator, output, values }) => `${operator}: ${values ? toJson(values, 0) : toHex(output)}`);
+    const results = (await awaitResults(chain, call, signal)).map(({ operator, output, transactionHash }) => ({
+      operator,
+      transactionHash,
+      output,
+      ...decodeOutput(output),
+    }));
+    const lines = results.map(
+      ({ operator, output, values, problem }) =>
+        `${operator}: ${values ? toJson(values, 0) : toHex(output)}${problem === undefined ? '' : `: ${problem}`}`,
+    );
     print(io, flags.json, { document: { ...base, results }, text: [title(call), ...lines].join('\n') });
   } finally {
     await chain.close();
