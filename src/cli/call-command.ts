@@ -13,7 +13,7 @@ export interface CallTarget {
   readonly serviceId: bigint;
 }
 
-/** A line for a shell. */
+/** A line for a shell. It does not wait where a result never comes. */
 export function callCommand(job: JobInfo & { readonly id: string }, { key, rpcUrl, contract, serviceId }: CallTarget): string {
   const target = `--service ${serviceId} --rpc-url ${rpcUrl} --contract ${contract}`;
   return `CALLER_PRIVATE_KEY=${key} npx bpr jobs submit ${job.id} ${target} ${valueFlags(job)}`;
@@ -23,7 +23,7 @@ function valueFlags({ raw, params, result }: JobInfo): string {
   if (raw) return '--data 0x00';
   const samples = sampleArguments(params);
   const types = params === '' ? '' : `--types '${params}' `;
-  return `${types}--args '${toJson(samples, 0)}'${result === '' ? '' : ` --result '${result}'`}`;
+  return `${types}--args '${toJson(samples, 0)}'${result === '' ? ' --no-wait' : ` --result '${result}'`}`;
 }
 
 /** Values for these parameters, made up. */
