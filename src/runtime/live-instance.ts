@@ -145,6 +145,10 @@ export class LiveInstance implements PoolInstance {
       `an instance of ${this.fn.name} did not start in ${startTimeoutMs} ms (startTimeoutMs)`,
     );
     const cancel = clock.after(startTimeoutMs, () => limit.abort(late));
+    // Not `AbortSignal.any`: Node keeps what a listener holds that a backend forgets there, as long as one of the sources lives.
+    const forward = (): void => limit.abort(signal.reason);
+    if (signal.aborted) forward();
+    signal.addEventListener('abort', forward);
     try {
       const instance = await backend.launch({
         instanceId: this.id,
@@ -158,7 +162,7 @@ export class LiveInstance implements PoolInstance {
         },
         environment: options.environment,
         onOutput: (stream, chunk) => this.log.output(stream, chunk),
-        signal: AbortSignal.any([signal, limit.signal]),
+        signal: limit.signal,
       });
       this.#instance = instance;
       this.createMs = instance.createMs;
@@ -169,9 +173,10 @@ export class LiveInstance implements PoolInstance {
       }
       void instance.ended.then((end) => this.#finish(end));
     } catch (thrown) {
-      throw limit.signal.aborted ? late : toRunnerError(thrown, 'INSTANCE_START_FAILED');
+      throw limit.signal.reason === late ? late : toRunnerError(thrown, 'INSTANCE_START_FAILED');
     } finally {
       cancel();
+      signal.removeEventListener('abort', forward);
     }
   }
 
