@@ -1,13 +1,13 @@
 /** Plans of workers: the command, what is mounted where, limits, and what a waiting process is told. */
 
 import { createHash } from 'node:crypto';
-import { chownSync, linkSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, linkSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { RunnerError } from '../../src/plugin.ts';
 import type { LaunchSpec, NetworkAccess } from '../../src/plugin.ts';
 import { Cgroup } from './cgroup.ts';
 import { makeFolder } from './leftovers.ts';
-import { isOpenToAll, place } from './place.ts';
+import { isOpenToAll, makeOpen, place } from './place.ts';
 import { needsAtStart, needsSocket } from './program.ts';
 import type { Program } from './program.ts';
 import { INSIDE, PATH_INSIDE, bubblewrapArguments, cpusFor, permissionFlags } from './sandbox.ts';
@@ -129,7 +129,7 @@ export class Builder {
 
   #waiting(base: Base, kind: WorkerClass, how: { readonly mode: 'start' | 'blank'; readonly isBox?: boolean }): WorkerPlan {
     const { folder } = base;
-    for (const name of ['task', 'opt', 'run']) mkdirSync(join(folder, name), { mode: 0o755 });
+    for (const name of ['task', 'opt', 'run']) makeOpen(join(folder, name));
     const mounts = [
       [join(folder, 'task'), INSIDE.task],
       [join(folder, 'opt'), INSIDE.layers],
@@ -206,7 +206,10 @@ export class Builder {
       limits.push(['-f', kind.ephemeralMb * 2048]);
       mkdirSync(join(folder, 'tmp'), { mode: 0o700 });
       if (user !== undefined) chownSync(join(folder, 'tmp'), user, user);
-    } else writeFileSync(join(folder, 'passwd'), `function:x:${user ?? 65534}:${user ?? 65534}::/tmp:/bin/sh\n`, { mode: 0o644 });
+    } else {
+      writeFileSync(join(folder, 'passwd'), `function:x:${user ?? 65534}:${user ?? 65534}::/tmp:/bin/sh\n`);
+      chmodSync(join(folder, 'passwd'), 0o644);
+    }
     const cgroup = cgroups && Cgroup.create(cgroups, name, this.#limits(kind));
     return { id, folder, limits, cgroup, isWrapped: this.#isBoxed, user };
   }
@@ -222,7 +225,7 @@ export class Builder {
     const [first, ...others] = fn.layers;
     if (others.length === 0) return first?.path;
     const merged = join(folder, 'opt');
-    mkdirSync(merged, { mode: 0o755 });
+    makeOpen(merged);
     for (const { path } of fn.layers.toReversed()) place(path, merged, { entriesMax: LAYER_ENTRIES_MAX });
     return merged;
   }
@@ -244,7 +247,7 @@ export class Builder {
       if (!this.#isBoxed) {
         if (!isOpenToAll(task, false)) {
           const own = join(folder, 'task');
-          mkdirSync(own, { mode: 0o755 });
+          makeOpen(own);
           place(task, own, { entriesMax: LAYER_ENTRIES_MAX });
           task = own;
         }

@@ -1,7 +1,7 @@
 /** What an instance is known by when the process that started it is gone: one folder per owner, one below it per instance. */
 
 import { createHash } from 'node:crypto';
-import { mkdirSync, readFileSync, readdirSync, rmSync, rmdirSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, readFileSync, readdirSync, rmSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock } from '../../src/plugin.ts';
 import { Cgroup } from './cgroup.ts';
@@ -31,7 +31,9 @@ export function makeFolder(
 ): string {
   const owner = join(root, folderName(ownerId));
   const folder = join(owner, id);
-  mkdirSync(folder, { recursive: true, mode: 0o711 });
+  mkdirSync(folder, { recursive: true });
+  // Its user passes through, whatever the file mode mask says.
+  for (const path of [owner, folder]) chmodSync(path, 0o711);
   writeFileSync(join(folder, RECORD), JSON.stringify({ ownerId, cgroups: cgroupFolders }), { mode: 0o600 });
   return folder;
 }

@@ -1,6 +1,17 @@
 /** Puts the files of a function where an instance sees them: by hard links where the file system allows it, else as copies. */
 
-import { constants, copyFileSync, linkSync, lstatSync, mkdirSync, readdirSync, readlinkSync, statSync, symlinkSync } from 'node:fs';
+import {
+  chmodSync,
+  constants,
+  copyFileSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readlinkSync,
+  statSync,
+  symlinkSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 
 export interface PlaceLimits {
@@ -39,6 +50,12 @@ function linkOrCopy(from: string, to: string): void {
   }
 }
 
+/** A folder that every user may read, whatever the file mode mask says. */
+export function makeOpen(path: string): void {
+  mkdirSync(path);
+  chmodSync(path, 0o755);
+}
+
 /** Whether any user may read the folder, and reach it from the root unless it is mounted elsewhere. */
 export function isOpenToAll(path: string, isMounted: boolean): boolean {
   if ((statSync(path).mode & 0o005) !== 0o005) return false;
@@ -51,7 +68,7 @@ export function isOpenToAll(path: string, isMounted: boolean): boolean {
 
 /** False when something else is there. A link to a folder is no folder: what is put there would land elsewhere. */
 function makeFolder(path: string): boolean {
-  unlessThere(() => mkdirSync(path, { mode: 0o755 }));
+  unlessThere(() => makeOpen(path));
   return lstatSync(path).isDirectory();
 }
 

@@ -781,6 +781,31 @@ describe('waiting processes', () => {
     },
   );
 
+  test.each([
+    ['fresh', 'bubblewrap'],
+    ['blank', 'bubblewrap'],
+    ['box', 'bubblewrap'],
+    ['fresh', 'none'],
+  ] as const)('of a runner whose files nobody may read have theirs: %s, sandbox %s', async (kind, sandbox) => {
+    const before = process.umask(0o077);
+    try {
+      const backend = backendOf({ blanks: kind === 'blank' ? 1 : 0, sandbox });
+      const fn = functionOf(js("require('fs').writeFileSync(require('os').tmpdir() + '/x', ''); return require('./lib/one.js');"));
+      const folder = fn.code.kind === 'folder' ? fn.code.path : '';
+      mkdirSync(join(folder, 'lib'));
+      writeFileSync(join(folder, 'lib/one.js'), "module.exports = require('fs').readFileSync('/etc/passwd').length > 0;");
+      for (const name of ['.', 'index.js', 'lib', 'lib/one.js']) chmodSync(join(folder, name), 0o755);
+      const seen = async (): Promise<unknown> => bodyOf(await (await launch(backend, fn)).api.invoke('{}'));
+      if (kind !== 'fresh') {
+        await seen();
+        await (kind === 'blank' ? untilBlanks(backend, 1) : untilBoxes(backend, 2));
+      }
+      expect(await seen()).toBe(true);
+    } finally {
+      process.umask(before);
+    }
+  });
+
   test('as sandboxes have the memory, the room and the network of the function that comes', async () => {
     const backend = backendOf({ sandbox: 'bubblewrap' });
     const look = js(
