@@ -60,6 +60,13 @@ const BUSY_DELAY_MS = 1_000;
 /** What one waiting process takes. */
 const BLANK_BYTES = 64 * 1024 * 1024;
 
+interface Launch {
+  readonly spec: LaunchSpec;
+  readonly program: Program;
+  /** Monotonic. */
+  readonly started: number;
+}
+
 /** Those that wait for functions of one kind. */
 interface Waiting {
   readonly of: WorkerClass;
@@ -130,13 +137,30 @@ export class ProcessBackend implements InstanceBackend {
     const kind = this.#classOf(spec.fn, spec.ownerId, program);
     // What waits is our client on node: a package that brings its own program needs a process of its own.
     const waiting = program.kind === 'node' ? this.#fromWaiting(builder, spec, kind) : undefined;
-    const worker = waiting ?? (await this.#cold(builder, spec, { ...kind, program }));
-    const createMs = this.#clock.monotonic() - started;
-    this.#workers.set(spec.instanceId, worker);
-    void worker.ended.then(() => this.#workers.delete(spec.instanceId));
-    await this.#untilStarted(worker, spec, program);
+    let instance = waiting && (await this.#ofWaiting(waiting, { spec, program, started }));
+    instance ??= await this.#started(await this.#cold(builder, spec, { ...kind, program }), { spec, program, started });
     if (program.kind === 'node') this.#refillLater(builder, kind);
-    return { id: spec.instanceId, handle: { kind: 'process', pid: worker.pid ?? 0 }, ended: worker.ended, createMs };
+    return instance;
+  }
+
+  /** Undefined: it ended before it had begun with the function. */
+  async #ofWaiting(worker: Worker, launch: Launch): Promise<Instance | undefined> {
+    try {
+      return await this.#started(worker, launch);
+    } catch (error) {
+      if (launch.spec.signal.aborted || this.#isClosed) throw error;
+      this.#isUseless(error);
+      return undefined;
+    }
+  }
+
+  async #started(worker: Worker, { spec, program, started }: Launch): Promise<Instance> {
+    const { instanceId: id } = spec;
+    const createMs = this.#clock.monotonic() - started;
+    this.#workers.set(id, worker);
+    void worker.ended.then(() => this.#workers.get(id) === worker && this.#workers.delete(id));
+    await this.#untilStarted(worker, spec, program);
+    return { id, handle: { kind: 'process', pid: worker.pid ?? 0 }, ended: worker.ended, createMs };
   }
 
   async terminate(instance: Instance): Promise<void> {
@@ -223,11 +247,15 @@ export class ProcessBackend implements InstanceBackend {
         return worker;
       }
     } catch (error) {
-      void worker.terminate();
-      throw error;
+      this.#isUseless(error);
     }
     void worker.terminate();
     return undefined;
+  }
+
+  /** A fresh process takes its place. */
+  #isUseless(error: unknown): void {
+    this.#telemetry.log.warn('what waited for a function cannot be used', { error });
   }
 
   async #untilStarted(worker: Worker, spec: LaunchSpec, program: Program): Promise<void> {

@@ -806,6 +806,29 @@ describe('waiting processes', () => {
     }
   });
 
+  test('that cannot be used leave the function to a fresh process: their folder is gone, or they were killed', async () => {
+    const backend = backendOf({ sandbox: 'bubblewrap' });
+    const fn = functionOf(js("return process.argv[2] + require('fs').readFileSync('/proc/1/cmdline', 'utf8').includes('read -r');"));
+    const seen = async (): Promise<unknown> => bodyOf(await (await launch(backend, fn)).api.invoke('{}'));
+    const boxes = (): string[] => readdirSync(join(root, 'instances/owner')).filter((name) => name.startsWith('box-'));
+    const inBoxes = (path: string): string[] => boxes().map((name) => join(root, 'instances/owner', name, path));
+    await seen();
+    await untilBoxes(backend, 2);
+    for (const folder of inBoxes('')) rmSync(folder, { recursive: true });
+    expect(await seen()).toBe('startfalse');
+    await backend.close();
+
+    const other = backendOf({ sandbox: 'bubblewrap' });
+    await other.reapStale('owner');
+    const { spec, api } = await specOf({ ...fn, ephemeralMb: 512 });
+    await untilBoxes(other, 2);
+    // It ends before the signal is noticed.
+    const started = other.launch(spec);
+    for (const file of inBoxes('process.json')) process.kill((JSON.parse(readFileSync(file, 'utf8')) as { pid: number }).pid, 'SIGKILL');
+    await started;
+    expect(bodyOf(await api.invoke('{}'))).toBe('startfalse');
+  });
+
   test('as sandboxes have the memory, the room and the network of the function that comes', async () => {
     const backend = backendOf({ sandbox: 'bubblewrap' });
     const look = js(
