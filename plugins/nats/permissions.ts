@@ -13,8 +13,9 @@ export interface NatsPermissions {
  * For a worker that claims, completes, and reads results, as a configuration of the server takes them: it has no right to publish jobs, to
  * delete them, to make or change streams and consumers, or to touch another queue. With an inbox of its own (the option `inboxPrefix`) it
  * hears nothing that is sent to others. It acknowledges what was delivered to its own connection only, once (the option `scoped`), and adds
- * objects, of which it can neither change nor remove any. It can read every job and object of the queue, and write the records of jobs that
- * it was not given: give such credentials to workers that are trusted with the queue; others speak to a control plane.
+ * objects, of which it can neither change nor remove any. It can read every job and object of the queue, write the records of jobs that it was
+ * not given, and make up a name for the bytes of somebody else's object, which go when that name is collected: give such credentials to workers
+ * that are trusted with the queue; others speak to a control plane.
  *
  * @example
  * workerPermissions({ queue: 'jobs', inboxPrefix: '_INBOX_w1' }).publish; // ['bpr.jobs.r.-.-.*', ...]
