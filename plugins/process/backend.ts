@@ -200,11 +200,7 @@ export class ProcessBackend implements InstanceBackend {
   async #prepare(): Promise<Builder> {
     const { sandbox = 'auto', cgroups = true, pidsMax = PIDS_DEFAULT, cpus } = this.#options;
     const confinement: Confinement = await probe({ sandbox, cgroups });
-    mkdirSync(this.#folder, { recursive: true, mode: 0o711 });
-    // Everybody knows its name, and may make it before us.
-    if (this.#options.folder === undefined) checkOwn(this.#folder);
-    chmodSync(this.#folder, 0o711);
-    const client = writeClient(this.#folder);
+    const client = this.#makeFolder();
     const { gaps } = confinement;
     const fields = { sandbox: confinement.sandbox, controlGroups: confinement.cgroups?.version ?? 0, ownUser: confinement.ownUser, gaps };
     if (gaps.length === 0) this.#telemetry.log.info('functions run in a sandbox', fields);
@@ -212,11 +208,21 @@ export class ProcessBackend implements InstanceBackend {
     return new Builder({ confinement, folder: this.#folder, client, pidsMax, cpus });
   }
 
+  /** With the client in it, whose path this is. Systems remove from temporary folders what was not written for days: then it is made again. */
+  #makeFolder(): string {
+    mkdirSync(this.#folder, { recursive: true, mode: 0o711 });
+    // Everybody knows its name, and may make it before us.
+    if (this.#options.folder === undefined) checkOwn(this.#folder);
+    chmodSync(this.#folder, 0o711);
+    return writeClient(this.#folder);
+  }
+
   #classOf(fn: FunctionVersion, ownerId: string, program: Program): WorkerClass {
     return { ownerId, node: realpathSync(program.node), memoryMb: fn.memoryMb, ephemeralMb: fn.ephemeralMb, network: fn.network };
   }
 
   async #cold(builder: Builder, spec: LaunchSpec, kind: WorkerClass & { program: Program & { folder: string } }): Promise<Worker> {
+    this.#makeFolder();
     const { plan, assignment } = await builder.cold(spec, kind);
     const worker = this.#start(plan);
     worker.sendOutput(spec.onOutput);
@@ -313,6 +319,7 @@ export class ProcessBackend implements InstanceBackend {
   #fill(workers: Worker[], { count, make }: { count: number; make: () => Worker['plan'] }): void {
     while (!this.#isClosed && workers.length < count) {
       try {
+        this.#makeFolder();
         const worker = this.#start(make());
         workers.push(worker);
         void worker.ended.then(() => {

@@ -491,6 +491,23 @@ describe('a hostile handler', () => {
   );
 });
 
+describe('the folder', () => {
+  test.each(['bubblewrap', 'none'] as const)(
+    'may be cleaned up while it is used: instances start all the same, sandbox %s',
+    async (sandbox) => {
+      const backend = backendOf({ sandbox });
+      const fn = functionOf(js('return 1;'));
+      for (const _ of ['before', 'after', 'later']) {
+        const { api, instance } = await launch(backend, fn);
+        expect(bodyOf(await api.invoke('{}'))).toBe(1);
+        await backend.terminate(instance);
+        if (sandbox === 'bubblewrap') await untilBoxes(backend, 2);
+        rmSync(join(root, 'instances'), { recursive: true });
+      }
+    },
+  );
+});
+
 describe('the folder that is used when none is named', () => {
   const named = (): string => join(root, `blueprint-runner-process-${process.getuid?.() ?? 0}`);
 
