@@ -33,7 +33,9 @@ export async function startDevHandler(options: DevHandlerOptions): Promise<DevHa
   const { entry, outDir, cwd } = options;
   const { NODE_OPTIONS: _options, NODE_EXTRA_CA_CERTS: _certificates, ...inherited } = options.env;
   const { file } = await buildHandler({ entry, outDir, minify: false, env: options.env });
-  const env = { ...inherited, HOST: '127.0.0.1', PORT: '0', BLUEPRINT_ADAPTER: 'http', BLUEPRINT_SOCKET: undefined };
+  const own = { HOST: '127.0.0.1', PORT: '0', BLUEPRINT_ADAPTER: 'http', BLUEPRINT_SOCKET: undefined };
+  // The token of a handler that is deployed: nobody presents it here.
+  const env = { ...inherited, ...own, BLUEPRINT_TOKEN: undefined, BLUEPRINT_TOKEN_FILE: undefined };
   // Ctrl-C reaches a whole process group: who started this one decides when it ends.
   const child = spawn(process.execPath, ['--import', LEASH, file], { cwd, env, detached: true, stdio: ['ignore', 'pipe', 'pipe', 'ipc'] });
   const ended = new Promise<string>((resolve) => {

@@ -2,7 +2,7 @@
 
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
-import { watch } from 'node:fs';
+import { existsSync, watch } from 'node:fs';
 import type { FSWatcher } from 'node:fs';
 import { basename, dirname, join, relative } from 'node:path';
 import { RunnerError, isErrorCode, toRunnerError } from '../errors.ts';
@@ -59,7 +59,17 @@ export class DevSession {
   }
 
   /** Rejects when chain, jobs or handler do not start: there is nothing to serve yet. */
-  async start(): Promise<void> {
+  start(): Promise<void> {
+    this.#watch.follow([this.#options.entry], true);
+    const started = this.#start();
+    // What changes meanwhile is taken up after it.
+    this.#turn = started.catch(() => {
+      this.#isClosed = true;
+    });
+    return started;
+  }
+
+  async #start(): Promise<void> {
     const [version, chain] = await Promise.all([this.#prepare(), this.#startChain()]);
     if (this.#isClosed) return end(version);
     await this.#build(version);
@@ -135,8 +145,15 @@ export class DevSession {
     const before = this.#current;
     this.#current = version;
     await end(before);
-    await version.runner.start();
-    this.#renew();
+    try {
+      await version.runner.start();
+    } catch (thrown) {
+      this.#current = undefined;
+      await end(version);
+      throw thrown;
+    } finally {
+      this.#renew();
+    }
   }
 
   /** A blueprint cannot get more jobs: a job that is new needs another service. */
@@ -174,7 +191,7 @@ export class DevSession {
     } catch (thrown) {
       if (this.#isClosed) return;
       const { code, message } = toRunnerError(thrown);
-      view.show({ event: 'reload-failed', file, code, message });
+      view.show({ event: 'reload-failed', file, code, message, isServing: this.#current?.runner.isRunning === true });
     }
   }
 
@@ -289,6 +306,10 @@ await serveDevRunner();`;
     this.#ready.catch(() => {});
   }
 
+  get isRunning(): boolean {
+    return this.#child.connected;
+  }
+
   /** Loads the author's module. */
   async load(entry: string): Promise<void> {
     this.files = [entry];
@@ -350,7 +371,7 @@ class SourceWatch {
     for (const file of files) {
       this.#files.add(file);
       const directory = dirname(file);
-      if (!this.#watchers.has(directory)) this.#watchDirectory(directory);
+      if (!this.#watchers.has(directory) && existsSync(directory)) this.#watchDirectory(directory);
     }
   }
 

@@ -115,7 +115,7 @@ describe('on a terminal', () => {
     const terminal = new Terminal();
     const view = open(terminal);
     view.show(READY);
-    view.show({ event: 'reload-failed', file: 'jobs.ts', code: 'CONFIG_INVALID', message: 'it does not compile' });
+    view.show({ event: 'reload-failed', file: 'jobs.ts', code: 'CONFIG_INVALID', message: 'it does not compile', isServing: true });
     view.print('');
     expect(terminal.screen).toContain('CONFIG_INVALID: it does not compile\nThe version before keeps serving.\n');
     view.show({ event: 'reload', ms: 99, file: 'jobs.ts', handlerUrl: null });

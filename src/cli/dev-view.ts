@@ -17,9 +17,18 @@ export type DevEvent =
       readonly submit: readonly string[];
     }
   | { readonly event: 'reload'; readonly ms: number; readonly file: string; readonly handlerUrl: string | null }
-  | { readonly event: 'reload-failed'; readonly file: string; readonly code: string; readonly message: string }
+  | ReloadFailed
   | { readonly event: 'stopped' }
   | RunnerLine;
+
+interface ReloadFailed {
+  readonly event: 'reload-failed';
+  readonly file: string;
+  readonly code: string;
+  readonly message: string;
+  /** The version before does. */
+  readonly isServing: boolean;
+}
 
 export interface DevView {
   show(event: DevEvent): void;
@@ -154,7 +163,7 @@ function lineOf(event: DevEvent, calls: CallTable): string | undefined {
     case 'reload':
       return line('reload', `reloaded in ${event.ms} ms (${event.file})`);
     case 'reload-failed':
-      return line('error', `${event.code}: ${event.message}\nThe version before keeps serving.`);
+      return line('error', failureText(event));
     case 'seen':
       return line('seen', `${callName(event)} ${event.job ?? `job ${event.jobId}`}(${event.arguments})`);
     case 'attempt':
@@ -179,6 +188,10 @@ function lineOf(event: DevEvent, calls: CallTable): string | undefined {
     case 'state':
       return undefined;
   }
+}
+
+function failureText({ code, message, isServing }: ReloadFailed): string {
+  return `${code}: ${message}\n${isServing ? 'The version before keeps serving.' : 'Nothing serves until a file changes.'}`;
 }
 
 function msText(ms: number): string {
@@ -221,7 +234,7 @@ class LiveView implements DevView {
         this.#problem = undefined;
         break;
       case 'reload-failed':
-        this.#problem = `${event.code}: ${event.message}\nThe version before keeps serving.`;
+        this.#problem = failureText(event);
         break;
       case 'error':
         return this.print(`${event.source}: ${event.code}: ${event.message}\n`);

@@ -171,7 +171,7 @@ describe.each([
 
     write('factor.ts', 'export const factor = (;\n');
     const broken = await dev.next(({ event }) => event.startsWith('reload'));
-    expect(broken).toMatchObject({ event: 'reload-failed', file: 'factor.ts', code: 'CONFIG_INVALID' });
+    expect(broken).toMatchObject({ event: 'reload-failed', file: 'factor.ts', code: 'CONFIG_INVALID', isServing: true });
     expect(broken['message']).toContain(`${join(project, 'factor.ts')}:1\nexport const factor = (;`);
     expect(await call(command)).toEqual(['3']);
 
@@ -218,6 +218,41 @@ describe('dev', () => {
     expect((await dev.ended).status).toBe(0);
   });
 
+  it('takes up a change that comes while it starts', async () => {
+    write('jobs.ts', `${jobsModule(['times'])}console.log('loaded');\n`);
+    const dev = new Command(['dev', 'jobs.ts', '--json']);
+    await dev.shows('loaded');
+    write('factor.ts', 'export const factor = 6n;\n');
+    const ready = await dev.next(isEvent('ready'));
+    expect(await dev.next(({ event }) => event.startsWith('reload'))).toMatchObject({ event: 'reload', file: 'factor.ts' });
+    const [command = ''] = ready['submit'] as string[];
+    expect(await call(command)).toEqual(['6']);
+    dev.signal('SIGTERM');
+    expect((await dev.ended).status).toBe(0);
+  });
+
+  it('serves again when a runner that did not start is mended', async () => {
+    const dev = new Command(['dev', 'jobs.ts', '--json']);
+    const ready = await dev.next(isEvent('ready'));
+    write('jobs.ts', `${jobsModule(['times'])}export const configure = (builder) => builder.ledger({});\n`);
+    expect(await dev.next(({ event }) => event.startsWith('reload'))).toMatchObject({ event: 'reload-failed', isServing: false });
+    write('jobs.ts', jobsModule(['times']));
+    expect(await dev.next(({ event }) => event.startsWith('reload'))).toMatchObject({ event: 'reload', file: 'jobs.ts' });
+    const [command = ''] = ready['submit'] as string[];
+    expect(await call(command)).toEqual(['2']);
+    dev.signal('SIGTERM');
+    expect((await dev.ended).status).toBe(0);
+  });
+
+  it('reaches its handler when the environment holds the token of a deployed one', async () => {
+    const dev = new Command(['dev', 'jobs.ts', '--json', '--handler'], { BLUEPRINT_TOKEN: 'of the one that is deployed' });
+    const ready = await dev.next(isEvent('ready'));
+    const [command = ''] = ready['submit'] as string[];
+    expect(await call(`${command} --timeout 10`)).toEqual(['2']);
+    dev.signal('SIGTERM');
+    expect((await dev.ended).status).toBe(0);
+  });
+
   it('leaves no process when it is killed', async () => {
     const dev = new Command(['dev', 'jobs.ts', '--json', '--handler']);
     await dev.next(isEvent('ready'));
@@ -255,6 +290,12 @@ describe('dev', () => {
     } finally {
       taken.close();
     }
+  });
+
+  it('says that the module is not there when its folder is not there either', async () => {
+    const { status, stdout, stderr } = await new Command(['dev', 'scr/jobs.ts']).ended;
+    expect({ status, stdout }).toEqual({ status: 1, stdout: '' });
+    expect(stderr).toContain(`CONFIG_INVALID: there is no ${join(project, 'scr/jobs.ts')}`);
   });
 
   const refused: readonly (readonly [what: string, text: string | undefined, message: string])[] = [
