@@ -20,7 +20,7 @@ const NODE_RUNTIMES = ['nodejs20.x', 'nodejs22.x', 'nodejs24.x'];
 const OUR_MARK = 'BLUEPRINT_NODE';
 /** Read by node or the C library when a process starts, so they must be there from its beginning. */
 const AT_START =
-  /^(?:LD_(?!LIBRARY_PATH$)|NODE_OPTIONS$|NODE_EXTRA_CA_CERTS$|NODE_DEBUG|NODE_V8_COVERAGE$|UV_|MALLOC_|GLIBC_|SSL_CERT|OPENSSL_)/;
+  /^(?:LD_(?!LIBRARY_PATH$)|NODE_(?:COMPILE_CACHE|DEBUG|EXTRA_CA_CERTS|ICU_DATA|NO_WARNINGS|OPTIONS|PENDING_DEPRECATION|PRESERVE_SYMLINKS|REDIRECT_WARNINGS|USE_|V8_COVERAGE)|UV_|MALLOC_|GLIBC_|SSL_CERT|OPENSSL_)/;
 
 /** Rejects with `CODE_MISSING` and `RUNTIME_UNSUPPORTED`. */
 export async function programOf(

@@ -148,6 +148,13 @@ describe('the program', () => {
     });
   });
 
+  test('is started with what node reads only once', async () => {
+    const fn = functionOf(js("return [require('module').getCompileCacheDir()?.split('/').slice(0, 3).join('/'), process.env.NODE_ENV];"));
+    const common = { _HANDLER: 'index.handler', LAMBDA_TASK_ROOT: '/var/task', NODE_ENV: 'production' };
+    const { api } = await launch(backendOf(), fn, { environment: { ...common, NODE_COMPILE_CACHE: '/tmp/cache' } });
+    expect(bodyOf(await api.invoke('{}'))).toEqual(['/tmp/cache', 'production']);
+  });
+
   test('sees layers merged at /opt, the later one over the earlier one', async () => {
     const layers = ['first', 'second'].map((name) => {
       const path = join(root, `layer-${name}`);
