@@ -4,13 +4,15 @@ import type { AbiParameterToPrimitiveType, ParseAbiParameters } from 'viem';
 
 import { RunnerError } from '../errors.ts';
 
-type Primitives<P extends readonly unknown[]> = {
-  readonly [I in keyof P]: P[I] extends { readonly type: string } ? AbiParameterToPrimitiveType<P[I]> : never;
-};
+type Primitives<P extends readonly unknown[]> = { readonly [I in keyof P]: Primitive<P[I]> };
+
+/** Arrays of arrays of tuples come as `never` from viem, which is no value at all. */
+type Primitive<P> = [P] extends [never] ? unknown : P extends { readonly type: string } ? AbiParameterToPrimitiveType<P> : never;
 
 /**
  * The TypeScript values of a Solidity parameter list: integers up to 48 bits are `number`, wider ones `bigint`; `address`, `bytes`
- * and `bytesN` are 0x strings; a tuple whose components are all named is an object, any other an array.
+ * and `bytesN` are 0x strings; a tuple whose components are all named is an object, any other an array. What nests deeper than viem's types
+ * can follow, as arrays of arrays of tuples, is `unknown`.
  *
  * @example
  * type Args = JobArgs<'uint64 x, string name'>; // readonly [bigint, string]

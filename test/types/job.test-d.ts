@@ -17,6 +17,7 @@ test('arguments follow from the Solidity types', () => {
     readonly [readonly { to: `0x${string}`; amount: bigint }[]]
   >();
   expectTypeOf<JobArgs<'uint8[2] pair'>>().toEqualTypeOf<readonly [readonly [number, number]]>();
+  expectTypeOf<JobArgs<'(uint8 a, bool b)[][] grid, bool ok'>>().toEqualTypeOf<readonly [unknown, boolean]>();
   expectTypeOf<JobArgs<''>>().toEqualTypeOf<readonly []>();
   expectTypeOf<JobValue<'uint64'>>().toEqualTypeOf<bigint>();
   expectTypeOf<JobValue<'uint64, bool'>>().toEqualTypeOf<readonly [bigint, boolean]>();
@@ -62,6 +63,7 @@ test('a result must be of its type', () => {
   defineJob({ params: 'uint64 x' }, () => {});
   defineJob({ params: 'uint8 x', result: 'uint8, string' }, ([x]) => [x, 'one']);
   defineJob({ result: 'uint8, string' }, async () => [1, 'one']);
+  defineJob({ result: '(uint8 a, bool b)[][]' }, () => [[{ a: 1, b: true }]]);
 });
 
 interface Database {
