@@ -52,6 +52,8 @@ const MEGABYTE = 1024 * 1024;
 const BOX_MEMORY_MB = 64;
 /** Code of more files is mounted into a fresh process, which takes less time than to link them all. */
 const WAITING_ENTRIES_MAX = 500;
+/** Where it cannot be linked: nothing else happens here while it is copied, and each instance would take the room anew. */
+const WAITING_COPIED_BYTES_MAX = 4 * MEGABYTE;
 const LAYER_ENTRIES_MAX = 200_000;
 /** Users that nothing else on a machine has, by the conventions of systemd. */
 const USER_FIRST = 1_900_000_000;
@@ -151,7 +153,7 @@ export class Builder {
     const { code, layers } = spec.fn;
     if (code.kind !== 'folder') return undefined;
     const { folder } = plan;
-    const limits = { entriesMax: WAITING_ENTRIES_MAX };
+    const limits = { entriesMax: WAITING_ENTRIES_MAX, copiedBytesMax: WAITING_COPIED_BYTES_MAX };
     const last = layers.toReversed();
     if (!place(code.path, join(folder, 'task'), limits) || !last.every(({ path }) => place(path, join(folder, 'opt'), limits)))
       return undefined;

@@ -17,6 +17,8 @@ import { dirname, join } from 'node:path';
 export interface PlaceLimits {
   /** Files and folders. */
   readonly entriesMax: number;
+  /** Of files that cannot be linked. Default: no limit. */
+  readonly copiedBytesMax?: number;
 }
 
 /**
@@ -25,6 +27,12 @@ export interface PlaceLimits {
  */
 export function place(from: string, to: string, limits: PlaceLimits): boolean {
   let left = limits.entriesMax;
+  let copiedBytesLeft = limits.copiedBytesMax ?? Number.POSITIVE_INFINITY;
+  const linkOrCopy = (source: string, target: string): void => {
+    if (link(source, target)) return;
+    copiedBytesLeft -= statSync(source).size;
+    if (copiedBytesLeft >= 0) copyFileSync(source, target, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE);
+  };
   const visit = (source: string, target: string): boolean => {
     for (const entry of readdirSync(source, { withFileTypes: true })) {
       left -= 1;
@@ -35,18 +43,21 @@ export function place(from: string, to: string, limits: PlaceLimits): boolean {
         if (makeFolder(toPath) && !visit(fromPath, toPath)) return false;
       } else if (entry.isSymbolicLink()) unlessThere(() => symlinkSync(readlinkSync(fromPath), toPath));
       else if (entry.isFile()) unlessThere(() => linkOrCopy(fromPath, toPath));
+      if (copiedBytesLeft < 0) return false;
     }
     return true;
   };
   return visit(from, to);
 }
 
-function linkOrCopy(from: string, to: string): void {
+/** False when it lies on another file system, or there are too many links to it. */
+function link(from: string, to: string): boolean {
   try {
     linkSync(from, to);
+    return true;
   } catch (error) {
     if (!hasCode(error, 'EXDEV', 'EPERM', 'EMLINK')) throw error;
-    copyFileSync(from, to, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE);
+    return false;
   }
 }
 
