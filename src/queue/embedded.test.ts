@@ -77,14 +77,33 @@ describe('EmbeddedQueue', () => {
 
   it('does not spin when the wall clock is set back', async () => {
     const { queue, clock } = memory();
-    await queue.publish(job('a'));
-    await claimOne(queue);
+    await queue.publish(job('a', { delayMs: 1_000 }));
     clock.jump(-3_600_000);
     await clock.advance(2_000);
-    expect((await queue.status('a'))?.state).toBe('claimed');
+    expect((await queue.stats()).delayed).toBe(1);
     clock.jump(3_600_000);
     await clock.advance(3_600_000);
-    expect((await queue.status('a'))?.state).toBe('queued');
+    expect((await queue.stats()).delayed).toBe(0);
+  });
+
+  it.each([-3_600_000, 3_600_000])('leaves leases what is left of their time when the wall clock is set by %i ms', async (jumpMs) => {
+    const { queue, clock } = memory();
+    await queue.publishMany([job('a'), job('b'), job('c')]);
+    const [a, b, c] = await queue.claim({ workerId: 'w', max: 3, leaseMs: 1_000 });
+    if (!a || !b || !c) throw new Error('there are no jobs');
+    await clock.advance(400);
+    clock.jump(jumpMs);
+    await queue.complete(a.lease, { body: Buffer.from('done') });
+    expect((await queue.extend(b.lease)).until).toBe(clock.now() + 1_000);
+    expect((await queue.status('c'))?.leaseUntil).toBe(clock.now() + 600);
+    await clock.advance(599);
+    expect((await queue.status('c'))?.state).toBe('claimed');
+    await clock.advance(1);
+    expect((await queue.status('c'))?.state).toBe('queued');
+    await clock.advance(399);
+    expect((await queue.status('b'))?.state).toBe('claimed');
+    await clock.advance(1);
+    expect((await queue.status('b'))?.state).toBe('queued');
   });
 
   it('gives leases their whole time after a restart, and takes results for them', async () => {

@@ -121,7 +121,7 @@ export class EmbeddedQueue implements WorkQueue {
       },
     });
     this.#table = new JobTable({ file: this.#file, makeId, jobsMax, events: this.#events() });
-    this.#table.reload(clock.now());
+    this.#table.reload(this.#now());
     this.#counts.show(this.#table.tally.byState());
     this.#setTimer();
   }
@@ -149,7 +149,7 @@ export class EmbeddedQueue implements WorkQueue {
   async extend(lease: Lease, leaseMs?: number): Promise<Lease> {
     this.#refuseClosed();
     const { jobId, token } = checkLease(lease);
-    const now = this.#clock.now();
+    const now = this.#now();
     const held = this.#table.held(lease, now);
     if (isRunnerError(held)) throw held;
     const lengthMs = leaseMs === undefined ? held.leaseMs : checkLeaseMs(leaseMs);
@@ -273,7 +273,13 @@ export class EmbeddedQueue implements WorkQueue {
   }
 
   #write<T>(change: (now: number) => T | RunnerError): Promise<T> {
-    return this.#closing ? Promise.reject(queueClosed()) : this.#file.write(() => change(this.#clock.now()));
+    return this.#closing ? Promise.reject(queueClosed()) : this.#file.write(() => change(this.#now()));
+  }
+
+  #now(): number {
+    const now = this.#clock.now();
+    this.#table.leases.follow(now, this.#clock.monotonic());
+    return now;
   }
 
   #read<T>(query: () => T): T {
@@ -305,7 +311,7 @@ export class EmbeddedQueue implements WorkQueue {
   }
 
   #beforeCommit(): void {
-    const now = this.#clock.now();
+    const now = this.#now();
     const { first } = this.#table.leases;
     if (this.#table.dueAt <= now || (first && first.until <= now)) this.#table.sweep(now);
     const rows = this.#table.readyRows();
@@ -321,7 +327,7 @@ export class EmbeddedQueue implements WorkQueue {
 
   #rolledBack(): void {
     this.#claims.rolledBack();
-    this.#table.reload(this.#clock.now());
+    this.#table.reload(this.#now());
   }
 
   #events(): TableEvents {

@@ -5,6 +5,8 @@ import type { Row, Subject } from './rows.ts';
 
 /** Of the table by token; a power of two. */
 const CHAINS_MIN = 64;
+/** A wall clock that goes on by so much more or less than the time that passed was set, or the machine slept. */
+const JUMP_MS = 1_000;
 /** The end of a token: in a random UUID, all of it random. */
 const HASHED_CHARS = 12;
 
@@ -36,6 +38,8 @@ export interface HeldLease {
 export class Leases {
   #chains: (HeldLease | undefined)[] = Array.from({ length: CHAINS_MIN });
   readonly #heap: HeldLease[] = [];
+  /** The wall clock over the monotonic one. */
+  #offset: number | undefined;
 
   get size(): number {
     return this.#heap.length;
@@ -78,6 +82,15 @@ export class Leases {
     lease.until = until;
     this.#rise(lease);
     this.#sink(lease);
+  }
+
+  /** Leases keep what is left of their time when the wall clock jumps; to be told of both clocks before `until` is looked at. */
+  follow(now: number, monotonic: number): void {
+    const offset = now - monotonic;
+    const jumpMs = Math.round(offset - (this.#offset ?? offset));
+    if (this.#offset !== undefined && Math.abs(jumpMs) < JUMP_MS) return;
+    this.#offset = offset;
+    if (jumpMs !== 0) for (const lease of [...this.#heap]) this.move(lease, leaseEnd(lease.until + jumpMs, lease.deadline));
   }
 
   clear(): void {
