@@ -37,6 +37,8 @@ interface Transaction {
 export class ContractNode {
   readonly chainId: number;
   readonly #chain: NodeChain;
+  /** Of every block. */
+  #gasLimit: Promise<bigint> | undefined;
 
   constructor(chain: NodeChain) {
     this.#chain = chain;
@@ -69,8 +71,8 @@ export class ContractNode {
   }
 
   async blockTimestamp(): Promise<bigint> {
-    const block = (await this.#chain.request('eth_getBlockByNumber', ['latest', false])) as { timestamp: Hex };
-    return BigInt(block.timestamp);
+    const { timestamp } = await this.#latestBlock();
+    return BigInt(timestamp);
   }
 
   /** Sends a transaction and waits until it is mined. */
@@ -78,7 +80,9 @@ export class ContractNode {
     const request = { ...transaction, value: `0x${(transaction.value ?? 0n).toString(16)}` };
     const estimate = BigInt((await this.#orRevert(what, 'eth_estimateGas', [request])) as Hex);
     // What else is mined before can make it dearer: the last approval of a service activates it.
-    const gas = `0x${(estimate * 2n > GAS_MIN ? estimate * 2n : GAS_MIN).toString(16)}`;
+    const wanted = estimate * 2n > GAS_MIN ? estimate * 2n : GAS_MIN;
+    const limit = await (this.#gasLimit ??= this.#latestBlock().then(({ gasLimit }) => BigInt(gasLimit)));
+    const gas = `0x${(wanted < limit ? wanted : limit).toString(16)}`;
     const hash = await this.#chain.request('eth_sendTransaction', [{ ...request, gas }]);
     const receipt = await this.#receipt(what, hash as Hex);
     if (receipt.status !== '0x1') {
@@ -93,6 +97,10 @@ export class ContractNode {
       logs: receipt.logs,
       contractAddress: lower(receipt.contractAddress ?? ZERO_ADDRESS),
     };
+  }
+
+  async #latestBlock(): Promise<RawBlock> {
+    return (await this.#chain.request('eth_getBlockByNumber', ['latest', false])) as RawBlock;
   }
 
   /** The node answers eth_sendTransaction before the block is written: the receipt comes a little later. */
@@ -116,6 +124,11 @@ export class ContractNode {
       throw new RunnerError('RPC_ERROR', `${what} reverts: ${text}`, { cause: thrown, details: { error, args, data } });
     }
   }
+}
+
+interface RawBlock {
+  readonly timestamp: Hex;
+  readonly gasLimit: Hex;
 }
 
 interface RawReceipt {

@@ -248,6 +248,14 @@ describe('calls', () => {
     expect(new Set(calls.map((call) => call.caller))).toEqual(new Set([tangle.spammer]));
   });
 
+  test('calls whose inputs fill more than half of a block get through', async () => {
+    const { serviceId } = await tangle.startService({ jobs: [{ name: 'a' }] });
+    const jobs = Array.from({ length: 100 }, () => ({ jobIndex: 0, inputs: new Uint8Array(4_096).fill(7) }));
+    expect(await tangle.submitMany(serviceId, jobs)).toHaveLength(100);
+    const { inputs } = await tangle.submitJob(serviceId, { jobIndex: 0, inputs: new Uint8Array(450_000).fill(7) });
+    expect(inputs).toHaveLength(450_000);
+  });
+
   test('calls that are submitted at once all get through, also when they are equal', async () => {
     const { serviceId } = await tangle.startService({ jobs: [{ name: 'a' }] });
     const calls = await Promise.all(Array.from({ length: 50 }, () => tangle.submitJob(serviceId, JOB)));
