@@ -33,9 +33,11 @@ export interface Cli {
 export function toJson(value: unknown, indent = 2): string {
   return JSON.stringify(
     value,
-    (_name, item: unknown) => {
+    function (this: Readonly<Record<string, unknown>>, name, item: unknown) {
       if (typeof item === 'bigint') return item.toString();
-      return item instanceof Uint8Array ? toHex(item) : item;
+      // As it was before its own toJSON, which a Buffer has.
+      const own = this[name];
+      return own instanceof Uint8Array ? toHex(own) : item;
     },
     indent,
   );

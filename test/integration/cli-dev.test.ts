@@ -158,7 +158,9 @@ describe.each([
 
     expect(await call(command)).toEqual(['2']);
     expect(await dev.next(isEvent('seen'))).toMatchObject({ callId: '0', job: 'times', arguments: '1' });
-    expect(await dev.next(isEvent('executed'))).toMatchObject({ callId: '0', job: 'times', result: '2', executor, attempt: 1 });
+    const executed = await dev.next(isEvent('executed'));
+    expect(executed).toMatchObject({ callId: '0', job: 'times', result: '2', executor, attempt: 1 });
+    expect(executed['output']).toBe(`0x${'0'.repeat(63)}2`);
     const mined = await dev.next(isEvent('mined'));
     expect(mined).toMatchObject({ success: true, hash: expect.stringMatching(/^0x[\da-f]{64}$/) as string });
     await dev.shows('{"job":"times"}');
