@@ -90,7 +90,8 @@ export class Leases {
     const jumpMs = Math.round(offset - (this.#offset ?? offset));
     if (this.#offset !== undefined && Math.abs(jumpMs) < JUMP_MS) return;
     this.#offset = offset;
-    if (jumpMs !== 0) for (const lease of [...this.#heap]) this.move(lease, leaseEnd(lease.until + jumpMs, lease.deadline));
+    // A copy: each that is moved changes places with others.
+    if (jumpMs !== 0) for (const lease of this.#heap.slice()) this.move(lease, leaseEnd(lease.until + jumpMs, lease.deadline));
   }
 
   clear(): void {
