@@ -127,16 +127,17 @@ export class Worker {
 
   /** Has a shell that waits become its program, with this as the first argument. */
   begin(argument: string): void {
-    this.#control.write(`${argument}\n`);
+    this.#control?.write(`${argument}\n`);
   }
 
   /** Tells a process that waits what it is to run. */
   assign(assignment: Omit<Assignment, 'isServed'>, { serve }: LaunchSpec['runtimeApi']): void {
     const told: Assignment = { ...assignment, isServed: serve !== undefined };
-    this.#control.write(`${JSON.stringify(told)}\n`);
-    if (!serve) return;
-    if (this.#hasSaid) serve(this.#control, Buffer.alloc(0));
-    else this.#serve = (head) => serve(this.#control, head);
+    const control = this.#control;
+    control?.write(`${JSON.stringify(told)}\n`);
+    if (!serve || !control) return;
+    if (this.#hasSaid) serve(control, Buffer.alloc(0));
+    else this.#serve = (head) => serve(control, head);
   }
 
   async terminate(): Promise<void> {
@@ -148,9 +149,9 @@ export class Worker {
     await this.ended;
   }
 
-  get #control(): Socket {
-    // The fourth entry of stdio is a pipe.
-    return this.#child.stdio[3] as Socket;
+  get #control(): Socket | undefined {
+    // The fourth entry of stdio is a pipe. A child that could not be made for want of files has none, whatever the types say.
+    return (this.#child.stdio as ChildProcess['stdio'] | undefined)?.[3] as Socket | undefined;
   }
 
   #follow(): void {
@@ -162,8 +163,8 @@ export class Worker {
     child.once('close', () => this.#closed.resolve());
     child.once('exit', (code, signal) => void this.#finish(this.#endOf(code, signal)));
     if (child.pid === undefined) return;
-    this.#control.on('error', () => {});
-    this.#control.once('data', (said: Buffer) => {
+    this.#control?.on('error', () => {});
+    this.#control?.once('data', (said: Buffer) => {
       this.#hasSaid = true;
       this.#said.resolve();
       // Behind the line there may be the first of what it says to the Runtime API.

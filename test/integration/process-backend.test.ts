@@ -713,6 +713,37 @@ describe('a start that fails', () => {
     await expect(backend.launch(spec)).rejects.toThrow(/missing/);
     expect([foldersLeft(), groupsOf(root, spec.instanceId)]).toEqual([[], []]);
   });
+
+  test('because the runner has too many files open says so', async () => {
+    const { spec } = await specOf(functionOf(js('')));
+    const runner = join(root, 'runner.ts');
+    writeFileSync(
+      runner,
+      `import { closeSync, openSync } from 'node:fs';
+       import { ProcessBackend } from ${JSON.stringify(join(import.meta.dirname, '../../plugins/process/index.ts'))};
+       const backend = new ProcessBackend({ folder: ${JSON.stringify(join(root, 'instances'))}, sandbox: 'none', blanks: 0 });
+       await backend.describe();
+       const files = [];
+       try { for (;;) files.push(openSync('/dev/null')); } catch {}
+       for (const file of files.splice(-3)) closeSync(file);
+       const spec = JSON.parse(process.argv[2]);
+       const more = { onOutput: () => {}, signal: new AbortController().signal };
+       const runtimeApi = { ...spec.runtimeApi, listen: async () => {}, openPort: async () => 0, serve: () => {} };
+       const error = await backend.launch({ ...spec, ...more, runtimeApi }).catch((thrown) => thrown);
+       for (const file of files) closeSync(file);
+       process.stdout.write(error.code + ' ' + error.message);
+       await backend.close();`,
+    );
+    const child = spawn('/bin/sh', ['-c', 'ulimit -n 100; exec "$0" "$@"', process.execPath, runner, JSON.stringify(spec)], {
+      env: { PATH: '/usr/bin:/bin' },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    let said = '';
+    child.stdout.on('data', (text) => (said += String(text)));
+    await new Promise((resolve) => child.once('close', resolve));
+    expect(said).toMatch(/^INSTANCE_START_FAILED instance .* did not start: spawn \/bin\/sh EMFILE$/);
+    expect(foldersLeft()).toEqual([]);
+  });
 });
 
 describe('waiting processes', () => {
