@@ -43,16 +43,21 @@ export function requireCreatable(fields: Fields): PackageType {
   return packaged;
 }
 
-export function codeOf(
-  fields: Fields,
-  { packaged, image }: { readonly packaged: PackageType; readonly image: Fields | undefined },
-): CodeInput {
+type ImageCode = Extract<CodeInput, { readonly kind: 'image' }>;
+
+/** How an image is started, where that is not as it says itself: `ImageConfig`. */
+export function startOf(config: Fields | undefined): Pick<ImageCode, 'command' | 'entryPoint'> {
+  const command = config?.texts('Command');
+  const entryPoint = config?.texts('EntryPoint');
+  return { ...(command && { command }), ...(entryPoint && { entryPoint }) };
+}
+
+/** `start`: of an image. */
+export function codeOf(fields: Fields, packaged: PackageType, start: ReturnType<typeof startOf>): CodeInput {
   if (packaged === 'Image') {
     const uri = fields.text('ImageUri');
     if (uri === undefined) throw refused('Please provide ImageUri when updating a function with packageType Image.');
-    const command = image?.texts('Command');
-    const entryPoint = image?.texts('EntryPoint');
-    return { kind: 'image', uri, ...(command && { command }), ...(entryPoint && { entryPoint }) };
+    return { ...start, kind: 'image', uri };
   }
   const bytes = fields.bytes('ZipFile');
   if (fields.has('S3Bucket') || fields.has('S3Key')) throw refused('There is no S3 here. Please provide the code as ZipFile.');

@@ -1,11 +1,12 @@
 /** Operations on functions: create, read, change, delete. */
 
 import type { FunctionRecord, JsonObject } from '../../runtime/store-records.ts';
+import type { FunctionStore } from '../../runtime/store.ts';
 import { isCodeOfRequest } from '../functions.ts';
 import { allows, demand } from '../http.ts';
 import type { Caller } from '../http.ts';
 import type { CodeLinks } from './code-links.ts';
-import { architectureOf, codeOf, profileOf, requireCreatable, settingsOf, tagSettings, toConfiguration } from './configuration.ts';
+import { architectureOf, codeOf, profileOf, requireCreatable, settingsOf, startOf, tagSettings, toConfiguration } from './configuration.ts';
 import type { Showing } from './configuration.ts';
 import { demandTold } from './destinations.ts';
 import type { Fields } from './fields.ts';
@@ -32,7 +33,7 @@ export function functionHandlers({ store, place }: LambdaParts, links: CodeLinks
         ...settingsOf(fields),
         ...tagSettings(tags),
         ...(fields.has('Architectures') && { architecture: architectureOf(fields) }),
-        code: codeOf(fields.inner('Code') ?? fields, { packaged, image: fields.inner('ImageConfig') }),
+        code: codeOf(fields.inner('Code') ?? fields, packaged, startOf(fields.inner('ImageConfig'))),
         tags,
       });
       const record = fields.flag('Publish') ? store.publish(name) : store.get(name);
@@ -61,9 +62,11 @@ export function functionHandlers({ store, place }: LambdaParts, links: CodeLinks
     },
     async UpdateFunctionCode({ fn, fields: read, caller }) {
       const fields = read();
-      const packaged = store.get(fn.name).code.kind === 'zip' ? 'Zip' : 'Image';
+      const { code: before } = store.get(fn.name);
       const revisionId = fields.text('RevisionId');
-      const record = await store.updateCode(fn.name, codeOf(fields, { packaged, image: undefined }), {
+      // Another image is started as the one before it: only the configuration changes that.
+      const code = before.kind === 'zip' ? codeOf(fields, 'Zip', {}) : codeOf(fields, 'Image', before);
+      const record = await store.updateCode(fn.name, code, {
         publish: fields.flag('Publish'),
         dryRun: fields.flag('DryRun'),
         ...(revisionId !== undefined && { revisionId }),
@@ -74,17 +77,25 @@ export function functionHandlers({ store, place }: LambdaParts, links: CodeLinks
     async UpdateFunctionConfiguration({ fn, fields: read, caller }) {
       const fields = read();
       demandDeadLetters(fields, caller);
-      const { extra = {}, ...settings } = settingsOf(fields);
-      const revisionId = fields.text('RevisionId');
-      const merged = { ...settings, extra: { ...store.get(fn.name).extra, ...extra } };
-      const record = await store.updateSettings(fn.name, merged, { ...(revisionId !== undefined && { revisionId }) });
-      return answer(200, show(record, { qualified: false, caller }));
+      return answer(200, show(await changeConfiguration(store, fn.name, fields), { qualified: false, caller }));
     },
     DeleteFunction({ fn }) {
       store.remove(fn.name, fn.qualifier);
       return NO_CONTENT;
     },
   } satisfies Partial<Handlers>;
+}
+
+function changeConfiguration(store: FunctionStore, name: string, fields: Fields): Promise<FunctionRecord> {
+  const { code, extra: before } = store.get(name);
+  const { extra = {}, layers = [], ...rest } = settingsOf(fields);
+  const settings = { ...rest, extra: { ...before, ...extra } };
+  const revisionId = fields.text('RevisionId');
+  const options = { ...(revisionId !== undefined && { revisionId }) };
+  // How an image is started is a part of its code.
+  if (code.kind === 'image' && fields.has('ImageConfig') && layers.length === 0)
+    return store.updateCode(name, { kind: 'image', uri: code.uri, ...startOf(fields.inner('ImageConfig')) }, { ...options, settings });
+  return store.updateSettings(name, { ...settings, ...(fields.has('Layers') && { layers }) }, options);
 }
 
 /** `link`: absent for who may not have the package. */

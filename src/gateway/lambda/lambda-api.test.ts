@@ -372,6 +372,36 @@ it('what provisioning tools ask of every function is answered', async () => {
   expect(nobody.name).toBe('ResourceNotFoundException');
 });
 
+describe('functions of images', () => {
+  const made = (): Promise<unknown> =>
+    client.send(
+      fn({
+        PackageType: 'Image',
+        Runtime: undefined,
+        Handler: undefined,
+        Code: { ImageUri: 'registry.example/jobs:1' },
+        ImageConfig: { EntryPoint: ['/run'], Command: ['one'] },
+      }),
+    );
+  const runs = (): unknown => store.resolve('hello').fn.code;
+
+  it('keep how their image is started when they get another', async () => {
+    await made();
+    await client.send(new UpdateFunctionCodeCommand({ FunctionName: 'hello', ImageUri: 'registry.example/jobs:2' }));
+    expect(runs()).toEqual({ kind: 'image', uri: 'registry.example/jobs:2', entryPoint: ['/run'], command: ['one'] });
+  });
+
+  it('start it as their configuration says', async () => {
+    await made();
+    const update = { FunctionName: 'hello', Timeout: 20, ImageConfig: { Command: ['two'] } };
+    const { ImageConfigResponse, Timeout } = await client.send(new UpdateFunctionConfigurationCommand(update));
+    expect([ImageConfigResponse?.ImageConfig, Timeout]).toEqual([{ Command: ['two'] }, 20]);
+    expect(runs()).toEqual({ kind: 'image', uri: 'registry.example/jobs:1', command: ['two'] });
+    await client.send(new UpdateFunctionConfigurationCommand({ FunctionName: 'hello', Timeout: 30 }));
+    expect(runs()).toEqual({ kind: 'image', uri: 'registry.example/jobs:1', command: ['two'] });
+  });
+});
+
 describe('versions and aliases', () => {
   beforeEach(async () => {
     await client.send(fn());
