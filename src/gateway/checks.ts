@@ -14,11 +14,17 @@ const SINGLE = new Set(
 );
 const HOST = /^(?:[A-Za-z0-9_.-]{1,253}|\[[0-9a-fA-F:.]{2,45}\])(?::\d{1,5})?$/;
 
+/** Headers that a route reads, and those that the AWS SDK sends from a page. */
+const FROM_PAGES = [
+  'authorization, content-type, x-api-key, idempotency-key, traceparent, last-event-id, x-timeout-ms, x-log-type, x-blueprint-config',
+  'x-amz-invocation-type, x-amz-log-type, x-amz-client-context, x-amzn-trace-id',
+  'x-amz-date, x-amz-content-sha256, x-amz-user-agent, amz-sdk-invocation-id, amz-sdk-request',
+];
+
 /** What a page of an allowed origin may send. */
 export const PREFLIGHT = {
   'access-control-allow-methods': 'GET, POST, PUT, PATCH, DELETE',
-  'access-control-allow-headers':
-    'authorization, content-type, x-api-key, idempotency-key, traceparent, last-event-id, x-amz-invocation-type, x-amz-log-type',
+  'access-control-allow-headers': FROM_PAGES.join(', '),
   'access-control-max-age': '600',
 };
 

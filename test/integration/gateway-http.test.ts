@@ -546,6 +546,8 @@ describe('browsers', () => {
     const { url } = await startGateway({ corsOrigins: ['https://app.example'] });
     const preflight = await send(url, 'OPTIONS /api/v1/execute', { headers: { origin: 'https://app.example' } });
     expect([preflight.status, preflight.headers.get('access-control-allow-origin')]).toEqual([204, 'https://app.example']);
+    const allowed = preflight.headers.get('access-control-allow-headers')?.split(', ');
+    expect(allowed).toEqual(expect.arrayContaining(['authorization', 'content-type', 'idempotency-key', 'x-timeout-ms', 'x-log-type']));
     const reply = await send(url, 'GET /healthz', { headers: { origin: 'https://app.example' } });
     expect(reply.headers.get('access-control-allow-origin')).toBe('https://app.example');
     expect((await send(url, 'GET /healthz')).headers.get('access-control-allow-origin')).toBeNull();
