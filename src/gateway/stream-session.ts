@@ -95,7 +95,8 @@ export class StreamSession {
   /** Sends what can be sent; to be called when the reader takes more again. */
   pump(): void {
     const reader = this.#reader;
-    if (!reader || this.#isTold) return;
+    // Who gave it up has been told.
+    if (!reader || this.#isTold || this.#isGone) return;
     const first = this.#chunks[0]?.seq ?? 0;
     for (let index = this.#sentSeq + 1 - first; index < this.#chunks.length; index += 1) {
       const chunk = this.#chunks[index];

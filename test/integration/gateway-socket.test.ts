@@ -334,6 +334,9 @@ describe('streamed calls', () => {
     peer.say({ type: 'cancel', id: 's' });
     expect((await peer.find('error', ({ id }) => id === 's')).error.code).toBe('ABORTED');
     await until(() => backend.running.length === 0);
+    peer.say({ type: 'ping' });
+    await peer.find('pong');
+    expect(peer.messages.filter(({ type }) => type === 'error')).toHaveLength(1);
   });
 
   test('a function that fails', async () => {
