@@ -101,7 +101,7 @@ export class RuntimeExecutor implements FaasExecutor {
         const bytes = decoder.decode(chunk);
         if (bytes.length > 0) yield bytes;
       }
-      // An error, no result, or keys in another order.
+      // An error, no result, keys in another order, or an answer that was cut off.
       if (decoder.undecided) for (const { body } of this.#decoded(decoder.undecided, call).results) yield body;
     } catch (error) {
       throw this.#told(error, options);
@@ -175,9 +175,9 @@ export class ResultDecoder {
   #isEnded = false;
   #rest: Buffer = Buffer.alloc(0);
 
-  /** What came, when it does not begin like a result. */
+  /** What came and is no part of a result: it does not begin like one, or is the rest of one that has no end. */
   get undecided(): Buffer | undefined {
-    return this.#isStarted ? undefined : this.#rest;
+    return this.#isEnded ? undefined : this.#rest;
   }
 
   decode(chunk: Uint8Array): Buffer {

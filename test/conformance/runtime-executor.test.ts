@@ -64,6 +64,22 @@ describe('a streamed result', () => {
     }
   });
 
+  it.each([0, 10, 20, 21, 22, 23, 24, 25, 26])('that ends after %i of its bytes is no result', async (length) => {
+    const executor = await executorOf(async (event) => {
+      const answer = Buffer.from('{"result_base64":"aGVsbG8="}').subarray(0, length);
+      await event.program.stream(
+        event.id,
+        (async function* () {
+          yield answer;
+        })(),
+      );
+      return undefined;
+    });
+    const reading = read(executor.invokeStream(callOf(Buffer.from('hello')), soon()));
+    await expect(reading).rejects.toMatchObject({ code: 'EXECUTOR_RESPONSE_INVALID' });
+    await executor.close();
+  });
+
   it('of a handler that does not stream is one chunk; an error is an error', async () => {
     const executor = await executorOf();
     expect(await read(executor.invokeStream(callOf(Buffer.from('hello')), soon()))).toEqual([Buffer.from('hello')]);
