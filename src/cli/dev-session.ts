@@ -2,9 +2,7 @@
 
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
-import { existsSync, watch } from 'node:fs';
-import type { FSWatcher } from 'node:fs';
-import { basename, dirname, join, relative } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { RunnerError, isErrorCode, toRunnerError } from '../errors.ts';
 import type { JobDescription } from '../job/router.ts';
 import type { LocalChain } from '../testing/local-chain.ts';
@@ -15,6 +13,7 @@ import type { DevTarget, FromRunner, ToRunner } from './dev-runner.ts';
 import type { DevView } from './dev-view.ts';
 import { callCommand } from './call-command.ts';
 import type { Io } from './output.ts';
+import { SourceWatch } from './source-watch.ts';
 
 export interface DevOptions {
   readonly io: Io;
@@ -27,7 +26,6 @@ export interface DevOptions {
   readonly view: DevView;
 }
 
-const DEBOUNCE_MS = 25;
 const LOAD_MS = 30_000;
 const COMPILE_CACHE_MS = 2_000;
 const CHAIN_JOBS_MAX = 256n;
@@ -344,54 +342,5 @@ await serveDevRunner();`;
       clearTimeout(timer);
       this.#waiting = undefined;
     });
-  }
-}
-
-const SOURCE = /\.(?:[cm]?[jt]s|json|wasm)$/;
-
-/** Says when one of the followed files changed. */
-class SourceWatch {
-  readonly #onChange: (file: string, at: number) => void;
-  readonly #watchers = new Map<string, FSWatcher>();
-  readonly #files = new Set<string>();
-  #isBroad = false;
-  #isClosed = false;
-  #timer: NodeJS.Timeout | undefined;
-
-  constructor(onChange: (file: string, at: number) => void) {
-    this.#onChange = onChange;
-  }
-
-  /** Broad: any source beside them, because one that is missing may be what is waited for. */
-  follow(files: readonly string[], isBroad: boolean): void {
-    if (this.#isClosed) return;
-    this.#isBroad = isBroad;
-    // An attempt that failed early has not asked for all of them.
-    if (!isBroad) this.#files.clear();
-    for (const file of files) {
-      this.#files.add(file);
-      const directory = dirname(file);
-      if (!this.#watchers.has(directory) && existsSync(directory)) this.#watchDirectory(directory);
-    }
-  }
-
-  close(): void {
-    this.#isClosed = true;
-    clearTimeout(this.#timer);
-    for (const watcher of this.#watchers.values()) watcher.close();
-  }
-
-  /** Editors replace files: a watch on the directory outlives that. */
-  #watchDirectory(directory: string): void {
-    const watcher = watch(directory, (_, name) => {
-      if (name === null) return;
-      const file = join(directory, basename(name));
-      if (!this.#files.has(file) && !(this.#isBroad && SOURCE.test(name))) return;
-      const at = performance.now();
-      clearTimeout(this.#timer);
-      this.#timer = setTimeout(() => this.#onChange(file, at), DEBOUNCE_MS);
-    });
-    watcher.on('error', () => watcher.close());
-    this.#watchers.set(directory, watcher);
   }
 }

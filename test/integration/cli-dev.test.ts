@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
-import { mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -229,6 +229,24 @@ describe('dev', () => {
     expect(await dev.next(({ event }) => event.startsWith('reload'))).toMatchObject({ event: 'reload', file: 'factor.ts' });
     const [command = ''] = ready['submit'] as string[];
     expect(await call(command)).toEqual(['6']);
+    dev.signal('SIGTERM');
+    expect((await dev.ended).status).toBe(0);
+  });
+
+  it('goes on with a folder that was removed and came back, as when another branch is checked out', async () => {
+    mkdirSync(join(project, 'lib'));
+    write('lib/factor.ts', 'export const factor = 2n;\n');
+    write('jobs.ts', jobsModule(['times']).replace('./factor.ts', './lib/factor.ts'));
+    const dev = new Command(['dev', 'jobs.ts', '--json']);
+    await dev.next(isEvent('ready'));
+    const reloads = ({ event }: Event): boolean => event.startsWith('reload');
+    rmSync(join(project, 'lib'), { recursive: true });
+    expect(await dev.next(reloads)).toMatchObject({ event: 'reload-failed', isServing: true });
+    mkdirSync(join(project, 'lib'));
+    write('lib/factor.ts', 'export const factor = 3n;\n');
+    expect(await dev.next(isEvent('reload'))).toMatchObject({ event: 'reload' });
+    write('lib/factor.ts', 'export const factor = 4n;\n');
+    expect(await dev.next(reloads)).toMatchObject({ event: 'reload', file: 'lib/factor.ts' });
     dev.signal('SIGTERM');
     expect((await dev.ended).status).toBe(0);
   });
