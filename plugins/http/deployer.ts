@@ -132,17 +132,19 @@ export class HttpFaasDeployer implements FaasDeployer {
       const isBundle = Buffer.from(code.zip.buffer, code.zip.byteOffset, code.zip.length).includes('handler.mjs');
       if ((await this.#asksGateway(options.signal)) && (isBundle || config.handler !== undefined)) {
         const warnings = warningsOf(config, { platform: 'the platform', cannot: GATEWAY_CANNOT, strict: options.strict });
-        const steps = await this.#gateway.plan(name, present?.via === 'gateway' ? present.is : undefined, {
-          code,
-          config,
-          signal: options.signal,
-        });
+        const wanted = { code, config, signal: options.signal };
+        const steps = await this.#gateway.plan(name, present?.via === 'gateway' ? present.is : undefined, wanted);
+        const [creation] = steps;
+        if (present?.via === 'specification' && creation) {
+          steps[0] = this.#specified.replacement(name, present.is, creation);
+          warnings.push(asAWhole(name));
+        }
         return carryOut(this, { name, plan: { steps, warnings }, options });
       }
       const warnings = warningsOf(config, { platform: 'the platform', cannot: SPECIFICATION_CANNOT, strict: options.strict });
       const there = await this.#specified.find(name, options.signal);
       const steps = this.#specified.plan(name, there, { code, config });
-      if (there && steps.length > 0) warnings.push(`the platform replaces ${name} as a whole; calls that come in between may fail`);
+      if (there && steps.length > 0) warnings.push(asAWhole(name));
       return carryOut(this, { name, plan: { steps, warnings }, options });
     });
   }
@@ -277,6 +279,10 @@ export class HttpFaasDeployer implements FaasDeployer {
   #unsupported(what: string): RunnerError {
     return new RunnerError('OPERATION_UNSUPPORTED', `the platform ${this.name} is not one that ${what}`);
   }
+}
+
+function asAWhole(name: string): string {
+  return `the platform replaces ${name} as a whole; calls that come in between may fail`;
 }
 
 function notFound(name: string): RunnerError {

@@ -267,7 +267,7 @@ const RUNTIMES: Readonly<Record<string, string>> = { nodejs24: 'nodejs24.x', nod
 
 /** Of a new function all that it needs, of one that is there only what is named. */
 function settingsOf(config: FunctionConfig, present: GatewayFunction | undefined): Fields {
-  const isNew = present === undefined || present.handler === BOOTSTRAP_HANDLER;
+  const isNew = present === undefined;
   const runtime = config.runtime ?? (isNew ? 'nodejs24' : undefined);
   const settings = {
     description: config.description === undefined ? (isNew ? MARK : undefined) : `${config.description} ${MARK}`.trim(),

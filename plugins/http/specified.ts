@@ -69,10 +69,7 @@ export class SpecifiedFunctions {
         },
       ];
     }
-    if (this.#options.whenExists === 'refuse')
-      throw new RunnerError('FUNCTION_EXISTS', `the platform has another function ${name}`, {
-        details: { name, sha256: present.uploaded },
-      });
+    this.#mayReplace(name, present);
     const replace = async (signal: AbortSignal | undefined): Promise<void> => {
       const first = await put(signal);
       if (first.status !== 409) return this.#expect(`deploy function ${name}`, first);
@@ -80,6 +77,16 @@ export class SpecifiedFunctions {
       return this.#expect(`deploy function ${name}`, await put(signal));
     };
     return [{ change: { action: 'update', resource: 'function', id: name }, run: replace }];
+  }
+
+  /** Something else takes its place. Throws `FUNCTION_EXISTS`. */
+  replacement(name: string, present: SpecifiedFunction, { run }: Step): Step {
+    this.#mayReplace(name, present);
+    const replace = async (signal: AbortSignal | undefined): Promise<void> => {
+      await this.#delete(name, signal);
+      await run(signal);
+    };
+    return { change: { action: 'update', resource: 'function', id: name }, run: replace };
   }
 
   removal(name: string): Step {
@@ -105,6 +112,11 @@ export class SpecifiedFunctions {
       return { body, failed: status >= 300, ...(durationMs !== undefined && { report: { durationMs } }) };
     }
     throw failure(`invoke function ${name}`, response, errorOf(body).code === 'TIMEOUT' ? 'EXECUTOR_TIMEOUT' : undefined);
+  }
+
+  #mayReplace(name: string, { uploaded }: SpecifiedFunction): void {
+    if (this.#options.whenExists === 'replace') return;
+    throw new RunnerError('FUNCTION_EXISTS', `the platform has another function ${name}`, { details: { name, sha256: uploaded } });
   }
 
   #put(name: string, { zip, config, signal }: Upload): Promise<HttpResponse> {

@@ -494,6 +494,41 @@ describe.each(PLATFORMS)('platform mode and deployer: $name', (platform) => {
   });
 });
 
+test('on the gateway a bundle takes the place of a bootstrap, and the other way round', async () => {
+  const [, gateway] = PLATFORMS;
+  const url = (await gateway?.start()) ?? '';
+  const deployer = new HttpFaasDeployer(url);
+  const careful = new HttpFaasDeployer(url, { whenExists: 'refuse' });
+  const packageOf = (files: Record<string, string>): { zip: Uint8Array; sha256: string } => {
+    const zip = zipSync(Object.fromEntries(Object.entries(files).map(([name, text]) => [name, strToU8(text)])));
+    return { zip, sha256: createHash('sha256').update(zip).digest('hex') };
+  };
+  const program = packageOf({ bootstrap: '#!/bin/sh\ncat > /dev/null\necho \'{"result":["program"]}\'\n' });
+  const bundle = packageOf({ 'handler.mjs': 'export const handler = async () => ({ result: ["bundle"] });', 'handler.json': '{}' });
+  const answer = async (): Promise<unknown> => {
+    const { body } = await deployer.invoke('job1', Buffer.from('{"job_id":1,"args":[]}'));
+    return (JSON.parse(Buffer.from(body).toString()) as { result: unknown[] }).result[0];
+  };
+  await deployer.deploy('job1', program, { memoryMb: 256 });
+  expect(await answer()).toBe('program');
+  await expect(careful.deploy('job1', bundle, { memoryMb: 256 })).rejects.toMatchObject({ code: 'FUNCTION_EXISTS' });
+  expect(await deployer.deploy('job1', bundle, { memoryMb: 256 }, { dryRun: true })).toMatchObject({ changes: [{ action: 'update' }, {}] });
+  expect(await answer()).toBe('program');
+  expect(await deployer.deploy('job1', bundle, { memoryMb: 256 })).toMatchObject({
+    changes: [
+      { action: 'update', resource: 'function' },
+      { action: 'create', resource: 'version' },
+    ],
+    state: { status: 'active', sha256: bundle.sha256 },
+    warnings: [expect.stringContaining('as a whole')],
+  });
+  expect(await answer()).toBe('bundle');
+  expect((await deployer.deploy('job1', bundle, { memoryMb: 256 })).changes).toEqual([]);
+  await deployer.deploy('job1', program, { memoryMb: 256 });
+  expect(await answer()).toBe('program');
+  await Promise.all([deployer.close(), careful.close()]);
+});
+
 describe('manual deployment', () => {
   test('changes nothing and says so, asks the address whether it is well, and a runner can call it', async () => {
     const { url, seen } = await serve(({ method, url: path }) => (method === 'HEAD' ? { status: path === '/ill' ? 503 : 404 } : V1_REPLY));
