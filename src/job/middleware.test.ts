@@ -30,6 +30,15 @@ function held(): {
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 describe('timeout', () => {
+  it('lets a call of a limit of a month run', async () => {
+    const { job, running } = held();
+    const outcome = router(job, timeout(30 * 86_400_000)).call(call('a'));
+    // Of two timers, the shorter one that was set first has fired by then.
+    await new Promise((resolve) => setTimeout(resolve, 2));
+    running.get('a')?.resolve('done');
+    expect((await outcome)?.length).toBe(1);
+  });
+
   it('ends a call with EXECUTOR_TIMEOUT and fires its signal', async () => {
     const clock = new FakeClock();
     const { job, running } = held();

@@ -30,7 +30,8 @@ export interface MiddlewareClock {
 const realClock: MiddlewareClock = {
   monotonic: () => performance.now(),
   after(delayMs, action) {
-    const timer = setTimeout(action, delayMs);
+    // A longer one would fire at once.
+    const timer = setTimeout(action, Math.min(delayMs, 2 ** 31 - 1));
     return () => clearTimeout(timer);
   },
 };
