@@ -107,6 +107,7 @@ export class FunctionExecutor implements FaasExecutor {
   #store: FunctionStore | undefined;
   #isStarted = false;
   #opening: Promise<void> | undefined;
+  #isClosed = false;
 
   constructor(options: FunctionExecutorOptions, parts: FunctionExecutorParts) {
     const { name, backend, folder, clock = systemClock, telemetry = silentTelemetry } = parts;
@@ -151,12 +152,14 @@ export class FunctionExecutor implements FaasExecutor {
   }
 
   async close(): Promise<void> {
+    this.#isClosed = true;
     await this.#opening?.catch(() => undefined);
     await this.#executor.close();
     this.#store?.close();
   }
 
   #opened(): Promise<void> {
+    if (this.#isClosed) return Promise.reject(new RunnerError('EXECUTOR_CLOSED', `executor ${this.name} is closed`));
     this.#opening ??= this.#open().catch((thrown: unknown) => {
       this.#opening = undefined;
       throw thrown;
