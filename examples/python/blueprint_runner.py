@@ -20,7 +20,7 @@ import struct
 import time
 import urllib.parse
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Mapping, Optional
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
 __all__ = ["Answer", "Channel", "Gateway", "GatewayError"]
 
@@ -135,15 +135,10 @@ class Gateway:
 
     def stream(self, name: str, event: Any = None, qualifier: Optional[str] = None) -> Iterator[bytes]:
         """The answer while it is written. A function that breaks off raises."""
-        query = {"qualifier": qualifier}
-        headers = {"content-type": "application/json", "accept": "text/event-stream"}
+        headers = {"accept": "text/event-stream"}
+        path = f"/functions/{_quote(name)}/stream"
+        response = self._begin("POST", path, query={"qualifier": qualifier}, document=event, headers=headers, read=lambda answer: answer)
         try:
-            response = self._open("POST", f"/functions/{_quote(name)}/stream", query, _encode(event), headers)
-        except (OSError, http.client.HTTPException) as cause:
-            raise self._unreachable(cause) from cause
-        try:
-            if response.status >= 300:
-                raise _error(response.read(), response.status)
             for kind, data in _events(response):
                 if kind == "chunk":
                     yield base64.b64decode(data)
@@ -218,11 +213,19 @@ class Gateway:
     def _json(self, method: str, path: str, **options: Any) -> Any:
         return _json_of(self._send(method, path, **options)[2])
 
-    def _send(
+    def _send(self, method: str, path: str, **options: Any) -> Any:
+        def read(response: Any) -> Any:
+            with response:
+                return response.status, response.headers, response.read()
+
+        return self._begin(method, path, read=read, **options)
+
+    def _begin(
         self,
         method: str,
         path: str,
         *,
+        read: Callable[[Any], Any],
         query: Optional[Mapping[str, Any]] = None,
         document: Any = None,
         body: Optional[bytes] = None,
@@ -238,13 +241,10 @@ class Gateway:
             wait = min(_RETRY_SECONDS_MAX, 0.1 * 2**attempt)
             try:
                 response = self._open(method, path, query or {}, data, {"content-type": content_type, **(headers or {})}, base)
-                try:
-                    text = response.read()
-                finally:
-                    response.close()
                 if response.status < 300:
-                    return response.status, response.headers, text
-                error = _error(text, response.status)
+                    return read(response)
+                with response:
+                    error = _error(response.read(), response.status)
                 after = response.headers.get("retry-after", "")
                 if after.isdigit():
                     wait = min(_RETRY_SECONDS_MAX, float(after))

@@ -202,6 +202,13 @@ class BrokenConnectionTest(unittest.TestCase):
         self.assertEqual(next(stream), b"a")
         self.assert_fails("UNREACHABLE", lambda: next(stream))
 
+    def test_a_stream_that_was_refused_is_asked_for_again(self) -> None:
+        body = b'{"error":{"code":"QUEUE_FULL","message":"busy"}}'
+        busy = b"HTTP/1.1 429 No\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+        events = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nevent: chunk\ndata: YQ==\n\nevent: end\ndata: {}\n\n"
+        self.assertEqual(b"".join(Gateway(self.gateway(busy, events).url).stream("f")), b"a")
+        self.assert_fails("QUEUE_FULL", lambda: list(Gateway(self.gateway(busy).url, retries=0).stream("f")))
+
     def test_below_a_path(self) -> None:
         scripted = self.gateway(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}", b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n")
         gateway = Gateway(f"{scripted.url}/below/")
