@@ -34,6 +34,16 @@ describe('a log of news', () => {
     expect(log.read('a', { since: 'another-1' }).map(({ item }) => item)).toEqual(['1', '3']);
   });
 
+  test('tells so of a topic that was given up for others', () => {
+    const log = new EventLog<string>({ epoch: 'e', entriesMax: 4, topicsMax: 2 });
+    const since = log.lastId;
+    for (const topic of ['a', 'b', 'c']) log.append(topic, () => topic);
+    expect(log.resumeAt('a', since)).toEqual({ since: 'e-1', hasMissed: true });
+    log.append('a', () => 'again');
+    expect(log.resumeAt('a', since)).toMatchObject({ hasMissed: true });
+    expect(log.resumeAt('c', log.lastId)).toEqual({ since: log.lastId, hasMissed: false });
+  });
+
   test('tells who comes back late that something is gone', () => {
     const log = new EventLog<string>({ epoch: 'e', entriesMax: 4, topicsMax: 2 });
     for (let count = 1; count <= 4; count += 1) log.append('a', () => String(count));

@@ -59,6 +59,8 @@ export class EventLog<T> {
   #count = 0;
   /** Number of the newest when the last listener left; those of an earlier process left before the first. */
   #heardAt = 0;
+  /** Number of the newest that went with a topic that was given up for others. */
+  #goneAt = 0;
 
   constructor(options: EventLogOptions<T>) {
     this.#options = options;
@@ -98,7 +100,7 @@ export class EventLog<T> {
 
   /** Where to read on after `since`, and whether entries in between are kept no more, or were of an earlier process. */
   resumeAt(topic: string, since: string): { readonly since: string; readonly hasMissed: boolean } {
-    const cutAt = this.#rings.get(topic)?.cutAt ?? 0;
+    const cutAt = this.#rings.get(topic)?.cutAt ?? this.#goneAt;
     const number = this.#numberOf(since);
     if (number !== undefined && number >= cutAt) return { since, hasMissed: false };
     return { since: `${this.#options.epoch}-${cutAt}`, hasMissed: true };
@@ -149,10 +151,11 @@ export class EventLog<T> {
 
   #newRing(topic: string): Ring<T> {
     if (this.#rings.size >= this.#options.topicsMax) {
-      const [oldest] = [...this.#rings].reduce((left, right) => (left[1].usedAt <= right[1].usedAt ? left : right));
+      const [oldest, { usedAt }] = [...this.#rings].reduce((left, right) => (left[1].usedAt <= right[1].usedAt ? left : right));
       this.#rings.delete(oldest);
+      this.#goneAt = usedAt;
     }
-    const ring = { entries: [], usedAt: 0, weight: 0, cutAt: 0 };
+    const ring = { entries: [], usedAt: 0, weight: 0, cutAt: this.#goneAt };
     this.#rings.set(topic, ring);
     return ring;
   }
