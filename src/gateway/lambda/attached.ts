@@ -198,8 +198,9 @@ export function tagHandlers({ store }: LambdaParts) {
       });
     }
     const settings = tagSettings(tags);
-    store.setTags(name, tags);
+    // First, as it may refuse: a tag that means nothing is not to be shown.
     if (Object.keys(settings).length > 0) await store.updateSettings(name, settings);
+    store.setTags(name, tags);
   };
   return {
     async TagResource(request) {

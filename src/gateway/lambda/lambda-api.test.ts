@@ -627,6 +627,9 @@ describe('what is attached', () => {
     await client.send(new UntagResourceCommand({ Resource, TagKeys: ['a', 'x'] }));
     expect((await client.send(new ListTagsCommand({ Resource }))).Tags).toEqual({ b: '2', 'bpr:network': 'open' });
     expect(store.get('hello').network).toBe('open');
+    const many = await refusal(() => client.send(new TagResourceCommand({ Resource, Tags: { c: '3', 'bpr:concurrency': 'many' } })));
+    expect(many.name).toBe('InvalidParameterValueException');
+    expect((await client.send(new ListTagsCommand({ Resource }))).Tags).toEqual({ b: '2', 'bpr:network': 'open' });
     expect((await refusal(() => client.send(new TagResourceCommand({ Resource, Tags: { 'bpr:profile': 'gcp' } })))).name).toBe(
       'InvalidParameterValueException',
     );
