@@ -71,8 +71,11 @@ export const FUNCTION = object('a function, one version of it', {
 });
 export type FunctionDocument = Infer<typeof FUNCTION>;
 
+/** Of a function, as the store gives them at once. */
+export const VERSIONS_MAX = 10_000;
+
 export const FUNCTIONS = object('a page of functions', {
-  functions: list(FUNCTION, { about: 'by name' }),
+  functions: list(FUNCTION, { about: 'by name', itemsMax: VERSIONS_MAX }),
   next: optional(text({ about: 'for `after` of the next page; absent on the last' })),
 });
 export type FunctionsDocument = Infer<typeof FUNCTIONS>;

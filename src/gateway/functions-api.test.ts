@@ -40,3 +40,24 @@ test('a deployment changes code and settings at once: nobody ever sees, or finds
     `${one.length} b.handler 256 {"idempotent":true}`,
   ]);
 });
+
+test('versions are all listed, also those after a thousand deployments', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'fa-'));
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  const store = FunctionStore.open({ folder });
+  onTestFinished(() => store.close());
+  await store.create({ name: 'hello', code: { kind: 'image', uri: 'registry.example/jobs:1' } });
+  for (let number = 1; number <= 1_001; number += 1) {
+    await store.updateSettings('hello', { description: String(number) });
+    store.publish('hello');
+  }
+  const functions = new Functions({ store, runtimes: new Map(), defaultBackend: 'process' });
+  const { route, params } = new Router(functionRoutes({ functions, provider: 'aws', clock: systemClock })).find(
+    'GET',
+    '/api/v1/functions/hello/versions',
+  );
+  const { signal } = new AbortController();
+  const request = { id: 'r', method: 'GET', path: '', headers: {}, origin: '', caller: ANONYMOUS, signal, closing: signal };
+  const { body } = await route.handle({ ...request, params, query: new URLSearchParams(), body: new Uint8Array() });
+  expect(body).toContain('"version":"1001"');
+});

@@ -5,7 +5,7 @@ import { isRunnerError } from '../errors.ts';
 import { LIMITS } from '../executor/limits.ts';
 import type { Provider } from '../executor/limits.ts';
 import type { CodeInput } from '../runtime/store-records.ts';
-import { CREATE_FUNCTION, FUNCTION, FUNCTIONS, PUBLISH, QUALIFIER, SETTINGS, UPDATE_FUNCTION } from './api.ts';
+import { CREATE_FUNCTION, FUNCTION, FUNCTIONS, PUBLISH, QUALIFIER, SETTINGS, UPDATE_FUNCTION, VERSIONS_MAX } from './api.ts';
 import type { CreateFunction } from './api.ts';
 import { codeOf, documentOf, extraOf, patchOf, settingsOf } from './function-documents.ts';
 import { isCodeOfRequest } from './functions.ts';
@@ -176,7 +176,7 @@ function readRoutes({ functions }: FunctionsApiOptions): Route[] {
         responses: { 200: { about: 'versions', schema: FUNCTIONS.json } },
       },
       handle(request) {
-        const page = functions.store.versions(request.params['name'] ?? '', { limit: 1_000 });
+        const page = functions.store.versions(request.params['name'] ?? '', { limit: VERSIONS_MAX });
         return json(200, { functions: page.items.map((record) => documentOf(functions, record, request)) });
       },
     },
