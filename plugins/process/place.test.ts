@@ -1,15 +1,4 @@
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  readdirSync,
-  readlinkSync,
-  rmSync,
-  statSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
@@ -56,24 +45,6 @@ it('puts nothing where a link of a later layer leads', () => {
   const elsewhere = folder('elsewhere');
   const opt = merged(folder('1', { 'lib/x': 'x' }), folder('2', { lib: `->${elsewhere}` }));
   expect([readlinkSync(join(opt, 'lib')), readdirSync(elsewhere)]).toEqual([elsewhere, []]);
-});
-
-// Across file systems nothing can be linked.
-const shared = '/dev/shm';
-const isOther = existsSync(shared) && statSync(shared).dev !== statSync(tmpdir()).dev;
-it.skipIf(!isOther)(`copies from another file system, up to its limit; needs ${shared}`, () => {
-  const other = mkdtempSync(join(shared, 'bpr-place-'));
-  try {
-    writeFileSync(join(other, 'a'), 'aaaa');
-    writeFileSync(join(other, 'b'), 'bbbb');
-    const opt = folder('opt');
-    expect(place(other, opt, { entriesMax: 100, copiedBytesMax: 8 })).toBe(true);
-    expect(['a', 'b'].map((file) => readFileSync(join(opt, file), 'utf8'))).toEqual(['aaaa', 'bbbb']);
-    const part = folder('part');
-    expect([place(other, part, { entriesMax: 100, copiedBytesMax: 7 }), readdirSync(part)]).toEqual([false, ['a']]);
-  } finally {
-    rmSync(other, { recursive: true });
-  }
 });
 
 it('stops at its limit', () => {

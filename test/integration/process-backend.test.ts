@@ -1,6 +1,17 @@
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -9,6 +20,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { ProcessBackend } from '../../plugins/process/index.ts';
 import type { ProcessBackendOptions } from '../../plugins/process/index.ts';
 import { probeCgroups } from '../../plugins/process/cgroup.ts';
+import { place } from '../../plugins/process/place.ts';
 import type { FunctionVersion, Instance, InstanceEnd, LaunchSpec, RunnerError } from '../../src/plugin.ts';
 import { FunctionRuntime } from '../../src/runtime/function-runtime.ts';
 import { startLambdaRuntimeApi } from '../../src/testing/lambda-runtime-api.ts';
@@ -967,6 +979,27 @@ describe('the connection that tells an instance what it is', () => {
       expect(readdirSync(folder).filter((name) => name.startsWith('i-'))).toEqual([]);
     } finally {
       await runtime.close(0);
+    }
+  });
+});
+
+describe('code on another file system', () => {
+  const shared = '/dev/shm';
+  const testApart = requirePeer('tmpfs', () => {
+    if (statSync(shared).dev === statSync(tmpdir()).dev) throw new Error(`${shared} is on the file system of ${tmpdir()}`);
+  });
+
+  testApart('is copied, up to its limit: it cannot be linked', () => {
+    const other = mkdtempSync(join(shared, 'bpr-place-'));
+    try {
+      writeFileSync(join(other, 'a'), 'aaaa');
+      writeFileSync(join(other, 'b'), 'bbbb');
+      const [all, part] = ['all', 'part'].map((name) => mkdirSync(join(root, name), { recursive: true }) ?? '') as [string, string];
+      expect(place(other, all, { entriesMax: 100, copiedBytesMax: 8 })).toBe(true);
+      expect(['a', 'b'].map((file) => readFileSync(join(all, file), 'utf8'))).toEqual(['aaaa', 'bbbb']);
+      expect([place(other, part, { entriesMax: 100, copiedBytesMax: 7 }), readdirSync(part)]).toEqual([false, ['a']]);
+    } finally {
+      rmSync(other, { recursive: true });
     }
   });
 });
