@@ -14,6 +14,8 @@ export interface FunctionsOptions {
   /** By the name under which functions ask for them. */
   readonly runtimes: ReadonlyMap<string, FunctionRuntime>;
   readonly defaultBackend: string;
+  /** The instances of this function end, those that are kept warm as well. */
+  readonly onDrained?: (name: string) => void;
 }
 
 export interface Target {
@@ -48,11 +50,13 @@ export class Functions {
   readonly store: FunctionStore;
   readonly runtimes: ReadonlyMap<string, FunctionRuntime>;
   readonly defaultBackend: string;
+  readonly #onDrained: FunctionsOptions['onDrained'];
 
-  constructor({ store, runtimes, defaultBackend }: FunctionsOptions) {
+  constructor({ store, runtimes, defaultBackend, onDrained }: FunctionsOptions) {
     this.store = store;
     this.runtimes = runtimes;
     this.defaultBackend = defaultBackend;
+    this.#onDrained = onDrained;
   }
 
   /** What a call of `target` runs now, and where. Throws `FUNCTION_NOT_FOUND`, `CODE_MISSING`, `BACKEND_UNAVAILABLE`. */
@@ -119,6 +123,7 @@ export class Functions {
   drain(name: string): number {
     const count = this.instances().filter((instance) => instance.name === name).length;
     for (const runtime of this.runtimes.values()) runtime.retire(name, []);
+    this.#onDrained?.(name);
     return count;
   }
 

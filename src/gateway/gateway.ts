@@ -239,7 +239,8 @@ export class Gateway {
       removeCodeOfRequests(store);
       keys = new IdempotencyKeys({ path: join(folder, 'execute', 'answers.sqlite'), clock: this.#clock, ...KEYS });
       for (const [name, backend] of this.#options.backends) runtimes.set(name, await this.#startRuntime(name, backend));
-      const functions = new Functions({ store, runtimes, defaultBackend: this.#defaultBackend });
+      const onDrained = (name: string): void => late.lambda?.drained(name);
+      const functions = new Functions({ store, runtimes, defaultBackend: this.#defaultBackend, onDrained });
       late.functions = functions;
       const { region } = this.#options.runtime ?? {};
       const lambda = LambdaApi.open({

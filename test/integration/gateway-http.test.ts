@@ -308,6 +308,22 @@ describe('execute', () => {
   });
 });
 
+test('instances that are kept warm come again after a drain', async () => {
+  const { url, backend } = await startGateway();
+  await send(url, DEPLOY, { body: HELLO });
+  await send(url, 'POST /api/v1/functions/hello/versions');
+  const path = '/2019-09-30/functions/hello/provisioned-concurrency?Qualifier=1';
+  await send(url, `PUT ${path}`, { body: '{"ProvisionedConcurrentExecutions":1}' });
+  const isReady = async (): Promise<boolean> => (await send(url, `GET ${path}`)).text.includes('"READY"');
+  await until(isReady);
+  const [first] = backend.running;
+  expect(await send(url, 'POST /api/v1/instances/drain', { body: '{"function":"hello"}' })).toMatchObject({ json: { instances: 1 } });
+  await until(async () => backend.running.length === 1 && backend.running[0] !== first && (await isReady()));
+  await send(url, `DELETE ${path}`);
+  expect(await send(url, 'POST /api/v1/instances/drain', { body: '{"function":"hello"}' })).toMatchObject({ json: { instances: 1 } });
+  await until(() => backend.running.length === 0);
+});
+
 test('instances are listed, described, warmed, stopped and drained', async () => {
   const { url, backend } = await startGateway();
   await send(url, DEPLOY, { body: HELLO });

@@ -117,6 +117,11 @@ export class LambdaApi {
     this.#provisioned.refresh(name);
   }
 
+  /** To be called when all instances of a function were ended. */
+  drained(name: string): void {
+    this.#provisioned.drained(name);
+  }
+
   /** Resolves when no queued call runs, or after the deadline (default 10,000 ms). To be closed before the runtime. Idempotent. */
   close(deadlineMs?: number): Promise<void> {
     return this.queue.close(deadlineMs);

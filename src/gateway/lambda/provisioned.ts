@@ -67,6 +67,12 @@ export class Provisioned {
       if (!needed.has(warmth.fingerprint) && left.includes(warmth.fingerprint)) warmth.release();
   }
 
+  /** After its instances were ended: what is wanted is warmed anew. */
+  drained(name: string): void {
+    this.#warmth.delete(name);
+    this.refresh(name);
+  }
+
   /** All functions, after a start. */
   refreshAll(): void {
     const { store } = this.#parts;
