@@ -47,6 +47,12 @@ describe('how it is called', () => {
     },
   );
 
+  it('spans, lists and answers have defaults that can be given as they are printed', async () => {
+    expect((await bpr(['control-plane', '--help'])).stdout).toMatch(/30d[^]*7d/);
+    expect((await bpr(['ticket', 'create', '--help'])).stdout).toContain('default: 1h');
+    expect((await bpr(['topology', 'recommend', '--help'])).stdout).toContain('default: no');
+  });
+
   it('every command shows examples and takes --json', async () => {
     const { stdout } = await bpr(['--help']);
     const commands = [...stdout.matchAll(/^ {2}([a-z]+) \[options\]/gm)].map(([, name = '']) => name);

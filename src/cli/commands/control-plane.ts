@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { hostname, networkInterfaces } from 'node:os';
 import { join, resolve } from 'node:path';
+import { Option } from 'commander';
 import type { Command } from 'commander';
 import { systemClock } from '../../clock.ts';
 import { RunnerError } from '../../errors.ts';
@@ -73,7 +74,7 @@ export function addControlPlane(program: Command, { io }: Cli): void {
     .option('--objects <dir>', 'where large payloads, results and packages lie (default: IROH_BLOBS_PATH, or objects in the folder)')
     .option('--ticket-file <file>', 'where the ticket for workers is written (default: endpoint.ticket in the folder)')
     .option('--ticket-uses <count>', 'workers that may enrol with it', parseCount, 1_000)
-    .option('--ticket-duration <span>', 'how long they may', parseSpan, 30 * 86_400_000)
+    .addOption(new Option('--ticket-duration <span>', 'how long they may').argParser(parseSpan).default(30 * 86_400_000, '30d'))
     .option(
       '--hostname <name>',
       'a name or address of this machine for tickets; several by repeating (default: all of its addresses)',
@@ -88,7 +89,7 @@ export function addControlPlane(program: Command, { io }: Cli): void {
       'an engine that it calls for workers which do not reach it (scope engines), or dns+http://name:port; several by repeating',
       collect,
     )
-    .option('--keep <span>', 'how long jobs that ended are remembered', parseSpan, 7 * 86_400_000)
+    .addOption(new Option('--keep <span>', 'how long jobs that ended are remembered').argParser(parseSpan).default(7 * 86_400_000, '7d'))
     .option('--session <span>', 'how long a worker may be silent before it enrols again (default: 1h, with NATS 10m)', parseSpan)
     .addOption(new JsonEvents('print one JSON line when it listens'))
     .addHelpText('after', EXAMPLES)

@@ -50,7 +50,10 @@ export function addDoctor(program: Command, cli: Cli): void {
     .option('--data-dir <dir>', 'where the runner keeps its data')
     .option('--ledger <file>', 'the ledger, when it is not in the data directory')
     .option('--production', 'the checklist of a machine that others depend on')
-    .option('--control <dir>', 'with --production: folder of the control plane (default: BPR_DATA_DIR/control)')
+    .option(
+      '--control <dir>',
+      'with --production: folder of the control plane (default: BPR_DATA_DIR/control, or ~/.blueprint-runner/control)',
+    )
     .option('--alerts <file>', 'with --production: rule file of Prometheus')
     .option('--prometheus <url>', 'with --production: Prometheus itself, asked for its rules')
     .option('--backups <dir>', 'with --production: where backups are')

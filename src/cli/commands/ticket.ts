@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { InvalidArgumentError } from 'commander';
+import { InvalidArgumentError, Option } from 'commander';
 import { TICKET_SCOPES, isScope } from '../../queue/ticket.ts';
 import type { TicketScope } from '../../queue/ticket.ts';
 import { parseCount } from '../calls.ts';
@@ -53,7 +53,7 @@ export function addTicket(program: Command, { io }: Cli): void {
     .option('--scope <scopes>', 'comma-separated (default: claim,publish,objects)', parseScopes)
     .option('--capability <name>', 'what workers may say that they are capable of; several by repeating (default: anything)', collect)
     .option('--uses <count>', 'workers that may enrol', parseCount, 1)
-    .option('--duration <span>', 'how long they may', parseSpan, 3_600_000)
+    .addOption(new Option('--duration <span>', 'how long they may').argParser(parseSpan).default(3_600_000, '1h'))
     .option('--after <span>', 'not before this has passed', parseSpan)
     .addHelpText('after', EXAMPLES)
     .action(async (flags: CreateFlags) => {

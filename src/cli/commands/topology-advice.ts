@@ -40,8 +40,12 @@ export function addRecommend(topology: Command, { io }: Cli): void {
     .description('say which option fits')
     .requiredOption('--workers <count>', 'workers at the most', parseCount)
     .addOption(new Option('--purpose <name>', 'what it is for').choices(['testing', 'production']).default('production'))
-    .option('--k8s <answer>', 'is there a Kubernetes cluster? yes or no', parseAnswer, false)
-    .option('--engine-service <answer>', 'are engines to be a service of their own? yes or no', parseAnswer, false)
+    .addOption(new Option('--k8s <answer>', 'is there a Kubernetes cluster? yes or no').argParser(parseAnswer).default(false, 'no'))
+    .addOption(
+      new Option('--engine-service <answer>', 'are engines to be a service of their own? yes or no')
+        .argParser(parseAnswer)
+        .default(false, 'no'),
+    )
     .option('--workers-per-engine <count>', 'that one engine keeps busy, as measured', parseCount)
     .option('--json', 'print one JSON document')
     .addHelpText('after', RECOMMEND_EXAMPLES)

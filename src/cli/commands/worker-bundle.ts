@@ -13,6 +13,8 @@ Examples:
 The file has all that bpr worker does, with its flags, and needs node and nothing else. The same sources give the same bytes. Packages that are
 loaded on first use are not in it: dockerode for containers, @nats-io for queues on NATS; they are found in node_modules beside it.
 
+With --json one JSON document is printed.
+
 Exit status: 0 done; 1 failed, the message begins with a code of ERRORS.md; 2 called in a wrong way.`;
 
 /** `bpr worker bundle`: the worker as one file. After `addWorker`. */

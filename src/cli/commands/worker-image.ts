@@ -25,6 +25,8 @@ The image holds this node, its libraries and bpr worker as one file; it is made 
 give the same digest. It takes the flags of bpr worker, runs as user 993 without rights, and keeps its data in /data: a volume there keeps who the
 worker is. Podman and others take the file as an OCI archive, too.
 
+With --json one JSON document is printed.
+
 Exit status: 0 done; 1 failed, the message begins with a code of ERRORS.md; 2 called in a wrong way.`;
 
 /** `bpr worker image`: the worker as a container image. After `addWorker`. */

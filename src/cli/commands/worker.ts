@@ -74,12 +74,17 @@ export function addWorker(program: Command, cli: Cli): void {
     .option('--ticket-file <file>', 'the ticket, instead of CONTROL_PLANE_TICKET; it is waited for')
     .option('--backend <name>', `one of ${BACKENDS.join(', ')}, or engine: those of BPR_WASM_URL or of the control plane`, 'process')
     .option('--concurrency <count>', 'jobs at the same time', parseCount, 4)
-    .option('--capabilities <names>', 'what this worker has, comma-separated', parseNames, [])
-    .option('--data <dir>', 'its key, packages and sockets; of one worker, a short path (default: worker in BPR_DATA_DIR)')
+    .addOption(new Option('--capabilities <names>', 'what this worker has, comma-separated').argParser(parseNames).default([], 'none'))
+    .option(
+      '--data <dir>',
+      'its key, packages and sockets; of one worker, a short path (default: worker in BPR_DATA_DIR, or ~/.blueprint-runner/worker)',
+    )
     .option('--port <port>', 'of /healthz, /readyz and /metrics on 127.0.0.1; 0: any free one', parsePort, 0)
     .option('--drain-ms <ms>', 'how long jobs may go on after a signal', parseMs, 30_000)
     .option('--lease-ms <ms>', 'how long a job is held without a sign of life', parseCount, 30_000)
-    .option('--env <names>', 'variables that functions may ask for, comma-separated', parseNames, [])
+    .addOption(
+      new Option('--env <names>', 'variables that functions may ask for, comma-separated').argParser(parseNames).default([], 'none'),
+    )
     .addOption(new Option('--network <access>', 'what functions may have when they ask for it').choices(['none', 'open']).default('none'))
     .option('--package-bytes-max <bytes>', 'packages that are kept on disk (default: 2 GiB)', parseBytes)
     .option('--once', 'one job, then it ends')
