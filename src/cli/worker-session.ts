@@ -176,7 +176,13 @@ async function openRuntime(options: Pick<FunctionsOptions, 'folder' | 'backend' 
     // A call that the worker took has a place: it may wait only while an instance of another function makes room.
     limits: { instancesMax: concurrency, instancesPerFunctionMax: concurrency },
   });
-  await runtime.start();
+  try {
+    await runtime.start();
+  } catch (thrown) {
+    const error = toRunnerError(thrown);
+    if (error.code !== 'CONFIG_INVALID' || error.details['folder'] === undefined) throw error;
+    throw new RunnerError('CONFIG_INVALID', `${error.message} (bpr worker: --data)`, { cause: error, details: error.details });
+  }
   return runtime;
 }
 

@@ -139,6 +139,15 @@ describe('bpr worker', () => {
     const unknown = worker(ticket, '--backend', 'other');
     expect(await unknown.ended).toBe(1);
     expect(unknown.news.at(-1)).toMatchObject({ event: 'error', code: 'CONFIG_INVALID' });
+    const data = place('w');
+    const [first, second] = [0, 1].map(() => new WorkerCommand(data, { CONTROL_PLANE_TICKET: ticket }, []));
+    onTestFinished(async () => {
+      await Promise.all([first?.kill(), second?.kill()]);
+    });
+    expect(await Promise.race([first?.ended, second?.ended])).toBe(1);
+    expect([...(first?.news ?? []), ...(second?.news ?? [])]).toContainEqual(
+      expect.objectContaining({ event: 'error', code: 'CONFIG_INVALID', message: expect.stringContaining('--data') }),
+    );
   });
 
   it('runs one job and ends, from the control plane or from a file', async () => {
