@@ -484,3 +484,12 @@ describe('cloud invoke', () => {
     }
   });
 });
+
+describe('cloud export', () => {
+  it('a format for orchestrators is refused, with those for functions', async () => {
+    expect(await bpr('cloud', 'export', JOBS, '--name', 'squaring', '--format', 'compose')).toMatchObject({
+      status: 2,
+      stderr: expect.stringContaining('cloudformation, sam, terraform, knative.') as string,
+    });
+  });
+});

@@ -18,6 +18,9 @@ interface ExportFlags extends ConfigFlags {
   readonly json?: true;
 }
 
+/** The others are for the orchestrator of a service. */
+const FUNCTION_FORMATS = ['cloudformation', 'sam', 'terraform', 'knative'] as const satisfies readonly ExportFormat[];
+
 const EXAMPLES = `
 Examples:
   bpr cloud export src/jobs.ts --name squaring --format terraform --out infrastructure
@@ -33,7 +36,7 @@ export function addExport(cloud: Command, { io }: Cli): void {
     .description('write a function as CloudFormation, SAM, Terraform or Knative')
     .argument('<entry>', 'module that exports the jobs, or a zip')
     .requiredOption('--name <name>', 'name of the function');
-  withConfig(withExport(command))
+  withConfig(withExport(command, FUNCTION_FORMATS))
     .addHelpText('after', EXAMPLES)
     .action(async (entry: string, flags: ExportFlags) => {
       const [{ exportPlan }, code] = await Promise.all([import('../../deploy/export.ts'), packageOf(io, entry)]);
@@ -43,9 +46,9 @@ export function addExport(cloud: Command, { io }: Cli): void {
     });
 }
 
-export function withExport(command: Command): Command {
+export function withExport(command: Command, formats: readonly ExportFormat[] = EXPORT_FORMATS): Command {
   return command
-    .addOption(new Option('--format <name>', 'of which tool').choices(EXPORT_FORMATS).makeOptionMandatory())
+    .addOption(new Option('--format <name>', 'of which tool').choices(formats).makeOptionMandatory())
     .option('--out <dir>', 'where the files go', 'export')
     .option('--region <name>', 'region of the functions (default: us-east-1)')
     .option('--json', 'print one JSON document');
