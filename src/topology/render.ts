@@ -34,11 +34,11 @@ export function renderTopology(format: TopologyFormat, settings: RenderSettings)
         'start-cluster.sh': composeScript(settings),
         ...imageFiles(settings),
       };
-      return { files, needsRoot: true, usage: 'WORKERS=5 ./start-cluster.sh' };
+      return { files, needsRoot: true, usage: './start-cluster.sh' };
     }
     case 'script': {
       const files = { 'start-cluster.sh': startScript(settings), 'stop-cluster.sh': stopScript(), ...imageFiles(settings) };
-      return { files, needsRoot: true, usage: 'WORKERS=5 ./start-cluster.sh' };
+      return { files, needsRoot: true, usage: './start-cluster.sh' };
     }
     case 'dockerfile':
       return {
