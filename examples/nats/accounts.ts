@@ -8,11 +8,15 @@
  * In a project of your own the import is `from 'blueprint-runner/nats'`.
  */
 
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { makeNatsAccounts } from '../../plugins/nats/index.ts';
 
 const folder = resolve(process.argv[2] ?? 'nats');
+if (existsSync(resolve(folder, 'server.conf'))) {
+  process.stderr.write(`${folder} has keys already, which are kept; name another folder\n`);
+  process.exit(1);
+}
 const { configuration, creds, signingKey, systemCreds, operatorKey } = makeNatsAccounts({ jwtFolder: resolve(folder, 'jwt') });
 
 const server = [

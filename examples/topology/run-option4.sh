@@ -5,5 +5,6 @@
 set -eu
 here="$(cd "$(dirname "$0")" && pwd)"
 out="${OUT:-$PWD/option4}"
+PATH="$here/../../node_modules/.bin:$PATH" # the node of the clone, when there is one
 node "$here/../../bin/bpr.mjs" topology render --option 4 --workers "${WORKERS:-5}" --format script --out "$out"
 exec "$out/start-cluster.sh"
