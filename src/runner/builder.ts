@@ -291,6 +291,8 @@ export class RunnerBuilder {
       if (chainMode === 'mock' || isAsked === undefined) return undefined;
       throw new RunnerError('CONFIG_INVALID', 'a chain is to be followed, but no contract is named; set TANGLE_CONTRACT or contract');
     }
+    if (config.privateKey === undefined && !this.#signer && !config.dryRun)
+      telemetry.log.warn('there is no key of an operator: calls are executed, and no result is settled; set OPERATOR_PRIVATE_KEY');
     const { RpcChainClient } = await import('../chain/rpc.ts');
     const client = new RpcChainClient({
       rpcUrl: rpcUrls,

@@ -102,6 +102,27 @@ class Remote implements FaasExecutor {
   }
 }
 
+describe('a runner without a key', () => {
+  it('says that it settles nothing, unless that is asked for', async () => {
+    const warnings: string[] = [];
+    const log = { ...silentTelemetry.log, warn: (message: string) => void warnings.push(message) };
+    const made = async (dryRun: boolean) => {
+      const contract = '0x5fbdb2315678afecb367f032d93f642f64180aa3';
+      const builder = BlueprintRunner.builder({ rpcUrl: 'http://127.0.0.1:1', contract, ledger: false, dryRun }, {});
+      runners.push(
+        await builder
+          .router(new JobRouter().route(0, echo))
+          .telemetry({ ...silentTelemetry, log })
+          .build(),
+      );
+    };
+    await made(true);
+    expect(warnings).toEqual([]);
+    await made(false);
+    expect(warnings).toEqual([expect.stringContaining('set OPERATOR_PRIVATE_KEY')]);
+  });
+});
+
 describe('a runner without a chain', () => {
   it('says that nothing comes to it when it has no producer either', async () => {
     const warnings: string[] = [];
