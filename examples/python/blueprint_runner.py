@@ -151,8 +151,11 @@ class Gateway:
             response.close()
 
     def execute(self, payload: Any = None, package: Optional[bytes] = None, idempotency_key: Optional[str] = None, **options: Any) -> Dict[str, Any]:
-        """Runs a deployed function (function="name"), or code that is sent along (package). mode: cached or ephemeral."""
-        document = {**options, "payload": payload}
+        """Runs a deployed function (function="name"), or code that is sent along (package). mode: cached or ephemeral.
+        The event is payload, or the bytes of payload_base64."""
+        document = {**options}
+        if payload is not None or "payload_base64" not in options:
+            document["payload"] = payload
         if package is not None:
             document["zip"] = base64.b64encode(package).decode()
         if idempotency_key is not None:

@@ -1,5 +1,6 @@
 """Runs against a started gateway: GATEWAY_URL=http://127.0.0.1:8080 python3 -m unittest discover examples/python"""
 
+import base64
 import io
 import os
 import socket
@@ -71,8 +72,10 @@ class GatewayTest(unittest.TestCase):
         self.assertEqual(raised.exception.code, "FUNCTION_FAILED")
         key = uuid.uuid4().hex
         first = self.gateway.execute(7, function=self.name, idempotency_key=key)
-        self.assertEqual(first["output"] if "output" in first else None, None)
+        got = base64.b64encode(b'{"got":7}').decode()
+        self.assertEqual(first["output_base64"], got)
         self.assertEqual(self.gateway.execute(7, function=self.name, idempotency_key=key), first)
+        self.assertEqual(self.gateway.execute(payload_base64="Nw==", function=self.name)["output_base64"], got)
         self.assertEqual(self.gateway.execute(1, function=self.name, mode="ephemeral")["report"]["cold_start"], True)
 
     def test_instances_and_logs(self) -> None:
