@@ -149,7 +149,7 @@ export class ProcessBackend implements InstanceBackend {
       return await this.#started(worker, launch);
     } catch (error) {
       if (launch.spec.signal.aborted || this.#isClosed) throw error;
-      this.#isUseless(error);
+      this.#warnOfUseless(error);
       return undefined;
     }
   }
@@ -253,14 +253,14 @@ export class ProcessBackend implements InstanceBackend {
         return worker;
       }
     } catch (error) {
-      this.#isUseless(error);
+      this.#warnOfUseless(error);
     }
     void worker.terminate();
     return undefined;
   }
 
   /** A fresh process takes its place. */
-  #isUseless(error: unknown): void {
+  #warnOfUseless(error: unknown): void {
     this.#telemetry.log.warn('what waited for a function cannot be used', { error });
   }
 
@@ -383,13 +383,15 @@ function isMachineIdle(count: number): boolean {
   return freemem() > 4 * count * BLANK_BYTES && (loadavg()[0] ?? 0) < 4 * availableParallelism();
 }
 
+let clientName: string | undefined;
+
 /** The client as a file; the same for all instances of this version. */
 function writeClient(folder: string): string {
-  const source = nodeClientSource();
-  const file = join(folder, `client-${createHash('sha256').update(source).digest('hex').slice(0, 16)}.cjs`);
+  clientName ??= `client-${createHash('sha256').update(nodeClientSource()).digest('hex').slice(0, 16)}.cjs`;
+  const file = join(folder, clientName);
   if (!existsSync(file)) {
     const fresh = `${file}.${randomUUID()}`;
-    writeFileSync(fresh, source, { mode: 0o644 });
+    writeFileSync(fresh, nodeClientSource(), { mode: 0o644 });
     chmodSync(fresh, 0o644);
     renameSync(fresh, file);
   }
