@@ -6,7 +6,7 @@ import type { Attachment } from '../../runtime/attachments.ts';
 import type { AsyncConfig, JsonObject } from '../../runtime/store-records.ts';
 import { breaks } from '../../runtime/store-settings.ts';
 import { demand } from '../http.ts';
-import { SETTING_TAGS, tagSettings } from './configuration.ts';
+import { SETTING_TAGS, tagSettings, unsetByTags } from './configuration.ts';
 import type { Destinations } from './destinations.ts';
 import { demandTold } from './destinations.ts';
 import type { Fields } from './fields.ts';
@@ -133,11 +133,12 @@ export function asyncHandlers({ store, place }: LambdaParts, destinations: Desti
   const put = (request: OperationRequest, base: AsyncConfig): JsonObject => {
     const given = asyncConfigOf(request.fields());
     for (const target of [given.onSuccess, given.onFailure]) {
-      if (target === undefined) continue;
+      if (!target) continue;
       destinations.check(target);
       demandTold(request.caller, target);
     }
-    return show(attachments.putAsync(request.fn, { ...base, ...given }));
+    const { onSuccess, onFailure, ...rules } = { ...base, ...given };
+    return show(attachments.putAsync(request.fn, { ...rules, ...(onSuccess && { onSuccess }), ...(onFailure && { onFailure }) }));
   };
   return {
     PutFunctionEventInvokeConfig: (request) => answer(200, put(request, {})),
@@ -156,6 +157,7 @@ export function asyncHandlers({ store, place }: LambdaParts, destinations: Desti
   } satisfies Partial<Handlers>;
 }
 
+/** An empty destination takes away the one that was there. */
 function asyncConfigOf(fields: Fields): AsyncConfig {
   const retriesMax = fields.whole('MaximumRetryAttempts');
   const ageMaxSeconds = fields.whole('MaximumEventAgeInSeconds');
@@ -197,7 +199,7 @@ export function tagHandlers({ store }: LambdaParts) {
         details: { awsType: 'InvalidParameterValueException' },
       });
     }
-    const settings = tagSettings(tags);
+    const settings = { ...unsetByTags(before), ...tagSettings(tags) };
     // First, as it may refuse: a tag that means nothing is not to be shown.
     if (Object.keys(settings).length > 0) await store.updateSettings(name, settings);
     store.setTags(name, tags);

@@ -113,8 +113,18 @@ export function profileOf(tags: Readonly<Record<string, string>>): { readonly pr
   return { profile };
 }
 
+type TagSettings = Partial<Pick<FunctionSettings, 'network' | 'concurrencyPerInstance'>>;
+
+/** What the settings that these tags say are without them. */
+export function unsetByTags(tags: Readonly<Record<string, string>>): TagSettings {
+  return {
+    ...(tags[SETTING_TAGS.network] !== undefined && { network: 'none' }),
+    ...(tags[SETTING_TAGS.concurrency] !== undefined && { concurrencyPerInstance: 1 }),
+  };
+}
+
 /** Settings of ours, by the tags `bpr:network` and `bpr:concurrency`. */
-export function tagSettings(tags: Readonly<Record<string, string>>): Partial<Pick<FunctionSettings, 'network' | 'concurrencyPerInstance'>> {
+export function tagSettings(tags: Readonly<Record<string, string>>): TagSettings {
   const network = tags[SETTING_TAGS.network];
   const concurrency = tags[SETTING_TAGS.concurrency];
   if (network !== undefined && network !== 'none' && network !== 'open')

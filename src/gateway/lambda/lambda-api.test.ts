@@ -608,6 +608,11 @@ describe('what is attached', () => {
       MaximumEventAgeInSeconds: 60,
       DestinationConfig: { OnFailure: { Destination: `file://${folder}/destinations/x` } },
     });
+    const update = { FunctionName, DestinationConfig: { OnFailure: { Destination: '' } } };
+    expect((await client.send(new UpdateFunctionEventInvokeConfigCommand(update))).DestinationConfig).toEqual({
+      OnSuccess: {},
+      OnFailure: {},
+    });
     expect(Math.abs((config.LastModified?.getTime() ?? 0) - Date.now())).toBeLessThan(60_000);
     for (const Destination of ['arn:aws:sqs:us-east-1:000000000000:q', 'file:///etc', 'http://169.254.169.254/x', 'http://a:b@x/']) {
       const put = new PutFunctionEventInvokeConfigCommand({ FunctionName, DestinationConfig: { OnSuccess: { Destination } } });
@@ -627,6 +632,9 @@ describe('what is attached', () => {
     await client.send(new UntagResourceCommand({ Resource, TagKeys: ['a', 'x'] }));
     expect((await client.send(new ListTagsCommand({ Resource }))).Tags).toEqual({ b: '2', 'bpr:network': 'open' });
     expect(store.get('hello').network).toBe('open');
+    await client.send(new UntagResourceCommand({ Resource, TagKeys: ['bpr:network'] }));
+    expect(store.get('hello').network).toBe('none');
+    await client.send(new TagResourceCommand({ Resource, Tags: { 'bpr:network': 'open' } }));
     const many = await refusal(() => client.send(new TagResourceCommand({ Resource, Tags: { c: '3', 'bpr:concurrency': 'many' } })));
     expect(many.name).toBe('InvalidParameterValueException');
     expect((await client.send(new ListTagsCommand({ Resource }))).Tags).toEqual({ b: '2', 'bpr:network': 'open' });
