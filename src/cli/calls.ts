@@ -155,6 +155,12 @@ export function parseCount(text: string): number {
   return Number(text);
 }
 
+/** Public chains have ids of eight digits and more. */
+export function parseChainId(text: string): number {
+  if (!/^[1-9]\d{0,14}$/.test(text)) throw new InvalidArgumentError('It must be the id of a chain, a number like 8453.');
+  return Number(text);
+}
+
 /** For sizes of what may be large. */
 export function parseBytes(text: string): number {
   if (!/^[1-9]\d{0,14}$/.test(text)) throw new InvalidArgumentError('It must be a number of bytes from 1 to 999999999999999.');

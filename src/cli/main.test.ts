@@ -277,6 +277,13 @@ describe('BPR_DATA_DIR', () => {
   });
 });
 
+describe('service status', () => {
+  it('takes the id of any chain', async () => {
+    const asked = await bpr(['service', 'status', '--service-id', '7', '--chain-id', '11155111'], { BPR_DEPLOYMENTS: join(cwd, 'none') });
+    expect(asked).toMatchObject({ status: 1, stderr: expect.stringMatching(/^NOT_FOUND: service 7/) });
+  });
+});
+
 describe('service logs', () => {
   it('with --json is one line of JSON for each line of the log', async () => {
     const host = { use: 'process', options: { folder: join(cwd, 'machines') } };

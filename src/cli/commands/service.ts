@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 import { RunnerError } from '../../errors.ts';
 import type { ServiceRecord } from '../../deploy/record.ts';
 import type { RemovalReport, ServiceStatus } from '../../deploy/service.ts';
-import { parseCount, parseUint64 } from '../calls.ts';
+import { parseChainId, parseCount, parseUint64 } from '../calls.ts';
 import { changesText, deployOptions, shownState } from '../deployer-flags.ts';
 import { print, sizeText, table, toJson } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
@@ -117,7 +117,7 @@ function addRemove(service: Command, { io }: Cli): void {
 function withService(command: Command): Command {
   return command
     .requiredOption('--service-id <id>', 'the service', parseUint64)
-    .option('--chain-id <id>', 'which one, when services of several chains have this id', parseCount)
+    .option('--chain-id <id>', 'which one, when services of several chains have this id', parseChainId)
     .option('--contract <address>', 'which one, when services of several contracts have this id')
     .option('--json', 'print one JSON document');
 }
