@@ -127,6 +127,11 @@ export function defineJob<Context = unknown, X extends Extractors = {}>(
   options: RawJobOptions<X>,
   handler: (body: Uint8Array, extras: JobExtras<Context> & Extracted<X>) => MaybePromise<Answer<RawValue>>,
 ): Job<Context>;
+// The first once more: of a call that fits none, the compiler explains the last, and most jobs are not raw.
+export function defineJob<P extends string = '', R extends string = '', Context = unknown, X extends Extractors = {}>(
+  options: JobOptions<P, R, X>,
+  handler: (args: JobArgs<P>, extras: JobExtras<Context> & Extracted<X>) => MaybePromise<Answer<JobValue<R>>>,
+): Job<Context>;
 export function defineJob(options: RawJobOptions<Extractors> | JobOptions<string, string, Extractors>, handler: Handler): Job {
   return new DefinedJob(options, handler);
 }
