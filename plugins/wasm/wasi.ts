@@ -49,12 +49,14 @@ const RIGHTS_READ = 1n << 1n;
 const RIGHTS_WRITE = 1n << 6n;
 const MONOTONIC = 1;
 const ABSOLUTE = 1;
+/** No wait is longer. */
+const FOREVER_NS = 2n ** 64n;
 const SUBSCRIPTION_BYTES = 48;
 const EVENT_BYTES = 32;
 const SUBSCRIPTIONS_MAX = 1_024;
 const TAG_CLOCK = 0;
 const TAG_READ = 1;
-const NS_PER_MS = 1_000_000;
+const NS_PER_MS = 1_000_000n;
 const TAIL_BYTES = 2_048;
 /** Nothing ends the thread within one call of the system. */
 const RANDOM_BYTES = 65_536;
@@ -99,7 +101,7 @@ export class WasiProgram {
   #answer = new Answer(0);
   #tail = '';
   #random: RandomStream | undefined;
-  #sleptNs = 0;
+  #sleptNs = 0n;
   #exit: Exit | undefined;
   #peakBytes = 0;
 
@@ -139,7 +141,7 @@ export class WasiProgram {
     this.#read = 0;
     this.#answer = new Answer(outputBytesMax);
     this.#tail = '';
-    this.#sleptNs = 0;
+    this.#sleptNs = 0n;
     this.#exit = undefined;
     this.#random = deterministic && new RandomStream(deterministic.seed, event);
   }
@@ -221,7 +223,7 @@ export class WasiProgram {
       environ_sizes_get: (count: number, bytes: number) => this.#sizes(this.#environment, count, bytes),
       environ_get: (pointers: number, text: number) => this.#texts(this.#environment, pointers, text),
       clock_res_get: (_clock: number, at: number) => this.#put64(at, 1n),
-      clock_time_get: (clock: number, _precision: bigint, at: number) => this.#put64(at, BigInt(Math.floor(this.#timeNs(clock)))),
+      clock_time_get: (clock: number, _precision: bigint, at: number) => this.#put64(at, this.#timeNs(clock)),
       random_get: (at: number, length: number) => this.#randomise(at >>> 0, length >>> 0),
       poll_oneoff: (from: number, to: number, ...[count, at]: readonly [number, number]) =>
         this.#poll({ from: from >>> 0, to: to >>> 0, count: count >>> 0, at: at >>> 0 }),
@@ -344,10 +346,12 @@ export class WasiProgram {
     throw (this.#exit ??= new Exit(status >>> 0));
   }
 
-  #timeNs(clock: number): number {
+  /** Exact: as nanoseconds the time of day is more than a number holds. */
+  #timeNs(clock: number): bigint {
     const { deterministic } = this.#settings;
-    if (deterministic) return deterministic.clockMs * NS_PER_MS + this.#sleptNs;
-    return (clock >= MONOTONIC ? this.#host.monotonic() : this.#host.now()) * NS_PER_MS;
+    if (deterministic) return BigInt(deterministic.clockMs) * NS_PER_MS + this.#sleptNs;
+    if (clock >= MONOTONIC) return BigInt(Math.floor(this.#host.monotonic() * Number(NS_PER_MS)));
+    return BigInt(this.#host.now()) * NS_PER_MS;
   }
 
   #randomise(at: number, length: number): number {
@@ -365,9 +369,9 @@ export class WasiProgram {
     if (count === 0 || count > SUBSCRIPTIONS_MAX) return EINVAL;
     if (!this.#fits(from, SUBSCRIPTION_BYTES * count) || !this.#fits(to, EVENT_BYTES * count) || !this.#fits(at, 4)) return EFAULT;
     const waits = Array.from({ length: count }, (_, index) => this.#subscription(from + SUBSCRIPTION_BYTES * index));
-    const soonestNs = Math.min(...waits.map(({ waitNs }) => waitNs));
-    if (soonestNs > 0 && this.#settings.deterministic) this.#sleptNs += soonestNs;
-    else if (soonestNs > 0) this.#host.sleep(soonestNs / NS_PER_MS);
+    const soonestNs = waits.reduce((least, { waitNs }) => (waitNs < least ? waitNs : least), FOREVER_NS);
+    if (soonestNs > 0n && this.#settings.deterministic) this.#sleptNs += soonestNs;
+    else if (soonestNs > 0n) this.#host.sleep(Number(soonestNs) / Number(NS_PER_MS));
     let events = 0;
     for (const { userdata, tag, waitNs } of waits) {
       if (waitNs > soonestNs) continue;
@@ -382,13 +386,13 @@ export class WasiProgram {
     return OK;
   }
 
-  #subscription(at: number): { readonly userdata: bigint; readonly tag: number; readonly waitNs: number } {
+  #subscription(at: number): { readonly userdata: bigint; readonly tag: number; readonly waitNs: bigint } {
     const userdata = this.#data.getBigUint64(at, true);
     const tag = this.#data.getUint8(at + 8);
-    if (tag !== TAG_CLOCK) return { userdata, tag, waitNs: 0 };
-    const timeoutNs = Number(this.#data.getBigUint64(at + 24, true));
+    if (tag !== TAG_CLOCK) return { userdata, tag, waitNs: 0n };
+    const timeoutNs = this.#data.getBigUint64(at + 24, true);
     const isAbsolute = (this.#data.getUint16(at + 40, true) & ABSOLUTE) !== 0;
     const waitNs = isAbsolute ? timeoutNs - this.#timeNs(this.#data.getUint32(at + 16, true)) : timeoutNs;
-    return { userdata, tag, waitNs: Math.max(0, waitNs) };
+    return { userdata, tag, waitNs: waitNs > 0n ? waitNs : 0n };
   }
 }

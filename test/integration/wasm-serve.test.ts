@@ -12,7 +12,7 @@ import { BlueprintRunner, JobRouter, Metadata } from '../../src/index.ts';
 import type { JobCall } from '../../src/index.ts';
 import { send } from '../support/gateway.ts';
 import { BPR } from '../support/gateway-command.ts';
-import { ECHO, Engine } from '../support/wasm.ts';
+import { ECHO, Engine, wat } from '../support/wasm.ts';
 
 const EXAMPLES = join(import.meta.dirname, '../../examples/wasm');
 const EVENTS = ['{"name":"Ada"}', '{"name":"Žofie \\"Z\\" \\u0159"}'];
@@ -175,6 +175,32 @@ describe('a deterministic function', () => {
     try {
       const fn = await engine.fn(readFileSync(join(folder, 'sleeps.wasm')), { environment: { WASM_DETERMINISTIC: '1' } });
       expect(await engine.run(fn)).toBe('0 3600000');
+    } finally {
+      await engine.close();
+    }
+  });
+
+  it('its clock is exact, and goes on by every nanosecond that it slept', async () => {
+    const TIME = '(import "wasi_snapshot_preview1" "clock_time_get" (func $time (param i32 i64 i32) (result i32)))';
+    const POLL = '(import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))';
+    const WRITE = '(import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))';
+    // The time, that time and a nanosecond as what it sleeps until, the time after it.
+    const module = wat(`(module ${TIME} ${POLL} ${WRITE} (memory (export "memory") 1) (func (export "_start")
+      (drop (call $time (i32.const 0) (i64.const 1) (i32.const 1024)))
+      (i64.store (i32.const 24) (i64.add (i64.load (i32.const 1024)) (i64.const 1)))
+      (i32.store (i32.const 40) (i32.const 1))
+      (drop (call $poll (i32.const 0) (i32.const 48) (i32.const 1) (i32.const 100)))
+      (drop (call $time (i32.const 0) (i64.const 1) (i32.const 1032)))
+      (i32.store (i32.const 200) (i32.const 1024)) (i32.store (i32.const 204) (i32.const 16))
+      (drop (call $write (i32.const 1) (i32.const 200) (i32.const 1) (i32.const 208)))))`);
+    const engine = await Engine.start();
+    try {
+      for (const clockMs of ['1763816000001', '1763816000002', '1763816000003']) {
+        const fn = await engine.fn(module, { environment: { WASM_DETERMINISTIC: '1', WASM_CLOCK_MS: clockMs } });
+        const { body } = await engine.runtime.invoke(fn, Buffer.from('{}'));
+        const view = Buffer.from(body);
+        expect([view.readBigUInt64LE(0), view.readBigUInt64LE(8)]).toEqual([BigInt(`${clockMs}000000`), BigInt(`${clockMs}000001`)]);
+      }
     } finally {
       await engine.close();
     }
