@@ -5,7 +5,7 @@ import { afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { startHttp } from '../../handler/adapters/http.ts';
 import { createHandler } from '../../handler/index.ts';
 import { conformanceRouter } from '../../src/conformance/jobs.ts';
-import { buildFixture, call, keepAliveAgent, start, temporaryDirectory } from '../fixtures/handler/process.ts';
+import { buildFixture, call, keepAliveAgent, start, startGate, temporaryDirectory } from '../fixtures/handler/process.ts';
 import type { HandlerProcess, HttpAnswer, StartOptions, UnpackedHandler } from '../fixtures/handler/process.ts';
 
 let unpacked: UnpackedHandler;
@@ -25,8 +25,6 @@ function serve(env: StartOptions['env'] = {}): HandlerProcess {
 }
 
 const OCTETS = { 'content-type': 'application/octet-stream' };
-/** Of a call that is still running when what is done meanwhile is done, however busy the machine is. */
-const LONG_MS = '2000';
 const post = (address: string, jobId: number, body = ''): Promise<HttpAnswer> =>
   call(address, { path: `/job/${jobId}`, headers: OCTETS }, Buffer.from(body));
 const codeOf = ({ status, body }: HttpAnswer): unknown => [status, (JSON.parse(body.toString()) as { code: unknown }).code];
@@ -208,10 +206,12 @@ describe('limits', () => {
   test('more calls than may run at the same time are refused, with when to come again', async () => {
     const server = serve({ BLUEPRINT_CONCURRENCY_MAX: '1' });
     const address = await server.address;
-    const first = post(address, 102, LONG_MS);
+    const gate = await startGate();
+    const first = post(address, 102, gate.url);
     await server.logged('slow job runs');
     const second = await post(address, 2);
     expect([codeOf(second), second.headers['retry-after']]).toEqual([[429, 'EXECUTOR_THROTTLED'], '1']);
+    gate.open();
     expect((await first).body.toString()).toBe('done');
     expect((await post(address, 2, 'x')).status).toBe(200);
   });
@@ -304,12 +304,15 @@ describe('SIGTERM', () => {
       'GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\nPOST /job/102 HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: 3\r\n\r\n',
     );
     await open.until('"status":"ok"');
-    const slow = post(address, 102, LONG_MS);
+    const gate = await startGate();
+    const slow = post(address, 102, gate.url);
     await server.logged('slow job runs');
     server.child.kill('SIGTERM');
     await server.logged('the handler stops');
     await expect(post(address, 2)).rejects.toMatchObject({ code: 'ECONNREFUSED' });
     open.socket.write('400');
+    await open.until('done');
+    gate.open();
     const answer = await slow;
     expect([answer.status, answer.body.toString(), answer.headers.connection]).toEqual([200, 'done', 'close']);
     await open.ended;
@@ -324,12 +327,14 @@ describe('SIGTERM', () => {
     open.socket.write('GET /health HTTP/1.1\r\nHost: x\r\n\r\n');
     await open.until('"status":"ok"');
     open.socket.write('POST /job/2 HTTP/1.1\r\nHost: x\r\nContent-Type: appl');
-    const slow = post(address, 102, LONG_MS);
+    const gate = await startGate();
+    const slow = post(address, 102, gate.url);
     await server.logged('slow job runs');
     server.child.kill('SIGTERM');
     await server.logged('the handler stops');
     open.socket.write('ication/octet-stream\r\nContent-Length: 0\r\n\r\n');
     await open.until('EXECUTOR_UNAVAILABLE');
+    gate.open();
     expect(open.received()).toMatch(/HTTP\/1\.1 503 .*retry-after: 1.*connection: close/is);
     expect((await slow).status).toBe(200);
     expect(await server.exit).toBe(0);

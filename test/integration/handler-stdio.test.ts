@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import { openSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeAll, describe, expect, test } from 'vitest';
-import { buildFixture, pipe, start, temporaryDirectory } from '../fixtures/handler/process.ts';
+import { buildFixture, pipe, start, startGate, temporaryDirectory } from '../fixtures/handler/process.ts';
 import type { HandlerProcess, StartOptions, UnpackedHandler } from '../fixtures/handler/process.ts';
 
 let unpacked: UnpackedHandler;
@@ -118,9 +118,12 @@ describe('line by line', () => {
 
   test('SIGTERM: the running call is answered, the next line is not taken, status 0', async () => {
     const child = run(lines);
-    child.child.stdin.write(`${request(102, '2000')}\n${request(2, 'x')}\n`);
+    const gate = await startGate();
+    child.child.stdin.write(`${request(102, gate.url)}\n${request(2, 'x')}\n`);
     await child.logged('slow job runs');
     child.child.kill('SIGTERM');
+    await child.logged('the handler stops');
+    gate.open();
     expect([await next(child), await next(child)]).toEqual([result('done'), undefined]);
     expect(await child.exit).toBe(0);
   });
