@@ -47,7 +47,17 @@ export interface RunnerEvents {
   error: [error: RunnerError, source: string];
 }
 
-/** Listeners that throw change nothing for anybody else. */
+/** Calls what an author gave; it may be asynchronous. What it throws, now or later, changes nothing for anybody else. */
+export function callAuthor(work: () => unknown, onFailed: (error: unknown) => void): void {
+  try {
+    const done = work();
+    if (done instanceof Promise) done.catch(onFailed);
+  } catch (error) {
+    onFailed(error);
+  }
+}
+
+/** Listeners that fail change nothing for anybody else. */
 export class RunnerEmitter {
   readonly #emitter = new EventEmitter<RunnerEvents>();
   readonly #log: Logger;
@@ -71,11 +81,10 @@ export class RunnerEmitter {
 
   emit<Name extends keyof RunnerEvents>(name: Name, ...event: RunnerEvents[Name]): void {
     for (const listener of this.#emitter.listeners(name)) {
-      try {
-        (listener as (...of: RunnerEvents[Name]) => void)(...event); // only `on` adds listeners
-      } catch (error) {
-        this.#log.error('a listener of the runner threw', { event: name, error });
-      }
+      callAuthor(
+        () => (listener as (...of: RunnerEvents[Name]) => unknown)(...event), // only `on` adds listeners
+        (error) => this.#log.error('a listener of the runner failed', { event: name, error }),
+      );
     }
   }
 }

@@ -123,6 +123,32 @@ describe('a runner without a key', () => {
   });
 });
 
+describe('listeners and hooks', () => {
+  it.each([
+    [
+      'throw',
+      (): never => {
+        throw new Error('of the author');
+      },
+    ],
+    ['reject', () => Promise.reject(new Error('of the author'))],
+  ])('that %s change nothing, and it is logged', async (_, broken) => {
+    const said: string[] = [];
+    const log = { ...silentTelemetry.log, error: (message: string) => void said.push(message) };
+    const runner = await build()
+      .telemetry({ ...silentTelemetry, log })
+      .router(new JobRouter().route(0, echo).route(1, fail))
+      .producer({ name: 'two', calls: () => only(call('a'), call('b', 1n)) })
+      .onError(broken)
+      .build();
+    runners.push(runner);
+    runner.on('executed', broken).on('failed', broken);
+    await runner.start();
+    const heard = ['a listener of the runner failed', 'a listener of the runner failed', 'the onError hook failed'];
+    await expect.poll(() => said.toSorted()).toEqual(heard);
+  });
+});
+
 describe('a runner without a chain', () => {
   it('says that nothing comes to it when it has no producer either', async () => {
     const warnings: string[] = [];
@@ -504,11 +530,15 @@ describe('a runner with a chain', () => {
   it('leaves calls that do not end in the ledger, for the next start', async () => {
     const { builder, client, chain, ledger, submit, until } = line({ drainMs: 50 });
     const errors: string[] = [];
-    const endless = defineJob({ name: 'endless', raw: true }, () => new Promise<Uint8Array>(() => {}));
+    let runs = 0;
+    const endless = defineJob({ name: 'endless', raw: true }, () => {
+      runs += 1;
+      return new Promise<Uint8Array>(() => {});
+    });
     submit('a');
     chain.mine();
     const runner = await started(builder.router(new JobRouter().route(0, endless)).onError(({ code }) => errors.push(code)));
-    await expect.poll(() => runner.status().inFlight).toBe(1);
+    await expect.poll(() => runs).toBe(1);
     await runner.stop();
     expect(errors).toEqual(['DRAIN_TIMEOUT']);
     expect(ledger.get(1)).toMatchObject({ state: 'executing', attempts: 1 });
@@ -529,11 +559,13 @@ describe('a runner with a chain', () => {
   it('tells an executor that the program stops, when it cancels what did not end in time', async () => {
     const { builder, chain, submit } = line({ drainMs: 50 });
     const reasons: unknown[] = [];
+    let invocations = 0;
     const endless: FaasExecutor = {
       name: 'endless',
       limits: { requestBytesMax: 1e6, responseBytesMax: 1e6, timeoutMsMax: 10_000 },
       invoke: (_, { signal }) =>
         new Promise((_resolve, reject) => {
+          invocations += 1;
           signal?.addEventListener('abort', () => {
             reasons.push(signal.reason);
             reject(new RunnerError('ABORTED', 'cancelled'));
@@ -543,7 +575,7 @@ describe('a runner with a chain', () => {
     submit('a');
     chain.mine();
     const runner = await started(builder.withFaasExecutor(0, endless));
-    await expect.poll(() => runner.status().inFlight).toBe(1);
+    await expect.poll(() => invocations).toBe(1);
     await runner.stop();
     expect(reasons).toMatchObject([{ code: 'EXECUTOR_CLOSED' }]);
   });

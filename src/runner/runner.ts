@@ -10,7 +10,7 @@ import type { HealthReport, TelemetryServer } from '../telemetry/server.ts';
 import { RunnerBuilder } from './builder.ts';
 import type { Environment, RunnerConfig } from './config.ts';
 import type { DirectLine } from './direct.ts';
-import { RunnerEmitter } from './events.ts';
+import { RunnerEmitter, callAuthor } from './events.ts';
 import type { RunnerEvents, RunnerState } from './events.ts';
 import type { Line } from './line.ts';
 import { runnerMetrics } from './metrics.ts';
@@ -354,11 +354,11 @@ export class BlueprintRunner {
   }
 
   #hook(error: RunnerError, context: { readonly source: string; readonly call?: JobCall }): void {
-    try {
-      this.#parts.onError?.(error, context);
-    } catch (thrown) {
-      this.#parts.telemetry.log.error('the onError hook threw', { error: thrown });
-    }
+    const { onError, telemetry } = this.#parts;
+    callAuthor(
+      () => onError?.(error, context),
+      (thrown) => telemetry.log.error('the onError hook failed', { error: thrown }),
+    );
   }
 
   #become(state: RunnerState): void {
