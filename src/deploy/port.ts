@@ -11,7 +11,7 @@ import { RunnerError } from '../errors.ts';
 const [FIRST, END] = [11_000, 30_000];
 const DRAWS_MAX = 100;
 
-/** The wanted one when it is free, else any. Rejects with `DEPLOY_FAILED` when none is found. */
+/** The wanted one when it is free, else any. Rejects with `DEPLOY_FAILED` when none is found, `CONFIG_INVALID` when the wanted one is not to be had. */
 export async function freePort(wanted = 0): Promise<number> {
   if (wanted !== 0 && (await isFree(wanted))) return wanted;
   for (let draw = 0; draw < DRAWS_MAX; draw += 1) {
@@ -27,7 +27,10 @@ function isFree(port: number): Promise<boolean> {
     const server = createServer();
     server.once('error', (error: NodeJS.ErrnoException) => {
       if (error.code === 'EADDRINUSE') resolve(false);
-      else reject(error);
+      else
+        reject(
+          new RunnerError('CONFIG_INVALID', `port ${port} cannot be listened on (${error.code}); choose another one`, { cause: error }),
+        );
     });
     server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
   });

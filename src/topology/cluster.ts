@@ -7,7 +7,7 @@ import { RunnerError, toRunnerError } from '../errors.ts';
 import type { DeployOptions } from '../executor/deployer.ts';
 import type { Machine, MachineHost, ProgramSpec } from '../executor/machine.ts';
 import { mapLimited } from '../map-limited.ts';
-import { CONTROL_PORT, ENGINE_PORT, localParts, partsOf, placesIn } from './topology.ts';
+import { CONTROL_PORT, ENGINE_PORT, checkWorker, localParts, partsOf, placesIn } from './topology.ts';
 import type { LocalPart, Part, Role, TopologyOption, TopologySize } from './topology.ts';
 
 export interface ClusterOptions {
@@ -82,6 +82,7 @@ interface ClusterRecord {
 }
 
 const START = 'start.mjs';
+const PORT_MAX = 65_535;
 const PART_NAME = /^(?:engine-\d+|worker-\d+|pool-worker)$/;
 
 /**
@@ -108,6 +109,8 @@ export class Cluster {
   async up(options: UpOptions, work: DeployOptions = {}): Promise<UpReport> {
     const { folder } = this.#options;
     const { option } = options;
+    const parts = partsOf(options);
+    checkWorker(options);
     // What was begun is undone also after an interruption.
     const { signal: _, ...undoing } = work;
     const before = this.#read();
@@ -116,7 +119,6 @@ export class Cluster {
       throw new RunnerError('STATE_INVALID', `option ${before.option} runs in ${folder}; end it first with bpr topology down`, {
         details: { folder, running: [...running] },
       });
-    const parts = partsOf(options);
     const ports = await this.#portsOf(parts, options, { before, running });
     await this.#checkPorts(parts, ports, { before, running });
     this.#openToken();
@@ -210,6 +212,10 @@ process.exitCode = await main(process.argv.slice(2));
       // Any: that of before, when nobody else has it now.
       if (port === 0) port = recorded !== undefined && running.has(part.name) ? recorded : await freePort(recorded);
       while (taken.has(port)) port = await freePort();
+      if (port > PORT_MAX)
+        throw new RunnerError('CONFIG_INVALID', `${part.name} would have port ${port}; choose lower ones with --engine-port`, {
+          details: { port, part: part.name },
+        });
       taken.add(port);
       ports.set(part.name, port);
     }

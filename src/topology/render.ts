@@ -7,7 +7,7 @@ import { kubernetesScript, kubernetesYaml } from './kubernetes.ts';
 import { startScript, stopScript } from './script.ts';
 import { systemdFiles } from './systemd.ts';
 import type { SystemdOptions } from './systemd.ts';
-import { checkConcurrency } from './topology.ts';
+import { checkWorker } from './topology.ts';
 
 export const TOPOLOGY_FORMATS = ['compose', 'kubernetes', 'systemd', 'script', 'dockerfile'] as const;
 export type TopologyFormat = (typeof TOPOLOGY_FORMATS)[number];
@@ -25,7 +25,7 @@ export type RenderSettings = RenderOptions & Pick<SystemdOptions, 'nodePath' | '
 
 /** The same settings give the same files. Throws `CONFIG_INVALID`. */
 export function renderTopology(format: TopologyFormat, settings: RenderSettings): Rendered {
-  if (settings.concurrency !== undefined) checkConcurrency(settings.concurrency);
+  checkWorker(settings);
   switch (format) {
     case 'compose': {
       const files = {

@@ -44,6 +44,7 @@ export const ENGINE_PORT = 27_288;
 export const WORKERS_MAX = 200;
 const ENGINES_MAX = 32;
 const CONCURRENCY_MAX = 1_000;
+const LEASE_MS = { min: 100, max: 43_200_000 };
 const ENGINES: Readonly<Record<TopologyOption, number>> = { 1: 0, 2: 1, 3: 3, 4: 1, hybrid: 2 };
 
 /** The parts in the order in which they are started. Throws `CONFIG_INVALID`. */
@@ -69,9 +70,16 @@ function numbered(name: string, count: number): readonly string[] {
   return Array.from({ length: count }, (_, index) => `${name}-${index + 1}`);
 }
 
-/** Of one worker: it refuses more. Throws `CONFIG_INVALID`. */
-export function checkConcurrency(concurrency: number): void {
+/** Of one worker: it, or its queue, refuses others. Throws `CONFIG_INVALID`. */
+export function checkWorker({
+  concurrency = 1,
+  leaseMs = LEASE_MS.min,
+}: {
+  readonly concurrency?: number;
+  readonly leaseMs?: number;
+}): void {
   check('concurrency', concurrency, { min: 1, max: CONCURRENCY_MAX });
+  check('leaseMs', leaseMs, LEASE_MS);
 }
 
 function check(what: string, value: number, { min, max }: { readonly min: number; readonly max: number }): void {

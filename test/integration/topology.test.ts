@@ -180,6 +180,30 @@ describe('bpr topology', () => {
     LIMIT_MS,
   );
 
+  it('says what is wrong before it starts anything', async () => {
+    const folder = topologyFolder();
+    const refused = async (...flags: string[]) => {
+      const { status, stderr } = await bpr('topology', 'up', '--option', '3', '--data', folder, ...flags);
+      return [status, stderr.split('\n')[0], existsSync(join(folder, 'engine.token'))];
+    };
+    expect(await refused('--engines', '3', '--engine-port', '65534')).toEqual([
+      1,
+      'CONFIG_INVALID: engine-3 would have port 65536; choose lower ones with --engine-port',
+      false,
+    ]);
+    const none = ['--port', '0', '--engine-port', '0'];
+    expect(await refused('--concurrency', '1001', ...none)).toEqual([
+      1,
+      'CONFIG_INVALID: concurrency is 1001; it must be from 1 to 1000',
+      false,
+    ]);
+    expect(await refused('--lease-ms', '99', ...none)).toEqual([
+      1,
+      'CONFIG_INVALID: leaseMs is 99; it must be from 100 to 43200000',
+      false,
+    ]);
+  });
+
   it('down --purge removes nothing of a folder that no up has written to', async () => {
     const folder = topologyFolder();
     const files = ['control', 'machines', 'worker-1'].map((name) => join(folder, name, 'theirs.txt'));
