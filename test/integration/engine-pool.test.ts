@@ -4,11 +4,13 @@ import type { ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { WasmBackend } from '../../plugins/wasm/index.ts';
+import { systemClock } from '../../src/clock.ts';
 import { buildModule } from '../../src/deploy/assembly-script.ts';
 import { Gateway } from '../../src/gateway/gateway.ts';
 import { fingerprintOf } from '../../src/runtime/fingerprint.ts';
 import type { FunctionVersion } from '../../src/runtime/runtime.ts';
 import { EnginePool } from '../../src/engine/engine-pool.ts';
+import type { EnginePoolOptions } from '../../src/engine/engine-pool.ts';
 import type { EngineCallOptions } from '../../src/engine/engine.ts';
 import { FakeEngine as Engine, reply } from '../support/engines.ts';
 import { newFolder } from '../support/gateway.ts';
@@ -29,8 +31,10 @@ const parts = {
 } as const;
 const fn: FunctionVersion = { ...parts, fingerprint: fingerprintOf(parts) };
 
-function poolOf(engines: readonly { readonly url: string }[], token?: string): EnginePool {
-  const pool = new EnginePool({ urls: engines.map(({ url }) => url), token, zipOf: async () => Buffer.from('zip') });
+/** Whether engines are ready is asked only by `health`: a late answer changes the order. */
+function poolOf(engines: readonly { readonly url: string }[], options: Partial<EnginePoolOptions> = {}): EnginePool {
+  const urls = engines.map(({ url }) => url);
+  const pool = new EnginePool({ urls, zipOf: async () => Buffer.from('zip'), probeMs: 3_600_000, ...options });
   onTestFinished(() => pool.close());
   return pool;
 }
@@ -87,13 +91,17 @@ describe('a pool of engines', () => {
     const refusing = await Engine.start();
     refusing.invoke = (response) => reply(response, 429, { error: { code: 'QUEUE_FULL', message: 'full' } });
     const working = await Engine.start();
-    const pool = poolOf([await gone(), refusing, working]);
+    let now = systemClock.now();
+    const pool = poolOf([await gone(), refusing, working], { clock: { ...systemClock, now: () => now } });
     expect(new Set(await times(12, () => call(pool)))).toEqual(new Set([working.url]));
     expect(working.calls).toBe(12);
     // They are left alone for a while.
     const { calls } = refusing;
     expect(await call(pool)).toBe(working.url);
     expect(refusing.calls).toBe(calls);
+    now += 60_000;
+    expect(new Set(await times(4, () => call(pool)))).toEqual(new Set([working.url]));
+    expect(refusing.calls).toBeGreaterThan(calls);
   });
 
   it('asks no other when the function may have been reached', async () => {
@@ -208,7 +216,7 @@ describe('a pool of engines', () => {
 
   it('sends its token with everything, and removes versions that are over', async () => {
     const engine = await Engine.start();
-    const pool = poolOf([engine], 'secret');
+    const pool = poolOf([engine], { token: 'secret' });
     await call(pool);
     expect(new Set(engine.tokens)).toEqual(new Set(['Bearer secret']));
     pool.retire('other', []);

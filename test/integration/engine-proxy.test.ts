@@ -21,6 +21,7 @@ import { RemoteObjects } from '../../src/queue/remote-objects.ts';
 import { RemoteQueue } from '../../src/queue/remote.ts';
 import { readTicket } from '../../src/queue/ticket.ts';
 import { fingerprintOf } from '../../src/runtime/fingerprint.ts';
+import { FakeClock } from '../../src/testing/fake-clock.ts';
 import { ControlEngines } from '../../src/worker/control-engines.ts';
 import { FakeEngine, reply } from '../support/engines.ts';
 import { newFolder, send } from '../support/gateway.ts';
@@ -409,7 +410,8 @@ describe('a call of an engine through the control plane', () => {
   it('has limits: bodies, calls at the same time, time', async () => {
     const engine = await FakeEngine.start();
     const limits = { bodyBytesMax: MIB, engineCallsMax: 3, engineCallsPerCallerMax: 2 };
-    const world = await start([engine.url], { limits });
+    const clock = new FakeClock({ startMs: Date.now() });
+    const world = await start([engine.url], { limits, clock });
     const [queue, other] = [await enrol(world), await enrol(world)];
     const [id, theirs] = [await registered(queue), await registered(other)];
     await expect(call(queue, id, { event: Buffer.alloc(MIB + 1) })).rejects.toMatchObject({ code: 'PAYLOAD_TOO_LARGE' });
@@ -433,8 +435,13 @@ describe('a call of an engine through the control plane', () => {
     for (const response of held) reply(response, 200, {});
     await Promise.all(running);
     // One that hangs is given up at the deadline of the call, there too.
-    const hangs = call(queue, id, { headers: ['x-timeout-ms', '100'] });
-    await expect(hangs).rejects.toMatchObject({ code: 'EXECUTOR_TIMEOUT', retry: 'idempotent' });
+    const hangs = expect(call(queue, id, { headers: ['x-timeout-ms', '1000'] })).rejects.toMatchObject({
+      code: 'EXECUTOR_TIMEOUT',
+      retry: 'idempotent',
+    });
+    await expect.poll(() => held.length, WAIT).toBe(4);
+    await clock.advance(1_000);
+    await hangs;
     await expect.poll(() => engine.abandoned.length, WAIT).toBe(1);
     engine.invoke = (response) => reply(response, 200, {});
     expect(await call(queue, id)).toBe('{}');
@@ -466,7 +473,8 @@ describe('a call of an engine through the control plane', () => {
 
   it('fails without a word of where the engine is', async () => {
     const engine = await FakeEngine.start();
-    const world = await start([engine.url]);
+    const clock = new FakeClock({ startMs: Date.now() });
+    const world = await start([engine.url], { clock });
     const queue = await enrol(world);
     const id = await registered(queue);
     await call(queue, id);
@@ -487,8 +495,8 @@ describe('a call of an engine through the control plane', () => {
     await fails('EXECUTOR_RESPONSE_INVALID');
     engine.invoke = (response) => void response.writeHead(503).end('<html>');
     await fails('EXECUTOR_UNAVAILABLE');
-    engine.invoke = () => {};
-    await fails('EXECUTOR_TIMEOUT', ['x-timeout-ms', '100']);
+    engine.invoke = () => void clock.advance(1_000);
+    await fails('EXECUTOR_TIMEOUT', ['x-timeout-ms', '1000']);
     await engine.stop();
     await fails('EXECUTOR_UNREACHABLE');
     const { port } = new URL(engine.url);
