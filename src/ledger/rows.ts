@@ -75,13 +75,28 @@ export function originOf(row: Row): ChainCall {
   };
 }
 
+/** Name and value; what must not be logged has a third item. */
+type MetadataEntry = readonly [name: string, value: string, sensitive?: true];
+
+export function metadataText(metadata: Metadata): string {
+  const entry = ([name, value]: readonly [string, string]): MetadataEntry =>
+    metadata.isSensitive(name) ? [name, value, true] : [name, value];
+  return JSON.stringify(Array.from(metadata, entry));
+}
+
+function metadataOf(json: string): Metadata {
+  const metadata = new Metadata();
+  const entries = JSON.parse(json) as readonly MetadataEntry[]; // written by metadataText
+  for (const [name, value, sensitive = false] of entries) metadata.set(name, value, { sensitive });
+  return metadata;
+}
+
 /** A file may hold metadata of a producer only; that of a chain call follows from its origin. */
 function callOf(row: Row): JobCall {
   const id = text(row['id']);
   const jobId = whole(row['job_id']);
   if (row['chain_id'] === null) {
-    const entries = JSON.parse(text(row['metadata'])) as [string, string][]; // written by recordProduced
-    return { id, jobId, body: bytes(row['body']), metadata: new Metadata(entries) };
+    return { id, jobId, body: bytes(row['body']), metadata: metadataOf(text(row['metadata'])) };
   }
   const origin = originOf(row);
   return { id, jobId, body: origin.inputs, metadata: tangleMetadata(origin), origin };

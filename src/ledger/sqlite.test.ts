@@ -161,6 +161,14 @@ describe('calls of the chain', () => {
 });
 
 describe('calls of a producer', () => {
+  it('remembers which values of a call of a producer must not be logged', async () => {
+    const metadata = new Metadata([['x-a', 'b']]).set('x-key', 'secret', { sensitive: true });
+    await ledger.recordProduced({ id: 'hook:1', jobId: 0n, body: new Uint8Array(), metadata });
+    const [record] = ledger.waiting(0, 1);
+    expect(record?.call.metadata.get('x-key')).toBe('secret');
+    expect(JSON.stringify(record?.call.metadata)).toBe('{"x-a":"b","x-key":"[redacted]"}');
+  });
+
   it('are taken once and end when they are executed', async () => {
     const call = { id: 'timer:1', jobId: 2n ** 200n, body: Uint8Array.of(1), metadata: new Metadata([['x-a', 'b']]) };
     expect(await Promise.all([ledger.recordProduced(call), ledger.recordProduced(call)])).toEqual([true, false]);

@@ -22,7 +22,7 @@ import type {
   PendingResult,
   SeenOutcome,
 } from './ledger.ts';
-import { INSERT_CALL, STATE, callKey, chainCallValues, originOf, recordOf, stateOf } from './rows.ts';
+import { INSERT_CALL, STATE, callKey, chainCallValues, metadataText, originOf, recordOf, stateOf } from './rows.ts';
 import { eventsOf } from './story.ts';
 import { TransactionTable } from './transactions.ts';
 
@@ -113,7 +113,7 @@ export class SqliteLedger implements Ledger {
   recordProduced(call: JobCall): Promise<boolean> {
     return this.#database.write(() => {
       const now = this.#clock.now();
-      return this.#run(INSERT_PRODUCED, call.id, String(call.jobId), call.body, JSON.stringify([...call.metadata]), now, now) === 1;
+      return this.#run(INSERT_PRODUCED, call.id, String(call.jobId), call.body, metadataText(call.metadata), now, now) === 1;
     });
   }
 

@@ -124,10 +124,10 @@ describe('a runner without a key', () => {
 });
 
 describe('listeners and hooks', () => {
-  it.each([
+  it.each<[string, () => unknown]>([
     [
       'throw',
-      (): never => {
+      () => {
         throw new Error('of the author');
       },
     ],
