@@ -204,6 +204,16 @@ describe('the control plane', () => {
     expect(status).toBe(1);
   });
 
+  it('fails when nothing tells where it is, and looks at all else', async () => {
+    const base = pretend('http://127.0.0.1:1');
+    for (const text of ['{"url"', '{}', 'null', '{"url":"nowhere"}']) {
+      writeFileSync(join(base, 'control', 'control.json'), text);
+      const { of, status } = await doctor(base);
+      expect(of('control plane')).toMatchObject({ status: 'fail', detail: 'it does not tell where the control plane listens' });
+      expect([status, of('alert rules')?.status]).toEqual([1, 'warn']);
+    }
+  });
+
   it('fails on one beyond loopback without TLS, and sends it nothing', async () => {
     const { of } = await doctor(pretend('http://192.0.2.1:3020'));
     expect(of('TLS')).toMatchObject({ status: 'fail', detail: 'http://192.0.2.1:3020' });
@@ -263,7 +273,22 @@ describe('alerts and chain', () => {
     expect((await doctor(base, ['--alerts', file])).of('alert rules')).toMatchObject({ status: 'fail', detail: 'missing: BprNoWorkers' });
     const prometheus = await server((path) => (path === '/api/v1/rules' ? { rules } : {}));
     expect((await doctor(base, ['--prometheus', prometheus])).of('alert rules')).toMatchObject({ status: 'ok', detail: 'all 12' });
-    expect((await doctor(base, ['--prometheus', 'http://127.0.0.1:1'])).of('alert rules')?.status).toBe('fail');
+    const told = async (address: string) => (await doctor(base, ['--prometheus', address])).of('alert rules');
+    expect(await told('http://127.0.0.1:1')).toMatchObject({ status: 'fail', detail: 'fetch failed: bad port' });
+    expect(await told('127.0.0.1:9090')).toMatchObject({ status: 'fail', detail: 'that is no address' });
+    const guarded = createServer(({ headers }, response) => {
+      response.statusCode = headers.authorization === `Basic ${Buffer.from('ada:p@ss').toString('base64')}` ? 200 : 401;
+      response.end(JSON.stringify({ rules }));
+    });
+    await new Promise<void>((resolve) => {
+      guarded.listen(0, '127.0.0.1', resolve);
+    });
+    onTestFinished(() => void guarded.close());
+    const { port } = guarded.address() as AddressInfo;
+    expect(await told(`http://127.0.0.1:${port}`)).toMatchObject({ status: 'fail', detail: 'it answered 401' });
+    const open = await told(`http://ada:p%40ss@127.0.0.1:${port}`);
+    expect(open).toMatchObject({ status: 'ok', detail: 'all 12' });
+    expect(open?.source).not.toMatch(/ada|ss@/);
   }, 60_000);
 
   it('fails on a node that is behind or still syncs', async () => {

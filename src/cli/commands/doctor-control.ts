@@ -43,7 +43,11 @@ export async function checkControl(folder: string, now: number): Promise<Check[]
     const remedy = 'only its own machine can look at one: run bpr doctor --production there, or name its folder with --control';
     return [{ name: 'control plane', source, status: 'warn', detail: 'there is none on this machine', remedy }];
   }
-  const address = JSON.parse(readFileSync(source, 'utf8')) as Address; // written by the control plane
+  const address = addressIn(source);
+  if (!address) {
+    const remedy = 'start the control plane again: it writes the file anew';
+    return [{ name: 'control plane', source, status: 'fail', detail: 'it does not tell where the control plane listens', remedy }];
+  }
   const own = [checkTls(address, source), checkTicket(join(folder, 'endpoint.ticket'), now)];
   // Then no token is sent there.
   if (own[0]?.status === 'fail') return own;
@@ -54,6 +58,16 @@ export async function checkControl(folder: string, now: number): Promise<Check[]
     return [reached, ...own, ...(await plane.checkAll())];
   } finally {
     await plane.close();
+  }
+}
+
+/** Undefined: it is not what a control plane has written, or cannot be read. */
+function addressIn(file: string): Address | undefined {
+  try {
+    const found = JSON.parse(readFileSync(file, 'utf8')) as Address; // written by the control plane
+    return URL.canParse(found.url) ? found : undefined;
+  } catch {
+    return undefined;
   }
 }
 

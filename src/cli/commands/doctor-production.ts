@@ -72,15 +72,34 @@ function checkAlerts(file: string | undefined): Check {
   }
 }
 
-async function checkPrometheus(url: string): Promise<Check> {
-  const source = `${url.replace(/\/$/, '')}/api/v1/rules`;
+async function checkPrometheus(given: string): Promise<Check> {
+  const source = `${given.replace(/\/$/, '')}/api/v1/rules`;
+  const failed = (detail: string, remedy: string): Check => ({
+    name: 'alert rules',
+    source: redactUrl(source),
+    status: 'fail',
+    detail: redactText(detail),
+    remedy,
+  });
+  const url = URL.parse(source);
+  if (!url || !/^https?:$/.test(url.protocol)) return failed('that is no address', 'write it as http://host:9090');
+  const { username, password } = url;
+  const headers: Record<string, string> = {};
+  // As `curl` reads them.
+  if (username !== '' || password !== '')
+    headers['authorization'] = `Basic ${Buffer.from(decodeURIComponent(`${username}:${password}`)).toString('base64')}`;
+  url.username = url.password = '';
   try {
-    const answer = await fetch(source, { signal: AbortSignal.timeout(ANSWER_MS) });
-    return alertsIn(redactUrl(source), answer.ok ? await answer.text() : '', 'name alerts.yml of bpr operations export in its rule_files');
+    const answer = await fetch(url, { headers, signal: AbortSignal.timeout(ANSWER_MS) });
+    if (answer.ok) return alertsIn(redactUrl(source), await answer.text(), 'name alerts.yml of bpr operations export in its rule_files');
+    return failed(
+      `it answered ${answer.status}`,
+      'name the address of Prometheus with --prometheus, with user and password where it asks for them',
+    );
   } catch (thrown) {
-    const { message } = toRunnerError(thrown);
-    const remedy = 'start Prometheus, or name its address with --prometheus';
-    return { name: 'alert rules', source: redactUrl(source), status: 'fail', detail: redactText(message), remedy };
+    const { message, cause } = toRunnerError(thrown);
+    const reason = cause instanceof Error && cause.cause instanceof Error ? `: ${cause.cause.message}` : '';
+    return failed(`${message}${reason}`, 'start Prometheus, or name its address with --prometheus');
   }
 }
 
