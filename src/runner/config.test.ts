@@ -85,12 +85,17 @@ describe('the configuration', () => {
       code: 'CONFIG_INVALID',
       message: 'concurrency is "0"; it must be an integer, 1 or more',
     });
+    expect(failure({ metrics: { port: 99_999 } })).toMatchObject({
+      message: 'metrics.port is "99999"; it must be an integer from 0 to 65535',
+    });
     expect(failure({ drainMs: 1.5 })).toMatchObject({ code: 'CONFIG_INVALID' });
   });
 
   it('does not repeat an address, which can hold a key', () => {
     const error = failure({}, { HTTP_RPC_URL: 'ftp://user:secret@host' });
-    expect(error).toMatchObject({ code: 'CONFIG_INVALID' });
+    const message = 'HTTP_RPC_URL is not an address that begins with http:// or https://';
+    expect(error).toMatchObject({ code: 'CONFIG_INVALID', message });
     expect(String(error)).not.toContain('secret');
+    expect(failure({ wsUrl: 'http://host' })).toMatchObject({ message: 'wsUrl is not an address that begins with ws:// or wss://' });
   });
 });

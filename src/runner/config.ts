@@ -103,7 +103,7 @@ export function resolveConfig(config: RunnerConfig = {}, environment: Environmen
     serviceIds: config.serviceIds ?? variables.list('SERVICE_ID', parseUnsigned) ?? [],
     blueprintId: config.blueprintId ?? variables.one('BLUEPRINT_ID', parseUnsigned),
     rpcUrls: rpcUrls(config, variables),
-    wsUrl: urlOf('wsUrl', config.wsUrl, /^wss?:/) ?? variables.one('WS_RPC_URL', parseUrl(/^wss?:/)),
+    wsUrl: urlOf('wsUrl', config.wsUrl, 'ws') ?? variables.one('WS_RPC_URL', parseUrl('ws')),
     contract:
       addressOf(config.contract) ??
       variables.one('TANGLE_CONTRACT', parseAddress) ??
@@ -121,7 +121,7 @@ export function resolveConfig(config: RunnerConfig = {}, environment: Environmen
     retentionMs: count('retentionMs', config.retentionMs, 0) ?? WEEK_MS,
     privateKey,
     policy: config.policy,
-    metrics: config.metrics === false ? undefined : config.metrics,
+    metrics: metricsOf(config.metrics),
     logLevel: oneOf(LOG_LEVELS)('logLevel', config.logLevel) ?? variables.one('LOG_LEVEL', oneOf(LOG_LEVELS)) ?? 'info',
     environment,
   };
@@ -164,13 +164,13 @@ function invalid(name: string, value: unknown, remedy: string): RunnerError {
 }
 
 function rpcUrls(config: RunnerConfig, variables: Variables): readonly string[] {
-  const http = /^https?:/;
+  const parse = parseUrl('http');
   if (config.rpcUrl !== undefined) {
     const urls = typeof config.rpcUrl === 'string' ? [config.rpcUrl] : config.rpcUrl;
     if (urls.length === 0) throw invalid('rpcUrl', '', 'name at least one endpoint');
-    return urls.map((url) => parseUrl(http)('rpcUrl', url));
+    return urls.map((url) => parse('rpcUrl', url));
   }
-  return variables.list('HTTP_RPC_URL', parseUrl(http)) ?? variables.list('RPC_URL', parseUrl(http)) ?? [RPC_URL];
+  return variables.list('HTTP_RPC_URL', parse) ?? variables.list('RPC_URL', parse) ?? [RPC_URL];
 }
 
 const parseUnsigned: Parse<bigint> = (name, text) => {
@@ -201,20 +201,29 @@ const parseAddress: Parse<Address> = (name, text) => {
 };
 
 /** An address can carry a key of its provider: the message does not repeat it. */
-function parseUrl(scheme: RegExp): Parse<string> {
+/** The address is not repeated: it can hold a key. */
+function parseUrl(scheme: 'http' | 'ws'): Parse<string> {
   return (name, text) => {
-    const valid = URL.canParse(text) && scheme.test(text);
-    if (!valid) throw new RunnerError('CONFIG_INVALID', `${name} is not an address that matches ${scheme.source}`, { details: { name } });
-    return text;
+    if (URL.canParse(text) && [`${scheme}:`, `${scheme}s:`].includes(new URL(text).protocol)) return text;
+    const message = `${name} is not an address that begins with ${scheme}:// or ${scheme}s://`;
+    throw new RunnerError('CONFIG_INVALID', message, { details: { name } });
   };
 }
 
-function urlOf(name: string, url: string | undefined, scheme: RegExp): string | undefined {
+function urlOf(name: string, url: string | undefined, scheme: 'http' | 'ws'): string | undefined {
   return url === undefined ? undefined : parseUrl(scheme)(name, url);
 }
 
 function addressOf(address: string | undefined): Address | undefined {
   return address === undefined ? undefined : parseAddress('contract', address);
+}
+
+function metricsOf(metrics: RunnerConfig['metrics']): MetricsServerConfig | undefined {
+  if (!metrics) return undefined;
+  const { port } = metrics;
+  if (!(Number.isInteger(port) && port >= 0 && port <= 65_535))
+    throw invalid('metrics.port', port, 'it must be an integer from 0 to 65535');
+  return metrics;
 }
 
 function oneOf<T extends string>(values: readonly T[]) {
