@@ -33,10 +33,16 @@ export const httpPlugin: Plugin = {
   },
 };
 
+const isCount = (value: unknown): boolean => typeof value === 'number' && Number.isInteger(value) && value > 0;
+const LIMITS = 'record of counts, named requestBytesMax, responseBytesMax, timeoutMsMax or concurrencyMax';
+const LIMIT = /^(?:(?:request|response)Bytes|timeoutMs|concurrency)Max$/;
+
 /** How the value of an option is checked. */
 const CHECKS = {
   text: (value: unknown) => typeof value === 'string',
-  count: (value: unknown) => typeof value === 'number' && Number.isInteger(value) && value > 0,
+  count: isCount,
+  [LIMITS]: (value: unknown) =>
+    typeof value === 'object' && value !== null && Object.entries(value).every(([name, each]) => LIMIT.test(name) && isCount(each)),
   record: (value: unknown) => typeof value === 'object' && value !== null && !Array.isArray(value),
   list: (value: unknown) => Array.isArray(value),
   secret: (value: unknown) => typeof value === 'string' || typeof value === 'function',
@@ -66,7 +72,7 @@ const EXECUTOR_OPTIONS: Readonly<Record<string, Check>> = {
   functionId: 'name',
   endpoints: 'list',
   wire: 'wire',
-  limits: 'record',
+  limits: LIMITS,
 };
 const DEPLOYER_OPTIONS: Readonly<Record<string, Check>> = {
   ...CONNECTION_OPTIONS,

@@ -91,6 +91,10 @@ describe('built-in plugins', () => {
       code: 'CONFIG_INVALID',
       message: expect.stringContaining('tiemout') as string,
     });
+    for (const limits of [{ requestBytesMax: '6MB' }, { timeoutMsMax: -1 }, { timeoutMs: 5 }]) {
+      const refused = registry.executor('http', { url: 'http://h', limits });
+      await expect(refused).rejects.toMatchObject({ code: 'CONFIG_INVALID', message: expect.stringContaining('timeoutMsMax') });
+    }
     await expect(registry.executor('http', { url: 5 })).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
     await expect(registry.executor('http', {})).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
     await expect(registry.executor('http', undefined)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
