@@ -26,7 +26,7 @@ import { FakeBackend } from '../support/fake-backend.ts';
 import { HELLO, newFolder, send, startGateway } from '../support/gateway.ts';
 import type { TestGateway, TestReply } from '../support/gateway.ts';
 
-const deploy = (name: string): string => `PUT /api/v1/functions/${name}?runtime=nodejs24.x&handler=index.handler`;
+const deploy = (name: string): string => `PUT /api/v1/functions/${name}?runtime=nodejs24.x&handler=index.handler&timeout_ms=60000`;
 
 async function startWithKeys(
   options: Parameters<typeof startGateway>[0] = {},

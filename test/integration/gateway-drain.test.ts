@@ -40,7 +40,7 @@ async function startHeld(): Promise<Held> {
     },
   });
   for (const name of ['stream-http', 'stream-socket', 'slow', 'idle'])
-    await send(running.url, `PUT /api/v1/functions/${name}?runtime=nodejs24.x&handler=index.handler`, { body: HELLO });
+    await send(running.url, `PUT /api/v1/functions/${name}?runtime=nodejs24.x&handler=index.handler&timeout_ms=60000`, { body: HELLO });
   await send(running.url, 'POST /api/v1/functions/idle/invoke', { body: '1' });
   return {
     ...running,

@@ -22,7 +22,7 @@ async function startHeld(
     return answer.promise;
   };
   const running = await startGateway({ ...options, backend: { handler } });
-  await send(running.url, DEPLOY, { body: HELLO });
+  await send(running.url, `${DEPLOY}&timeout_ms=60000`, { body: HELLO });
   return { ...running, started: started.promise, answer: answer.resolve };
 }
 

@@ -66,7 +66,7 @@ test('a client that is lost in the middle comes back for the answer; without a k
       },
     },
   });
-  await send(url, 'PUT /api/v1/functions/hello?runtime=nodejs24.x&handler=index.handler', { body: HELLO });
+  await send(url, 'PUT /api/v1/functions/hello?runtime=nodejs24.x&handler=index.handler&timeout_ms=60000', { body: HELLO });
   const leaving = new AbortController();
   const body = JSON.stringify({ function: 'hello', payload: 1 });
   const headers = { 'content-type': 'application/json' };

@@ -25,7 +25,7 @@ beforeAll(async () => {
   gateway = new Gateway({ folder, backends: new Map([['fake', new FakeBackend({ handler: slow })]]) });
   port = Number(new URL(await gateway.listen({ port: 0 })).port);
   const zip = soundZip();
-  const head = `PUT /api/v1/functions/slow?runtime=nodejs24.x&handler=index.handler HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${zip.length}\r\n\r\n`;
+  const head = `PUT /api/v1/functions/slow?runtime=nodejs24.x&handler=index.handler&timeout_ms=60000 HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${zip.length}\r\n\r\n`;
   const [deployed] = await send(Buffer.concat([Buffer.from(head), zip]), 1);
   expect(deployed?.status).toBe(201);
 });

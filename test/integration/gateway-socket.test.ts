@@ -13,7 +13,8 @@ import type { FakeHandler } from '../support/fake-backend.ts';
 import { HELLO, newFolder, onEnd, send, startGateway, until } from '../support/gateway.ts';
 import type { TestGateway } from '../support/gateway.ts';
 
-const DEPLOY = 'PUT /api/v1/functions/hello?runtime=nodejs24.x&handler=index.handler';
+// The default of 3 s would end calls that are held while the process rests.
+const DEPLOY = 'PUT /api/v1/functions/hello?runtime=nodejs24.x&handler=index.handler&timeout_ms=600000';
 
 class Peer {
   readonly socket: WebSocket;
@@ -359,7 +360,6 @@ describe('streamed calls', () => {
       return body;
     };
     const { url } = await startHello(handler, { socketLimits: { streamsMax: 2 } });
-    await send(url, 'PATCH /api/v1/functions/hello', { body: '{"timeout_ms":600000}' });
     const peer = await Peer.open(url);
     for (const id of ['a', 'b', 'c']) peer.say({ type: 'invoke', id, function: 'hello', payload: id });
     expect((await peer.find('error')).id).toBe('c');
