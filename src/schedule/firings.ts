@@ -41,7 +41,10 @@ export function* firings(schedule: Schedule, fromMs: number, options: FiringOpti
 
 function nextPeriod({ periodMs }: Periodic, afterMs: number, { anchorMs = 0 }: FiringOptions): number {
   if (afterMs < anchorMs) return anchorMs + periodMs;
-  return anchorMs + (Math.floor((afterMs - anchorMs) / periodMs) + 1) * periodMs;
+  let count = Math.floor((afterMs - anchorMs) / periodMs) + 1;
+  // Fractions of a millisecond round.
+  while (anchorMs + count * periodMs <= afterMs) count += 1;
+  return anchorMs + count * periodMs;
 }
 
 interface CompiledCalendar {

@@ -218,4 +218,21 @@ describe('firings', () => {
     expect(nextFiring(periodic(3600), Date.UTC(2026, 0, 1, 5, 30))).toBe(Date.UTC(2026, 0, 1, 6));
     expect(nextFiring(periodic(3600), 0, { anchorMs: 1_000 })).toBe(3_601_000);
   });
+
+  it('of periods come after the one before, also where a fraction of a millisecond rounds', () => {
+    const instant = fc.integer({ min: 0, max: Date.UTC(2150, 0, 1) });
+    const withFractions = fc.integer({ min: 1_000, max: 5_000_000 }).map((micros) => micros / 1_000_000);
+    fc.assert(
+      fc.property(withFractions, instant, instant, (seconds, anchorMs, fromMs) => {
+        const schedule = periodic(seconds);
+        let at = fromMs;
+        for (let count = 0; count < 50; count += 1) {
+          const next = nextFiring(schedule, at, { anchorMs }) ?? 0;
+          expect(next).toBeGreaterThan(at);
+          at = next;
+        }
+      }),
+      { seed: 7 },
+    );
+  });
 });
