@@ -38,11 +38,19 @@ async function expectAllCompleted({ jobs: { queue } }: TopologyWorld, completed:
 async function survivesWorker(option: string): Promise<void> {
   const world = await TopologyWorld.up(module, flagsOf(option));
   const id = world.workerId('worker-1');
-  const ids = await world.jobs.publish({ count: COUNT, ms: 400 });
-  await world.jobs.until(({ workers }) => workers.some(({ workerId, claimed }) => workerId === id && claimed > 0));
-  world.kill('worker-1');
-  await world.jobs.done(ids);
-  await expectAllCompleted(world, COUNT);
+  const holdsJobs = async (): Promise<boolean> =>
+    (await world.jobs.queue.stats()).workers.some(({ workerId, claimed }) => workerId === id && claimed > 0);
+  const published: (readonly string[])[] = [];
+  for (let isHeld = false; !isHeld;) {
+    const { queued } = (await world.jobs.queue.stats()).byState;
+    if (queued === 0) published.push(await world.jobs.publish({ count: COUNT, ms: 400, prefix: `job-${published.length}` }));
+    // Of what it holds while it is stopped nothing ends.
+    world.kill('worker-1', 'SIGSTOP');
+    isHeld = await holdsJobs();
+    world.kill('worker-1', isHeld ? 'SIGKILL' : 'SIGCONT');
+  }
+  for (const ids of published) await world.jobs.done(ids);
+  await expectAllCompleted(world, published.length * COUNT);
   const lost = (await world.jobs.queue.stats()).workers.find(({ workerId }) => workerId === id)?.lost ?? 0;
   expect(lost).toBeGreaterThan(0);
   const now = await status(world.folder);
@@ -69,11 +77,13 @@ describe('bpr topology', () => {
       const ids = await world.jobs.publish({ count: COUNT, ms: 200 });
       await world.jobs.until(({ byState }) => byState.completed > 0);
       world.kill('engine-1');
+      // Those of before may have been done by then.
+      const waiting = await world.jobs.publish({ count: COUNT, ms: 200, prefix: 'waits' });
       await world.jobs.until(({ byState }) => byState.claimed === 0 && byState.queued > 0);
       expect((await world.jobs.queue.stats()).byState).toMatchObject({ failed: 0, dead: 0 });
       expect((await world.upAgain(flagsOf('2'))).started).toEqual(['engine-1']);
-      await world.jobs.done(ids);
-      await expectAllCompleted(world, COUNT);
+      await Promise.all([world.jobs.done(ids), world.jobs.done(waiting)]);
+      await expectAllCompleted(world, 2 * COUNT);
       await world.down();
     },
     LIMIT_MS,

@@ -143,8 +143,8 @@ export class TopologyWorld {
   }
 
   /** By force, as the machine does when memory is short. */
-  kill(name: string): void {
-    process.kill(this.part(name).pid ?? 0, 'SIGKILL');
+  kill(name: string, signal: NodeJS.Signals = 'SIGKILL'): void {
+    process.kill(this.part(name).pid ?? 0, signal);
   }
 
   /** The id under which a worker has enrolled. */
