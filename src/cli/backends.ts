@@ -3,6 +3,7 @@
 import { join } from 'node:path';
 import { RunnerError, toRunnerError } from '../errors.ts';
 import type { InstanceBackend } from '../runtime/runtime.ts';
+import type { Telemetry } from '../telemetry/telemetry.ts';
 import type { PluginOptions } from './deployer-flags.ts';
 
 /** On this machine, for what Lambda runs: taken when nothing else is asked for. */
@@ -21,6 +22,8 @@ interface BackendPlace {
   readonly folder: string;
   /** By backend. */
   readonly options?: PluginOptions | undefined;
+  /** Default: who only looks whether they are there hears nothing of them. */
+  readonly telemetry?: Telemetry;
 }
 
 /** `auto`: those of this machine. Throws `BACKEND_UNAVAILABLE` when one that was asked for does not work here, or none does. */
@@ -50,13 +53,13 @@ export async function lookFor(names: readonly BackendName[], place: BackendPlace
   return { backends, missing };
 }
 
-async function makeBackend(name: BackendName, { folder, options }: BackendPlace): Promise<InstanceBackend> {
+async function makeBackend(name: BackendName, { folder, options, telemetry }: BackendPlace): Promise<InstanceBackend> {
   const [{ createPluginRegistry }, { systemClock }, { silentTelemetry }] = await Promise.all([
     import('../plugin/registry.ts'),
     import('../clock.ts'),
     import('../telemetry/telemetry.ts'),
   ]);
-  const registry = createPluginRegistry({ clock: systemClock, telemetry: silentTelemetry });
+  const registry = createPluginRegistry({ clock: systemClock, telemetry: telemetry ?? silentTelemetry });
   const given = { folder: join(folder, name), ...options?.[name] };
   if (name === 'process' || name === 'wasm' || name === 'kubernetes') return registry.backend(name, given);
   return registry.backend('container', { ...given, ...(name === 'runc' && { driver: 'runc' }) });

@@ -166,7 +166,7 @@ function enginesAway({ engines }: EnginePool): string | undefined {
 
 async function openRuntime(options: Pick<FunctionsOptions, 'folder' | 'backend' | 'concurrency' | 'telemetry'>): Promise<FunctionRuntime> {
   const { folder, backend: name, concurrency, telemetry } = options;
-  const { backends } = await findBackends(name, { folder: join(folder, 'b') });
+  const { backends } = await findBackends(name, { folder: join(folder, 'b'), telemetry });
   const [backend] = backends.values();
   if (!backend) throw new RunnerError('BACKEND_UNAVAILABLE', `there is no backend ${name} here`);
   const runtime = new FunctionRuntime({

@@ -85,6 +85,9 @@ describe('bpr wasm serve', () => {
       });
       const { text } = await send(url, 'GET /api/v1/functions/hello/logs');
       expect(text).toContain('greeting Ada');
+      // What the backend itself measures is among the metrics of the engine.
+      const metrics = await send(url, 'GET /metrics');
+      expect(metrics.text).toMatch(/^blueprint_wasm_modules_total\{outcome="miss"\} [1-9]/m);
     } finally {
       child.kill('SIGTERM');
     }

@@ -1,8 +1,9 @@
-import { chmodSync, mkdirSync, readFileSync } from 'node:fs';
+import { chmodSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { InvalidArgumentError } from 'commander';
 import type { Command } from 'commander';
 import { RunnerError } from '../../errors.ts';
+import { makeFolder } from '../../folder.ts';
 import type { GatewayAuth } from '../../gateway/auth.ts';
 import { SCOPES } from '../../gateway/http.ts';
 import type { Scope } from '../../gateway/http.ts';
@@ -118,7 +119,7 @@ export async function serve(io: Io, flags: GatewayFlags, name: 'gateway' | 'wasm
   ]);
   const metrics = createMetrics();
   const telemetry = { log: await createLogger({ level: logLevelOf(io) }), metrics, startSpan: undefined };
-  const found = await findBackends(flags.backend, { folder: join(folder, 'b'), options: flags.backendOption });
+  const found = await findBackends(flags.backend, { folder: join(folder, 'b'), options: flags.backendOption, telemetry });
   const auth = authOf(io, flags);
   const gateway = new Gateway({
     folder,
@@ -153,7 +154,7 @@ const list = (value: string, before: readonly string[] = []): readonly string[] 
 function folderOf(io: Io, { dataDir }: { readonly dataDir?: string }, name: string): string {
   const folder = join(dataDir === undefined ? baseFolder(io) : resolve(io.cwd, dataDir), name);
   // Users of instances pass through it to what is theirs.
-  mkdirSync(folder, { recursive: true, mode: 0o711 });
+  makeFolder(folder, 0o711);
   chmodSync(folder, 0o711);
   return folder;
 }
