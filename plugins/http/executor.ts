@@ -119,14 +119,13 @@ export class HttpFaasExecutor implements FaasExecutor {
     const { format } = endpoint;
     const { headers, body } = encodeRequest(format, call);
     const { responseBytesMax } = this.limits;
+    const sent: Record<string, string> = {
+      ...headers,
+      [BLUEPRINT.attempt]: String(options.attempt),
+      [BLUEPRINT.timeoutMs]: String(Math.max(0, Math.ceil(options.deadline - this.#clock.now()))),
+    };
     const flat: string[] = [];
-    for (const name in headers) flat.push(name, headers[name] as string);
-    flat.push(
-      BLUEPRINT.attempt,
-      String(options.attempt),
-      BLUEPRINT.timeoutMs,
-      String(Math.max(0, Math.ceil(options.deadline - this.#clock.now()))),
-    );
+    for (const name in sent) flat.push(name, sent[name] as string);
     const response = await this.#connections.send(endpoint.target, {
       method: 'POST',
       path: this.#isPlatform ? `${this.#functionPath(call.jobId, endpoint)}/invoke` : this.#jobPath(call.jobId, endpoint),

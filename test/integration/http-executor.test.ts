@@ -72,6 +72,18 @@ const invoke = (executor: HttpFaasExecutor, one = call()): ReturnType<HttpFaasEx
 const V1_REPLY: Reply = { headers: { 'content-type': 'application/json' }, body: '{"result":[9,8]}' };
 
 describe('plain mode', () => {
+  test('a call that a handler passes on carries the attempt and the time of this executor only', async () => {
+    const { url, seen } = await serve(() => V1_REPLY);
+    const metadata = new Metadata([
+      ['x-blueprint-attempt', '7'],
+      ['x-blueprint-timeout-ms', '900000'],
+    ]);
+    await invoke(executorOf(url), { ...call(), metadata });
+    const { headers } = seen[0] ?? {};
+    expect(headers?.['x-blueprint-attempt']).toBe('2');
+    expect(Number(headers?.['x-blueprint-timeout-ms'])).toBeLessThanOrEqual(30_000);
+  });
+
   test('posts to {base}/job/{id} what a handler of the Blueprint SDK understands', async () => {
     const { url, seen } = await serve(() => V1_REPLY);
     const { results } = await invoke(executorOf(`${url}/base/`), call(12n));
