@@ -15,12 +15,12 @@ export const ERROR_TEXTS = {
   PEER_MISSING: { meaning: 'An optional package that a plugin needs is not installed.', remedy: 'Install the package that the message names.' },
 
   // Jobs: definition, arguments, results
-  JOB_UNKNOWN: { meaning: 'No route, fallback or executor takes this job id.', remedy: 'Ignore the call, or register the job and ask for another try with runner.retry().' },
+  JOB_UNKNOWN: { meaning: 'No route, fallback or executor takes this job id.', remedy: 'Call a job that there is; an operator ignores the call, or registers the job and asks for another try with runner.retry().' },
   JOB_DUPLICATE: { meaning: 'A job id is routed twice.', remedy: 'Route each job id once.' },
   JOB_ID_INVALID: { meaning: 'The value is not a job id (an unsigned integer below 2^256).', remedy: 'Pass an integer, a decimal or 0x string, or at most 32 bytes.' },
   JOB_TYPE_INVALID: { meaning: 'A Solidity type in a job definition cannot be parsed.', remedy: 'Correct the type that the message names.' },
   JOB_SCHEMA_MISMATCH: { meaning: 'The types of a job differ from its schema on chain.', remedy: 'Make the job definition and the blueprint agree.' },
-  JOB_ARGS_INVALID: { meaning: 'The arguments of a call cannot be decoded as the types of its job.', remedy: 'Nothing to do for the operator: the caller sent other bytes than the job takes.' },
+  JOB_ARGS_INVALID: { meaning: 'The arguments of a call cannot be decoded as the types of its job.', remedy: 'Call the job with arguments of its types; an operator has nothing to do.' },
   JOB_RESULT_INVALID: { meaning: 'The job returned a value that cannot be encoded as its result type.', remedy: 'Correct the job: its message names the type and the value.' },
   JOB_REJECTED: { meaning: 'An extractor could not be satisfied by this call.', remedy: 'Call the job with the metadata that it needs.' },
   JOB_FAILED: { meaning: 'The code of the job threw.', remedy: 'See the cause; declare the job idempotent to have it tried again by itself, or ask for another try with runner.retry().' },

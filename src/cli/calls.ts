@@ -55,6 +55,9 @@ export async function readLedger<T>(io: Io, flags: LedgerFlags, read: (ledger: L
   }
 }
 
+/** What `findCalls` takes, for help. */
+export const CALL_ARGUMENT = 'its call id, seq: and its row in the ledger, or the id of a call of a producer';
+
 /**
  * By call id, by `seq:` and the row in the ledger, or by the id that a producer gave. Call ids count per service, and a reorg can give one to
  * another call: there can be several. Throws `NOT_FOUND`.

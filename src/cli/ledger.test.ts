@@ -41,7 +41,11 @@ beforeAll(async () => {
   await ledger.recordSeen([call(1n, 0n), call(1n, 1n), call(2n, 0n)], { chainId: 31337, contract: CONTRACT, block });
   const [settled, failed] = ledger.find({ serviceId: 1n }).map(({ seq }) => seq) as [number, number];
   await ledger.recordAttempt(settled, { number: 1, executor: 'http', reason: 'routed by job id' });
-  await ledger.recordExecuted(settled, { body: Uint8Array.of(9, 9), metadata: new Metadata() }, { executor: 'http', durationMs: 12 });
+  await ledger.recordExecuted(
+    settled,
+    { body: Uint8Array.of(9, 9), metadata: new Metadata() },
+    { executor: 'http', durationMs: 12.000_400_000_1 },
+  );
   const fees = {
     maxPriorityFeePerGas: 1n,
     gas: 90_000n,
@@ -52,7 +56,7 @@ beforeAll(async () => {
     raw: RAW,
   } as const;
   await ledger.recordTransaction(31337, { ...fees, hash: hash(0xa1), maxFeePerGas: 2_000_000_000n });
-  const bumped = await ledger.recordTransaction(31337, { ...fees, hash: hash(0xa2), maxFeePerGas: 3_000_000_000n });
+  const bumped = await ledger.recordTransaction(31337, { ...fees, hash: hash(0xa2), maxFeePerGas: 120_450n });
   await ledger.recordMined(bumped.id, { block, success: true, gasUsed: 80_000n, effectiveGasPrice: 1n });
   await ledger.recordFinal(31337, 60n);
   await ledger.recordAttempt(failed, { number: 1, executor: 'local' });
@@ -222,7 +226,7 @@ describe('why', () => {
     });
     expect(story?.transactions).toMatchObject([
       { nonce: 5, state: 'replaced', hash: hash(0xa1), maxFeePerGas: '2000000000' },
-      { nonce: 5, state: 'mined', hash: hash(0xa2), maxFeePerGas: '3000000000', block: { number: '60' }, resultsCarried: 1 },
+      { nonce: 5, state: 'mined', hash: hash(0xa2), maxFeePerGas: '120450', block: { number: '60' }, resultsCarried: 1 },
     ]);
     expect(story?.events.map(({ kind }) => kind)).toEqual(['seen', 'attempt', 'executed', 'signed', 'signed', 'mined']);
     expect(story?.events[1]?.detail).toMatchObject({ executor: 'http', reason: 'routed by job id' });
@@ -244,10 +248,11 @@ describe('why', () => {
 
   it('prints the story for people', async () => {
     const { stdout } = await bpr('why', '0', '--service', '1');
+    expect(stdout).toContain('durationMs 12,');
     expect(stdout).toMatch(/^call 0 of service 1 \(job 2\)\nfinal: its result is on chain for good\n/);
     expect(stdout).toMatch(/^\S+Z +seen +blockNumber 40/m);
     expect(stdout).toMatch(/^5 +replaced +results +0xa1\S+ +2\.000 +90000 +1 +-$/m);
-    expect(stdout).toMatch(/^5 +mined +results +0xa2\S+ +3\.000 +90000 +1 +60$/m);
+    expect(stdout).toMatch(/^5 +mined +results +0xa2\S+ +0\.00012045 +90000 +1 +60$/m);
     expect(stdout).toMatch(/fee bumps: 1\n\nfinal: yes\n$/);
   });
 });

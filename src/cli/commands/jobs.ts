@@ -1,5 +1,6 @@
 import type { Command } from 'commander';
 import {
+  CALL_ARGUMENT,
   STATES,
   callDocument,
   callTitle,
@@ -44,8 +45,6 @@ Examples:
 States: ${Object.keys(STATES).join(', ')}.
 
 Exit status: 0 done; 1 failed, the message begins with a code of ERRORS.md; 2 called in a wrong way.`;
-
-const CALL_ARGUMENT = 'its call id, seq: and its row in the ledger, or the id of a call of a producer';
 
 const RETRY_EXAMPLES = `
 Examples:

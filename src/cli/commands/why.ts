@@ -1,7 +1,17 @@
 import type { Command } from 'commander';
 import type { CallRecord, Ledger, LedgerEvent, LedgerTransaction } from '../../ledger/ledger.ts';
 import { createRedactor, redactText } from '../../telemetry/redact.ts';
-import { STATES, callDocument, callTitle, findCalls, fingerprint, parseUint64, readLedger, withLedgerOptions } from '../calls.ts';
+import {
+  CALL_ARGUMENT,
+  STATES,
+  callDocument,
+  callTitle,
+  findCalls,
+  fingerprint,
+  parseUint64,
+  readLedger,
+  withLedgerOptions,
+} from '../calls.ts';
 import type { LedgerFlags } from '../calls.ts';
 import { print, table, timeText } from '../output.ts';
 import type { Cli } from '../output.ts';
@@ -21,7 +31,7 @@ Exit status: 0 done; 1 failed, the message begins with a code of ERRORS.md; 2 ca
 
 /** `bpr why`: the causal chain of one call. */
 export function addWhy(program: Command, { io }: Cli): void {
-  withLedgerOptions(program.command('why').description('explain what happened to a call, and why').argument('<call>', 'its call id'))
+  withLedgerOptions(program.command('why').description('explain what happened to a call, and why').argument('<call>', CALL_ARGUMENT))
     .option('--service <id>', 'of this service: call ids count per service', parseUint64)
     .addHelpText('after', EXAMPLES)
     .action(async (name: string, flags: WhyFlags) => {
@@ -91,7 +101,12 @@ function storyText(story: Story): string {
 
 function detailText(detail: LedgerEvent['detail']): string {
   const known = Object.entries(detail).filter(([, value]) => value !== null && value !== undefined);
-  return known.map(([name, value]) => `${name} ${typeof value === 'string' ? value : JSON.stringify(value)}`).join(', ');
+  return known.map(([name, value]) => `${name} ${valueText(value)}`).join(', ');
+}
+
+function valueText(value: unknown): string {
+  if (typeof value === 'number') return String(Number(value.toFixed(3)));
+  return typeof value === 'string' ? value : JSON.stringify(value);
 }
 
 function transactionsText(transactions: readonly LedgerTransaction[]): string {
@@ -109,5 +124,7 @@ function transactionsText(transactions: readonly LedgerTransaction[]): string {
 }
 
 function gwei(wei: bigint): string {
-  return (Number(wei) / 1e9).toFixed(3);
+  const amount = Number(wei) / 1e9;
+  // Where gas costs next to nothing, all of it is behind the third place.
+  return amount >= 1 ? amount.toFixed(3) : String(Number(amount.toPrecision(6)));
 }
