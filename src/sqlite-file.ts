@@ -1,11 +1,12 @@
 /** A SQLite file of our own: opening, checking, locking, and group commit. Beneath the ledger and the embedded queue. */
 
-import { closeSync, existsSync, fdatasync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, statSync } from 'node:fs';
+import { closeSync, existsSync, fdatasync, fsyncSync, openSync, renameSync, rmSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import type { StatementSync } from 'node:sqlite';
 import { RunnerError, isRunnerError } from './errors.ts';
 import type { ErrorCode, RunnerErrorOptions } from './errors.ts';
+import { makeFolder } from './folder.ts';
 
 /** Larger files are opened without the check of every page: it reads the whole file. */
 const CHECKED_BYTES_MAX = 256 * 1024 * 1024;
@@ -101,7 +102,7 @@ export class SqliteFile {
     const inMemory = path === ':memory:';
     let database: DatabaseSync | undefined;
     try {
-      if (!inMemory && !readonly) mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+      if (!inMemory && !readonly) makeFolder(dirname(path), 0o700);
       // Found out before a lock is made beside it.
       const found = inMemory ? undefined : statSync(path, { throwIfNoEntry: false });
       if (found?.isDirectory()) throw this.#inaccessible();

@@ -30,7 +30,8 @@ const TABLE: Readonly<Record<string, RoomRule>> = {
   job: { rooms: ['errors'], packages: ['viem'] },
   telemetry: { rooms: ['errors'], packages: ['pino', 'prom-client', '@opentelemetry/api'] },
   'map-limited': { rooms: [] },
-  'sqlite-file': { rooms: ['errors'] },
+  folder: { rooms: [] },
+  'sqlite-file': { rooms: ['folder', 'errors'] },
   ledger: { rooms: ['sqlite-file', ...BASE] },
   executor: { rooms: ['schedule:contract', ...BASE] },
   runtime: { rooms: ['map-limited', 'executor', ...BASE] },
@@ -39,7 +40,7 @@ const TABLE: Readonly<Record<string, RoomRule>> = {
   queue: { rooms: ['sqlite-file', 'http', 'executor:contract', ...BASE] },
   // Engines elsewhere, which workers call, or a control plane for them.
   engine: { rooms: ['executor', 'runtime', 'http', ...BASE] },
-  control: { rooms: ['sqlite-file', 'queue', 'gateway', 'runtime', 'engine', ...BASE] },
+  control: { rooms: ['folder', 'sqlite-file', 'queue', 'gateway', 'runtime', 'engine', ...BASE] },
   worker: { rooms: ['queue', 'executor', 'runtime', 'engine', 'http', ...BASE] },
   // Files for those who watch; of the others it knows the names of metrics, which a test compares.
   operations: { rooms: [], packages: ['yaml'] },
@@ -59,7 +60,7 @@ const TABLE: Readonly<Record<string, RoomRule>> = {
     packages: ['tsyringe', 'reflect-metadata'],
   },
   deploy: {
-    rooms: ['map-limited', 'job', 'executor', 'chain', 'schedule', 'plugin', 'runner', 'telemetry', 'clock', 'errors'],
+    rooms: ['folder', 'map-limited', 'job', 'executor', 'chain', 'schedule', 'plugin', 'runner', 'telemetry', 'clock', 'errors'],
     packages: ['esbuild', 'fflate', 'smol-toml', 'yaml'],
   },
   http: { rooms: ['executor', 'plugin', 'job', 'clock', 'errors'], packages: ['undici'] },

@@ -108,6 +108,11 @@ describe('a command that fails', () => {
     ['control-plane --tls-cert nope.pem', 'error'],
     ['gateway --tls-cert nope.pem', 'error'],
     ['dev nope.ts', 'error'],
+    ['init /proc/x', undefined],
+    ['plugin new acme --dir /proc/x/y', undefined],
+    ['operations export --out /proc/x', undefined],
+    ['gateway --data-dir /proc/x --port 0', 'error'],
+    ['control-plane --data /proc/x --port 0', 'error'],
   ])('%s', async (line, event) => {
     const args = line.split(' ');
     const [json, text] = [await bpr([...args, '--json']), await bpr(args)];

@@ -39,7 +39,9 @@ const UNUSABLE: ReadonlySet<string> = new Set([
 /** Of a path that no flag is known of. */
 export function unusablePath(thrown: unknown): unknown {
   const { code = '', syscall, path }: NodeJS.ErrnoException = thrown instanceof Error ? thrown : new Error(String(thrown));
-  if (syscall === undefined || path === undefined || !UNUSABLE.has(code)) return thrown;
+  // Of a folder it says that the system makes none there.
+  const isUnusable = UNUSABLE.has(code) || (code === 'ENOENT' && syscall === 'mkdir');
+  if (syscall === undefined || path === undefined || !isUnusable) return thrown;
   const message = `${path} cannot be used (${code}, ${syscall}); name another file or folder, or change what may be done there`;
   return new RunnerError('CONFIG_INVALID', message, { cause: thrown, details: { path } });
 }

@@ -1,8 +1,9 @@
 /** Writes the files of a new project. */
 
-import { existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { RunnerError } from '../errors.ts';
+import { makeFolder } from '../folder.ts';
 
 export interface Scaffold {
   readonly root: string;
@@ -30,7 +31,7 @@ export function writeScaffold({ root, files, force = false, dryRun = false }: Sc
   if (dryRun) return;
   for (const [name, text] of Object.entries(files)) {
     const file = join(root, name);
-    mkdirSync(dirname(file), { recursive: true });
+    makeFolder(dirname(file));
     writeFileSync(file, text);
   }
 }

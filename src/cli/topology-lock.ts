@@ -1,8 +1,9 @@
 /** One command at a time changes what runs in the folder of a topology. */
 
-import { existsSync, linkSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, rmdirSync, writeFileSync } from 'node:fs';
+import { existsSync, linkSync, readFileSync, readdirSync, renameSync, rmSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { RunnerError } from '../errors.ts';
+import { makeFolder } from '../folder.ts';
 import { atPath } from './named-path.ts';
 
 const LOCK = 'lock';
@@ -12,7 +13,7 @@ const LOCK = 'lock';
  * `STATE_INVALID` and the id of that process.
  */
 export async function withFolderLock<T>(folder: string, work: () => Promise<T>): Promise<T> {
-  atPath({ path: folder, flag: '--data' }, () => mkdirSync(folder, { recursive: true, mode: 0o700 }));
+  atPath({ path: folder, flag: '--data' }, () => makeFolder(folder, 0o700));
   take(folder);
   try {
     return await work();

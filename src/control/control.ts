@@ -1,11 +1,11 @@
 /** The control plane: the queue, the tickets and the workers of many machines behind one HTTP address. */
 
 import { randomBytes } from 'node:crypto';
-import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { systemClock } from '../clock.ts';
 import type { Clock } from '../clock.ts';
 import { RunnerError } from '../errors.ts';
+import { makeFolder } from '../folder.ts';
 import { isLoopbackName } from '../gateway/checks.ts';
 import { errorDocument, json, retryHeaders, statusOf } from '../gateway/http.ts';
 import type { Reply, Route } from '../gateway/http.ts';
@@ -194,7 +194,7 @@ export class ControlPlane {
     const names = hosts ?? (urls ? urls.map((url) => new URL(url).hostname) : [host]);
     if (names.some(isWildcard))
       throw new RunnerError('CONFIG_INVALID', `${host} is every address of this machine; say under which of them workers reach it`);
-    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    makeFolder(folder, 0o700);
     const isOwn = wanted === 'own' || (wanted === undefined && !isLoopbackName(host));
     const tls = isOwn ? openCertificate(folder, [...new Set([...names, 'localhost', '127.0.0.1'])], this.#clock.now()) : wanted;
     try {

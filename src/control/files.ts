@@ -1,9 +1,10 @@
 /** The files of a control plane that are not a database: keys, tokens, tickets. Readable for their owner only, there whole or not at all. */
 
 import { randomUUID } from 'node:crypto';
-import { closeSync, fchmodSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, fchmodSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { RunnerError } from '../errors.ts';
+import { makeFolder } from '../folder.ts';
 
 /** Undefined when there is none. Throws `CONFIG_INVALID`. */
 export function readSecretFile(path: string): string | undefined {
@@ -19,7 +20,7 @@ export function readSecretFile(path: string): string | undefined {
 export function writeSecretFile(path: string, text: string): void {
   const part = `${path}.${randomUUID()}`;
   try {
-    mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+    makeFolder(dirname(path), 0o700);
     const file = openSync(part, 'wx', 0o600);
     try {
       fchmodSync(file, 0o600);

@@ -1,9 +1,10 @@
 /** Packages from what an author has at hand: a folder, a module, or a function that a module exports. */
 
-import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { RunnerError } from '../errors.ts';
+import { makeFolder } from '../folder.ts';
 import { PACKAGE_NAME } from './bundler.ts';
 import { buildHandler } from './package.ts';
 import type { BuildHandlerOptions, BuiltHandler } from './package.ts';
@@ -33,7 +34,7 @@ export async function createPackage(source: string | PackagedCallable, options: 
   const file = moduleOf(source, module);
   const name = await exportedName(source, file);
   const entry = join(resolve(rest.outDir), 'callable.mjs');
-  mkdirSync(resolve(rest.outDir), { recursive: true });
+  makeFolder(resolve(rest.outDir));
   writeFileSync(entry, callableSource(file, name));
   return buildHandler({ ...rest, entry });
 }

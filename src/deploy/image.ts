@@ -4,9 +4,10 @@
  */
 
 import { execFileSync } from 'node:child_process';
-import { closeSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { RunnerError } from '../errors.ts';
+import { makeFolder } from '../folder.ts';
 import { tarOf, tarParts } from './tar.ts';
 import type { TarEntry } from './tar.ts';
 import { sha256Of, unpackFiles } from './zip.ts';
@@ -88,7 +89,7 @@ export async function writeImageLayout(options: ImageLayoutOptions): Promise<Wri
   let bytes = 0;
   const putBlob = (kind: string, data: Uint8Array): Descriptor => {
     const hash = sha256Of(data);
-    mkdirSync(join(outDir, 'blobs/sha256'), { recursive: true });
+    makeFolder(join(outDir, 'blobs/sha256'));
     writeFileSync(join(outDir, 'blobs/sha256', hash), data);
     bytes += data.length;
     return { mediaType: `${TYPE}.${kind}`, digest: `sha256:${hash}`, size: data.length };
@@ -135,7 +136,7 @@ export function writeImageArchive(directory: string, file: string, name: string)
   const entries = [pointer, ...blobs, read('index.json'), read('oci-layout'), { name: 'manifest.json', mode: 0o644, data: forDocker }];
   const part = `${file}.${process.pid}.tmp`;
   try {
-    mkdirSync(dirname(file), { recursive: true });
+    makeFolder(dirname(file));
     const target = openSync(part, 'w');
     try {
       for (const bytes of tarParts(entries)) writeFileSync(target, bytes);

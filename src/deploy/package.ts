@@ -2,10 +2,11 @@
  * Packaging: from the module that exports a job router to one file that runs on every platform, and the zip that is deployed.
  */
 
-import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import type { BuildFailure, BuildResult, Metafile } from 'esbuild';
 import { RunnerError } from '../errors.ts';
+import { makeFolder } from '../folder.ts';
 import { importPeer } from '../plugin/peer.ts';
 import { startDescriber } from './describe.ts';
 import type { Describer } from './describe.ts';
@@ -114,7 +115,7 @@ async function build(options: BuildHandlerOptions, describer: Describer): Promis
   const file = join(outDir, 'handler.mjs');
   const zipFile = join(outDir, `${options.name ?? 'handler'}.zip`);
   const fileSha256 = sha256Of(code);
-  mkdirSync(outDir, { recursive: true });
+  makeFolder(outDir);
   const loaded = join(outDir, `handler.${temporaryName()}.mjs`);
   writeFileSync(loaded, code);
   // It loads in a process of its own, and is compressed here meanwhile.

@@ -17,6 +17,7 @@ import { homedir } from 'node:os';
 import { dirname, extname, isAbsolute, join } from 'node:path';
 import { parse as parseToml, stringify as stringifyToml } from 'smol-toml';
 import { RunnerError } from '../errors.ts';
+import { makeFolder } from '../folder.ts';
 
 /** What a file of settings holds: keys in the order of the file, known and unknown ones. */
 export type SettingsDocument = Record<string, unknown>;
@@ -103,7 +104,7 @@ function formatOf(path: string): 'json' | 'toml' {
 export function writeSettings(path: string, document: SettingsDocument): void {
   const text = formatOf(path) === 'toml' ? `${stringifyToml(withoutNull(document))}\n` : `${JSON.stringify(document, null, 2)}\n`;
   try {
-    mkdirSync(dirname(path), { recursive: true, mode: DIRECTORY_MODE });
+    makeFolder(dirname(path), DIRECTORY_MODE);
     replaceFile(targetOf(path), text);
   } catch (cause) {
     throw new RunnerError('CONFIG_INVALID', `${path} cannot be written: ${messageOf(cause)}`, { cause });

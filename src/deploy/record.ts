@@ -1,12 +1,13 @@
 /** What is known of a deployed service, on disk: written after every step, so that any later process goes on from there. */
 
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { RunnerError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
 import type { ExecutorReference } from '../executor/deployer.ts';
+import { makeFolder } from '../folder.ts';
 import { stateFolder } from './policy-file.ts';
 
 /** A plugin and the options of its deployer or host. */
@@ -99,7 +100,7 @@ export class ServiceRecords {
   }
 
   write(record: ServiceRecord): void {
-    mkdirSync(this.#folder, { recursive: true, mode: 0o700 });
+    makeFolder(this.#folder, 0o700);
     const file = this.#file(record);
     writeFileSync(`${file}.new`, `${JSON.stringify({ ...record, history: record.history.slice(-HISTORY_MAX) }, null, 2)}\n`, {
       mode: 0o600,
@@ -117,7 +118,7 @@ export class ServiceRecords {
    * Throws `STATE_INVALID` while another one has it.
    */
   lock(service: { readonly serviceId: string; readonly chainId: number; readonly contract: string }): () => void {
-    mkdirSync(this.#folder, { recursive: true, mode: 0o700 });
+    makeFolder(this.#folder, 0o700);
     const file = `${this.#file(service)}.lock`;
     const database = new DatabaseSync(file, { timeout: 0 });
     try {

@@ -1,10 +1,11 @@
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { Option } from 'commander';
 import type { Command } from 'commander';
 import { EXPORT_FORMATS } from '../../deploy/export.ts';
 import type { ExportFormat } from '../../deploy/export.ts';
 import type { Exported } from '../../deploy/export-files.ts';
+import { makeFolder } from '../../folder.ts';
 import { configOf, packageOf, withConfig } from '../function-flags.ts';
 import type { ConfigFlags } from '../function-flags.ts';
 import { print } from '../output.ts';
@@ -59,7 +60,7 @@ export function writeExport(io: Io, { out, json }: { readonly out: string; reado
   const folder = resolve(io.cwd, out);
   const files = Object.entries(exported.files).map(([path, content]) => {
     const file = join(folder, path);
-    mkdirSync(dirname(file), { recursive: true });
+    makeFolder(dirname(file));
     writeFileSync(file, content);
     return file;
   });

@@ -1,6 +1,7 @@
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
+import { makeFolder } from '../../folder.ts';
 import { controlFolder } from '../control-access.ts';
 import { atPath } from '../named-path.ts';
 import { print } from '../output.ts';
@@ -38,7 +39,7 @@ export function addOperations(program: Command, { io }: Cli): void {
       const folder = resolve(io.cwd, out);
       const files = Object.entries(operationsFiles({ controlFolder: controlFolder(io, data) }));
       atPath({ path: folder, flag: '--out' }, () => {
-        mkdirSync(folder, { recursive: true });
+        makeFolder(folder);
         for (const [name, text] of files) writeFileSync(join(folder, name), text);
       });
       const paths = files.map(([name]) => join(folder, name));

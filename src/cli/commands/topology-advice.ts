@@ -1,10 +1,11 @@
 /** `bpr topology recommend` and `bpr topology matrix`: which one. */
 
-import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
 import { systemClock } from '../../clock.ts';
+import { makeFolder } from '../../folder.ts';
 import type { Measurements } from '../../topology/matrix.ts';
 import { TOPOLOGY_OPTIONS } from '../../topology/topology.ts';
 import { parseCount } from '../calls.ts';
@@ -107,7 +108,7 @@ export function addMatrix(topology: Command, { io }: Cli): void {
 }
 
 function keep(file: string, measured: Measurements): void {
-  mkdirSync(dirname(file), { recursive: true });
+  makeFolder(dirname(file));
   writeFileSync(`${file}.new`, `${toJson(measured)}\n`);
   renameSync(`${file}.new`, file);
 }

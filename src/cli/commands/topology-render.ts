@@ -1,8 +1,9 @@
-import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
+import { chmodSync, writeFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Option } from 'commander';
 import type { Command } from 'commander';
+import { makeFolder } from '../../folder.ts';
 import { TOPOLOGY_FORMATS } from '../../topology/render.ts';
 import type { TopologyFormat } from '../../topology/render.ts';
 import type { TopologyOption } from '../../topology/topology.ts';
@@ -62,14 +63,14 @@ async function write(io: Io, flags: RenderFlags): Promise<void> {
     bprPath: join(own, 'bin', 'bpr.mjs'),
   });
   const folder = resolve(io.cwd, flags.out);
-  atPath({ path: folder, flag: '--out' }, () => mkdirSync(folder, { recursive: true }));
+  atPath({ path: folder, flag: '--out' }, () => makeFolder(folder));
   if (needsRoot) {
     progress(io, 'copying node, the package and its dependencies ...');
     writeRootFiles({ folder: join(folder, ROOT), packageFolder: own, nodePath, libraries: librariesOf(nodePath) });
   }
   const written = Object.entries(files).map(([path, text]) => {
     const file = join(folder, path);
-    mkdirSync(dirname(file), { recursive: true });
+    makeFolder(dirname(file));
     writeFileSync(file, text);
     chmodSync(file, path.endsWith('.sh') ? 0o755 : 0o644);
     return file;

@@ -1,7 +1,8 @@
-import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
+import { renameSync, writeFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { RunnerError } from '../../errors.ts';
+import { makeFolder } from '../../folder.ts';
 import { print, progress, sizeText, table } from '../output.ts';
 import type { Cli } from '../output.ts';
 
@@ -35,7 +36,7 @@ export function addWorkerBundle(program: Command, { io }: Cli): void {
       progress(io, 'bundling the worker ...');
       const { code, sha256, gzipBytes } = await bundleWorker();
       const file = resolve(io.cwd, out);
-      mkdirSync(dirname(file), { recursive: true });
+      makeFolder(dirname(file));
       const part = `${file}.${process.pid}.tmp`;
       writeFileSync(part, code, { mode: 0o755 });
       renameSync(part, file);

@@ -1,8 +1,9 @@
-import { chmodSync, mkdirSync } from 'node:fs';
+import { chmodSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
 import { RunnerError, toRunnerError } from '../../errors.ts';
+import { makeFolder } from '../../folder.ts';
 import type { WorkQueue } from '../../queue/queue.ts';
 import type { WorkerLifecycle } from '../../worker/worker-metrics.ts';
 import type { WorkerEvent } from '../../worker/worker.ts';
@@ -321,7 +322,7 @@ function folderOf(io: Io, { data }: WorkerFlags): string {
   const folder = data === undefined ? join(baseFolder(io), 'worker') : resolve(io.cwd, data);
   atPath({ path: folder, flag: '--data, or its base with BPR_DATA_DIR' }, () => {
     // Users of instances pass through it to what is theirs.
-    mkdirSync(folder, { recursive: true, mode: 0o711 });
+    makeFolder(folder, 0o711);
     chmodSync(folder, 0o711);
   });
   return folder;
