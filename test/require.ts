@@ -31,7 +31,10 @@ export function requirePeer(name: string, probe: () => void): DeclareTest {
   }
 }
 
+/** For the programs of probes. It ends only what hangs: on a busy machine a peer that is there takes long to say so. */
+export const PROBE_MS_MAX = 120_000;
+
 /** For probes: throws unless the command can be run and ends with 0. */
 export function runs(command: string, ...args: string[]): void {
-  execFileSync(command, args, { stdio: 'ignore', timeout: 10_000 });
+  execFileSync(command, args, { stdio: 'ignore', timeout: PROBE_MS_MAX });
 }

@@ -2,7 +2,7 @@
 
 import { execFileSync } from 'node:child_process';
 import { request } from 'node:http';
-import { requirePeer, runs } from '../require.ts';
+import { PROBE_MS_MAX, requirePeer, runs } from '../require.ts';
 import type { DeclareTest } from '../require.ts';
 import type { ContainerBackendOptions } from '../../plugins/container/index.ts';
 import { ContainerBackend } from '../../plugins/container/backend.ts';
@@ -15,7 +15,7 @@ require('node:http').get({ socketPath: host.replace('unix://', ''), path: '/_pin
 
 /** Declares tests that need Docker at `DOCKER_HOST` or its usual socket. */
 export const testDocker = requirePeer('docker', () => {
-  execFileSync(process.execPath, ['-e', PING], { stdio: ['ignore', 'ignore', 'pipe'], timeout: 5_000 });
+  execFileSync(process.execPath, ['-e', PING], { stdio: ['ignore', 'ignore', 'pipe'], timeout: PROBE_MS_MAX });
 });
 
 /** Declares tests that need `runc` and root. */

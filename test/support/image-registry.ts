@@ -7,11 +7,12 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { PROBE_MS_MAX } from '../require.ts';
 import { reservedPort } from './reserved-port.ts';
 
 /** Throws the reason when it is not there: a probe for `requirePeer`. */
 export function probeRegistry(): void {
-  execFileSync('docker-registry', ['--version'], { stdio: 'ignore', timeout: 10_000 });
+  execFileSync('docker-registry', ['--version'], { stdio: 'ignore', timeout: PROBE_MS_MAX });
 }
 
 type Sign = 'none' | 'basic' | 'bearer';

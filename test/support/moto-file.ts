@@ -17,7 +17,7 @@ export function useMoto() {
     if (!isThere) return;
     const moto = await startMoto();
     started = { moto, proxy: await startAwsProxy(moto.url) };
-  }, 60_000);
+  });
   afterAll(async () => {
     await started?.proxy.close();
     await started?.moto.close();

@@ -7,10 +7,11 @@ import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { delimiter, join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
+import { PROBE_MS_MAX } from '../require.ts';
 
 /** Throws the reason when moto is not there: a probe for `requirePeer`. */
 export function probeMoto(): void {
-  execFileSync('moto_server', ['--help'], { stdio: 'ignore', timeout: 30_000 });
+  execFileSync('moto_server', ['--help'], { stdio: 'ignore', timeout: PROBE_MS_MAX });
 }
 
 export interface Moto {
@@ -20,7 +21,7 @@ export interface Moto {
   close(): Promise<void>;
 }
 
-const START_MS_MAX = 60_000;
+const START_MS_MAX = 120_000;
 
 /**
  * Without Docker moto can answer calls of functions by itself (`answersCalls`); it then does not find layers.
