@@ -32,7 +32,7 @@ beforeAll(async () => {
   scheduler = new Scheduler(aws);
   events = new EventBridge(aws);
   s3 = new S3({ ...aws, forcePathStyle: true });
-}, 60_000);
+});
 
 afterAll(async () => {
   if (!isThere) return;
@@ -225,7 +225,7 @@ describe('packages', () => {
       await through.remove(NAME);
       expect(await keys()).toEqual([]);
     },
-    60_000,
+    180_000,
   );
 
   testMoto(
@@ -245,7 +245,7 @@ describe('packages', () => {
       await through.remove('other');
       expect(await keys()).toEqual([]);
     },
-    60_000,
+    180_000,
   );
 
   testMoto('of layers are published once for all functions, and stay while another one has them', async () => {

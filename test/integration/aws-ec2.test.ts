@@ -20,7 +20,7 @@ beforeAll(async () => {
   if (!isThere) return;
   ec2 = new EC2(settings(world.moto.url));
   s3 = new S3({ ...settings(world.moto.url), forcePathStyle: true });
-}, 60_000);
+});
 
 afterAll(async () => {
   if (!isThere) return;
@@ -96,7 +96,7 @@ describe('a program on EC2', () => {
       expect((await host.terminate('orchestrator')).changes).toEqual([]);
       await host.close();
     },
-    120_000,
+    180_000,
   );
 
   testMoto(
@@ -114,7 +114,7 @@ describe('a program on EC2', () => {
         await host.close();
       }
     },
-    120_000,
+    180_000,
   );
 
   testMoto(
@@ -157,6 +157,6 @@ describe('a program on EC2', () => {
       expect(await host.describe('theirs')).toMatchObject({ status: 'foreign' });
       expect(await all(host.list())).toEqual([]);
     },
-    120_000,
+    180_000,
   );
 });

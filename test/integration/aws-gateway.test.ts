@@ -54,7 +54,7 @@ beforeAll(async () => {
   const built = await buildHandler({ entry: 'test/fixtures/gateway/jobs.ts', outDir: join(folder, 'build') });
   const code = { zip: readFileSync(built.zipFile), sha256: built.sha256 };
   await deployer.deploy('conformance', code, { memoryMb: 512, timeoutMs: 60_000, environment: { BLUEPRINT_REQUEST_BYTES_MAX: '8000000' } });
-}, 120_000);
+});
 
 afterAll(async () => {
   if (!isThere) return;
@@ -148,7 +148,7 @@ describe('a deployed handler', () => {
       await expect(executor.invoke(call, soon())).rejects.toMatchObject({ code: 'EXECUTOR_NOT_FOUND' });
       await executor.close?.();
     },
-    120_000,
+    180_000,
   );
 
   testMoto('has dead letters, tracing, a network and a log format, and loses them', async () => {

@@ -24,7 +24,7 @@ beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'bpr-aws-image-'));
   if (!isThere) return;
   lambda = new Lambda(settings(world.moto.url));
-}, 60_000);
+});
 
 afterAll(async () => {
   await rm(folder, { recursive: true, force: true });

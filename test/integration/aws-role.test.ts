@@ -24,7 +24,7 @@ beforeAll(async () => {
   if (!isThere) return;
   iam = new IAM(settings(world.moto.url));
   home = mkdtempSync(join(tmpdir(), 'bpr-aws-role-'));
-}, 60_000);
+});
 
 afterAll(async () => {
   if (!isThere) return;
@@ -136,6 +136,6 @@ describe('bpr cloud aws bootstrap-role', () => {
       const { changes } = JSON.parse((await bpr('--name', 'shared-role', '--json')).stdout) as { changes: unknown };
       expect(changes).toEqual([]);
     },
-    120_000,
+    180_000,
   );
 });

@@ -212,5 +212,5 @@ describe('a deployment that stopped', () => {
     expect((await user.bpr('service', 'remove', '--service-id', id())).code).toBe(0);
     expect(orchestratorsOf(user)).toEqual([]);
     expect((await user.json('service', 'list'))['services']).toEqual([]);
-  }, 120_000);
+  });
 });

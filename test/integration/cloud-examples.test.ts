@@ -14,7 +14,7 @@ const folder = join(import.meta.dirname, '../../examples/cloud');
 const SHARED = ['aws.ts', 'tasks.ts'];
 
 async function linesOf(example: string, env: NodeJS.ProcessEnv = process.env): Promise<string[]> {
-  const { stdout } = await promisify(execFile)(process.execPath, [join(folder, `${example}.ts`)], { env, timeout: 60_000 });
+  const { stdout } = await promisify(execFile)(process.execPath, [join(folder, `${example}.ts`)], { env, timeout: 170_000 });
   return stdout.trimEnd().split('\n');
 }
 

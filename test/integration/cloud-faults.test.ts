@@ -49,7 +49,7 @@ beforeAll(async () => {
   other = join(folder, 'b.zip');
   writeFileSync(zip, handlerPackage('a').zip);
   writeFileSync(other, handlerPackage('b').zip);
-}, 60_000);
+});
 
 afterEach(async () => {
   for (const close of closing.splice(0).toReversed()) await close();
@@ -271,7 +271,7 @@ describe('a deployment that stopped', () => {
         expect(one.proxy.rounds()).toBeLessThanOrEqual(one.proxy.requests.length / 2);
       }
     },
-    60_000,
+    180_000,
   );
 });
 

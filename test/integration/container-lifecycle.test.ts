@@ -197,7 +197,7 @@ describe.each(DRIVERS)('containers by $name', ({ name, test, make }) => {
     expect(clientProcesses(`orphan-${children[0]?.pid}`)).toEqual([]);
     expect(await backend.reapStale(other)).toBe(2);
     expect(await leftOf(other)).toEqual([]);
-  }, 60_000);
+  });
 
   test('that start while their backend is closed are gone when it is', async () => {
     const closed = make({ folder: join(lab.folder, 'state') });

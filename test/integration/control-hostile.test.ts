@@ -299,13 +299,13 @@ describe('a worker whose functions run in processes', () => {
     large = new ClaimCheckQueue({ queue, objects: new RemoteObjects(queue.control), objectBytesMax: OBJECT_BYTES_MAX });
     command = start(await ticketOf(running), '--lease-ms', '5000');
     await command.until('ready');
-  }, 60_000);
+  });
 
   afterAll(async () => {
     expect(await command.kill('SIGTERM')).toBe(0);
     await queue.close();
     await running.control.close(100);
-  }, 60_000);
+  });
 
   async function serves(): Promise<void> {
     const { headers } = await keep(queue, HELLO);

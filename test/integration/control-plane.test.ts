@@ -238,7 +238,7 @@ describe('a restart', () => {
     expect(await refusal(revoked)).toMatch(/^TICKET_REVOKED/);
     expect(await refusal(spare)).toBe('enrolled');
     expect(await refusal(file)).toBe('enrolled');
-  }, 30_000);
+  });
 
   test('closing answers who waits, and another control plane on the folder is refused meanwhile', async () => {
     const running = await start();

@@ -120,7 +120,7 @@ it('of jobs that may begin once only those are lost that an engine had when it w
   expect(lost.length).toBeLessThanOrEqual(8);
   expect(new Set(lost).size).toBeLessThanOrEqual(1);
   expect(lost.filter((code) => code !== 'EXECUTOR_CONNECTION_LOST')).toEqual([]);
-}, 120_000);
+});
 
 it('while no engine is reached jobs wait, without an attempt, also those that may begin once only', async () => {
   const engine = await startEngine();
@@ -135,4 +135,4 @@ it('while no engine is reached jobs wait, without an attempt, also those that ma
   await startEngine(new URL(engine.url).port);
   await expect.poll(ended, WAIT).toBe(24);
   expect((await queue.stats()).byState).toMatchObject({ completed: 24, failed: 0, dead: 0 });
-}, 120_000);
+});

@@ -125,7 +125,7 @@ describe('a control plane with engines', () => {
     }
     // The engine got it from the control plane.
     expect(existsSync(join(folder, 'w', 'packages', 'sha256'))).toBe(false);
-  }, 120_000);
+  });
 
   it('calls the next engine while one is away, the same one for the same affinity, and says that they are away when all of them are', async () => {
     const engines = [await FakeEngine.start(), await FakeEngine.start(), await FakeEngine.start()];
@@ -180,7 +180,7 @@ describe('a control plane with engines', () => {
     await FakeEngine.start(Number(new URL(engine.url).port));
     await expect.poll(states, WAIT).toMatchObject(up);
     expect(await worker.kill('SIGTERM')).toBe(0);
-  }, 120_000);
+  });
 
   it('passes on what an engine writes while it writes, no faster than it is read', async () => {
     const engine = await FakeEngine.start();
@@ -228,7 +228,7 @@ describe('a control plane with engines', () => {
       .toBe(true);
     expect(written).toBeLessThan(total);
     expect((await large.arrayBuffer()).byteLength).toBe(total * chunk.length);
-  }, 60_000);
+  });
 
   it('remembers what functions are as long as it runs; its workers say it again', async () => {
     const engine = await FakeEngine.start();

@@ -65,7 +65,7 @@ describe('incredible squaring', () => {
     const calls = (): Promise<{ completed: boolean; resultCount: number }[]> =>
       Promise.all(ids.map((id) => tangle.jobCall(service.serviceId, id)));
     await withOperators(service, router, () =>
-      expect.poll(async () => (await calls()).map(({ completed }) => completed), { timeout: 30_000 }).toEqual([true, true, true]),
+      expect.poll(async () => (await calls()).map(({ completed }) => completed)).toEqual([true, true, true]),
     );
     const results = await tangle.results(service.serviceId);
     for (const [index, { requiredResults }] of squaringJobs.entries()) {
@@ -99,7 +99,7 @@ describe('price oracle', () => {
     const inputs = encodeAbiParameters([{ type: 'string' }], ['ETH']);
     await tangle.submitJob(service.serviceId, { jobIndex: 0, inputs });
     const results = (): ReturnType<LocalTangle['results']> => tangle.results(service.serviceId);
-    await withOperators(service, jobs, () => expect.poll(async () => (await results()).length, { timeout: 30_000 }).toBe(1));
+    await withOperators(service, jobs, () => expect.poll(async () => (await results()).length).toBe(1));
     const [result] = await results();
     const [price, timestamp, signature] = decodeAbiParameters([{ type: 'uint256' }, { type: 'uint64' }, { type: 'bytes' }], result!.output);
     expect([price, timestamp]).toEqual([234_567_000_000n, 1_700_000_000n]);

@@ -76,7 +76,7 @@ beforeAll(async () => {
       healthPort: 9_100,
     },
   };
-}, 60_000);
+});
 afterAll(() => rmSync(built, { recursive: true }));
 beforeEach(() => (folder = mkdtempSync(join(tmpdir(), 'export-'))));
 afterEach(() => rmSync(folder, { recursive: true }));
@@ -97,7 +97,7 @@ describe('templates of AWS', () => {
         write(format, { ...input, functions });
         expect(await run('cfn-lint', [join(folder, 'template.json')])).toEqual({ stdout: '', stderr: '' });
       },
-      60_000,
+      180_000,
     );
   }
 
