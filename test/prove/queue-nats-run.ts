@@ -7,7 +7,7 @@ import { isRunnerError } from '../../src/errors.ts';
 import type { ClaimedJob } from '../../src/queue/queue.ts';
 import { silentTelemetry } from '../../src/telemetry/telemetry.ts';
 import { Random } from '../../src/testing/fake-clock.ts';
-import { leaderOf, startNats } from '../support/nats.ts';
+import { isLed, leaderOf, startNats } from '../support/nats.ts';
 import type { NatsCluster } from '../support/nats.ts';
 
 export interface KillOptions {
@@ -33,6 +33,8 @@ export interface KillReport {
   /** The longest time without an acknowledged publication, and without an acknowledged completion, milliseconds. */
   readonly publishGapMs: number;
   readonly completeGapMs: number;
+  /** The longer one of both, without the time in which no server said that it leads: how long an election takes is the servers' affair. */
+  readonly ledGapMs: number;
 }
 
 export function holds({ lostJobs, lostResults, doubleResults, publishGapMs, completeGapMs, completed }: KillReport): boolean {
@@ -46,13 +48,48 @@ const WORKERS = 8;
 /** Published and not completed: publishers wait above it. */
 const BACKLOG_MAX = 200;
 const RECOVERY_MS = 30_000;
+const LOOK_MS = 50;
+/** What a look that comes later counts for: nobody knows what was in between. */
+const LOOK_MS_MAX = 1_000;
+
+/** Goes on while a server leads the stream. */
+class LedTime {
+  ms = 0;
+  #isOver = false;
+  readonly #cluster: NatsCluster;
+
+  constructor(cluster: NatsCluster) {
+    this.#cluster = cluster;
+  }
+
+  async run(): Promise<void> {
+    let [lookedAt, wasLed] = [performance.now(), false];
+    while (!this.#isOver) {
+      const led = await isLed(this.#cluster, STREAM);
+      const now = performance.now();
+      if (led && wasLed) this.ms += Math.min(now - lookedAt, LOOK_MS_MAX);
+      [lookedAt, wasLed] = [now, led];
+      await sleep(LOOK_MS);
+    }
+  }
+
+  end(): void {
+    this.#isOver = true;
+  }
+}
 
 class Gap {
   longestMs = 0;
-  #last = performance.now();
+  #last: number;
+  readonly #nowMs: () => number;
+
+  constructor(nowMs: () => number) {
+    this.#nowMs = nowMs;
+    this.#last = nowMs();
+  }
 
   tick(): void {
-    const now = performance.now();
+    const now = this.#nowMs();
     this.longestMs = Math.max(this.longestMs, now - this.#last);
     this.#last = now;
   }
@@ -62,8 +99,10 @@ class Load {
   readonly published = new Set<string>();
   /** The result that a worker was told is kept. */
   readonly results = new Map<string, string>();
-  readonly publishGap = new Gap();
-  readonly completeGap = new Gap();
+  readonly publishGap = new Gap(() => performance.now());
+  readonly completeGap = new Gap(() => performance.now());
+  /** Of publications, and of completions. */
+  readonly ledGaps: readonly [Gap, Gap];
   claims = 0;
   doubleResults = 0;
   failedCalls = 0;
@@ -72,8 +111,9 @@ class Load {
   readonly #queues: readonly NatsQueue[];
   #next = 0;
 
-  constructor(queues: readonly NatsQueue[]) {
+  constructor(queues: readonly NatsQueue[], led: LedTime) {
     this.#queues = queues;
+    this.ledGaps = [new Gap(() => led.ms), new Gap(() => led.ms)];
   }
 
   async run(): Promise<void> {
@@ -106,6 +146,7 @@ class Load {
       while (!(await this.#done(queue.publish({ id, type: 'work', payload: Buffer.from(id), attemptsMax: 1_000 }))));
       this.published.add(id);
       this.publishGap.tick();
+      this.ledGaps[0].tick();
     }
   }
 
@@ -127,6 +168,7 @@ class Load {
     if (this.results.has(id)) this.doubleResults += 1;
     this.results.set(id, result);
     this.completeGap.tick();
+    this.ledGaps[1].tick();
   }
 
   /** False when it was refused: somebody else has the job, or nobody answered. */
@@ -146,6 +188,7 @@ class Load {
 export async function killLeaders({ kills, seed, progress }: KillOptions): Promise<KillReport> {
   const cluster = await startNats(3);
   const queues: NatsQueue[] = [];
+  const led = new LedTime(cluster);
   const open = (): NatsQueue => {
     const settings = { servers: cluster.addresses, queue: QUEUE, replicas: 3 as const, ackWaitMs: 10_000 };
     const queue = new NatsQueue(settings, { clock: systemClock, telemetry: silentTelemetry });
@@ -156,15 +199,19 @@ export async function killLeaders({ kills, seed, progress }: KillOptions): Promi
     const first = open();
     await formed(cluster, first);
     // Its gaps are counted from here on.
-    const load = new Load([first, open(), open()]);
+    const load = new Load([first, open(), open()], led);
     const running = load.run();
+    const watching = led.run();
     const killing = killAll(cluster, { kills, random: new Random(seed), progress });
     await Promise.race([killing, running]);
     await killing;
     await load.drain(60_000);
     await running;
+    led.end();
+    await watching;
     return await judge(load, open(), kills);
   } finally {
+    led.end();
     await Promise.all(queues.map((queue) => queue.close()));
     await cluster.stop();
   }
@@ -194,7 +241,7 @@ async function killAll(
 
 /** Another process, so to say: it knows nothing but what the servers have. */
 async function judge(load: Load, queue: NatsQueue, kills: number): Promise<KillReport> {
-  const { published, results, publishGap, completeGap, doubleResults, failedCalls } = load;
+  const { published, results, publishGap, completeGap, ledGaps, doubleResults, failedCalls } = load;
   let [lostJobs, lostResults] = [0, 0];
   const ids = [...published];
   const check = async (id: string): Promise<void> => {
@@ -219,5 +266,6 @@ async function judge(load: Load, queue: NatsQueue, kills: number): Promise<KillR
     doubleResults,
     publishGapMs: Math.round(publishGap.longestMs),
     completeGapMs: Math.round(completeGap.longestMs),
+    ledGapMs: Math.round(Math.max(...ledGaps.map(({ longestMs }) => longestMs))),
   };
 }

@@ -153,6 +153,12 @@ export async function leaderOf({ servers }: NatsCluster, stream: string, ms: num
   throw new Error(`the cluster was not whole again within ${ms} ms`);
 }
 
+/** Whether a server says that it leads the stream. */
+export async function isLed({ servers }: NatsCluster, stream: string): Promise<boolean> {
+  const known = await Promise.all(servers.map((server) => streamsOf(server)));
+  return servers.some((server, index) => known[index]?.some(({ name, cluster }) => name === stream && cluster?.leader === server.name));
+}
+
 /** Of all accounts, with what the server itself knows of them; none when it does not answer. */
 async function streamsOf({ monitoring }: NatsServer): Promise<StreamDetail[]> {
   const answer = await fetch(`${monitoring}/jsz?streams=true&accounts=true`, { signal: AbortSignal.timeout(ANSWER_MS) }).then(
