@@ -241,6 +241,8 @@ export async function startLambdaRuntimeApi(options: LambdaRuntimeApiOptions = {
     // A client that dies in the middle of a request leaves its invocation running: close() tells.
     api.handle(request, response).catch((error: unknown) => response.destroy(error instanceof Error ? error : undefined));
   });
+  // The platform freezes an environment with its connections, for as long as it likes.
+  server.keepAliveTimeout = 0;
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
     if (options.socketPath === undefined) server.listen(0, '127.0.0.1', resolve);

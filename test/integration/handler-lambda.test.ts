@@ -52,6 +52,12 @@ describe('custom runtime', () => {
     expect(api.refused).toEqual([]);
   });
 
+  test('may be frozen in the middle of an event: the Runtime API keeps connections on which nothing comes', async () => {
+    const { api } = await boot();
+    const { status, headers } = await fetch(`http://${api.address}/2018-06-01/runtime/nothing`);
+    expect([status, headers.get('keep-alive')]).toEqual([404, null]);
+  });
+
   test('reaches a Runtime API on this machine through a unix socket', async () => {
     const folder = mkdtempSync(join(tmpdir(), 'bpr-runtime-api-'));
     opened.push({ close: async () => rmSync(folder, { recursive: true }) });
