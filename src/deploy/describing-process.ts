@@ -70,6 +70,8 @@ export function startDescribing(env: NodeJS.ProcessEnv): DescribingProcess {
   const child = spawn(process.execPath, args, { env: { ...env, BLUEPRINT_ADAPTER: 'describe' }, stdio: 'pipe' });
   // Pipes of a process are sockets.
   const handles = [child, child.stdin, child.stdout, child.stderr] as unknown as readonly Pick<ChildProcess, 'ref' | 'unref'>[];
+  // Who never gives it a bundle does not wait for it.
+  for (const handle of handles) handle.unref();
   let output = { stdout: '', stderr: '' };
   let isReusable = true;
   let loads = 0;

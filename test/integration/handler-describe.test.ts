@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
@@ -81,4 +82,12 @@ test('what fails only where another bundle was loaded before is asked again in a
 
 test('what is printed is not in the way', async () => {
   expect((await describeJob('"a"', 'console.log("hello"); process.stdout.write("there");')).id).toBe('a');
+});
+
+test('a program whose build failed before there was a bundle ends', () => {
+  const module = new URL('../../src/deploy/package.ts', import.meta.url).href;
+  const build = `buildHandler({ entry: ${JSON.stringify(join(folder, 'none.ts'))}, outDir: ${JSON.stringify(folder)} })`;
+  const held = `console.log(process.getActiveResourcesInfo().filter((name) => name === 'ProcessWrap').length)`;
+  const program = `import { buildHandler } from ${JSON.stringify(module)};\nawait ${build}.catch(() => {});\n${held};`;
+  expect(execFileSync(process.execPath, ['--input-type=module', '-e', program], { encoding: 'utf8' })).toBe('0\n');
 });
