@@ -47,7 +47,7 @@ export interface BackgroundService {
   readonly restart?: RestartPolicy;
 }
 
-/** `source` names what failed: a call, a producer, a consumer, a service, `chain`, `settlement`, `ledger`. */
+/** `source` names what failed: a call, a producer, a consumer, a service, `chain`, `settlement`, `ledger`, `process`. */
 export type ErrorHook = (error: RunnerError, context: { readonly source: string; readonly call?: JobCall }) => void;
 
 export interface RunnerParts {

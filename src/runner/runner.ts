@@ -115,7 +115,8 @@ export class BlueprintRunner {
 
   /**
    * Starts, if need be, and resolves when the runner has stopped: by `stop`, SIGTERM or SIGINT. A second signal ends the process at once.
-   * Rejects with the error that ended the runner.
+   * Until then a promise that is rejected and that nobody handles is reported; it belongs to no call, and the others go on. Rejects with the
+   * error that ended the runner.
    */
   async run(): Promise<void> {
     let signals = 0;
@@ -125,14 +126,18 @@ export class BlueprintRunner {
       this.#parts.telemetry.log.info('stopping', { signal: name });
       void this.stop();
     };
-    process.on('SIGTERM', onSignal).on('SIGINT', onSignal);
+    const onForgotten = (cause: unknown): void => {
+      const message = `a promise was rejected and nobody handles it: ${toRunnerError(cause).message}`;
+      this.#report(new RunnerError('INTERNAL', message, { cause }), 'process');
+    };
+    process.on('SIGTERM', onSignal).on('SIGINT', onSignal).on('unhandledRejection', onForgotten);
     try {
       if (this.#state === 'created') await this.start();
       const { clock } = this.#parts;
       // A runner without a chain has nothing else that keeps the process alive.
       while (!this.#ended.signal.aborted) await clock.sleep(KEEP_ALIVE_MS, this.#ended.signal).catch(() => undefined);
     } finally {
-      process.off('SIGTERM', onSignal).off('SIGINT', onSignal);
+      process.off('SIGTERM', onSignal).off('SIGINT', onSignal).off('unhandledRejection', onForgotten);
     }
     if (this.#failure) throw this.#failure;
   }

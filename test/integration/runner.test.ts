@@ -65,6 +65,15 @@ describe('a runner that is a process', () => {
     ]);
   });
 
+  it('goes on when a job forgets a promise that is rejected', async () => {
+    const runner = spawnRunner('forgets');
+    const said = runner.said('process: a promise was rejected and nobody handles it: of nobody');
+    expect(await Promise.race([said, runner.exit])).toBeUndefined();
+    runner.kill('SIGTERM');
+    expect(await runner.exit).toBe(0);
+    expect(runner.lines).toContain('result');
+  });
+
   it('ends at once when it is told twice', async () => {
     const runner = spawnRunner('hangs');
     await runner.said('job runs');
