@@ -78,6 +78,22 @@ it('what it started ends with it, however it ends', async () => {
   rmSync(folder, { recursive: true, force: true });
 }, 240_000);
 
+it('says what cannot be before it starts anything', async () => {
+  const refused = async (...flags: string[]) => {
+    const { ended } = bench(...flags);
+    const { status, stderr } = await ended;
+    return [status, stderr.split('\n')[0]];
+  };
+  expect(await refused('--backend', 'wasm')).toEqual([
+    2,
+    "CONFIG_INVALID: option '--backend <name>' argument 'wasm' is invalid. Allowed choices are process, docker, runc, kubernetes.",
+  ]);
+  expect(await refused('--workers', '1', '--max-concurrency', '2001')).toEqual([
+    1,
+    'CONFIG_INVALID: a worker has 1000 places at most: 2001 jobs at the same time take --workers 3',
+  ]);
+}, 240_000);
+
 it('says what is wrong when its workers cannot work', async () => {
   const { ended, folder } = bench('--workers', '1', '--max-concurrency', '1', '--backend', 'kubernetes');
   const { status, stderr } = await ended;

@@ -1,7 +1,7 @@
 /** Load on a queue, step by step, until more of it brings no more throughput. */
 
 import { RunnerError, toRunnerError } from '../../errors.ts';
-import { FUNCTION_JOB, functionHeaders, functionSettings } from '../../queue/function-job.ts';
+import { FUNCTION_BOUNDS, FUNCTION_JOB, functionHeaders, functionSettings } from '../../queue/function-job.ts';
 import type { FunctionJob } from '../../queue/function-job.ts';
 import type { Headers, ObjectReference, ObjectStore, WorkQueue } from '../../queue/queue.ts';
 
@@ -33,6 +33,8 @@ export interface LoadOptions {
 /** More throughput than this counts as growth; less than it with a p99 above the other is the knee. */
 const GROWTH = 1.1;
 const SLOWER = 1.2;
+/** So long a job may wait for a worker, besides the time that one place alone takes for all that run side by side. */
+const WAIT_MS_MAX = 60_000;
 /** Of each of those that run side by side, before anything is counted: their instances are there then. */
 const WARM_JOBS = 2;
 
@@ -53,13 +55,18 @@ export async function putFunction(objects: ObjectStore): Promise<{ readonly head
   const { packFiles } = await import('../../deploy/zip.ts');
   const zip = await packFiles({ 'handler.js': { data: Buffer.from(HANDLER), mode: 0o644 } });
   const object = await objects.put(zip);
-  const job: FunctionJob = { name: 'bench', code: { kind: 'package', object }, settings: functionSettings({}) };
+  const job: FunctionJob = {
+    name: 'bench',
+    code: { kind: 'package', object },
+    settings: functionSettings({ timeoutMs: FUNCTION_BOUNDS.timeoutMs.max }),
+  };
   return { headers: functionHeaders(job), object };
 }
 
-/** Keeps so many jobs under way; none is left in the queue. Rejects with `ABORTED` when the signal fires, and with what the first job says when none succeeds. */
+/** Keeps so many jobs under way; none is left in the queue. Rejects with `ABORTED` when the signal fires, with what the first job says when none succeeds, and with `QUEUE_TIMEOUT` when no worker takes one. */
 export async function runStep(concurrency: number, { queue, headers, job, stepMs, signal }: LoadOptions): Promise<Step> {
   const payload = Buffer.from(JSON.stringify(job));
+  const waitMsMax = WAIT_MS_MAX + concurrency * (job.waitMs + job.cpuMs);
   const times: number[] = [];
   let warming = concurrency;
   let errors = 0;
@@ -68,18 +75,7 @@ export async function runStep(concurrency: number, { queue, headers, job, stepMs
   const breaks = new AbortController();
   const over = AbortSignal.any([signal, breaks.signal]);
   let [startedAt, endsAt] = [0, Infinity];
-  const one = async (): Promise<number> => {
-    const askedAt = performance.now();
-    const { id } = await queue.publish({ type: FUNCTION_JOB, payload, headers });
-    try {
-      await queue.result(id, { signal: over });
-    } catch (thrown) {
-      // Its package goes: nobody could do it later.
-      if (over.aborted) await queue.cancel(id).catch(() => {});
-      throw thrown;
-    }
-    return performance.now() - askedAt;
-  };
+  const one = (): Promise<number> => timeOf({ queue, payload, headers, waitMsMax, signal: over });
   const lane = async (): Promise<void> => {
     for (let index = 0; index < WARM_JOBS; index += 1) await one();
     warming -= 1;
@@ -119,6 +115,28 @@ export async function runStep(concurrency: number, { queue, headers, job, stepMs
     p50Ms: quantile(0.5),
     p99Ms: quantile(0.99),
   };
+}
+
+interface TimedJob extends Pick<LoadOptions, 'queue' | 'headers' | 'signal'> {
+  readonly payload: Uint8Array;
+  readonly waitMsMax: number;
+}
+
+/** From its publication to its result. What it leaves is no dead letter of those whose queue it is. */
+async function timeOf({ queue, payload, headers, waitMsMax, signal }: TimedJob): Promise<number> {
+  const askedAt = performance.now();
+  const { id } = await queue.publish({ type: FUNCTION_JOB, payload, headers, deadline: Date.now() + waitMsMax, deadLetter: false });
+  try {
+    await queue.result(id, { signal });
+  } catch (thrown) {
+    // Its package goes: nobody could do it later.
+    if (signal.aborted) await queue.cancel(id).catch(() => {});
+    const { code, retry } = toRunnerError(thrown);
+    if (code !== 'QUEUE_TIMEOUT' || retry !== 'safe') throw thrown;
+    const message = `no worker took a job within ${Math.round(waitMsMax / 1_000)} s; bpr queue stats tells who waits for jobs`;
+    throw new RunnerError('QUEUE_TIMEOUT', message, { cause: thrown });
+  }
+  return performance.now() - askedAt;
 }
 
 /** 1, 2, 4 and so on, and the most. */

@@ -1,6 +1,8 @@
 import { cpus, totalmem } from 'node:os';
+import { Option } from 'commander';
 import type { Command } from 'commander';
 import { systemClock } from '../../clock.ts';
+import { RunnerError } from '../../errors.ts';
 import { BACKENDS } from '../backends.ts';
 import { parseCount, parseNumber } from '../calls.ts';
 import { withQueue } from '../control-access.ts';
@@ -45,6 +47,10 @@ export interface Saturation {
 }
 
 const MIB = 1024 ** 2;
+/** Of one worker. */
+const PLACES_MAX = 1_000;
+/** The function of the benchmark is JavaScript. */
+const NODE_BACKENDS = BACKENDS.filter((name) => name !== 'wasm');
 const EXAMPLES = `
 Examples:
   bpr bench saturate                                 a control plane and two workers on this machine, up to 64 jobs at the same time
@@ -55,7 +61,7 @@ Examples:
 Each step keeps twice as many jobs under way as the one before. The knee is the last step that was worth it: the next one brought less than
 a tenth more throughput, and its p99 was a fifth longer. What it started is ended, and what that wrote is removed; so at SIGINT and SIGTERM.
 
-Exit status: 0 measured, with a knee or without; 1 it could not be; 130 or 143 ended by a signal.`;
+Exit status: 0 measured, with a knee or without; 1 it could not be; 2 called in a wrong way; 130 or 143 ended by a signal.`;
 
 /** `bpr bench`: what a fleet can take. */
 export function addBench(program: Command, { io }: Cli): void {
@@ -68,7 +74,7 @@ export function addBench(program: Command, { io }: Cli): void {
     .option('--step-ms <ms>', 'how long each step is measured', parseCount, 3_000)
     .option('--job-wait-ms <ms>', 'how long each job waits, as for somebody else', parseNumber, 0)
     .option('--job-cpu-ms <ms>', 'how long each job keeps a processor busy', parseNumber, 0)
-    .option('--backend <name>', `of the workers: one of ${BACKENDS.join(', ')}`, 'process')
+    .addOption(new Option('--backend <name>', 'of the workers').choices(NODE_BACKENDS).default('process'))
     .option('--data <dir>', 'folder of a control plane that is there; nothing is started')
     .option('--ticket <ticket>', 'the same by a ticket, or file:/path of one')
     .option('--json', 'print one JSON document')
@@ -87,6 +93,11 @@ async function saturate(io: Io, flags: SaturateFlags, work: Work): Promise<Satur
   const { data, ticket, workers, maxConcurrency, backend } = flags;
   if (data !== undefined || ticket !== undefined) return measure(io, flags, { work });
   const concurrency = Math.ceil(maxConcurrency / workers);
+  if (concurrency > PLACES_MAX)
+    throw new RunnerError(
+      'CONFIG_INVALID',
+      `a worker has ${PLACES_MAX} places at most: ${maxConcurrency} jobs at the same time take --workers ${Math.ceil(maxConcurrency / PLACES_MAX)}`,
+    );
   const fleet = new Fleet({ workers, concurrency, backend, env: io.env, signal: work.signal });
   try {
     work.tell({ function: 'bench', step: `starting a control plane and ${workers} workers` });
@@ -136,13 +147,17 @@ const HEAD = ['at once', 'jobs/s', 'p50 ms', 'p99 ms', 'errors', 'workers CPU', 
 function rowOf({ concurrency, jobsPerSecond, p50Ms, p99Ms, errors, workersCpu, controlCpu, workersMemoryBytes }: MeasuredStep): string[] {
   const memory = workersMemoryBytes === undefined ? undefined : Math.round(workersMemoryBytes / MIB);
   const own = [workersCpu, controlCpu, memory].map((value) => String(value ?? '-'));
-  return [String(concurrency), jobsPerSecond.toFixed(0), p50Ms.toFixed(1), p99Ms.toFixed(1), String(errors), ...own];
+  return [String(concurrency), rateText(jobsPerSecond), p50Ms.toFixed(1), p99Ms.toFixed(1), String(errors), ...own];
+}
+
+function rateText(jobsPerSecond: number): string {
+  return jobsPerSecond.toFixed(jobsPerSecond < 10 ? 2 : 0);
 }
 
 function kneeText({ knee, steps }: Saturation): string {
   const last = steps.at(-1);
   if (!knee) return `no knee up to ${last?.concurrency} jobs at the same time: give more with --max-concurrency`;
-  return `knee: ${knee.concurrency} jobs at the same time, ${knee.jobsPerSecond.toFixed(0)} jobs/s, p99 ${knee.p99Ms.toFixed(1)} ms`;
+  return `knee: ${knee.concurrency} jobs at the same time, ${rateText(knee.jobsPerSecond)} jobs/s, p99 ${knee.p99Ms.toFixed(1)} ms`;
 }
 
 function textOf(found: Saturation): string {
