@@ -450,6 +450,43 @@ describe('profile', () => {
     });
   });
 
+  it.each([['--job'], ['--stateful'], ['--connections']])('%s of a job that there is not is refused', async (flag) => {
+    const { status, stderr } = await bpr('profile', JOBS, flag, '0,9');
+    expect(status).toBe(1);
+    expect(stderr).toContain(`CONFIG_INVALID: ${flag} names job 9; the jobs are 0`);
+    expect(existsSync(join(home, 'profiles.json'))).toBe(false);
+  });
+
+  it('a place where nothing can be written is told with its flag', async () => {
+    const { status, stderr } = await bpr('profile', JOBS, '--runs', '1', '--out', 'none/profiles.json');
+    expect(status).toBe(1);
+    expect(stderr).toContain('CONFIG_INVALID: ~/none/profiles.json cannot be written (ENOENT, open); name another one with --out');
+  });
+
+  it('ends the process of the job when a signal ends it', async () => {
+    const source = `
+      import { defineJob } from ${JSON.stringify(join(import.meta.dirname, '../job/job.ts'))};
+      import { JobRouter } from ${JSON.stringify(join(import.meta.dirname, '../job/router.ts'))};
+      export default new JobRouter().route(0, defineJob({ name: 'busy', params: '', result: '' }, () => {
+        console.log('pid=' + process.pid + ';');
+        for (;;);
+      }));`;
+    writeFileSync(join(home, 'busy.mjs'), source);
+    const [stdout, stderr] = [new Text(), new Text()];
+    const begun = Promise.withResolvers<number>();
+    stderr.write = (text) => {
+      stderr.text += text;
+      const pid = /pid=(\d+);/.exec(stderr.text)?.[1];
+      if (pid !== undefined) begun.resolve(Number(pid));
+    };
+    const status = main(['profile', 'busy.mjs'], { stdout, stderr, env, cwd: home });
+    const pid = await begun.promise;
+    process.emit('SIGTERM');
+    expect(await status).toBe(143);
+    expect(() => process.kill(pid, 0)).toThrow('ESRCH');
+    expect(stderr.text).toContain('ABORTED: interrupted by SIGTERM');
+  });
+
   it.each([
     ['{"0": 5}', 'the inputs of job 0 must be a list of calls'],
     ['{"0": [5]}', 'an input of job 0 is 5; it must be a list of arguments (uint64 x)'],
@@ -471,6 +508,14 @@ describe('profile', () => {
     });
     writeFileSync(join(home, 'exits.mjs'), source('process.exit(7);'));
     expect((await bpr('profile', 'exits.mjs')).stderr).toContain('ended with status 7 before it was measured');
+  });
+});
+
+describe('cloud policy', () => {
+  it('a file that cannot be written is not a wrong call', async () => {
+    const { status, stderr } = await bpr('cloud', 'policy', '--config', '/proc/x/policy.json', '--faas-memory', '512');
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/^CONFIG_INVALID: \/proc\/x\/policy\.json cannot be written/);
   });
 });
 

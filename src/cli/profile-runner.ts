@@ -27,6 +27,7 @@ export type FromProfile =
 
 /** Does what the first message says, answers, and ends. */
 export async function serveProfile(): Promise<void> {
+  process.once('disconnect', () => process.exit());
   const task = await new Promise<ToProfile>((resolve) => process.once('message', (message) => resolve(message as ToProfile))); // as: only the command writes to this channel
   let answer: FromProfile;
   try {

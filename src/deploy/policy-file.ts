@@ -106,7 +106,7 @@ export function writeSettings(path: string, document: SettingsDocument): void {
     makeFolder(dirname(path), DIRECTORY_MODE);
     replaceFile(targetOf(path), text);
   } catch (cause) {
-    throw new RunnerError('CONFIG_INVALID', `${path} cannot be written: ${messageOf(cause)}`, { cause });
+    throw new RunnerError('CONFIG_INVALID', `${path} cannot be written: ${messageOf(cause)}`, { cause, details: { path } });
   }
 }
 

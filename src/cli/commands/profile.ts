@@ -1,20 +1,22 @@
 import { spawn } from 'node:child_process';
-import { readFileSync } from 'node:fs';
-import { writeFile } from 'node:fs/promises';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
+import { systemClock } from '../../clock.ts';
 import { profileDocument, profilingData } from '../../deploy/profiles.ts';
 import type { MeasuredJob } from '../../deploy/profiles.ts';
-import { RunnerError, isErrorCode } from '../../errors.ts';
+import { RunnerError, isErrorCode, toRunnerError } from '../../errors.ts';
 import { encodeAbi } from '../../job/abi.ts';
 import type { JobDescription } from '../../job/router.ts';
 import { parseParameters } from '../../job/solidity.ts';
 import { loadModule } from '../author-module.ts';
 import { sampleArguments } from '../call-command.ts';
 import { parseCount, parseNumber } from '../calls.ts';
+import { atPath } from '../named-path.ts';
 import { print, progress, table } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
 import type { FromProfile, ToProfile } from '../profile-runner.ts';
+import { interruptible } from '../work.ts';
 
 interface ProfileFlags {
   readonly runs: number;
@@ -45,7 +47,8 @@ them is called with values made up for its types: its sizes and times are worth 
 Each job runs in a process of its own; its memory is that of the whole process. Nobody can measure whether a job keeps state or
 connections between calls: say it.
 
-Exit status: 0 done; 1 failed, the message begins with a code of ERRORS.md; 2 called in a wrong way.`;
+Exit status: 0 done; 1 failed, the message begins with a code of ERRORS.md; 2 called in a wrong way; 130 and 143 interrupted by SIGINT and
+SIGTERM.`;
 
 const RAW_SAMPLE = new Uint8Array(1);
 /** Loading, and ending, besides the runs. */
@@ -68,14 +71,23 @@ export function addProfile(program: Command, { io }: Cli): void {
     .option('--metadata', 'print the text that the blueprint carries on chain, too')
     .option('--json', 'print one JSON document')
     .addHelpText('after', EXAMPLES)
-    .action((entry: string, flags: ProfileFlags) => profile(io, resolve(io.cwd, entry), flags));
+    .action((entry: string, flags: ProfileFlags) =>
+      interruptible(io, systemClock, ({ signal }) => profile(io, { entry: resolve(io.cwd, entry), signal }, flags)),
+    );
 }
 
-async function profile(io: Io, entry: string, flags: ProfileFlags): Promise<void> {
+interface Place {
+  readonly entry: string;
+  readonly signal: AbortSignal;
+}
+
+async function profile(io: Io, { entry, signal }: Place, flags: ProfileFlags): Promise<void> {
   const { router } = await loadModule(entry);
   if (!router) throw new RunnerError('CONFIG_INVALID', `${entry} exports no JobRouter, as default or named router`);
   const given = flags.inputs === undefined ? {} : readInputs(resolve(io.cwd, flags.inputs));
-  const jobs = router.describe().filter(({ id }) => !flags.job || flags.job.includes(Number(id)));
+  const all = router.describe();
+  checkIds(all, flags);
+  const jobs = all.filter(({ id }) => !flags.job || flags.job.includes(Number(id)));
   const wanted = jobs.map((job) => ({ job, inputs: inputsOf(job, given[job.id]) }));
   const measured = new Map<number, MeasuredJob>();
   const madeUp: number[] = [];
@@ -87,12 +99,12 @@ async function profile(io: Io, entry: string, flags: ProfileFlags): Promise<void
       stateful: flags.stateful?.includes(index) ?? false,
       persistentConnections: flags.connections?.includes(index) ?? false,
     };
-    measured.set(index, { ...(await measureJob(io, { entry, job, inputs }, flags)), ...marks });
+    measured.set(index, { ...(await measureJob(io, { entry, signal, job, inputs }, flags)), ...marks });
   }
   const file = resolve(io.cwd, flags.out);
   const about = { measured_at: new Date().toISOString(), node: process.versions.node, made_up_inputs: madeUp };
   const document = profileDocument(measured, about);
-  await writeFile(file, `${JSON.stringify(document, null, 2)}\n`);
+  atPath({ path: file, flag: '--out' }, () => writeFileSync(file, `${JSON.stringify(document, null, 2)}\n`));
   const metadata = flags.metadata ? { profilingData: profilingData(measured) } : {};
   print(io, flags.json, {
     document: { file, ...document, ...metadata },
@@ -103,6 +115,15 @@ async function profile(io: Io, entry: string, flags: ProfileFlags): Promise<void
       `written to ${file}`,
     ].join('\n'),
   });
+}
+
+/** One that is overlooked would be missing in silence. */
+function checkIds(jobs: readonly JobDescription[], { job, stateful, connections }: ProfileFlags): void {
+  const known = jobs.map(({ id }) => id);
+  for (const [flag, ids = []] of Object.entries({ job, stateful, connections })) {
+    const unknown = ids.find((id) => !known.includes(String(id)));
+    if (unknown !== undefined) throw new RunnerError('CONFIG_INVALID', `--${flag} names job ${unknown}; the jobs are ${known.join(', ')}`);
+  }
 }
 
 function profileText(measured: ReadonlyMap<number, MeasuredJob>, madeUp: readonly number[]): string {
@@ -120,11 +141,11 @@ function profileText(measured: ReadonlyMap<number, MeasuredJob>, madeUp: readonl
 
 async function measureJob(
   io: Io,
-  { entry, job, inputs }: { readonly entry: string; readonly job: JobDescription; readonly inputs: JobInputs },
+  { entry, signal, job, inputs }: Place & { readonly job: JobDescription; readonly inputs: JobInputs },
   { runs, warmUps, timeout }: ProfileFlags,
 ): Promise<Omit<MeasuredJob, 'stateful' | 'persistentConnections'>> {
   const task = { entry, jobId: BigInt(job.id), inputs: inputs.bodies, runs, warmUps, timeoutMs: timeout * 1000 };
-  const answer = await runTask(io, task);
+  const answer = await runTask(io, task, signal);
   if (answer.kind === 'failed') {
     const code = isErrorCode(answer.code) ? answer.code : 'JOB_FAILED';
     throw new RunnerError(code, `job ${job.id} ${job.name}: ${answer.message}`);
@@ -144,7 +165,8 @@ async function measureJob(
 }
 
 /** What the jobs print goes to stderr; a certificate bundle of the parent would only slow the start. */
-function runTask(io: Io, task: ToProfile): Promise<FromProfile> {
+function runTask(io: Io, task: ToProfile, signal: AbortSignal): Promise<FromProfile> {
+  signal.throwIfAborted();
   const main = new URL(`../profile-runner${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`, import.meta.url).href;
   const script = `import { serveProfile } from ${JSON.stringify(main)};\nawait serveProfile();`;
   const { NODE_OPTIONS: _options, NODE_EXTRA_CA_CERTS: _certificates, ...env } = io.env;
@@ -161,11 +183,15 @@ function runTask(io: Io, task: ToProfile): Promise<FromProfile> {
     let answer: FromProfile | undefined;
     child.once('message', (message) => (answer = message as FromProfile)); // as: only profile-runner writes to this channel
     child.once('error', failed);
-    child.once('close', (code, signal) => {
-      if (answer) done(answer);
+    const end = (): void => void child.kill('SIGKILL');
+    signal.addEventListener('abort', end, { once: true });
+    child.once('close', (code, how) => {
+      signal.removeEventListener('abort', end);
+      if (signal.aborted) failed(toRunnerError(signal.reason));
+      else if (answer) done(answer);
       else
         failed(
-          new RunnerError('JOB_FAILED', `the process of job ${task.jobId} ended with ${signal ?? `status ${code}`} before it was measured`),
+          new RunnerError('JOB_FAILED', `the process of job ${task.jobId} ended with ${how ?? `status ${code}`} before it was measured`),
         );
     });
     child.send(task);
