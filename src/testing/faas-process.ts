@@ -36,8 +36,7 @@ export class BootstrapFunction {
   /** Why the function is unhealthy: it cannot be started. */
   crash: string | undefined;
   readonly #options: BootstrapFunctionOptions;
-  /** Processes that run, each with what ends when it has ended. */
-  readonly #running = new Map<ChildProcess, Promise<unknown>>();
+  readonly #running = new Set<Bootstrap>();
   /** Started ahead: they wait for their input. */
   readonly #warm: Bootstrap[] = [];
   #closed = false;
@@ -76,18 +75,23 @@ export class BootstrapFunction {
   /** Kills what runs; resolves when all of it has ended. */
   async close(): Promise<void> {
     this.#closed = true;
-    for (const child of this.#running.keys()) child.kill('SIGKILL');
-    await Promise.allSettled(this.#running.values());
+    await Promise.all(
+      Array.from(this.#running, (bootstrap) => {
+        bootstrap.kill();
+        return bootstrap.ended;
+      }),
+    );
   }
 
   async #start(): Promise<Bootstrap> {
     const { executable, directory, environment } = this.#options;
     const env = { PATH, ...environment };
-    const child = spawn(executable, [], { cwd: directory, env, stdio: ['pipe', 'pipe', 'pipe'] });
+    // A group of its own, so that what the bootstrap starts ends with it.
+    const child = spawn(executable, [], { cwd: directory, env, stdio: ['pipe', 'pipe', 'pipe'], detached: true });
     const bootstrap = new Bootstrap(child);
-    this.#running.set(child, bootstrap.ended);
+    this.#running.add(bootstrap);
     void bootstrap.ended.then(() => {
-      this.#running.delete(child);
+      this.#running.delete(bootstrap);
       const index = this.#warm.indexOf(bootstrap);
       if (index >= 0) this.#warm.splice(index, 1);
     });
@@ -108,7 +112,7 @@ interface ExchangeLimits {
   readonly outputBytesMax: number;
 }
 
-/** One process. */
+/** One process, and those that it starts. */
 class Bootstrap {
   readonly spawned: Promise<void>;
   /** Never rejects: the exit code, null when it was killed or never ran. */
@@ -131,12 +135,22 @@ class Bootstrap {
     child.stdin?.on('error', () => {});
   }
 
+  kill(): void {
+    const { pid } = this.#child;
+    if (pid === undefined) return;
+    try {
+      process.kill(-pid, 'SIGKILL');
+    } catch {
+      // It has ended already.
+    }
+  }
+
   async exchange(input: Uint8Array, limits: ExchangeLimits): Promise<Uint8Array> {
     const { timeoutMs, signal, outputBytesMax } = limits;
     let reason: RunnerError | undefined;
     const stop = (error: RunnerError): void => {
       reason ??= error;
-      this.#child.kill('SIGKILL');
+      this.kill();
     };
     const chunks: Buffer[] = [];
     let size = 0;

@@ -145,6 +145,7 @@ describe('invocations', () => {
     ],
     ['writes too much', '#!/bin/sh\nhead -c 4000 /dev/zero\n', 20, 413, 'PAYLOAD_TOO_LARGE', 'the function wrote more than 1000 bytes'],
     ['runs too long', '#!/bin/sh\nexec sleep 30\n', 1, 500, 'TIMEOUT', 'Function timeout after 1s'],
+    ['runs a program that runs too long', '#!/bin/sh\nsleep 3600\necho done\n', 1, 500, 'TIMEOUT', 'Function timeout after 1s'],
     ['cannot be started', '#!/no/such/interpreter\n', 20, 503, 'EXECUTOR_UNAVAILABLE', undefined],
   ])('a function that %s', async (_, text, timeoutSecs, status, code, error) => {
     const server = await deployed(text, { timeout_secs: timeoutSecs }, { payloadBytesMax: 1_000 });
