@@ -6,12 +6,11 @@
 
 import { privateKeyToAccount } from 'viem/accounts';
 import { BlueprintRunner } from '../../src/index.ts';
-import type { Hex } from '../../src/job/call.ts';
 import { oracleRouter } from './jobs.ts';
 
 const { PRICE_SOURCE: source, OPERATOR_PRIVATE_KEY: key } = process.env;
 if (source === undefined || key === undefined) throw new Error('set PRICE_SOURCE and OPERATOR_PRIVATE_KEY');
 
-// viem checks that it is a key.
-const account = privateKeyToAccount(key as Hex);
+// With or without 0x, as the runner takes it.
+const account = privateKeyToAccount(`0x${key.replace(/^0x/, '')}`);
 await BlueprintRunner.builder({}, process.env).router(oracleRouter({ source, account })).run();
