@@ -148,7 +148,7 @@ const api = 'http://' + process.env.AWS_LAMBDA_RUNTIME_API + '/2018-06-01/runtim
 
 describe('what does not start', () => {
   testSandboxed('because somebody deleted its package starts the next time', async () => {
-    const runtime = await runtimeWith({ startTimeoutMs: 1_000 });
+    const runtime = await runtimeWith();
     const fn = functionOf(`export const handler = () => process.exit(0);`);
     expect(await failureOf(runtime.invoke(fn, Buffer.from('{}')))).toMatchObject({ code: 'FUNCTION_CRASHED' });
     const name = emulator.store.of('ConfigMap')[0]?.metadata.name;
