@@ -136,6 +136,21 @@ describe('an always job', () => {
     expect(warnings).toEqual([]);
   });
 
+  it('that fails does not spoil the answer when its listener fails, too', async () => {
+    const warning = new Promise<Error>((resolve) => process.once('warning', resolve));
+    const heard: string[] = [];
+    const router = new JobRouter()
+      .route(1, says('one'))
+      .always(fails('watcher'))
+      .onObserverError(() => {
+        throw new Error('no alert could be sent');
+      });
+    const options = { onObserverError: (_: RunnerError, { name }: JobInfo) => void heard.push(name) };
+    expect(await router.call(call(1n), options)).toMatchObject([{ body: Buffer.from('one') }]);
+    expect(heard).toEqual(['watcher']);
+    expect(await warning).toMatchObject({ name: 'ObserverError', message: expect.stringContaining('no alert could be sent') });
+  });
+
   it('that fails beside a route without result leaves the call without result', async () => {
     const heard: string[] = [];
     const router = new JobRouter()

@@ -151,7 +151,14 @@ export class JobRouter<in Context = void> {
       if (failure === fatal) continue;
       const error = toRunnerError(failure[0], 'JOB_FAILED');
       const listeners = [this.#listener, onObserverError].filter((listener) => listener !== undefined);
-      for (const listener of listeners.length > 0 ? listeners : [warnOfObserverError]) listener(error, failure[1], call);
+      for (const listener of listeners.length > 0 ? listeners : [warnOfObserverError]) {
+        try {
+          listener(error, failure[1], call);
+        } catch (thrown) {
+          // The call was answered: who is told of an error changes nothing for it.
+          warnOfObserverError(toRunnerError(thrown), failure[1], call);
+        }
+      }
     }
     if (fatal) throw fatal[0];
     return results;
