@@ -4,7 +4,7 @@ import type { ChainClient, ChainUpdate } from '../chain/chain.ts';
 import type { Settlement } from '../chain/settlement.ts';
 import { RunnerError } from '../errors.ts';
 import type { ChainCall } from '../job/call.ts';
-import type { BlockRef, Ledger } from '../ledger/ledger.ts';
+import type { BlockRef, Cursor, Ledger } from '../ledger/ledger.ts';
 import type { ResolvedConfig } from './config.ts';
 import type { Dispatch } from './dispatch.ts';
 import type { RunnerEmitter } from './events.ts';
@@ -12,6 +12,8 @@ import type { RunnerMetrics } from './metrics.ts';
 
 export interface IntakeOptions {
   readonly chain: ChainClient;
+  /** The head when the runner was opened; undefined: the chain did not answer then. */
+  readonly startedAt: BlockRef | undefined;
   readonly ledger: Pick<Ledger, 'cursor' | 'recordSeen' | 'recordReorg' | 'getValue' | 'setValue'>;
   readonly settlement: Pick<Settlement, 'onHead' | 'wake'>;
   readonly dispatch: Pick<Dispatch, 'pump' | 'orphaned' | 'rescan' | 'write'>;
@@ -46,16 +48,24 @@ export class Intake {
 
   /** Follows the chain from where the ledger ends. Rejects with what the chain says when following cannot help. */
   async follow(signal: AbortSignal): Promise<void> {
-    const { chain, ledger, config, onConnected, onProblem } = this.#options;
+    const { chain, config, onConnected, onProblem } = this.#options;
     const head = await chain.head();
     this.#finalBlock = head.number - BigInt(config.finality ?? FINALITY);
     await onConnected();
-    const cursor = ledger.cursor(chain.chainId, chain.contract);
-    const from = cursor ? { cursor } : config.fromBlock === undefined ? {} : { fromBlock: config.fromBlock };
-    for await (const update of chain.follow({ ...from, serviceIds: config.serviceIds, onProblem, signal })) {
+    for await (const update of chain.follow({ ...this.#from(), serviceIds: config.serviceIds, onProblem, signal })) {
       if (signal.aborted) return;
       await this.#take(update);
     }
+  }
+
+  /** A new ledger begins where the chain was at the start: what came since, however long ago that is, came to a runner that runs. */
+  #from(): { readonly cursor?: Cursor; readonly fromBlock?: bigint } {
+    const { chain, ledger, config, startedAt } = this.#options;
+    const { chainId, contract } = chain;
+    const cursor = ledger.cursor(chainId, contract);
+    if (cursor) return { cursor };
+    if (config.fromBlock !== undefined) return { fromBlock: config.fromBlock };
+    return startedAt ? { cursor: { chainId, contract, block: startedAt } } : {};
   }
 
   /** A ledger belongs to one contract of one chain: results of another would be discarded as orphans. Throws `CHAIN_MISMATCH`. */

@@ -8,7 +8,7 @@ import type { SettlementEvent } from '../chain/settlement.ts';
 import { Settlement } from '../chain/settlement.ts';
 import { RunnerError, toRunnerError } from '../errors.ts';
 import type { JobCall, JobResult } from '../job/call.ts';
-import type { Ledger } from '../ledger/ledger.ts';
+import type { BlockRef, Ledger } from '../ledger/ledger.ts';
 import { SqliteLedger } from '../ledger/sqlite.ts';
 import { CallTraces } from './call-traces.ts';
 import { JobCodecs } from './codecs.ts';
@@ -101,6 +101,7 @@ export class Line {
     const settlement = this.#settlement;
     this.intake = new Intake({
       chain,
+      startedAt: chosen.head,
       ledger,
       settlement,
       dispatch,
@@ -206,6 +207,8 @@ interface ChosenChain {
   readonly chain: ChainClient | undefined;
   readonly isOurs: boolean;
   readonly isReachable: boolean;
+  /** Of a chain that has answered. */
+  readonly head?: BlockRef;
 }
 
 async function chooseChain({ parts, onError }: LineOptions): Promise<ChosenChain> {
@@ -216,8 +219,8 @@ async function chooseChain({ parts, onError }: LineOptions): Promise<ChosenChain
   }
   const { client, isOurs } = parts.chain;
   try {
-    await client.head();
-    return { chain: client, isOurs, isReachable: true };
+    const { number, hash } = await client.head();
+    return { chain: client, isOurs, isReachable: true, head: { number, hash } };
   } catch (thrown) {
     const error = toRunnerError(thrown);
     const isHopeless = HOPELESS.includes(error.code);

@@ -84,6 +84,23 @@ function line(config: RunnerConfig = {}, options: Partial<MockChainClientOptions
   return { chain, client, ledger, builder, submit, results, states, until };
 }
 
+it('takes every call that comes after its start, however late it looks at the chain', async () => {
+  const { chain, client, builder, submit, until } = line({ fromBlock: undefined });
+  submit('before');
+  chain.mine();
+  const isLate = Promise.withResolvers<void>();
+  const follow = client.follow.bind(client);
+  client.follow = async function* (options) {
+    await isLate.promise;
+    yield* follow(options);
+  };
+  await started(builder.router(new JobRouter().route(0, echo)));
+  submit('after');
+  chain.mine();
+  isLate.resolve();
+  await until(['after']);
+});
+
 /** Fails with this code until it is told to work. */
 class Remote implements FaasExecutor {
   readonly name = 'remote';
