@@ -11,7 +11,8 @@ import { errorDocument, json, retryHeaders, statusOf } from '../gateway/http.ts'
 import type { Reply, Route } from '../gateway/http.ts';
 import { Router } from '../gateway/router.ts';
 import { GatewayServer } from '../gateway/server.ts';
-import type { ServerLimits, TlsOptions } from '../gateway/server.ts';
+import type { ServerLimits } from '../gateway/server.ts';
+import type { TlsOptions } from '../gateway/tls.ts';
 import { EmbeddedQueue } from '../queue/embedded.ts';
 import { FolderObjects } from '../queue/folder-objects.ts';
 import { openIdentity } from '../queue/identity.ts';
@@ -191,7 +192,7 @@ export class ControlPlane {
     if (this.#hasStarted) throw new RunnerError('STATE_INVALID', 'the control plane listens, or has listened, already');
     this.#hasStarted = true;
     const { folder, random = randomBytes } = this.#options;
-    const names = hosts ?? (urls ? urls.map((url) => new URL(url).hostname) : [host]);
+    const names = hosts ?? (urls ? checkUrls(urls).map((url) => new URL(url).hostname) : [host]);
     if (names.some(isWildcard))
       throw new RunnerError('CONFIG_INVALID', `${host} is every address of this machine; say under which of them workers reach it`);
     makeFolder(folder, 0o700);

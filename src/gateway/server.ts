@@ -26,6 +26,8 @@ import { Refusals, parserError, refusalHeaders } from './refusals.ts';
 import type { Connection } from './refusals.ts';
 import type { Match, Router } from './router.ts';
 import { ServerMetrics } from './server-metrics.ts';
+import { serverTls } from './tls.ts';
+import type { TlsOptions } from './tls.ts';
 
 export interface ServerLimits extends CallerLimits {
   readonly connectionsMax: number;
@@ -39,14 +41,6 @@ export interface ServerLimits extends CallerLimits {
   readonly stallMs: number;
   /** Bodies of all requests together. */
   readonly bodiesBytesMax: number;
-}
-
-export interface TlsOptions {
-  /** PEM. */
-  readonly cert: string;
-  readonly key: string;
-  /** Authority whose client certificates are asked for. */
-  readonly ca?: string;
 }
 
 export interface ListenOptions {
@@ -142,9 +136,7 @@ export class GatewayServer {
       requireHostHeader: false,
       noDelay: true,
     };
-    const server = tls
-      ? createTlsServer({ ...options, ...tls, requestCert: tls.ca !== undefined, rejectUnauthorized: false, minVersion: 'TLSv1.2' })
-      : createServer(options);
+    const server = tls ? createTlsServer({ ...options, ...serverTls(tls) }) : createServer(options);
     this.#scheme = tls ? 'https' : 'http';
     this.#server = server;
     server.maxConnections = limits.connectionsMax;

@@ -2,11 +2,12 @@
 
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync, readdirSync, symlinkSync } from 'node:fs';
+import { mkdirSync, readFileSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 import { expect, test } from 'vitest';
+import { openCertificate } from '../../src/control/certificate.ts';
 import { idOfKey, makeIdentity } from '../../src/queue/identity.ts';
 import { RemoteObjects } from '../../src/queue/remote-objects.ts';
 import { RemoteQueue } from '../../src/queue/remote.ts';
@@ -182,3 +183,21 @@ test('it is small: its memory and its code have a budget', async () => {
   const lines = files.reduce((sum, name) => sum + readFileSync(join(room, name), 'utf8').split('\n').length, 0);
   expect(lines).toBeLessThan(4_000);
 }, 240_000);
+
+test('says what is wrong with its address and its certificate', async () => {
+  const data = await newFolder();
+  const broken = join(data, 'broken.pem');
+  writeFileSync(broken, 'no certificate');
+  const [one, other] = ['one', 'other'].map((name) => join(data, name));
+  for (const folder of [one, other]) {
+    mkdirSync(folder ?? '');
+    openCertificate(folder ?? '', ['localhost'], Date.now());
+  }
+  const refused = async (...flags: string[]): Promise<unknown> =>
+    (await bpr(['control-plane', '--port', '0', '--data', join(data, 'control'), ...flags]))['message'];
+  const tls = (cert: string, key: string): string[] => ['--tls-cert', cert, '--tls-key', key];
+  expect(await refused('--url', 'jobs.example.org')).toMatch(/^jobs\.example\.org is no address for workers/);
+  expect(await refused(...tls(broken, broken))).toMatch(/^the TLS certificate and its key cannot be used.*: .*no start line$/);
+  const mixed = tls(join(one ?? '', 'tls.crt'), join(other ?? '', 'tls.key'));
+  expect(await refused(...mixed)).toMatch(/^the TLS certificate and its key cannot be used.*: .*key values mismatch$/);
+});

@@ -1,0 +1,26 @@
+/** With which certificate a server shows itself. */
+
+import { createSecureContext } from 'node:tls';
+import type { TlsOptions as NodeTlsOptions } from 'node:tls';
+import { RunnerError } from '../errors.ts';
+
+export interface TlsOptions {
+  /** PEM. */
+  readonly cert: string;
+  readonly key: string;
+  /** Authority whose client certificates are asked for. */
+  readonly ca?: string;
+}
+
+/** For node. Throws `CONFIG_INVALID`. */
+export function serverTls({ cert, key, ca }: TlsOptions): NodeTlsOptions {
+  const given = { cert, key, ...(ca !== undefined && { ca }) };
+  try {
+    createSecureContext(given);
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    const message = `the TLS certificate and its key cannot be used; they must be PEM, and belong together: ${reason}`;
+    throw new RunnerError('CONFIG_INVALID', message, { cause });
+  }
+  return { ...given, requestCert: ca !== undefined, rejectUnauthorized: false, minVersion: 'TLSv1.2' };
+}
