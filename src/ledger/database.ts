@@ -22,6 +22,7 @@ CREATE TABLE IF NOT EXISTS calls (
 );
 CREATE INDEX IF NOT EXISTS calls_waiting ON calls (seq) WHERE state IN (0, 1);
 CREATE INDEX IF NOT EXISTS calls_executed ON calls (seq) WHERE state = 2;
+CREATE INDEX IF NOT EXISTS calls_state ON calls (state, updated_at);
 CREATE INDEX IF NOT EXISTS calls_block ON calls (block_number) WHERE block_number IS NOT NULL;
 CREATE TABLE IF NOT EXISTS notes (seq INTEGER NOT NULL, at INTEGER NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS notes_seq ON notes (seq);

@@ -216,8 +216,8 @@ export interface Ledger {
   setValue(name: string, value: string): Promise<void>;
 
   /**
-   * Removes what ended longer than `olderThanMs` ago and is in no transaction in flight, and gives the space back. Resolves with the number of
-   * removed calls.
+   * Removes what ended longer than `olderThanMs` ago and is in no transaction in flight, some at a time, and gives the space back. Resolves with
+   * the number of removed calls: fewer than there were when the ledger is closed meanwhile.
    */
   compact(olderThanMs: number): Promise<number>;
   /** Waits for what is being written, then closes the file. Idempotent. */

@@ -352,6 +352,17 @@ describe('find, stats, values and compaction', () => {
     expect(ledger.events(1)).toEqual([]);
   });
 
+  it('compaction leaves room for others, and ends when the ledger is closed', async () => {
+    const call = { jobId: 0n, body: new Uint8Array(), metadata: new Metadata() };
+    await Promise.all(Array.from({ length: 600 }, (_, index) => ledger.recordProduced({ ...call, id: `call:${index}` })));
+    for (const { seq } of ledger.waiting(0, 600)) void ledger.recordFailed(seq, { code: 'JOB_FAILED', message: 'x' });
+    const compacting = ledger.compact(0);
+    await ledger.setValue('a', '1');
+    expect(ledger.stats().byState.failed).toBe(350);
+    await ledger.close();
+    expect(await compacting).toBeLessThan(600);
+  });
+
   it('compaction leaves the calls of a transaction in flight, however long ago they ended', async () => {
     await executed(2);
     await ledger.recordTransaction(31337, transaction(0, [1, 2]));
@@ -372,6 +383,13 @@ describe('the file', () => {
     }
     return 'nothing was thrown';
   };
+
+  it('counts the calls without reading them, which are as large as their inputs', () => {
+    const reader = new DatabaseSync(path, { readOnly: true });
+    const [step] = reader.prepare('EXPLAIN QUERY PLAN SELECT state, count(*) FROM calls GROUP BY state').all();
+    reader.close();
+    expect(step?.['detail']).toContain('USING COVERING INDEX calls_state');
+  });
 
   it('is locked against a second runner, but can be read beside it', async () => {
     expect(await code(() => SqliteLedger.open({ path }))).toBe('LEDGER_LOCKED');

@@ -53,6 +53,9 @@ const OPEN = `(${seen}, ${executing})`;
 const NOT_ORPHANED = `<> ${orphaned}`;
 const ENDED = `(${final}, ${failed}, ${ignored}, ${rejected}, ${closed}, ${orphaned})`;
 
+/** Calls that one transaction removes. */
+const COMPACTED_MAX = 250;
+
 /** The row tells of the last attempt; what it told of the one before becomes a note. */
 const KEEP_ATTEMPT = `INSERT INTO notes (seq, at, kind, detail)
   SELECT seq, started_at, 'attempt', json_object('number', attempts, 'executor', executor, 'reason', reason) FROM calls WHERE seq = ? AND attempts > 0`;
@@ -76,6 +79,7 @@ export class SqliteLedger implements Ledger {
   readonly #transactions: TransactionTable;
   readonly #statements = new Map<string, StatementSync>();
   readonly #telemetry: Telemetry;
+  #closed = false;
 
   /** Throws `LEDGER_LOCKED`, `LEDGER_CORRUPT`, `LEDGER_VERSION` or `LEDGER_FULL`. */
   static open(options: SqliteLedgerOptions): SqliteLedger {
@@ -280,24 +284,34 @@ export class SqliteLedger implements Ledger {
   }
 
   async compact(olderThanMs: number): Promise<number> {
-    // A transaction that may still be mined knows by its calls whether it must be replaced.
-    const inFlight = `SELECT c.seq FROM transaction_calls c JOIN transactions t ON t.id = c.transaction_id WHERE t.final = 0 AND t.state = 'pending'`;
-    const old = `state IN ${ENDED} AND updated_at <= ? AND seq NOT IN (${inFlight})`;
     const before = this.#clock.now() - olderThanMs;
-    const removed = await this.#database.write(() => {
-      this.#run(`DELETE FROM notes WHERE seq IN (SELECT seq FROM calls WHERE ${old})`, before);
-      this.#run(`DELETE FROM transaction_calls WHERE seq IN (SELECT seq FROM calls WHERE ${old})`, before);
-      const count = this.#run(`DELETE FROM calls WHERE ${old}`, before);
+    let removed = 0;
+    // So many at a time: calls go on in between.
+    for (let count = COMPACTED_MAX; count === COMPACTED_MAX && !this.#closed; removed += count)
+      count = await this.#database.write(() => this.#removeOld(before));
+    if (this.#closed) return removed;
+    await this.#database.write(() => {
       this.#run('DELETE FROM transactions WHERE final = 1 AND id NOT IN (SELECT transaction_id FROM transaction_calls)');
-      return count;
     });
-    this.#database.shrink();
+    if (!this.#closed) this.#database.shrink();
     this.#telemetry.log.debug('ledger compacted', { removed });
     return removed;
   }
 
   close(): Promise<void> {
+    this.#closed = true;
     return this.#database.close();
+  }
+
+  /** A transaction that may still be mined knows by its calls whether it must be replaced. */
+  #removeOld(before: number): number {
+    const inFlight = `SELECT c.seq FROM transaction_calls c JOIN transactions t ON t.id = c.transaction_id WHERE t.final = 0 AND t.state = 'pending'`;
+    const old = `SELECT seq FROM calls WHERE state IN ${ENDED} AND updated_at <= ? AND seq NOT IN (${inFlight}) LIMIT ${COMPACTED_MAX}`;
+    const seqs = JSON.stringify(this.#all(old, before).map((row) => row['seq']));
+    const these = 'seq IN (SELECT value FROM json_each(?))';
+    this.#run(`DELETE FROM notes WHERE ${these}`, seqs);
+    this.#run(`DELETE FROM transaction_calls WHERE ${these}`, seqs);
+    return this.#run(`DELETE FROM calls WHERE ${these}`, seqs);
   }
 
   #see(call: ChainCall): SeenOutcome {
