@@ -1,4 +1,7 @@
+import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -527,6 +530,23 @@ describe('cloud invoke', () => {
         stderr: expect.stringMatching(/^CONFIG_INVALID: .* cannot be read \(.*--file/) as string,
       });
     }
+  });
+});
+
+describe('cloud logs', () => {
+  it.each([
+    ['with --follow a signal is how it ends', ['--follow'], 0, ''],
+    ['without it work is cut off', [], 143, 'ABORTED: interrupted by SIGTERM'],
+  ])('%s', async (_, flags, expected, message) => {
+    // It answers nothing: the signal comes in the middle of a request.
+    const server = createServer(() => process.emit('SIGTERM')).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const { port } = server.address() as AddressInfo;
+    const to = ['-p', 'custom', '--deployer-option', `http.url=http://127.0.0.1:${port}`];
+    const { status, stdout, stderr } = await bpr('cloud', 'logs', 'hello', ...to, ...flags);
+    server.close();
+    expect({ status, stdout }).toEqual({ status: expected, stdout: '' });
+    expect(stderr.split('\n')[0]).toBe(message);
   });
 });
 

@@ -48,6 +48,15 @@ export async function interruptible(io: Io, clock: Clock, action: (work: Work) =
   }
 }
 
+/** Lines of a log. One that is followed ends with the signal: that is how it ends, and no error. */
+export async function* untilEnded<T>(lines: AsyncIterable<T>, end: AbortSignal | undefined): AsyncGenerator<T> {
+  try {
+    yield* lines;
+  } catch (thrown) {
+    if (!end?.aborted) throw thrown;
+  }
+}
+
 /** The exit status for work that a signal ended; undefined for everything else. */
 export function signalStatus({ code, details }: RunnerError): number | undefined {
   const { signal } = details;

@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { main } from '../../src/cli/main.ts';
 import type { MatrixReport } from '../../src/conformance/matrix.ts';
 import { vectors } from '../../src/conformance/vectors.ts';
 import { DRIVERS } from '../support/container-engine.ts';
@@ -105,6 +106,17 @@ describe('how it is called', () => {
       /^handler\.mjs \d+ bytes, sha256 [0-9a-f]{64}\n\nBACKEND +STATUS +BINARY +TOOK\nin-process +equal +4\/4 .*\nstdio +equal +4\/4 /,
     );
     expect(stdout).toMatch(/\n4 vectors in [\d.]+ s\. All answers are equal\.\n$/);
+  });
+
+  it('is ended by a signal, with its status', async () => {
+    let stderr = '';
+    const write = (text: string): void => {
+      stderr += text;
+      if (text.startsWith('[1/')) process.emit('SIGTERM');
+    };
+    const io = { stdout: { write: () => {} }, stderr: { isTTY: true, write }, env: { PATH: '/usr/bin:/bin' }, cwd: '/' };
+    expect(await main(['conformance', '--backend', 'in-process'], io)).toBe(143);
+    expect(stderr).toContain('ABORTED: interrupted by SIGTERM');
   });
 
   it.each([

@@ -19,6 +19,7 @@ import type { DeployerWork, PlatformFlags, WriteFlags } from '../deployer-flags.
 import { atPath } from '../named-path.ts';
 import { print, table, timeText, toJson } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
+import { untilEnded } from '../work.ts';
 
 interface InvokeFlags extends PlatformFlags {
   readonly data?: string;
@@ -88,7 +89,10 @@ function addLogs(cloud: Command, { io }: Cli): void {
     .option('-s, --search <text>', 'only lines with this text')
     .option('--since <time>', 'only from then on: 30s, 15m, 2h, 7d ago, or a date', parseSince)
     .option('--request-id <id>', 'only of one call')
-    .addHelpText('after', '\nWith --json one line of JSON for each line of the log; an error is one line, too.')
+    .addHelpText(
+      'after',
+      '\nWith --json one line of JSON for each line of the log; an error is one line, too. A signal ends --follow with 0.',
+    )
     .action(async (name: string, flags: LogFlags) => {
       await withDeployer(io, flags, async ({ deployer, signal }) => {
         const { limit, follow, level, search, since, requestId } = flags;
@@ -101,7 +105,8 @@ function addLogs(cloud: Command, { io }: Cli): void {
           ...(since !== undefined && { sinceMs: since }),
           ...(requestId !== undefined && { requestId }),
         };
-        for await (const entry of deployer.logs(name, query)) io.stdout.write(`${flags.json ? toJson(entry, 0) : lineOf(entry)}\n`);
+        for await (const entry of untilEnded(deployer.logs(name, query), follow && signal))
+          io.stdout.write(`${flags.json ? toJson(entry, 0) : lineOf(entry)}\n`);
       });
     });
 }

@@ -4,12 +4,14 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Option } from 'commander';
 import type { Command } from 'commander';
+import { systemClock } from '../../clock.ts';
 import type { ArtifactInfo, MatrixReport, Platform } from '../../conformance/matrix.ts';
 import type { Artifact } from '../../conformance/matrix-platforms.ts';
 import { RunnerError } from '../../errors.ts';
 import type { InstanceBackend } from '../../runtime/runtime.ts';
 import { print, progress, table } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
+import { interruptible } from '../work.ts';
 
 interface ConformanceFlags {
   readonly all?: true;
@@ -29,7 +31,8 @@ Examples:
 One handler bundle is built and run on every backend with the same calls; its answers must be the same bytes and the same error codes
 everywhere. A backend that is not on this machine is named with its reason.
 
-Exit status: 0 all answers are equal; 1 some differ, a required backend is missing, or nothing could be run; 2 called in a wrong way.`;
+Exit status: 0 all answers are equal; 1 some differ, a required backend is missing, or nothing could be run; 2 called in a wrong way;
+130 and 143 interrupted by SIGINT and SIGTERM.`;
 
 interface Variant {
   readonly name: string;
@@ -65,25 +68,14 @@ export function addConformance(program: Command, cli: Cli): void {
     .option('--vector <text>', 'only vectors with this in their name or group')
     .option('--json', 'print one JSON document')
     .addHelpText('after', EXAMPLES)
+    // A signal ends the platforms before the program: nothing of them stays behind.
     .action((flags: ConformanceFlags) =>
-      interruptible(async (signal) => {
+      interruptible(cli.io, systemClock, async ({ signal }) => {
         const report = await run(cli.io, flags, signal);
         if (!report.ok) cli.exitCode = 1;
         print(cli.io, flags.json, { document: report, text: explain(report) });
       }),
     );
-}
-
-/** Ctrl-C ends the platforms before the program: nothing of them stays behind. A second one ends it at once. */
-async function interruptible(run: (signal: AbortSignal) => Promise<void>): Promise<void> {
-  const stop = new AbortController();
-  const onSignal = (): void => stop.abort();
-  process.once('SIGINT', onSignal).once('SIGTERM', onSignal);
-  try {
-    await run(stop.signal);
-  } finally {
-    process.off('SIGINT', onSignal).off('SIGTERM', onSignal);
-  }
 }
 
 async function run(io: Io, flags: ConformanceFlags, signal: AbortSignal): Promise<MatrixReport> {

@@ -8,6 +8,7 @@ import { print, sizeText, table, toJson } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
 import { recordsOf, withOperator } from '../service-operator.ts';
 import type { OperatorWork } from '../service-operator.ts';
+import { untilEnded } from '../work.ts';
 import { addServiceDeploy, addServiceExport } from './service-deploy.ts';
 
 interface ServiceFlags {
@@ -91,12 +92,16 @@ function addLogs(service: Command, { io }: Cli): void {
     .option('--limit <count>', 'the newest so many lines', parseCount, 100)
     .option('--search <text>', 'only lines with this text')
     .option('-f, --follow', 'go on with what is written from now on, until interrupted')
-    .addHelpText('after', '\nWith --json one line of JSON for each line of the log; an error is one line, too.')
+    .addHelpText(
+      'after',
+      '\nWith --json one line of JSON for each line of the log; an error is one line, too. A signal ends --follow with 0.',
+    )
     .action(async (flags: LogFlags) => {
       await withRecord(io, flags, async (record, { operator, signal }) => {
         const { limit, follow, search } = flags;
         const query = { limit, signal, ...(follow && { follow }), ...(search !== undefined && { search }) };
-        for await (const entry of operator.logs(record, query)) io.stdout.write(`${flags.json ? toJson(entry, 0) : entry.message}\n`);
+        for await (const entry of untilEnded(operator.logs(record, query), follow && signal))
+          io.stdout.write(`${flags.json ? toJson(entry, 0) : entry.message}\n`);
       });
     });
 }
