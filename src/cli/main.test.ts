@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -80,6 +80,17 @@ describe('how it is called', () => {
     expect(await bpr(['--version'])).toEqual({ status: 0, stdout: `${manifest.version}\n`, stderr: '' });
   });
 
+  it('help of a command below another one is its own', async () => {
+    const { status, stdout } = await bpr(['help', 'cloud', 'aws', 'bootstrap-role']);
+    expect(status).toBe(0);
+    expect(stdout).toMatch(/^Usage: bpr cloud aws bootstrap-role/);
+    expect((await bpr(['help', 'cloud', 'deploy'])).stdout).toMatch(/^Usage: bpr cloud deploy/);
+    expect((await bpr(['help', 'cloud'])).stdout).toMatch(/^Usage: bpr cloud \[/);
+    expect((await bpr(['help'])).stdout).toMatch(/^Usage: bpr \[/);
+    // Never the command itself.
+    expect((await bpr(['help', 'init', 'a'])).stdout).toMatch(/^Usage: bpr init/);
+  });
+
   it('without a command: the help, and status 2', async () => {
     const { status, stdout, stderr } = await bpr([]);
     expect({ status, stdout }).toEqual({ status: 2, stdout: '' });
@@ -145,6 +156,15 @@ describe('build', () => {
     expect(readFileSync(built.layer.file).includes('nodejs/node_modules/upper/package.json')).toBe(true);
     const index = JSON.parse(readFileSync(join(cwd, 'oci/index.json'), 'utf8')) as { manifests: { digest: string }[] };
     expect(index.manifests.map(({ digest }) => digest)).toEqual([built.image.digest]);
+  });
+
+  it.each(['', '../up', 'a/b'])('the name %j of the zip is refused', async (name) => {
+    const { status, stderr } = await bpr(['build', JOBS, '--out', 'named', '--name', name]);
+    expect({ status, stderr: stderr.split('\n')[0] }).toEqual({
+      status: 1,
+      stderr: `CONFIG_INVALID: the zip cannot be called ${JSON.stringify(name)}: write a name, not a path`,
+    });
+    expect(existsSync(join(cwd, 'named'))).toBe(false);
   });
 
   it('a platform that is not known is refused with the choices', async () => {
@@ -266,6 +286,12 @@ describe('what comes next', () => {
     expect(stdout).toContain(`Next: cd ${word} && npm install && npm run dev`);
     const plugin = await bpr(['plugin', 'new', 'acme', '--dir', `${dir} 2`]);
     expect(plugin.stdout).toContain(`Next: cd '${dir.replace("'", String.raw`'\''`)} 2' && npm install && npm test`);
+  });
+});
+
+describe('what comes next, in a directory that looks like an option', () => {
+  it('is a line for a shell, too', async () => {
+    expect((await bpr(['init', '--', '-blueprint'])).stdout).toContain('Next: cd ./-blueprint && npm install');
   });
 });
 

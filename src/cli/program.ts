@@ -31,7 +31,7 @@ export async function run(commands: readonly AddCommand[], args: readonly string
   try {
     const program = createProgram(commands, { cli, json });
     if (json) form = jsonForm(commandOf(program, args));
-    await program.parseAsync(args, { from: 'user' });
+    await program.parseAsync(asOfGroup(program, args), { from: 'user' });
     return cli.exitCode;
   } catch (thrown) {
     if (!(thrown instanceof CommanderError)) {
@@ -53,6 +53,19 @@ function commandOf(program: Command, args: readonly string[]): Command {
     else if (!arg.startsWith('-')) break;
   }
   return found;
+}
+
+/** `help cloud deploy` as `cloud help deploy`: commander looks one level down. */
+function asOfGroup(program: Command, args: readonly string[]): readonly string[] {
+  if (args[0] !== 'help' || args.length < 3) return args;
+  const groups = args.slice(1, -1);
+  let found = program;
+  for (const name of groups) {
+    const next = found.commands.find((command) => command.name() === name);
+    if (!next || next.commands.length === 0) return args;
+    found = next;
+  }
+  return [...groups, 'help', ...args.slice(-1)];
 }
 
 function jsonForm({ options }: Command): OutputForm {

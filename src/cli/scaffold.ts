@@ -38,6 +38,7 @@ export function writeScaffold({ root, files, force = false, dryRun = false }: Sc
 
 /** The commands that come next, for a shell: a directory may be called anything. */
 export function nextCommands(dir: string, ...commands: readonly string[]): string {
-  const word = /^[\w@%+=:,./-]+$/.test(dir) ? dir : `'${dir.replaceAll("'", String.raw`'\''`)}'`;
+  const place = dir.startsWith('-') ? `./${dir}` : dir;
+  const word = /^[\w@%+=:,./-]+$/.test(place) ? place : `'${place.replaceAll("'", String.raw`'\''`)}'`;
   return [`cd ${word}`, ...commands].join(' && ');
 }

@@ -25,7 +25,7 @@ export interface BuildHandlerOptions {
   readonly target?: string;
   /** Writes `handler.mjs.map` too; it is not packed. Default false. */
   readonly sourcemap?: boolean;
-  /** Of the zip. Default `handler`. */
+  /** Of the zip, without a folder. Default `handler`. */
   readonly name?: string;
   /** What the module sees when the build loads it to learn its jobs. Default: the environment of this process. */
   readonly env?: Readonly<Record<string, string | undefined>>;
@@ -95,7 +95,7 @@ let constants: ReturnType<typeof compressAll> | undefined;
  * Bundles the jobs that `entry` exports with the adapters of all platforms into one `handler.mjs`, and packs it.
  *
  * The same sources give the same bytes, on any machine and in any directory. Throws `BUILD_FAILED` with the messages of the
- * bundler, or with what is wrong with the module; `PEER_MISSING` without esbuild.
+ * bundler, or with what is wrong with the module; `CONFIG_INVALID` for a name that is a path; `PEER_MISSING` without esbuild.
  *
  * @example
  * const { zipFile, sha256 } = await buildHandler({ entry: 'src/jobs.ts', outDir: 'build' });
@@ -110,10 +110,13 @@ export async function buildHandler(options: BuildHandlerOptions): Promise<BuiltH
 }
 
 async function build(options: BuildHandlerOptions, describer: Describer): Promise<BuiltHandler> {
+  const { name = 'handler' } = options;
+  if (name === '' || name !== basename(name))
+    throw new RunnerError('CONFIG_INVALID', `the zip cannot be called ${JSON.stringify(name)}: write a name, not a path`);
   const outDir = resolve(options.outDir);
   const { code, map, inputs, warnings } = await bundle(options);
   const file = join(outDir, 'handler.mjs');
-  const zipFile = join(outDir, `${options.name ?? 'handler'}.zip`);
+  const zipFile = join(outDir, `${name}.zip`);
   const fileSha256 = sha256Of(code);
   makeFolder(outDir);
   const loaded = join(outDir, `handler.${temporaryName()}.mjs`);
