@@ -126,8 +126,9 @@ describe('bpr topology render', () => {
       }
       // One process of the control plane ends: so does the container, which is started anew.
       const id = await docker('inspect', '--format', '{{.State.StartedAt}}', `${prefix}-control-plane`);
-      const killEngine = `for (const pid of fs.readdirSync('/proc')) if (/^\\d+$/.test(pid)) { const text = fs.readFileSync('/proc/' + pid + '/cmdline', 'utf8'); if (text.includes('bpr.mjs\\0wasm')) process.kill(Number(pid), 'SIGKILL'); }`;
-      await docker('exec', `${prefix}-control-plane`, 'node', '-e', killEngine);
+      const killEngine = `for (const pid of fs.readdirSync('/proc')) if (/^\\d+$/.test(pid)) try { const text = fs.readFileSync('/proc/' + pid + '/cmdline', 'utf8'); if (text.includes('bpr.mjs\\0wasm')) process.kill(Number(pid), 'SIGKILL'); } catch { /* It has ended. */ }`;
+      // It may be gone with the container before it ends itself.
+      await docker('exec', '--detach', `${prefix}-control-plane`, 'node', '-e', killEngine);
       await expect
         .poll(() => docker('inspect', '--format', '{{.State.StartedAt}} {{.State.Running}}', `${prefix}-control-plane`), {
           timeout: 60_000,
