@@ -54,4 +54,4 @@ it('a worker is not ready while all of its engines are away, says so, and is rea
   engines[1].isReady = true;
   await until(async () => (await readiness()).status === 200);
   expect(await command.kill('SIGTERM')).toBe(0);
-}, 60_000);
+});
