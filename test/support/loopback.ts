@@ -11,6 +11,8 @@ export interface Listening {
 }
 
 export async function listenOnLoopback(server: Server): Promise<Listening> {
+  // Of two sides that rested meanwhile, one would close a connection on which the other sends.
+  server.keepAliveTimeout = 0;
   await new Promise<void>((resolve) => void server.listen(0, '127.0.0.1', resolve));
   const { port } = server.address() as AddressInfo; // as: it listens on a port
   return {
