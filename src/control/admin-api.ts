@@ -122,8 +122,7 @@ function workerRoutes({ access, registry, workers, queue, now }: AdminApiOptions
         responses: { 200: { about: 'those after this one', schema: EVENTS.json } },
       },
       handle({ query }) {
-        const after = AFTER.parse(query.get('after') ?? undefined, 'after') ?? 0;
-        return json(200, { events: workers.membership.after(after) });
+        return json(200, { events: workers.membership.after(AFTER.parse(query.get('after') ?? '0', 'after')) });
       },
     },
     {

@@ -160,6 +160,18 @@ describe('a session', () => {
     expect(open.toSorted()).toEqual(['get /healthz', 'get /openapi.json', 'get /readyz', 'post /enrol', 'post /enrol/challenge']);
   });
 
+  test('is told of as an event, after any number that is known, or none', async () => {
+    const running = await start();
+    const queue = await connect(await ticketOf(running));
+    await queue.stats();
+    const events = (query: string) => send(running.url, `GET /workers/events${query}`, { headers: running.admin });
+    const joined = { events: [{ worker: queue.workerId, change: 'joined' }] };
+    expect(await events('')).toMatchObject({ status: 200, json: joined });
+    expect(await events('?after=0')).toMatchObject({ status: 200, json: joined });
+    expect(await events('?after=999999999999999')).toMatchObject({ status: 200, json: { events: [] } });
+    expect(await events('?after=x')).toMatchObject({ status: 400, code: 'REQUEST_INVALID' });
+  });
+
   test('allows what its ticket allows, in the name of its worker', async () => {
     const running = await start();
     const publisher = await connect(await ticketOf(running, { scopes: ['publish'] }));
