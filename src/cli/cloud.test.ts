@@ -533,6 +533,18 @@ describe('cloud invoke', () => {
   });
 });
 
+describe('--deployer-option', () => {
+  it.each([
+    ['cloud', 'list'],
+    ['cloud', 'aws', 'bootstrap-role'],
+    ['service', 'deploy', '--service-id', '1'],
+  ])('of a plugin that there is not is refused: %s %s', async (...command) => {
+    const { status, stderr } = await bpr(...command, '--deployer-option', 'aws.region=eu-west-1');
+    expect(status).toBe(2);
+    expect(stderr).toContain('There is no plugin aws; there are aws-lambda, ');
+  });
+});
+
 describe('cloud logs', () => {
   it.each([
     ['with --follow a signal is how it ends', ['--follow'], 0, ''],
@@ -551,6 +563,13 @@ describe('cloud logs', () => {
 });
 
 describe('cloud export', () => {
+  it.each(['../up', 'a/b', '', '.x'])('the name %j is refused: files are called by it', async (name) => {
+    const { status, stderr } = await bpr('cloud', 'export', JOBS, '--name', name, '--format', 'sam', '--out', 'exported/here');
+    expect(status).toBe(1);
+    expect(stderr).toContain(`CONFIG_INVALID: a function cannot be called ${JSON.stringify(name)}`);
+    expect(existsSync(join(home, 'exported'))).toBe(false);
+  });
+
   it('a format for orchestrators is refused, with those for functions', async () => {
     expect(await bpr('cloud', 'export', JOBS, '--name', 'squaring', '--format', 'compose')).toMatchObject({
       status: 2,

@@ -9,6 +9,7 @@ import { FAAS_TYPES } from '../deploy/policy-model.ts';
 import type { FaasType } from '../deploy/policy-model.ts';
 import { RunnerError } from '../errors.ts';
 import type { DeployChange, DeployOptions, DeployReport, FaasDeployer, FunctionConfig, FunctionState } from '../executor/deployer.ts';
+import { BUILT_IN_PLUGINS } from '../plugin/catalog.ts';
 import type { Io } from './output.ts';
 import { interruptible } from './work.ts';
 import type { Work } from './work.ts';
@@ -31,7 +32,7 @@ export function withPlatform(command: Command): Command {
   return command
     .addOption(new Option('-p, --provider <type>', 'the platform (default: the one of the policy)').choices(FAAS_TYPES))
     .option('--config <file>', 'the deployment policy, when it is not in the configuration directory')
-    .option('--deployer-option <plugin.name=value>', 'an option of the platform; can be repeated', collectPluginOptions)
+    .option('--deployer-option <plugin.name=value>', 'an option of the platform; can be repeated', collectDeployerOptions)
     .option('--json', 'print one JSON document');
 }
 
@@ -149,6 +150,14 @@ export function collectTexts(text: string, previous: Readonly<Record<string, str
 export function collectOptions(text: string, previous: Readonly<Record<string, unknown>> = {}): Record<string, unknown> {
   const [name, value] = pair(text);
   return { ...previous, [name]: value };
+}
+
+/** One that is written wrongly would be dropped in silence. */
+export function collectDeployerOptions(text: string, previous?: PluginOptions): PluginOptions {
+  const all = collectPluginOptions(text, previous);
+  const unknown = Object.keys(all).find((plugin) => !BUILT_IN_PLUGINS.has(plugin));
+  if (unknown === undefined) return all;
+  throw new InvalidArgumentError(`There is no plugin ${unknown}; there are ${[...BUILT_IN_PLUGINS.keys()].join(', ')}.`);
 }
 
 export function collectPluginOptions(text: string, previous: PluginOptions = {}): PluginOptions {

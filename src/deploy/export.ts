@@ -13,10 +13,17 @@ import { terraform } from './export-terraform.ts';
 export const EXPORT_FORMATS = ['cloudformation', 'sam', 'terraform', 'knative', 'kubernetes', 'compose', 'systemd'] as const;
 export type ExportFormat = (typeof EXPORT_FORMATS)[number];
 
-/** Throws `CONFIG_INVALID` when there is nothing that the format is for, `SCHEDULE_INVALID`, `SCHEDULE_LOSSY`. */
+/** Files are called by it. */
+const NAME = /^[A-Za-z0-9][\w.-]*$/;
+
+/** Throws `CONFIG_INVALID` for a function with another name than platforms take, and when there is nothing that the format is for, `SCHEDULE_INVALID`, `SCHEDULE_LOSSY`. */
 export function exportPlan(format: ExportFormat, input: ExportInput): Exported {
   const isForFunctions = format === 'cloudformation' || format === 'sam' || format === 'terraform' || format === 'knative';
   if (isForFunctions && input.functions.length === 0) throw nothing(format, 'functions');
+  for (const { name } of input.functions) {
+    if (!NAME.test(name))
+      throw new RunnerError('CONFIG_INVALID', `a function cannot be called ${JSON.stringify(name)}: write letters, digits, dashes, dots`);
+  }
   const { program } = input;
   switch (format) {
     case 'cloudformation':

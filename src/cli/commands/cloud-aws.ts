@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { RunnerError } from '../../errors.ts';
 import type { DeployChange, DeployOptions, FaasDeployer } from '../../executor/deployer.ts';
-import { changesText, collectPluginOptions, deployOptions, withDeployer } from '../deployer-flags.ts';
+import { changesText, collectDeployerOptions, deployOptions, withDeployer } from '../deployer-flags.ts';
 import type { PluginOptions } from '../deployer-flags.ts';
 import { print } from '../output.ts';
 import type { Cli } from '../output.ts';
@@ -42,7 +42,7 @@ export function addAws(cloud: Command, { io }: Cli): void {
     .option('--print', 'print the commands of the AWS CLI that do the same')
     .option('--dry-run', 'say what would be done, and do nothing')
     .option('--config <file>', 'the deployment policy, when it is not in the configuration directory')
-    .option('--deployer-option <plugin.name=value>', 'an option of the platform; can be repeated', collectPluginOptions)
+    .option('--deployer-option <plugin.name=value>', 'an option of the platform; can be repeated', collectDeployerOptions)
     .option('--json', 'print one JSON document')
     .addHelpText('after', EXAMPLES)
     .action((flags: RoleFlags) =>

@@ -12,7 +12,7 @@ import { stateFolder } from '../../deploy/policy-file.ts';
 import type { PluginReference, ServiceRecords } from '../../deploy/record.ts';
 import type { ServiceReport } from '../../deploy/service-run.ts';
 import { parseNumber, parseUint64 } from '../calls.ts';
-import { changesText, collectOptions, collectPluginOptions, deployOptions, usablePolicy } from '../deployer-flags.ts';
+import { changesText, collectOptions, collectDeployerOptions, deployOptions, usablePolicy } from '../deployer-flags.ts';
 import type { PluginOptions } from '../deployer-flags.ts';
 import { settingsOf } from '../environment.ts';
 import type { ChainFlags } from '../environment.ts';
@@ -113,7 +113,7 @@ function withPlan(command: Command): Command {
     )
     .option('--network <name>', 'network of the container: bridge, host, or a name (default: bridge)')
     .option('--host-option <name=value>', 'an option of the host; can be repeated', collectOptions)
-    .option('--deployer-option <plugin.name=value>', 'an option of a platform; can be repeated', collectPluginOptions)
+    .option('--deployer-option <plugin.name=value>', 'an option of a platform; can be repeated', collectDeployerOptions)
     .option('--key <reference>', 'where the key of the operator is: env:NAME or file:/path', 'env:OPERATOR_PRIVATE_KEY')
     .option('--from-block <number>', 'first block for a new ledger (default: the head)', parseUint64)
     .option('--confirmations <count>', 'blocks on top of a call before its result is signed (default: 1)', parseNumber);
