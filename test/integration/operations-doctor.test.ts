@@ -292,21 +292,23 @@ describe('alerts and chain', () => {
   }, 60_000);
 
   it('fails on a node that is behind or still syncs', async () => {
-    const rpc = (syncing: unknown, ageS: number) =>
-      server((_, body) => {
+    const rpc = (syncing: unknown, ageS: number) => {
+      // Of before it is asked for, however late the answer is.
+      const block = { number: '0x10', timestamp: `0x${Math.floor(Date.now() / 1_000 - ageS).toString(16)}` };
+      return server((_, body) => {
         const one = (id: number, method: string) => {
-          const block = { number: '0x10', timestamp: `0x${Math.floor(Date.now() / 1_000 - ageS).toString(16)}` };
           const results: Readonly<Record<string, unknown>> = { eth_chainId: '0x1', eth_syncing: syncing, eth_getBlockByNumber: block };
           return { jsonrpc: '2.0', id, result: results[method] ?? '0x' };
         };
         const request = JSON.parse(body) as { id: number; method: string } | { id: number; method: string }[];
         return Array.isArray(request) ? request.map(({ id, method }) => one(id, method)) : one(request.id, request.method);
       });
+    };
     const base = temporaryFolder('doctor');
     const look = async (syncing: unknown, ageS: number) =>
       (await doctor(base, ['--rpc-url', await rpc(syncing, ageS)])).of('chain in sync');
     expect(await look(false, 5)).toMatchObject({ status: 'ok' });
-    expect(await look(false, 4_000)).toMatchObject({ status: 'fail', detail: expect.stringMatching(/^block 16, 400\d s old$/) as string });
+    expect(await look(false, 4_000)).toMatchObject({ status: 'fail', detail: expect.stringMatching(/^block 16, 4\d{3} s old$/) as string });
     expect(await look({ currentBlock: '0x1' }, 5)).toMatchObject({
       status: 'fail',
       detail: expect.stringContaining('the node is syncing') as string,
