@@ -44,12 +44,12 @@ export class CloudflareExecutor implements FaasExecutor {
     const { headers, body } = encodeRequest(format, call);
     const { responseBytesMax } = this.limits;
     const remainingMs = Math.max(0, Math.ceil(deadline - this.#clock.now()));
-    const more = [BLUEPRINT.attempt, String(attempt), BLUEPRINT.timeoutMs, String(remainingMs)];
+    const all = { ...headers, [BLUEPRINT.attempt]: String(attempt), [BLUEPRINT.timeoutMs]: String(remainingMs) };
     const response = await this.#calls.send({
       method: 'POST',
       address: this.#addressOf(call.jobId),
       path: `/job/${call.jobId}`,
-      headers: [...Object.entries(headers).flat(), ...more],
+      headers: Object.entries(all).flat(),
       body,
       deadline,
       signal,

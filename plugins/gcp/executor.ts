@@ -99,17 +99,11 @@ export class GcpExecutor implements FaasExecutor {
     const authorization = await inTime(this.#authorization(), { deadline, signal, clock: this.#clock });
     const { headers, body } = encodeRequest('octets', call);
     const remainingMs = Math.max(0, Math.ceil(deadline - this.#clock.now()));
+    const all = { ...headers, [BLUEPRINT.attempt]: String(attempt), [BLUEPRINT.timeoutMs]: String(remainingMs) };
     const response = await this.#connections.send(this.#target, {
       method: 'POST',
       path: `${this.#target.path}/job/${call.jobId}`,
-      headers: [
-        ...Object.entries(headers).flat(),
-        BLUEPRINT.attempt,
-        String(attempt),
-        BLUEPRINT.timeoutMs,
-        String(remainingMs),
-        ...authorization,
-      ],
+      headers: [...Object.entries(all).flat(), ...authorization],
       body,
       deadline,
       signal,

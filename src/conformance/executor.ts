@@ -13,7 +13,7 @@ import { isRunnerError } from '../errors.ts';
 import type { ErrorCode, Retry, RunnerError } from '../errors.ts';
 import { requestTooLarge } from '../executor/executor.ts';
 import type { Execution, FaasExecutor, InvokeOptions } from '../executor/executor.ts';
-import { Metadata, TANGLE } from '../job/call.ts';
+import { BLUEPRINT, Metadata, TANGLE } from '../job/call.ts';
 import type { JobCall } from '../job/call.ts';
 import { CONFORMANCE_JOBS } from './jobs.ts';
 import { checkSuite, registerSuite } from './suite.ts';
@@ -139,6 +139,15 @@ export const executorCases: readonly ExecutorCase[] = [
       const call = callOf(CONFORMANCE_JOBS.metadata, '');
       const seen: unknown = JSON.parse(bodyOf(await invoke(executor, call)).toString('utf8'));
       assert.deepEqual(seen, { caller: call.metadata.get(TANGLE.caller), callId: call.metadata.get(TANGLE.callId) });
+    },
+  },
+  {
+    name: 'a call that a handler passes on, with the attempt and the time of its own, is answered',
+    async run(executor) {
+      const { metadata, ...call } = callOf(CONFORMANCE_JOBS.metadata, '');
+      const told = [...metadata, [BLUEPRINT.attempt, '7'], [BLUEPRINT.timeoutMs, '900000']] as const;
+      const { results } = await invoke(executor, { ...call, metadata: new Metadata(told) });
+      assert.equal(results.length, 1);
     },
   },
   {
