@@ -58,23 +58,24 @@ export class Intake {
     }
   }
 
-  /** A new ledger begins where the chain was at the start: what came since, however long ago that is, came to a runner that runs. */
   #from(): { readonly cursor?: Cursor; readonly fromBlock?: bigint } {
-    const { chain, ledger, config, startedAt } = this.#options;
-    const { chainId, contract } = chain;
-    const cursor = ledger.cursor(chainId, contract);
+    const { chain, ledger, config } = this.#options;
+    const cursor = ledger.cursor(chain.chainId, chain.contract);
     if (cursor) return { cursor };
-    if (config.fromBlock !== undefined) return { fromBlock: config.fromBlock };
-    return startedAt ? { cursor: { chainId, contract, block: startedAt } } : {};
+    return config.fromBlock === undefined ? {} : { fromBlock: config.fromBlock };
   }
 
-  /** A ledger belongs to one contract of one chain: results of another would be discarded as orphans. Throws `CHAIN_MISMATCH`. */
+  /**
+   * A ledger belongs to one contract of one chain: results of another would be discarded as orphans. A new one begins where the chain was at the
+   * start: what came since, however long ago that is, came to a runner that runs, also when it ends before it has read anything. Throws
+   * `CHAIN_MISMATCH`.
+   */
   async bind(): Promise<void> {
-    const { chain, ledger, dispatch } = this.#options;
-    const own = `${chain.source}:${chain.chainId}:${chain.contract}`;
+    const { chain, ledger, dispatch, config, startedAt } = this.#options;
+    const { chainId, contract } = chain;
+    const own = `${chain.source}:${chainId}:${contract}`;
     const known = ledger.getValue(LEDGER_CHAIN);
-    if (known === own) return;
-    if (known !== undefined) {
+    if (known !== undefined && known !== own) {
       throw new RunnerError(
         'CHAIN_MISMATCH',
         `the ledger belongs to ${known}, the runner is configured for ${own}; use another ledger file`,
@@ -83,7 +84,9 @@ export class Intake {
         },
       );
     }
-    await dispatch.write(() => ledger.setValue(LEDGER_CHAIN, own));
+    if (known === undefined) await dispatch.write(() => ledger.setValue(LEDGER_CHAIN, own));
+    if (startedAt && config.fromBlock === undefined && !ledger.cursor(chainId, contract))
+      await dispatch.write(() => ledger.recordSeen([], { chainId, contract, block: startedAt }));
   }
 
   /**

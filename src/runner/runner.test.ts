@@ -101,6 +101,17 @@ it('takes every call that comes after its start, however late it looks at the ch
   await until(['after']);
 });
 
+it('takes at its next start what came while it was away, also when it had seen no call before', async () => {
+  const { chain, client, ledger, builder, submit, until } = line({ fromBlock: undefined });
+  const router = new JobRouter().route(0, echo);
+  const runner = await started(builder.router(router));
+  await runner.stop();
+  submit('meanwhile');
+  chain.mine();
+  await started(build({ confirmations: 0 }).chain(client).ledger(ledger).signer(mockSigner(OPERATOR)).router(router));
+  await until(['meanwhile']);
+});
+
 /** Fails with this code until it is told to work. */
 class Remote implements FaasExecutor {
   readonly name = 'remote';
