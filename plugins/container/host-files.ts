@@ -62,12 +62,12 @@ export class HostFiles {
   async checkCode({ name, code }: FunctionVersion, uid: number): Promise<void> {
     if (code.kind === 'image') return;
     const found = await stat(code.path).catch((cause: unknown) => {
-      throw new RunnerError('CODE_MISSING', `the code of ${name} is not at ${code.path}`, { cause, details: { path: code.path } });
+      throw new RunnerError('CODE_MISSING', `the code of ${name} is not there any more: deploy it again`, { cause });
     });
     const bits = found.uid === uid ? 0o500 : 0o005;
     if ((found.mode & bits) !== bits)
-      throw new RunnerError('CODE_MISSING', `user ${uid}, as which ${name} runs, cannot read ${code.path}; allow it with chmod 755`, {
-        details: { path: code.path, mode: (found.mode & 0o777).toString(8) },
+      throw new RunnerError('CODE_MISSING', `user ${uid}, as which ${name} runs, cannot read its code; allow it with chmod 755`, {
+        cause: new Error(`${code.path} has mode ${(found.mode & 0o777).toString(8)}`),
       });
   }
 

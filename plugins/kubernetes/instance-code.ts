@@ -28,8 +28,8 @@ export async function instancePackage({ name, code, layers }: FunctionVersion): 
     );
   const isThere = (await stat(code.path).catch(() => undefined))?.isDirectory();
   if (!isThere)
-    throw new RunnerError('CODE_MISSING', `the code of function ${name} is not at ${code.path}: deploy it again`, {
-      details: { folder: code.path },
+    throw new RunnerError('CODE_MISSING', `the code of function ${name} is not there any more: deploy it again`, {
+      cause: new Error(`${code.path} is no folder`),
     });
   const files: Zippable = {};
   // A later layer wins.

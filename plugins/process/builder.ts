@@ -255,7 +255,9 @@ export class Builder {
         }
       }
       if (!isOpenToAll(task, true))
-        throw new RunnerError('INSTANCE_START_FAILED', `the code folder ${task} cannot be read by the user of the instance: chmod -R o+rX`);
+        throw new RunnerError('INSTANCE_START_FAILED', 'the code folder cannot be read by the user of the instance: chmod -R o+rX', {
+          cause: new Error(`${task} or a folder above it is closed to others`),
+        });
     }
     if (this.#isBoxed) return INSIDE_PLACES;
     return { task, layers: given.layers ?? INSIDE.layers, socket: socketPath, temporary: join(folder, 'tmp') };

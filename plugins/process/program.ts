@@ -22,7 +22,7 @@ const OUR_MARK = 'BLUEPRINT_NODE';
 const AT_START =
   /^(?:LD_(?!LIBRARY_PATH$)|NODE_(?:COMPILE_CACHE|DEBUG|EXTRA_CA_CERTS|ICU_DATA|NO_WARNINGS|OPTIONS|PENDING_DEPRECATION|PRESERVE_SYMLINKS|REDIRECT_WARNINGS|USE_|V8_COVERAGE)|UV_|MALLOC_|GLIBC_|SSL_CERT|OPENSSL_)/;
 
-/** Rejects with `CODE_MISSING` and `RUNTIME_UNSUPPORTED`. */
+/** Rejects with `CODE_MISSING` and `RUNTIME_UNSUPPORTED`. Paths are in the cause, which callers elsewhere do not get. */
 export async function programOf(
   fn: FunctionVersion,
   runtimes: Readonly<Record<string, string>>,
@@ -35,7 +35,9 @@ export async function programOf(
     );
   const folder = code.path;
   if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory())
-    throw new RunnerError('CODE_MISSING', `the code of function ${fn.name} is not at ${folder}: deploy it again`, { details: { folder } });
+    throw new RunnerError('CODE_MISSING', `the code of function ${fn.name} is not there any more: deploy it again`, {
+      cause: new Error(`${folder} is no folder`),
+    });
   const node = runtimes[runtime] ?? process.execPath;
   if (runtime in runtimes || NODE_RUNTIMES.includes(runtime)) return { kind: 'node', node, folder };
   const isCustom = runtime.startsWith('provided');
@@ -45,12 +47,12 @@ export async function programOf(
   if (!found?.isFile()) {
     if (!isCustom) throw unsupported(fn, runtimes);
     throw new RunnerError('CODE_MISSING', `function ${fn.name} of runtime ${runtime} has no executable bootstrap in its package`, {
-      details: { folder },
+      cause: new Error(`${bootstrap} is no file`),
     });
   }
   if ((found.mode & 0o111) === 0)
     throw new RunnerError('CODE_MISSING', `bootstrap of function ${fn.name} is not executable: chmod +x before packing`, {
-      details: { folder },
+      cause: new Error(`${bootstrap} has mode ${(found.mode & 0o777).toString(8)}`),
     });
   const isOurs = found.size < 4_096 && (await readFile(bootstrap, 'utf8')).includes(OUR_MARK);
   return { kind: 'bootstrap', node, isOurs, folder };

@@ -96,7 +96,10 @@ export class ModuleCache {
     const file = join(folder, handler);
     const found = await stat(file).catch(() => undefined);
     if (!found?.isFile())
-      throw new RunnerError('CODE_MISSING', `the package of function ${name} has no ${handler}`, { details: { folder, handler } });
+      throw new RunnerError('CODE_MISSING', `the package of function ${name} has no ${handler}`, {
+        cause: new Error(`${file} is no file`),
+        details: { handler },
+      });
     if (found.size > moduleBytesMax)
       throw new RunnerError('PACKAGE_INVALID', `${handler} has ${found.size} bytes; a module may have ${moduleBytesMax}`, {
         details: { file: handler, bytes: found.size, bytesMax: moduleBytesMax },

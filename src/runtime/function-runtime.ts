@@ -354,7 +354,7 @@ export class FunctionRuntime {
       await instance.start(signal);
     } catch (thrown) {
       const reason = thrown instanceof Error ? thrown.message : String(thrown);
-      this.#telemetry.log.warn('an instance did not start', { function: fn.name, version: fn.version, instance: id, reason });
+      this.#telemetry.log.warn('an instance did not start', { function: fn.name, version: fn.version, instance: id, error: thrown });
       this.#tell(instance, 'failed', reason);
       throw thrown;
     } finally {

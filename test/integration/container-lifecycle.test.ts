@@ -125,10 +125,10 @@ describe.each(DRIVERS)('containers by $name', ({ name, test, make }) => {
 
   test('whose code is not there or not to be read say so', async () => {
     const gone = lab.fn({ kind: 'folder', path: join(lab.folder, 'nothing'), sha256: 'x' });
-    expect(await failure(lab.launch(backend, gone))).toMatchObject({
-      code: 'CODE_MISSING',
-      message: expect.stringContaining('nothing') as string,
-    });
+    const error = await failure(lab.launch(backend, gone));
+    expect(error).toMatchObject({ code: 'CODE_MISSING', cause: { message: expect.stringContaining('nothing') as string } });
+    // What a caller elsewhere gets of it.
+    expect(JSON.stringify(error)).not.toContain('nothing');
     await expect.poll(() => leftOf(lab.ownerId)).toEqual([]);
   });
 

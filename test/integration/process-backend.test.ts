@@ -687,6 +687,13 @@ describe('a bootstrap', () => {
       code: 'CODE_MISSING',
       message: expect.stringMatching(/bootstrap/),
     });
+    const gone = join(tmpdir(), 'code-that-is-gone');
+    const lost: unknown = await refused(functionOf({}, { code: { kind: 'folder', path: gone, sha256: '' } })).catch(
+      (error: unknown) => error,
+    );
+    expect(lost).toMatchObject({ code: 'CODE_MISSING', cause: { message: expect.stringContaining(gone) } });
+    // What a caller elsewhere gets of it.
+    expect(JSON.stringify(lost)).not.toContain(gone);
     const plain = functionOf({ bootstrap: '#!/bin/sh\n' }, { runtime: 'provided.al2023' });
     if (plain.code.kind === 'folder') chmodSync(join(plain.code.path, 'bootstrap'), 0o644);
     await expect(refused(plain)).rejects.toMatchObject({ code: 'CODE_MISSING', message: expect.stringMatching(/chmod \+x/) });

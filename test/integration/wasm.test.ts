@@ -62,6 +62,14 @@ describe('answers', () => {
   });
 });
 
+it('a module that is not there is told to callers without its folder', async () => {
+  const fn = await engine.fn(ECHO, { name: 'lost' });
+  const folder = fn.code.kind === 'folder' ? fn.code.path : '';
+  const error: unknown = await engine.run({ ...fn, handler: 'other.wasm' }).catch((thrown: unknown) => thrown);
+  expect(error).toMatchObject({ code: 'CODE_MISSING', cause: { message: expect.stringContaining(folder) } });
+  expect(JSON.stringify(error)).not.toContain(folder);
+});
+
 describe('a module is compiled once', () => {
   it('for all instances of a package, and again for another memory', async () => {
     const own = await Engine.start();
