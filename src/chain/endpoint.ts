@@ -1,5 +1,6 @@
 /** One JSON-RPC endpoint over HTTP: keep-alive pool, deadline, size limit, and every failure as one of the `RPC_*` codes. */
 
+import { unescape } from 'node:querystring';
 import { Pool } from 'undici';
 import type { Dispatcher } from 'undici';
 import type { CancelTimer, Clock } from '../clock.ts';
@@ -42,7 +43,8 @@ export class RpcEndpoint {
     this.#secrets = secretsOf(url, options.headers);
     this.#headers = { 'content-type': 'application/json', ...options.headers };
     if (url.username !== '' || url.password !== '') {
-      const credentials = `${decodeURIComponent(url.username)}:${decodeURIComponent(url.password)}`;
+      // Also with a percent sign that escapes nothing.
+      const credentials = unescape(`${url.username}:${url.password}`);
       this.#headers['authorization'] = `Basic ${Buffer.from(credentials).toString('base64')}`;
     }
     this.#pool = new Pool(url.origin, {

@@ -289,6 +289,7 @@ describe('alerts and chain', () => {
     const open = await told(`http://ada:p%40ss@127.0.0.1:${port}`);
     expect(open).toMatchObject({ status: 'ok', detail: 'all 12' });
     expect(open?.source).not.toMatch(/ada|ss@/);
+    expect(await told(`http://ada:50%off@127.0.0.1:${port}`)).toMatchObject({ status: 'fail', detail: 'it answered 401' });
   }, 60_000);
 
   it('fails on a node that is behind or still syncs', async () => {

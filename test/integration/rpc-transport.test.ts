@@ -198,10 +198,15 @@ describe('one endpoint', () => {
     await new Promise<void>((resolve) => http.listen(0, '127.0.0.1', resolve));
     const address = http.address();
     const port = typeof address === 'object' && address ? address.port : 0;
-    const rpc = transport([`http://me:p%40ss@127.0.0.1:${port}/rpc?x=1`]);
-    expect(await rpc.request('x', [])).toBe(true);
-    expect(seen).toEqual([`Basic ${Buffer.from('me:p@ss').toString('base64')}`, '/rpc?x=1']);
-    await rpc.close();
+    for (const [written, meant] of [
+      ['p%40ss', 'p@ss'],
+      ['50%off', '50%off'],
+    ]) {
+      const rpc = transport([`http://me:${written}@127.0.0.1:${port}/rpc?x=1`]);
+      expect(await rpc.request('x', [])).toBe(true);
+      expect(seen.splice(0)).toEqual([`Basic ${Buffer.from(`me:${meant}`).toString('base64')}`, '/rpc?x=1']);
+      await rpc.close();
+    }
     http.close();
   });
 

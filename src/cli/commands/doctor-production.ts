@@ -2,6 +2,7 @@
 
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
+import { unescape } from 'node:querystring';
 import { createRpcTransport } from '../../chain/transport.ts';
 import { toRunnerError } from '../../errors.ts';
 import { ALERTS } from '../../operations/alerts.ts';
@@ -85,9 +86,9 @@ async function checkPrometheus(given: string): Promise<Check> {
   if (!url || !/^https?:$/.test(url.protocol)) return failed('that is no address', 'write it as http://host:9090');
   const { username, password } = url;
   const headers: Record<string, string> = {};
-  // As `curl` reads them.
+  // As `curl` reads them, also with a percent sign that escapes nothing.
   if (username !== '' || password !== '')
-    headers['authorization'] = `Basic ${Buffer.from(decodeURIComponent(`${username}:${password}`)).toString('base64')}`;
+    headers['authorization'] = `Basic ${Buffer.from(unescape(`${username}:${password}`)).toString('base64')}`;
   url.username = url.password = '';
   try {
     const answer = await fetch(url, { headers, signal: AbortSignal.timeout(ANSWER_MS) });
