@@ -57,7 +57,7 @@ export const ERROR_TEXTS = {
   INSTANCE_START_FAILED: { meaning: 'An instance did not start.', remedy: 'See its last lines of output in the message.' },
   FUNCTION_INIT_FAILED: { meaning: 'The function failed before it asked for work.', remedy: 'See the error in the details: usually a missing module or handler.' },
   FUNCTION_FAILED: { meaning: 'The handler threw.', remedy: 'See errorType and errorMessage in the details.' },
-  FUNCTION_CRASHED: { meaning: 'The instance ended in the middle of a call.', remedy: 'See the exit code and the log of the instance.' },
+  FUNCTION_CRASHED: { meaning: 'The instance, or again and again the runner itself, ended in the middle of a call.', remedy: 'See the exit code and the log of what ended.' },
   FUNCTION_OUT_OF_MEMORY: { meaning: 'The instance used more memory than it may.', remedy: 'Give the function more memory.' },
   DEPLOY_FAILED: { meaning: 'The platform could not deploy the function.', remedy: 'See the details of the platform.' },
   LIMIT_EXCEEDED: {

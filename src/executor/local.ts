@@ -8,6 +8,8 @@ import type { ObserverErrorListener } from '../job/router.ts';
 import { Deadlines, Expiring } from './deadline.ts';
 import type { Execution, ExecutorLimits, FaasExecutor, InvokeOptions } from './executor.ts';
 
+export const IN_PROCESS = 'in-process';
+
 /** What the in-process executor needs of the job router. Undefined: no route takes the job. Empty: the job has no result. */
 export interface LocalRouter {
   call(
@@ -33,7 +35,7 @@ const LIMITS: ExecutorLimits = {
  * const { results } = await executor.invoke(call, { deadline: Date.now() + 1_000, attempt: 1 });
  */
 export class LocalExecutor implements FaasExecutor {
-  readonly name = 'in-process';
+  readonly name = IN_PROCESS;
   readonly limits = LIMITS;
   readonly #router: LocalRouter;
   readonly #clock: Clock;

@@ -75,6 +75,57 @@ async function executed(count: number): Promise<void> {
   for (let seq = 1; seq <= count; seq += 1) await ledger.recordExecuted(seq, result(seq), ran);
 }
 
+describe('attempts that the process did not survive', () => {
+  const crashes = async (): Promise<unknown> => [...(await ledger.recordCrashes('in-process'))];
+  const begin = async (seq: number, number: number, executor = 'in-process'): Promise<void> => {
+    await clock.advance(1);
+    await ledger.recordAttempt(seq, { number, executor });
+    await clock.advance(1);
+  };
+
+  it('are counted for calls that are open, and told in their story', async () => {
+    await ledger.recordSeen([chainCall(1), chainCall(2), chainCall(3), chainCall(4)], cursor(4));
+    expect(await crashes()).toEqual([]);
+    await begin(1, 1);
+    await begin(2, 1);
+    await begin(3, 1, 'http');
+    await begin(4, 1);
+    await ledger.recordAttemptFailed(4, { number: 1, code: 'JOB_FAILED', message: 'no', nextAt: 9 });
+    expect(await crashes()).toEqual([[1, 1], [2, 1]]); // prettier-ignore
+    await begin(1, 2);
+    await ledger.recordExecuted(2, result(2), ran);
+    expect(await crashes()).toEqual([[1, 2]]);
+    expect(ledger.events(1).map(({ kind, detail }) => [kind, detail['number']])).toEqual([
+      ['seen', undefined],
+      ['attempt', 1],
+      ['crashed', 1],
+      ['attempt', 2],
+      ['crashed', 2],
+    ]);
+  });
+
+  it('are forgotten when somebody asks for another try', async () => {
+    await ledger.recordSeen([chainCall(1)], cursor(1));
+    await begin(1, 1);
+    expect(await crashes()).toEqual([[1, 1]]);
+    await ledger.recordFailed(1, { code: 'FUNCTION_CRASHED', message: 'too often' });
+    expect(await crashes()).toEqual([]);
+    await ledger.retry(1);
+    expect(await crashes()).toEqual([]);
+    await begin(1, 2);
+    expect(await crashes()).toEqual([[1, 1]]);
+  });
+
+  it('are none of a ledger that was closed', async () => {
+    await ledger.recordSeen([chainCall(1)], cursor(1));
+    await begin(1, 1);
+    await ledger.close();
+    ledger = SqliteLedger.open({ path, clock });
+    expect(await crashes()).toEqual([]);
+    expect(ledger.waiting(0, 9)).toMatchObject([{ seq: 1, state: 'seen', attempts: 1 }]);
+  });
+});
+
 describe('calls of the chain', () => {
   it('come back after a restart as they were seen, with the cursor', async () => {
     const call = chainCall(3, {

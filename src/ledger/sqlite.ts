@@ -9,6 +9,7 @@ import type { Address, ChainCall, Hex, JobCall, JobResult } from '../job/call.ts
 import { silentTelemetry } from '../telemetry/telemetry.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
 import type { SqliteFile } from '../sqlite-file.ts';
+import { noteCrashes, pauseCalls } from './crashes.ts';
 import { openLedgerFile } from './database.ts';
 import type {
   CallRecord,
@@ -79,6 +80,7 @@ export class SqliteLedger implements Ledger {
   readonly #transactions: TransactionTable;
   readonly #statements = new Map<string, StatementSync>();
   readonly #telemetry: Telemetry;
+  readonly #readonly: boolean;
   #closed = false;
 
   /** Throws `LEDGER_LOCKED`, `LEDGER_CORRUPT`, `LEDGER_VERSION` or `LEDGER_FULL`. */
@@ -90,6 +92,7 @@ export class SqliteLedger implements Ledger {
     this.#database = openLedgerFile({ path, readonly });
     this.#clock = clock;
     this.#telemetry = telemetry;
+    this.#readonly = readonly;
     this.#transactions = new TransactionTable(this.#database, clock);
   }
 
@@ -154,6 +157,10 @@ export class SqliteLedger implements Ledger {
     attempt: { readonly number: number; readonly code: string; readonly message: string; readonly nextAt?: number },
   ): Promise<void> {
     return this.#database.write(() => this.#note(seq, 'attempt-failed', attempt));
+  }
+
+  recordCrashes(executor: string): Promise<ReadonlyMap<number, number>> {
+    return this.#database.write(() => noteCrashes(this.#database, executor, this.#clock.now()));
   }
 
   recordExecuted(
@@ -298,9 +305,12 @@ export class SqliteLedger implements Ledger {
     return removed;
   }
 
-  close(): Promise<void> {
+  async close(): Promise<void> {
+    const isFirst = !this.#closed;
     this.#closed = true;
-    return this.#database.close();
+    // On a full disk they pass for calls that ended their process, once.
+    if (isFirst && !this.#readonly) await this.#database.write(() => pauseCalls(this.#database)).catch(() => undefined);
+    await this.#database.close();
   }
 
   /** A transaction that may still be mined knows by its calls whether it must be replaced. */

@@ -54,6 +54,8 @@ export interface RunnerConfig {
   readonly drainMs?: number | undefined;
   /** How long ended calls are kept, milliseconds. Default 7 days. */
   readonly retentionMs?: number | undefined;
+  /** How often the process may end in the middle of a call that runs in it, before that call counts as failed. Default 5. */
+  readonly crashesMax?: number | undefined;
   /** Where the operator's key is: `env:NAME` or `file:/path`. Default: `OPERATOR_PRIVATE_KEY`, when it is set. */
   readonly privateKey?: string | undefined;
   /** Defaults for every job. */
@@ -83,6 +85,7 @@ export interface ResolvedConfig {
   readonly dryRun: boolean;
   readonly drainMs: number;
   readonly retentionMs: number;
+  readonly crashesMax: number;
   readonly privateKey: string | undefined;
   readonly policy: ExecutionPolicy | undefined;
   readonly metrics: MetricsServerConfig | undefined;
@@ -119,6 +122,7 @@ export function resolveConfig(config: RunnerConfig = {}, environment: Environmen
     dryRun: config.dryRun ?? variables.one('BPR_DRY_RUN', parseFlag) ?? false,
     drainMs: count('drainMs', config.drainMs, 0) ?? 30_000,
     retentionMs: count('retentionMs', config.retentionMs, 0) ?? WEEK_MS,
+    crashesMax: count('crashesMax', config.crashesMax, 1) ?? 5,
     privateKey,
     policy: config.policy,
     metrics: metricsOf(config.metrics),
@@ -201,7 +205,6 @@ const parseAddress: Parse<Address> = (name, text) => {
 };
 
 /** An address can carry a key of its provider: the message does not repeat it. */
-/** The address is not repeated: it can hold a key. */
 function parseUrl(scheme: 'http' | 'ws'): Parse<string> {
   return (name, text) => {
     if (URL.canParse(text) && [`${scheme}:`, `${scheme}s:`].includes(new URL(text).protocol)) return text;

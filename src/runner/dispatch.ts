@@ -12,6 +12,7 @@ import type { CallTraces } from './call-traces.ts';
 import type { RunnerEmitter } from './events.ts';
 import type { RunnerMetrics } from './metrics.ts';
 import { backoffMs } from './supervisor.ts';
+import type { Suspects } from './suspects.ts';
 
 type DispatchLedger = Pick<
   Ledger,
@@ -34,6 +35,7 @@ export interface DispatchOptions {
   readonly onFatal: (error: RunnerError) => void;
   /** Calls that run at the same time. */
   readonly concurrency: number;
+  readonly suspects: Suspects;
   readonly clock: Clock;
   readonly events: RunnerEmitter;
   readonly metrics: RunnerMetrics;
@@ -221,6 +223,7 @@ export class Dispatch {
 
   #start(record: CallRecord): void {
     const { seq } = record;
+    if (!this.#options.suspects.enter(record)) return;
     const controller = new AbortController();
     this.#running.set(seq, controller);
     this.#options.metrics.inFlight.add(1);
@@ -252,6 +255,7 @@ export class Dispatch {
     this.#running.delete(seq);
     this.#options.metrics.inFlight.add(-1);
     if (!isDone) this.#waitsAgain(record);
+    for (const suspect of this.#options.suspects.left(seq)) this.#waitsAgain(suspect);
     this.#queue.shift()?.();
     if (this.#running.size === 0) this.#idle?.();
     this.#pumpSoon();
@@ -265,11 +269,12 @@ export class Dispatch {
 
   /** False: the call may wait again. */
   async #execute(record: CallRecord, signal: AbortSignal): Promise<boolean> {
-    const { clock, executors, prepare } = this.#options;
+    const { clock, executors, prepare, suspects } = this.#options;
     const { seq, call, attempts } = record;
     const startedAt = clock.monotonic();
     let executed: Executed;
     try {
+      suspects.check(record);
       const prepared = prepare(call);
       if (prepared) await this.#prepared(prepared);
       executed = await executors.execute(call, {

@@ -7,6 +7,7 @@ import type { MockChainClient } from '../chain/mock.ts';
 import type { SettlementEvent } from '../chain/settlement.ts';
 import { Settlement } from '../chain/settlement.ts';
 import { RunnerError, toRunnerError } from '../errors.ts';
+import { IN_PROCESS } from '../executor/local.ts';
 import type { JobCall, JobResult } from '../job/call.ts';
 import type { BlockRef, Ledger } from '../ledger/ledger.ts';
 import { SqliteLedger } from '../ledger/sqlite.ts';
@@ -17,6 +18,7 @@ import type { RunnerEmitter } from './events.ts';
 import { Intake } from './intake.ts';
 import type { RunnerMetrics } from './metrics.ts';
 import type { RunnerParts } from './parts.ts';
+import { Suspects } from './suspects.ts';
 
 export interface LineOptions {
   readonly parts: RunnerParts;
@@ -41,6 +43,7 @@ export class Line {
   readonly #closesChain: boolean;
   readonly #settlement: Settlement | undefined;
   readonly #traces: CallTraces | undefined;
+  readonly #suspects: Suspects;
   #isConnected = false;
   #settling: Promise<void> | undefined;
   #cancelCompaction: (() => void) | undefined;
@@ -50,7 +53,7 @@ export class Line {
     const { parts } = options;
     const chosen = await chooseChain(options);
     const ledger = await orClose(chosen, () => parts.ledger ?? openLedger(parts, chosen.chain));
-    const line = new Line(options, chosen, ledger);
+    const line = new Line(options, { chosen, ledger, suspects: await suspectsIn(ledger, options) });
     try {
       if (chosen.isReachable) await line.#connected();
     } catch (error) {
@@ -61,7 +64,7 @@ export class Line {
     return line;
   }
 
-  private constructor(options: LineOptions, chosen: ChosenChain, ledger: Ledger) {
+  private constructor(options: LineOptions, { chosen, ledger, suspects }: Opened) {
     const { parts, events, metrics, onError } = options;
     const { config, clock, telemetry, definition, executors } = parts;
     const { chain } = chosen;
@@ -69,6 +72,7 @@ export class Line {
     this.chain = chain;
     this.ledger = ledger;
     this.#closesChain = chosen.isOurs;
+    this.#suspects = suspects;
     const { blueprintId } = config;
     const codecs = chain && new JobCodecs({ chain, blueprintId, definition, onProblem: (error) => onError(error, 'blueprint') });
     const { confirmations, finality, dryRun } = config;
@@ -83,6 +87,7 @@ export class Line {
       prepare: (call) => codecs?.prepare(call),
       onResult: () => this.settlement?.wake(),
       concurrency: config.concurrency,
+      suspects,
       clock,
     });
     if (!chain) return;
@@ -138,6 +143,7 @@ export class Line {
   async retry(seq: number): Promise<boolean> {
     const isOpen = await this.dispatch.write(() => this.ledger.retry(seq));
     if (!isOpen) return false;
+    this.#suspects.forgive(seq);
     this.dispatch.rescan();
     this.settlement?.wake();
     return true;
@@ -203,6 +209,12 @@ export class Line {
 
 const MOCK_ACCOUNT = '0x6d6f636b000000000000000000000000006f7065';
 
+interface Opened {
+  readonly chosen: ChosenChain;
+  readonly ledger: Ledger;
+  readonly suspects: Suspects;
+}
+
 interface ChosenChain {
   readonly chain: ChainClient | undefined;
   readonly isOurs: boolean;
@@ -249,6 +261,15 @@ async function mockChain({ clock, config, signer }: RunnerParts): Promise<MockCh
   const chain = new MockChain({ clock });
   for (const serviceId of config.serviceIds) chain.addService({ serviceId, operators: [signer?.address ?? MOCK_ACCOUNT] });
   return new mock.MockChainClient({ chain, clock });
+}
+
+/** While the disk is full they are not known: the calls count as others do. */
+async function suspectsIn(ledger: Ledger, { parts, onError }: LineOptions): Promise<Suspects> {
+  const crashes = await ledger.recordCrashes(IN_PROCESS).catch((thrown: unknown) => {
+    onError(toRunnerError(thrown), 'ledger');
+    return new Map<number, number>();
+  });
+  return new Suspects(crashes, parts.config.crashesMax);
 }
 
 /** Calls of a mock chain never get into the file of a real one. */

@@ -74,6 +74,28 @@ describe('a runner that is a process', () => {
     expect(runner.lines).toContain('result');
   });
 
+  it('gives a call up that ends the process again and again, and runs the others', async () => {
+    const path = join(dataDir, 'ledger.sqlite');
+    const file = join(import.meta.dirname, '..', 'fixtures', 'runner', 'poison.ts');
+    const codes: unknown[] = [];
+    do {
+      const child = spawn(process.execPath, [file, path, String(codes.length + 1)], { stdio: ['ignore', 'pipe', 'inherit'] });
+      let said = '';
+      child.stdout.on('data', (text: Buffer) => (said += text.toString('utf8')));
+      codes.push(await new Promise((resolve) => child.on('close', resolve)));
+      expect(said).toBe('');
+    } while (codes.at(-1) === 9 && codes.length < 10);
+    expect(codes).toEqual([9, 9, 9, 9, 9, 0]);
+    const ledger = SqliteLedger.open({ path, readonly: true });
+    const calls = ledger.find({});
+    const crashes = calls.map(({ seq }) => ledger.events(seq).filter(({ kind }) => kind === 'crashed').length);
+    await ledger.close();
+    expect(calls.map(({ state }) => state)).toEqual(calls.map((_, number) => (number === 7 ? 'failed' : 'final')));
+    expect(calls[7]).toMatchObject({ errorCode: 'FUNCTION_CRASHED', attempts: 5 });
+    // Those that ran beside it at first did so alone later.
+    expect(crashes).toEqual(calls.map((_, number) => (number === 7 ? 5 : 2)));
+  });
+
   it('ends at once when it is told twice', async () => {
     const runner = spawnRunner('hangs');
     await runner.said('job runs');
