@@ -19,7 +19,7 @@ beforeAll(async () => {
   if (!isThere) return;
   const moto = await startMoto({ answersCalls: true });
   world = { moto, proxy: await startAwsProxy(moto.url) };
-}, 60_000);
+});
 
 afterAll(async () => {
   await world?.proxy.close();

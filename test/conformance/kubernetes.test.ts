@@ -93,7 +93,7 @@ describe('the bundle in a pod of the emulator', () => {
     const deployer = new KubernetesDeployer({ kubeconfig: join(folder, 'config') }, { clock: systemClock, environment: {} });
     await deployer.deploy('conformance', { zip: await readFile(zipFile), sha256 }, { timeoutMs: 60_000, memoryMb: 512 });
     await deployer.close();
-  }, 60_000);
+  });
 
   afterAll(async () => {
     await emulator.close();

@@ -77,7 +77,7 @@ test('the executor in the runner answers as the bundle must, except where nothin
     'errors, a job id of more than 256 bits',
   ]);
   expect(report.results).toHaveLength(vectors.length);
-}, 60_000);
+});
 
 describe('what differs is found', () => {
   const found = async (change: Change, names: readonly string[]): Promise<string[]> =>

@@ -39,7 +39,7 @@ async function executorOf(handle: FakeHandler = bundle, limits: RuntimeLimits = 
 runExecutorConformance({ describe, it }, { name: 'runtime', create: () => executorOf() });
 
 const callOf = (body: Uint8Array): JobCall => ({ id: 'c1', jobId: CONFORMANCE_JOBS.echo, body, metadata: new Metadata() });
-const soon = () => ({ deadline: Date.now() + 10_000, attempt: 1 });
+const soon = () => ({ deadline: Date.now() + 60_000, attempt: 1 });
 
 async function read(chunks: AsyncIterable<Uint8Array>): Promise<Buffer[]> {
   const seen: Buffer[] = [];
@@ -108,8 +108,8 @@ describe('what a job is told', () => {
       seen.push((JSON.parse(event.body.toString()) as { metadata: Record<string, string> }).metadata);
       return bundle(event);
     });
-    await executor.invoke(callOf(Buffer.from('x')), { deadline: Date.now() + 10_000, attempt: 4 });
-    await read(executor.invokeStream(callOf(Buffer.from('x')), { deadline: Date.now() + 10_000, attempt: 5 }));
+    await executor.invoke(callOf(Buffer.from('x')), { deadline: Date.now() + 60_000, attempt: 4 });
+    await read(executor.invokeStream(callOf(Buffer.from('x')), { deadline: Date.now() + 60_000, attempt: 5 }));
     expect(seen.map((metadata) => metadata[BLUEPRINT.attempt])).toEqual(['4', '5']);
     const left = seen.map((metadata) => Number(metadata[BLUEPRINT.timeoutMs]));
     expect(left.every((timeoutMs) => timeoutMs > 5_000 && timeoutMs <= 10_000)).toBe(true);

@@ -362,7 +362,7 @@ describe('the package of a handler', () => {
 describe('the executor', () => {
   const callOf = (text: string): JobCall => ({ id: `call-${text}`, jobId: 2n, body: Buffer.from(text), metadata: new Metadata() });
   const said = async (executor: AzureExecutor, text: string): Promise<string> => {
-    const { results } = await executor.invoke(callOf(text), { deadline: Date.now() + 20_000, attempt: 1 });
+    const { results } = await executor.invoke(callOf(text), { deadline: Date.now() + 60_000, attempt: 1 });
     return Buffer.from(results[0]?.body ?? '').toString();
   };
 
@@ -381,7 +381,7 @@ describe('the executor', () => {
     const body = Buffer.alloc(8 * 1024 * 1024, 'large');
     const executor = executorWith();
     expect(executor.limits.requestBytesMax).toBeGreaterThan(body.length);
-    const { results } = await executor.invoke({ ...callOf('large'), body }, { deadline: Date.now() + 20_000, attempt: 1 });
+    const { results } = await executor.invoke({ ...callOf('large'), body }, { deadline: Date.now() + 60_000, attempt: 1 });
     expect(body.equals(results[0]?.body ?? Buffer.alloc(0))).toBe(true);
   });
 
@@ -418,7 +418,7 @@ describe('the executor', () => {
     const executor = await registry.executor(reference.use, reference.options);
     opened.push(executor);
     await executor.health?.(2n);
-    const { results } = await executor.invoke(callOf('told'), { deadline: Date.now() + 20_000, attempt: 1 });
+    const { results } = await executor.invoke(callOf('told'), { deadline: Date.now() + 60_000, attempt: 1 });
     expect(Buffer.from(results[0]?.body ?? '').toString()).toBe('told');
   });
 });

@@ -189,7 +189,7 @@ describe.each([
     expect(await dev.ended).toMatchObject({ status: 0, signal: null });
     expect(below.filter(isAlive)).toEqual([]);
     expect(readdirSync(temporary)).toEqual([]);
-  }, 180_000);
+  });
 });
 
 describe('dev', () => {

@@ -135,7 +135,7 @@ testWorkerd('the plugin deploys the squaring example, and its executor calls it 
   cleanUps.push(() => executor.close?.());
   await executor.health?.(0n);
   for (const jobId of [0n, 1n, 2n]) {
-    const { results, report } = await executor.invoke(callOf(jobId, uint64(9n)), { deadline: Date.now() + 10_000, attempt: 1 });
+    const { results, report } = await executor.invoke(callOf(jobId, uint64(9n)), { deadline: Date.now() + 60_000, attempt: 1 });
     expect(Buffer.from(results[0]?.body ?? []).toString('hex')).toBe(uint64(81n).toString('hex'));
     expect(report?.requestId).toMatch(/^[0-9a-f]{16}$/);
   }
@@ -151,7 +151,7 @@ describe('the token of a Worker', () => {
       cleanUps.push(() => executor.close());
       return executor;
     };
-    const options = { deadline: Date.now() + 10_000, attempt: 1 };
+    const options = { deadline: Date.now() + 60_000, attempt: 1 };
     await expect(executorWith('guessed').invoke(callOf(0n, uint64(2n)), options)).rejects.toMatchObject({ code: 'EXECUTOR_UNAUTHORIZED' });
     expect((await executorWith(TOKEN).invoke(callOf(0n, uint64(2n)), options)).results).toHaveLength(1);
     const nameless = new CloudflareExecutor({ token: 'env:NO_SUCH_TOKEN', workersUrl: emulator.workersUrl }, { clock: systemClock });

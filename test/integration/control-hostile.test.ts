@@ -450,7 +450,7 @@ describe('a job from a file, without a control plane', () => {
       expect([content, await commands[index]?.ended]).toEqual([content, 1]);
       expect(commands[index]?.news).toEqual([{ event: 'error', code, message: expect.stringMatching(message) }]);
     }
-  }, 180_000);
+  });
 });
 
 describe('a worker whose functions are modules', () => {

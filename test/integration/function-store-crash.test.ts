@@ -85,4 +85,4 @@ it('keeps what it acknowledged', async () => {
   }
   expect(inDoubt).toBeGreaterThan(0);
   expect(Object.keys(model.functions).length).toBeGreaterThan(0);
-}, 60_000);
+});

@@ -19,4 +19,4 @@ it('the gateway refuses malformed HTTP, WebSocket, zip and Runtime API input wit
       kind,
     ).toBeGreaterThan(100);
   }
-}, 120_000);
+});

@@ -50,7 +50,7 @@ test('a package runs as processes, whatever waits for the next function', async 
   const folder = await newFolder();
   const backend = new ProcessBackend({ folder: join(folder, 'p'), blanks: 1 });
   await runs('process', backend, () => until(async () => (await backend.describe()).blanks > 0));
-}, 60_000);
+});
 
 describe.each(DRIVERS)('containers by $name', ({ name, test: testDriver, make }) => {
   testDriver('a package runs', async () => runs(name, make({ folder: join(await newFolder(), 'c') })), 120_000);

@@ -49,5 +49,5 @@ describe.each(DRIVERS)('processes and containers by $name', ({ name, test, make 
       ? { instances: { backend: string; state: string }[] }
       : never;
     expect(after.instances.filter(({ state }) => state !== 'stopping').map(({ backend }) => backend)).toContain(name);
-  }, 120_000);
+  });
 });

@@ -52,7 +52,7 @@ test('killed and started again: an answer is given again, a call that was cut of
   const ran = await again.execute(later, { function: 'often', idempotencyKey: 'cut-off-often' });
   expect(ran.output).toEqual(output);
   expect(await lines(again, 'often')).toBe(1);
-}, 60_000);
+});
 
 test('a client that is lost in the middle comes back for the answer; without a key its call is given up', async () => {
   const release = Promise.withResolvers<void>();

@@ -89,7 +89,7 @@ test('limits of instances and of the queue come from flags, then from the enviro
     code: 1,
     stderr: expect.stringContaining('BPR_STARTS_MAX is 1001; it must be a number from 1 to 1000'),
   });
-}, 60_000);
+});
 
 test('what was deployed is there after a restart; a signal lets calls finish', async () => {
   const dataDir = await newFolder();
@@ -119,7 +119,7 @@ test('what was deployed is there after a restart; a signal lets calls finish', a
   const again = new GatewayClient({ url: second.url });
   expect(await again.describe('echo')).toMatchObject({ environment: { STAGE: 'test' } });
   expect((await again.invoke<number, { got: number }>('echo', 1)).output.got).toBe(1);
-}, 60_000);
+});
 
 test('killed under load and started again: no process is left, no acknowledged deployment is lost', async () => {
   const dataDir = await newFolder();
@@ -158,7 +158,7 @@ test('killed under load and started again: no process is left, no acknowledged d
   second.child.kill('SIGTERM');
   expect(await second.ended).toBe(0);
   expect(processesOf(dataDir)).toEqual([]);
-}, 60_000);
+});
 
 test('deployed again and again under load: no call fails, none that began after an answer runs older code', async () => {
   const { url } = await startCommand(await newFolder());
@@ -186,7 +186,7 @@ test('deployed again and again under load: no call fails, none that began after 
   isOver = true;
   await Promise.all(load);
   expect(stale).toEqual([]);
-}, 60_000);
+});
 
 describe('jobs', () => {
   const call = (body: Uint8Array) => ({ id: 'c1', jobId: 0n, body, metadata: new Metadata() });
@@ -209,13 +209,13 @@ describe('jobs', () => {
     });
     await executor.health(0n);
     await executor.warm(0n);
-    const options = { attempt: 1, deadline: Date.now() + 20_000, signal: new AbortController().signal };
+    const options = { attempt: 1, deadline: Date.now() + 60_000, signal: new AbortController().signal };
     const { results } = await executor.invoke(call(word(7)), options);
     expect(results[0]?.body).toEqual(Buffer.from(word(49)));
     await expect(executor.invoke(call(Uint8Array.of(7)), options)).rejects.toMatchObject({ code: 'JOB_ARGS_INVALID' });
     await deployer.remove('job0');
     await expect(executor.invoke(call(word(7)), options)).rejects.toMatchObject({ code: 'EXECUTOR_NOT_FOUND' });
-  }, 60_000);
+  });
 
   test('a bootstrap of standard input and output: its answers, its failures, its variables', async () => {
     const { url } = await startCommand(await newFolder());
@@ -287,7 +287,7 @@ describe('jobs', () => {
     expect(await send(url, 'PUT /api/functions/big', { body: zipOf({ bootstrap: 'x' }), headers: config({ memory_mb: 1 }) })).toMatchObject(
       { status: 400, json: { code: 'BAD_REQUEST' } },
     );
-  }, 60_000);
+  });
 });
 
 describe('clients', () => {
@@ -325,7 +325,7 @@ describe('clients', () => {
       code: 'UNREACHABLE',
       status: 0,
     });
-  }, 60_000);
+  });
 
   const testPython = requirePeer('python3', () => runs('python3', '-c', 'import sys; assert sys.version_info >= (3, 9)'));
   testPython(
@@ -355,7 +355,7 @@ describe('clients', () => {
         .replace(/^.*\}/, '');
       for (const source of sources) expect(source, path).toContain(`${last}`);
     }
-  }, 60_000);
+  });
 });
 
 describe('the command', () => {
@@ -374,7 +374,7 @@ describe('the command', () => {
     await bpr('revoke', String(json['id']));
     await until(async () => (await send(url, 'GET /api/v1/functions', { headers })).status === 401);
     expect(await bpr('list')).toMatchObject({ json: { keys: [] } });
-  }, 60_000);
+  });
 
   test.each([
     ['an address for everybody without credentials', ['--host', '0.0.0.0'], 1, 'CONFIG_INVALID'],
@@ -411,5 +411,5 @@ describe('the command', () => {
     expect(JSON.parse(outputs[0] ?? '')).toMatchObject({ name: 'hello', version: '$LATEST' });
     expect(outputs.slice(1)).toEqual(['"hello Ada"', '"hello Ada"']);
     expect(existsSync(join(folder, 'gateway'))).toBe(true);
-  }, 60_000);
+  });
 });

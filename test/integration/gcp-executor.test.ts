@@ -58,7 +58,7 @@ runExecutorConformance(
 
 describe('the executor of Cloud Run functions', () => {
   const callOf = (jobId: bigint, body: Uint8Array): JobCall => ({ id: `call-${jobId}`, jobId, body, metadata: new Metadata() });
-  const soon = () => ({ deadline: Date.now() + 20_000, attempt: 1 });
+  const soon = () => ({ deadline: Date.now() + 60_000, attempt: 1 });
   const open = (options: ConstructorParameters<typeof GcpExecutor>[0], environment = {}): GcpExecutor => {
     const executor = new GcpExecutor(options, { clock: systemClock, environment });
     opened.push(executor);

@@ -152,7 +152,7 @@ describe('the image from scratch with node', () => {
   beforeAll(async () => {
     const node = { file: process.execPath, libraries: librariesOf(process.execPath) };
     image = await writeImageLayout({ zip, outDir: directory, node });
-  }, 60_000);
+  });
 
   testRunc(
     'runs: a request on stdin, its answer on stdout',

@@ -41,7 +41,7 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true, force: true }));
 beforeEach(async () => {
   if (isThere) registry = await startRegistry();
-}, 30_000);
+});
 afterEach(async () => {
   if (isThere) await registry.close();
 });

@@ -320,7 +320,7 @@ describe('the bundle behind Knative', () => {
     const deployer = new KubernetesDeployer({ kubeconfig: join(place, 'config'), workload: 'knative' }, { clock, environment: {} });
     await deployer.deploy('conformance', { zip: await readFile(zipFile), sha256 }, { timeoutMs: 60_000, memoryMb: 512 });
     await deployer.close();
-  }, 60_000);
+  });
 
   afterAll(async () => {
     await emulator.close();

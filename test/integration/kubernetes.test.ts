@@ -95,7 +95,7 @@ async function start(pods: 'lazy' | 'eager' = 'lazy', { isSecure = false } = {})
 }
 
 async function logWith(deployer: KubernetesDeployer, name: string, text: string): Promise<readonly LogEntry[]> {
-  const until = Date.now() + 20_000;
+  const until = Date.now() + 60_000;
   for (;;) {
     const entries = await all(deployer.logs(name));
     if (entries.some(({ message }) => message.includes(text))) return entries;

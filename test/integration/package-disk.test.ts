@@ -29,4 +29,4 @@ it('nothing of a package stays that does not fit, and each job is told to go els
   const said = JSON.parse(execFileSync('bash', ['-c', script, process.execPath, PROGRAM, folder], { encoding: 'utf8' })) as string[];
   expect(said).toEqual(Array.from({ length: 3 }, () => expect.stringMatching(/^EXECUTOR_UNAVAILABLE: the package .* EFBIG/) as string));
   expect(readdirSync(join(folder, 'sha256'))).toEqual([]);
-}, 60_000);
+});

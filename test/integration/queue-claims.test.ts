@@ -35,4 +35,4 @@ it('10,000 jobs are claimed by 20 workers, each job once', async () => {
   const { byState, totals, workers } = await queue.stats();
   expect([byState.completed, totals.claimed, totals.completed]).toEqual([JOBS, JOBS, JOBS]);
   expect(workers.filter(({ completed }) => completed > 0)).toHaveLength(WORKERS);
-}, 120_000);
+});

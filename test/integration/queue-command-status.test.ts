@@ -68,4 +68,4 @@ test('a job is extended, given back, failed and completed by its address, in the
   expect(await post('a', { state: 'claimed', lease }, { ...headers, authorization: '' })).toMatchObject({ status: 401 });
   const openApi = (await send(url, 'GET /openapi.json')).json as { readonly paths: Readonly<Record<string, object>> };
   expect(Object.keys(openApi.paths['/queue/status/{job_id}'] ?? {}).toSorted()).toEqual(['get', 'post']);
-}, 60_000);
+});

@@ -131,7 +131,7 @@ describe('a function of this machine', () => {
     ]);
     await queue.complete(job.lease, { body: Buffer.from('"Hello"') });
     expect((await user.json('queue', 'status', 'stays', ...at()))['state']).toBe('completed');
-  }, 120_000);
+  });
 
   it('is refused when the call is wrong, before anything is stored', async () => {
     const hello = place('hello.mjs', HELLO);
@@ -201,4 +201,4 @@ it('the lines of the README bring up a control plane and a worker, and run jobs'
   expect(started).toHaveLength(2);
   expect(outputs.some((output) => output === '"Hello, Ada"\n')).toBe(true);
   expect(outputs.some((output) => output.endsWith('100 of 100 completed\n'))).toBe(true);
-}, 120_000);
+});

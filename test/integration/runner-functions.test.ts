@@ -24,7 +24,7 @@ beforeAll(async () => {
     outDir: folder,
   });
   artifact = built.zipFile;
-}, 60_000);
+});
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
@@ -67,7 +67,7 @@ const SQUARES = [
 describe('withFaasExecutor(jobId, { use, options: { artifact } })', () => {
   it('runs the bundle in processes', async () => {
     expect(await resultsOf('process')).toEqual(SQUARES);
-  }, 60_000);
+  });
 
   for (const { name, test } of DRIVERS) {
     const backend = name === 'runc' ? { driver: name } : undefined;

@@ -92,4 +92,4 @@ it('40 calls over a queue and two workers, while a worker and the runner are kil
   const { byState } = await queue.stats();
   await queue.close();
   expect(byState).toEqual({ queued: 0, claimed: 0, completed: CALLS, failed: 0, dead: 0, expired: 0, cancelled: 0 });
-}, 120_000);
+});

@@ -35,7 +35,7 @@ beforeAll(async () => {
       { name: 'long', profile: { ...profile, p95DurationMs: HOUR_MS } },
     ],
   });
-}, 60_000);
+});
 
 afterAll(async () => {
   await bpr('service', 'remove', '--service-id', String(service.serviceId));
@@ -141,5 +141,5 @@ describe('bpr service deploy', () => {
     expect(JSON.stringify(after.document)).not.toContain(key);
     const records = join(folder, 'state', 'blueprint-runner', 'deployments');
     for (const name of readdirSync(records)) expect(readFileSync(join(records, name), 'utf8')).not.toContain(key);
-  }, 180_000);
+  });
 });

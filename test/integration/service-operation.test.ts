@@ -26,7 +26,7 @@ let user: OperatorHome;
 beforeAll(async () => {
   chain = await startLocalChain();
   tangle = await deployTangle(chain);
-}, 60_000);
+});
 
 beforeEach(async () => {
   service = await tangle.startService({ jobs: [{ name: 'quick' }, { name: 'small' }] });

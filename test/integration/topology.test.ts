@@ -18,7 +18,7 @@ const COUNT = 20;
 let module: Uint8Array;
 beforeAll(async () => {
   module = await squaringModule();
-}, 60_000);
+});
 
 const flagsOf = (option: string, ...more: readonly string[]): readonly string[] => [
   '--option',

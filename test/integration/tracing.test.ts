@@ -222,7 +222,7 @@ describe('tracing', () => {
         [TRACE.state, 'vendor=x,other=y'],
       ]),
     };
-    const limits = { deadline: Date.now() + 10_000, attempt: 1 };
+    const limits = { deadline: Date.now() + 60_000, attempt: 1 };
     for (const wire of ['json', 'binary'] as const) {
       const executor = new HttpFaasExecutor(url, { wire });
       closing.push(() => executor.close());

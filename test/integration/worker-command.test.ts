@@ -21,7 +21,7 @@ let artifact: string;
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'wc-'));
   artifact = (await buildHandler({ entry: new URL('../fixtures/worker/jobs.ts', import.meta.url).pathname, outDir: folder })).zipFile;
-}, 60_000);
+});
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 

@@ -82,7 +82,7 @@ it('goes nowhere, or where no image can be, is refused before anything is built'
   for (const args of [[], ['--push', 'nowhere'], ['--out', 'x.tar', '--name', 'No Name']])
     codes.push(((await user.json('worker', 'image', ...args))['error'] as { readonly code: string }).code);
   expect(codes).toEqual(['CONFIG_INVALID', 'CONFIG_INVALID', 'CONFIG_INVALID']);
-}, 60_000);
+});
 
 testDocker(
   'as a file: the same bytes each time, which docker load takes, and a worker runs without a network of its own, rights or a root to write to',

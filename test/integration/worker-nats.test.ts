@@ -42,7 +42,7 @@ beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'wn-'));
   artifact = (await buildHandler({ entry: new URL('../fixtures/worker/jobs.ts', import.meta.url).pathname, outDir: folder })).zipFile;
   nats = await startNats(1, { configuration: accounts.configuration }).catch(() => undefined);
-}, 60_000);
+});
 
 afterAll(async () => {
   await nats?.stop();

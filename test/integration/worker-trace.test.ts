@@ -74,4 +74,4 @@ it('from the claim to the report, also when it fails; without a publisher that t
     expect(jobSpan(id).traceId).not.toBe(TRACE_ID);
     expect(phases(id)).toEqual(['worker.claim', 'worker.fetch', 'worker.execute', 'worker.report']);
   }
-}, 60_000);
+});

@@ -20,7 +20,7 @@ beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'wk-'));
   const entry = new URL('../../examples/incredible-squaring/jobs.ts', import.meta.url).pathname;
   artifact = (await buildHandler({ entry, outDir: folder })).zipFile;
-}, 60_000);
+});
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
@@ -48,7 +48,7 @@ it('a call is executed by a function of the worker, with a package that it fetch
   });
   const square = async (x: bigint): Promise<bigint> => {
     const call = { id: `call-${x}`, jobId: 0n, body: encodeAbi(UINT64, [x]), metadata: new Metadata() };
-    const { results } = await executor.invoke(call, { deadline: Date.now() + 20_000, attempt: 1 });
+    const { results } = await executor.invoke(call, { deadline: Date.now() + 60_000, attempt: 1 });
     return BigInt(`0x${Buffer.from(results[0]?.body ?? []).toString('hex')}`);
   };
   const numbers = Array.from({ length: 20 }, (_, index) => BigInt(index));
