@@ -60,7 +60,8 @@ interface Wanted {
 }
 
 const NO_CODE: FunctionPackage = { zip: new Uint8Array(), sha256: '' };
-const NAME = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/;
+const NAME = /^[A-Za-z0-9][\w.-]{0,127}$/;
+const VARIABLE = /^[a-z_]\w*$/i;
 const MIB = 1024 * 1024;
 /** Bounds of the specification. */
 const BOUNDS = { memoryMb: [128, 10_240], timeoutMs: [1, 900_000], concurrencyMax: [1, 1_000] } as const;
@@ -113,13 +114,14 @@ export class HttpFaasDeployer implements FaasDeployer {
     const broken: LimitViolation[] = [];
     const violated = (limit: string, value: number | string, allowed: string): void =>
       void broken.push({ limit, value, allowed, message: `${limit} is ${value}; it must be ${allowed}` });
-    if (!NAME.test(name)) violated('name', name, 'up to 128 letters, digits and _ . -, beginning with a letter or digit');
+    if (!NAME.test(name)) violated('name', name, 'up to 128 letters, digits, _.-, a letter or digit first');
     if (code.zip.length > ZIP_BYTES_MAX) violated('zipBytes', code.zip.length, `up to ${ZIP_BYTES_MAX}`);
     for (const [field, [min, max]] of Object.entries(BOUNDS)) {
       const value = config[field as keyof typeof BOUNDS];
       if (value !== undefined && (value < min || value > max)) violated(field, value, `from ${min} to ${max}`);
     }
-    const { description = '' } = config;
+    const { description = '', environment } = config;
+    for (const variable in environment) if (!VARIABLE.test(variable)) violated('environment', variable, 'letters, digits, _');
     if (description.length > MARKED_DESCRIPTION_MAX) violated('descriptionLength', description.length, `up to ${MARKED_DESCRIPTION_MAX}`);
     return broken;
   }
@@ -272,7 +274,7 @@ export class HttpFaasDeployer implements FaasDeployer {
   }
 
   #check(name: string, { code, config, options: { signal } }: Wanted): void {
-    if (config.schedules && config.schedules.length > 0) throw this.#unsupported('has schedules');
+    if (config.schedules?.length) throw this.#unsupported('has schedules');
     refuseUnfit(name, { platform: 'the platform', violations: this.violations(name, code, config), signal });
   }
 
@@ -282,7 +284,7 @@ export class HttpFaasDeployer implements FaasDeployer {
 }
 
 function asAWhole(name: string): string {
-  return `the platform replaces ${name} as a whole; calls that come in between may fail`;
+  return `the platform replaces ${name} as a whole; calls in between may fail`;
 }
 
 function notFound(name: string): RunnerError {

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { describe, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { HttpFaasDeployer } from '../../plugins/http/index.ts';
 import { ProcessBackend } from '../../plugins/process/backend.ts';
 import { conformanceFunction, runDeployerConformance } from '../../src/conformance/conformance.ts';
@@ -98,6 +98,19 @@ require('node:stream/consumers').json(process.stdin).then(({ job_id, args }) => 
     },
   };
 }
+
+describe('names of environment variables', () => {
+  it.each(['A B', '1A', 'A=B', ''])('%j is refused before anything is sent, as a limit of all platforms', async (name) => {
+    const deployer = new HttpFaasDeployer(NOWHERE);
+    const config = { environment: { [name]: '1', FINE_1: '1', _fine: '2' } };
+    for (const dryRun of [true, false])
+      await expect(deployer.deploy('hello', packageOf({ bootstrap: '' }), config, { dryRun })).rejects.toMatchObject({
+        code: 'LIMIT_EXCEEDED',
+        details: { violations: [{ limit: 'environment', value: name }] },
+      });
+    await deployer.close();
+  });
+});
 
 runDeployerConformance(
   { describe, it },
