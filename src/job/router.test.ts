@@ -136,15 +136,18 @@ describe('an always job', () => {
     expect(warnings).toEqual([]);
   });
 
-  it('that fails does not spoil the answer when its listener fails, too', async () => {
+  it.each<[string, () => void]>([
+    [
+      'throws',
+      () => {
+        throw new Error('no alert could be sent');
+      },
+    ],
+    ['rejects', async () => Promise.reject(new Error('no alert could be sent'))],
+  ])('that fails does not spoil the answer when its listener %s, too', async (_, broken) => {
     const warning = new Promise<Error>((resolve) => process.once('warning', resolve));
     const heard: string[] = [];
-    const router = new JobRouter()
-      .route(1, says('one'))
-      .always(fails('watcher'))
-      .onObserverError(() => {
-        throw new Error('no alert could be sent');
-      });
+    const router = new JobRouter().route(1, says('one')).always(fails('watcher')).onObserverError(broken);
     const options = { onObserverError: (_: RunnerError, { name }: JobInfo) => void heard.push(name) };
     expect(await router.call(call(1n), options)).toMatchObject([{ body: Buffer.from('one') }]);
     expect(heard).toEqual(['watcher']);

@@ -151,14 +151,7 @@ export class JobRouter<in Context = void> {
       if (failure === fatal) continue;
       const error = toRunnerError(failure[0], 'JOB_FAILED');
       const listeners = [this.#listener, onObserverError].filter((listener) => listener !== undefined);
-      for (const listener of listeners.length > 0 ? listeners : [warnOfObserverError]) {
-        try {
-          listener(error, failure[1], call);
-        } catch (thrown) {
-          // The call was answered: who is told of an error changes nothing for it.
-          warnOfObserverError(toRunnerError(thrown), failure[1], call);
-        }
-      }
+      for (const listener of listeners.length > 0 ? listeners : [warnOfObserverError]) tell(listener, error, failure[1], call);
     }
     if (fatal) throw fatal[0];
     return results;
@@ -187,6 +180,18 @@ function unlayered<Context>(job: Job<Context>): Route<Context> {
 function bind<Context>({ job, layers }: Route<Context>, context: Context): Route<void> {
   const bound: Job<void> = { info: job.info, run: (call, _, source) => job.run(call, context, source) };
   return layers.reduce(layered, unlayered(bound));
+}
+
+/** The call was answered: what a listener throws, now or later, changes nothing for it. */
+function tell(listener: (...told: Parameters<ObserverErrorListener>) => unknown, ...told: Parameters<ObserverErrorListener>): void {
+  const [, job, call] = told;
+  const onFailed = (thrown: unknown): void => warnOfObserverError(toRunnerError(thrown), job, call);
+  try {
+    const done = listener(...told);
+    if (done instanceof Promise) done.catch(onFailed);
+  } catch (thrown) {
+    onFailed(thrown);
+  }
 }
 
 const warnOfObserverError: ObserverErrorListener = (error, job, call) => {
