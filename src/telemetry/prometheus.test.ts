@@ -178,6 +178,23 @@ describe('defaults', () => {
     expect(text).not.toMatch(/^# TYPE \S+_total gauge$/m);
   });
 
+  it('count processor time from the start of the process, not of the first scrape', async () => {
+    const { user, system } = process.cpuUsage();
+    const metrics = createMetrics();
+    for (const [name, micros] of Object.entries({ user_seconds: user, system_seconds: system, seconds: user + system })) {
+      const [line = ''] = await linesOf(metrics, `process_cpu_${name}_total`);
+      expect(Number(line.split(' ')[1])).toBeGreaterThanOrEqual(micros / 1e6);
+    }
+  });
+
+  it('say nothing of the event loop that was not measured yet, or not since the last scrape', async () => {
+    const metrics = createMetrics();
+    for (const text of [await metrics.expose(), await metrics.expose()]) {
+      expect(text).toMatch(/^nodejs_eventloop_lag_seconds \d/m);
+      expect(text).not.toMatch(/nan$|^\S+ 9223372036/im);
+    }
+  });
+
   it('leave out what the system does not tell', async () => {
     const host = { uptimeSeconds: 1, cpuRatio: 0.5, memoryUsedBytes: 1, memoryTotalBytes: 2, diskUsedBytes: 1, diskTotalBytes: 2 };
     const metrics = createMetrics({ host: () => Promise.resolve(host) });

@@ -15,6 +15,9 @@ const DURATION_BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 
 /** Gauges of prom-client whose names claim to be counters; `promtool check metrics` refuses them. */
 const MISNAMED = ['nodejs_active_handles_total', 'nodejs_active_requests_total', 'nodejs_active_resources_total'];
 
+/** What prom-client says of the event loop while there is no sample of it. */
+const UNMEASURED = /^nodejs_eventloop_lag_\w+ (?:Nan|9223372036\S*)\n/gm;
+
 export interface PrometheusOptions {
   /** Label sets per metric name; further ones are counted together under `other`. Default: 1000. */
   readonly seriesMax?: number;
@@ -315,9 +318,15 @@ function hostBlocks(host: HostReading): string[] {
 
 /** Metrics of the process and of Node come from prom-client, loaded at the first scrape. */
 async function loadProcessMetrics(): Promise<() => Promise<string>> {
-  const { Registry: ClientRegistry, collectDefaultMetrics } = await import('prom-client');
+  const { Counter: ClientCounter, Registry: ClientRegistry, collectDefaultMetrics } = await import('prom-client');
   const registry = new ClientRegistry();
+  const { user, system } = process.cpuUsage();
   collectDefaultMetrics({ register: registry });
   for (const name of MISNAMED) registry.removeSingleMetric(name);
-  return () => registry.metrics();
+  // prom-client counts from here on.
+  for (const [name, micros] of Object.entries({ user_seconds: user, system_seconds: system, seconds: user + system })) {
+    const counter = registry.getSingleMetric(`process_cpu_${name}_total`);
+    if (counter instanceof ClientCounter) counter.inc(micros / 1e6);
+  }
+  return async () => (await registry.metrics()).replaceAll(UNMEASURED, '');
 }
