@@ -276,6 +276,7 @@ describe('alerts and chain', () => {
     const told = async (address: string) => (await doctor(base, ['--prometheus', address])).of('alert rules');
     expect(await told('http://127.0.0.1:1')).toMatchObject({ status: 'fail', detail: 'fetch failed: bad port' });
     expect(await told('127.0.0.1:9090')).toMatchObject({ status: 'fail', detail: 'that is no address' });
+    expect((await told('ada:secret@127.0.0.1:9090'))?.source).not.toContain('secret');
     const guarded = createServer(({ headers }, response) => {
       response.statusCode = headers.authorization === `Basic ${Buffer.from('ada:p@ss').toString('base64')}` ? 200 : 401;
       response.end(JSON.stringify({ rules }));

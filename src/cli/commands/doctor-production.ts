@@ -74,16 +74,18 @@ function checkAlerts(file: string | undefined): Check {
 }
 
 async function checkPrometheus(given: string): Promise<Check> {
-  const source = `${given.replace(/\/$/, '')}/api/v1/rules`;
+  const parsed = URL.parse(`${given.replace(/\/$/, '')}/api/v1/rules`);
+  const url = parsed && /^https?:$/.test(parsed.protocol) ? parsed : undefined;
+  // Of what is no address nobody knows where a password is in it.
+  const source = url ? redactUrl(url.href) : '--prometheus';
   const failed = (detail: string, remedy: string): Check => ({
     name: 'alert rules',
-    source: redactUrl(source),
+    source,
     status: 'fail',
     detail: redactText(detail),
     remedy,
   });
-  const url = URL.parse(source);
-  if (!url || !/^https?:$/.test(url.protocol)) return failed('that is no address', 'write it as http://host:9090');
+  if (!url) return failed('that is no address', 'write it as http://host:9090');
   const { username, password } = url;
   const headers: Record<string, string> = {};
   // As `curl` reads them, also with a percent sign that escapes nothing.
@@ -92,7 +94,7 @@ async function checkPrometheus(given: string): Promise<Check> {
   url.username = url.password = '';
   try {
     const answer = await fetch(url, { headers, signal: AbortSignal.timeout(ANSWER_MS) });
-    if (answer.ok) return alertsIn(redactUrl(source), await answer.text(), 'name alerts.yml of bpr operations export in its rule_files');
+    if (answer.ok) return alertsIn(source, await answer.text(), 'name alerts.yml of bpr operations export in its rule_files');
     return failed(
       `it answered ${answer.status}`,
       'name the address of Prometheus with --prometheus, with user and password where it asks for them',
