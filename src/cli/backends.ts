@@ -26,11 +26,19 @@ interface BackendPlace {
   readonly telemetry?: Telemetry;
 }
 
-/** `auto`: those of this machine. Throws `BACKEND_UNAVAILABLE` when one that was asked for does not work here, or none does. */
+/**
+ * `auto`: those of this machine. Throws `BACKEND_UNAVAILABLE` when one that was asked for does not work here, or none does, and
+ * `CONFIG_INVALID` for options of a backend that was not asked for.
+ */
 export async function findBackends(wanted: string, place: BackendPlace): Promise<FoundBackends> {
   const isAuto = wanted === 'auto';
-  for (const name of Object.keys(place.options ?? {})) backendName(name);
-  const found = await lookFor(isAuto ? LOCAL : wanted.split(',').map((name) => backendName(name.trim())), place);
+  const names = isAuto ? LOCAL : wanted.split(',').map((name) => backendName(name.trim()));
+  const idle = Object.keys(place.options ?? {})
+    .map(backendName)
+    .find((name) => !names.some((one) => one === name));
+  if (idle !== undefined)
+    throw new RunnerError('CONFIG_INVALID', `the backend ${idle} has options and is not used; these are: ${names.join(', ')}`);
+  const found = await lookFor(names, place);
   const reasons = Object.entries(found.missing).map(([name, reason]) => `${name}: ${reason}`);
   if (found.backends.size === 0 || (!isAuto && reasons.length > 0))
     throw new RunnerError('BACKEND_UNAVAILABLE', reasons.join('; '), { details: found.missing });

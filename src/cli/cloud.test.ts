@@ -543,6 +543,13 @@ describe('--deployer-option', () => {
     expect(status).toBe(2);
     expect(stderr).toContain('There is no plugin aws; there are aws-lambda, ');
   });
+
+  it('of another platform than the one that is talked with is refused', async () => {
+    const options = ['gcp.projectId=one', 'aws-lambda.region=eu-west-1'].flatMap((option) => ['--deployer-option', option]);
+    const { status, stderr } = await bpr('cloud', 'list', '-p', 'gcp-functions', ...options);
+    expect(status).toBe(1);
+    expect(stderr).toContain('CONFIG_INVALID: --deployer-option aws-lambda.region is not for gcp-functions, whose plugin is gcp');
+  });
 });
 
 describe('cloud logs', () => {

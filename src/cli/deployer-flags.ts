@@ -90,6 +90,11 @@ async function deployerFor(io: Io, flags: PlatformFlags): Promise<Omit<DeployerW
           return variables.map((name) => io.env[name]).find(Boolean) ?? fallback;
         });
   const { use, options } = deployerOf(provider, flags.deployerOption);
+  for (const [plugin, others] of Object.entries(flags.deployerOption ?? {})) {
+    if (plugin === use) continue;
+    const what = `--deployer-option ${plugin}.${Object.keys(others).join(', ')}`;
+    throw new RunnerError('CONFIG_INVALID', `${what} is not for ${type}, whose plugin is ${use}`);
+  }
   const deployer = await createPluginRegistry({ clock: systemClock, telemetry: silentTelemetry }).deployer(use, options);
   return { deployer, plugin: use, size: saidSize(type, loaded) };
 }

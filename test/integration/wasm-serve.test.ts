@@ -94,6 +94,16 @@ describe('bpr wasm serve', () => {
     expect(await ended).toEqual([0, null]);
   });
 
+  it.each([
+    [['wasm', 'serve'], 'process', 'wasm'],
+    [['gateway', '--backend', 'wasm,process'], 'docker', 'wasm, process'],
+    [['gateway'], 'kubernetes', 'process, docker, runc'],
+  ])('%j refuses an option of %s, which it does not use', async (command, other, used) => {
+    const { status, stderr } = await bpr(...command, '--port', '0', '--data-dir', folder, '--backend-option', `${other}.x=3`);
+    expect(status).toBe(1);
+    expect(stderr).toContain(`CONFIG_INVALID: the backend ${other} has options and is not used; these are: ${used}`);
+  });
+
   it('listens on 27288 unless it is told otherwise', async () => {
     const { stdout } = await bpr('wasm', 'serve', '--help');
     expect(stdout).toMatch(/--port <port>\s+0: any free one \(default: 27288\)/);
