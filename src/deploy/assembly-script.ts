@@ -30,6 +30,9 @@ const OUT = 'handler.wasm';
 /** What AssemblyScript would import from a browser comes from WASI. */
 const REPLACED = ['abort', 'seed', 'trace', 'console'].map((name) => `${name}=blueprint_${name}`);
 
+/** The compiler goes on after this, and only says so; it may be in colours. */
+const NOT_TAKEN = /^.{0,5}WARNING .{0,4}(Un(?:known option|supported trailing arguments).*)/;
+
 interface AssemblyScriptOptions {
   /** Passed to `asc` as they are. */
   readonly flags?: readonly string[];
@@ -37,7 +40,7 @@ interface AssemblyScriptOptions {
 
 /**
  * The module of a file that exports `handler(event: ArrayBuffer): ArrayBuffer`: a command of WASI preview 1. Rejects with `PEER_MISSING`
- * when `assemblyscript` is not installed, and with `BUILD_FAILED`, which says what the compiler said.
+ * when `assemblyscript` is not installed, and with `BUILD_FAILED`, which says what the compiler said, also of flags that it does not know.
  */
 async function compileAssemblyScript(file: string, { flags = [] }: AssemblyScriptOptions = {}): Promise<Uint8Array> {
   const compilerName: string = 'assemblyscript/asc';
@@ -63,6 +66,8 @@ async function compileAssemblyScript(file: string, { flags = [] }: AssemblyScrip
   });
   if (error || !module)
     throw new RunnerError('BUILD_FAILED', `${file} cannot be compiled:\n${said.join('').trim() || String(error)}`, { cause: error });
+  const ignored = said.flatMap((text) => NOT_TAKEN.exec(text)?.[1] ?? []);
+  if (ignored.length > 0) throw new RunnerError('BUILD_FAILED', `the compiler does not take all flags: ${ignored.join('; ')}`);
   return module;
 }
 

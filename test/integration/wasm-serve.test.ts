@@ -2,7 +2,7 @@
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -59,6 +59,21 @@ describe('bpr wasm build', () => {
     expect(status).toBe(1);
     expect(stderr).toMatch(/BUILD_FAILED.*broken\.ts cannot be compiled:[^]*Cannot find name 'missing'/);
     expect(await bpr('wasm', 'build', 'nowhere.ts')).toMatchObject({ status: 1, stderr: expect.stringContaining('BUILD_FAILED') });
+  });
+});
+
+describe('bpr wasm build refuses', () => {
+  it.each(['made.txt', 'made', 'made.zip.old', '.wasm'])('the file %s, which is no package and no module', async (name) => {
+    const { status, stderr } = await bpr('wasm', 'build', join(EXAMPLES, 'hello.ts'), '--out', name);
+    expect({ status, stderr }).toEqual({ status: 2, stderr: expect.stringContaining('It must end in .zip or .wasm.') });
+    expect(existsSync(join(folder, name))).toBe(false);
+  });
+
+  it.each([[['--nonsense']], [['--', 'more']]])('the flags %j, which the compiler does not know', async (flags) => {
+    const given = flags.map((flag) => `--flag=${flag}`);
+    const { status, stderr } = await bpr('wasm', 'build', join(EXAMPLES, 'hello.ts'), '--out', 'made.wasm', ...given);
+    expect({ status, stderr }).toEqual({ status: 1, stderr: expect.stringMatching(/BUILD_FAILED: the compiler .*(?:--nonsense|more)/) });
+    expect(existsSync(join(folder, 'made.wasm'))).toBe(false);
   });
 });
 

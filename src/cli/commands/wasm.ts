@@ -1,5 +1,6 @@
 import { writeFileSync } from 'node:fs';
 import { extname, resolve } from 'node:path';
+import { InvalidArgumentError } from 'commander';
 import type { Command } from 'commander';
 import { atPath } from '../named-path.ts';
 import { print, progress, sizeText, table } from '../output.ts';
@@ -55,6 +56,11 @@ function addServe(wasm: Command, { io }: Cli): void {
 
 const list = (value: string, before: readonly string[] = []): readonly string[] => [...before, value];
 
+function parseOut(text: string): string {
+  if (/[^/]\.(?:zip|wasm)$/.test(text)) return text;
+  throw new InvalidArgumentError('It must end in .zip or .wasm.');
+}
+
 const BUILD_EXAMPLES = `
 Examples:
   bpr wasm build handler.ts                         handler.zip, which bpr wasm serve runs
@@ -71,7 +77,7 @@ function addBuild(wasm: Command, { io }: Cli): void {
     .command('build')
     .description('compile a handler in AssemblyScript to a module and pack it')
     .argument('<file>', 'exports handler(event: ArrayBuffer): ArrayBuffer')
-    .option('--out <file>', 'ends in .zip, or in .wasm for the module alone', 'handler.zip')
+    .option('--out <file>', 'ends in .zip, or in .wasm for the module alone', parseOut, 'handler.zip')
     .option('--flag <flag>', 'of the compiler; several by repeating', list)
     .option('--json', 'print one JSON document')
     .addHelpText('after', BUILD_EXAMPLES)
