@@ -23,6 +23,8 @@ export interface HttpCalls {
   readonly timeoutMs?: number;
   /** Of a custom handler under Azure: what comes by the name of a function instead of by a route is an invocation. */
   readonly azure?: NodeJS.ProcessEnv;
+  /** Nothing guards the port but that others do not reach it: pages in browsers of this machine do. */
+  readonly isOpen?: boolean;
 }
 
 export interface HttpConfig extends HttpCalls {
@@ -54,7 +56,8 @@ export function httpConfig(env: NodeJS.ProcessEnv): HttpConfig {
   const socketPath = env.BLUEPRINT_SOCKET;
   const isAzure = env[AZURE_PORT] !== undefined;
   const hasToken = env.BLUEPRINT_TOKEN !== undefined || env.BLUEPRINT_TOKEN_FILE !== undefined;
-  if (socketPath === undefined && !isLoopback(host) && !hasToken && env.BLUEPRINT_ALLOW_INSECURE !== '1') {
+  const isOpen = socketPath === undefined && !hasToken && env.BLUEPRINT_ALLOW_INSECURE !== '1';
+  if (isOpen && !isLoopback(host)) {
     throw invalid(
       `HOST is ${host} and there is no token: everybody who reaches the port could run jobs. Set BLUEPRINT_TOKEN or BLUEPRINT_TOKEN_FILE, or BLUEPRINT_ALLOW_INSECURE=1 when the platform guards the port`,
     );
@@ -62,7 +65,8 @@ export function httpConfig(env: NodeJS.ProcessEnv): HttpConfig {
   return {
     host,
     port: numberOf(env, isAzure ? AZURE_PORT : 'PORT', { fallback: 8080, min: 0, max: 65_535 }),
-    ...(isAzure && { azure: env }),
+    // Azure asks for keys before it passes a request on.
+    ...(isAzure ? { azure: env } : { isOpen }),
     ...httpCalls(env),
     ...(socketPath !== undefined && { socketPath }),
   };
@@ -142,20 +146,28 @@ interface Admitted {
 }
 type Admission = HandlerResponse | Admitted;
 
-function admissionOf(handler: JobHandler, { method = '', url = '/', headers }: IncomingMessage, hasInvocations: boolean): Admission {
+function admissionOf(
+  handler: JobHandler,
+  { method = '', url = '/', headers }: IncomingMessage,
+  { azure, isOpen }: { readonly [Name in 'azure' | 'isOpen']: HttpCalls[Name] | undefined },
+): Admission {
   const path = url.split('?', 1)[0] ?? '/';
-  return hasInvocations && method === 'POST' && !/^\/(?:$|invoke$|job\/)/.test(path)
-    ? { name: path.slice(1) }
-    : handler.admit({ method, path, headers });
+  if (azure && method === 'POST' && !/^\/(?:$|invoke$|job\/)/.test(path)) return { name: path.slice(1) };
+  // Browsers say it with every POST. There are no pages here, so it is one of somebody else, whatever name it gave this machine.
+  if (isOpen && method === 'POST' && headers.origin !== undefined) {
+    const message = 'web pages may not run jobs; set BLUEPRINT_TOKEN, or BLUEPRINT_ALLOW_INSECURE=1 when the platform guards the port';
+    return handler.refuse(new RunnerError('EXECUTOR_UNAUTHORIZED', message));
+  }
+  return handler.admit({ method, path, headers });
 }
 
 /** What the server does with requests, and how it ends. */
-export function httpService(handler: JobHandler, { concurrencyMax, timeoutMs = 0, azure }: HttpCalls) {
+export function httpService(handler: JobHandler, { concurrencyMax, timeoutMs = 0, azure, isOpen }: HttpCalls) {
   const running = new RunningCalls();
   let isStopping = false;
 
   const admit = (request: IncomingMessage): Admission => {
-    const admission = admissionOf(handler, request, azure !== undefined);
+    const admission = admissionOf(handler, request, { azure, isOpen });
     if ('status' in admission) return isStopping && admission.status === 200 ? { ...admission, status: 503 } : admission;
     if (isStopping) return handler.refuse(new RunnerError('EXECUTOR_UNAVAILABLE', 'the handler is stopping'));
     if (running.count < concurrencyMax) return admission;

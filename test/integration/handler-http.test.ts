@@ -56,6 +56,29 @@ function rawConnection(address: string): {
   return { socket, received: () => received, ended, until };
 }
 
+describe('a page in a browser on this machine', () => {
+  // Without a content type the browser asks nobody before it sends.
+  const fromPage = (address: string, headers: Readonly<Record<string, string>> = {}): Promise<HttpAnswer> =>
+    call(address, { path: '/job/2', headers: { origin: 'https://evil.example', ...headers } }, Buffer.from('{"args":[104,105]}'));
+
+  test('runs no jobs where nothing else guards the port', async () => {
+    const address = await serve().address;
+    expect(codeOf(await fromPage(address))).toEqual([401, 'EXECUTOR_UNAUTHORIZED']);
+    expect(codeOf(await fromPage(address, { origin: 'null' }))).toEqual([401, 'EXECUTOR_UNAUTHORIZED']);
+    // Made to point here by the name of its own host.
+    const { host } = new URL(address);
+    expect(codeOf(await fromPage(address, { origin: `http://${host}` }))).toEqual([401, 'EXECUTOR_UNAUTHORIZED']);
+    expect((await post(address, 2, 'hi')).body.toString()).toBe('hi');
+  });
+
+  test.each([
+    ['a token', { BLUEPRINT_TOKEN: 'x' }],
+    ['the platform, as it was told', { BLUEPRINT_ALLOW_INSECURE: '1' }],
+  ])('is of no concern where %s guards the port', async (_, env) => {
+    expect(await fromPage(await serve(env).address, { authorization: 'Bearer x' })).toMatchObject({ status: 200 });
+  });
+});
+
 describe('where it listens', () => {
   test('on the loopback interface by default', async () => {
     expect(await serve().address).toMatch(/^http:\/\/127\.0\.0\.1:\d+$/);
