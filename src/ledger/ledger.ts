@@ -156,10 +156,12 @@ export interface Ledger {
     attempt: { readonly number: number; readonly code: string; readonly message: string; readonly nextAt?: number },
   ): Promise<void>;
   /**
-   * Before anything is executed: attempts of this executor that were under way when the last process ended without `close` are noted. Resolves
-   * with how often that happened to each open call since somebody asked for another try of it.
+   * Before anything is executed: attempts of this executor that were under way when the last process ended without `recordStopping` are noted.
+   * Resolves with how often that happened to each open call since somebody asked for another try of it.
    */
   recordCrashes(executor: string): Promise<ReadonlyMap<number, number>>;
+  /** The process is about to end, and not because of a call that is being executed. */
+  recordStopping(): Promise<void>;
   /**
    * The result is durable: from here on the call is never executed again. Without a result the call is `ignored`. Resolves false,
    * and changes nothing, when the call was orphaned meanwhile.
@@ -225,6 +227,6 @@ export interface Ledger {
    * the number of removed calls: fewer than there were when the ledger is closed meanwhile.
    */
   compact(olderThanMs: number): Promise<number>;
-  /** Waits for what is being written, then closes the file. Calls that are being executed wait for the next start. Idempotent. */
+  /** Waits for what is being written, then closes the file. Idempotent. */
   close(): Promise<void>;
 }

@@ -116,11 +116,18 @@ describe('attempts that the process did not survive', () => {
     expect(await crashes()).toEqual([[1, 1]]);
   });
 
-  it('are none of a ledger that was closed', async () => {
+  it('are not lost when a command opens the ledger in between', async () => {
     await ledger.recordSeen([chainCall(1)], cursor(1));
     await begin(1, 1);
     await ledger.close();
     ledger = SqliteLedger.open({ path, clock });
+    expect(await crashes()).toEqual([[1, 1]]);
+  });
+
+  it('are none of a process that was about to end', async () => {
+    await ledger.recordSeen([chainCall(1)], cursor(1));
+    await begin(1, 1);
+    await ledger.recordStopping();
     expect(await crashes()).toEqual([]);
     expect(ledger.waiting(0, 9)).toMatchObject([{ seq: 1, state: 'seen', attempts: 1 }]);
   });

@@ -80,7 +80,6 @@ export class SqliteLedger implements Ledger {
   readonly #transactions: TransactionTable;
   readonly #statements = new Map<string, StatementSync>();
   readonly #telemetry: Telemetry;
-  readonly #readonly: boolean;
   #closed = false;
 
   /** Throws `LEDGER_LOCKED`, `LEDGER_CORRUPT`, `LEDGER_VERSION` or `LEDGER_FULL`. */
@@ -92,7 +91,6 @@ export class SqliteLedger implements Ledger {
     this.#database = openLedgerFile({ path, readonly });
     this.#clock = clock;
     this.#telemetry = telemetry;
-    this.#readonly = readonly;
     this.#transactions = new TransactionTable(this.#database, clock);
   }
 
@@ -161,6 +159,10 @@ export class SqliteLedger implements Ledger {
 
   recordCrashes(executor: string): Promise<ReadonlyMap<number, number>> {
     return this.#database.write(() => noteCrashes(this.#database, executor, this.#clock.now()));
+  }
+
+  recordStopping(): Promise<void> {
+    return this.#database.write(() => pauseCalls(this.#database));
   }
 
   recordExecuted(
@@ -305,12 +307,9 @@ export class SqliteLedger implements Ledger {
     return removed;
   }
 
-  async close(): Promise<void> {
-    const isFirst = !this.#closed;
+  close(): Promise<void> {
     this.#closed = true;
-    // On a full disk they pass for calls that ended their process, once.
-    if (isFirst && !this.#readonly) await this.#database.write(() => pauseCalls(this.#database)).catch(() => undefined);
-    await this.#database.close();
+    return this.#database.close();
   }
 
   /** A transaction that may still be mined knows by its calls whether it must be replaced. */

@@ -269,12 +269,11 @@ export class Dispatch {
 
   /** False: the call may wait again. */
   async #execute(record: CallRecord, signal: AbortSignal): Promise<boolean> {
-    const { clock, executors, prepare, suspects } = this.#options;
+    const { clock, executors, prepare } = this.#options;
     const { seq, call, attempts } = record;
     const startedAt = clock.monotonic();
     let executed: Executed;
     try {
-      suspects.check(record);
       const prepared = prepare(call);
       if (prepared) await this.#prepared(prepared);
       executed = await executors.execute(call, {
@@ -316,10 +315,11 @@ export class Dispatch {
     record: CallRecord,
     attempt: { readonly number: number; readonly executor: string; readonly reason: string },
   ): Promise<void> {
-    const { ledger, events } = this.#options;
+    const { ledger, events, suspects } = this.#options;
     const { seq, call } = record;
-    await this.write(() => ledger.recordAttempt(seq, attempt));
     const { number, executor, reason } = attempt;
+    suspects.check(record, executor);
+    await this.write(() => ledger.recordAttempt(seq, attempt));
     if (events.hears('attempt')) events.emit('attempt', { seq, call, attempt: number, executor, reason });
   }
 

@@ -153,6 +153,8 @@ export class Line {
   async drain(deadline: number): Promise<boolean> {
     const { clock } = this.#options.parts;
     const endMs = clock.monotonic() + deadline - clock.now();
+    // Whoever stops it may lose patience.
+    this.#stopping();
     const isDone = await this.dispatch.drain(deadline);
     // The clock may have been set meanwhile.
     await this.settlement?.drain(clock.now() + endMs - clock.monotonic());
@@ -164,8 +166,13 @@ export class Line {
     this.#cancelCompaction?.();
     await this.#settlement?.close();
     this.#traces?.close();
+    this.#stopping();
     if (!this.#options.parts.ledger) await this.ledger.close();
     if (this.#closesChain) await this.chain?.close();
+  }
+
+  #stopping(): void {
+    this.ledger.recordStopping().catch((thrown: unknown) => this.#options.onError(toRunnerError(thrown), 'ledger'));
   }
 
   #tell(event: SettlementEvent): void {

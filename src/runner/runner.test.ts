@@ -569,7 +569,7 @@ describe('a runner with a chain', () => {
     await expect.poll(() => runs).toBe(1);
     await runner.stop();
     expect(errors).toEqual(['DRAIN_TIMEOUT']);
-    expect(ledger.get(1)).toMatchObject({ state: 'executing', attempts: 1 });
+    expect(ledger.get(1)).toMatchObject({ state: 'seen', attempts: 1 });
     const attempts: number[] = [];
     const next = await build({ confirmations: 0 })
       .chain(client)
@@ -582,6 +582,26 @@ describe('a runner with a chain', () => {
     await next.start();
     await until(['a']);
     expect(attempts).toEqual([2]);
+  });
+
+  it('does not run in this process what has ended it five times, until somebody asks, and has an executor run it', async () => {
+    const ledger = memoryLedger();
+    await ledger.recordProduced(call('a'));
+    await ledger.recordProduced(call('b', 1n));
+    for (const seq of [1, 2]) {
+      for (let number = 1; number <= 5; number += 1) {
+        await ledger.recordAttempt(seq, { number, executor: 'in-process' });
+        await ledger.recordCrashes('in-process');
+      }
+    }
+    const runner = await started(build().ledger(ledger).router(new JobRouter().route(0, echo)).withFaasExecutor(1, new Remote()));
+    const states = (): unknown => ledger.find({}).map(({ state, errorCode }) => [state, errorCode]);
+    await expect.poll(states).toEqual([
+      ['failed', 'FUNCTION_CRASHED'],
+      ['final', undefined],
+    ]);
+    expect(await runner.retry(1)).toBe(true);
+    await expect.poll(() => ledger.get(1)?.state).toBe('final');
   });
 
   it('tells an executor that the program stops, when it cancels what did not end in time', async () => {

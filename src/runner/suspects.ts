@@ -1,6 +1,7 @@
 /** Calls in the middle of which the process of the runner ended. */
 
 import { RunnerError } from '../errors.ts';
+import { IN_PROCESS } from '../executor/local.ts';
 import type { CallRecord } from '../ledger/ledger.ts';
 
 /** Which of the calls that ran then ended the process nobody knows; after the second time each of them runs without the others. */
@@ -12,7 +13,7 @@ export class Suspects {
   readonly #crashes: Map<number, number>;
   readonly #crashesMax: number;
   #running: number | undefined;
-  readonly #waiting: CallRecord[] = [];
+  readonly #waiting = new Map<number, CallRecord>();
 
   constructor(crashes: ReadonlyMap<number, number>, crashesMax: number) {
     this.#crashes = new Map(crashes);
@@ -24,7 +25,7 @@ export class Suspects {
     const { seq } = record;
     if (this.#count(seq) < ALONE_AFTER) return true;
     if (this.#running === undefined) this.#running = seq;
-    else this.#waiting.push(record);
+    else this.#waiting.set(seq, record);
     return this.#running === seq;
   }
 
@@ -32,13 +33,15 @@ export class Suspects {
   left(seq: number): CallRecord[] {
     if (this.#running !== seq) return [];
     this.#running = undefined;
-    return this.#waiting.splice(0);
+    const waiting = [...this.#waiting.values()];
+    this.#waiting.clear();
+    return waiting;
   }
 
-  /** Throws `FUNCTION_CRASHED` for what has ended the process too often. */
-  check({ seq, call }: CallRecord): void {
+  /** Before an attempt. Throws `FUNCTION_CRASHED` for what has ended the process too often, and would run in it again. */
+  check({ seq, call }: CallRecord, executor: string): void {
     const count = this.#count(seq);
-    if (count < this.#crashesMax) return;
+    if (executor !== IN_PROCESS || count < this.#crashesMax) return;
     throw new RunnerError('FUNCTION_CRASHED', `the process of the runner ended ${count} times while call ${call.id} ran in it`);
   }
 
