@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it, onTestFinished } from 'vitest';
 import { temporaryFolder } from '../../test/support/temporary-folders.ts';
@@ -8,6 +9,7 @@ import type { Identity } from '../queue/identity.ts';
 import type { RevokedWorker } from '../queue/shared-queue.ts';
 import { readTicket } from '../queue/ticket.ts';
 import { silentTelemetry } from '../telemetry/telemetry.ts';
+import { FakeClock } from '../testing/fake-clock.ts';
 import { Access, Session } from './access.ts';
 import type { AccessOptions } from './access.ts';
 import { Registry } from './registry.ts';
@@ -146,4 +148,24 @@ it('a worker that asks for tokens again and again has the last hundred of them',
     for (const { token } of given.slice(-50)) expect(identify(token).id).toBe(worker.id);
     expect(identify(ofOther.token).id).toBe(other.id);
   }
+});
+
+it('the file gets another ticket when half the time of its own is over, and that one stays good', async () => {
+  const clock = new FakeClock();
+  const { tickets, folder, enrol } = open({ clock });
+  const read = (): string => readFileSync(join(folder, 'endpoint.ticket'), 'utf8');
+  await tickets.openFile();
+  const first = read();
+  clock.jump(29_000);
+  await tickets.renewFile();
+  expect(read()).toBe(first);
+  clock.jump(2_000);
+  await tickets.renewFile();
+  const second = read();
+  expect(readTicket(second).expiresAt).toBe(clock.now() + 60_000);
+  for (const ticket of [first, second]) await enrol(ticket, makeIdentity());
+  await tickets.revoke(readTicket(second).id);
+  clock.jump(40_000);
+  await tickets.renewFile();
+  expect(read()).toBe(second);
 });

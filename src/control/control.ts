@@ -121,6 +121,7 @@ const FILE_TICKET = { uses: 1_000, validMs: 30 * 86_400_000 };
 const CLOSE_MS = 10_000;
 const RECONCILE_MS = 60_000;
 const SWEEP_MS = 5_000;
+const RENEW_MS = 600_000;
 const REMIND_MS = 10_000;
 /** Of a session, where workers speak to servers that may end it only when its time is over. */
 const SHARED_SESSION_MS = 600_000;
@@ -333,6 +334,7 @@ export class ControlPlane {
   }
 
   #keepUp({ queue, objects, workers, revocations }: Parts): void {
+    this.#upkeep.add({ what: 'the ticket in the file is renewed', everyMs: RENEW_MS, run: () => this.tickets.renewFile() });
     this.#upkeep.add({ what: 'workers that are not heard of any more are told', everyMs: SWEEP_MS, run: async () => workers.sweep() });
     this.#upkeep.add(forgetting(queue, objects, this.#options.keepMs ?? KEEP_MS));
     const collecting = collection(queue, objects, this.#telemetry.log);

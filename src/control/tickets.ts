@@ -122,7 +122,7 @@ export class Tickets {
       present !== undefined &&
       present.closedAt === undefined &&
       present.revokedAt === undefined &&
-      present.expiresAt - now > fileTicket.validMs / 2 &&
+      this.#lasts(present) &&
       scopes.every((scope) => present.scopes.includes(scope));
     if (isGood) {
       writeSecretFile(file, this.#sign(present));
@@ -134,6 +134,18 @@ export class Tickets {
     return record;
   }
 
+  /**
+   * Another ticket for the file once half the time of the one in it is over. That one is good until its end, for those who have a copy. One that
+   * somebody closed or revoked stays.
+   */
+  async renewFile(): Promise<void> {
+    const { file, fileTicket, clock } = this.#options;
+    const present = this.#inFile();
+    if (!present || present.closedAt !== undefined || present.revokedAt !== undefined || this.#lasts(present)) return;
+    const { ticket } = await this.create({ name: FILE_NAME, uses: fileTicket.uses, expiresAt: clock.now() + fileTicket.validMs });
+    writeSecretFile(file, ticket);
+  }
+
   /** The ticket in the file is replaced. */
   async rotateFile(): Promise<IssuedTicket> {
     const present = this.#inFile();
@@ -143,6 +155,11 @@ export class Tickets {
       : await this.create({ name: FILE_NAME, uses: fileTicket.uses, expiresAt: clock.now() + fileTicket.validMs });
     writeSecretFile(file, issued.ticket);
     return issued;
+  }
+
+  #lasts({ expiresAt }: TicketRecord): boolean {
+    const { clock, fileTicket } = this.#options;
+    return expiresAt - clock.now() > fileTicket.validMs / 2;
   }
 
   #inFile(): TicketRecord | undefined {

@@ -165,6 +165,7 @@ printf %s "$ticket" | kubectl -n "$NAMESPACE" create secret generic ${TICKET_SEC
   kubectl apply -f -`;
   return `#!/bin/sh
 # Applies the manifests and gives the workers their ticket. The images must be where the cluster finds them.
+# The ticket is for 1,000 pods and 30 days: new pods of workers need this to be run again before that.
 set -eu
 cd "$(dirname "$0")"
 NAMESPACE=${NAMESPACE}
