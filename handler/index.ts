@@ -54,7 +54,7 @@ export interface RunningAdapter {
   /** Where calls come from, for people and for the process that started this one. */
   readonly address: string;
   /** Settles when the adapter ends by itself: its input ended, or its platform is gone. */
-  readonly done?: Promise<void>;
+  readonly done?: Promise<unknown>;
   /**
    * Takes no new calls and waits for those that run; ends them when `signal` fires. Resolves with how many it had to end.
    */

@@ -45,7 +45,9 @@ const CONNECTIONS_MAX = 10_000;
 /** How long the rest of a refused request is read and thrown away. */
 const DISCARD_TIMEOUT_MS = 1_000;
 
-const isLoopback = (host: string): boolean => host === 'localhost' || host === '::1' || /^127\.\d+\.\d+\.\d+$/.test(host);
+const GUARDED = 'set BLUEPRINT_TOKEN, or BLUEPRINT_ALLOW_INSECURE=1 if the platform guards the port';
+
+const LOOPBACK = /^(?:localhost|::1|127\.\d+\.\d+\.\d+)$/;
 
 /**
  * Where to listen. Throws `CONFIG_INVALID`, also for an address that others reach when no token guards it: a platform that guards
@@ -55,12 +57,10 @@ export function httpConfig(env: NodeJS.ProcessEnv): HttpConfig {
   const host = env.HOST ?? '127.0.0.1';
   const socketPath = env.BLUEPRINT_SOCKET;
   const isAzure = env[AZURE_PORT] !== undefined;
-  const hasToken = env.BLUEPRINT_TOKEN !== undefined || env.BLUEPRINT_TOKEN_FILE !== undefined;
-  const isOpen = socketPath === undefined && !hasToken && env.BLUEPRINT_ALLOW_INSECURE !== '1';
-  if (isOpen && !isLoopback(host)) {
-    throw invalid(
-      `HOST is ${host} and there is no token: everybody who reaches the port could run jobs. Set BLUEPRINT_TOKEN or BLUEPRINT_TOKEN_FILE, or BLUEPRINT_ALLOW_INSECURE=1 when the platform guards the port`,
-    );
+  const guard = socketPath ?? env.BLUEPRINT_TOKEN ?? env.BLUEPRINT_TOKEN_FILE;
+  const isOpen = guard === undefined && env.BLUEPRINT_ALLOW_INSECURE !== '1';
+  if (isOpen && !LOOPBACK.test(host)) {
+    throw invalid(`HOST is ${host} and there is no token: everybody could run jobs; ${GUARDED}`);
   }
   return {
     host,
@@ -104,14 +104,11 @@ async function listen(server: Server, { host, port, socketPath }: HttpConfig): P
   const attempt = (): Promise<void> =>
     new Promise((resolve, reject) => {
       server.once('error', reject);
-      server.once('listening', () => {
+      server.listen(socketPath === undefined ? { port, host } : { path: socketPath }, () => {
         server.off('error', reject);
         resolve();
       });
-      if (socketPath === undefined) server.listen(port, host);
-      else server.listen(socketPath);
     });
-  const shown = socketPath ?? `${host}:${port}`;
   await attempt()
     .catch(async (error: NodeJS.ErrnoException) => {
       if (socketPath === undefined || error.code !== 'EADDRINUSE' || !(await isStaleSocket(socketPath))) throw error;
@@ -120,7 +117,7 @@ async function listen(server: Server, { host, port, socketPath }: HttpConfig): P
       await attempt();
     })
     .catch((cause: NodeJS.ErrnoException) => {
-      throw invalid(`cannot listen on ${shown}: ${cause.message}`, cause);
+      throw invalid(`cannot listen on ${socketPath ?? `${host}:${port}`}: ${cause.message}`, cause);
     });
   const bound = server.address();
   if (bound === null || typeof bound === 'string') return `unix:${socketPath}`;
@@ -146,28 +143,24 @@ interface Admitted {
 }
 type Admission = HandlerResponse | Admitted;
 
-function admissionOf(
-  handler: JobHandler,
-  { method = '', url = '/', headers }: IncomingMessage,
-  { azure, isOpen }: { readonly [Name in 'azure' | 'isOpen']: HttpCalls[Name] | undefined },
-): Admission {
+function admissionOf(handler: JobHandler, { method = '', url = '/', headers }: IncomingMessage, { azure, isOpen }: HttpCalls): Admission {
   const path = url.split('?', 1)[0] ?? '/';
-  if (azure && method === 'POST' && !/^\/(?:$|invoke$|job\/)/.test(path)) return { name: path.slice(1) };
-  // Browsers say it with every POST. There are no pages here, so it is one of somebody else, whatever name it gave this machine.
-  if (isOpen && method === 'POST' && headers.origin !== undefined) {
-    const message = 'web pages may not run jobs; set BLUEPRINT_TOKEN, or BLUEPRINT_ALLOW_INSECURE=1 when the platform guards the port';
-    return handler.refuse(new RunnerError('EXECUTOR_UNAUTHORIZED', message));
+  if (method === 'POST') {
+    if (azure && !/^\/(?:$|invoke$|job\/)/.test(path)) return { name: path.slice(1) };
+    // Browsers say it with every POST. There are no pages here, so it is one of somebody else, whatever name it gave this machine.
+    if (isOpen && headers.origin) return handler.refuse(new RunnerError('EXECUTOR_UNAUTHORIZED', `web pages may not run jobs; ${GUARDED}`));
   }
   return handler.admit({ method, path, headers });
 }
 
 /** What the server does with requests, and how it ends. */
-export function httpService(handler: JobHandler, { concurrencyMax, timeoutMs = 0, azure, isOpen }: HttpCalls) {
+export function httpService(handler: JobHandler, calls: HttpCalls) {
+  const { concurrencyMax, timeoutMs = 0, azure } = calls;
   const running = new RunningCalls();
   let isStopping = false;
 
   const admit = (request: IncomingMessage): Admission => {
-    const admission = admissionOf(handler, request, { azure, isOpen });
+    const admission = admissionOf(handler, request, calls);
     if ('status' in admission) return isStopping && admission.status === 200 ? { ...admission, status: 503 } : admission;
     if (isStopping) return handler.refuse(new RunnerError('EXECUTOR_UNAVAILABLE', 'the handler is stopping'));
     if (running.count < concurrencyMax) return admission;
@@ -193,7 +186,8 @@ export function httpService(handler: JobHandler, { concurrencyMax, timeoutMs = 0
     // An invocation wraps the body in JSON: the handler checks the limit of the body itself.
     const limit = name === undefined ? handler.requestBytesMax : 2 * handler.requestBytesMax;
     const limits = { signal: call.signal, ...(timeoutMs > 0 && { deadline: Date.now() + timeoutMs }) };
-    const isWorthReading = headers['transfer-encoding'] !== undefined || bodyBytes(request) <= limit;
+    const announced = bodyBytes(request);
+    const isWorthReading = announced === Infinity || announced <= limit;
     if (isWorthReading && headers.expect !== undefined) response.writeContinue();
     // A framework in front has read it already.
     const body = rawBody ?? (isWorthReading ? await readBody(request, limit) : 'too-large');
@@ -231,7 +225,7 @@ export function httpService(handler: JobHandler, { concurrencyMax, timeoutMs = 0
   };
 }
 
-/** What the head of a request announces. */
+/** What the head of a request announces: `Infinity` when it does not say. */
 function bodyBytes({ headers }: IncomingMessage): number {
   return headers['transfer-encoding'] === undefined ? Number(headers['content-length'] ?? 0) : Infinity;
 }

@@ -58,7 +58,7 @@ export function lambdaRuntimeConfig(env: NodeJS.ProcessEnv): LambdaRuntimeConfig
 
 /** Starts to poll. `done` rejects when the Runtime API breaks its protocol or is gone: then the process is to end. */
 export async function startLambdaRuntime(handler: JobHandler, config: LambdaRuntimeConfig): Promise<RunningAdapter> {
-  const api = await runtimeApi(config);
+  const api = runtimeApi(config);
   const stopPolling = new AbortController();
   /** By request id. */
   const running = new RunningCalls();
@@ -82,7 +82,8 @@ export async function startLambdaRuntime(handler: JobHandler, config: LambdaRunt
       const httpEvent = body === 'too-large' ? undefined : httpEventOfBytes(body);
       const response = await (httpEvent ? answerHttpEvent(handler, httpEvent, limits) : answerEvent(handler, body, limits));
       const { responseMode } = config;
-      const shown = httpEvent ? httpAnswer(response, responseMode) : plainAnswer(response);
+      const contentType = response.headers['content-type'] ?? JSON_TYPE;
+      const shown = httpEvent ? httpAnswer(response, responseMode) : { contentType, parts: [response.body] };
       await send(api, { path: `invocation/${id}`, isBuffered: responseMode === 'buffered', ...shown, ...limits });
     } finally {
       running.end(call);
@@ -101,7 +102,7 @@ export async function startLambdaRuntime(handler: JobHandler, config: LambdaRunt
     }
   };
 
-  const done = Promise.all(Array.from({ length: config.concurrency }, pollUntilStopped)).then(() => {});
+  const done = Promise.all(Array.from({ length: config.concurrency }, pollUntilStopped));
   return {
     address: 'socketPath' in config.api ? `unix:${config.api.socketPath}` : `http://${config.api.hostname}:${config.api.port}`,
     done,
@@ -120,7 +121,7 @@ export async function startLambdaRuntime(handler: JobHandler, config: LambdaRunt
 
 /** Tells the Runtime API that the start failed; the platform then ends the environment. */
 export async function postInitError(config: LambdaRuntimeConfig, error: RunnerError): Promise<void> {
-  await postError(await runtimeApi(config), 'init/error', error);
+  await postError(runtimeApi(config), 'init/error', error);
 }
 
 interface Exchange {
@@ -132,7 +133,7 @@ interface Exchange {
 type RuntimeApi = (method: 'GET' | 'POST', path: string, options: Pick<RequestOptions, 'headers' | 'signal'>) => Exchange;
 
 /** One keep-alive connection per event that is worked on, and never a timeout, because the environment may be frozen. */
-async function runtimeApi({ api }: LambdaRuntimeConfig): Promise<RuntimeApi> {
+function runtimeApi({ api }: LambdaRuntimeConfig): RuntimeApi {
   const http = nodeHttp();
   const agent = new http.Agent({ keepAlive: true, maxFreeSockets: CONCURRENCY_MAX });
   return (method, path, options) => {
@@ -240,8 +241,6 @@ interface Answer {
   readonly contentType: string;
   readonly parts: readonly Uint8Array[];
 }
-
-const plainAnswer = ({ headers, body }: HandlerResponse): Answer => ({ contentType: headers['content-type'] ?? JSON_TYPE, parts: [body] });
 
 function httpAnswer(response: HandlerResponse, mode: LambdaRuntimeConfig['responseMode']): Answer {
   if (mode === 'buffered') return { contentType: JSON_TYPE, parts: [Buffer.from(JSON.stringify(httpEventResult(response)))] };

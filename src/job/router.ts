@@ -145,13 +145,15 @@ export class JobRouter<in Context = void> {
       if (outcome.status === 'rejected') failures.push([outcome.reason, info]);
       else if (outcome.value !== undefined) results.push(outcome.value);
     }
-    const answer = route ? outcomes[0] : undefined;
-    const fatal = answer?.status === 'rejected' ? failures[0] : !route && results.length === 0 ? failures[0] : undefined;
-    for (const failure of failures) {
-      if (failure === fatal) continue;
-      const error = toRunnerError(failure[0], 'JOB_FAILED');
-      const listeners = [this.#listener, onObserverError].filter((listener) => listener !== undefined);
-      for (const listener of listeners.length > 0 ? listeners : [warnOfObserverError]) tell(listener, error, failure[1], call);
+    const hasFailed = route ? outcomes[0]?.status === 'rejected' : results.length === 0;
+    const [fatal] = hasFailed ? failures.splice(0, 1) : [];
+    const listeners = [this.#listener, onObserverError].filter((listener) => listener !== undefined);
+    if (listeners.length === 0) listeners.push(warnOfObserverError);
+    for (const [reason, info] of failures) {
+      const error = toRunnerError(reason, 'JOB_FAILED');
+      // The call was answered: what a listener throws, now or later, changes nothing for it.
+      for (const listener of listeners)
+        (async () => listener(error, info, call))().catch((thrown: unknown) => warnOfObserverError(toRunnerError(thrown), info, call));
     }
     if (fatal) throw fatal[0];
     return results;
@@ -180,18 +182,6 @@ function unlayered<Context>(job: Job<Context>): Route<Context> {
 function bind<Context>({ job, layers }: Route<Context>, context: Context): Route<void> {
   const bound: Job<void> = { info: job.info, run: (call, _, source) => job.run(call, context, source) };
   return layers.reduce(layered, unlayered(bound));
-}
-
-/** The call was answered: what a listener throws, now or later, changes nothing for it. */
-function tell(listener: (...told: Parameters<ObserverErrorListener>) => unknown, ...told: Parameters<ObserverErrorListener>): void {
-  const [, job, call] = told;
-  const onFailed = (thrown: unknown): void => warnOfObserverError(toRunnerError(thrown), job, call);
-  try {
-    const done = listener(...told);
-    if (done instanceof Promise) done.catch(onFailed);
-  } catch (thrown) {
-    onFailed(thrown);
-  }
 }
 
 const warnOfObserverError: ObserverErrorListener = (error, job, call) => {

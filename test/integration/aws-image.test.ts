@@ -114,7 +114,7 @@ describe('a function that is an image', () => {
     expect(world.proxy.writes).toHaveLength(length);
     expect(await user.json('cloud', 'status', 'squaring', ...flags)).toMatchObject({ status: 'active', sha256: digestIn(image) });
     expect(JSON.stringify(await user.json('cloud', 'list', ...flags))).toContain(digestIn(image));
-    const other = await user.bpr(...deploy, '-p', 'kubernetes');
+    const other = await user.bpr(...deploy.slice(0, 4), '-p', 'kubernetes', '--platform-option', `image=${image}`);
     expect([other.code, other.stderr]).toEqual([1, expect.stringMatching(/^CONFIG_INVALID: a function of kubernetes needs a package/m)]);
     const nothing = await user.bpr(...deploy.slice(0, 4));
     expect([nothing.code, nothing.stderr]).toEqual([2, expect.stringContaining("missing required argument 'entry'")]);

@@ -143,7 +143,7 @@ describe('the same sources give the same bytes', () => {
     env: Readonly<Record<string, string>>,
   ): Promise<{ readonly zip: string; readonly code: Buffer; readonly directory: string }> {
     const directory = temporary();
-    for (const path of ['package.json', 'src/job', 'src/clock.ts', 'src/errors.ts', 'src/deploy', 'src/plugin', 'handler'])
+    for (const path of ['package.json', 'src/job', 'src/clock.ts', 'src/errors.ts', 'src/folder.ts', 'src/deploy', 'src/plugin', 'handler'])
       cpSync(join(root, path), join(directory, path), { recursive: true });
     symlinkSync(join(root, 'node_modules'), join(directory, 'node_modules'));
     writeFileSync(
@@ -281,7 +281,7 @@ describe('what is refused, and how', () => {
 
   test('without esbuild it says what to install', async () => {
     const directory = temporary();
-    for (const path of ['package.json', 'src/clock.ts', 'src/errors.ts', 'src/deploy', 'src/plugin'])
+    for (const path of ['package.json', 'src/clock.ts', 'src/errors.ts', 'src/folder.ts', 'src/deploy', 'src/plugin'])
       cpSync(join(root, path), join(directory, path), { recursive: true });
     writeFileSync(
       join(directory, 'build.ts'),
