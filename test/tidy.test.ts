@@ -45,7 +45,7 @@ const TABLE: Readonly<Record<string, RoomRule>> = {
   // Files for those who watch; of the others it knows the names of metrics, which a test compares.
   operations: { rooms: [], packages: ['yaml'] },
   schedule: { rooms: ['errors', 'clock'] },
-  topology: { rooms: ['map-limited', 'executor:contract', 'errors'], packages: ['yaml'] },
+  topology: { rooms: ['queue', 'map-limited', 'executor:contract', 'errors'], packages: ['yaml'] },
   plugin: {
     rooms: [
       'executor:contract',

@@ -60,7 +60,7 @@ export function httpConfig(env: NodeJS.ProcessEnv): HttpConfig {
   const guard = socketPath ?? env.BLUEPRINT_TOKEN ?? env.BLUEPRINT_TOKEN_FILE;
   const isOpen = guard === undefined && env.BLUEPRINT_ALLOW_INSECURE !== '1';
   if (isOpen && !LOOPBACK.test(host)) {
-    throw invalid(`HOST is ${host} and there is no token: everybody could run jobs; ${GUARDED}`);
+    throw invalid(`HOST is ${host} and there is no token: anyone could run jobs; ${GUARDED}`);
   }
   return {
     host,
@@ -148,7 +148,8 @@ function admissionOf(handler: JobHandler, { method = '', url = '/', headers }: I
   if (method === 'POST') {
     if (azure && !/^\/(?:$|invoke$|job\/)/.test(path)) return { name: path.slice(1) };
     // Browsers say it with every POST. There are no pages here, so it is one of somebody else, whatever name it gave this machine.
-    if (isOpen && headers.origin) return handler.refuse(new RunnerError('EXECUTOR_UNAUTHORIZED', `web pages may not run jobs; ${GUARDED}`));
+    if (isOpen && headers.origin !== undefined)
+      return handler.refuse(new RunnerError('EXECUTOR_UNAUTHORIZED', `web pages may not run jobs; ${GUARDED}`));
   }
   return handler.admit({ method, path, headers });
 }

@@ -115,7 +115,7 @@ export class Tickets {
 
   /** The ticket in the file, made or made anew unless it is still good. Called at start, when addresses may have changed. */
   async openFile(): Promise<TicketRecord> {
-    const { file, registry, clock, fileTicket, scopes } = this.#options;
+    const { file, registry, clock, scopes } = this.#options;
     const now = clock.now();
     const present = this.#inFile();
     const isGood =
@@ -128,7 +128,7 @@ export class Tickets {
       writeSecretFile(file, this.#sign(present));
       return present;
     }
-    const { ticket, record } = await this.create({ name: FILE_NAME, uses: fileTicket.uses, expiresAt: now + fileTicket.validMs });
+    const { ticket, record } = await this.#createForFile();
     writeSecretFile(file, ticket);
     if (present) await registry.putTicket({ ...present, closedAt: present.closedAt ?? now });
     return record;
@@ -139,22 +139,23 @@ export class Tickets {
    * somebody closed or revoked stays.
    */
   async renewFile(): Promise<void> {
-    const { file, fileTicket, clock } = this.#options;
     const present = this.#inFile();
     if (!present || present.closedAt !== undefined || present.revokedAt !== undefined || this.#lasts(present)) return;
-    const { ticket } = await this.create({ name: FILE_NAME, uses: fileTicket.uses, expiresAt: clock.now() + fileTicket.validMs });
-    writeSecretFile(file, ticket);
+    const { ticket } = await this.#createForFile();
+    writeSecretFile(this.#options.file, ticket);
   }
 
   /** The ticket in the file is replaced. */
   async rotateFile(): Promise<IssuedTicket> {
     const present = this.#inFile();
-    const { file, fileTicket, clock } = this.#options;
-    const issued = present
-      ? await this.replace(present.id)
-      : await this.create({ name: FILE_NAME, uses: fileTicket.uses, expiresAt: clock.now() + fileTicket.validMs });
-    writeSecretFile(file, issued.ticket);
+    const issued = present ? await this.replace(present.id) : await this.#createForFile();
+    writeSecretFile(this.#options.file, issued.ticket);
     return issued;
+  }
+
+  #createForFile(): Promise<IssuedTicket> {
+    const { clock, fileTicket } = this.#options;
+    return this.create({ name: FILE_NAME, uses: fileTicket.uses, expiresAt: clock.now() + fileTicket.validMs });
   }
 
   #lasts({ expiresAt }: TicketRecord): boolean {

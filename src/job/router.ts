@@ -147,10 +147,10 @@ export class JobRouter<in Context = void> {
     }
     const hasFailed = route ? outcomes[0]?.status === 'rejected' : results.length === 0;
     const [fatal] = hasFailed ? failures.splice(0, 1) : [];
-    const listeners = [this.#listener, onObserverError].filter((listener) => listener !== undefined);
-    if (listeners.length === 0) listeners.push(warnOfObserverError);
     for (const [reason, info] of failures) {
       const error = toRunnerError(reason, 'JOB_FAILED');
+      const listeners = [this.#listener, onObserverError].filter((listener) => listener !== undefined);
+      if (listeners.length === 0) listeners.push(warnOfObserverError);
       // The call was answered: what a listener throws, now or later, changes nothing for it.
       for (const listener of listeners)
         (async () => listener(error, info, call))().catch((thrown: unknown) => warnOfObserverError(toRunnerError(thrown), info, call));

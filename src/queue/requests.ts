@@ -12,6 +12,10 @@ const HEADER_NAME = /^[a-z0-9!#$%&'*+.^_`|~-]{1,128}$/;
 const SHA256 = /^[0-9a-f]{64}$/;
 const MESSAGE_CHARACTERS_MAX = 4_096;
 const PUBLISH_MAX = 10_000;
+/** Jobs of one claim, which is also what a worker runs at the same time. */
+export const CLAIM_MAX = 1_000;
+/** How long a lease may be, in milliseconds: least and most. */
+export const LEASE_MS_BOUNDS = [100, 43_200_000] as const;
 const SHOWN_CHARACTERS = 64;
 
 export interface CheckedJob {
@@ -112,7 +116,7 @@ function checkHeaders(headers: Headers | undefined): Headers | undefined {
     if (typeof value !== 'string' || hasControlCharacter(value)) refuse(`the header ${name} must be a text without control characters`);
     size += name.length + value.length;
   }
-  if (size > HEADERS_CHARACTERS_MAX) refuse(`the headers have ${size} characters; at most ${HEADERS_CHARACTERS_MAX} are taken`);
+  if (size > HEADERS_CHARACTERS_MAX) refuse(`the headers have ${size} characters; ${HEADERS_CHARACTERS_MAX} are taken`);
   return size > 0 ? headers : undefined;
 }
 
@@ -156,7 +160,7 @@ export function checkClaim(options: ClaimOptions): CheckedClaim {
   return {
     workerId: text('workerId', options.workerId, 128),
     capabilities: capabilities('capabilities', options.capabilities, 256),
-    max: whole('max', options.max ?? 1, [1, 1_000]),
+    max: whole('max', options.max ?? 1, [1, CLAIM_MAX]),
     leaseMs: checkLeaseMs(options.leaseMs ?? 30_000),
     waitMs: whole('waitMs', options.waitMs ?? 0, [0, 3_600_000]),
     signal: options.signal,
@@ -164,7 +168,7 @@ export function checkClaim(options: ClaimOptions): CheckedClaim {
 }
 
 export function checkLeaseMs(leaseMs: number): number {
-  return whole('leaseMs', leaseMs, [100, 43_200_000]);
+  return whole('leaseMs', leaseMs, LEASE_MS_BOUNDS);
 }
 
 export function checkLease(lease: Lease): Lease {

@@ -4,7 +4,7 @@ import type { ChainClient, ChainUpdate } from '../chain/chain.ts';
 import type { Settlement } from '../chain/settlement.ts';
 import { RunnerError } from '../errors.ts';
 import type { ChainCall } from '../job/call.ts';
-import type { BlockRef, Cursor, Ledger } from '../ledger/ledger.ts';
+import type { BlockRef, Ledger } from '../ledger/ledger.ts';
 import type { ResolvedConfig } from './config.ts';
 import type { Dispatch } from './dispatch.ts';
 import type { RunnerEmitter } from './events.ts';
@@ -48,21 +48,16 @@ export class Intake {
 
   /** Follows the chain from where the ledger ends. Rejects with what the chain says when following cannot help. */
   async follow(signal: AbortSignal): Promise<void> {
-    const { chain, config, onConnected, onProblem } = this.#options;
+    const { chain, ledger, config, onConnected, onProblem } = this.#options;
     const head = await chain.head();
     this.#finalBlock = head.number - BigInt(config.finality ?? FINALITY);
     await onConnected();
-    for await (const update of chain.follow({ ...this.#from(), serviceIds: config.serviceIds, onProblem, signal })) {
+    const cursor = ledger.cursor(chain.chainId, chain.contract);
+    const from = cursor ? { cursor } : config.fromBlock === undefined ? {} : { fromBlock: config.fromBlock };
+    for await (const update of chain.follow({ ...from, serviceIds: config.serviceIds, onProblem, signal })) {
       if (signal.aborted) return;
       await this.#take(update);
     }
-  }
-
-  #from(): { readonly cursor?: Cursor; readonly fromBlock?: bigint } {
-    const { chain, ledger, config } = this.#options;
-    const cursor = ledger.cursor(chain.chainId, chain.contract);
-    if (cursor) return { cursor };
-    return config.fromBlock === undefined ? {} : { fromBlock: config.fromBlock };
   }
 
   /**

@@ -2,6 +2,7 @@
 
 import { join } from 'node:path';
 import { RunnerError } from '../errors.ts';
+import { CLAIM_MAX, LEASE_MS_BOUNDS } from '../queue/requests.ts';
 
 /**
  * - `1`: each worker has an engine of its own
@@ -43,15 +44,13 @@ export const ENGINE_PORT = 27_288;
 /** Of one topology. */
 export const WORKERS_MAX = 200;
 const ENGINES_MAX = 32;
-const CONCURRENCY_MAX = 1_000;
-const LEASE_MS = { min: 100, max: 43_200_000 };
 const ENGINES: Readonly<Record<TopologyOption, number>> = { 1: 0, 2: 1, 3: 3, 4: 1, hybrid: 2 };
 
 /** The parts in the order in which they are started. Throws `CONFIG_INVALID`. */
 export function partsOf({ option, workers, engines = ENGINES[option] }: TopologySize): readonly Part[] {
-  check('workers', workers, { min: 1, max: WORKERS_MAX });
+  check('workers', workers, [1, WORKERS_MAX]);
   const isChosen = option === '3' || option === 'hybrid';
-  if (isChosen) check('engines', engines, { min: 1, max: ENGINES_MAX });
+  if (isChosen) check('engines', engines, [1, ENGINES_MAX]);
   else if (engines !== ENGINES[option])
     throw new RunnerError(
       'CONFIG_INVALID',
@@ -73,16 +72,16 @@ function numbered(name: string, count: number): readonly string[] {
 /** Of one worker: it, or its queue, refuses others. Throws `CONFIG_INVALID`. */
 export function checkWorker({
   concurrency = 1,
-  leaseMs = LEASE_MS.min,
+  leaseMs = LEASE_MS_BOUNDS[0],
 }: {
   readonly concurrency?: number;
   readonly leaseMs?: number;
 }): void {
-  check('concurrency', concurrency, { min: 1, max: CONCURRENCY_MAX });
-  check('leaseMs', leaseMs, LEASE_MS);
+  check('concurrency', concurrency, [1, CLAIM_MAX]);
+  check('leaseMs', leaseMs, LEASE_MS_BOUNDS);
 }
 
-function check(what: string, value: number, { min, max }: { readonly min: number; readonly max: number }): void {
+function check(what: string, value: number, [min, max]: readonly [number, number]): void {
   if (!Number.isInteger(value) || value < min || value > max)
     throw new RunnerError('CONFIG_INVALID', `${what} is ${value}; it must be from ${min} to ${max}`);
 }

@@ -5,6 +5,7 @@ import type { Clock } from '../clock.ts';
 import { RunnerError, toRunnerError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
 import type { ClaimedJob, WorkQueue } from '../queue/queue.ts';
+import { CLAIM_MAX } from '../queue/requests.ts';
 import { silentTelemetry } from '../telemetry/telemetry.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
 import { backoffMs } from './backoff.ts';
@@ -66,7 +67,6 @@ export interface DrainReport {
   readonly broken: number;
 }
 
-const CLAIM_MAX = 1_000;
 /** What a job that was told to end gets to do so. */
 const ABANDON_MS = 5_000;
 /** The queue will not let this worker in, however often it asks. */

@@ -3,6 +3,7 @@ import { Option } from 'commander';
 import type { Command } from 'commander';
 import { systemClock } from '../../clock.ts';
 import { RunnerError } from '../../errors.ts';
+import { CLAIM_MAX } from '../../queue/requests.ts';
 import { BACKENDS } from '../backends.ts';
 import { parseCount, parseNumber } from '../calls.ts';
 import { withQueue } from '../control-access.ts';
@@ -47,8 +48,6 @@ export interface Saturation {
 }
 
 const MIB = 1024 ** 2;
-/** Of one worker. */
-const PLACES_MAX = 1_000;
 /** The function of the benchmark is JavaScript. */
 const NODE_BACKENDS = BACKENDS.filter((name) => name !== 'wasm');
 const EXAMPLES = `
@@ -93,10 +92,10 @@ async function saturate(io: Io, flags: SaturateFlags, work: Work): Promise<Satur
   const { data, ticket, workers, maxConcurrency, backend } = flags;
   if (data !== undefined || ticket !== undefined) return measure(io, flags, { work });
   const concurrency = Math.ceil(maxConcurrency / workers);
-  if (concurrency > PLACES_MAX)
+  if (concurrency > CLAIM_MAX)
     throw new RunnerError(
       'CONFIG_INVALID',
-      `a worker has ${PLACES_MAX} places at most: ${maxConcurrency} jobs at the same time take --workers ${Math.ceil(maxConcurrency / PLACES_MAX)}`,
+      `a worker has ${CLAIM_MAX} places at most: ${maxConcurrency} jobs at the same time take --workers ${Math.ceil(maxConcurrency / CLAIM_MAX)}`,
     );
   const fleet = new Fleet({ workers, concurrency, backend, env: io.env, signal: work.signal });
   try {
