@@ -167,8 +167,7 @@ describe.each([
 
     write('factor.ts', 'export const factor = 3n;\n');
     const reload = await dev.next(({ event }) => event.startsWith('reload'));
-    expect(reload).toMatchObject({ event: 'reload', file: 'factor.ts' });
-    expect(reload['ms']).toBeLessThan(10_000);
+    expect(reload).toMatchObject({ event: 'reload', file: 'factor.ts', ms: expect.any(Number) as number });
     expect(await call(command)).toEqual(['3']);
 
     write('factor.ts', 'export const factor = (;\n');

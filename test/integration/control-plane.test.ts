@@ -253,14 +253,13 @@ describe('a restart', () => {
   });
 
   test('closing answers who waits, and another control plane on the folder is refused meanwhile', async () => {
-    const running = await start();
+    const running = await start({ limits: { waitMsMax: 3_600_000 } });
     await expect(start({ folder: running.folder })).rejects.toMatchObject({ code: 'QUEUE_LOCKED' });
     const queue = await connect(await ticketOf(running));
-    const waiting = expect(queue.claim({ ...claimAs(queue), waitMs: 20_000 })).rejects.toMatchObject({ code: 'EXECUTOR_UNREACHABLE' });
+    const waiting = expect(queue.claim({ ...claimAs(queue), waitMs: 3_600_000 })).rejects.toMatchObject({ code: 'EXECUTOR_UNREACHABLE' });
     while ((await queue.stats()).waiting === 0);
-    const startedAt = systemClock.monotonic();
-    await running.control.close();
-    expect(systemClock.monotonic() - startedAt).toBeLessThan(5_000);
+    // Neither waits for its own deadline: that is beyond the one of a test.
+    await running.control.close(3_600_000);
     await waiting;
   });
 });

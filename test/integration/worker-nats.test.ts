@@ -301,7 +301,7 @@ describe('what a worker is given', () => {
     const queue = open(name());
     const own = makeIdentity();
     await expect(connection((await grantOf(queue, own, -5_000)).jwt, own)).rejects.toThrow(/[Aa]uthorization|expired/);
-    const { nc } = await connection((await grantOf(queue, own, 4_000)).jwt, own);
+    const { nc } = await connection((await grantOf(queue, own, 10_000)).jwt, own);
     expect(String(await nc.closed())).toMatch(/expired/i);
   });
 
