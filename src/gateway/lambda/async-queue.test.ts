@@ -204,6 +204,24 @@ describe('a queued call', () => {
     expect([ran.length, queue.size]).toEqual([1, 0]);
   });
 
+  it('that ended while the disk was full is settled when there is room again, and does not run a second time', async () => {
+    await makeFunction('told');
+    store.attachments.putAsync({ name: 'f' }, { onSuccess: 'told' });
+    const full = new RunnerError('STORE_FAILED', 'database or disk is full', { details: { sqliteCode: 13 } });
+    const write = vi.spyOn(StoreDatabase.prototype, 'write');
+    outcome = () => {
+      // What it came to cannot be written, twice.
+      if (ran.length === 1) write.mockRejectedValueOnce(full).mockRejectedValueOnce(full);
+      return '{"ok":true}';
+    };
+    await add('1');
+    await clock.advance(10);
+    expect([ran.length, queue.size]).toEqual([1, 1]);
+    await clock.advance(2_000);
+    write.mockRestore();
+    expect([ran.map(([, name]) => name), queue.size]).toEqual([['f', 'told'], 0]);
+  });
+
   it('waits for the disk beside the event loop', async () => {
     await queue.close();
     queue = open({ sync: 'background' });

@@ -215,11 +215,28 @@ export class AsyncQueue {
     try {
       await noted;
       const ending = await (task.target === undefined ? runQueued(task, this.#options) : this.#deliver(task));
-      await this.#end(task, ending);
+      while (await this.#isRefused(task, this.#end(task, ending))) await this.#rest();
     } catch (thrown) {
       // The disk failed, or the deadline of the end was over: the call stays marked as running, and runs again after the next start.
       telemetry.log.error('a queued call could not be settled', { requestId: task.id, function: task.name, error: toRunnerError(thrown) });
     }
+  }
+
+  /** Nothing of the change was written, as when the disk is full, and there is time to try again: to run the call again would be worse. */
+  async #isRefused(task: Task, ended: Promise<void>): Promise<boolean> {
+    try {
+      await ended;
+      return false;
+    } catch (thrown) {
+      const error = toRunnerError(thrown);
+      if (this.#closing || error.details['sqliteCode'] === undefined) throw error;
+      this.#options.telemetry.log.error('a queued call cannot be settled yet', { requestId: task.id, function: task.name, error });
+      return true;
+    }
+  }
+
+  #rest(): Promise<void> {
+    return new Promise((resolve) => this.#options.clock.after(REST_MS, resolve));
   }
 
   async #deliver(task: Task): Promise<Ending> {
