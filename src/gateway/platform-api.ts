@@ -8,7 +8,7 @@ import { LIMITS } from '../executor/limits.ts';
 import type { Provider } from '../executor/limits.ts';
 import type { FunctionRecord, JsonObject } from '../runtime/store-records.ts';
 import type { Functions } from './functions.ts';
-import { JSON_TYPE, json, retryHeaders } from './http.ts';
+import { JSON_TYPE, errorDocument, json, retryHeaders } from './http.ts';
 import type { GatewayRequest, Reply, Route, RouteDoc } from './http.ts';
 import { optionsOf } from './invocation.ts';
 import { STDIO_ERRORS, platformPackage } from './platform-package.ts';
@@ -314,8 +314,9 @@ const SPECIFIED_TEXT: Partial<Readonly<Record<ErrorCode, string>>> = {
 };
 
 function refusal(error: RunnerError): { readonly status: number; readonly body: JsonObject } {
-  const { code, message, details } = error;
-  const told = details['status'];
+  const { code } = error;
+  const told = error.details['status'];
+  const { message, details } = errorDocument(error, '').error;
   return {
     status: typeof told === 'number' ? told : (STATUS[code] ?? 500),
     // Details hold JSON, or what JSON leaves out.

@@ -46,6 +46,15 @@ describe.each(['commit', 'background'] as const)('changes that are synchronised 
     expect(notes()).toEqual(['a', 'b']);
   });
 
+  test('that fail are told without the path: callers elsewhere get the message', async () => {
+    const database = open(sync);
+    database.transact(note(database, 'a'));
+    const told = await database.write(note(database, 'a')).catch((error: unknown) => error);
+    database.close();
+    expect(told).toMatchObject({ code: 'STORE_FAILED', message: expect.stringMatching(/^notes\.sqlite failed: UNIQUE/) as string });
+    expect(JSON.stringify(told)).not.toContain(folder);
+  });
+
   test('that were committed are on disk when it is synchronised', async () => {
     const database = open(sync);
     let isTold = false;

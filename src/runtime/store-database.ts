@@ -1,7 +1,7 @@
 /** A small SQLite file of our own: opened for one process alone, every change on disk before it is answered. */
 
 import { chmodSync, closeSync, fdatasync, fdatasyncSync, mkdirSync, openSync } from 'node:fs';
-import { dirname } from 'node:path';
+import { basename, dirname } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import type { StatementSync } from 'node:sqlite';
 import { RunnerError, isRunnerError } from '../errors.ts';
@@ -64,7 +64,7 @@ export class StoreDatabase {
       if (sync === 'background' && path !== ':memory:') this.#log = openSync(`${path}-wal`, 'r+');
     } catch (thrown) {
       database?.close();
-      throw this.#failure(thrown);
+      throw this.#failure(thrown, path);
     }
   }
 
@@ -77,7 +77,7 @@ export class StoreDatabase {
 
   /** All of `change` or nothing. On disk when it returns; with `background`, when `synced` resolves. */
   transact<T>(change: () => T): T {
-    if (this.#closed) throw new RunnerError('STATE_INVALID', `${this.path} is closed`);
+    if (this.#closed) throw new RunnerError('STATE_INVALID', `${basename(this.path)} is closed`);
     try {
       this.#database.exec('BEGIN IMMEDIATE');
       const value = change();
@@ -187,14 +187,12 @@ export class StoreDatabase {
     return Number(this.#database.prepare(sql).get()?.['value'] ?? 0);
   }
 
-  #failure(thrown: unknown): RunnerError {
+  /** Who opens it is told where it lies; later failures go to callers, who are told no paths of the disk. */
+  #failure(thrown: unknown, name: string = basename(this.path)): RunnerError {
     if (isRunnerError(thrown)) return thrown;
     const code = thrown instanceof Error && 'errcode' in thrown && typeof thrown.errcode === 'number' ? thrown.errcode & 0xff : undefined;
     const busy = 'it is used by another process; end that one, or give this one a folder of its own (bpr: --data-dir)';
     const what = BUSY.includes(code) ? busy : thrown instanceof Error ? thrown.message : String(thrown);
-    return new RunnerError('STORE_FAILED', `${this.path} failed: ${what}`, {
-      cause: thrown,
-      details: { path: this.path, sqliteCode: code },
-    });
+    return new RunnerError('STORE_FAILED', `${name} failed: ${what}`, { cause: thrown, details: { sqliteCode: code } });
   }
 }
