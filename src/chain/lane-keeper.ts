@@ -34,6 +34,8 @@ const SURE_AFTER_BLOCKS = 2n;
 const SURE_AFTER_MS = 15_000;
 const RPC_PARALLEL = 8;
 const CANCEL_GAS = 21_000n;
+/** Nonces that are filled below one in flight; more of them are no gap, but a count that an endpoint got wrong once. */
+const GAPS_MAX = 256;
 
 export class LaneKeeper {
   readonly #lane: NonceLane;
@@ -269,8 +271,9 @@ export class LaneKeeper {
   /** Nonces that nothing uses, below one in flight: what stood there left the chain and is not in the journal any more. */
   async #fillGaps(view: View): Promise<void> {
     const used = new Set([...this.#lane.pending(), ...this.#lane.mined()].map((version) => version.nonce));
-    const highest = this.#lane.pending().at(-1)?.nonce ?? 0;
     for (const nonce of this.#gapSince.keys()) if (used.has(nonce) || nonce < view.latest) this.#gapSince.delete(nonce);
+    if (await this.#dropFar(view, used)) return;
+    const highest = this.#lane.pending().at(-1)?.nonce ?? 0;
     for (let nonce = view.latest; nonce < highest; nonce += 1) {
       if (used.has(nonce) || !this.#isSure(this.#gapSince, nonce)) continue;
       const fees = await this.#lane.fees();
@@ -280,6 +283,23 @@ export class LaneKeeper {
       )?.journaled;
       this.#lane.options.emit({ type: 'healed', how: 'filled', nonce, calls: [] });
     }
+  }
+
+  /** To fill the nonces below would cost more than the results are worth: their calls go with nonces that are next. False: none is so far up. */
+  async #dropFar(view: View, used: ReadonlySet<number>): Promise<boolean> {
+    const { ledger, emit } = this.#lane.options;
+    const ahead = [...used].filter((nonce) => nonce >= view.latest).toSorted((a, b) => a - b);
+    const far = ahead.find((nonce, below) => nonce - view.latest - below > GAPS_MAX);
+    const versions = this.#lane.pending().filter((version) => far !== undefined && version.nonce >= far);
+    if (far === undefined || versions.length === 0) return false;
+    if (!this.#isSure(this.#gapSince, far - 1)) return true;
+    const reason = `the next nonce of the account is ${view.latest}`;
+    await Promise.all(versions.map((version) => ledger.recordDropped(version.id, reason)));
+    this.#lane.reread();
+    this.#lane.observe(view.head, view.latest, true);
+    for (const [nonce, dropped] of Map.groupBy(versions, (version) => version.nonce))
+      emit({ type: 'healed', how: 'dropped', nonce, calls: [...new Set(dropped.flatMap((version) => version.calls))] });
+    return true;
   }
 
   #isSure(since: Map<number, Sighting>, nonce: number): boolean {

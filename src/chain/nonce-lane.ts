@@ -47,7 +47,7 @@ export type LaneEvent =
   /**
    * - `resent`: a node did not know the transaction any more
    * - `filled`: a nonce that nothing used was filled
-   * - `dropped`: something else used the nonce; the calls wait for another transaction
+   * - `dropped`: something else used the nonce, or it is far above the next one; the calls wait for another transaction
    * - `unmined`: the block of the transaction left the chain
    * - `refused`: nodes will not take the transaction; its nonce is used for nothing, and the calls wait for another one
    */
@@ -117,6 +117,7 @@ export class NonceLane {
   readonly #doubts = new Map<number, { readonly head: Hex; readonly heads: number }>();
   /** Why nothing goes on. */
   readonly #stalls = new Map<string, RunnerError>();
+  #cappedNonce: number | undefined;
   #head: BlockRef | undefined;
   #usedBelow = 0;
   #pending: readonly LedgerTransaction[] | undefined;
@@ -213,17 +214,16 @@ export class NonceLane {
   }
 
   /** Fees for a fresh transaction, or for another version of one; undefined, and said once, when the cap forbids them. */
-  async fees(previous?: Fees): Promise<Fees | undefined> {
+  async fees(previous?: LedgerTransaction): Promise<Fees | undefined> {
     const { chain, fees: policy } = this.options;
     const estimate = await chain.fees();
     const key = `TX_FEE_CAPPED ${previous ? 'bump' : 'first'}`;
     const fees = previous ? bumpedFees(previous, estimate, policy) : firstFees(estimate, policy);
     if (fees) this.#stalls.delete(key);
     else {
-      const cap = policy.maxFeePerGasCap;
-      const asked = estimate.baseFeePerGas + estimate.maxPriorityFeePerGas;
-      const message = `the chain asks ${asked} wei per gas; ${previous ? 'a replacement would have to offer more than' : 'that is above'} the cap of ${cap}`;
-      this.stall(key, new RunnerError('TX_FEE_CAPPED', message, { details: { cap: cap.toString() } }));
+      const message = `the chain asks ${estimate.baseFeePerGas + estimate.maxPriorityFeePerGas} wei per gas; ${previous ? 'a replacement would have to offer more than' : 'that is above'} the cap of ${policy.maxFeePerGasCap}`;
+      if (previous) this.#cappedNonce = previous.nonce;
+      this.stall(key, new RunnerError('TX_FEE_CAPPED', message, { details: { cap: String(policy.maxFeePerGasCap) } }));
     }
     return fees;
   }
@@ -324,6 +324,7 @@ export class NonceLane {
     for (const nonce of this.#outbid) if (!nonces.has(nonce)) this.#outbid.delete(nonce);
     if (this.#doubts.size > DOUBTS_MAX) this.#doubts.clear();
     if (nonces.size === 0) this.#stalls.delete('TX_UNDERFUNDED'); // what could not be paid is gone
+    if (this.#cappedNonce !== undefined && !nonces.has(this.#cappedNonce)) this.#stalls.delete('TX_FEE_CAPPED bump');
   }
 
   /** Says once why nothing goes on, until `unstall` takes it back. */

@@ -418,6 +418,7 @@ describe('transactions that get lost', () => {
     world.chain.setBaseFee(GWEI);
     await world.mine(2);
     expect(world.settled()).toEqual(['a']);
+    expect(world.settlement.status().lastError).toBeUndefined();
     await world.stop();
   });
 
@@ -540,6 +541,25 @@ describe('transactions that get lost', () => {
     lag = false;
     await world.mine(2);
     expect(world.settled()).toEqual(['a', 'b']);
+    await world.stop();
+  });
+
+  it('neither fills nor keeps the nonces below one that an endpoint made up', async () => {
+    const world = await new World().start();
+    const { chain, client } = world;
+    let lies = 1;
+    client.nonce = async (account, tag) => (lies-- > 0 ? 3_000_000 : chain.nonce(account, tag));
+    world.submit('a');
+    await world.mine(2);
+    expect(world.of('submitted').map((event) => event.nonce)).toEqual([3_000_000]);
+    await world.mine(6);
+    expect(world.of('submitted').map((event) => event.nonce)).toEqual([3_000_000, 0]);
+    expect(world.of('healed').map((event) => event.how)).toEqual(['dropped']);
+    expect(world.settled()).toEqual(['a']);
+    world.submit('b');
+    await world.mine(3);
+    expect(world.settled()).toEqual(['a', 'b']);
+    expect(world.settlement.status()).toMatchObject({ pending: 0, nextNonce: 2 });
     await world.stop();
   });
 
