@@ -134,9 +134,7 @@ export class RpcEndpoint {
   #parse(done: Exchange, what: string): unknown {
     const { status } = done;
     if (status === 429) {
-      const retryAfterS = Number(done.header('retry-after') ?? Number.NaN);
-      const wait = retryAfterS > 0 ? { retryAfterMs: retryAfterS * 1000 } : {};
-      throw this.#failure('RPC_RATE_LIMITED', `${what}: HTTP 429`, { reason: 'status', status, ...wait });
+      throw this.#failure('RPC_RATE_LIMITED', `${what}: HTTP 429`, { reason: 'status', status, ...retryAfter(done) });
     }
     const text = done.text();
     let body: unknown;
@@ -153,7 +151,7 @@ export class RpcEndpoint {
     if (status === 200 || (!NO_NODE.has(status) && isObject(body) && isObject(body['error']))) return body;
     const reason = status === 413 ? 'too-large' : status === 504 ? 'timeout' : 'status';
     const code = status >= 500 || status === 401 || status === 403 ? 'RPC_UNREACHABLE' : 'RPC_RESPONSE_INVALID';
-    throw this.#failure(code, `${what}: HTTP ${status} ${this.#excerpt(text)}`, { reason, status });
+    throw this.#failure(code, `${what}: HTTP ${status} ${this.#excerpt(text)}`, { reason, status, ...retryAfter(done) });
   }
 
   #unwrap(reply: unknown, method: string, id: number): unknown {
@@ -344,6 +342,14 @@ function parseUrl(text: string): URL {
 function secretsOf(url: URL, headers: Readonly<Record<string, string>>): string[] {
   const parts = [...url.pathname.split('/'), ...url.searchParams.values(), url.username, url.password, ...Object.values(headers)];
   return parts.filter((part) => part.length >= 6).flatMap((part) => [part, encodeURIComponent(part)]);
+}
+
+/** Seconds, or a date, which is one of the clock of the server. */
+function retryAfter(done: Exchange): { readonly retryAfterMs?: number } {
+  const text = done.header('retry-after') ?? '';
+  const seconds = Number(text);
+  const retryAfterMs = Number.isNaN(seconds) ? Date.parse(text) - Date.parse(done.header('date') ?? '') : seconds * 1000;
+  return retryAfterMs > 0 ? { retryAfterMs } : {};
 }
 
 const itself = (value: unknown): unknown => value;

@@ -89,7 +89,14 @@ describe('one endpoint', () => {
 
   test.each<[string, HttpFault, string, object]>([
     ['HTTP 429', { status: 429, headers: { 'retry-after': '7' } }, 'RPC_RATE_LIMITED', { status: 429, retryAfterMs: 7000 }],
+    [
+      'HTTP 429 with a date',
+      { status: 429, headers: { date: 'Sun, 22 Nov 2026 16:00:00 GMT', 'retry-after': 'Sun, 22 Nov 2026 16:00:09 GMT' } },
+      'RPC_RATE_LIMITED',
+      { status: 429, retryAfterMs: 9000 },
+    ],
     ['HTTP 503', { status: 503, body: 'upstream down' }, 'RPC_UNREACHABLE', { status: 503 }],
+    ['HTTP 503 with a time', { status: 503, headers: { 'retry-after': '7' } }, 'RPC_UNREACHABLE', { status: 503, retryAfterMs: 7000 }],
     ['HTTP 403', { status: 403 }, 'RPC_UNREACHABLE', { status: 403 }],
     ['HTTP 404', { status: 404, body: '<html>' }, 'RPC_RESPONSE_INVALID', { status: 404 }],
     ['HTTP 413', { status: 413 }, 'RPC_RESPONSE_INVALID', { reason: 'too-large' }],
