@@ -1,7 +1,8 @@
 import { describe, expect, test } from 'vitest';
 
 import { RunnerError } from '../errors.ts';
-import { isRevert, parseReceipt, priorityFee, revertData, sendOutcome } from './rpc-answers.ts';
+import type { Hex } from '../job/call.ts';
+import { countOf, isRevert, parseReceipt, priorityFee, revertData, sendOutcome } from './rpc-answers.ts';
 
 const rpcError = (rpcMessage: string, rpcCode = -32000, data?: unknown) =>
   new RunnerError('RPC_ERROR', rpcMessage, { details: { rpcMessage, rpcCode, data } });
@@ -76,27 +77,38 @@ describe('reverts', () => {
   });
 });
 
+describe('countOf', () => {
+  test('counts', () => expect(countOf('0x10', 'eth_getTransactionCount')).toBe(16));
+  test.each([null, 16, '0x', '16', `0x${'f'.repeat(64)}`])('%s is no count', (raw) => {
+    expect(() => countOf(raw, 'eth_getTransactionCount')).toThrow(expect.objectContaining({ code: 'RPC_RESPONSE_INVALID' }));
+  });
+});
+
 describe('parseReceipt', () => {
   const hash = `0x${'AB'.repeat(32)}`;
+  const lower: Hex = `0x${'ab'.repeat(32)}`;
   const good = { transactionHash: hash, blockHash: hash, blockNumber: '0x10', status: '0x1', gasUsed: '0x5208', effectiveGasPrice: '0x7' };
   test('mined', () => {
-    const lower = hash.toLowerCase();
-    expect(parseReceipt(good)).toEqual({
+    expect(parseReceipt(good, lower)).toEqual({
       transactionHash: lower,
       block: { number: 16n, hash: lower },
       success: true,
       gasUsed: 21000n,
       effectiveGasPrice: 7n,
     });
-    expect(parseReceipt({ ...good, status: '0x0' })?.success).toBe(false);
-    expect(parseReceipt({ ...good, effectiveGasPrice: undefined })?.effectiveGasPrice).toBe(0n);
+    expect(parseReceipt({ ...good, status: '0x0' }, lower)?.success).toBe(false);
+    expect(parseReceipt({ ...good, effectiveGasPrice: undefined }, lower)?.effectiveGasPrice).toBe(0n);
   });
   test('not mined', () => {
-    expect(parseReceipt(null)).toBeUndefined();
-    expect(parseReceipt({ ...good, blockHash: null, blockNumber: null })).toBeUndefined();
+    expect(parseReceipt(null, lower)).toBeUndefined();
+    expect(parseReceipt({ ...good, blockHash: null, blockNumber: null }, lower)).toBeUndefined();
+  });
+  test('of another transaction', () => {
+    const other: Hex = `0x${'cd'.repeat(32)}`;
+    expect(() => parseReceipt(good, other)).toThrow(expect.objectContaining({ code: 'RPC_RESPONSE_INVALID' }));
   });
   test.each(['transactionHash', 'blockHash', 'blockNumber', 'status', 'gasUsed'])('without %s it is malformed', (field) => {
-    expect(() => parseReceipt({ ...good, [field]: 'x' })).toThrow(expect.objectContaining({ code: 'RPC_RESPONSE_INVALID' }));
+    expect(() => parseReceipt({ ...good, [field]: 'x' }, lower)).toThrow(expect.objectContaining({ code: 'RPC_RESPONSE_INVALID' }));
   });
 });
 

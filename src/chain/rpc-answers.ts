@@ -58,6 +58,13 @@ export function quantityOf(raw: unknown, method: string): bigint {
   throw new RunnerError('RPC_RESPONSE_INVALID', `${method} answered ${String(JSON.stringify(raw)).slice(0, 80)}, which is no number`);
 }
 
+/** A number that counts something. Throws `RPC_RESPONSE_INVALID`. */
+export function countOf(raw: unknown, method: string): number {
+  const count = Number(quantityOf(raw, method));
+  if (Number.isSafeInteger(count)) return count;
+  throw new RunnerError('RPC_RESPONSE_INVALID', `${method} answered ${String(raw)}, which cannot be`);
+}
+
 /** Throws `CHAIN_MISMATCH` when the answer of eth_chainId is not the expected one, `RPC_RESPONSE_INVALID` when it is none. */
 export function checkChainId(raw: unknown, expected: number | undefined, endpoint = 'the endpoint'): number {
   const served = Number(quantityOf(raw, 'eth_chainId'));
@@ -67,8 +74,8 @@ export function checkChainId(raw: unknown, expected: number | undefined, endpoin
   });
 }
 
-/** Undefined for null: not mined. Throws `RPC_RESPONSE_INVALID`. */
-export function parseReceipt(raw: unknown): Receipt | undefined {
+/** Undefined for null: not mined. Throws `RPC_RESPONSE_INVALID`, also for the receipt of another transaction. */
+export function parseReceipt(raw: unknown, hash: Hex): Receipt | undefined {
   if (raw === null) return undefined;
   const receipt = raw as Readonly<Record<string, unknown>>; // as: each field is checked below
   const { transactionHash, blockHash, blockNumber, status, gasUsed, effectiveGasPrice } = receipt;
@@ -77,8 +84,10 @@ export function parseReceipt(raw: unknown): Receipt | undefined {
   if (!isHash(transactionHash) || !isHash(blockHash) || !isQuantity(blockNumber) || !isQuantity(status) || !isQuantity(gasUsed)) {
     throw new RunnerError('RPC_RESPONSE_INVALID', `a receipt of transaction ${String(transactionHash)} is malformed`);
   }
+  if (transactionHash.toLowerCase() !== hash)
+    throw new RunnerError('RPC_RESPONSE_INVALID', `for transaction ${hash} the receipt of ${transactionHash} was given`);
   return {
-    transactionHash: transactionHash.toLowerCase() as Hex, // as: a hash
+    transactionHash: hash,
     block: { number: BigInt(blockNumber), hash: blockHash.toLowerCase() as Hex }, // as: a hash
     success: BigInt(status) === 1n,
     gasUsed: BigInt(gasUsed),

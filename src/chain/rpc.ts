@@ -28,7 +28,7 @@ import { followChain } from './follow.ts';
 import type { FollowSettings } from './follow.ts';
 import { parseHeader } from './heads.ts';
 import { encodeResults } from './results-encoding.ts';
-import { checkChainId, isRevert, parseReceipt, priorityFee, quantityOf, revertData, sendOutcome } from './rpc-answers.ts';
+import { checkChainId, countOf, isRevert, parseReceipt, priorityFee, quantityOf, revertData, sendOutcome } from './rpc-answers.ts';
 import { GatheredCalls, createRpcTransport } from './transport.ts';
 import type { RpcTransport, RpcTransportOptions } from './transport.ts';
 
@@ -272,7 +272,7 @@ export class RpcChainClient implements ChainClient {
   }
 
   async nonce(account: Address, tag: 'latest' | 'pending'): Promise<number> {
-    return Number(quantityOf(await this.#request('eth_getTransactionCount', [account, tag]), 'eth_getTransactionCount'));
+    return countOf(await this.#request('eth_getTransactionCount', [account, tag]), 'eth_getTransactionCount');
   }
 
   async fees(): Promise<FeeEstimate> {
@@ -304,7 +304,7 @@ export class RpcChainClient implements ChainClient {
   async receipts(hashes: readonly Hex[]): Promise<(Receipt | undefined)[]> {
     await this.connect();
     const answers = await this.transport.batch(hashes.map((hash) => ({ method: 'eth_getTransactionReceipt', params: [hash] })));
-    return answers.map((answer) => parseReceipt(valueOrThrow(answer)));
+    return hashes.map((hash, index) => parseReceipt(valueOrThrow(answers[index]), hash));
   }
 
   async blueprint(blueprintId: bigint): Promise<BlueprintMetadata> {

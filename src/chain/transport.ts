@@ -9,7 +9,7 @@ import { silentTelemetry } from '../telemetry/telemetry.ts';
 import type { RpcRequest } from './chain.ts';
 import type { RpcCall } from './endpoint.ts';
 import { Deadlines, RpcEndpoint } from './endpoint.ts';
-import { checkChainId, quantityOf } from './rpc-answers.ts';
+import { checkChainId, countOf } from './rpc-answers.ts';
 
 export type { RpcCall } from './endpoint.ts';
 
@@ -244,7 +244,7 @@ class FailoverTransport implements RpcTransport {
   async #headOf(state: EndpointState): Promise<number> {
     // Also when it was checked before: what stands behind an address can change.
     await this.#checkChain(state);
-    return Number(quantityOf(await state.endpoint.call('eth_blockNumber', []), 'eth_blockNumber'));
+    return countOf(await state.endpoint.call('eth_blockNumber', []), 'eth_blockNumber');
   }
 
   #putAside(state: EndpointState, error: RunnerError): void {
