@@ -117,7 +117,7 @@ export class DigitalOceanDeployer implements FaasDeployer {
     if (response.status !== 202) return invocationOf(name, response);
     const requestId = String(fieldsOf(response.body)?.['activationId']);
     if (type === 'async') return { body: new Uint8Array(), failed: false, requestId };
-    // The gateway of OpenWhisk waits for one minute; a longer call goes on behind it.
+    // https://docs.digitalocean.com/products/functions/how-to/async-functions/: after 30 s a call goes on behind its answer.
     return invocationOf(name, await this.#activations.wait(requestId, this.#client.clock.now() + CALL_MS_MAX, signal));
   }
 

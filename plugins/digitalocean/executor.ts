@@ -13,6 +13,7 @@ import {
 import type { Clock, Execution, ExecutorLimits, FaasExecutor, InvokeOptions, JobCall } from '../../src/plugin.ts';
 import { Actions } from './actions.ts';
 import { Client } from './client.ts';
+import { Activations, webAnswerOf } from './logs.ts';
 import { Namespaces } from './namespace.ts';
 import { namespaceOptionsOf, tokenOf } from './options.ts';
 import type { DigitalOceanExecutorOptions } from './options.ts';
@@ -36,7 +37,8 @@ interface Web {
 }
 
 /**
- * One attempt per `invoke`. The address and the secret of a function are asked for once, and again after a refusal. Rejects with
+ * One attempt per `invoke`. The address and the secret of a function are asked for once, and again after a refusal. The result of a call that
+ * takes longer than the platform lets its caller wait, 30 s, is read from the record of its activation. Rejects with
  * `CREDENTIALS_MISSING`, `EXECUTOR_NOT_FOUND`, `EXECUTOR_THROTTLED`, `EXECUTOR_TIMEOUT`, `EXECUTOR_UNREACHABLE`, and with what the
  * handler reports.
  */
@@ -48,6 +50,7 @@ export class DigitalOceanExecutor implements FaasExecutor {
   readonly #client: Client;
   readonly #namespaces: Namespaces;
   readonly #actions: Actions;
+  readonly #activations: Activations;
   readonly #webs = new Map<string, Promise<Web>>();
   readonly #running = new Set<Promise<unknown>>();
   readonly #closing = new AbortController();
@@ -60,6 +63,7 @@ export class DigitalOceanExecutor implements FaasExecutor {
     this.#client = new Client({ clock, token: tokenOf(options, clock) });
     this.#namespaces = new Namespaces(this.#client, namespaceOptionsOf(options));
     this.#actions = new Actions(this.#namespaces);
+    this.#activations = new Activations(this.#namespaces);
   }
 
   async invoke(call: JobCall, options: InvokeOptions): Promise<Execution> {
@@ -107,7 +111,10 @@ export class DigitalOceanExecutor implements FaasExecutor {
     if (isRefused) this.#webs.delete(name);
     if (isRefused && wasKnown) throw outdated(errorFromResponse(response.status, response.body, response.headers));
     const requestId = response.headers['x-openwhisk-activation-id'];
-    const { results, report } = decodeResponse(response, call);
+    // The platform keeps a caller for 30 s; a longer call goes on behind this answer.
+    const isLate = response.status === 202 && typeof requestId === 'string';
+    const answer = isLate ? webAnswerOf(name, await this.#activations.wait(requestId, deadline, signal)) : response;
+    const { results, report } = decodeResponse(answer, call);
     return { results, report: { ...report, ...(typeof requestId === 'string' && { requestId }) } };
   }
 

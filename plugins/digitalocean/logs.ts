@@ -1,6 +1,6 @@
 /** Logs and answers of activations: one activation is one call of a function. Kept for three days. */
 
-import { RunnerError, logFilter, logLevelOf } from '../../src/plugin.ts';
+import { RunnerError, isRunnerError, logFilter, logLevelOf } from '../../src/plugin.ts';
 import type { FunctionInvocation, LogEntry, LogQuery } from '../../src/plugin.ts';
 import { asFields, failure, fieldsOf, listOf, parsed } from './client.ts';
 import type { Fields, Response } from './client.ts';
@@ -34,14 +34,19 @@ export class Activations {
     }
   }
 
-  /** The result of a call that goes on behind an answer that it was accepted. */
+  /** The record of a call that goes on behind an answer that it was accepted. A question without an answer is asked again. */
   async wait(id: string, deadline: number, signal: AbortSignal | undefined): Promise<Response> {
     const { clock } = this.#namespaces.client;
     for (;;) {
-      const response = await this.#namespaces.whisk({ method: 'GET', path: `/activations/${id}`, signal });
-      if (response.status !== 404) return response;
-      if (clock.now() >= deadline) throw new RunnerError('EXECUTOR_TIMEOUT', `the activation ${id} has no result yet`, { details: { id } });
-      await clock.sleep(POLL_MS, signal);
+      const leftMs = deadline - clock.now();
+      if (leftMs <= 0) throw new RunnerError('EXECUTOR_TIMEOUT', `the activation ${id} has no result yet`, { details: { id } });
+      const question = { method: 'GET', path: `/activations/${id}`, signal, once: true, timeoutMs: leftMs } as const;
+      const response = await this.#namespaces.whisk(question).catch((error: unknown) => {
+        if (isRunnerError(error) && error.code === 'PLATFORM_UNREACHABLE') return undefined;
+        throw error;
+      });
+      if (response && response.status < 500 && response.status !== 404 && response.status !== 429) return response;
+      await clock.sleep(Math.max(0, Math.min(POLL_MS, deadline - clock.now())), signal);
     }
   }
 
@@ -108,4 +113,17 @@ export function invocationOf(name: string, response: Response): FunctionInvocati
     version: String(record['version']),
     report: timesMs,
   };
+}
+
+/** What a web action answered, as its record has it: JSON as it is, bytes as base64. */
+export function webAnswerOf(name: string, record: Response): Response {
+  const outcome = asFields(fieldsOf(record.body)?.['response']);
+  if (!outcome) throw failure(`read the answer of function ${name}`, record);
+  const result = asFields(outcome['result']) ?? {};
+  const { statusCode, headers, body } = result;
+  // There is no answer: the platform says why.
+  if (typeof statusCode !== 'number') return { status: 502, headers: {}, body: Buffer.from(JSON.stringify(result)) };
+  const names = Object.entries(asFields(headers) ?? {}).map(([key, value]) => [key.toLowerCase(), String(value)] as const);
+  const bytes = typeof body === 'string' ? Buffer.from(body, 'base64') : Buffer.from(JSON.stringify(body ?? null));
+  return { status: statusCode, headers: Object.fromEntries(names), body: bytes };
 }

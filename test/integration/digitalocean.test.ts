@@ -1,8 +1,10 @@
 import { createHash } from 'node:crypto';
 import { createRequire } from 'node:module';
 import { afterEach, describe, expect, test } from 'vitest';
-import { DigitalOceanDeployer } from '../../plugins/digitalocean/index.ts';
+import { DigitalOceanDeployer, DigitalOceanExecutor } from '../../plugins/digitalocean/index.ts';
 import type { FunctionConfig, FunctionPackage } from '../../src/executor/deployer.ts';
+import type { Execution } from '../../src/executor/executor.ts';
+import { Metadata } from '../../src/job/call.ts';
 import { systemClock } from '../../src/clock.ts';
 import { createPluginRegistry } from '../../src/plugin/registry.ts';
 import { silentTelemetry } from '../../src/telemetry/telemetry.ts';
@@ -215,6 +217,42 @@ test('a call that takes longer than the platform waits gives its result all the 
   const { body, failed, requestId } = await deployer.invoke('slow', new TextEncoder().encode('{}'));
   expect({ text: new TextDecoder().decode(body), failed }).toEqual({ text: '{"done":true}', failed: false });
   expect(requestId).toMatch(/^[0-9a-f]{32}$/);
+});
+
+describe('a job that takes longer than the platform waits', () => {
+  const slow = (answer: string): FunctionPackage =>
+    packageOf(`exports.main = () => new Promise((resolve) => setTimeout(resolve, 400, ${answer}));`);
+
+  async function run(answer: string, emulator: DigitalOceanEmulator, timeoutMs = 30_000): Promise<Execution> {
+    await deployerOf(emulator).deploy('slow', slow(answer), CONFIG);
+    const executor = new DigitalOceanExecutor({ apiUrl: emulator.url, token: () => TOKEN, function: 'slow' }, { clock: systemClock });
+    cleanUps.push(() => executor.close());
+    const call = { id: 'slow-call', jobId: 0n, body: Buffer.of(1), metadata: new Metadata() };
+    return executor.invoke(call, { attempt: 1, deadline: Date.now() + timeoutMs });
+  }
+
+  test('gives its bytes', async () => {
+    const answer = "{ statusCode: 200, headers: { 'Content-Type': 'application/octet-stream' }, body: 'AAECAw==' }";
+    const { results, report } = await run(answer, await start({ blockingMs: 50 }));
+    expect(results.map(({ body }) => [...body])).toEqual([[0, 1, 2, 3]]);
+    expect(report?.requestId).toMatch(/^[0-9a-f]{32}$/);
+  });
+
+  test('gives the error that the handler reports', async () => {
+    const body = "{ error: 'no such thing', code: 'JOB_ARGS_INVALID' }";
+    const answer = `{ statusCode: 400, headers: { 'content-type': 'application/json' }, body: ${body} }`;
+    await expect(run(answer, await start({ blockingMs: 50 }))).rejects.toMatchObject({ code: 'JOB_ARGS_INVALID' });
+  });
+
+  test('may have run when the platform says that it failed, or when the deadline passes', async () => {
+    const emulator = await start({ blockingMs: 50 });
+    await expect(run("{ error: 'The action exceeded its time limits of 100 milliseconds.' }", emulator)).rejects.toMatchObject({
+      message: expect.stringContaining('exceeded its time limits') as string,
+      retry: 'idempotent',
+    });
+    const never = 'new Promise(() => {})';
+    await expect(run(never, emulator, 600)).rejects.toMatchObject({ code: 'EXECUTOR_TIMEOUT', retry: 'idempotent' });
+  });
 });
 
 test('three versions are kept, and a rollback can be rolled forward', async () => {

@@ -61,7 +61,7 @@ export class Whisk {
   readonly #closed: RunnableFunction[] = [];
   readonly #blockingMs: number;
 
-  constructor({ id, key, blockingMs = 60_000 }: { readonly id: string; readonly key: string; readonly blockingMs?: number }) {
+  constructor({ id, key, blockingMs = 30_000 }: { readonly id: string; readonly key: string; readonly blockingMs?: number }) {
     this.id = id;
     this.key = key;
     this.#blockingMs = blockingMs;
@@ -111,8 +111,12 @@ export class Whisk {
       __ow_query: query.toString(),
       __ow_body: body.toString(isText ? 'utf8' : 'base64'),
     };
-    const activation = await this.#run(action, value);
-    return webReply(activation);
+    const activationId = randomUUID().replaceAll('-', '');
+    const activation = await this.#inTime(this.#run(action, value, activationId));
+    if (activation) return webReply(activation);
+    // As `respondWithActivationIdHeader` of WebActions.scala: what takes longer goes on behind the answer.
+    const id = { 'x-openwhisk-activation-id': activationId };
+    return { status: 202, headers: id, body: { error: 'Response not yet ready.', code: activationId } };
   }
 
   async close(): Promise<void> {
@@ -194,13 +198,18 @@ export class Whisk {
     const id = randomUUID().replaceAll('-', '');
     const running = this.#run(action, { ...Object.fromEntries(parameters), ...(body.length > 0 && jsonOf(body)) }, id);
     if (query.get('blocking') !== 'true') return { status: 202, body: { activationId: id } };
+    const activation = await this.#inTime(running);
+    if (!activation) return { status: 202, body: { activationId: id } };
+    const { success, result } = activation['response'] as Fields;
+    return { status: success === true ? 200 : 502, body: query.get('result') === 'true' ? result : activation };
+  }
+
+  async #inTime(running: Promise<Fields>): Promise<Fields | undefined> {
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<undefined>((resolve) => (timer = setTimeout(() => resolve(undefined), this.#blockingMs)));
     const activation = await Promise.race([running, late]);
     clearTimeout(timer);
-    if (!activation) return { status: 202, body: { activationId: id } };
-    const { success, result } = activation['response'] as Fields;
-    return { status: success === true ? 200 : 502, body: query.get('result') === 'true' ? result : activation };
+    return activation;
   }
 
   async #run(action: Action, value: unknown, activationId = randomUUID().replaceAll('-', '')): Promise<Fields> {
