@@ -26,8 +26,8 @@ export interface QueueCase {
 export const SHORT_MS = 500;
 export const PAST_MS = 1_500;
 /** A time before whose end a case asks for something, however busy the machine is, and what it waits for the end. */
-export const SOON_MS = 2_000;
-export const PAST_SOON_MS = 3_000;
+export const SOON_MS = 5_000;
+export const PAST_SOON_MS = 6_000;
 /** A lease, and a wait, that no case sees the end of. */
 export const LONG_MS = 60_000;
 

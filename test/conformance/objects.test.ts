@@ -12,7 +12,7 @@ import { temporaryFolder } from '../support/temporary-folders.ts';
 
 const { framework, servers } = natsSuite();
 let queues = 0;
-const opened: NatsQueue[] = [];
+const opened = new Map<ObjectsTrial, NatsQueue>();
 
 runObjectsConformance(
   { describe, it },
@@ -33,14 +33,16 @@ runObjectsConformance(
 function onNats(): ObjectsTrial {
   queues += 1;
   const queue = new NatsQueue({ servers: servers(), queue: `objects-${queues}` }, { clock: systemClock, telemetry: silentTelemetry });
-  opened.push(queue);
-  return { objects: queue.objects, pass: (ms) => sleep(ms) };
+  const trial: ObjectsTrial = { objects: queue.objects, pass: (ms) => sleep(ms) };
+  opened.set(trial, queue);
+  return trial;
 }
 
 runObjectsConformance(framework, {
   name: 'on JetStream',
   open: onNats,
-  async close() {
-    for (const queue of opened.splice(0)) await queue.close();
+  async close(trial) {
+    await opened.get(trial)?.close();
+    opened.delete(trial);
   },
 });

@@ -8,30 +8,37 @@ import { natsSuite } from '../support/nats-suite.ts';
 
 const { framework, servers } = natsSuite();
 let queues = 0;
-const opened: NatsQueue[] = [];
+const opened = new Map<QueueTrial, NatsQueue[]>();
 
 /** In real time. */
 function open(options: { readonly recordClaims?: boolean; readonly ackWaitMs?: number }): QueueTrial {
   queues += 1;
   const settings = { servers: servers(), queue: `case-${queues}`, contentBytesMax: 500_000, ...options };
   const make = (): NatsQueue => new NatsQueue(settings, { clock: systemClock, telemetry: silentTelemetry });
-  let queue = make();
-  return {
-    queue,
+  const made = [make()];
+  const trial: QueueTrial = {
+    queue: made[0] as NatsQueue,
     now: () => Date.now(),
     pass: (ms) => sleep(ms),
     async reopen() {
-      await queue.close();
-      queue = make();
-      opened.push(queue);
-      return queue;
+      await made.at(-1)?.close();
+      made.push(make());
+      return made.at(-1) as NatsQueue;
     },
   };
+  opened.set(trial, made);
+  return trial;
 }
 
-const close = async (): Promise<void> => {
-  for (const queue of opened.splice(0)) await queue.close();
+const close = async (trial: QueueTrial): Promise<void> => {
+  for (const queue of opened.get(trial) ?? []) await queue.close();
+  opened.delete(trial);
 };
 
-runQueueConformance(framework, { name: 'nats', open: () => open({ ackWaitMs: 120_000 }), close });
-runQueueConformance(framework, { name: 'nats, every claim written down', open: () => open({ recordClaims: true }), close });
+runQueueConformance(framework, { name: 'nats', caseMsMax: 120_000, open: () => open({ ackWaitMs: 120_000 }), close });
+runQueueConformance(framework, {
+  name: 'nats, every claim written down',
+  caseMsMax: 120_000,
+  open: () => open({ recordClaims: true }),
+  close,
+});

@@ -61,5 +61,7 @@ const close = async (trial: QueueTrial): Promise<void> => {
   opened.delete(trial);
 };
 
-runQueueConformance({ describe, it }, { name: 'remote over HTTP', open: () => remote({}), close });
-runQueueConformance({ describe, it }, { name: 'remote over TLS', open: () => remote({ tls: 'own' }), close });
+// Most of them wait.
+const framework = { describe: describe.concurrent, it };
+runQueueConformance(framework, { name: 'remote over HTTP', caseMsMax: 120_000, open: () => remote({}), close });
+runQueueConformance(framework, { name: 'remote over TLS', caseMsMax: 120_000, open: () => remote({ tls: 'own' }), close });

@@ -16,7 +16,8 @@ export function natsSuite() {
     servers: (): readonly string[] => cluster?.addresses ?? [],
     /** Nothing is skipped: what the suite would declare as skipped fails. */
     framework: {
-      describe,
+      // Most of them wait.
+      describe: describe.concurrent,
       it: Object.assign((name: string, run: () => Promise<void>) => testNats(name, run), {
         skip: (name: string) =>
           it(name, () => {
