@@ -110,6 +110,7 @@ class Follower {
       request: transport.request,
       ...(wsUrl !== undefined && { wsUrl }),
       ...(wsHeaders && { wsHeaders }),
+      chainId,
       onProblem: (error) => options.onProblem?.(error),
       pollIntervalMs: settings.pollIntervalMs ?? 1000,
       pushCheckMs: settings.pushCheckMs ?? 10_000,

@@ -40,6 +40,7 @@ export interface HeadWatchOptions {
   readonly request: RpcRequest;
   readonly wsUrl?: string;
   readonly wsHeaders?: Readonly<Record<string, string>>;
+  readonly chainId: number;
   /** Between two looks at the head when nothing is pushed. */
   readonly pollIntervalMs: number;
   /** Between two looks at the head while heads are pushed: finds out whether the socket fell silent. */
@@ -86,6 +87,7 @@ export class HeadWatch {
       this.#push = new HeadPush({
         url: options.wsUrl,
         ...(options.wsHeaders && { headers: options.wsHeaders }),
+        chainId: options.chainId,
         clock: options.clock,
         onHead: (header) => this.#receive(header),
         onState: (connected, reason) => this.#changeState(connected, reason),

@@ -3,11 +3,14 @@
 import { WebSocket } from 'ws';
 import type { CancelTimer, Clock } from '../clock.ts';
 import { RunnerError, toRunnerError } from '../errors.ts';
+import { checkChainId } from './rpc-answers.ts';
 
 export interface PushOptions {
   /** ws: or wss: URL. Only scheme, host and port of it are ever shown. */
   readonly url: string;
   readonly headers?: Readonly<Record<string, string>>;
+  /** Heads of another chain are none. */
+  readonly chainId: number;
   readonly clock: Clock;
   /** The raw header of a new block. */
   readonly onHead: (header: unknown) => void;
@@ -21,6 +24,7 @@ const PING_MS = 15_000;
 const HANDSHAKE_MS = 10_000;
 /** A header is some 2 kB. */
 const MESSAGE_BYTES_MAX = 1024 * 1024;
+const ASK_CHAIN = JSON.stringify({ jsonrpc: '2.0', id: 0, method: 'eth_chainId', params: [] });
 const SUBSCRIBE = JSON.stringify({ jsonrpc: '2.0', id: 1, method: 'eth_subscribe', params: ['newHeads'] });
 
 /** Keeps one subscription alive: connects again by itself, with growing pauses, until it is closed. */
@@ -59,7 +63,7 @@ export class HeadPush {
     });
     this.#socket = socket;
     socket.on('open', () => {
-      socket.send(SUBSCRIBE);
+      socket.send(ASK_CHAIN);
       this.#ping(socket);
     });
     // as: the binary type of the socket is the default one
@@ -93,6 +97,7 @@ export class HeadPush {
     let message: {
       readonly id?: unknown;
       readonly error?: { readonly message?: unknown };
+      readonly result?: unknown;
       readonly method?: unknown;
       readonly params?: { readonly result?: unknown };
     };
@@ -105,6 +110,14 @@ export class HeadPush {
     if (message?.method === 'eth_subscription' && message.params?.result !== undefined) {
       this.#failures = 0;
       this.#options.onHead(message.params.result);
+    } else if (message?.id === 0) {
+      try {
+        // A node that does not say it may push all the same.
+        if (!message.error) checkChainId(message.result, this.#options.chainId, 'it');
+        socket.send(SUBSCRIBE);
+      } catch (error) {
+        this.restart(toRunnerError(error).message);
+      }
     } else if (message?.id === 1) {
       if (message.error) {
         this.restart(`the subscription was refused: ${String(message.error.message).slice(0, 200)}`);

@@ -531,6 +531,24 @@ describe('pushed heads', () => {
     await observer.until(() => observer.calls.length === 1);
   });
 
+  test('a websocket of another chain does no harm, and is told', async () => {
+    const w = await world();
+    const other = await startLocalChain({ chainId: 4242 });
+    cleanups.push(() => other.stop());
+    const reasons: unknown[] = [];
+    const log = { ...silentTelemetry.log, warn: (_: string, fields: unknown) => reasons.push(fields) };
+    const observer = observe(w, { wsUrl: other.wsUrl, pollIntervalMs: 10, telemetry: { ...silentTelemetry, log } });
+    await expect
+      .poll(() => reasons, { timeout: 30_000 })
+      .toContainEqual({ endpoint: other.wsUrl, reason: `it serves chain 4242, not chain ${w.chain.chainId}` });
+    await observer.until(() => observer.cursor !== undefined);
+    for (let index = 1; index <= 3; index++) {
+      await other.mine(10);
+      await w.tangle.submitJob(w.serviceId, { jobIndex: 0, inputs: new Uint8Array([index]) });
+      await observer.until(() => observer.calls.length === index);
+    }
+  });
+
   test('a reorg is seen through the pushed heads', async () => {
     const w = await world();
     const observer = observe(w, { fromBlock: 0n, wsUrl: w.chain.wsUrl, ...pushed });
