@@ -44,7 +44,6 @@ export const KINDS = {
   Pod: 'v1 pods',
   PersistentVolumeClaim: 'v1 persistentvolumeclaims',
   Deployment: 'apps/v1 deployments',
-  ReplicaSet: 'apps/v1 replicasets',
   Job: 'batch/v1 jobs',
   CronJob: 'batch/v1 cronjobs',
   NetworkPolicy: 'networking.k8s.io/v1 networkpolicies',

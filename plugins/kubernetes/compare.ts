@@ -14,6 +14,16 @@ export function stamped(manifest: Manifest): Manifest {
   return { ...manifest, metadata: { ...metadata, annotations: { ...metadata.annotations, [ANNOTATION.manifest]: hash } } };
 }
 
+interface PodTemplate {
+  readonly metadata: { readonly labels: Readonly<Record<string, string>>; readonly annotations: Readonly<Record<string, string>> };
+}
+
+/** The template with its own hash, which its pods have from it. */
+export function stampedTemplate<Template extends PodTemplate>(template: Template): Template & PodTemplate {
+  const annotations = { ...template.metadata.annotations, [ANNOTATION.manifest]: hashOf(template) };
+  return { ...template, metadata: { ...template.metadata, annotations } };
+}
+
 /** The paths that differ. What the cluster adds to what was applied is no difference. */
 export function differences(wanted: Manifest, live: Manifest): readonly string[] {
   const { kind: _, apiVersion: __, ...fields } = wanted;

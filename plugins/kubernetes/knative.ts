@@ -5,7 +5,7 @@
  */
 
 import type { Fields, Manifest } from './client.ts';
-import { differing, hashOf } from './compare.ts';
+import { differing, stampedTemplate } from './compare.ts';
 import { DEFAULT_TIMEOUT_MS, metadataOf, podAnnotations, podSpec, serverOf } from './manifests.ts';
 import type { FunctionSpec } from './manifests.ts';
 import { ANNOTATION, CONTAINER_SECURITY, PORT, USER_SECURITY, labelsOf } from './pods.ts';
@@ -16,6 +16,8 @@ const KNATIVE_VERSION = 'serving.knative.dev/v1';
 export const KNATIVE_TIMEOUT_MS_MAX = 600_000;
 /** In one pod, where the function has a limit for all. */
 const CONCURRENCY_DEFAULT = 10;
+/** Of pods: the one that they are of. */
+export const REVISION_LABEL = 'serving.knative.dev/revision';
 const NUMBER = /-(\d{5,})$/;
 
 interface Template {
@@ -159,8 +161,7 @@ function templateOf(spec: FunctionSpec) {
       volumes: pod.volumes,
     },
   };
-  const annotations = { ...template.metadata.annotations, [ANNOTATION.manifest]: hashOf(template) };
-  return { ...template, metadata: { ...template.metadata, annotations } };
+  return stampedTemplate(template);
 }
 
 /** Names the port itself, drains before it ends a pod, and probes as often as it has to. */

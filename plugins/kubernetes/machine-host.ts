@@ -15,7 +15,7 @@ import type {
 } from '../../src/plugin.ts';
 import { Cluster } from './client.ts';
 import type { Fields, Manifest } from './client.ts';
-import { differences, stamped } from './compare.ts';
+import { differences, stamped, stampedTemplate } from './compare.ts';
 import type { Surroundings } from './deployer.ts';
 import { podLogs } from './logs.ts';
 import { codeMapsOf, secretOf } from './manifests.ts';
@@ -206,7 +206,7 @@ export class KubernetesMachineHost implements MachineHost {
     const id = `${metadata.namespace}/${metadata.name}`;
     if (!isOurs(deployment, 'machine')) return { name, id, status: 'foreign' };
     const { status, reason } = rolloutOf(deployment);
-    const trouble = status === 'active' ? undefined : await troubleOf(this.#cluster, metadata.name, { component: 'machine', signal });
+    const trouble = status === 'active' ? undefined : await troubleOf(this.#cluster, deployment, { component: 'machine', signal });
     const isFailed = status === 'failed' || trouble?.isHopeless === true;
     const why = trouble?.text ?? reason;
     return {
@@ -288,7 +288,7 @@ const deploymentOf: Make = ({ spec, program, digest }, { options, ownerUid }) =>
       revisionHistoryLimit: 1,
       strategy: { type: 'Recreate' },
       selector: { matchLabels: { [LABEL.name]: name, [LABEL.component]: 'machine' } },
-      template: {
+      template: stampedTemplate({
         metadata: { labels: labelsOf(name, 'machine'), annotations },
         spec: {
           ...bareSpec(options),
@@ -296,7 +296,7 @@ const deploymentOf: Make = ({ spec, program, digest }, { options, ownerUid }) =>
           containers: [containerOf(spec, program, options)],
           volumes: [codeVolume(maps), { name: 'tmp', emptyDir: { sizeLimit: '512Mi' } }, { name: 'data', ...data }],
         },
-      },
+      }),
     },
   });
 };

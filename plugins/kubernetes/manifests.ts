@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto';
 import { toKubernetesCronJob } from '../../src/plugin.ts';
 import type { FunctionConfig, FunctionSchedule } from '../../src/plugin.ts';
 import type { Fields, Manifest, OwnerReference } from './client.ts';
+import { stampedTemplate } from './compare.ts';
 import { CALLER, LOADER } from './loader.ts';
 import {
   ANNOTATION,
@@ -95,10 +96,10 @@ export function deploymentOf(spec: FunctionSpec): Manifest {
       // A new pod is ready before an old one goes.
       strategy: { type: 'RollingUpdate', rollingUpdate: { maxSurge: 1, maxUnavailable: 0 } },
       selector: { matchLabels: { [LABEL.name]: spec.name, [LABEL.component]: 'function' } },
-      template: {
+      template: stampedTemplate({
         metadata: { labels: labelsOf(spec.name, 'function'), annotations: podAnnotations(spec) },
         spec: { ...podSpec(spec), terminationGracePeriodSeconds: GRACE_SECONDS, containers: [serverOf(spec)] },
-      },
+      }),
     },
   };
 }

@@ -3,7 +3,9 @@
 import { RunnerError } from '../../src/plugin.ts';
 import type { DeployProgress } from '../../src/plugin.ts';
 import type { Cluster, Manifest } from './client.ts';
-import { rolloutOf, selectorOf } from './state.ts';
+import { REVISION_LABEL, isKnative, wantedRevision } from './knative.ts';
+import { ANNOTATION } from './pods.ts';
+import { rolloutOf, selectorOf, templateOf } from './state.ts';
 import type { DeploymentStatus } from './state.ts';
 import type { Component } from './pods.ts';
 
@@ -41,7 +43,7 @@ export async function rolledOut(cluster: Cluster, name: string, options: Rollout
     if (!deployment) throw new RunnerError('DEPLOY_FAILED', `the ${kind} ${name} was deleted while it was rolled out`);
     const { status, reason } = rolloutOf(deployment);
     if (status === 'active') return deployment;
-    const trouble = await troubleOf(cluster, name, { component, signal });
+    const trouble = await troubleOf(cluster, deployment, { component, signal });
     const isLate = clock.monotonic() > until;
     if (status === 'failed' || trouble?.isHopeless || isLate) {
       const why = trouble?.text ?? reason ?? `it was not over within ${timeoutMs} ms`;
@@ -85,17 +87,29 @@ interface Trouble {
   readonly isHopeless: boolean;
 }
 
-/** What keeps pods from running, with the last lines of one that ended. */
+/** What keeps the new pods from running, with the last lines of one that ended. Those that they replace may fail for as long as they are there. */
 export async function troubleOf(
   cluster: Cluster,
-  name: string,
+  workload: Manifest,
   { component, signal }: Pick<RolloutOptions, 'component' | 'signal'>,
 ): Promise<Trouble | undefined> {
-  for await (const pod of cluster.list('Pod', { selector: selectorOf(name, component), signal })) {
+  const isNew = newPods(workload);
+  for await (const pod of cluster.list('Pod', { selector: selectorOf(workload.metadata.name, component), signal })) {
+    if (!isNew(pod)) continue;
     const trouble = await podTrouble(cluster, pod, signal);
     if (trouble) return trouble;
   }
   return undefined;
+}
+
+function newPods(workload: Manifest): (pod: Manifest) => boolean {
+  if (isKnative(workload)) {
+    const revision = wantedRevision(workload);
+    return ({ metadata }) => metadata.labels?.[REVISION_LABEL] === revision;
+  }
+  // One that goes may have the template of now, too.
+  const hash = templateOf(workload).metadata?.annotations?.[ANNOTATION.manifest];
+  return ({ metadata }) => metadata.deletionTimestamp === undefined && metadata.annotations?.[ANNOTATION.manifest] === hash;
 }
 
 /** The same of one pod, and why it ended when it did. */

@@ -152,7 +152,7 @@ interface Template {
   };
 }
 
-function templateOf({ spec }: Manifest): Template {
+export function templateOf({ spec }: Manifest): Template {
   // A Deployment of the API server has a template.
   return (spec as { readonly template?: Template } | undefined)?.template ?? {};
 }

@@ -263,6 +263,19 @@ describe('deployments', () => {
     expect(JSON.parse(Buffer.from(body).toString())).toEqual({ tag: 'a', got: 2 });
   });
 
+  test('what repairs a function that does not start is not held up by the pods that it replaces', async () => {
+    const { emulator, deployer } = await start('eager');
+    const bad = packageOf({ 'handler.mjs': 'throw new Error("no oven here")' });
+    expect(await failureOf(deployer().deploy('count', bad, {}))).toMatchObject({ code: 'DEPLOY_FAILED' });
+    const [broken] = emulator.pods();
+    expect(await failureOf(deployer({ image: 'missing/node:1' }).deploy('count', echo(), {}))).toMatchObject({
+      message: expect.stringContaining('missing/node:1') as string,
+    });
+    expect(emulator.pods()).toContain(broken);
+    expect((await deployer().deploy('count', echo(), {})).state).toMatchObject({ status: 'active' });
+    expect(emulator.pods()).not.toContain(broken);
+  });
+
   test('a package of several parts is put together', async () => {
     const { emulator, deployer } = await start('eager');
     const code = echo('large', randomBytes(1_300_000).toString('base64'));

@@ -48,7 +48,7 @@ export interface KubernetesOptions {
 }
 
 interface Template {
-  readonly metadata?: { readonly labels?: Record<string, string> };
+  readonly metadata?: { readonly labels?: Record<string, string>; readonly annotations?: Record<string, string> };
   readonly spec: PodSpec;
 }
 
@@ -57,6 +57,7 @@ interface Placed {
   readonly pod: EmulatedPod;
   readonly namespace: string;
   readonly labels: Readonly<Record<string, string>>;
+  readonly annotations: Readonly<Record<string, string>>;
   readonly ownerUid: string;
   readonly template: string;
 }
@@ -633,7 +634,8 @@ class Emulator implements KubernetesEmulator {
     this.#count += 1;
     const { name, namespace = '', uid } = object.metadata;
     const pod = new EmulatedPod(`${name}-${revision}-${this.#count}`, template.spec, (kind, each) => this.#dataOf(kind, each));
-    const placed = { pod, namespace, labels: template.metadata?.labels ?? {}, ownerUid: uid, template: revision };
+    const { labels = {}, annotations = {} } = template.metadata ?? {};
+    const placed = { pod, namespace, labels, annotations, ownerUid: uid, template: revision };
     this.#placed.add(placed);
     return placed;
   }
@@ -673,10 +675,10 @@ class Emulator implements KubernetesEmulator {
     readonly metadata: { readonly name: string; readonly labels?: Readonly<Record<string, string>> };
   }[] {
     return [...this.#placed]
-      .map(({ pod, namespace, labels }) => ({
+      .map(({ pod, namespace, labels, annotations }) => ({
         apiVersion: 'v1',
         kind: 'Pod',
-        metadata: { name: pod.name, namespace, uid: pod.name, labels, creationTimestamp: pod.createdAt },
+        metadata: { name: pod.name, namespace, uid: pod.name, labels, annotations, creationTimestamp: pod.createdAt },
         spec: pod.spec,
         status: pod.status(),
       }))
