@@ -11,11 +11,12 @@ import type { Scope } from './http.ts';
 import { choice, list, number, object, optional, parseJson, text } from './schema.ts';
 import type { Infer } from './schema.ts';
 
+const NAME_CHARS_MAX = 128;
 const FUNCTION_PATTERN = /^[A-Za-z0-9_.@*-]{1,256}$/;
 
 const KEY_FILE = object('an API key', {
   id: text({ about: 'the public part', pattern: /^[a-z0-9]{16}$/ }),
-  name: text({ about: 'what the key is for', charsMax: 128 }),
+  name: text({ about: 'what the key is for', charsMax: NAME_CHARS_MAX }),
   scopes: list(choice('a scope', SCOPES), { about: 'what it allows' }),
   functions: list(text({ about: 'a function name, * standing for any text', pattern: FUNCTION_PATTERN }), { about: 'for which functions' }),
   created_at: number('milliseconds since the epoch'),
@@ -83,6 +84,9 @@ export class KeyFolder {
   create({ name, scopes, functions = ['*'], expiresAt, signing }: NewApiKey): CreatedApiKey {
     if (scopes.length === 0 || functions.length === 0)
       throw new RunnerError('CONFIG_INVALID', 'a key needs at least one scope and one function pattern');
+    // Of a name that is longer all keys could not be listed any more.
+    if (name.trim() === '' || name.length > NAME_CHARS_MAX || /\p{Cc}/u.test(name))
+      throw new RunnerError('CONFIG_INVALID', `the name of a key is one line of 1 to ${NAME_CHARS_MAX} characters`);
     const wrong = functions.find((pattern) => !FUNCTION_PATTERN.test(pattern));
     if (wrong !== undefined) throw new RunnerError('CONFIG_INVALID', `${JSON.stringify(wrong)} is no pattern of function names`);
     const id = Buffer.from(this.#random(8)).toString('hex');
