@@ -55,7 +55,10 @@ export async function lookFor(names: readonly BackendName[], place: BackendPlace
       if (reason === undefined) backends.set(name, backend);
       else missing[name] = reason;
     } catch (thrown) {
-      missing[name] = toRunnerError(thrown).message;
+      const error = toRunnerError(thrown);
+      // Options that are wrong are to be corrected, not to be run without.
+      if (error.code === 'CONFIG_INVALID' && place.options?.[name] !== undefined) throw error;
+      missing[name] = error.message;
     }
   }
   return { backends, missing };

@@ -106,6 +106,14 @@ export function checkOrigin(headers: Headers, { isOpen, corsOrigins, scheme }: O
   return undefined;
 }
 
+/** Whether a browser would send just this: any other text is the origin of no page. */
+export function isOrigin(text: string): boolean {
+  if (!URL.canParse(text)) return false;
+  const { protocol, host, origin } = new URL(text);
+  // Extensions have origins of their own schemes, which URL knows none of.
+  return text === (origin === 'null' ? `${protocol}//${host}` : origin) && host !== '';
+}
+
 /** Clients come by few names. */
 let lastLoopbackHost = '';
 

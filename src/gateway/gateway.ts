@@ -17,7 +17,7 @@ import { silentTelemetry } from '../telemetry/telemetry.ts';
 import type { Labels, MetricOptions, Metrics, Telemetry } from '../telemetry/telemetry.ts';
 import { Authenticator } from './auth.ts';
 import type { GatewayAuth } from './auth.ts';
-import { isLoopbackName } from './checks.ts';
+import { isLoopbackName, isOrigin } from './checks.ts';
 import { EventLog } from './event-log.ts';
 import type { GatewayEvents } from './events.ts';
 import { countedName, executeRoutes, removeCodeOfRequests } from './execute-api.ts';
@@ -144,6 +144,12 @@ export class Gateway {
     this.#clock = options.clock ?? systemClock;
     this.#telemetry = options.telemetry ?? silentTelemetry;
     this.#authenticator = new Authenticator(options.auth, this.#clock);
+    const wrong = options.corsOrigins?.find((origin) => !isOrigin(origin));
+    if (wrong !== undefined)
+      throw new RunnerError(
+        'CONFIG_INVALID',
+        `${wrong} is not the origin of a page, as browsers write it: https://app.example, without a path`,
+      );
     const [first] = options.backends.keys();
     const backend = options.defaultBackend ?? first;
     if (backend === undefined || !options.backends.has(backend))

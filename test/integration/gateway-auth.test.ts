@@ -150,6 +150,15 @@ describe('keys', () => {
     expect(keys.revoke('../../etc/passwd')).toBe(false);
     expect(keys.find(`bpr_${key.id}_`)).toBeUndefined();
   });
+
+  test('have a name that can be read again', async () => {
+    const keys = new KeyFolder({ folder: join(await newFolder(), 'keys') });
+    const make = (name: string): unknown => keys.create({ name, scopes: ['invoke'] });
+    for (const name of ['', ' ', 'a\nb', 'x'.repeat(129)])
+      expect(() => make(name)).toThrow(expect.objectContaining({ code: 'CONFIG_INVALID' }) as Error);
+    make('x'.repeat(128));
+    expect(keys.list()).toHaveLength(1);
+  });
 });
 
 test('bearer tokens that were made elsewhere', async () => {
@@ -189,6 +198,8 @@ test('client certificates', async () => {
       outgoing.on('error', reject).end();
     });
   expect(await ask('GET /api/v1/functions', client)).toBe(200);
+  const unreadable = { auth: { certificates: {} }, address: { tls: { cert: own.cert, key: own.key, ca: own.key } } };
+  await expect(startGateway(unreadable)).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
   expect(await ask('POST /api/v1/execute', client)).toBe(403);
   expect(await ask('GET /api/v1/functions')).toBe(401);
   expect(await ask('GET /api/v1/functions', stranger)).toBe(401);

@@ -568,6 +568,14 @@ describe('browsers', () => {
     expect(reply.headers.get('access-control-allow-origin')).toBe('https://app.example');
     expect((await send(url, 'GET /healthz')).headers.get('access-control-allow-origin')).toBeNull();
   });
+
+  test('what is the origin of no page cannot be allowed', async () => {
+    const backends = new Map([['fake', new FakeBackend()]]);
+    const make = (origin: string): unknown => new Gateway({ folder: 'never-made', backends, corsOrigins: [origin] });
+    for (const origin of ['*', 'null', 'app.example', 'https://app.example/', 'https://APP.example', 'https://app.example:443', 'https://'])
+      expect(() => make(origin), origin).toThrow(expect.objectContaining({ code: 'CONFIG_INVALID' }) as Error);
+    for (const origin of ['https://app.example', 'http://localhost:5173', 'http://[::1]:1', 'chrome-extension://abcdef']) make(origin);
+  });
 });
 
 describe('where it listens', () => {

@@ -119,6 +119,12 @@ describe('bpr wasm serve', () => {
     expect(stderr).toContain(`CONFIG_INVALID: the backend ${other} has options and is not used; these are: ${used}`);
   });
 
+  it('does not run without a backend whose options are wrong', async () => {
+    const { status, stderr } = await bpr('gateway', '--port', '0', '--data-dir', folder, '--backend-option', 'process.nope=1');
+    expect(status).toBe(1);
+    expect(stderr).toMatch(/CONFIG_INVALID: .*process has no option nope/);
+  });
+
   it('listens on 27288 unless it is told otherwise', async () => {
     const { stdout } = await bpr('wasm', 'serve', '--help');
     expect(stdout).toMatch(/--port <port>\s+0: any free one \(default: 27288\)/);
