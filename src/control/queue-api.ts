@@ -4,8 +4,8 @@ import { isUtf8 } from 'node:buffer';
 import { RunnerError } from '../errors.ts';
 import { json } from '../gateway/http.ts';
 import type { Caller, GatewayRequest, Reply, Route, RouteDoc } from '../gateway/http.ts';
-import { decimal, optional, text } from '../gateway/schema.ts';
-import type { ClaimOptions, ClaimedJob, JobFailure, WorkQueue } from '../queue/queue.ts';
+import { decimal, list, optional, text } from '../gateway/schema.ts';
+import type { ClaimOptions, ClaimedJob, JobFailure, Lease, WorkQueue } from '../queue/queue.ts';
 import { claimedToWire, countWithin, errorToWire, fieldsOf, jobOfWire, listOf, resultOfWire, resultToWire } from '../queue/wire.ts';
 import type { WireError } from '../queue/wire.ts';
 import { Session } from './access.ts';
@@ -131,6 +131,8 @@ function readingRoutes(options: QueueApiOptions): Route[] {
 
 const JOB_ID = text({ about: 'id of a job', charsMax: 256 });
 const CLAIM_ID = text({ about: 'id of a claim', charsMax: 128 });
+/** Of the same worker. */
+const LOST = list(CLAIM_ID, { about: 'claims whose answers did not come: what they were given goes back first', itemsMax: 100 });
 const WORKER_ID = text({ about: 'id of a worker', charsMax: 128 });
 const WAIT_MS = optional(decimal({ about: 'how long to wait for it', min: 0, max: 3_600_000 }));
 const LIMIT = optional(decimal({ about: 'how many', min: 1, max: 1_000 }));
@@ -178,15 +180,18 @@ async function claim(
   fields: Fields,
   request: GatewayRequest,
 ): Promise<Fields[]> {
-  const { workerId = request.caller.id, capabilities, max, leaseMs, waitMs = 0, claimId } = fields;
+  const { workerId = request.caller.id, capabilities, max, leaseMs, waitMs = 0, claimId, lost = [] } = fields;
   // The queue checks all values.
-  const options = { workerId, capabilities, max, leaseMs, waitMs: 0 } as ClaimOptions;
+  const options = { workerId, capabilities, max, leaseMs, waitMs: 0, claimId } as ClaimOptions;
   if (claimId !== undefined) CLAIM_ID.parse(claimId, 'claimId');
+  const claimIds = LOST.parse(lost, 'lost');
   const { caller } = request;
   if (caller instanceof Session) {
     caller.checkWorker(WORKER_ID.parse(workerId, 'workerId'));
     if (capabilities !== undefined) caller.checkCapabilities(listOf(capabilities, 'capabilities').filter((one) => typeof one === 'string'));
   }
+  // In the same transaction, and before it.
+  if (claimIds.length > 0) giveBack(queue, queue.leasesOf?.(options.workerId, claimIds) ?? []);
   const wait = { ...options, waitMs: typeof waitMs === 'number' ? Math.min(waitMs, waitMsMax) : waitMs } as ClaimOptions;
   const found =
     waitMs === 0
@@ -205,18 +210,22 @@ function fitting(
 ): readonly ClaimedJob[] {
   const count = countWithin(jobs, Math.min(ANSWER_BYTES_MAX, bodyBytesMax), ({ payload }) => payload);
   if (count === jobs.length) return jobs;
-  giveBack(queue, jobs.slice(count));
+  giveBack(queue, leasesOf(jobs.slice(count)));
   return jobs.slice(0, count);
 }
 
 /** Jobs that the worker never hears of go back at once, without an attempt. */
-function giveBack(queue: WorkQueue, jobs: readonly ClaimedJob[]): void {
+function giveBack(queue: WorkQueue, leases: readonly Lease[]): void {
   // One that cannot be released comes back when its lease runs out.
-  for (const { lease } of jobs) queue.release(lease).catch(() => undefined);
+  for (const lease of leases) queue.release(lease).catch(() => undefined);
+}
+
+function leasesOf(jobs: readonly ClaimedJob[]): Lease[] {
+  return jobs.map(({ lease }) => lease);
 }
 
 function releaseIfGone(queue: WorkQueue, jobs: readonly ClaimedJob[], request: GatewayRequest): void {
-  const release = (): void => giveBack(queue, jobs);
+  const release = (): void => giveBack(queue, leasesOf(jobs));
   const { caller, signal } = request;
   if (signal.aborted || (caller instanceof Session && caller.revoked !== undefined)) release();
   else signal.addEventListener('abort', release);

@@ -53,8 +53,9 @@ const CLAIMED = object({
   deadline: NUMBER,
   lease: LEASE,
 });
+const LOST = { ...STRINGS, description: 'claimId of earlier claims whose answers did not come: their jobs go back to the queue first' };
 const CLAIM_REQUEST = object(
-  { workerId: STRING, capabilities: STRINGS, max: NUMBER, leaseMs: NUMBER, waitMs: NUMBER, claimId: STRING },
+  { workerId: STRING, capabilities: STRINGS, max: NUMBER, leaseMs: NUMBER, waitMs: NUMBER, claimId: STRING, lost: LOST },
   [],
 );
 const COMPLETION = object({ lease: LEASE, body: CONTENT, headers: HEADERS }, ['lease', 'body']);

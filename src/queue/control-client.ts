@@ -51,7 +51,7 @@ export interface ControlRequest {
   /** Whether it may be sent again when it is not known what became of it. Default true. */
   readonly isRepeatable?: boolean;
   /** It is sent again, and the attempt before may have done it already. */
-  readonly onRepeat?: () => void;
+  readonly onRepeat?: (() => void) | undefined;
   readonly responseBytesMax?: number;
 }
 

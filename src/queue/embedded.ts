@@ -184,6 +184,10 @@ export class EmbeddedQueue implements WorkQueue {
     return this.#table.leases.get(token)?.workerId;
   }
 
+  leasesOf(workerId: string, claimIds: readonly string[]): Lease[] {
+    return this.#table.leases.ofClaims(workerId, claimIds).map(({ jobId, token, until }) => ({ jobId, token, until }));
+  }
+
   async status(id: string): Promise<QueueJobStatus | undefined> {
     const row = this.#read(() => this.#table.row(id));
     await this.#file.synced();

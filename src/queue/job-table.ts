@@ -8,7 +8,7 @@ import { RunnerError } from '../errors.ts';
 import type { SqliteFile } from '../sqlite-file.ts';
 import type { Claim } from './claims.ts';
 import { JobTally, kindOf } from './job-tally.ts';
-import { Leases, leaseEnd, leaseOf, subjectOf } from './leases.ts';
+import { Leases, leaseEnd, leaseOf, subjectOf, tokenOf } from './leases.ts';
 import type { HeldLease } from './leases.ts';
 import { isReference, retryDelayMs } from './queue.ts';
 import type { ClaimedJob, Content, Lease, ObjectReference, Published, Purged, QueueJobStatus } from './queue.ts';
@@ -306,9 +306,9 @@ export class JobTable {
     if (count > 0) this.#effects.push(() => this.#options.events.published(count));
   }
 
-  #take(row: ReadyRow, { workerId, leaseMs }: Claim, now: number): ClaimedJob {
+  #take(row: ReadyRow, { workerId, leaseMs, claimId }: Claim, now: number): ClaimedJob {
     const { seq, id, type, requires, attemptsMax, deadLetter, deadline } = row;
-    const token = this.#options.makeId();
+    const token = tokenOf(claimId, this.#options.makeId());
     const attempt = row.attempts + 1;
     const until = leaseEnd(now + leaseMs, deadline);
     this.#sql.claim.run(attempt, token, workerId, leaseMs, now, seq);

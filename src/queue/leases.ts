@@ -60,6 +60,11 @@ export class Leases {
     return this.#heap;
   }
 
+  /** What these claims of the worker were given. Looks at all. */
+  ofClaims(workerId: string, claimIds: readonly string[]): HeldLease[] {
+    return this.#heap.filter((lease) => lease.workerId === workerId && claimIds.includes(claimIdOf(lease.token)));
+  }
+
   add(lease: HeldLease): void {
     if (this.#heap.length >= this.#chains.length) this.#grow();
     this.#link(lease);
@@ -177,6 +182,15 @@ export function leaseOf(row: Row, now: number): HeldLease {
     place: 0,
     next: undefined,
   };
+}
+
+/** Its end is random: see `HASHED_CHARS`. On disk nothing else tells which claim it was. */
+export function tokenOf(claimId: string | undefined, id: string): string {
+  return claimId === undefined ? id : `${claimId}.${id}`;
+}
+
+function claimIdOf(token: string): string {
+  return token.slice(0, Math.max(0, token.lastIndexOf('.')));
 }
 
 export function subjectOf({ seq, jobId, type, requires, deadline }: HeldLease): Subject {

@@ -106,6 +106,8 @@ export interface ClaimOptions {
   readonly waitMs?: number;
   /** Ends the wait. */
   readonly signal?: AbortSignal;
+  /** Its name, by which a queue that has `leasesOf` finds again what it was given: 1 to 128 characters. */
+  readonly claimId?: string;
 }
 
 export interface ClaimedJob {
@@ -290,6 +292,8 @@ export interface WorkQueue {
   referred?(): Promise<ReadonlySet<string>>;
   /** Which worker claimed with the lease of this token; undefined when that is not known. Absent: the token alone says who may use it. */
   holderOf?(token: string): string | undefined;
+  /** What these claims of the worker were given and it holds still, also after a restart. */
+  leasesOf?(workerId: string, claimIds: readonly string[]): Lease[];
 
   /** Waiting claims and results reject with `QUEUE_CLOSED`; changes under way are finished. Leases stay. Idempotent. */
   close(): Promise<void>;

@@ -31,6 +31,7 @@ import {
   checkResult,
 } from './requests.ts';
 import type { CheckedClaim, CheckedResult } from './requests.ts';
+import { UnansweredClaims, claimToWire } from './unanswered.ts';
 import { claimedOfWire, countWithin, errorOfWire, fieldsOf, jobToWire, leaseOfWire, listOf, resultOfWire, resultToWire } from './wire.ts';
 
 export interface RemoteQueueOptions extends ControlClientOptions {
@@ -80,6 +81,7 @@ export class RemoteQueue implements WorkQueue {
   readonly #waitMsMax: number;
   readonly #bodyBytesMax: number;
   readonly #makeId: () => string;
+  readonly #unanswered = new UnansweredClaims();
   /** Requests; and what `close` wants called when there are none, and no completions either. */
   #running = 0;
   #idle: (() => void) | undefined;
@@ -135,7 +137,10 @@ export class RemoteQueue implements WorkQueue {
       if (jobs.length > 0 || waitMs === 0) return jobs;
       if (signal?.aborted) throw aborted('the claim was cancelled before a job came', signal);
     }
-    if (waitMs === 0) return jobsOf(await this.#ask({ path: '/queue/claim', body: claimToWire(request, 0) }));
+    if (waitMs === 0) {
+      const body = claimToWire(request, 0, this.#makeId());
+      return jobsOf(await this.#unanswered.during(body, (onRepeat) => this.#ask({ path: '/queue/claim', body, onRepeat })));
+    }
     this.#running += 1;
     return this.#claimWithin(request).finally(() => this.#over());
   }
@@ -292,8 +297,10 @@ export class RemoteQueue implements WorkQueue {
   async #work(completions: readonly Completion[], claiming: Claiming | undefined): Promise<void> {
     this.#running += 1;
     try {
-      const body = { completions: completions.map(completionToWire), claim: claiming && claimToWire(claiming.request, 0) };
-      settle(await this.control.ask({ path: '/queue/work', body }), completions, claiming);
+      const claim = claiming && claimToWire(claiming.request, 0, this.#makeId());
+      const body = { completions: completions.map(completionToWire), claim };
+      const send = (onRepeat?: () => void): Promise<Fields> => this.control.ask({ path: '/queue/work', body, onRepeat });
+      settle(await (claim ? this.#unanswered.during(claim, send) : send()), completions, claiming);
     } catch (thrown) {
       for (const { reject } of completions) reject(thrown);
       claiming?.reject(thrown);
@@ -334,18 +341,18 @@ export class RemoteQueue implements WorkQueue {
 
   /** When it is aborted, the control plane is told, and its answer awaited: a job that it just gave away must not be lost on its way. */
   async #poll(request: CheckedClaim, waitMs: number): Promise<ClaimedJob[]> {
-    const claimId = this.#makeId();
+    const body = claimToWire(request, waitMs, this.#makeId());
     const cut = new AbortController();
     const patience = request.signal ? AbortSignal.any([request.signal, this.control.closing]) : this.control.closing;
     let stopTimer = (): void => {};
     const cancel = (): void => {
       stopTimer = this.control.clock.after(CANCEL_MS, () => cut.abort());
-      this.control.sendOnce({ path: '/queue/claim/cancel', body: { claimId } }).catch(() => cut.abort());
+      this.control.sendOnce({ path: '/queue/claim/cancel', body: { claimId: body.claimId } }).catch(() => cut.abort());
     };
     patience.addEventListener('abort', cancel);
     try {
-      const body = { ...claimToWire(request, waitMs), claimId };
-      return jobsOf(await this.#ask({ path: '/queue/claim', body, waitMs, signal: cut.signal, patience }));
+      const about = { path: '/queue/claim', body, waitMs, signal: cut.signal, patience };
+      return jobsOf(await this.#unanswered.during(body, (onRepeat) => this.#ask({ ...about, onRepeat })));
     } catch (thrown) {
       if (patience.aborted && isRunnerError(thrown) && (thrown.code === 'ABORTED' || thrown.code === 'QUEUE_CLOSED')) return [];
       throw thrown;
@@ -370,10 +377,6 @@ function settle(answer: Fields, completions: readonly Completion[], claiming: Cl
 
 function completionToWire({ lease: { jobId, token, until }, result }: Completion): Fields {
   return { lease: { jobId, token, until }, ...resultToWire(result) };
-}
-
-function claimToWire({ workerId, capabilities, max, leaseMs }: CheckedClaim, waitMs: number): Fields {
-  return { workerId, ...(capabilities.length > 0 && { capabilities }), max, leaseMs, waitMs };
 }
 
 function jobsOf({ jobs }: Fields): ClaimedJob[] {

@@ -39,6 +39,7 @@ export interface CheckedClaim {
   readonly leaseMs: number;
   readonly waitMs: number;
   readonly signal: AbortSignal | undefined;
+  readonly claimId?: string | undefined;
 }
 
 export interface CheckedResult {
@@ -164,6 +165,7 @@ export function checkClaim(options: ClaimOptions): CheckedClaim {
     leaseMs: checkLeaseMs(options.leaseMs ?? 30_000),
     waitMs: whole('waitMs', options.waitMs ?? 0, [0, 3_600_000]),
     signal: options.signal,
+    claimId: options.claimId === undefined ? undefined : text('claimId', options.claimId, 128),
   };
 }
 
