@@ -3,7 +3,8 @@
 import { logFilter, logLevelOf } from '../../src/plugin.ts';
 import type { LogEntry, LogQuery } from '../../src/plugin.ts';
 import { refusal } from './client.ts';
-import type { Cluster } from './client.ts';
+import type { Cluster, Manifest } from './client.ts';
+import { CONTAINERS } from './pods.ts';
 
 const POLL_MS = 1_000;
 /** Read of each pod when lines are searched for. */
@@ -47,17 +48,27 @@ interface Reading {
 
 async function newLines(cluster: Cluster, selector: string, reading: Reading): Promise<readonly LogEntry[]> {
   const entries: LogEntry[] = [];
-  for await (const { metadata } of cluster.list('Pod', { selector, signal: reading.signal })) {
-    const lines = await linesOf(cluster, metadata.name, reading);
-    entries.push(...lines);
-  }
+  for await (const pod of cluster.list('Pod', { selector, signal: reading.signal }))
+    entries.push(...(await linesOf(cluster, pod, reading)));
   return entries.toSorted((a, b) => a.at - b.at);
 }
 
-async function linesOf(cluster: Cluster, pod: string, { places, sinceMs, tail, signal }: Reading): Promise<readonly LogEntry[]> {
+async function linesOf(
+  cluster: Cluster,
+  { metadata: { name: pod }, spec }: Manifest,
+  { places, sinceMs, tail, signal }: Reading,
+): Promise<readonly LogEntry[]> {
+  // A pod of the API server has containers: beside ours those of Knative, of a mesh.
+  const { containers } = spec as { readonly containers: readonly { readonly name: string }[] };
+  const container = containers.find(({ name }) => CONTAINERS.includes(name))?.name;
   const place = places.get(pod);
   const since = place?.time ?? (sinceMs === undefined ? undefined : new Date(sinceMs).toISOString());
-  const query = new URLSearchParams({ timestamps: 'true', tailLines: String(tail), ...(since !== undefined && { sinceTime: since }) });
+  const query = new URLSearchParams({
+    timestamps: 'true',
+    tailLines: String(tail),
+    ...(container !== undefined && { container }),
+    ...(since !== undefined && { sinceTime: since }),
+  });
   const path = `${await cluster.path('Pod', pod)}/log?${query.toString()}`;
   const response = await cluster.send({ method: 'GET', path, headers: ['accept', '*/*'], signal });
   // The container has not started yet, or the pod is gone.

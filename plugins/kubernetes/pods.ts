@@ -35,6 +35,8 @@ export const ANNOTATION = {
   spec: 'blueprint-runner.dev/spec-sha256',
 } as const;
 
+/** Of a function, a program, and a schedule that calls one. */
+export const CONTAINERS: readonly string[] = ['function', 'program', 'call'];
 export const CODE_FOLDER = '/var/run/blueprint';
 export const PORT = 8_080;
 /** A ConfigMap holds 1 MiB, and the API server takes requests of 3 MiB, in which bytes are base64. */

@@ -28,6 +28,7 @@ const TOKEN = 'token-of-a-cluster-for-tests';
 function answering(tag: string): FunctionPackage {
   const source = `import { createServer } from 'node:http';
 const { COLOUR, SHAPE } = process.env;
+console.log('on duty: ' + ${JSON.stringify(tag)});
 const server = createServer((request, response) => request.resume().on('end', () => response.end(JSON.stringify({ tag: ${JSON.stringify(tag)}, COLOUR, SHAPE }))));
 server.listen(Number(process.env.PORT), process.env.HOST);
 process.on('SIGTERM', () => server.close());
@@ -228,6 +229,17 @@ describe('deployments', () => {
       reason: expect.stringContaining('RevisionFailed') as string,
     });
     expect(await answer()).toEqual({ tag: 'a' });
+  });
+
+  test('its log is that of the function, not of what Knative puts into its pods', async () => {
+    const { deployer } = await start('eager');
+    await deployer().deploy('count', answering('a'), { instancesMin: 1 });
+    const done = new AbortController();
+    for await (const { message } of deployer().logs('count', { follow: true, signal: done.signal })) {
+      expect(message).toBe('on duty: a');
+      done.abort();
+    }
+    expect(done.signal.aborted).toBe(true);
   });
 
   test('calls that somebody sent to a revision of his own come back in a new one', async () => {

@@ -10,7 +10,7 @@ import type { Fields } from './kubernetes-apply.ts';
 import { EmulatedPod } from './kubernetes-pods.ts';
 import { SandboxedPod } from './kubernetes-sandbox.ts';
 import type { SandboxedSpec } from './kubernetes-sandbox.ts';
-import type { PodSpec } from './kubernetes-pods.ts';
+import type { Container, PodSpec } from './kubernetes-pods.ts';
 import { KNATIVE } from './kubernetes-knative.ts';
 import type { KnativeSpec, KnativeTemplate } from './kubernetes-knative.ts';
 import { RESOURCES, Refusal, Store, hashOf, kindOf } from './kubernetes-store.ts';
@@ -337,8 +337,22 @@ class Emulator implements KubernetesEmulator {
       response.writeHead(200, { 'content-type': 'text/plain' });
       return void response.end(instance.log(query.get('container')));
     }
-    const pod = this.pods().find((each) => each.name === name);
-    if (!pod) throw new Refusal(404, 'NotFound', { message: `pods "${name}" not found` });
+    const placed = [...this.#placed].find(({ pod: each }) => each.name === name);
+    if (!placed) throw new Refusal(404, 'NotFound', { message: `pods "${name}" not found` });
+    const { pod } = placed;
+    const names = containersOf(placed).map((each) => each.name);
+    const container = query.get('container') ?? (names.length === 1 ? names[0] : undefined);
+    if (container === undefined || !names.includes(container))
+      throw new Refusal(400, 'BadRequest', {
+        message:
+          container === undefined
+            ? `a container name must be specified for pod ${name}, choose one of: [${names.join(' ')}]`
+            : `container ${container} is not valid for pod ${name}`,
+      });
+    if (container === SIDECAR.name) {
+      response.writeHead(200, { 'content-type': 'text/plain' });
+      return void response.end();
+    }
     if (pod.waiting && pod.exitCode === undefined)
       throw new Refusal(400, 'BadRequest', { message: `container "function" in pod "${name}" is waiting to start: ${pod.waiting.reason}` });
     const since = query.get('sinceTime');
@@ -675,15 +689,23 @@ class Emulator implements KubernetesEmulator {
     readonly metadata: { readonly name: string; readonly labels?: Readonly<Record<string, string>> };
   }[] {
     return [...this.#placed]
-      .map(({ pod, namespace, labels, annotations }) => ({
+      .map((placed) => ({ ...placed, containers: containersOf(placed) }))
+      .map(({ pod, namespace, labels, annotations, containers }) => ({
         apiVersion: 'v1',
         kind: 'Pod',
         metadata: { name: pod.name, namespace, uid: pod.name, labels, annotations, creationTimestamp: pod.createdAt },
-        spec: pod.spec,
+        spec: { ...pod.spec, containers },
         status: pod.status(),
       }))
       .toSorted((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1));
   }
+}
+
+/** Knative puts one of its own into every pod: https://github.com/knative/serving/blob/main/docs/runtime-contract.md */
+const SIDECAR: Container = { name: 'queue-proxy', image: 'queue-proxy' };
+
+function containersOf({ pod, labels }: Placed): readonly Container[] {
+  return labels[REVISION] === undefined ? pod.spec.containers : [...pod.spec.containers, SIDECAR];
 }
 
 function resourceOf(kind: string): Resource {
