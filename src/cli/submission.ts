@@ -4,15 +4,15 @@ import { firstFees } from '../chain/fees.ts';
 import { TOPIC, tangleAbi } from '../chain/contracts.ts';
 import { decodeJobCall, decodeSubmittedResult } from '../chain/decode.ts';
 import type { SubmittedResult } from '../chain/decode.ts';
-import { decodeTransaction } from '../chain/mock-transaction.ts';
 import type { RpcChainClient } from '../chain/rpc.ts';
 import type { Signer } from '../chain/chain.ts';
+import { transactionHash } from '../chain/signed-transaction.ts';
 import { encodeCall, topicOf } from '../chain/view.ts';
 import { systemClock } from '../clock.ts';
-import { RunnerError } from '../errors.ts';
+import { RunnerError, toRunnerError } from '../errors.ts';
 import type { ErrorDetails } from '../errors.ts';
 import { decodeAbi, encodeAbi } from '../job/abi.ts';
-import type { ChainCall, Hex } from '../job/call.ts';
+import type { Address, ChainCall, Hex } from '../job/call.ts';
 import { decodeCompact, encodeCompact } from '../job/compact.ts';
 import { reasonOf } from '../job/scalar.ts';
 import { parseSchema } from '../job/schema.ts';
@@ -118,7 +118,9 @@ export async function submitJob(options: {
   const inputs = encodeInputs(submission, codec);
   const { serviceId, jobIndex, value } = submission;
   const data = encodeCall(tangleAbi, 'submitJob', [serviceId, jobIndex, `0x${Buffer.from(inputs).toString('hex')}`]);
-  const hash = await send(chain, signer, { data, value });
+  const raw = await sign(chain, signer, { data, value });
+  const hash = transactionHash(raw);
+  await send(chain, { raw, hash, from: signer.address }, signal);
   const call = await minedCall(chain, hash, signal);
   return { call, decodeOutput: (output) => decodedOutput({ output, codec, resultParameters }) };
 }
@@ -137,7 +139,7 @@ function decodedOutput(options: {
   }
 }
 
-async function send(chain: RpcChainClient, signer: Signer, { data, value }: { readonly data: Hex; readonly value: bigint }): Promise<Hex> {
+async function sign(chain: RpcChainClient, signer: Signer, { data, value }: { readonly data: Hex; readonly value: bigint }): Promise<Hex> {
   const request = { to: chain.contract, data, value };
   const [simulation, nonce, estimate] = await Promise.all([
     chain.simulate(signer.address, request),
@@ -153,13 +155,26 @@ async function send(chain: RpcChainClient, signer: Signer, { data, value }: { re
   const fees = firstFees(estimate, FEE_POLICY);
   if (!fees) throw new RunnerError('TX_FEE_CAPPED', `the chain asks ${estimate.baseFeePerGas} wei per gas`);
   const gas = (simulation.gas * 6n) / 5n;
-  const raw = await signer.signTransaction({ type: 'eip1559', chainId: chain.chainId, nonce, ...request, gas, ...fees });
-  const outcome = await chain.send(raw);
-  if (outcome === 'underfunded') throw new RunnerError('TX_UNDERFUNDED', `${signer.address} cannot pay for the transaction`);
-  if (outcome !== 'sent' && outcome !== 'known') {
-    throw new RunnerError('RPC_ERROR', `the node refuses the transaction of ${signer.address} with nonce ${nonce}: ${outcome}`);
-  }
-  return (await decodeTransaction(raw)).hash;
+  return signer.signTransaction({ type: 'eip1559', chainId: chain.chainId, nonce, ...request, gas, ...fees });
+}
+
+interface Signed {
+  readonly raw: Hex;
+  readonly hash: Hex;
+  readonly from: Address;
+}
+
+async function send(chain: RpcChainClient, { raw, hash, from }: Signed, signal: AbortSignal): Promise<void> {
+  let tries = 0;
+  const absence = { message: `no endpoint said that it took transaction ${hash}`, details: { hash } };
+  const outcome = await poll(signal, absence, () => {
+    tries += 1;
+    return chain.send(raw);
+  });
+  if (outcome === 'underfunded') throw new RunnerError('TX_UNDERFUNDED', `${from} cannot pay for the transaction`);
+  // The answer of an earlier try was lost: it may be mined already.
+  const isSent = outcome === 'sent' || outcome === 'known' || (outcome === 'nonce-too-low' && tries > 1);
+  if (!isSent) throw new RunnerError('RPC_ERROR', `the node refuses transaction ${hash} of ${from}: ${outcome}`);
 }
 
 async function minedCall(chain: RpcChainClient, hash: Hex, signal: AbortSignal): Promise<ChainCall> {
@@ -202,12 +217,21 @@ interface Absence {
   readonly details: ErrorDetails;
 }
 
+/** An endpoint that fails now may answer the next look. */
+const PASSING: readonly string[] = ['RPC_UNREACHABLE', 'RPC_RATE_LIMITED', 'RPC_RESPONSE_INVALID'];
+
 async function poll<T>(signal: AbortSignal, absence: Absence, look: () => Promise<T | undefined>): Promise<T> {
   while (true) {
-    const found = await look();
-    if (found !== undefined) return found;
+    const looked = await look().then(
+      (found) => ({ found }),
+      (thrown: unknown) => toRunnerError(thrown),
+    );
+    if ('found' in looked) {
+      if (looked.found !== undefined) return looked.found;
+    } else if (!PASSING.includes(looked.code)) throw looked;
     await systemClock.sleep(POLL_MS, signal).catch((cause: unknown) => {
-      throw new RunnerError('RESULT_TIMEOUT', `${absence.message} in time`, { cause, details: absence.details });
+      const reason = 'found' in looked ? '' : `: ${looked.message}`;
+      throw new RunnerError('RESULT_TIMEOUT', `${absence.message} in time${reason}`, { cause, details: absence.details });
     });
   }
 }

@@ -9,6 +9,7 @@ import { schemaOf } from '../../src/job/schema.ts';
 import { parseParameters } from '../../src/job/solidity.ts';
 import { startLocalChain } from '../../src/testing/local-chain.ts';
 import type { LocalChain } from '../../src/testing/local-chain.ts';
+import { startRpcProxy } from '../../src/testing/rpc-proxy.ts';
 import { deployTangle } from '../../src/testing/tangle.ts';
 import type { LocalService, LocalTangle } from '../../src/testing/tangle.ts';
 
@@ -192,6 +193,34 @@ describe('jobs submit', () => {
       code: 'RESULT_TIMEOUT',
       details: { serviceId: '0', callId: String(call?.callId), transactionHash: call?.transactionHash },
     });
+  });
+
+  it('waits out an endpoint that fails while the call is under way: it is sent once', async () => {
+    const methods = ['eth_sendRawTransaction', 'eth_getTransactionReceipt', 'eth_getLogs'];
+    const failures = new Map(methods.map((method) => [method, 2]));
+    let isSent = false;
+    const proxy = await startRpcProxy({
+      upstream: chain.rpcUrl,
+      onCall: async ({ method }, forward) => {
+        const reply = await forward();
+        isSent ||= method === methods[0];
+        const left = failures.get(method) ?? 0;
+        if (isSent) failures.set(method, left - 1);
+        return isSent && left > 0 ? { error: { code: -32016, message: 'over rate limit' } } : reply;
+      },
+    });
+    try {
+      const before = BigInt((await tangle.calls(service.serviceId)).length);
+      const answered = answerNext(before, uint64(9n));
+      const flags = ['--service', String(service.serviceId), '--types', 'uint64 x', '--args', '[3]', '--result', 'uint64', '--json'];
+      const { status, stdout, stderr } = await start(['jobs', 'submit', '0', ...flags], { RPC_URL: proxy.url }).ended;
+      expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+      await answered;
+      expect(JSON.parse(stdout)).toMatchObject({ callId: String(before), results: [{ values: ['9'] }] });
+      expect((await tangle.calls(service.serviceId)).length).toBe(Number(before) + 1);
+    } finally {
+      await proxy.close();
+    }
   });
 
   it('says why the contract refuses a call, and sends nothing', async () => {
