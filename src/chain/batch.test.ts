@@ -194,6 +194,17 @@ describe('sifting a batch', () => {
     expect([...verdicts].map(([call, verdict]) => [call.seq, verdict.kind])).toEqual([[3, 'later']]);
   });
 
+  it('puts off what is too large for the endpoint, and settles the others', async () => {
+    const simulation = simulator((calls) => {
+      if (calls.some((call) => call.seq === 3) || calls.length > 4)
+        throw new RunnerError('RPC_RESPONSE_INVALID', 'eth_estimateGas: HTTP 413', { details: { reason: 'too-large' } });
+      return ok(calls);
+    });
+    const { good, verdicts } = await siftBatch(results(8), simulation);
+    expect(seqs(good?.calls)).toEqual([4, 5, 6, 7]);
+    expect([...verdicts].map(([call, verdict]) => [call.seq, verdict.kind])).toEqual([[3, 'later']]);
+  });
+
   it('rejects when the endpoint cannot be reached', async () => {
     const unreachable = new RunnerError('RPC_UNREACHABLE', 'no endpoint answers');
     await expect(siftBatch(results(3), { parallel: 1, simulate: () => Promise.reject(unreachable) })).rejects.toBe(unreachable);

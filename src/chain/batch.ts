@@ -172,7 +172,8 @@ async function simulateOrNothing(
     return await options.simulate(calls);
   } catch (error) {
     const refused: ErrorCode = 'RPC_ERROR';
-    if (isRunnerError(error) && error.code === refused) return { outcome: 'refused', error: error.message };
+    if (isRunnerError(error) && (error.code === refused || error.details['reason'] === 'too-large'))
+      return { outcome: 'refused', error: error.message };
     throw error;
   }
 }
