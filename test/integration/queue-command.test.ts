@@ -133,6 +133,23 @@ describe('a function of this machine', () => {
     expect((await user.json('queue', 'status', 'stays', ...at()))['state']).toBe('completed');
   });
 
+  it('stays when its control plane goes while it is waited for, as is said', async () => {
+    const own = new ControlPlane({ folder: join(folder, 'goes') });
+    onTestFinished(() => own.close(0));
+    await own.listen({ port: 0 });
+    const { ticket } = await own.tickets.create({});
+    const queue = await RemoteQueue.connect({ credentials: { ticket, identity: makeIdentity() } });
+    onTestFinished(() => queue.close());
+    const { ended } = user.start(['queue', 'publish', 'work', '--id', 'kept', '--wait', '--data', join(folder, 'goes')]);
+    await queue.claim({ workerId: queue.workerId, waitMs: 60_000 });
+    await own.close(0);
+    const { code, stderr } = await ended;
+    expect([code, stderr]).toEqual([
+      1,
+      expect.stringMatching(/^EXECUTOR_[A-Z]+: .*\nthe jobs stay in the queue: bpr queue status kept\n/m),
+    ]);
+  });
+
   it('is refused when the call is wrong, before anything is stored', async () => {
     const hello = place('hello.mjs', HELLO);
     const before = objects();

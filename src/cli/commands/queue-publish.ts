@@ -92,9 +92,11 @@ async function publish(cli: Cli, type: string | undefined, flags: PublishFlags):
     await interruptible(io, systemClock, async (work) => {
       const ids = published.map(({ id }) => id);
       const more = ids.length > IDS_SHOWN_MAX ? ` and ${ids.length - IDS_SHOWN_MAX} more` : '';
-      work.leaves(`the jobs stay in the queue: bpr queue status ${ids.slice(0, IDS_SHOWN_MAX).join(', ')}${more}`);
-      if (published.length === 1) await showResult(io, flags, { queue, work, published, told, isRouter });
-      else cli.exitCode = await showResults(io, flags, { queue, work, published, told, isRouter });
+      const left = `the jobs stay in the queue: bpr queue status ${ids.slice(0, IDS_SHOWN_MAX).join(', ')}${more}`;
+      work.leaves(left);
+      const shown = { queue, work, published, left, told, isRouter };
+      if (published.length === 1) await showResult(io, flags, shown);
+      else cli.exitCode = await showResults(io, flags, shown);
     });
   });
 }
@@ -103,6 +105,8 @@ interface Shown {
   readonly queue: WorkQueue;
   readonly work: Work;
   readonly published: readonly Published[];
+  /** What to say of them when the wait fails. */
+  readonly left: string;
   readonly told: Readonly<Record<string, unknown>> | undefined;
   readonly isRouter: boolean;
 }
@@ -137,7 +141,7 @@ async function showResults(io: Io, flags: PublishFlags, { published, told, ...pa
   return failed > 0 ? 1 : 0;
 }
 
-interface Place extends Pick<Shown, 'queue' | 'work' | 'isRouter'> {
+interface Place extends Pick<Shown, 'queue' | 'work' | 'left' | 'isRouter'> {
   /** Jobs before this one, of so many. */
   readonly done: number;
   readonly total: number;
@@ -145,13 +149,17 @@ interface Place extends Pick<Shown, 'queue' | 'work' | 'isRouter'> {
 
 /** Says what becomes of it meanwhile. */
 async function waitFor(id: string, place: Place): Promise<QueueResult> {
-  const { queue, work, isRouter } = place;
+  const { queue, work, left, isRouter } = place;
   const ended = new AbortController();
   const watching = watch(id, { ...place, ended: ended.signal });
   try {
     const result = await queue.result(id, { signal: work.signal });
     if (isRouter) checkAnswer(id, result);
     return result;
+  } catch (thrown) {
+    const { code, message, details, retry } = toRunnerError(thrown);
+    if (work.signal.aborted || details['jobId'] === id) throw thrown;
+    throw new RunnerError(code, `${message}\n${left}`, { cause: thrown, details, retry });
   } finally {
     ended.abort();
     await watching;
