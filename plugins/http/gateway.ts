@@ -129,7 +129,8 @@ export class GatewayFunctions {
       once: true,
     });
     const { status, headers, body } = response;
-    if (status === 404) throw new RunnerError('FUNCTION_NOT_FOUND', `the gateway has no function ${name}`, { details: { name } });
+    // Of the name, or of this version.
+    if (status === 404) throw failure(`invoke function ${name}`, response, 'FUNCTION_NOT_FOUND');
     if (status === 429) throw failure(`invoke function ${name}`, response, 'PLATFORM_THROTTLED');
     const said = fieldsOf(body)?.['error'];
     const failed =

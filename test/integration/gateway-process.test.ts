@@ -207,6 +207,10 @@ describe('jobs', () => {
     expect(await deployer.deploy('job0', { zip, sha256 }, { memoryMb: 256, timeoutMs: 5_000 })).toMatchObject({
       state: { name: 'job0', endpoint: `${url}/api/functions/job0/invoke`, status: 'active', sha256, config: { memoryMb: 256 } },
     });
+    await expect(deployer.invoke('job0', Buffer.from('{}'), { version: '99' })).rejects.toMatchObject({
+      code: 'FUNCTION_NOT_FOUND',
+      message: expect.stringContaining('there is no function job0:99') as string,
+    });
     await executor.health(0n);
     await executor.warm(0n);
     const options = { attempt: 1, deadline: Date.now() + 60_000, signal: new AbortController().signal };
