@@ -82,6 +82,7 @@ export class LaneKeeper {
         await this.#judgeUsed(nonce, versions);
         continue;
       }
+      this.#usedSince.delete(nonce);
       const newest = versions.at(-1);
       const repair = newest && this.#repairOf(newest, view, claimed);
       if (repair) repairs.push(repair);

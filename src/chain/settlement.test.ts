@@ -563,6 +563,28 @@ describe('transactions that get lost', () => {
     await world.stop();
   });
 
+  it('takes a nonce for used only when it seems so all the time', async () => {
+    const world = await new World({ resubmitAfterBlocks: 100 }).start();
+    const { chain, client } = world;
+    let lie = false;
+    client.nonce = async (account, tag) => (lie ? 7 : chain.nonce(account, tag));
+    world.submit('a');
+    await world.mine(2);
+    // Too expensive to be mined now.
+    chain.setBaseFee(50n * GWEI);
+    for (let look = 0; look < 3; look += 1) {
+      lie = true;
+      await world.mine();
+      lie = false;
+      await world.mine(2);
+    }
+    expect(world.of('healed')).toEqual([]);
+    chain.setBaseFee(GWEI);
+    await world.mine(2);
+    expect(world.states()).toEqual({ a: 'mined' });
+    await world.stop();
+  });
+
   it('does not let a transaction that every node refuses hold up the others', async () => {
     const world = await new World({
       batchMax: 2,
