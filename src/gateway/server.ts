@@ -87,6 +87,8 @@ interface Head extends Match {
 
 /** How often Node looks for requests that take too long. */
 const CHECK_MS = 1_000;
+/** How long a connection is silent before the system asks the other side whether it is there. */
+const PROBE_MS = 60_000;
 const HEADERS_MAX = 100;
 const NO_QUERY = new URLSearchParams();
 
@@ -135,6 +137,9 @@ export class GatewayServer {
       // Looked for with the other headers, so that it is told like them.
       requireHostHeader: false,
       noDelay: true,
+      // A client that vanished is noticed also where nothing is sent to it, as to who follows a log without lines.
+      keepAlive: true,
+      keepAliveInitialDelay: PROBE_MS,
     };
     const server = tls ? createTlsServer({ ...options, ...serverTls(tls) }) : createServer(options);
     this.#scheme = tls ? 'https' : 'http';

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { request as httpRequest } from 'node:http';
 import { connect } from 'node:net';
 import { describe, expect, test } from 'vitest';
@@ -342,6 +343,21 @@ test('instances are listed, described, warmed, stopped and drained', async () =>
   expect(await send(url, 'POST /api/v1/instances/drain', { body: '{"function":"hello"}' })).toMatchObject({ json: { instances: 1 } });
   await until(() => backend.running.length === 0);
   expect((await send(url, 'POST /api/v1/functions/hello/invoke', { body: '1' })).status).toBe(200);
+});
+
+test.runIf(process.platform === 'linux')('a client that vanishes while it follows a log is noticed by the system', async () => {
+  const { url } = await startGateway();
+  await send(url, DEPLOY, { body: HELLO });
+  const live = await fetch(`${url}/api/v1/functions/hello/logs`, { headers: { accept: 'text/event-stream' } });
+  const port = Number(new URL(url).port).toString(16).toUpperCase().padStart(4, '0');
+  // Local address, remote address, state (01: established), queues, timer (01: what was sent is not acknowledged yet; 02: of keep-alive).
+  const timers = (): string[] =>
+    readFileSync('/proc/net/tcp', 'utf8')
+      .split('\n')
+      .map((line) => line.trim().split(/\s+/))
+      .flatMap(([, local = '', , state, , timer = '']) => (local.endsWith(`:${port}`) && state === '01' ? [timer.slice(0, 2)] : []));
+  await expect.poll(() => [...new Set(timers())]).toEqual(['02']);
+  await live.body?.cancel();
 });
 
 test('logs: kept ones, those after a line, and live', async () => {
