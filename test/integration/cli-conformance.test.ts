@@ -121,6 +121,7 @@ describe('how it is called', () => {
 
   it.each([
     [['--backend', 'lambada'], 1, /^CONFIG_INVALID: there is no backend lambada; known are in-process, http, stdio, .*process/],
+    [['--backend', ','], 2, /^CONFIG_INVALID: option '--backend <names>' argument ',' is invalid. It must name at least one backend/],
     [['--vector', 'no such thing'], 1, /^CONFIG_INVALID: no vector has "no such thing" in its name or group/],
     [['--all', '--backend', 'stdio'], 2, /^CONFIG_INVALID: option '--all' cannot be used with option '--backend <names>'/],
   ])('%j is refused', async (args, expected, message) => {

@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, chmod, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { Option } from 'commander';
+import { InvalidArgumentError, Option } from 'commander';
 import type { Command } from 'commander';
 import { systemClock } from '../../clock.ts';
 import type { ArtifactInfo, MatrixReport, Platform } from '../../conformance/matrix.ts';
@@ -51,11 +51,14 @@ const FOREIGN: Readonly<Record<string, string>> = {
   wasm: 'it runs WebAssembly modules, and the bundle is JavaScript; its own suites run a module',
 };
 
-const names = (value: string): readonly string[] =>
-  value
+function names(value: string): readonly string[] {
+  const found = value
     .split(',')
     .map((name) => name.trim())
     .filter((name) => name !== '');
+  if (found.length === 0) throw new InvalidArgumentError('It must name at least one backend.');
+  return found;
+}
 
 /** `bpr conformance`: one artifact on every backend, byte-identical. */
 export function addConformance(program: Command, cli: Cli): void {
