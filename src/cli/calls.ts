@@ -9,6 +9,7 @@ import type { CallRecord, CallState, Ledger } from '../ledger/ledger.ts';
 import { redactText } from '../telemetry/redact.ts';
 import { ledgerFileOf } from './environment.ts';
 import type { DataFlags } from './environment.ts';
+import { printable } from './output.ts';
 import type { Io } from './output.ts';
 
 /** What each state means to an operator, and what comes next. */
@@ -25,6 +26,11 @@ export const STATES: Readonly<Record<CallState, string>> = {
   closed: 'the contract needs no result of ours any more',
   orphaned: 'its block left the chain; it goes on when the call is mined again',
 };
+
+/** What the state of a call means. One that no chain asked for has nothing to settle. */
+export function meaningOf({ state, call }: CallRecord): string {
+  return state === 'final' && !call.origin ? 'its result is journaled; no chain asked for it, so none gets it' : STATES[state];
+}
 
 export interface LedgerFlags extends DataFlags {
   readonly json?: true;
@@ -137,7 +143,7 @@ export function callDocument({ call, seenAt, updatedAt, seq, state, attempts, ..
 /** `call 7 of service 1 (job 0)`, or the id of a call that another producer made. */
 export function callTitle({ call }: CallRecord): string {
   const { origin, jobId, id } = call;
-  return origin ? `call ${origin.callId} of service ${origin.serviceId} (job ${jobId})` : `call ${id} (job ${jobId})`;
+  return origin ? `call ${origin.callId} of service ${origin.serviceId} (job ${jobId})` : `call ${printable(id)} (job ${jobId})`;
 }
 
 /** Size and hash: enough to compare two outputs. */

@@ -53,6 +53,17 @@ class Terminal {
 const open = (terminal: Terminal) =>
   createDevView({ stdout: terminal, stderr: terminal, env: { NO_COLOR: '1' }, cwd: '/' }, { entry: 'jobs.ts', json: false });
 
+it.each([true, false])('what callers wrote does not steer a terminal (%s)', (isTTY) => {
+  const terminal = Object.assign(new Terminal(), { isTTY });
+  const view = open(terminal);
+  for (const event of STORY.slice(0, 2)) view.show(event);
+  view.show({ event: 'failed', seq: 1, ...name, code: 'JOB_FAILED', message: 'no symbol \u001b[2J\u0007\nat all' });
+  view.show({ event: 'stopped' });
+  view.close();
+  expect(terminal.written).toContain(isTTY ? String.raw`no symbol \u001b[2J\u0007\nat all` : 'no symbol \\u001b[2J\\u0007\nat all');
+  expect(terminal.written).not.toMatch(/\x1b\[2J|\x07/);
+});
+
 describe('the table of calls', () => {
   it.each([
     [1, 'seen', ''],

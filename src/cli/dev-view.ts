@@ -1,6 +1,6 @@
 /** What `bpr dev` shows: a table of the calls that redraws in place on a terminal, plain lines on a pipe, or JSON lines. */
 
-import { table, toJson } from './output.ts';
+import { printable, table, toJson } from './output.ts';
 import type { Io } from './output.ts';
 import type { RunnerLine } from './runner-lines.ts';
 
@@ -44,7 +44,7 @@ export function createDevView(io: Io, { entry, json }: { readonly entry: string;
   const show = (event: DevEvent): void => {
     calls.take(event, performance.now());
     const text = lineOf(event, calls);
-    if (text !== undefined) io.stdout.write(`${text}\n`);
+    if (text !== undefined) io.stdout.write(`${printable(text)}\n`);
   };
   return { show, print: (text) => io.stderr.write(text), close: () => {} };
 }
@@ -234,10 +234,10 @@ class LiveView implements DevView {
         this.#problem = undefined;
         break;
       case 'reload-failed':
-        this.#problem = failureText(event);
+        this.#problem = printable(failureText(event));
         break;
       case 'error':
-        return this.print(`${event.source}: ${event.code}: ${event.message}\n`);
+        return this.print(printable(`${event.source}: ${event.code}: ${event.message}\n`));
       case 'stopped':
         this.#status = 'stopped';
         break;

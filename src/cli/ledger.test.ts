@@ -257,6 +257,47 @@ describe('why', () => {
   });
 });
 
+describe('calls of producers', () => {
+  let produced: string;
+
+  beforeAll(async () => {
+    produced = join(cwd, 'produced', 'ledger.sqlite');
+    const made = SqliteLedger.open({ path: produced });
+    for (const id of ['hook:1', 'hook:\u001b[2J2'])
+      await made.recordProduced({ id, jobId: 0n, body: new Uint8Array(), metadata: new Metadata() });
+    await made.recordAttempt(1, { number: 1, executor: 'local' });
+    await made.recordExecuted(1, { body: Uint8Array.of(9), metadata: new Metadata() }, { executor: 'local', durationMs: 1 });
+    await made.recordAttempt(2, { number: 1, executor: 'local' });
+    const message = 'no symbol \u001b]0;mine\u0007\nfailed: it never was';
+    await made.recordAttemptFailed(2, { number: 1, code: 'JOB_FAILED', message, nextAt: 1_795_364_891_444.122 });
+    await made.recordAttempt(2, { number: 2, executor: 'local' });
+    await made.recordFailed(2, { code: 'JOB_FAILED', message });
+    await made.close();
+  });
+
+  it.each(['why', 'jobs show'])('%s does not say that their result is on chain', async (command) => {
+    const { stdout } = await bpr(...command.split(' '), 'hook:1', '--ledger', produced);
+    expect(stdout).toContain('final: its result is journaled; no chain asked for it, so none gets it\n');
+    expect(stdout).not.toContain('on chain for good');
+  });
+
+  it('what callers wrote neither steers the terminal nor makes lines of its own', async () => {
+    const [why, show, list] = await Promise.all([
+      bpr('why', 'seq:2', '--ledger', produced),
+      bpr('jobs', 'show', 'seq:2', '--ledger', produced),
+      bpr('jobs', 'list', '--ledger', produced),
+    ]);
+    for (const { status, stdout } of [why, show, list]) {
+      expect(status).toBe(0);
+      expect(stdout).not.toMatch(/(?!\n)\p{Cc}/u);
+      expect(stdout).toContain('hook:\\u001b[2J2');
+    }
+    const text = String.raw`no symbol \u001b]0;mine\u0007\nfailed: it never was`;
+    expect(show.stdout).toContain(`JOB_FAILED ${text}\n`);
+    expect(why.stdout).toContain(`message ${text}, nextAt 2026-11-22T16:28:11.444Z\n`);
+  });
+});
+
 describe('jobs retry', () => {
   let other: string;
 

@@ -78,7 +78,7 @@ export function printError(io: Io, form: OutputForm, thrown: unknown): void {
   const message = redactText(error.message);
   switch (form) {
     case 'text':
-      io.stderr.write(`${code}: ${message}\n${remedy}\n${stackOf(error)}`);
+      io.stderr.write(`${code}: ${printable(message)}\n${remedy}\n${stackOf(error)}`);
       return;
     case 'document':
       io.stdout.write(`${toJson({ error: { code, message, remedy, details: createRedactor()(error.details) } }, 0)}\n`);
@@ -94,11 +94,17 @@ function stackOf(error: RunnerError): string {
   return stack === undefined ? '' : `${redactText(stack)}\n`;
 }
 
-/** Columns as wide as their widest cell; the first row is the head. */
+/** What others wrote, as callers of jobs do, cannot steer the terminal of who reads it: control characters as JSON writes them. */
+export function printable(text: string): string {
+  return text.replace(/(?![\n\t])\p{Cc}/gu, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`);
+}
+
+/** Columns as wide as their widest cell; the first row is the head. Each row is one line, whatever its cells hold. */
 export function table(rows: readonly (readonly string[])[]): string {
+  const lines = rows.map((row) => row.map((cell) => printable(cell).replace(/\n/g, '\\n')));
   const widths: number[] = [];
-  for (const row of rows) for (const [index, cell] of row.entries()) widths[index] = Math.max(widths[index] ?? 0, cell.length);
-  return rows
+  for (const line of lines) for (const [index, cell] of line.entries()) widths[index] = Math.max(widths[index] ?? 0, cell.length);
+  return lines
     .map((row) =>
       row
         .map((cell, index) => cell.padEnd(widths[index] ?? 0))

@@ -6,6 +6,7 @@ import {
   callTitle,
   changeLedger,
   findCalls,
+  meaningOf,
   parseCount,
   parseJobId,
   parseSince,
@@ -157,7 +158,7 @@ function oneToRetry(records: readonly CallRecord[], name: string): CallRecord {
     const rows = candidates.map((candidate) => `seq:${candidate.seq} (${callTitle(candidate)})`).join(', ');
     throw new RunnerError('CONFIG_INVALID', `${name} names several such calls: ${rows}; name one of them so, or pass --service`);
   }
-  const states = records.map((other) => `${callTitle(other)} is ${other.state}: ${STATES[other.state]}`).join('; ');
+  const states = records.map((other) => `${callTitle(other)} is ${other.state}: ${meaningOf(other)}`).join('; ');
   throw new RunnerError('STATE_INVALID', `only calls that failed, were rejected or found nobody to run them are tried again; ${states}`);
 }
 
@@ -181,7 +182,7 @@ function showText(record: CallRecord): string {
   const { call, output } = record;
   const document = callDocument(record);
   const lines: [string, string | undefined][] = [
-    ['state', `${record.state}: ${STATES[record.state]}`],
+    ['state', `${record.state}: ${meaningOf(record)}`],
     ['id', call.id],
     ['caller', call.origin?.caller],
     ['block', call.origin && `${call.origin.blockNumber} (${call.origin.blockHash})`],

@@ -3,17 +3,17 @@ import type { CallRecord, Ledger, LedgerEvent, LedgerTransaction } from '../../l
 import { createRedactor, redactText } from '../../telemetry/redact.ts';
 import {
   CALL_ARGUMENT,
-  STATES,
   callDocument,
   callTitle,
   findCalls,
   fingerprint,
+  meaningOf,
   parseUint64,
   readLedger,
   withLedgerOptions,
 } from '../calls.ts';
 import type { LedgerFlags } from '../calls.ts';
-import { print, table, timeText } from '../output.ts';
+import { print, printable, table, timeText } from '../output.ts';
 import type { Cli } from '../output.ts';
 
 interface WhyFlags extends LedgerFlags {
@@ -78,9 +78,10 @@ function storyDocument({ record, events, transactions }: Story): object {
   };
 }
 
-function because({ state, errorCode, errorMessage }: CallRecord): string {
-  const reason = [errorCode, errorMessage].filter((text) => text !== undefined).join(': ');
-  return redactText(reason === '' ? STATES[state] : `${STATES[state]} (${reason})`);
+function because(record: CallRecord): string {
+  const reason = [record.errorCode, record.errorMessage].filter((text) => text !== undefined).join(': ');
+  const meaning = meaningOf(record);
+  return redactText(reason === '' ? meaning : `${meaning} (${reason})`);
 }
 
 /** Each further version of a nonce offers more for its gas. */
@@ -92,7 +93,7 @@ function storyText(story: Story): string {
   const { record, events, transactions } = story;
   const rows = events.map(({ at, kind, detail }) => [timeText(at), kind, detailText(detail)]);
   const { output } = record;
-  const lines = [callTitle(record), `${record.state}: ${because(record)}`, '', table([['TIME', 'EVENT', 'DETAIL'], ...rows])];
+  const lines = [callTitle(record), `${record.state}: ${printable(because(record))}`, '', table([['TIME', 'EVENT', 'DETAIL'], ...rows])];
   if (output) lines.push('', `output: ${output.length} bytes, sha256 ${fingerprint(output).sha256}`);
   if (transactions.length > 0) lines.push('', transactionsText(transactions), `fee bumps: ${feeBumps(transactions)}`);
   lines.push('', `final: ${record.state === 'final' ? 'yes' : 'no'}`);
@@ -101,10 +102,11 @@ function storyText(story: Story): string {
 
 function detailText(detail: LedgerEvent['detail']): string {
   const known = Object.entries(detail).filter(([, value]) => value !== null && value !== undefined);
-  return known.map(([name, value]) => `${name} ${valueText(value)}`).join(', ');
+  return known.map(([name, value]) => `${name} ${valueText(name, value)}`).join(', ');
 }
 
-function valueText(value: unknown): string {
+function valueText(name: string, value: unknown): string {
+  if (typeof value === 'number' && name.endsWith('At')) return timeText(value);
   if (typeof value === 'number') return String(Number(value.toFixed(3)));
   return typeof value === 'string' ? value : JSON.stringify(value);
 }
