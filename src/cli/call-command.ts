@@ -26,6 +26,14 @@ function valueFlags({ raw, params, result }: JobInfo): string {
   return `${types}--args '${toJson(samples, 0)}'${result === '' ? ' --no-wait' : ` --result '${result}'`}`;
 }
 
+/** JSON of arguments: integers that a JavaScript number cannot hold stay exact. */
+export function parseValues(text: string): unknown {
+  const exact = (_name: string, value: unknown, { source }: { readonly source?: string }): unknown =>
+    typeof value === 'number' && source !== undefined && /^-?\d+$/.test(source) && !Number.isSafeInteger(value) ? BigInt(source) : value;
+  // as: the compiler does not know the third argument of the reviver yet
+  return JSON.parse(text, exact as (name: string, value: unknown) => unknown);
+}
+
 /** Values for these parameters, made up. */
 export function sampleArguments(params: string): unknown[] {
   return parseParameters(params).map(({ type }) => sampleOf(type));

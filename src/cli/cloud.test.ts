@@ -493,10 +493,41 @@ describe('profile', () => {
   it.each([
     ['{"0": 5}', 'the inputs of job 0 must be a list of calls'],
     ['{"0": [5]}', 'an input of job 0 is 5; it must be a list of arguments (uint64 x)'],
+    ['{"0": [[-1]]}', 'CONFIG_INVALID: an input of job 0 is [-1], which is not (uint64 x): '],
+    ['{"0": [[1, 2]]}', 'CONFIG_INVALID: an input of job 0 is [1,2], which is not (uint64 x): '],
+    ['{"0": [[18446744073709551616]]}', 'CONFIG_INVALID: an input of job 0 is ["18446744073709551616"], which is not (uint64 x): '],
+    ['{"0": [18446744073709551616]}', 'an input of job 0 is "18446744073709551616"; it must be a list of arguments (uint64 x)'],
     ['[]', 'must hold an object'],
   ])('inputs %s are refused', async (text, message) => {
     writeFileSync(join(home, 'inputs.json'), text);
     expect((await bpr('profile', JOBS, '--inputs', 'inputs.json')).stderr).toContain(message);
+  });
+
+  it('calls look like those of the chain, with arguments that no number holds', async () => {
+    const source = `
+      import { BlockNumber, Caller, CallId, ServiceId, Timestamp } from ${JSON.stringify(join(import.meta.dirname, '../job/extract.ts'))};
+      import { defineJob } from ${JSON.stringify(join(import.meta.dirname, '../job/job.ts'))};
+      import { JobRouter } from ${JSON.stringify(join(import.meta.dirname, '../job/router.ts'))};
+      const extract = { block: BlockNumber, caller: Caller, id: CallId, service: ServiceId, time: Timestamp };
+      export default new JobRouter().route(0, defineJob({ name: 'who', params: 'uint256 x', result: 'address', extract }, ([x], { caller }) => {
+        console.log('x=' + x);
+        return caller;
+      }));`;
+    writeFileSync(join(home, 'who.mjs'), source);
+    writeFileSync(join(home, 'inputs.json'), '{"0": [[90071992547409931]]}');
+    const { status, stdout, stderr } = await bpr(
+      'profile',
+      'who.mjs',
+      '--runs',
+      '1',
+      '--warm-ups',
+      '0',
+      '--inputs',
+      'inputs.json',
+      '--json',
+    );
+    expect({ status, stderr }).toEqual({ status: 0, stderr: 'x=90071992547409931\n' });
+    expect(JSON.parse(stdout)).toMatchObject({ jobs: { 0: { response_bytes: 32 } } });
   });
 
   it('a job that throws is told with its code, and one that ends its process too', async () => {

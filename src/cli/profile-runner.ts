@@ -2,7 +2,8 @@
 
 import { RunnerError, toRunnerError } from '../errors.ts';
 import { LocalExecutor } from '../executor/local.ts';
-import { Metadata } from '../job/call.ts';
+import type { ChainCall, JobCall } from '../job/call.ts';
+import { tangleMetadata } from '../ledger/rows.ts';
 import { loadModule } from './author-module.ts';
 
 export interface ToProfile {
@@ -47,7 +48,7 @@ async function measure({ entry, jobId, inputs, runs, warmUps, timeoutMs }: ToPro
   let responseBytesMax = 0;
   for (let run = -warmUps; run < runs; run += 1) {
     const body = inputs[Math.max(run, 0) % inputs.length] ?? new Uint8Array();
-    const call = { id: `profile-${run + warmUps}`, jobId, body, metadata: new Metadata() };
+    const call = madeUpCall(jobId, run + warmUps, body);
     const start = performance.now();
     const { results } = await executor.invoke(call, { deadline: Date.now() + timeoutMs, attempt: 1 });
     if (run >= 0) durationsMs.push(performance.now() - start);
@@ -55,4 +56,23 @@ async function measure({ entry, jobId, inputs, runs, warmUps, timeoutMs }: ToPro
   }
   await executor.close();
   return { kind: 'measured', durationsMs, responseBytesMax, peakMemoryMb: process.resourceUsage().maxRSS / 1024 };
+}
+
+/** As the chain would tell it: jobs extract caller, block and the like. */
+function madeUpCall(jobId: bigint, run: number, body: Uint8Array): JobCall {
+  const origin: ChainCall = {
+    chainId: 31_337,
+    contract: `0x${'22'.repeat(20)}`,
+    serviceId: 0n,
+    callId: BigInt(run),
+    jobIndex: Number(jobId),
+    caller: `0x${'11'.repeat(20)}`,
+    inputs: body,
+    blockNumber: BigInt(run + 1),
+    blockHash: `0x${'33'.repeat(32)}`,
+    transactionHash: `0x${'44'.repeat(32)}`,
+    logIndex: 0,
+    timestamp: BigInt(Math.floor(Date.now() / 1000)),
+  };
+  return { id: `profile-${run}`, jobId, body, metadata: tangleMetadata(origin), origin };
 }

@@ -11,13 +11,14 @@ import { encodeCall, topicOf } from '../chain/view.ts';
 import { systemClock } from '../clock.ts';
 import { RunnerError, toRunnerError } from '../errors.ts';
 import type { ErrorDetails } from '../errors.ts';
-import { decodeAbi, encodeAbi } from '../job/abi.ts';
+import { decodeAbi, encodeAbi, requireCount } from '../job/abi.ts';
 import type { Address, ChainCall, Hex } from '../job/call.ts';
 import { decodeCompact, encodeCompact } from '../job/compact.ts';
 import { reasonOf } from '../job/scalar.ts';
 import { parseSchema } from '../job/schema.ts';
 import { parseParameters } from '../job/solidity.ts';
 import type { Parameter } from '../job/solidity.ts';
+import { parseValues } from './call-command.ts';
 
 export interface Submission {
   readonly serviceId: bigint;
@@ -55,22 +56,17 @@ async function codecOf(chain: RpcChainClient, { serviceId, jobIndex, types }: Su
       // No values have one encoding, whatever the types are called.
       if (!parameters && values.length === 0) return new Uint8Array();
       if (!parameters) throw new RunnerError('CONFIG_INVALID', `job ${jobIndex} has no schema on chain: name its types with --types`);
-      if (values.length !== parameters.length)
-        throw new RangeError(`${values.length} values are given, and the job takes ${parameters.length}`);
+      requireCount(parameters, values);
       return schema ? encodeCompact(schema, values) : encodeAbi(parameters, values);
     },
     decodeResult: (bytes) => result && decodeCompact(result, bytes),
   };
 }
 
-/** Integers that a JavaScript number cannot hold stay exact. */
 function parseArguments(text: string): readonly unknown[] {
-  const exact = (_name: string, value: unknown, { source }: { readonly source?: string }): unknown =>
-    typeof value === 'number' && source !== undefined && /^-?\d+$/.test(source) && !Number.isSafeInteger(value) ? BigInt(source) : value;
   let values: unknown;
   try {
-    // as: the compiler does not know the third argument of the reviver yet
-    values = JSON.parse(text, exact as (name: string, value: unknown) => unknown);
+    values = parseValues(text);
   } catch (cause) {
     throw new RunnerError('JOB_ARGS_INVALID', `--args is not JSON: ${text}`, { cause });
   }

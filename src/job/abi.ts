@@ -127,7 +127,12 @@ const expectOnes = filledWith(0xff);
 /** In whole words. */
 const paddedSize = (length: number): number => Math.ceil(length / WORD) * WORD;
 
-/** The ABI encoding of the values. */
+/** For values that somebody wrote down: a list that is too long would be cut off in silence. */
+export function requireCount(parameters: readonly Parameter[], values: readonly unknown[]): void {
+  if (values.length !== parameters.length) rangeError(`${values.length} values are given, and the job takes ${parameters.length}`);
+}
+
+/** The ABI encoding of the values, one for each parameter. */
 export function encodeAbi(parameters: readonly Parameter[], values: readonly unknown[]): Uint8Array {
   const headBytes = headBytesOf(parameters);
   const out = new GrowingBuffer(headBytes);

@@ -39,7 +39,8 @@ export function callKey(call: ChainCall): string {
   return `${call.chainId}:${call.contract}:${call.serviceId}:${call.callId}:${call.jobIndex}:${bindingOf(call)}`;
 }
 
-function tangleMetadata(call: ChainCall): Metadata {
+/** What a job finds in a call of the chain. */
+export function tangleMetadata(call: ChainCall): Metadata {
   const metadata = new Metadata([
     [TANGLE.callId, String(call.callId)],
     [TANGLE.serviceId, String(call.serviceId)],

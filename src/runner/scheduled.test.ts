@@ -78,6 +78,9 @@ describe('scheduled jobs', () => {
       scheduledJobs({ router, jobs: [{ name: 'a', jobId: 1, schedule: 'daily', ...job }] });
     expect(make({})).toThrow(expect.objectContaining({ code: 'CONFIG_INVALID', message: expect.stringContaining('uint64 x') }));
     expect(make({ args: ['three'] })).toThrow(expect.objectContaining({ code: 'JOB_ARGS_INVALID' }));
+    const surplus = 'the arguments of the schedule a are not (uint64 x): 2 values are given, and the job takes 1';
+    expect(make({ args: [3n, 4n] })).toThrow(expect.objectContaining({ code: 'JOB_ARGS_INVALID', message: surplus }));
+    expect(make({ jobId: 0, args: [3n] })).toThrow(expect.objectContaining({ code: 'JOB_ARGS_INVALID' }));
     expect(make({ jobId: 9 })).toThrow(expect.objectContaining({ code: 'CONFIG_INVALID' }));
     expect(make({ jobId: 0, schedule: 'dayly' })).toThrow(expect.objectContaining({ code: 'SCHEDULE_INVALID' }));
     expect(make({ jobId: 9, body: new Uint8Array() })).not.toThrow();

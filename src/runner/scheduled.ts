@@ -3,7 +3,7 @@
 import { systemClock } from '../clock.ts';
 import type { Clock } from '../clock.ts';
 import { RunnerError } from '../errors.ts';
-import { encodeAbi } from '../job/abi.ts';
+import { encodeAbi, requireCount } from '../job/abi.ts';
 import { Metadata, toJobId } from '../job/call.ts';
 import type { JobCall, JobIdLike } from '../job/call.ts';
 import type { JobInfo } from '../job/job.ts';
@@ -204,7 +204,9 @@ function bodyOf({ name, jobId, args, body }: ScheduledJob, info: JobInfo | undef
 
 function encoded(args: readonly unknown[], { name, info }: { readonly name: string; readonly info: JobInfo }): Uint8Array {
   try {
-    return encodeAbi(parseParameters(info.params), args);
+    const parameters = parseParameters(info.params);
+    requireCount(parameters, args);
+    return encodeAbi(parameters, args);
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw new RunnerError('JOB_ARGS_INVALID', `the arguments of the schedule ${name} are not (${info.params}): ${reason}`, { cause });

@@ -6,14 +6,16 @@ import { systemClock } from '../../clock.ts';
 import { profileDocument, profilingData } from '../../deploy/profiles.ts';
 import type { MeasuredJob } from '../../deploy/profiles.ts';
 import { RunnerError, isErrorCode, toRunnerError } from '../../errors.ts';
-import { encodeAbi } from '../../job/abi.ts';
+import { encodeAbi, requireCount } from '../../job/abi.ts';
 import type { JobDescription } from '../../job/router.ts';
+import { reasonOf } from '../../job/scalar.ts';
 import { parseParameters } from '../../job/solidity.ts';
+import type { Parameter } from '../../job/solidity.ts';
 import { loadModule } from '../author-module.ts';
-import { sampleArguments } from '../call-command.ts';
+import { parseValues, sampleArguments } from '../call-command.ts';
 import { parseCount, parseNumber } from '../calls.ts';
 import { atPath } from '../named-path.ts';
-import { print, progress, table } from '../output.ts';
+import { print, progress, table, toJson } from '../output.ts';
 import type { Cli, Io } from '../output.ts';
 import type { FromProfile, ToProfile } from '../profile-runner.ts';
 import { interruptible } from '../work.ts';
@@ -43,7 +45,7 @@ Examples:
   bpr profile src/jobs.ts --stateful 2 --metadata    also the text that the blueprint carries on chain
 
 The inputs are real calls of each job: {"0": [[5], [7]], "1": ["0x00ff"]}, lists of arguments, or the bytes of a raw job. A job without
-them is called with values made up for its types: its sizes and times are worth little then.
+them is called with values made up for its types: its sizes and times are worth little then. Caller, block, service and time are made up.
 Each job runs in a process of its own; its memory is that of the whole process. Nobody can measure whether a job keeps state or
 connections between calls: say it.
 
@@ -200,7 +202,7 @@ function runTask(io: Io, task: ToProfile, signal: AbortSignal): Promise<FromProf
 
 function readInputs(file: string): Readonly<Record<string, unknown>> {
   try {
-    const read: unknown = JSON.parse(readFileSync(file, 'utf8'));
+    const read: unknown = parseValues(readFileSync(file, 'utf8'));
     if (typeof read === 'object' && read !== null && !Array.isArray(read)) return read as Readonly<Record<string, unknown>>; // as: an object of JSON
   } catch (cause) {
     throw new RunnerError('CONFIG_INVALID', `${file} cannot be read: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
@@ -216,11 +218,21 @@ function inputsOf(job: JobDescription, given: unknown): JobInputs {
   const bodies = given.map((call: unknown) => {
     if (job.raw && typeof call === 'string' && /^0x(?:[0-9a-fA-F]{2})*$/.test(call))
       return Uint8Array.from(Buffer.from(call.slice(2), 'hex'));
-    if (!job.raw && Array.isArray(call)) return encodeAbi(parameters, call);
+    if (!job.raw && Array.isArray(call)) return encoded(job, parameters, call);
     const expected = job.raw ? '0x bytes' : `a list of arguments (${job.params})`;
-    throw new RunnerError('CONFIG_INVALID', `an input of job ${job.id} is ${JSON.stringify(call)}; it must be ${expected}`);
+    throw new RunnerError('CONFIG_INVALID', `an input of job ${job.id} is ${toJson(call, 0)}; it must be ${expected}`);
   });
   return { bodies, isMadeUp: false };
+}
+
+function encoded(job: JobDescription, parameters: readonly Parameter[], values: readonly unknown[]): Uint8Array {
+  try {
+    requireCount(parameters, values);
+    return encodeAbi(parameters, values);
+  } catch (cause) {
+    const message = `an input of job ${job.id} is ${toJson(values, 0)}, which is not (${job.params}): ${reasonOf(cause)}`;
+    throw new RunnerError('CONFIG_INVALID', message, { cause });
+  }
 }
 
 function round(value: number): number {
