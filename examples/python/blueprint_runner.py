@@ -79,8 +79,12 @@ class Gateway:
     def deploy(self, name: str, package: bytes, environment: Optional[Mapping[str, str]] = None, **settings: Any) -> Dict[str, Any]:
         """Puts a zip under a name: new, or in place of the one that is there. Settings are those of the API, such as memory_mb."""
         path = f"/functions/{_quote(name)}"
-        deployed = self._json("PUT", path, query=settings, body=package, content_type="application/zip", safe=True)
-        return deployed if environment is None else self.update(name, environment=dict(environment))
+        if environment is None:
+            return self._json("PUT", path, query=settings, body=package, content_type="application/zip", safe=True)
+        # Values of variables have no place in an address, and no call is to run the code without them.
+        given = {setting: value for setting, value in settings.items() if value is not None}
+        document = {"zip": base64.b64encode(package).decode(), "environment": dict(environment), **given}
+        return self._json("PUT", path, body=_encode(document), safe=True)
 
     def create(self, name: str, package: Optional[bytes] = None, image: Optional[Mapping[str, Any]] = None, **settings: Any) -> Dict[str, Any]:
         """Fails with FUNCTION_EXISTS when there is one of that name."""

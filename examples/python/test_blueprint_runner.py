@@ -49,6 +49,7 @@ class GatewayTest(unittest.TestCase):
         gateway, name = self.gateway, self.name
         self.assertEqual(gateway.describe(name)["memory_mb"], 256)
         self.assertEqual(gateway.update(name, environment={"STAGE": "test"})["environment"], {"STAGE": "test"})
+        self.assertEqual(gateway.deploy(name, self.zip, environment={"STAGE": "live"}, description=None)["environment"], {"STAGE": "live"})
         self.assertEqual(gateway.publish(name, "first")["version"], "1")
         self.assertEqual([one["version"] for one in gateway.versions(name)], ["$LATEST", "1"])
         self.assertEqual(gateway.code(name), self.zip)

@@ -38,6 +38,9 @@ const CODE = {
 export const CREATE_FUNCTION = object('a new function', { name: NAME, ...CODE, ...SETTINGS });
 export type CreateFunction = Infer<typeof CREATE_FUNCTION>;
 
+export const DEPLOY_FUNCTION = object('a function, new or in place of the one that is there', { ...CODE, ...SETTINGS });
+export type DeployFunction = Infer<typeof DEPLOY_FUNCTION>;
+
 export const UPDATE_FUNCTION = object('what is to change; the rest stays', {
   ...SETTINGS,
   revision_id: optional(text({ about: 'refused unless it is the present one', charsMax: 64 })),

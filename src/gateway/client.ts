@@ -103,18 +103,16 @@ export class GatewayClient {
     this.#url = options.url.replace(/\/+$/, '');
   }
 
-  /** Puts a zip under a name: new, or in place of the one that is there. */
-  async deploy(name: string, zip: Uint8Array, settings: DeploySettings = {}): Promise<FunctionDocument> {
+  /** Puts a zip under a name: new, or in place of the one that is there, code and settings at once. */
+  deploy(name: string, zip: Uint8Array, settings: DeploySettings = {}): Promise<FunctionDocument> {
+    const path = `/functions/${encodeURIComponent(name)}`;
     const { environment, ...query } = settings;
-    const deployed = await this.#json<FunctionDocument>({
-      method: 'PUT',
-      path: `/functions/${encodeURIComponent(name)}`,
-      query,
-      headers: { 'content-type': 'application/zip' },
-      body: zip as Uint8Array<ArrayBuffer>,
-      isSafe: true,
-    });
-    return environment === undefined ? deployed : this.update(name, { environment });
+    // Values of variables have no place in an address, and no call is to run the code without them.
+    const how: Omit<Call, 'method'> =
+      environment === undefined
+        ? { path, query, headers: { 'content-type': 'application/zip' }, body: zip as Uint8Array<ArrayBuffer> }
+        : post(path, { zip: toBase64(zip), ...settings });
+    return this.#json({ ...how, method: 'PUT', isSafe: true });
   }
 
   /** Fails with `FUNCTION_EXISTS` when there is one of that name. */

@@ -5,8 +5,18 @@ import { isRunnerError } from '../errors.ts';
 import { LIMITS } from '../executor/limits.ts';
 import type { Provider } from '../executor/limits.ts';
 import type { CodeInput } from '../runtime/store-records.ts';
-import { CREATE_FUNCTION, FUNCTION, FUNCTIONS, PUBLISH, QUALIFIER, SETTINGS, UPDATE_FUNCTION, VERSIONS_MAX } from './api.ts';
-import type { CreateFunction } from './api.ts';
+import {
+  CREATE_FUNCTION,
+  DEPLOY_FUNCTION,
+  FUNCTION,
+  FUNCTIONS,
+  PUBLISH,
+  QUALIFIER,
+  SETTINGS,
+  UPDATE_FUNCTION,
+  VERSIONS_MAX,
+} from './api.ts';
+import type { CreateFunction, DeployFunction } from './api.ts';
 import { codeOf, documentOf, extraOf, patchOf, settingsOf } from './function-documents.ts';
 import { isCodeOfRequest } from './functions.ts';
 import type { Functions } from './functions.ts';
@@ -37,6 +47,7 @@ export function functionRoutes(options: FunctionsApiOptions): Route[] {
 
 function deployRoutes({ functions, provider }: FunctionsApiOptions): Route[] {
   const zipBytesMax = LIMITS[provider].zipBytesMax;
+  const documentBytesMax = Math.ceil((zipBytesMax * 4) / 3) + MIB;
   const settingsQuery = Object.fromEntries(
     Object.entries(SETTINGS)
       .filter(([name]) => name !== 'environment')
@@ -47,7 +58,7 @@ function deployRoutes({ functions, provider }: FunctionsApiOptions): Route[] {
       method: 'POST',
       path: BASE,
       scope: 'functions:write',
-      bodyBytesMax: Math.ceil((zipBytesMax * 4) / 3) + MIB,
+      bodyBytesMax: documentBytesMax,
       doc: {
         summary: 'Deploys a new function.',
         request: { contentType: JSON_TYPE, schema: CREATE_FUNCTION.json },
@@ -64,12 +75,16 @@ function deployRoutes({ functions, provider }: FunctionsApiOptions): Route[] {
       path: ONE,
       scope: 'functions:write',
       functionParam: 'name',
-      bodyBytesMax: zipBytesMax,
+      bodyBytesMax: documentBytesMax,
       doc: {
         summary:
-          'Deploys a zip under a name: a new function, or new code and settings for the one that is there. Settings stand in the query.',
+          'Deploys under a name: a new function, or new code and settings at once for the one that is there. A zip, with settings in the query; or a document, which may hold values of variables, too.',
         query: settingsQuery,
-        request: { contentType: 'application/zip', schema: { type: 'string', format: 'binary' } },
+        request: {
+          contentType: 'application/zip',
+          schema: { type: 'string', format: 'binary' },
+          or: { contentType: JSON_TYPE, schema: DEPLOY_FUNCTION.json },
+        },
         responses: { 200: { about: 'replaced', schema: FUNCTION.json }, 201: { about: 'new', schema: FUNCTION.json } },
       },
       handle: (request) => putFunction({ functions, provider, request, settingsQuery }),
@@ -103,13 +118,10 @@ async function putFunction(
 ): Promise<Reply> {
   const { functions, request, settingsQuery } = options;
   const { name = '' } = request.params;
-  if (request.body.length === 0) throw badRequest('the body is the package, a zip; it is empty');
-  const code: CodeInput = { kind: 'zip', bytes: request.body };
-  // Each was parsed by the schema of its name.
-  const input = { name, ...parseQuery(request, settingsQuery) } as CreateFunction;
+  const { input, code } = deploymentOf(request, settingsQuery);
   if (!exists(functions, name)) {
     try {
-      return await createFunction({ ...options, input, code });
+      return await createFunction({ ...options, input: { name, ...input }, code });
     } catch (thrown) {
       // Somebody else was faster: his is replaced.
       if (!isRunnerError(thrown) || thrown.code !== 'FUNCTION_EXISTS') throw thrown;
@@ -119,6 +131,21 @@ async function putFunction(
   const settings = patchOf(input, functions.store.get(name));
   const record = await functions.store.updateCode(name, code, { settings });
   return json(200, documentOf(functions, record, request));
+}
+
+/** A zip with settings in the query, or a document. */
+function deploymentOf(
+  request: GatewayRequest,
+  settingsQuery: Readonly<Record<string, Schema<unknown>>>,
+): Pick<Creation, 'code'> & { readonly input: DeployFunction } {
+  if (/^application\/json\s*(?:;|$)/i.test(request.headers['content-type'] ?? '')) {
+    parseQuery(request, {});
+    const input = DEPLOY_FUNCTION.parse(parseJson(request.body, 'the body'), 'the body');
+    return { input, code: codeOf(input) };
+  }
+  if (request.body.length === 0) throw badRequest('the body is the package, a zip; it is empty');
+  // Each was parsed by the schema of its name.
+  return { input: parseQuery(request, settingsQuery), code: { kind: 'zip', bytes: request.body } };
 }
 
 function readRoutes({ functions }: FunctionsApiOptions): Route[] {

@@ -52,10 +52,15 @@ export interface Reply {
   readonly body?: Uint8Array | string | AsyncIterable<Uint8Array>;
 }
 
+interface BodyDoc {
+  readonly contentType: string;
+  readonly schema: JsonSchema;
+}
+
 export interface RouteDoc {
   readonly summary: string;
   readonly query?: Readonly<Record<string, Schema<unknown>>>;
-  readonly request?: { readonly contentType: string; readonly schema: JsonSchema };
+  readonly request?: BodyDoc & { readonly or?: BodyDoc };
   /** By status. Refusals (400, 401, 403, 404, 413, 429, 503) are added to all routes. */
   readonly responses: Readonly<Record<number, { readonly about: string; readonly contentType?: string; readonly schema?: JsonSchema }>>;
 }

@@ -74,10 +74,14 @@ function operationOf({ method, path, scope, doc, failure }: Route, schemes: read
     operationId: operationId(method, path),
     summary: doc.summary,
     ...(inPath.length + inQuery.length > 0 && { parameters: [...inPath, ...inQuery] }),
-    ...(doc.request && { requestBody: { required: true, content: { [doc.request.contentType]: { schema: doc.request.schema } } } }),
+    ...(doc.request && { requestBody: { required: true, content: contentOf(doc.request) } }),
     responses: Object.fromEntries([...refusals, ...own]),
     security: scope === 'public' ? [] : schemes.map((scheme) => ({ [scheme]: [scope] })),
   };
+}
+
+function contentOf({ contentType, schema, or }: NonNullable<Route['doc']['request']>): JsonSchema {
+  return { [contentType]: { schema }, ...(or && contentOf(or)) };
 }
 
 function queryParameter(name: string, { json, isOptional }: Schema<unknown>): JsonSchema {
