@@ -712,6 +712,19 @@ describe('a redeploy', () => {
     expect(backend.running[0]?.id).not.toBe(old);
   });
 
+  test('gives starts up that nobody waits for, without a warning: nothing is wrong', async () => {
+    const warnings: string[] = [];
+    const log = { ...silentTelemetry.log, warn: (message: string) => void warnings.push(message) };
+    const { runtime, backend } = await start({}, { telemetry: { ...silentTelemetry, log } });
+    backend.launchGate = new Promise(() => {});
+    const warm = expect(runtime.warm(versionOf(), 1)).rejects.toMatchObject({ code: 'ABORTED' });
+    await until(() => backend.launching === 1);
+    runtime.retire('cook', []);
+    await warm;
+    await until(() => backend.launching === 0);
+    expect(warnings).toEqual([]);
+  });
+
   test('leaves other functions and what is to be kept', async () => {
     const { runtime, backend } = await start();
     const versions = [versionOf(), versionOf({ fingerprint: 'f1' }), versionOf({ name: 'wash', fingerprint: 'w0' })];

@@ -354,7 +354,9 @@ export class FunctionRuntime {
       await instance.start(signal);
     } catch (thrown) {
       const reason = thrown instanceof Error ? thrown.message : String(thrown);
-      this.#telemetry.log.warn('an instance did not start', { function: fn.name, version: fn.version, instance: id, error: thrown });
+      // A start that was given up here, because the function was replaced or the runtime closes, is nothing to worry about.
+      const level = signal.aborted ? 'info' : 'warn';
+      this.#telemetry.log[level]('an instance did not start', { function: fn.name, version: fn.version, instance: id, error: thrown });
       this.#tell(instance, 'failed', reason);
       throw thrown;
     } finally {
