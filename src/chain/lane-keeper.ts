@@ -32,6 +32,8 @@ interface Repair {
 /** A nonce that seems used by something else, or by nothing, must seem so for this long: endpoints lag behind each other. */
 const SURE_AFTER_BLOCKS = 2n;
 const SURE_AFTER_MS = 15_000;
+/** Where blocks come faster than endpoints learn of them. */
+const SURE_MS_MIN = 3_000;
 const RPC_PARALLEL = 8;
 const CANCEL_GAS = 21_000n;
 /** Nonces that are filled below one in flight; more of them are no gap, but a count that an endpoint got wrong once. */
@@ -310,7 +312,8 @@ export class LaneKeeper {
       since.set(nonce, now);
       return false;
     }
-    return now.head - first.head >= SURE_AFTER_BLOCKS || now.atMs - first.atMs >= SURE_AFTER_MS;
+    const passedMs = now.atMs - first.atMs;
+    return passedMs >= SURE_AFTER_MS || (passedMs >= SURE_MS_MIN && now.head - first.head >= SURE_AFTER_BLOCKS);
   }
 }
 

@@ -552,14 +552,32 @@ describe('transactions that get lost', () => {
     world.submit('a');
     await world.mine(2);
     expect(world.of('submitted').map((event) => event.nonce)).toEqual([3_000_000]);
-    await world.mine(6);
+    await world.mine(6, 1_000);
     expect(world.of('submitted').map((event) => event.nonce)).toEqual([3_000_000, 0]);
-    expect(world.of('healed').map((event) => event.how)).toEqual(['dropped']);
+    const healed = world.of('healed').map((event) => event.how);
+    expect(healed).toContain('dropped');
+    expect(healed).not.toContain('filled');
     expect(world.settled()).toEqual(['a']);
     world.submit('b');
     await world.mine(3);
     expect(world.settled()).toEqual(['a', 'b']);
     expect(world.settlement.status()).toMatchObject({ pending: 0, nextNonce: 2 });
+    await world.stop();
+  });
+
+  it('gives nothing up because receipts come some fast blocks later than the nonce', async () => {
+    const world = await new World().start();
+    const { client } = world;
+    const receipts = client.receipts.bind(client);
+    let late = true;
+    client.receipts = async (hashes) => (late ? hashes.map(() => undefined) : receipts(hashes));
+    world.submit('a');
+    await world.mine(2);
+    await world.mine(8, 250);
+    late = false;
+    await world.mine(2);
+    expect(world.of('healed')).toEqual([]);
+    expect(world.states()).toEqual({ a: 'mined' });
     await world.stop();
   });
 
