@@ -30,6 +30,8 @@ const OPERATION_MS_MAX = 20 * 60_000;
 const POLL_MS = 2_000;
 const CONFLICTS_MAX = 30;
 const FAULTS_MAX = 3;
+/** Answers one after the other that may be lost while Azure works on something. */
+const LOST_MAX = 5;
 /** Somebody else's operation on the same resource, which ends. */
 const PASSING: ReadonlySet<string> = new Set([
   'AnotherOperationInProgress',
@@ -137,14 +139,25 @@ export class AzureClient {
     const operation = header(first, 'azure-asyncoperation');
     const location = first.status === 202 ? header(first, 'location') : undefined;
     const until = this.clock.now() + OPERATION_MS_MAX;
+    const url = operation ?? location;
+    let lost = 0;
     for (let response = first; !isOver(what, response, operation !== undefined);) {
       if (this.clock.now() > until) throw new RunnerError('DEPLOY_FAILED', `Azure does not come to an end with: ${what}`);
       await this.clock.sleep(this.#waitMs(response), signal);
-      const url = operation ?? location;
-      if (url !== undefined) response = await this.#follow(url, signal);
-      else response = await this.arm({ method: 'GET', path, ...(version !== undefined && { version }), signal });
-      if (method === 'DELETE' && response.status === 404) return;
-      if (response.status >= 300) throw failure(what, response);
+      const asked =
+        url === undefined
+          ? this.arm({ method: 'GET', path, ...(version !== undefined && { version }), signal })
+          : this.#follow(url, signal);
+      const answer = await asked.catch((error: unknown) => {
+        // Azure works on. Among hundreds of answers one may be lost.
+        if (!isRunnerError(error) || error.retry === 'never' || ++lost > LOST_MAX) throw error;
+        return undefined;
+      });
+      if (!answer || (answer.status >= 500 && ++lost <= LOST_MAX)) continue;
+      if (method === 'DELETE' && answer.status === 404) return;
+      if (answer.status >= 300) throw failure(what, answer);
+      response = answer;
+      lost = 0;
     }
   }
 

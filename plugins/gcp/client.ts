@@ -1,6 +1,6 @@
 /** Requests to the services of GCP, with the errors of Google in the words of deployers. */
 
-import { Connections, PlatformRequests, RunnerError, Waits, fieldsOf, parseTarget, text } from '../../src/plugin.ts';
+import { Connections, PlatformRequests, RunnerError, Waits, fieldsOf, isRunnerError, parseTarget, text } from '../../src/plugin.ts';
 import type { Clock, ErrorCode, HttpResponse } from '../../src/plugin.ts';
 import { Tokens } from './auth.ts';
 import { endpointOf } from './options.ts';
@@ -37,6 +37,8 @@ const UPLOAD_MS = 15 * 60_000;
 const POLL_MS = 2_000;
 /** A build of Cloud Build may take ten minutes, and may wait for others. */
 const OPERATION_MS_MAX = 30 * 60_000;
+/** Answers one after the other that may be lost while it does. */
+const LOST_MAX = 5;
 
 export class GcpClient {
   readonly clock: Clock;
@@ -95,18 +97,22 @@ export class GcpClient {
   async finish(service: Service, started: Fields, { what, signal }: Pick<ServiceRequest, 'what' | 'signal'>): Promise<void> {
     const until = this.clock.now() + OPERATION_MS_MAX;
     let operation = started;
+    let lost = 0;
     while (operation['done'] !== true) {
       if (this.clock.now() >= until)
         throw new RunnerError('DEPLOY_FAILED', `GCP works for more than ${OPERATION_MS_MAX / 60_000} minutes to ${what}`, {
           details: { operation: operation['name'] },
         });
       await this.clock.sleep(POLL_MS, signal);
-      operation = await this.request(service, {
-        method: 'GET',
-        path: `/v2/${String(operation['name'])}`,
-        what: `ask about: ${what}`,
-        signal,
+      const path = `/v2/${String(started['name'])}`;
+      const answer = await this.request(service, { method: 'GET', path, what: `ask about: ${what}`, signal }).catch((error: unknown) => {
+        // The platform works on. Among hundreds of answers one may be lost.
+        if (!isRunnerError(error) || error.retry === 'never' || ++lost > LOST_MAX) throw error;
+        return undefined;
       });
+      if (!answer) continue;
+      operation = answer;
+      lost = 0;
     }
     if (operation['error'] === undefined) return;
     const { code, message } = asFields(operation['error']);

@@ -140,6 +140,16 @@ describe('deployments', () => {
     await expect(failed).rejects.toThrow('Current Limit (Flex VMs): 0.');
   });
 
+  it('an operation that is asked about goes on when an answer is lost', async () => {
+    let asked = 0;
+    platform.lose((method, path) => method === 'GET' && path.includes('/operations/') && (asked += 1) % 2 === 1);
+    const { state } = await deployerWith().deploy(NAME, codeOf('a'), CONFIG);
+    expect(state).toMatchObject({ status: 'active' });
+    expect(asked).toBeGreaterThan(1);
+    platform.lose((method, path) => method === 'GET' && path.includes('/operations/'));
+    await expect(deployerWith().remove(NAME)).rejects.toMatchObject({ code: 'PLATFORM_UNREACHABLE' });
+  });
+
   it('tokens go nowhere but to the Resource Manager', async () => {
     emulator.publicUrl = 'http://127.0.0.2:1';
     await expect(deployerWith().deploy(NAME, codeOf('a'), CONFIG)).rejects.toMatchObject({

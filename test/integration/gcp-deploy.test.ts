@@ -132,6 +132,17 @@ test('a build that fails is told with the code of the platform, and a sound pack
   expect((await deployer.invoke('one', Buffer.from('{"a":1}'))).failed).toBe(false);
 });
 
+test('a build that is asked about goes on when an answer is lost, or the platform cannot say for a moment', async () => {
+  let asked = 0;
+  proxy.lose((method, path) => method === 'GET' && path.includes('/operations/') && (asked += 1) % 2 === 1);
+  expect((await connect().deploy('patient', codeOf(), {})).state).toMatchObject({ status: 'active' });
+  expect(asked).toBeGreaterThan(1);
+  proxy.lose((method, path) => method === 'GET' && path.includes('/operations/'));
+  expect(await codeAndMessage(connect().deploy('patient', codeOf('exports.handler = () => 2;'), {}))).toMatchObject({
+    code: 'PLATFORM_UNREACHABLE',
+  });
+});
+
 test('a permission that lacks is named, with a role that has it', async () => {
   emulator.denied.add('cloudfunctions.functions.create');
   const error = await codeAndMessage(connect().deploy('one', codeOf(), {}));

@@ -11,6 +11,7 @@ import { startAzure } from './azure.ts';
 import type { AzureEmulator, AzureEmulatorOptions } from './azure.ts';
 import { AzureApp } from './azure-app.ts';
 import { startFaultyProxy } from './faulty-proxy.ts';
+import type { FaultyProxy } from './faulty-proxy.ts';
 import { zipOf } from './gateway.ts';
 
 export const IDENTITY = {
@@ -102,6 +103,7 @@ export interface AzureTestPlatform extends DeployerPlatform {
   readonly options: AzureOptions;
   /** Paths of all writes. */
   readonly written: readonly string[];
+  readonly lose: FaultyProxy['lose'];
 }
 
 export async function azurePlatform(more: Partial<AzureEmulatorOptions> = {}): Promise<AzureTestPlatform> {

@@ -12,6 +12,8 @@ export interface FaultyProxy {
   writes(): number;
   cutAfter(writes: number | undefined): void;
   throttle(requests: number): void;
+  /** Requests that nobody answers. */
+  lose(isLost: (method: string, path: string) => boolean): void;
   close(): Promise<void>;
 }
 
@@ -26,11 +28,12 @@ export async function startFaultyProxy(options: FaultyProxyOptions): Promise<Fau
   const written: string[] = [];
   let writesLeft = Number.POSITIVE_INFINITY;
   let throttled = 0;
+  let isLost = (_method: string, _path: string): boolean => false;
 
   async function handle(incoming: IncomingMessage, response: ServerResponse): Promise<void> {
     const body = await buffer(incoming);
     const { method = 'GET', url: path = '/' } = incoming;
-    if (writesLeft <= 0) return void incoming.socket.destroy();
+    if (writesLeft <= 0 || isLost(method, path)) return void incoming.socket.destroy();
     if (throttled > 0) {
       throttled -= 1;
       response.writeHead(429, { 'retry-after': '1', 'content-type': 'application/json' });
@@ -58,6 +61,7 @@ export async function startFaultyProxy(options: FaultyProxyOptions): Promise<Fau
     writes: () => written.length,
     cutAfter: (writes) => void (writesLeft = writes ?? Number.POSITIVE_INFINITY),
     throttle: (requests) => void (throttled = requests),
+    lose: (losing) => void (isLost = losing),
     close: stop,
   };
 }
