@@ -75,7 +75,10 @@ export const ERROR_TEXTS = {
   },
   PLATFORM_UNREACHABLE: { meaning: 'The platform did not answer.', remedy: 'Check endpoint and network; running the deployment again goes on where it stopped.' },
   PLATFORM_THROTTLED: { meaning: 'The platform takes no more requests for now.', remedy: 'Wait and run it again; it goes on where it stopped.' },
-  SCHEDULE_INVALID: { meaning: 'A schedule cannot be read.', remedy: 'Correct it at the position that the details give.' },
+  SCHEDULE_INVALID: {
+    meaning: 'A schedule cannot be read.',
+    remedy: 'Correct it where the message says. Schedules are calendars of systemd, not cron: `*:0/5`, `daily`, `Mon-Fri 09:00 Europe/Berlin`.',
+  },
   SCHEDULE_LOSSY: {
     meaning: 'The target cannot keep all that the schedule says.',
     remedy: 'Change what the details list, or leave strict mode: then it is a warning.',

@@ -2,14 +2,17 @@
 
 import { existsSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
-import { RunnerError } from '../errors.ts';
+import { RunnerError, isRunnerError } from '../errors.ts';
 import type { JobRouter } from '../job/router.ts';
 import type { RunnerBuilder } from '../runner/builder.ts';
 
 export interface AuthorModule {
   readonly router: JobRouter | undefined;
-  readonly configure: ((builder: RunnerBuilder) => unknown) | undefined;
+  /** Rejects with `CONFIG_INVALID` when the author's code throws something else than errors of ours. */
+  readonly configure: ((builder: RunnerBuilder) => Promise<void>) | undefined;
 }
+
+type Configure = (builder: RunnerBuilder) => unknown;
 
 /** Throws `CONFIG_INVALID` for a module that cannot be loaded or exports nothing to run. */
 export async function loadModule(file: string): Promise<AuthorModule> {
@@ -28,7 +31,18 @@ export async function loadModule(file: string): Promise<AuthorModule> {
       `${file} exports neither a JobRouter, as default or named router, nor a function configure(builder)`,
     );
   }
-  return { router, configure: typeof configure === 'function' ? (configure as (builder: RunnerBuilder) => unknown) : undefined }; // as: authors are told what it is given
+  return { router, configure: typeof configure === 'function' ? configuring(file, configure as Configure) : undefined }; // as: authors are told what it is given
+}
+
+function configuring(file: string, configure: Configure): (builder: RunnerBuilder) => Promise<void> {
+  return async (builder) => {
+    try {
+      await configure(builder);
+    } catch (cause) {
+      if (isRunnerError(cause)) throw cause;
+      throw new RunnerError('CONFIG_INVALID', `configure(builder) of ${file} failed: ${whatAndWhere(cause)}`, { cause });
+    }
+  };
 }
 
 /** By what it can do: the module may bring its own copy of the package. */

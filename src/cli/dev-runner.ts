@@ -7,6 +7,7 @@ import type { Address } from '../job/call.ts';
 import type { JobDescription, JobRouter } from '../job/router.ts';
 import { BlueprintRunner } from '../runner/runner.ts';
 import { loadModule } from './author-module.ts';
+import type { AuthorModule } from './author-module.ts';
 import { followRunner } from './runner-lines.ts';
 import type { RunnerLine } from './runner-lines.ts';
 
@@ -46,7 +47,7 @@ export async function serveDevRunner(): Promise<void> {
   const send = (message: FromRunner): void => void process.send?.(message);
   const gone = new Promise<void>((resolve) => process.once('disconnect', resolve));
   let router: JobRouter | undefined;
-  let configure: ((builder: ReturnType<typeof BlueprintRunner.builder>) => unknown) | undefined;
+  let configure: AuthorModule['configure'];
   let runner: BlueprintRunner | undefined;
   const take = async (message: ToRunner): Promise<void> => {
     switch (message.kind) {
@@ -113,12 +114,7 @@ async function load(entry: string, onFiles: (files: readonly string[]) => void):
   }
 }
 
-interface Author {
-  readonly router: JobRouter | undefined;
-  readonly configure: ((builder: ReturnType<typeof BlueprintRunner.builder>) => unknown) | undefined;
-}
-
-async function build(target: DevTarget, { router, configure }: Author): Promise<BlueprintRunner> {
+async function build(target: DevTarget, { router, configure }: AuthorModule): Promise<BlueprintRunner> {
   const { serviceIds, rpcUrl, wsUrl, chainId, contract, dataDir, operatorKey, handlerUrl } = target;
   const builder = BlueprintRunner.builder(
     {
