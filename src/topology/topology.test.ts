@@ -45,7 +45,7 @@ describe('the parts of a topology', () => {
     const [control, , worker] = localParts(parts, { ...settings, option: '2', ports });
     expect(control?.args.slice(-2)).toEqual(['--engine', 'http://127.0.0.1:9001']);
     expect(control?.secrets).toEqual({ BPR_WASM_TOKEN: 'file:/t/engine.token' });
-    expect([worker?.environment, worker?.secrets]).toEqual([{ LOG_LEVEL: 'warn' }, {}]);
+    expect([worker?.environment, worker?.secrets]).toEqual([{ LOG_LEVEL: 'warn', BPR_TOPOLOGY_CONTROL: 'http://127.0.0.1:9000' }, {}]);
     expect(worker?.args.join(' ')).toContain('--backend engine --capabilities engine:shared');
   });
 

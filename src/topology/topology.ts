@@ -135,7 +135,12 @@ export function localParts(parts: readonly Part[], settings: LocalSettings): rea
       port,
       url: `http://127.0.0.1:${port}`,
       args: [...argsOf(part, port, settings), ...(callsEngines && !part.backend ? engines.flatMap((url) => ['--engine', url]) : [])],
-      environment: { LOG_LEVEL: logLevel, ...(callsEngines && part.backend && { BPR_WASM_URL: engines.join(',') }) },
+      environment: {
+        LOG_LEVEL: logLevel,
+        // A worker reads its ticket once: it is started anew when the ticket names another address.
+        ...(part.role === 'worker' && { BPR_TOPOLOGY_CONTROL: `http://127.0.0.1:${portOf('control-plane')}` }),
+        ...(callsEngines && part.backend && { BPR_WASM_URL: engines.join(',') }),
+      },
       secrets: callsEngines ? { BPR_WASM_TOKEN: `file:${placesIn(folder).engineToken}` } : {},
     };
   });

@@ -9,6 +9,7 @@ import { dirname, join } from 'node:path';
 import { beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { measureTopologies } from '../../src/cli/commands/topology-measure.ts';
 import { BPR } from '../support/bpr.ts';
+import { reservedPort } from '../support/reserved-port.ts';
 import { TopologyWorld, bpr, processesOf, squaringModule, status, topologyFolder, up } from '../support/topology.ts';
 
 const PORTS = ['--port', '0', '--engine-port', '0', '--lease-ms', '4000'];
@@ -186,6 +187,20 @@ describe('bpr topology', () => {
       });
       const running = parts.map(({ name, pid }) => [name, 'running', pid]);
       expect((await status(folder)).parts.map(({ name, status: now, pid }) => [name, now, pid])).toEqual(running);
+    },
+    LIMIT_MS,
+  );
+
+  it(
+    'moves to another port with its workers',
+    async () => {
+      const folder = topologyFolder();
+      await up(folder, flagsOf('1'));
+      const again = await up(folder, [...flagsOf('1'), '--port', String(await reservedPort())]);
+      expect(again).toMatchObject({ started: ['control-plane', 'worker-1', 'worker-2'] });
+      const waiting = async (): Promise<unknown> =>
+        JSON.parse((await bpr('queue', 'stats', '--json', '--data', join(folder, 'control'))).stdout) as unknown;
+      await expect.poll(waiting, { timeout: 60_000 }).toMatchObject({ waiting: 2 });
     },
     LIMIT_MS,
   );
