@@ -1,6 +1,6 @@
 /** Functions of a gateway of this project, through its own API. It keeps versions and logs, and replaces code while calls run. */
 
-import { RunnerError, count, failure, fieldsOf, text, logFilter, logLevelOf, noVersion } from '../../src/plugin.ts';
+import { RunnerError, count, errorOf, failure, fieldsOf, isErrorCode, text, logFilter, logLevelOf, noVersion } from '../../src/plugin.ts';
 import type {
   FunctionConfig,
   FunctionInvocation,
@@ -129,17 +129,11 @@ export class GatewayFunctions {
       once: true,
     });
     const { status, headers, body } = response;
-    // Of the name, or of this version.
-    if (status === 404) throw failure(`invoke function ${name}`, response, 'FUNCTION_NOT_FOUND');
+    const { code } = errorOf(body);
+    const failed = status >= 300 && /^FUNCTION_(?!NOT_FOUND)|^EXECUTOR_TIMEOUT$/.test(code ?? '');
     if (status === 429) throw failure(`invoke function ${name}`, response, 'PLATFORM_THROTTLED');
-    const said = fieldsOf(body)?.['error'];
-    const failed =
-      status >= 300 &&
-      typeof said === 'object' &&
-      said !== null &&
-      'code' in said &&
-      /^FUNCTION_|^EXECUTOR_TIMEOUT$/.test(String(said.code));
-    if (status >= 300 && !failed) throw failure(`invoke function ${name}`, response);
+    // What kept it from running, or from answering; also that there is no such version.
+    if (status >= 300 && !failed) throw failure(`invoke function ${name}`, response, isErrorCode(code) ? code : undefined);
     const requestId = text(headers['x-invocation-id']);
     const version = text(headers['x-executed-version']);
     const durationMs = Number(headers['x-run-ms']);

@@ -1,6 +1,7 @@
 /** The gateway as its users run it: the command, real processes, the published clients. */
 
 import { execFile } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
@@ -219,6 +220,15 @@ describe('jobs', () => {
     await expect(executor.invoke(call(Uint8Array.of(7)), options)).rejects.toMatchObject({ code: 'JOB_ARGS_INVALID' });
     await deployer.remove('job0');
     await expect(executor.invoke(call(word(7)), options)).rejects.toMatchObject({ code: 'EXECUTOR_NOT_FOUND' });
+  });
+
+  test('an answer that is too large is told as such by the deployer', async () => {
+    const { url } = await startCommand(await newFolder());
+    const deployer = new HttpFaasDeployer(url);
+    onEnd(() => deployer.close());
+    const zip = zipOf({ 'index.mjs': "export const handler = async () => 'x'.repeat(7_000_000);" });
+    await deployer.deploy('large', { zip, sha256: createHash('sha256').update(zip).digest('hex') }, { handler: 'index.handler' });
+    await expect(deployer.invoke('large', Buffer.from('{}'))).rejects.toMatchObject({ code: 'PAYLOAD_TOO_LARGE' });
   });
 
   test('a bootstrap of standard input and output: its answers, its failures, its variables', async () => {
