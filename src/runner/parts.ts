@@ -1,5 +1,6 @@
 /** What a runner is made of: the builder gathers it, the runner starts and stops it. */
 
+import { types } from 'node:util';
 import type { ChainClient, Signer, TransactionSender } from '../chain/chain.ts';
 import type { Clock } from '../clock.ts';
 import type { RunnerError } from '../errors.ts';
@@ -16,7 +17,8 @@ export interface Producer {
   readonly name: string;
   /**
    * Calls, or many at once. With a ledger they are on disk when the next ones are asked for, so that code behind a `yield` may acknowledge
-   * them, and a call whose id is known is not run again. Called again, more and more slowly, when it throws.
+   * them, and a call whose id is known is not run again. What is no call is reported (`CONFIG_INVALID`), and the others are taken. Called
+   * again, more and more slowly, when it throws.
    */
   calls(signal: AbortSignal): AsyncIterable<JobCall | readonly JobCall[]>;
   /** Hears of every call of the runner that was executed or failed, and of its own that are known already; never throws. */
@@ -68,6 +70,17 @@ export interface RunnerParts {
   readonly services: readonly BackgroundService[];
   readonly onError: ErrorHook | undefined;
   readonly onShutdown: (() => void | Promise<void>) | undefined;
+}
+
+/** Why what a producer made is no call. Its author may do without types, and what is journaled must be what was made. */
+export function problemOf(made: unknown): string | undefined {
+  if (typeof made !== 'object' || made === null) return `it made ${String(made)}; it must make calls`;
+  const { id, jobId, body, metadata } = made as Partial<Record<keyof JobCall, unknown>>; // as: looked at below
+  if (typeof id !== 'string' || id === '') return 'the id of a call must be text';
+  if (typeof jobId !== 'bigint') return `the jobId of call ${id} must be a bigint`;
+  if (!types.isUint8Array(body)) return `the body of call ${id} must be a Uint8Array`;
+  const isMetadata = typeof metadata === 'object' && metadata !== null && 'isSensitive' in metadata;
+  return isMetadata ? undefined : `the metadata of call ${id} must be a Metadata`;
 }
 
 /** Gives results to every consumer. One that throws is reported; the others get theirs. A promise when one has to be waited for. */

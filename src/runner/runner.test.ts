@@ -272,6 +272,36 @@ describe('a runner without a chain', () => {
     expect(got).toEqual(['a', 'b']);
   });
 
+  it.each([true, false])('leaves out what is no call, says so, and takes the others (ledger: %s)', async (hasLedger) => {
+    const wrong: readonly (readonly [unknown, string])[] = [
+      [undefined, 'it made undefined; it must make calls'],
+      [{ ...call('x'), id: 5 }, 'the id of a call must be text'],
+      [{ ...call('x'), jobId: 0 }, 'the jobId of call x must be a bigint'],
+      [{ ...call('x'), body: 'text' }, 'the body of call x must be a Uint8Array'],
+      [{ ...call('x'), body: undefined }, 'the body of call x must be a Uint8Array'],
+      [{ ...call('x'), metadata: undefined }, 'the metadata of call x must be a Metadata'],
+      [{ ...call('x'), metadata: { a: 'b' } }, 'the metadata of call x must be a Metadata'],
+    ];
+    const made = [call('a'), ...wrong.map(([value]) => value as JobCall)]; // as: an author without types
+    async function* calls(): AsyncGenerator<JobCall | readonly JobCall[]> {
+      yield* made;
+      yield [...made.slice(1, 3), call('b')];
+    }
+    const got: (string | undefined)[] = [];
+    const errors: string[] = [];
+    const builder = hasLedger ? build().ledger(memoryLedger()) : build();
+    await started(
+      builder
+        .router(new JobRouter().route(0, echo))
+        .producer({ name: 'hook', calls })
+        .consumer({ name: 'list', consume: ({ body }) => void got.push(text(body)) })
+        .onError(({ code, message }, { source }) => errors.push(`${source} ${code} ${message}`)),
+    );
+    await expect.poll(() => got).toEqual(['a', 'b']);
+    const problems = [...wrong, ...wrong.slice(0, 2)].map(([, problem]) => problem);
+    expect(errors).toEqual(problems.map((problem) => `producer hook CONFIG_INVALID ${problem}; what producer hook made is left out`));
+  });
+
   it('has many calls on disk before the producer goes on', async () => {
     const ledger = memoryLedger();
     const known: number[] = [];

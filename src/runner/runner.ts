@@ -15,7 +15,7 @@ import type { RunnerEvents, RunnerState } from './events.ts';
 import type { Line } from './line.ts';
 import { runnerMetrics } from './metrics.ts';
 import type { RunnerMetrics } from './metrics.ts';
-import { deliverer } from './parts.ts';
+import { deliverer, problemOf } from './parts.ts';
 import type { BackgroundService, Producer, RunnerParts } from './parts.ts';
 import { supervise } from './supervisor.ts';
 import type { SupervisedTask } from './supervisor.ts';
@@ -218,7 +218,7 @@ export class BlueprintRunner {
   async #produce(producer: Producer, signal: AbortSignal): Promise<void> {
     for await (const made of producer.calls(signal)) {
       if (signal.aborted) return;
-      const calls = 'jobId' in made ? [made] : made;
+      const calls = [made].flat().filter((call) => this.#isCall(call, producer));
       if (this.#line) {
         for (const known of await this.#journal(calls, this.#line)) producer.ended?.(known);
         continue;
@@ -228,6 +228,13 @@ export class BlueprintRunner {
         if (full) await full;
       }
     }
+  }
+
+  #isCall(made: JobCall, { name }: Producer): boolean {
+    const problem = problemOf(made);
+    if (problem !== undefined)
+      this.#report(new RunnerError('CONFIG_INVALID', `${problem}; what producer ${name} made is left out`), `producer ${name}`);
+    return problem === undefined;
   }
 
   /** Those that are not new. */
