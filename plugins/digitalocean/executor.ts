@@ -12,7 +12,7 @@ import {
 } from '../../src/plugin.ts';
 import type { Clock, Execution, ExecutorLimits, FaasExecutor, InvokeOptions, JobCall } from '../../src/plugin.ts';
 import { Actions } from './actions.ts';
-import { Client } from './client.ts';
+import { Client, fieldsOf } from './client.ts';
 import { Activations, webAnswerOf } from './logs.ts';
 import { Namespaces } from './namespace.ts';
 import { namespaceOptionsOf, tokenOf } from './options.ts';
@@ -110,9 +110,10 @@ export class DigitalOceanExecutor implements FaasExecutor {
     const isRefused = response.status === 401 || response.status === 404;
     if (isRefused) this.#webs.delete(name);
     if (isRefused && wasKnown) throw outdated(errorFromResponse(response.status, response.body, response.headers));
-    const requestId = response.headers['x-openwhisk-activation-id'];
+    const isAccepted = response.status === 202;
+    const requestId = response.headers['x-openwhisk-activation-id'] ?? (isAccepted ? fieldsOf(response.body)?.['activationId'] : undefined);
     // The platform keeps a caller for 30 s; a longer call goes on behind this answer.
-    const isLate = response.status === 202 && typeof requestId === 'string';
+    const isLate = isAccepted && typeof requestId === 'string';
     const answer = isLate ? webAnswerOf(name, await this.#activations.wait(requestId, deadline, signal)) : response;
     const { results, report } = decodeResponse(answer, call);
     return { results, report: { ...report, ...(typeof requestId === 'string' && { requestId }) } };

@@ -116,7 +116,7 @@ export class Whisk {
     if (activation) return webReply(activation);
     // As `respondWithActivationIdHeader` of WebActions.scala: what takes longer goes on behind the answer.
     const id = { 'x-openwhisk-activation-id': activationId };
-    return { status: 202, headers: id, body: { error: 'Response not yet ready.', code: activationId } };
+    return { status: 202, headers: id, body: { error: 'Response not yet ready.', code: randomUUID() } };
   }
 
   async close(): Promise<void> {
