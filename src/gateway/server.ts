@@ -136,6 +136,8 @@ export class GatewayServer {
       insecureHTTPParser: false,
       // Looked for with the other headers, so that it is told like them.
       requireHostHeader: false,
+      // Clients in Java, and curl with --http2, offer another version of HTTP with each request: it is answered in this one.
+      shouldUpgradeCallback: ({ headers }) => headers.upgrade?.toLowerCase() === 'websocket',
       noDelay: true,
       // A client that vanished is noticed also where nothing is sent to it, as to who follows a log without lines.
       keepAlive: true,

@@ -4,6 +4,7 @@ import { connect } from 'node:net';
 import { describe, expect, test } from 'vitest';
 import { HELLO, newFolder, onEnd, send, sendRaw, startGateway, until, zipOf } from '../support/gateway.ts';
 import type { TestGateway } from '../support/gateway.ts';
+import { requirePeer } from '../require.ts';
 import { Gateway } from '../../src/gateway/gateway.ts';
 import { KeyFolder } from '../../src/gateway/keys.ts';
 import { createMetrics } from '../../src/telemetry/prometheus.ts';
@@ -345,7 +346,10 @@ test('instances are listed, described, warmed, stopped and drained', async () =>
   expect((await send(url, 'POST /api/v1/functions/hello/invoke', { body: '1' })).status).toBe(200);
 });
 
-test.runIf(process.platform === 'linux')('a client that vanishes while it follows a log is noticed by the system', async () => {
+const testProc = requirePeer('/proc/net/tcp', () => {
+  readFileSync('/proc/net/tcp');
+});
+testProc('a client that vanishes while it follows a log is noticed by the system', async () => {
   const { url } = await startGateway();
   await send(url, DEPLOY, { body: HELLO });
   const live = await fetch(`${url}/api/v1/functions/hello/logs`, { headers: { accept: 'text/event-stream' } });
@@ -483,6 +487,17 @@ describe('bad input', () => {
       socket.setEncoding('latin1').on('data', (part: string) => (answer += part));
       socket.on('error', reject).on('close', () => resolve(answer));
     });
+
+  test('an offer of HTTP/2 is none: clients in Java make it with each request, and are answered', async () => {
+    const { url } = await startGateway();
+    await send(url, DEPLOY, { body: HELLO });
+    const offer = 'connection: upgrade, http2-settings, close\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAoAAAAAIAAAAA';
+    const answer = await raw(
+      url,
+      `POST /api/v1/functions/hello/invoke HTTP/1.1\r\nhost: localhost\r\n${offer}\r\ncontent-length: 2\r\n\r\n{}`,
+    );
+    expect(answer).toMatch(/^HTTP\/1\.1 200 /);
+  });
 
   test.each([
     ['no HTTP', 'hello\r\n\r\n', 400],
