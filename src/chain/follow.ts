@@ -216,9 +216,10 @@ class Follower {
       if (this.#near < NEAR_BLOCKS) this.#near += 1n;
       return read;
     } catch (thrown) {
-      // The same step would break the rate again, however long it waits before.
-      if (this.#near > 1n && toRunnerError(thrown).code === 'RPC_RATE_LIMITED') this.#near /= 2n;
-      throw thrown;
+      const error = toRunnerError(thrown);
+      // The same step would break the rate, or be too large, again, however long it waits before.
+      if (this.#near > 1n && (error.code === 'RPC_RATE_LIMITED' || isRangeRefusal(error))) this.#near /= 2n;
+      throw error;
     }
   }
 

@@ -614,11 +614,15 @@ describe('endpoints with limits and faults', () => {
     expect(observer.calls).toEqual(await truth(w));
   });
 
-  test('a rate that is less than a step', async () => {
+  test.each([
+    ['a rate', 429],
+    ['a size', 413],
+    ['a time', 504],
+  ])('%s that is less than a step near the head takes', async (_, status) => {
     const w = await world();
     await w.tangle.submitMany(w.serviceId, jobs(6));
     await w.chain.mine(40);
-    const proxy = await proxyOf(w.chain, { onHttp: (calls) => (calls.length > 5 ? { status: 429 } : undefined) });
+    const proxy = await proxyOf(w.chain, { onHttp: (calls) => (calls.length > 5 ? { status } : undefined) });
     const observer = observe(w, { urls: [proxy.url], fromBlock: 0n });
     await caughtUp(observer, w.chain);
     expect(observer.calls).toEqual(await truth(w));
