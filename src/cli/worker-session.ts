@@ -46,7 +46,7 @@ export interface Connected {
 }
 
 export interface ConnectOptions {
-  readonly ticket: string;
+  readonly ticket: TicketSource;
   readonly folder: string;
   readonly telemetry: Telemetry;
   readonly signal: AbortSignal;
@@ -58,8 +58,10 @@ export interface ConnectOptions {
 export async function connectWorker({ ticket, folder, telemetry, signal, onWait }: ConnectOptions): Promise<Connected> {
   const identity = openIdentity(join(folder, 'identity.key'));
   for (let failures = 0; ; failures += 1) {
+    // Each time: that of a file may be from before its control plane came to another address, or to another TLS key.
+    const credentials = { ticket: await ticketFrom(ticket, signal), identity };
     try {
-      const queue = await RemoteQueue.connect({ credentials: { ticket, identity }, reconnectMs: RECONNECT_MS, telemetry }, signal);
+      const queue = await RemoteQueue.connect({ credentials, reconnectMs: RECONNECT_MS, telemetry }, signal);
       const { control, workerId } = queue;
       const send = (body: unknown, about: AbortSignal): Promise<void> =>
         control.sendOnce({ method: 'PUT', path: '/workers/self', body, signal: about });
@@ -77,11 +79,13 @@ export async function connectWorker({ ticket, folder, telemetry, signal, onWait 
   }
 }
 
+interface TicketSource {
+  readonly text?: string | undefined;
+  readonly file?: string | undefined;
+}
+
 /** The text of the ticket; a file that is not there yet is waited for. */
-export async function ticketFrom(
-  source: { readonly text?: string | undefined; readonly file?: string | undefined },
-  signal: AbortSignal,
-): Promise<string> {
+async function ticketFrom(source: TicketSource, signal: AbortSignal): Promise<string> {
   const { text } = source;
   const file = source.file ?? /^file:(\/.+)$/.exec(text?.trim() ?? '')?.[1];
   if (file === undefined) {

@@ -12,6 +12,7 @@ import { parseParameters } from '../../src/job/solidity.ts';
 import { openIdentity } from '../../src/queue/identity.ts';
 import { RemoteObjects } from '../../src/queue/remote-objects.ts';
 import { startCommand } from '../support/gateway-command.ts';
+import { reservedPort } from '../support/reserved-port.ts';
 import { WorkerCommand } from '../support/worker-command.ts';
 
 const UINT64 = parseParameters('uint64 x');
@@ -106,6 +107,20 @@ describe('bpr worker', () => {
     expect((await fetch(`${String(health)}/readyz`)).status).toBe(503);
     expect((await fetch(`${String(health)}/healthz`)).status).toBe(200);
     expect(await command.kill('SIGTERM')).toBe(0);
+  });
+
+  it('comes to the address that its ticket names now', async () => {
+    const at = { folder: place('control'), ticketFile: place('ticket') };
+    const before = new ControlPlane(at);
+    await before.listen({ port: 0 });
+    await before.close(0);
+    const command = new WorkerCommand(place('w'), {}, ['--ticket-file', at.ticketFile]);
+    onTestFinished(async () => void (await command.kill()));
+    await command.until('waiting');
+    const now = new ControlPlane(at);
+    onTestFinished(() => now.close(0));
+    await now.listen({ port: await reservedPort() });
+    await command.until('ready');
   });
 
   it('ends with 2 when its ticket is malformed or was revoked', async () => {

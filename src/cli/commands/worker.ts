@@ -212,13 +212,12 @@ class Session {
 
   /** Undefined: it was told to end before anybody answered. */
   async #connect({ folder, telemetry }: Pick<FunctionsOptions, 'folder' | 'telemetry'>): Promise<Connected | undefined> {
-    const { connectWorker, ticketFrom } = await load();
+    const { connectWorker } = await load();
     const { signal } = this.#stop;
     try {
       const { ticket: text = this.#cli.io.env['CONTROL_PLANE_TICKET'], ticketFile } = this.#flags;
-      const ticket = await ticketFrom({ text, file: ticketFile }, signal);
       const onWait = ({ code, message }: RunnerError): void => this.#tell('waiting', { code, reason: message });
-      const connected = await connectWorker({ ticket, folder, telemetry, signal, onWait });
+      const connected = await connectWorker({ ticket: { text, file: ticketFile }, folder, telemetry, signal, onWait });
       this.#tell('enrolled', { workerId: connected.workerId });
       return connected;
     } catch (thrown) {
@@ -301,9 +300,9 @@ async function load() {
       import('../../worker/heartbeat.ts'),
       import('../../worker/worker-metrics.ts'),
     ]);
-  const { connectWorker, openFunctions, runJobFile, serveHealth, ticketFrom, workerReport } = session;
+  const { connectWorker, openFunctions, runJobFile, serveHealth, workerReport } = session;
   const worker = { Worker, Heartbeat, WorkerLifecycle: Lifecycle, workerReport };
-  return { createMetrics, createLogger, createStartSpan, connectWorker, openFunctions, runJobFile, serveHealth, ticketFrom, ...worker };
+  return { createMetrics, createLogger, createStartSpan, connectWorker, openFunctions, runJobFile, serveHealth, ...worker };
 }
 
 /** Functions may run for a quarter of an hour; nobody has to cut them off. */
