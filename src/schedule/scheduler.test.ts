@@ -3,7 +3,7 @@ import { FakeClock } from '../testing/fake-clock.ts';
 import { delayOf } from './firing-times.ts';
 import { calendar, periodic } from './schedule.ts';
 import { Scheduler } from './scheduler.ts';
-import type { Firing, LastRunStore, RunRecord, ScheduledTask } from './scheduler.ts';
+import type { Firing, LastRunStore, RunRecord, ScheduledTask, OverlapPolicy } from './scheduler.ts';
 
 const SECOND = 1_000;
 const MINUTE = 60 * SECOND;
@@ -384,6 +384,13 @@ it('what cannot be scheduled is refused', async () => {
   scheduler.add({ name: 'a', schedule: 'daily', run });
   expect(() => scheduler.add({ name: 'a', schedule: 'daily', run })).toThrow(expect.objectContaining({ code: 'CONFIG_INVALID' }));
   expect(() => scheduler.add({ name: 'b', schedule: 'dayly', run })).toThrow(expect.objectContaining({ code: 'SCHEDULE_INVALID' }));
+  const overlap = 'parallel' as OverlapPolicy; // as: an author without types
+  expect(() => scheduler.add({ name: 'b', schedule: 'daily', overlap, run })).toThrow(
+    expect.objectContaining({ code: 'CONFIG_INVALID', message: 'overlap of b is parallel; it must be skip, queue, allow' }),
+  );
+  expect(() => scheduler.add({ name: 'b', schedule: 'daily', timeoutMs: 0, run })).toThrow(
+    expect.objectContaining({ code: 'CONFIG_INVALID', message: 'timeoutMs of b is 0; it must be above 0' }),
+  );
   expect(() => scheduler.add({ name: 'b', schedule: 'daily', catchUpMax: -1, run })).toThrow(
     expect.objectContaining({ code: 'CONFIG_INVALID' }),
   );

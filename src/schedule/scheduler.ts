@@ -103,6 +103,7 @@ interface Task extends Required<Omit<ScheduledTask, 'schedule'>> {
 /** Wall clocks are set and machines sleep: nobody waits longer without looking at the clock. */
 const LOOK_EVERY_MS = 30_000;
 const TIMEOUT_MS = 3_600_000;
+const OVERLAPS: readonly OverlapPolicy[] = ['skip', 'queue', 'allow'];
 const QUEUE_MAX = 1_000;
 const CONCURRENCY_MAX = 100;
 const CATCH_UP_MAX = 1_000;
@@ -134,15 +135,18 @@ export class Scheduler {
   /** Throws `SCHEDULE_INVALID`, `CONFIG_INVALID` (the name is taken), `STATE_INVALID` (started already). */
   add(task: ScheduledTask): this {
     if (this.#state !== 'created') throw new RunnerError('STATE_INVALID', 'tasks are added before the scheduler is started');
-    const { name, catchUpMax = 1 } = task;
+    const { name, catchUpMax = 1, overlap = 'skip', timeoutMs = TIMEOUT_MS } = task;
     if (this.#tasks.has(name)) throw new RunnerError('CONFIG_INVALID', `there is a task ${name} already`, { details: { name } });
     if (!(catchUpMax >= 0 && catchUpMax <= CATCH_UP_MAX))
       throw new RunnerError('CONFIG_INVALID', `catchUpMax of ${name} is ${catchUpMax}; it must be between 0 and ${CATCH_UP_MAX}`);
+    if (!OVERLAPS.includes(overlap))
+      throw new RunnerError('CONFIG_INVALID', `overlap of ${name} is ${String(overlap)}; it must be ${OVERLAPS.join(', ')}`);
+    if (!(timeoutMs > 0)) throw new RunnerError('CONFIG_INVALID', `timeoutMs of ${name} is ${timeoutMs}; it must be above 0`);
     const schedule = parseSchedule(task.schedule);
     this.#tasks.set(name, {
-      overlap: 'skip',
-      timeoutMs: TIMEOUT_MS,
       ...task,
+      overlap,
+      timeoutMs,
       schedule,
       catchUpMax,
       times: firingTimes(schedule, { name, catchUpMax, clock: this.#options.clock }),
