@@ -37,10 +37,10 @@ export class PlatformRequests {
   readonly #connections: Connections;
   readonly #clock: Clock;
   readonly #timeoutMs: number;
-  readonly #denied: (response: HttpResponse) => RunnerError;
+  readonly #denied: PlatformRequestsOptions['denied'];
   readonly #waits: Waits | undefined;
 
-  constructor(target: Target, connections: Connections, { clock, timeoutMs, denied = deniedOf, waits }: PlatformRequestsOptions) {
+  constructor(target: Target, connections: Connections, { clock, timeoutMs, denied, waits }: PlatformRequestsOptions) {
     this.target = target;
     this.#connections = connections;
     this.#clock = clock;
@@ -60,9 +60,10 @@ export class PlatformRequests {
   async send(request: PlatformRequest): Promise<HttpResponse> {
     for (let tries = 1; ; tries += 1) {
       const response = await this.#sendOnce(request);
-      if (response.status === 401 || response.status === 403) throw this.#denied(response);
+      const { status, body, headers } = response;
+      if (status === 401 || status === 403) throw this.#denied?.(response) ?? errorFromResponse(status, body, headers);
       const afterMs = retryAfterMs(response);
-      const isThrottled = response.status === 429 || (response.status === 503 && afterMs !== undefined);
+      const isThrottled = status === 429 || (status === 503 && afterMs !== undefined);
       if (!isThrottled || request.once) return response;
       if (tries === TRIES_MAX) throw failure('go on', response, 'PLATFORM_THROTTLED');
       const waitMs = Math.min(WAIT_MS_MAX, afterMs ?? BACKOFF_MS * 2 ** tries);
@@ -95,24 +96,13 @@ export class PlatformRequests {
   }
 }
 
-const SAID: Readonly<Partial<Record<ErrorCode, ErrorCode>>> = {
-  EXECUTOR_UNREACHABLE: 'PLATFORM_UNREACHABLE',
-  EXECUTOR_CONNECTION_LOST: 'PLATFORM_UNREACHABLE',
-  EXECUTOR_TIMEOUT: 'PLATFORM_UNREACHABLE',
-  // A secret that cannot be read.
-  CONFIG_INVALID: 'CREDENTIALS_MISSING',
-};
-
-function deniedOf({ status, body, headers }: HttpResponse): RunnerError {
-  return errorFromResponse(status, body, headers);
-}
-
 function told(thrown: unknown): unknown {
   if (!isRunnerError(thrown)) return thrown;
-  const code = SAID[thrown.code];
-  return code === undefined
-    ? thrown
-    : new RunnerError(code, thrown.message, { cause: thrown, details: thrown.details, retry: thrown.retry });
+  const isUnreached = /^EXECUTOR_(?:UNREACHABLE|CONNECTION_LOST|TIMEOUT)$/.test(thrown.code);
+  // The latter of a secret that cannot be read.
+  if (!isUnreached && thrown.code !== 'CONFIG_INVALID') return thrown;
+  const { message, details, retry } = thrown;
+  return new RunnerError(isUnreached ? 'PLATFORM_UNREACHABLE' : 'CREDENTIALS_MISSING', message, { cause: thrown, details, retry });
 }
 
 /** Codes that say more about a deployment than `DEPLOY_FAILED`. */
