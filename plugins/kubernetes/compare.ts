@@ -46,7 +46,7 @@ export function differing(wanted: unknown, live: unknown, path: string): readonl
   return wanted === live ? [] : [path];
 }
 
-export function hashOf(value: unknown): string {
+function hashOf(value: unknown): string {
   return createHash('sha256').update(canonical(value)).digest('hex');
 }
 
