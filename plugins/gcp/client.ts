@@ -36,7 +36,7 @@ const TIMEOUT_MS = 60_000;
 const UPLOAD_MS = 15 * 60_000;
 const POLL_MS = 2_000;
 /** A build of Cloud Build may take ten minutes, and may wait for others. */
-const OPERATION_MS_MAX = 30 * 60_000;
+export const OPERATION_MS_MAX = 30 * 60_000;
 /** Answers one after the other that may be lost while it does. */
 const LOST_MAX = 5;
 

@@ -18,7 +18,7 @@ import type {
   LogQuery,
   Step,
 } from '../../src/plugin.ts';
-import { GcpClient, failure } from './client.ts';
+import { GcpClient, OPERATION_MS_MAX, failure } from './client.ts';
 import type { Surroundings } from './client.ts';
 import { functionOf, statusOf } from './functions.ts';
 import type { GcpFunction } from './functions.ts';
@@ -200,11 +200,21 @@ export class GcpDeployer implements FaasDeployer {
 
   /** The function when nothing works on it. What was started by a deployment that broke off goes on at the platform. */
   async #settled(name: string, { signal, dryRun, onProgress }: DeployOptions): Promise<GcpFunction | undefined> {
+    const { clock } = this.#client;
+    const until = clock.now() + OPERATION_MS_MAX;
     for (;;) {
       const present = await this.#planner.find(name, signal);
       if (present && !present.isOurs)
         throw new RunnerError('RESOURCE_FOREIGN', `somebody else made the function ${name}: it is left as it is`, { details: { name } });
       if (!present || dryRun || statusOf(present) !== 'busy') return present;
+      if (clock.now() >= until)
+        throw new RunnerError(
+          'DEPLOY_FAILED',
+          `GCP works for more than ${OPERATION_MS_MAX / 60_000} minutes on ${name} (${present.status})`,
+          {
+            details: { name, platformCode: present.status },
+          },
+        );
       onProgress?.({ step: `waiting until GCP has finished with the function (${present.status})`, function: name });
       await this.#client.pause(signal);
     }

@@ -143,6 +143,21 @@ test('a build that is asked about goes on when an answer is lost, or the platfor
   });
 });
 
+test('a function that the platform works on for ever is not waited for any longer than a build may take', async () => {
+  await connect().deploy('stuck', codeOf(), {});
+  const present = emulator.functions.get('stuck');
+  if (present) present.state = 'DEPLOYING';
+  let now = Date.now();
+  const clock = { ...impatientClock, now: () => now, sleep: async (ms: number) => void (now += ms) };
+  const options = { projectId: PROJECT, region: REGION, endpoints: emulator.endpoints, credentials: () => emulator.credentials };
+  const deployer = new GcpDeployer(options, { clock, environment: {} });
+  opened.push(deployer);
+  expect(await codeAndMessage(deployer.deploy('stuck', codeOf('exports.handler = () => 2;'), {}))).toMatchObject({
+    code: 'DEPLOY_FAILED',
+    message: expect.stringContaining('for more than 30 minutes') as string,
+  });
+});
+
 test('a permission that lacks is named, with a role that has it', async () => {
   emulator.denied.add('cloudfunctions.functions.create');
   const error = await codeAndMessage(connect().deploy('one', codeOf(), {}));
