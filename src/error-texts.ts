@@ -123,7 +123,7 @@ export const ERROR_TEXTS = {
   // Settlement
   RESULT_REJECTED: { meaning: 'The contract refuses this result.', remedy: 'See the reason of the contract.' },
   TX_UNDERFUNDED: { meaning: 'The account cannot pay for the transaction.', remedy: 'Fund the account that the message names.' },
-  TX_FEE_CAPPED: { meaning: 'The fee needed is above the configured cap.', remedy: 'Wait, or raise the cap.' },
+  TX_FEE_CAPPED: { meaning: 'The fee needed is above the configured cap.', remedy: 'Wait until the chain asks less, or raise `maxFeePerGas` (BPR_MAX_FEE_PER_GAS).' },
   SIGNER_MISSING: { meaning: 'A result is to be settled, but no account is configured.', remedy: 'Configure an account, or run with dryRun.' },
 
   // Ledger

@@ -91,6 +91,7 @@ The runner takes its settings from the environment:
 | \`SERVICE_ID\` | the service to follow; several, comma-separated |
 | \`OPERATOR_PRIVATE_KEY\` | key of the operator; never put it into a file that is committed |
 | \`BPR_DATA_DIR\` | where the ledger lies, default \`.blueprint-runner\` |
+| \`BPR_MAX_FEE_PER_GAS\` | no transaction offers more, wei per gas; default 1000 gwei |
 | \`BPR_DRY_RUN\` | \`true\`: everything but the transactions |
 
 Look at its calls with \`npx bpr jobs list\`, and at one of them with \`npx bpr why <call>\`.

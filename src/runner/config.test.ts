@@ -38,6 +38,7 @@ describe('the configuration', () => {
       OPERATOR_PRIVATE_KEY: 'not shown',
       BPR_DRY_RUN: 'true',
       BPR_CONFIRMATIONS: '3',
+      BPR_MAX_FEE_PER_GAS: '30000000000',
       LOG_LEVEL: 'warn',
     };
     expect(resolveConfig({}, env)).toMatchObject({
@@ -51,6 +52,7 @@ describe('the configuration', () => {
       privateKey: 'env:OPERATOR_PRIVATE_KEY',
       dryRun: true,
       confirmations: 3,
+      maxFeePerGas: 30_000_000_000n,
       logLevel: 'warn',
     });
   });
@@ -72,6 +74,8 @@ describe('the configuration', () => {
     [{ SERVICE_ID: '1,x' }, 'SERVICE_ID is "x"; it must be an unsigned integer'],
     [{ CHAIN_ID: '-1' }, 'CHAIN_ID is "-1"; it must be an integer, 0 or more'],
     [{ TANGLE_CONTRACT: '0x12' }, 'TANGLE_CONTRACT is "0x12"; it must be an address: 0x and 40 hexadecimal digits'],
+    [{ BPR_MAX_FEE_PER_GAS: '1.5' }, 'BPR_MAX_FEE_PER_GAS is "1.5"; it must be an unsigned integer'],
+    [{ BPR_MAX_FEE_PER_GAS: '0' }, 'BPR_MAX_FEE_PER_GAS is "0"; it must be wei per gas, 1 or more'],
     [{ BPR_DRY_RUN: 'maybe' }, 'BPR_DRY_RUN is "maybe"; it must be true or false'],
     [{ BPR_CONCURRENCY: '0' }, 'BPR_CONCURRENCY is "0"; it must be an integer, 1 or more'],
     [{ LOG_LEVEL: 'loud' }, 'LOG_LEVEL is "loud"; it must be one of debug, info, warn, error, silent'],

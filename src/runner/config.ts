@@ -46,6 +46,8 @@ export interface RunnerConfig {
   readonly confirmations?: number | undefined;
   /** Blocks on top of a result before it is final. Default 12. */
   readonly finality?: number | undefined;
+  /** No transaction offers more, wei per gas: results wait until the chain asks less. `BPR_MAX_FEE_PER_GAS`. Default 1000 gwei. */
+  readonly maxFeePerGas?: bigint | undefined;
   /** The first block for a new ledger. Default: the head. */
   readonly fromBlock?: bigint | undefined;
   /** Everything but the transactions. `BPR_DRY_RUN`. */
@@ -81,6 +83,7 @@ export interface ResolvedConfig {
   readonly concurrency: number;
   readonly confirmations: number | undefined;
   readonly finality: number | undefined;
+  readonly maxFeePerGas: bigint | undefined;
   readonly fromBlock: bigint | undefined;
   readonly dryRun: boolean;
   readonly drainMs: number;
@@ -118,6 +121,7 @@ export function resolveConfig(config: RunnerConfig = {}, environment: Environmen
     concurrency: count('concurrency', config.concurrency, 1) ?? variables.one('BPR_CONCURRENCY', parsePositive) ?? 128,
     confirmations: count('confirmations', config.confirmations, 0) ?? variables.one('BPR_CONFIRMATIONS', parseCount),
     finality: count('finality', config.finality, 0),
+    maxFeePerGas: wei('maxFeePerGas', config.maxFeePerGas) ?? variables.one('BPR_MAX_FEE_PER_GAS', parseWei),
     fromBlock: config.fromBlock,
     dryRun: config.dryRun ?? variables.one('BPR_DRY_RUN', parseFlag) ?? false,
     drainMs: count('drainMs', config.drainMs, 0) ?? 30_000,
@@ -193,6 +197,8 @@ const parsePositive: Parse<number> = (name, text) => {
   return value;
 };
 
+const parseWei: Parse<bigint | undefined> = (name, text) => wei(name, parseUnsigned(name, text));
+
 const parseFlag: Parse<boolean> = (name, text) => {
   if (/^(?:1|true|yes|on)$/i.test(text)) return true;
   if (/^(?:0|false|no|off)$/i.test(text)) return false;
@@ -239,6 +245,11 @@ function oneOf<T extends string>(values: readonly T[]) {
     return value;
   }
   return parse;
+}
+
+function wei(name: string, value: bigint | undefined): bigint | undefined {
+  if (value === undefined || (typeof value === 'bigint' && value >= 1n)) return value;
+  throw invalid(name, value, 'it must be wei per gas, 1 or more');
 }
 
 function count(name: string, value: number | undefined, minimum: number): number | undefined {

@@ -75,7 +75,7 @@ export class Line {
     this.#suspects = suspects;
     const { blueprintId } = config;
     const codecs = chain && new JobCodecs({ chain, blueprintId, definition, onProblem: (error) => onError(error, 'blueprint') });
-    const { confirmations, finality, dryRun } = config;
+    const { confirmations, finality, maxFeePerGas, dryRun } = config;
     const signer = chain?.source === 'mock' && !parts.signer ? mockSigner(MOCK_ACCOUNT) : parts.signer;
     const settles = chain !== undefined && signer !== undefined && !dryRun;
     this.#traces = CallTraces.of(telemetry, { events, ledger, settles });
@@ -100,6 +100,7 @@ export class Line {
       ...(signer && { signer }),
       ...(confirmations !== undefined && { confirmations }),
       ...(finality !== undefined && { finality }),
+      ...(maxFeePerGas !== undefined && { maxFeePerGas }),
       onEvent: (event) => this.#tell(event),
     });
     const { dispatch } = this;

@@ -33,7 +33,7 @@ Examples:
 The module exports a JobRouter, as default or named router, and where other executors, producers or
 services are wanted a function configure(builder). SIGTERM or SIGINT drains; a second one ends at once.
 Environment: HTTP_RPC_URL or RPC_URL, WS_RPC_URL, TANGLE_CONTRACT, CHAIN_ID, SERVICE_ID, BLUEPRINT_ID,
-BPR_DATA_DIR, BPR_DRY_RUN, BPR_CONFIRMATIONS, OPERATOR_PRIVATE_KEY, LOG_LEVEL.
+BPR_DATA_DIR, BPR_DRY_RUN, BPR_CONFIRMATIONS, BPR_MAX_FEE_PER_GAS, OPERATOR_PRIVATE_KEY, LOG_LEVEL.
 
 Exit status: 0 drained after a signal; 1 it could not start, or ended because of an error; 2 called in a wrong way;
 130 or 143 ended at once by a second signal.`;
