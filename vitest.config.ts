@@ -29,8 +29,8 @@ const project = (name: string, include: string[], options: Options = {}) => {
 export default defineConfig({
   test: {
     globalSetup: ['test/support/run-folder.ts'],
-    // Most files wait for processes that they started: by itself vitest leaves one processor of two alone.
-    maxWorkers: Math.max(2, availableParallelism()),
+    // Most files wait, for processes that they started or for time to pass: a processor alone would be idle half of the time.
+    maxWorkers: Math.max(3, availableParallelism() + 1),
     projects: [
       project('unit', ['src/**/*.test.ts', 'plugins/**/*.test.ts', 'handler/**/*.test.ts', 'test/*.test.ts', 'test/unit/**/*.test.ts']),
       project('conformance', ['test/conformance/**/*.test.ts'], { testTimeout: 240_000 }),
