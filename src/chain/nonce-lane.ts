@@ -269,7 +269,8 @@ export class NonceLane {
       outcome = await chain.send(version.raw);
     } catch (thrown) {
       const error = toRunnerError(thrown, 'RPC_ERROR');
-      if (error.code === 'RPC_ERROR') this.#refusals.set(version.id, (this.#refusals.get(version.id) ?? 0) + 1);
+      const isRefusal = error.code === 'RPC_ERROR' || error.details['reason'] === 'too-large';
+      if (isRefusal) this.#refusals.set(version.id, (this.#refusals.get(version.id) ?? 0) + 1);
       this.note(error);
       return;
     }

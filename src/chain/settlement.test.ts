@@ -23,7 +23,11 @@ const outputFor = (inputs: Uint8Array): Uint8Array => Uint8Array.from([0x0f, ...
 const bytes = (text: string): Uint8Array => new Uint8Array(Buffer.from(text));
 
 type Faults = Omit<MockFaults, 'send'> & { readonly send?: (raw: Hex) => SendFault | 'refuse-for-good' | undefined };
-type Options = Partial<SettlementOptions> & { readonly faults?: Faults; readonly output?: (call: ChainCall) => Uint8Array };
+type Options = Partial<SettlementOptions> & {
+  readonly faults?: Faults;
+  readonly output?: (call: ChainCall) => Uint8Array;
+  readonly refusal?: RunnerError;
+};
 
 /** Chain, ledger, a follower that executes every call at once, and settlement; time moves by hand. */
 class World {
@@ -48,7 +52,7 @@ class World {
         ...faults,
         send: (raw) => {
           const fault = send?.(raw);
-          if (fault === 'refuse-for-good') throw new RunnerError('RPC_ERROR', 'this transaction is not for us');
+          if (fault === 'refuse-for-good') throw options.refusal;
           return fault;
         },
       },
@@ -57,7 +61,7 @@ class World {
   }
 
   newSettlement(options: Partial<SettlementOptions> = {}): Settlement {
-    const { faults: _faults, output: _output, ...given } = this.#options;
+    const { faults: _faults, output: _output, refusal: _refusal, ...given } = this.#options;
     return new Settlement({
       chain: this.client,
       ledger: this.ledger,
@@ -603,8 +607,12 @@ describe('transactions that get lost', () => {
     await world.stop();
   });
 
-  it('does not let a transaction that every node refuses hold up the others', async () => {
+  it.each([
+    ['refuses', new RunnerError('RPC_ERROR', 'this transaction is not for us')],
+    ['finds too large', new RunnerError('RPC_RESPONSE_INVALID', 'HTTP 413', { details: { reason: 'too-large' } })],
+  ])('does not let a transaction that every node %s hold up the others', async (_, refusal) => {
     const world = await new World({
+      refusal,
       batchMax: 2,
       inFlightMax: 1,
       output: (call) => new Uint8Array(call.inputs.length === 3 ? 64 : 1).fill(7),

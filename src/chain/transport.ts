@@ -113,7 +113,11 @@ export class GatheredCalls {
         else resolve(answer);
       }
     } catch (error) {
-      for (const { reject } of part) reject(error);
+      const middle = part.length >> 1;
+      // Each of them may be small enough.
+      if (middle > 0 && toRunnerError(error).details['reason'] === 'too-large')
+        await Promise.all([this.#send(part.slice(0, middle)), this.#send(part.slice(middle))]);
+      else for (const { reject } of part) reject(error);
     }
   }
 }

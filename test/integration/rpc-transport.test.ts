@@ -2,7 +2,7 @@ import { createPublicClient, parseAbi } from 'viem';
 import { afterEach, describe, expect, test, vi } from 'vitest';
 
 import type { RpcTransport, RpcTransportOptions } from '../../src/chain/transport.ts';
-import { createRpcTransport } from '../../src/chain/transport.ts';
+import { GatheredCalls, createRpcTransport } from '../../src/chain/transport.ts';
 import { toViemTransport } from '../../src/chain/viem-transport.ts';
 import type { RunnerError } from '../../src/errors.ts';
 import { isRunnerError } from '../../src/errors.ts';
@@ -393,6 +393,14 @@ describe('several endpoints', () => {
     expect(await rpc.request('echo', [])).toBe('old');
     await expect.poll(() => rpc.request('echo', [])).toBe('new');
   });
+});
+
+test('calls that are too large together are sent apart', async () => {
+  const { url } = await server({ onHttp: (calls) => (calls.length > 1 || calls[0]?.params[0] === 'large' ? { status: 413 } : undefined) });
+  const gathered = new GatheredCalls(transport([url]));
+  const [first, large, last] = await Promise.allSettled(['a', 'large', 'b'].map((text) => gathered.call('echo', [text])));
+  expect([first, last]).toEqual(['a', 'b'].map((text) => ({ status: 'fulfilled', value: [text] })));
+  expect(large).toMatchObject({ status: 'rejected', reason: { details: { reason: 'too-large' } } });
 });
 
 describe('toViemTransport', () => {
