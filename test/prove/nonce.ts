@@ -30,7 +30,7 @@ import { openLedger } from '../support/open-ledger.ts';
 const RESULTS = 300;
 const POISON = 10;
 const SINGLES = 20;
-const FAULTY = 1 / 3;
+const REQUESTS_FAULTY = 1 / 6;
 const DEADLINE_MS = 120_000;
 /** One field, a uint64: any other result is refused with SchemaValidationFailed. */
 const NUMBER_SCHEMA: Hex = '0x0200010800000000016e';
@@ -39,24 +39,24 @@ const seed = Number(process.argv[2] ?? 1);
 const random = new Random(seed);
 const faults: Record<string, number> = { passed: 0, dropped: 0, 'dropped, said sent': 0, delayed: 0, duplicated: 0, 'answered 429': 0 };
 
-/** Does to a third of the raw transactions what endpoints do. */
+/** Does to a third of the raw transactions what endpoints do, and to whole requests of them. */
 function misbehave(proxy: RpcProxy): void {
-  const plan = new Map<string, string>();
+  const planned: string[] = [];
+  const count = (fault: string, transactions: number): void => void (faults[fault] = (faults[fault] ?? 0) + transactions);
   proxy.onHttp = (calls) => {
-    const sends = calls.filter((call) => call.method === 'eth_sendRawTransaction');
-    if (sends.length === 0) return undefined;
-    const fault = random.chance(FAULTY)
-      ? random.pick(['dropped', 'dropped, said sent', 'delayed', 'duplicated', 'answered 429'])
-      : 'passed';
-    faults[fault] = (faults[fault] ?? 0) + 1;
-    if (fault === 'dropped') return 'drop';
-    if (fault === 'answered 429') return { status: 429, body: 'too many requests' };
-    for (const send of sends) plan.set(String(send.params[0]), fault);
-    return undefined;
+    const sends = calls.filter((call) => call.method === 'eth_sendRawTransaction').length;
+    if (sends === 0 || !random.chance(REQUESTS_FAULTY)) return undefined;
+    const fault = random.pick(['dropped', 'answered 429']);
+    count(fault, sends);
+    return fault === 'dropped' ? 'drop' : { status: 429, body: 'too many requests' };
   };
   proxy.onCall = async (call, forward): Promise<ProxyReply> => {
+    if (call.method !== 'eth_sendRawTransaction') return forward();
     const raw = String(call.params[0]) as Hex; // of our own client
-    const fault = call.method === 'eth_sendRawTransaction' ? plan.get(raw) : undefined;
+    if (planned.length === 0)
+      planned.push(...random.shuffled([random.pick(['dropped, said sent', 'delayed', 'duplicated']), 'passed', 'passed']));
+    const fault = planned.pop() ?? 'passed';
+    count(fault, 1);
     if (fault === 'dropped, said sent') return { result: keccak256(raw) };
     if (fault === 'delayed') await systemClock.sleep(random.int(200, 2_000));
     if (fault === 'duplicated') await forward();
