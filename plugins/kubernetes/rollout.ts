@@ -4,7 +4,7 @@ import { RunnerError } from '../../src/plugin.ts';
 import type { DeployProgress } from '../../src/plugin.ts';
 import type { Cluster, Manifest } from './client.ts';
 import { REVISION_LABEL, isKnative, wantedRevision } from './knative.ts';
-import { ANNOTATION } from './pods.ts';
+import { ANNOTATION, CONTAINERS } from './pods.ts';
 import { rolloutOf, selectorOf, templateOf } from './state.ts';
 import type { DeploymentStatus } from './state.ts';
 import type { Component } from './pods.ts';
@@ -134,10 +134,10 @@ export async function podTrouble(cluster: Cluster, pod: Manifest, signal: AbortS
   return { reason, text: `pod ${name}: ${reason}: ${unscheduled.message ?? ''}`, isHopeless: false };
 }
 
-/** Of a pod that is not started again: what its container ended with. */
+/** Of a pod that is not started again: what our container ended with. That of a mesh may come first, and runs on. */
 export function podEnd(pod: Manifest): { readonly exitCode: number; readonly reason: string | undefined } | undefined {
   const { containerStatuses = [], phase } = statusOf(pod);
-  const ended = containerStatuses[0]?.state?.terminated;
+  const ended = containerStatuses.find(({ name = '' }) => CONTAINERS.includes(name))?.state?.terminated;
   if (!ended && phase !== 'Failed' && phase !== 'Succeeded') return undefined;
   return { exitCode: ended?.exitCode ?? (phase === 'Succeeded' ? 0 : 1), reason: ended?.reason };
 }
