@@ -192,6 +192,9 @@ function checkFlags(type: string | undefined, flags: PublishFlags): void {
   const refuse = (message: string): RunnerError => new RunnerError('CONFIG_INVALID', message);
   if (flags.payload !== undefined && flags.file !== undefined) throw refuse('--payload and --file exclude each other');
   if (flags.event !== undefined && flags.eventFile !== undefined) throw refuse('--event and --event-file exclude each other');
+  const { delay = 0, within } = flags;
+  if (within !== undefined && within <= delay)
+    throw refuse(`--within ${within}ms is over before the job is handed out: --delay ${delay}ms`);
   if (flags.package === undefined) {
     if (type === undefined) throw refuse('say the type of the job, or with --package which function it calls');
     if (flags.event !== undefined || flags.eventFile !== undefined) throw refuse('an event needs --package; other jobs have a --payload');
