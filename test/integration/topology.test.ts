@@ -78,6 +78,9 @@ describe('bpr topology', () => {
       const ids = await world.jobs.publish({ count: COUNT, ms: 200 });
       await world.jobs.until(({ byState }) => byState.completed > 0);
       world.kill('engine-1');
+      // It could not say why: its log ends with whatever it said before.
+      const shown = async (): Promise<string> => (await bpr('topology', 'status', '--data', world.report.folder)).stdout;
+      await expect.poll(shown, { timeout: 60_000 }).toContain('engine-1 ended; the last lines of its log:');
       // Those of before may have been done by then.
       const waiting = await world.jobs.publish({ count: COUNT, ms: 200, prefix: 'waits' });
       await world.jobs.until(({ byState }) => byState.claimed === 0 && byState.queued > 0);

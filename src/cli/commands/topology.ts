@@ -168,6 +168,8 @@ function reportText({ option, controlUrl, ticketFile, engineUrls, folder, parts 
     `data           ${folder}`,
     '',
     table([head, ...rows]),
-    ...parts.flatMap(({ name, reason }) => (reason === undefined || reason === '' ? [] : ['', `${name} ended:`, reason])),
+    ...parts.flatMap(({ name, reason }) =>
+      reason === undefined || reason === '' ? [] : ['', `${name} ended; the last lines of its log:`, reason],
+    ),
   ].join('\n');
 }
