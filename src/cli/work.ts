@@ -24,7 +24,7 @@ export interface Work {
 
 /**
  * Ends at SIGINT and SIGTERM as soon as the work can be left; a second one ends the program at once. Then, and when the work fails after it
- * began to write, the error says which writes are done and which one is in doubt.
+ * began to write, the error says which writes are done, and which one was refused or is in doubt.
  */
 export async function interruptible(io: Io, clock: Clock, action: (work: Work) => Promise<void>): Promise<void> {
   const stop = new AbortController();
@@ -64,16 +64,19 @@ export function signalStatus({ code, details }: RunnerError): number | undefined
 }
 
 function toldError(thrown: unknown, signal: Signal | undefined, news: News): unknown {
-  const { done, doubtful, left } = news;
-  const isBegun = done.length + doubtful.length > 0;
+  const { done, begun, left } = news;
+  const isBegun = done.length + begun.length > 0;
   if (signal === undefined && !isBegun) return thrown;
   const error = toRunnerError(thrown);
+  const failed = signal === undefined && begun.length === 1 && isRefused(error) ? begun : [];
+  const doubtful = failed.length > 0 ? [] : begun;
   const said = signal === undefined || error.code === 'ABORTED' ? '' : `: ${error.code}: ${error.message}`;
   const message = signal === undefined ? error.message : `interrupted by ${signal}${said}`;
   const dropped = done.length - DONE_MAX;
   const shown = [...(dropped > 0 ? [`${dropped} more`] : []), ...done.slice(-DONE_MAX)];
   const written = [
     ...(done.length > 0 ? [`done: ${shown.join(', ')}`] : []),
+    ...(failed.length > 0 ? [`failed: ${failed.join(', ')}`] : []),
     ...(doubtful.length > 0 ? [`begun, perhaps done: ${doubtful.join(', ')}`] : []),
     'all that comes after it is not done; the same command goes on from here',
   ];
@@ -81,8 +84,13 @@ function toldError(thrown: unknown, signal: Signal | undefined, news: News): unk
   return new RunnerError(signal === undefined ? error.code : 'ABORTED', `${message}\n${state}`, {
     cause: error.code === 'INTERNAL' && error.cause !== undefined ? error.cause : error,
     retry: error.retry,
-    details: { ...error.details, ...(signal !== undefined && { signal }), done, doubtful },
+    details: { ...error.details, ...(signal !== undefined && { signal }), done, ...(failed.length > 0 && { failed }), doubtful },
   });
+}
+
+/** The platform has answered, and said no. */
+function isRefused({ retry, details: { status } }: RunnerError): boolean {
+  return retry === 'never' && typeof status === 'number' && status >= 400 && status < 500;
 }
 
 /** Steps on a terminal; where none is, a sign of life now and then. */
@@ -106,7 +114,7 @@ class News {
     this.#cancel = this.#wait(QUIET_MS);
   }
 
-  get doubtful(): readonly string[] {
+  get begun(): readonly string[] {
     return [...this.#writing.values()];
   }
 
