@@ -5,11 +5,11 @@
  * before it is signed, and split until what is to blame is known.
  */
 
-import type { ErrorCode } from '../errors.ts';
 import { isRunnerError } from '../errors.ts';
 import type { PendingResult } from '../ledger/ledger.ts';
 import { mapLimited } from '../map-limited.ts';
 import type { Simulation } from './chain.ts';
+import { isRefusal } from './rpc-answers.ts';
 
 export interface BatchLimits {
   /** Calls per transaction. */
@@ -163,7 +163,7 @@ async function siftOnce(
   return { fine };
 }
 
-/** An endpoint that refuses this one request (too large, out of gas) must not hold up the calls that it does not refuse. */
+/** An endpoint that refuses this one request must not hold up the calls that it does not refuse. */
 async function simulateOrNothing(
   calls: readonly PendingResult[],
   options: SiftOptions,
@@ -171,9 +171,7 @@ async function simulateOrNothing(
   try {
     return await options.simulate(calls);
   } catch (error) {
-    const refused: ErrorCode = 'RPC_ERROR';
-    if (isRunnerError(error) && (error.code === refused || error.details['reason'] === 'too-large'))
-      return { outcome: 'refused', error: error.message };
+    if (isRunnerError(error) && isRefusal(error)) return { outcome: 'refused', error: error.message };
     throw error;
   }
 }

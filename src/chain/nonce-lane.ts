@@ -14,6 +14,7 @@ import type { Logger } from '../telemetry/telemetry.ts';
 import type { Receipt, SendOutcome, SettlementChain, SettlementLedger, Signer, TransactionRequest } from './chain.ts';
 import type { FeePolicy, Fees } from './fees.ts';
 import { bumpedFees, firstFees } from './fees.ts';
+import { isRefusal } from './rpc-answers.ts';
 import { transactionHash } from './signed-transaction.ts';
 
 export type LaneEvent =
@@ -269,8 +270,7 @@ export class NonceLane {
       outcome = await chain.send(version.raw);
     } catch (thrown) {
       const error = toRunnerError(thrown, 'RPC_ERROR');
-      const isRefusal = error.code === 'RPC_ERROR' || error.details['reason'] === 'too-large';
-      if (isRefusal) this.#refusals.set(version.id, (this.#refusals.get(version.id) ?? 0) + 1);
+      if (isRefusal(error)) this.#refusals.set(version.id, (this.#refusals.get(version.id) ?? 0) + 1);
       this.note(error);
       return;
     }
@@ -341,8 +341,7 @@ export class NonceLane {
 
   note(error: RunnerError | undefined): void {
     this.#lastError = error;
-    if (!error) return;
-    this.options.log.warn('settlement is held up', { code: error.code, reason: error.message });
+    if (error) this.options.log.warn('settlement is held up', { code: error.code, reason: error.message });
   }
 
   async #sign(draft: Draft, nonce: number, fees: Fees): Promise<NewTransaction> {

@@ -28,6 +28,11 @@ export function sendOutcome(error: RunnerError): SendOutcome | undefined {
   return SEND_OUTCOMES.find(([, words]) => words.test(said))?.[0];
 }
 
+/** Whether the endpoint works and does not take this one request (too large, out of gas): others need not wait for it. */
+export function isRefusal(error: RunnerError): boolean {
+  return error.code === 'RPC_ERROR' || error.details['reason'] === 'too-large';
+}
+
 /** Whether eth_estimateGas or eth_call failed because the contract reverted. */
 export function isRevert(error: RunnerError): boolean {
   const { rpcCode, rpcMessage } = error.details;

@@ -52,7 +52,7 @@ class World {
         ...faults,
         send: (raw) => {
           const fault = send?.(raw);
-          if (fault === 'refuse-for-good') throw options.refusal;
+          if (fault === 'refuse-for-good') throw options.refusal ?? new RunnerError('RPC_ERROR', 'this transaction is not for us');
           return fault;
         },
       },
@@ -608,11 +608,11 @@ describe('transactions that get lost', () => {
   });
 
   it.each([
-    ['refuses', new RunnerError('RPC_ERROR', 'this transaction is not for us')],
-    ['finds too large', new RunnerError('RPC_RESPONSE_INVALID', 'HTTP 413', { details: { reason: 'too-large' } })],
+    ['refuses', {}],
+    ['finds too large', { refusal: new RunnerError('RPC_RESPONSE_INVALID', 'HTTP 413', { details: { reason: 'too-large' } }) }],
   ])('does not let a transaction that every node %s hold up the others', async (_, refusal) => {
     const world = await new World({
-      refusal,
+      ...refusal,
       batchMax: 2,
       inFlightMax: 1,
       output: (call) => new Uint8Array(call.inputs.length === 3 ? 64 : 1).fill(7),
