@@ -168,8 +168,9 @@ async function send(chain: RpcChainClient, { raw, hash, from }: Signed, signal: 
     return chain.send(raw);
   });
   if (outcome === 'underfunded') throw new RunnerError('TX_UNDERFUNDED', `${from} cannot pay for the transaction`);
-  // The answer of an earlier try was lost: it may be mined already.
-  const isSent = outcome === 'sent' || outcome === 'known' || (outcome === 'nonce-too-low' && tries > 1);
+  // The answer of an earlier try, or of an endpoint that failed over, was lost: it may be mined already.
+  const mayBeMined = async (): Promise<boolean> => tries > 1 || (await chain.receipts([hash]))[0] !== undefined;
+  const isSent = outcome === 'sent' || outcome === 'known' || (outcome === 'nonce-too-low' && (await mayBeMined()));
   if (!isSent) throw new RunnerError('RPC_ERROR', `the node refuses transaction ${hash} of ${from}: ${outcome}`);
 }
 

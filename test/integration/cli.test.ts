@@ -223,6 +223,24 @@ describe('jobs submit', () => {
     }
   });
 
+  it('takes a call for sent that another endpoint knows as mined', async () => {
+    const proxy = await startRpcProxy({
+      upstream: chain.rpcUrl,
+      onCall: async ({ method }, forward) => {
+        const reply = await forward();
+        return method === 'eth_sendRawTransaction' ? { error: { code: -32016, message: 'over rate limit' } } : reply;
+      },
+    });
+    try {
+      const before = (await tangle.calls(service.serviceId)).length;
+      const flags = ['--service', String(service.serviceId), '--types', 'uint64 x', '--args', '[3]', '--no-wait', '--json'];
+      const { status, stdout } = await start(['jobs', 'submit', '0', ...flags], { RPC_URL: `${proxy.url},${chain.rpcUrl}` }).ended;
+      expect({ status, ...JSON.parse(stdout) }).toMatchObject({ status: 0, callId: String(before) });
+    } finally {
+      await proxy.close();
+    }
+  });
+
   it('says why the contract refuses a call, and sends nothing', async () => {
     const before = await chain.request('eth_blockNumber', []);
     const stranger = `0x${'5e'.repeat(32)}`;
