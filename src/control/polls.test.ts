@@ -5,7 +5,7 @@ import type { GatewayRequest } from '../gateway/http.ts';
 import { silentTelemetry } from '../telemetry/telemetry.ts';
 import { Polls } from './polls.ts';
 
-it('a poll that was sent again is the one that is cancelled, also when the first one has ended since', async () => {
+function world() {
   const waiting = silentTelemetry.metrics.gauge({ name: 'waiting', help: 'Polls.' });
   const polls = new Polls({ clock: systemClock, pollsMax: 10, pollsPerCallerMax: 10, waiting, onWait: () => () => undefined });
   const closing = new AbortController().signal;
@@ -16,6 +16,11 @@ it('a poll that was sent again is the one that is cancelled, also when the first
       return 'ended';
     });
   };
+  return { polls, poll };
+}
+
+it('a poll that was sent again is the one that is cancelled, also when the first one has ended since', async () => {
+  const { polls, poll } = world();
   const lost = new AbortController();
   const first = poll(lost);
   const second = poll(new AbortController());
@@ -24,4 +29,14 @@ it('a poll that was sent again is the one that is cancelled, also when the first
   expect(polls.cancel(ANONYMOUS.id, 'claim')).toBe(true);
   expect(await second).toBe('ended');
   expect(polls.cancel(ANONYMOUS.id, 'claim')).toBe(false);
+});
+
+it('a poll that is sent again ends the one before: nobody reads what that one would be given', async () => {
+  const { polls, poll } = world();
+  const first = poll(new AbortController());
+  const second = poll(new AbortController());
+  expect(await first).toBe('ended');
+  expect(polls.size).toBe(1);
+  expect(polls.cancel(ANONYMOUS.id, 'claim')).toBe(true);
+  expect(await second).toBe('ended');
 });

@@ -53,7 +53,11 @@ export class Polls {
     const leave = this.#enter(request.caller.id, controller);
     const end = (): void => controller.abort();
     const key = typeof pollId === 'string' ? keyOf(request.caller.id, pollId) : undefined;
-    if (key !== undefined) this.#byId.set(key, controller);
+    if (key !== undefined) {
+      // The same one, on a way that its caller has given up: what it were given would lie there until its lease runs out.
+      this.#byId.get(key)?.abort();
+      this.#byId.set(key, controller);
+    }
     const stopTimer = waitMs === undefined ? undefined : this.#options.clock.after(waitMs, end);
     request.signal.addEventListener('abort', end);
     request.closing.addEventListener('abort', end);
