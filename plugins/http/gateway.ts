@@ -1,6 +1,6 @@
 /** Functions of a gateway of this project, through its own API. It keeps versions and logs, and replaces code while calls run. */
 
-import { RunnerError, count, errorOf, failure, fieldsOf, isErrorCode, text, logFilter, logLevelOf, noVersion } from '../../src/plugin.ts';
+import { RunnerError, count, errorOf, failure, fieldsOf, isErrorCode, text, logFilter, noVersion } from '../../src/plugin.ts';
 import type {
   FunctionConfig,
   FunctionInvocation,
@@ -134,7 +134,8 @@ export class GatewayFunctions {
     if (status === 429) throw failure(`invoke function ${name}`, response, 'PLATFORM_THROTTLED');
     // What kept it from running, or from answering; also that there is no such version.
     if (status >= 300 && !failed) throw failure(`invoke function ${name}`, response, isErrorCode(code) ? code : undefined);
-    const requestId = text(headers['x-invocation-id']);
+    // An answer that says how a call failed has no report, but the id all the same.
+    const requestId = text(headers['x-invocation-id'] ?? headers['x-request-id']);
     const version = text(headers['x-executed-version']);
     const durationMs = Number(headers['x-run-ms']);
     return {
@@ -324,7 +325,7 @@ function entryOf(line: Fields): LogEntry {
   const message = text(line['text']) ?? '';
   const requestId = text(line['request_id']);
   const instance = text(line['instance_id']);
-  const level = logLevelOf(message);
+  const level = text(line['level']);
   return {
     at: Date.parse(String(line['at'])),
     message,

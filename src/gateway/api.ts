@@ -159,6 +159,7 @@ export const LOG_LINE = object('a line that an instance wrote', {
   instance_id: text({ about: 'that wrote it' }),
   stream: choice('where to', ['stdout', 'stderr']),
   request_id: optional(text({ about: 'of the call during which it was written' })),
+  level: optional(text({ about: 'of a line of JSON; error: the gateway says how a call failed' })),
   text: text({ about: 'the line', charsMax: 1_048_576 }),
 });
 export type LogLineDocument = Infer<typeof LOG_LINE>;

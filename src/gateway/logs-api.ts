@@ -1,5 +1,6 @@
-/** `/api/v1/functions/{name}/logs`: what instances wrote, kept or live. */
+/** `/api/v1/functions/{name}/logs`: what instances wrote and how calls failed, kept or live. */
 
+import { logLevelOf } from '../executor/log-query.ts';
 import type { LogLine } from '../runtime/runtime.ts';
 import { LOGS } from './api.ts';
 import type { LogLineDocument } from './api.ts';
@@ -101,7 +102,7 @@ function follow({ signal, closing }: GatewayRequest, { logs, lines, wanted }: Fo
 }
 
 export function lineDocument({ id, item }: Numbered<LogLine>): LogLineDocument {
-  const { at, name, version, instanceId, stream, requestId, text: line } = item;
+  const { at, name, version, instanceId, stream, requestId, text: line, level = logLevelOf(line) } = item;
   return {
     id,
     at: new Date(at).toISOString(),
@@ -110,6 +111,7 @@ export function lineDocument({ id, item }: Numbered<LogLine>): LogLineDocument {
     instance_id: instanceId,
     stream,
     ...(requestId !== undefined && { request_id: requestId }),
+    ...(level !== undefined && { level }),
     text: line,
   };
 }

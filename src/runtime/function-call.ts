@@ -5,6 +5,8 @@ import { RunnerError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
 import { Expiring } from '../executor/deadline.ts';
 import type { Deadlines } from '../executor/deadline.ts';
+import { LINE_CHARACTERS_MAX, failureText } from './instance-log.ts';
+import type { LogBook } from './instance-log.ts';
 import { endText } from './live-instance.ts';
 import type { InstanceCall, LiveInstance } from './live-instance.ts';
 import type { Pool } from './pool.ts';
@@ -26,6 +28,7 @@ export interface CallHost {
   readonly clock: Clock;
   readonly deadlines: Deadlines;
   readonly limits: CallLimits;
+  readonly logBook: LogBook;
   /** An instance has taken the event. */
   taken(call: FunctionCall): void;
   /** An outcome was told. `instance` is undefined when the call never had one. */
@@ -339,8 +342,21 @@ export abstract class FunctionCall extends Waiter<LiveInstance> implements Insta
     this.#isTold = true;
     this.#options.signal?.removeEventListener('abort', this.#cancelled);
     const instance = this.wasTaken ? this.#member?.instance : undefined;
+    this.#log(error);
     this.host.ended(this, error.code, instance && this.#report(instance, undefined));
     this.rejected(error);
+  }
+
+  /** Behind what the function wrote itself, or it would seem that nothing had happened. */
+  #log(error: RunnerError): void {
+    const { fn, requestId, host } = this;
+    const at = host.clock.now();
+    const text = failureText(error, { at, requestId })?.slice(0, LINE_CHARACTERS_MAX);
+    if (text === undefined) return;
+    // Of an instance that never took a call, only the error knows.
+    const { instanceId: failed } = error.details;
+    const instanceId = this.instanceId ?? (typeof failed === 'string' ? failed : '');
+    host.logBook.write({ at, name: fn.name, version: fn.version, instanceId, stream: 'stderr', requestId, level: 'error', text });
   }
 
   #free(): void {

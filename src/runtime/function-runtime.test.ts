@@ -13,7 +13,7 @@ import type { Counter, Gauge, Histogram, MetricOptions, Telemetry } from '../tel
 import { FakeClock } from '../testing/fake-clock.ts';
 import { FRAME, FRAMES_LANES, FRAMES_TARGET } from './frames.ts';
 import { fixedKeepAlive } from './keep-alive.ts';
-import type { RuntimeEvent } from './runtime.ts';
+import type { InstanceEnd, RuntimeEvent } from './runtime.ts';
 import { FunctionRuntime } from './function-runtime.ts';
 import type { FunctionRuntimeOptions } from './function-runtime.ts';
 
@@ -331,6 +331,36 @@ describe('a failing call', () => {
     expect(backend.running).toEqual([]);
   });
 
+  test.each([
+    ['"throw"', /^\S+Z\tthe-id\tERROR\tInvoke Error \t\{"errorType":"RangeError","errorMessage":"too\\nfar","stack":\[\]\}$/],
+    ['"exit"', /^RequestId: the-id Error: Runtime exited with error: exit status 3$/],
+    ['"kill"', /^RequestId: the-id Error: Runtime exited with error: signal: killed$/],
+    ['"memory"', /^RequestId: the-id Error: Runtime exited with error: signal: killed \(cook used more than its 128 MB.*\)$/],
+    ['"hang"', /^\S+Z the-id Task timed out after 0\.\d\d seconds$/],
+  ])('%s is the last line of its log, as an error', async (what, wanted) => {
+    const ends: Record<string, InstanceEnd> = {
+      '"exit"': { reason: 'exited', exitCode: 3 },
+      '"kill"': { reason: 'signalled', signal: 'SIGKILL' },
+      '"memory"': { reason: 'out-of-memory' },
+    };
+    const { runtime } = await start({
+      handler({ program }) {
+        program.print('last words');
+        const end = ends[what];
+        if (end) program.end(end);
+        return what === '"throw"' ? Promise.reject(new RangeError('too\nfar')) : new Promise(() => {});
+      },
+    });
+    const call = runtime.invoke(versionOf({ timeoutMs: what === '"hang"' ? 100 : 30_000 }), Buffer.from(what), { requestId: 'the-id' });
+    await expect(call).rejects.toMatchObject({ details: { requestId: 'the-id' } });
+    const lines = runtime.log('cook');
+    const line = lines.find(({ level }) => level !== undefined);
+    expect(line).toMatchObject({ level: 'error', requestId: 'the-id', stream: 'stderr', instanceId: expect.stringMatching(/^cook-/) });
+    expect(line?.text).toMatch(wanted);
+    // The program of a call that throws goes on, and so does its line.
+    if (what !== '"throw"') expect(lines.map(({ text: each }) => each)).toEqual(['last words', line?.text]);
+  });
+
   test('stopInstance ends its call', async () => {
     const { runtime } = await start({ handler: () => new Promise(() => {}) });
     const call = runtime.invoke(versionOf(), event(1));
@@ -354,6 +384,7 @@ describe('a failing start', () => {
         code: 'FUNCTION_INIT_FAILED',
         details: { errorType: 'Runtime.ImportModuleError', errorMessage: 'no module', stackTrace: ['at x'] },
       },
+      /\tERROR\tUncaught Exception \t\{"errorType":"Runtime\.ImportModuleError","errorMessage":"no module","stack":\["at x"\]\}$/,
     ],
     [
       'an exit',
@@ -366,14 +397,21 @@ describe('a failing start', () => {
         message: expect.stringContaining('last words'),
         details: { errorType: 'Runtime.ExitError', exitCode: 7 },
       },
+      /^RequestId: \S+ Error: Runtime exited with error: exit status 7$/,
     ],
     [
       'too much memory',
       async (program: FakeProgram) => program.end({ reason: 'out-of-memory' }),
       { code: 'FUNCTION_OUT_OF_MEMORY', retry: 'safe' },
+      /^RequestId: \S+ Error: Runtime exited with error: signal: killed \(cook used more than its 128 MB.*\)$/,
     ],
-    ['no word', () => new Promise<void>(() => {}), { code: 'FUNCTION_INIT_FAILED', details: { errorType: 'Sandbox.Timeout' } }],
-  ])('%s is told to all who wait, and nothing is left', async (what, boot, expected) => {
+    [
+      'no word',
+      () => new Promise<void>(() => {}),
+      { code: 'FUNCTION_INIT_FAILED', details: { errorType: 'Sandbox.Timeout' } },
+      /^RequestId: \S+ Error: the function did not ask for work in 150 ms/,
+    ],
+  ])('%s is told to all who wait and in the log, and nothing is left', async (what, boot, expected, logged) => {
     const { runtime, backend, folder } = await start({ boot }, { limits: { initTimeoutMs: what === 'no word' ? 150 : 30_000 } });
     const calls = Array.from({ length: 5 }, () => runtime.invoke(versionOf(), event(1)));
     for (const outcome of await Promise.allSettled(calls)) {
@@ -382,6 +420,9 @@ describe('a failing start', () => {
     }
     expect(backend.running).toEqual([]);
     expect(runtime.instances()).toEqual([]);
+    const errors = runtime.log('cook').filter(({ level }) => level === 'error');
+    expect(new Set(errors.map(({ requestId }) => requestId)).size).toBe(5);
+    for (const { text: line } of errors) expect(line).toMatch(logged);
     expect((await readdir(folder)).toSorted()).toEqual(['lock', 'owner']);
   });
 

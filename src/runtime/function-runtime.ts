@@ -150,6 +150,7 @@ export class FunctionRuntime {
       clock: this.#clock,
       deadlines: this.#deadlines,
       limits: this.limits,
+      logBook: this.#logBook,
       taken: (call) => this.#tellCall(call, 'started'),
       ended: (call, outcome, report) => this.#ended(call, outcome, report),
     };

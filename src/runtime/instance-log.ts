@@ -1,6 +1,7 @@
-/** What instances write: lines in a bounded ring per function, and the tail of what came during a call. */
+/** What instances write: lines in a bounded ring per function, and the tail of what came during a call. And how calls failed. */
 
 import { StringDecoder } from 'node:string_decoder';
+import type { RunnerError } from '../errors.ts';
 import type { LogLine } from './runtime.ts';
 
 const LINES_MAX = 1_000;
@@ -8,7 +9,7 @@ const LINES_MAX = 1_000;
 const CHARACTERS_MAX = 1024 * 1024;
 /** Functions whose lines are kept; the one that was silent for longest goes first. */
 const FUNCTIONS_MAX = 1_000;
-const LINE_CHARACTERS_MAX = 16 * 1024;
+export const LINE_CHARACTERS_MAX = 16 * 1024;
 const TAIL_BYTES = 4 * 1024;
 /** Chunks that are kept for tails before the old ones are put together. */
 const CHUNKS_MAX = 64;
@@ -70,6 +71,64 @@ function cut(ring: Ring): void {
   for (; characters > CHARACTERS_MAX; from += 1) characters -= ring.lines[from]?.text.length ?? 0;
   ring.lines = ring.lines.slice(from);
   ring.characters = characters;
+}
+
+/**
+ * What the log says of a call that failed, in the words of AWS Lambda and of its runtime client for Node; undefined: the function is not at
+ * fault, or had no part in it.
+ */
+export function failureText(
+  { code, message, details, retry }: RunnerError,
+  call: { readonly at: number; readonly requestId: string },
+): string | undefined {
+  const at = new Date(call.at).toISOString();
+  const failed = `RequestId: ${call.requestId} Error:`;
+  const { errorType, errorMessage, stackTrace: stack, body } = details;
+  switch (code) {
+    case 'FUNCTION_FAILED':
+    case 'FUNCTION_INIT_FAILED': {
+      const what = code === 'FUNCTION_FAILED' ? 'Invoke Error' : 'Uncaught Exception';
+      if (body) return `${at}\t${call.requestId}\tERROR\t${what} \t${JSON.stringify({ errorType, errorMessage, stack })}`;
+      return `${failed} ${details['reason'] === undefined ? String(errorMessage) : exitText(details)}`;
+    }
+    case 'FUNCTION_CRASHED':
+      return `${failed} ${exitText(details)}`;
+    case 'FUNCTION_OUT_OF_MEMORY':
+      return `${failed} ${exitText({ signal: 'SIGKILL' })} (${message})`;
+    case 'EXECUTOR_TIMEOUT':
+      return `${at} ${call.requestId} Task timed out after ${(Number(details['ranMs']) / 1_000).toFixed(2)} seconds`;
+    case 'EXECUTOR_RESPONSE_INVALID':
+    case 'PAYLOAD_TOO_LARGE':
+      return `${failed} ${message}`;
+    case 'EXECUTOR_CONNECTION_LOST':
+      return retry === 'safe' ? undefined : `${failed} ${message}`;
+    default:
+      return undefined;
+  }
+}
+
+/** As Go names them, in which the supervisor of AWS is written. */
+const SIGNALS: Readonly<Record<string, string>> = {
+  SIGABRT: 'aborted',
+  SIGBUS: 'bus error',
+  SIGFPE: 'floating point exception',
+  SIGHUP: 'hangup',
+  SIGILL: 'illegal instruction',
+  SIGINT: 'interrupt',
+  SIGKILL: 'killed',
+  SIGPIPE: 'broken pipe',
+  SIGQUIT: 'quit',
+  SIGSEGV: 'segmentation fault',
+  SIGSYS: 'bad system call',
+  SIGTERM: 'terminated',
+  SIGTRAP: 'trace/breakpoint trap',
+};
+
+/** How a program ended, in the words of AWS Lambda, from the details of the error. */
+export function exitText({ signal, exitCode }: RunnerError['details']): string {
+  const how =
+    typeof signal === 'string' ? `signal: ${SIGNALS[signal] ?? signal}` : `exit status ${typeof exitCode === 'number' ? exitCode : 1}`;
+  return `Runtime exited with error: ${how}`;
 }
 
 type Stream = LogLine['stream'];

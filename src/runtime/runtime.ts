@@ -211,6 +211,8 @@ export interface LogLine {
   readonly stream: 'stdout' | 'stderr';
   /** Absent outside of calls, and when the instance works on several. */
   readonly requestId?: string;
+  /** Only of what the runtime itself writes of a call that failed. */
+  readonly level?: 'error';
   readonly text: string;
 }
 

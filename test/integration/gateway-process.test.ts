@@ -11,6 +11,7 @@ import { promisify } from 'node:util';
 import { describe, expect, test } from 'vitest';
 import { HttpFaasDeployer, HttpFaasExecutor } from '../../plugins/http/index.ts';
 import { buildHandler } from '../../src/deploy/package.ts';
+import type { LogEntry } from '../../src/executor/deployer.ts';
 import { GatewayClient } from '../../src/gateway/client.ts';
 import { Metadata } from '../../src/job/call.ts';
 import { requirePeer, runs } from '../require.ts';
@@ -222,13 +223,31 @@ describe('jobs', () => {
     await expect(executor.invoke(call(word(7)), options)).rejects.toMatchObject({ code: 'EXECUTOR_NOT_FOUND' });
   });
 
-  test('an answer that is too large is told as such by the deployer', async () => {
+  test('an answer that is too large is told as such by the deployer, and a call that failed is an error of the log', async () => {
     const { url } = await startCommand(await newFolder());
     const deployer = new HttpFaasDeployer(url);
     onEnd(() => deployer.close());
-    const zip = zipOf({ 'index.mjs': "export const handler = async () => 'x'.repeat(7_000_000);" });
+    const zip = zipOf({
+      'index.mjs': `export const handler = async ({ dies }) => {
+        console.log('{"level":"warn"}');
+        return dies ? process.kill(process.pid, 'SIGKILL') : 'x'.repeat(7_000_000);
+      };`,
+    });
     await deployer.deploy('large', { zip, sha256: createHash('sha256').update(zip).digest('hex') }, { handler: 'index.handler' });
     await expect(deployer.invoke('large', Buffer.from('{}'))).rejects.toMatchObject({ code: 'PAYLOAD_TOO_LARGE' });
+    const { requestId = 'unknown' } = await deployer.invoke('large', Buffer.from('{"dies":true}'));
+    const logs = async (level: 'warn' | 'error'): Promise<LogEntry[]> => {
+      const found: LogEntry[] = [];
+      for await (const entry of deployer.logs('large', { level })) found.push(entry);
+      return found;
+    };
+    const entries = await logs('error');
+    expect(entries.map(({ message }) => message)).toEqual([
+      expect.stringMatching(/^RequestId: \S+ Error: the response of large has more than \d+ bytes$/),
+      `RequestId: ${requestId} Error: Runtime exited with error: signal: killed`,
+    ]);
+    expect(entries[1]).toMatchObject({ level: 'error', requestId, instance: expect.stringMatching(/^large-/) as string });
+    expect(await logs('warn')).toHaveLength(4);
   });
 
   test('a bootstrap of standard input and output: its answers, its failures, its variables', async () => {

@@ -722,7 +722,17 @@ describe('Invoke', () => {
     [
       'FUNCTION_CRASHED',
       { signal: 'SIGSEGV' },
-      { errorType: 'Runtime.ExitError', errorMessage: 'RequestId: ID Error: Runtime exited with error: signal: segv' },
+      { errorType: 'Runtime.ExitError', errorMessage: 'RequestId: ID Error: Runtime exited with error: signal: segmentation fault' },
+    ],
+    [
+      'FUNCTION_CRASHED',
+      { signal: 'SIGKILL' },
+      { errorType: 'Runtime.ExitError', errorMessage: 'RequestId: ID Error: Runtime exited with error: signal: killed' },
+    ],
+    [
+      'FUNCTION_INIT_FAILED',
+      { reason: 'exited', exitCode: 7, errorType: 'Runtime.ExitError', errorMessage: 'exit status 7' },
+      { errorType: 'Runtime.ExitError', errorMessage: 'RequestId: ID Error: Runtime exited with error: exit status 7' },
     ],
     [
       'FUNCTION_OUT_OF_MEMORY',

@@ -1,6 +1,7 @@
 /** What a call came to, as the service tells it: a body, and whether the function failed. */
 
 import type { RunnerError } from '../../errors.ts';
+import { exitText } from '../../runtime/instance-log.ts';
 import type { InvocationReport } from '../../runtime/runtime.ts';
 import type { FunctionRecord } from '../../runtime/store-records.ts';
 
@@ -17,12 +18,15 @@ export function functionFailure(error: RunnerError, requestId: string, record: F
   const { code, details } = error;
   switch (code) {
     case 'FUNCTION_FAILED':
+      return said(details, requestId, 'Runtime.Unknown');
     case 'FUNCTION_INIT_FAILED':
-      return said(details, requestId, code === 'FUNCTION_INIT_FAILED' ? 'Runtime.ExitError' : 'Runtime.Unknown');
+      // It ended before it could say why.
+      if (details['reason'] === undefined) return said(details, requestId, 'Runtime.ExitError');
+      return failure('Runtime.ExitError', `RequestId: ${requestId} Error: ${exitText(details)}`);
     case 'FUNCTION_CRASHED':
-      return failure('Runtime.ExitError', `RequestId: ${requestId} Error: Runtime exited with error: ${exitText(details)}`);
+      return failure('Runtime.ExitError', `RequestId: ${requestId} Error: ${exitText(details)}`);
     case 'FUNCTION_OUT_OF_MEMORY':
-      return failure('Runtime.OutOfMemory', `RequestId: ${requestId} Error: Runtime exited with error: signal: killed`);
+      return failure('Runtime.OutOfMemory', `RequestId: ${requestId} Error: ${exitText({ signal: 'SIGKILL' })}`);
     case 'EXECUTOR_TIMEOUT': {
       const seconds = (record.timeoutMs / 1_000).toFixed(2);
       return failure('Sandbox.Timedout', `RequestId: ${requestId} Error: Task timed out after ${seconds} seconds`);
@@ -64,11 +68,6 @@ function isJson(text: string): boolean {
   } catch {
     return false;
   }
-}
-
-function exitText(details: RunnerError['details']): string {
-  if (typeof details['signal'] === 'string') return `signal: ${details['signal'].toLowerCase().replace(/^sig/, '')}`;
-  return `exit status ${typeof details['exitCode'] === 'number' ? details['exitCode'] : 1}`;
 }
 
 const TAIL_BYTES = 4 * 1024;
