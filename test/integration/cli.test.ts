@@ -267,6 +267,34 @@ describe('doctor', () => {
     const { checks } = JSON.parse(stdout) as { checks: { name: string; status: string }[] };
     expect(checks.filter((check) => check.status === 'fail').map(({ name }) => name)).toEqual(['chain', 'contract']);
   });
+
+  it('looks at every endpoint, and at that of the pushes', async () => {
+    const other = await startRpcProxy({ onCall: ({ method }) => ({ result: method === 'eth_chainId' ? '0x1' : '0x' }) });
+    const busy = await startRpcProxy({ onHttp: () => ({ status: 429 }) });
+    const pushing = await startLocalChain({ chainId: 5 });
+    try {
+      const chainChecks = async (env: Record<string, string>) => {
+        const { checks } = JSON.parse((await start(['doctor', '--json'], env).ended).stdout) as {
+          checks: { name: string; status: string; detail: string }[];
+        };
+        return checks
+          .filter(({ name }) => ['chain', 'pushed blocks', 'contract'].includes(name))
+          .map(({ status, detail }) => `${status} ${detail}`);
+      };
+      const [of, contract] = [chain.rpcUrl, expect.stringMatching(/^ok .* bytes of code$/) as string];
+      expect(await chainChecks({ RPC_URL: `${of},${busy.url},${other.url}`, WS_RPC_URL: pushing.wsUrl })).toEqual([
+        `ok chain 31337 at ${of}`,
+        `warn RPC_RATE_LIMITED: ${busy.url}: eth_chainId: HTTP 429`,
+        `fail chain 1 at ${other.url}, but the chain is 31337`,
+        expect.stringMatching(/^warn ws:.*chain 5\b/) as string,
+        contract,
+      ]);
+      expect(await chainChecks({ WS_RPC_URL: chain.wsUrl })).toEqual([`ok chain 31337 at ${of}`, `ok ${chain.wsUrl}`, contract]);
+      expect(await chainChecks({ RPC_URL: busy.url })).toEqual([`fail RPC_RATE_LIMITED: ${busy.url}: eth_chainId: HTTP 429`]);
+    } finally {
+      await Promise.all([other.close(), busy.close(), pushing.stop()]);
+    }
+  });
 });
 
 describe('run', () => {

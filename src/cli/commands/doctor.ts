@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import type { Command } from 'commander';
 import { ERROR_TEXTS } from '../../error-texts.ts';
+import type { RunnerError } from '../../errors.ts';
 import { toRunnerError } from '../../errors.ts';
 import { redactText, redactUrl } from '../../telemetry/redact.ts';
 import { BACKENDS, lookFor } from '../backends.ts';
@@ -25,6 +26,7 @@ const OPTIONAL_PEERS: Readonly<Record<string, string>> = {
   '@opentelemetry/api': 'traces',
 };
 const NODE_NEEDED = [22, 19] as const;
+const PUSH_MS = 10_000;
 
 const EXAMPLES = `
 Examples:
@@ -38,7 +40,7 @@ limits of the system, containers, TLS, authentication, tickets, metrics, alerts,
 Each line says what was looked at, what was found, and what to do.
 
 Exit status: 0 nothing fails (there can be warnings); 1 a check fails; 2 called in a wrong way.
-Environment: HTTP_RPC_URL or RPC_URL, TANGLE_CONTRACT, CHAIN_ID, BPR_DATA_DIR.`;
+Environment: HTTP_RPC_URL or RPC_URL, WS_RPC_URL, TANGLE_CONTRACT, CHAIN_ID, BPR_DATA_DIR.`;
 
 /** `bpr doctor`: is everything there that a runner needs, and what to do when not. */
 export function addDoctor(program: Command, cli: Cli): void {
@@ -190,37 +192,75 @@ async function checkChain(io: Io, flags: DoctorFlags): Promise<Check[]> {
       { name: 'chain', status: 'warn', detail: 'not configured', remedy: 'set HTTP_RPC_URL and TANGLE_CONTRACT to settle on a chain' },
     ];
   }
-  const { createRpcTransport } = await import('../../chain/transport.ts');
-  const checks: Check[] = [];
   try {
-    const { rpcUrls: urls, contract, chainId: expected } = settingsOf(io, flags);
-    const transport = createRpcTransport({ urls });
-    try {
-      const chainId = Number(await transport.request('eth_chainId', []));
-      checks.push(chainCheck({ url: urls.map(redactUrl).join(', '), chainId, expected }));
-      const code = contract && (await transport.request('eth_getCode', [contract, 'latest']));
-      checks.push(contractCheck(contract, code));
-    } finally {
-      await transport.close();
-    }
+    const { rpcUrls, wsUrl, contract, chainId: named } = settingsOf(io, flags);
+    const answers = await Promise.all(rpcUrls.map(async (url) => ({ url, answer: await chainIdAt(url) })));
+    const served = answers.map(({ answer }) => answer).find((answer) => typeof answer === 'number');
+    const expected = named ?? served;
+    const checks = answers.map(({ url, answer }) =>
+      endpointCheck({ url: redactUrl(url), answer, expected, isAlone: served === undefined }),
+    );
+    if (served === undefined || expected === undefined) return checks;
+    if (wsUrl !== undefined) checks.push(await checkPush(wsUrl, expected));
+    const code = contract && (await requested(rpcUrls, 'eth_getCode', [contract, 'latest']));
+    return [...checks, contractCheck(contract, code)];
   } catch (thrown) {
-    checks.push(failed('chain', thrown));
+    return [failed('chain', thrown)];
   }
-  return checks;
 }
 
-function chainCheck({
-  url,
-  chainId,
-  expected,
-}: {
+async function requested(urls: readonly string[], method: string, params: readonly unknown[]): Promise<unknown> {
+  const { createRpcTransport } = await import('../../chain/transport.ts');
+  const transport = createRpcTransport({ urls });
+  try {
+    return await transport.request(method, params);
+  } finally {
+    await transport.close();
+  }
+}
+
+async function chainIdAt(url: string): Promise<number | RunnerError> {
+  try {
+    const { checkChainId } = await import('../../chain/rpc-answers.ts');
+    return checkChainId(await requested([url], 'eth_chainId', []), undefined);
+  } catch (thrown) {
+    return toRunnerError(thrown);
+  }
+}
+
+function endpointCheck(endpoint: {
   readonly url: string;
-  readonly chainId: number;
+  readonly answer: number | RunnerError;
   readonly expected: number | undefined;
+  /** No other endpoint stands in for it. */
+  readonly isAlone: boolean;
 }): Check {
-  const detail = `chain ${chainId} at ${url}`;
-  if (expected === undefined || expected === chainId) return { name: 'chain', status: 'ok', detail };
-  return { name: 'chain', status: 'fail', detail: `${detail}, but CHAIN_ID is ${expected}`, remedy: ERROR_TEXTS.CHAIN_MISMATCH.remedy };
+  const { url, answer, expected, isAlone } = endpoint;
+  const name = 'chain';
+  if (typeof answer !== 'number') return { ...failed(name, answer), ...(!isAlone && { status: 'warn' }) };
+  const detail = `chain ${answer} at ${url}`;
+  if (expected === answer) return { name, status: 'ok', detail };
+  return { name, status: 'fail', detail: `${detail}, but the chain is ${expected}`, remedy: ERROR_TEXTS.CHAIN_MISMATCH.remedy };
+}
+
+/** As a runner subscribes. Without it new blocks are polled. */
+async function checkPush(url: string, chainId: number): Promise<Check> {
+  const [{ HeadPush }, { systemClock }] = await Promise.all([import('../../chain/push.ts'), import('../../clock.ts')]);
+  const { promise, resolve } = Promise.withResolvers<string | undefined>();
+  const onState = (connected: boolean, reason?: string): void => resolve(connected ? undefined : reason);
+  const push = new HeadPush({ url, chainId, clock: systemClock, onHead: () => {}, onState });
+  const cancel = systemClock.after(PUSH_MS, () => resolve(`no subscription within ${PUSH_MS / 1000} s`));
+  try {
+    push.start();
+    const reason = await promise;
+    const [name, detail] = ['pushed blocks', redactUrl(url)];
+    if (reason === undefined) return { name, status: 'ok', detail };
+    const remedy = 'correct WS_RPC_URL, or leave it away: until then new blocks are polled';
+    return { name, status: 'warn', detail: `${detail}: ${redactText(reason)}`, remedy };
+  } finally {
+    cancel();
+    push.close();
+  }
 }
 
 function contractCheck(contract: string | undefined, code: unknown): Check {
