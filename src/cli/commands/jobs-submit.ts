@@ -70,7 +70,8 @@ async function submit(io: Io, jobIndex: number, flags: SubmitFlags): Promise<voi
     import('../submission.ts'),
   ]);
   const key = await new Secret(flags.key, { environment: { ...io.env } }).read();
-  const signer = keyed(flags.key, () => signerFromKey(key));
+  // The key is the caller's: the message names where it comes from, never what it is.
+  const signer = signerFromKey(key, `${flags.key} holds no private key of the caller`);
   const chain = new RpcChainClient({ rpcUrl, contract, ...(chainId !== undefined && { chainId }) });
   const signal = AbortSignal.timeout(flags.timeout * 1000);
   try {
@@ -111,16 +112,6 @@ async function submit(io: Io, jobIndex: number, flags: SubmitFlags): Promise<voi
     print(io, flags.json, { document: { ...base, results }, text: [title(call), ...lines].join('\n') });
   } finally {
     await chain.close();
-  }
-}
-
-/** The key is the caller's: the message names where it comes from, never what it is. */
-function keyed<T>(reference: string, make: () => T): T {
-  try {
-    return make();
-  } catch (cause) {
-    const message = `${reference} holds no private key of the caller: it must be 64 hexadecimal digits, with or without 0x`;
-    throw new RunnerError('CONFIG_INVALID', message, { cause });
   }
 }
 
