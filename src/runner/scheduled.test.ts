@@ -81,6 +81,9 @@ describe('scheduled jobs', () => {
     const surplus = 'the arguments of the schedule a are not (uint64 x): 2 values are given, and the job takes 1';
     expect(make({ args: [3n, 4n] })).toThrow(expect.objectContaining({ code: 'JOB_ARGS_INVALID', message: surplus }));
     expect(make({ jobId: 0, args: [3n] })).toThrow(expect.objectContaining({ code: 'JOB_ARGS_INVALID' }));
+    expect(make({ args: [3n], body: new Uint8Array() })).toThrow(
+      expect.objectContaining({ code: 'CONFIG_INVALID', message: 'the schedule a has args and a body; it must be one of them' }),
+    );
     expect(make({ jobId: 9 })).toThrow(expect.objectContaining({ code: 'CONFIG_INVALID' }));
     expect(make({ jobId: 0, schedule: 'dayly' })).toThrow(expect.objectContaining({ code: 'SCHEDULE_INVALID' }));
     expect(make({ jobId: 9, body: new Uint8Array() })).not.toThrow();

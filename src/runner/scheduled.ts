@@ -184,8 +184,10 @@ class ScheduledJobs implements ScheduleProducer {
 }
 
 function bodyOf({ name, jobId, args, body }: ScheduledJob, info: JobInfo | undefined): Uint8Array {
-  if (body) return body;
   const details = { schedule: name, jobId: String(jobId) };
+  if (body && args)
+    throw new RunnerError('CONFIG_INVALID', `the schedule ${name} has args and a body; it must be one of them`, { details });
+  if (body) return body;
   if (!info) {
     const message = `the schedule ${name} calls job ${String(jobId)}, which the router does not know; give the body of its calls`;
     throw new RunnerError('CONFIG_INVALID', message, { details });
