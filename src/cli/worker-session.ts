@@ -59,7 +59,9 @@ export async function connectWorker({ ticket, folder, telemetry, signal, onWait 
   const identity = openIdentity(join(folder, 'identity.key'));
   for (let failures = 0; ; failures += 1) {
     // Each time: that of a file may be from before its control plane came to another address, or to another TLS key.
-    const credentials = { ticket: await ticketFrom(ticket, signal), identity };
+    // A file that is gone later is not waited for.
+    const latest = (): Promise<string> => ticketFrom(ticket, AbortSignal.abort());
+    const credentials = { ticket: await ticketFrom(ticket, signal), identity, latest };
     try {
       const queue = await RemoteQueue.connect({ credentials, reconnectMs: RECONNECT_MS, telemetry }, signal);
       const { control, workerId } = queue;

@@ -4,21 +4,26 @@ import { randomBytes } from 'node:crypto';
 import type { Clock } from '../clock.ts';
 import { systemClock } from '../clock.ts';
 import { RunnerError, isRunnerError } from '../errors.ts';
-import { HttpClient } from '../http/http.ts';
 import type { HttpResponse } from '../http/http.ts';
 import { silentTelemetry } from '../telemetry/telemetry.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
+import { ControlAddresses } from './control-addresses.ts';
 import { challengeParts, enrolmentParts, isSignedBy, signParts } from './identity.ts';
 import type { Identity } from './identity.ts';
-import { grantOfWire } from './shared-queue.ts';
-import type { QueueGrant } from './shared-queue.ts';
-import { isLoopbackUrl, readTicket } from './ticket.ts';
+import { standingOf } from './standing.ts';
+import type { Standing } from './standing.ts';
+import { readTicket } from './ticket.ts';
 import type { Ticket } from './ticket.ts';
 import { errorOfWire, fieldsOf } from './wire.ts';
 
 /** With a ticket and a key of one's own, or with the operator's token. */
 export type ControlCredentials =
-  | { readonly ticket: string; readonly identity: Identity }
+  | {
+      readonly ticket: string;
+      readonly identity: Identity;
+      /** The ticket as it is now, asked for while nobody answers: one of the same control plane takes the place of the first. */
+      readonly latest?: () => Promise<string>;
+    }
   | { readonly url: string; readonly token: string; readonly tlsKeySha256?: string | undefined };
 
 export interface ControlClientOptions {
@@ -55,21 +60,6 @@ export interface ControlRequest {
   readonly responseBytesMax?: number;
 }
 
-/** What the session says. */
-export interface Standing {
-  readonly workerId: string;
-  readonly contentBytesMax: number;
-  /** Of a request with jobs or results. */
-  readonly bodyBytesMax: number;
-  readonly waitMsMax: number;
-  /** Whether it calls engines for this worker. */
-  readonly hasEngines: boolean;
-  /** Of the servers of the queue, when workers speak to them themselves. */
-  readonly grant?: QueueGrant;
-  /** How long the session lasts from its beginning; an operator's does not end. */
-  readonly validMs: number;
-}
-
 interface Session {
   readonly authorization: string;
   readonly standing: Standing;
@@ -78,11 +68,7 @@ interface Session {
 }
 
 const PAUSE_MS = { first: 100, most: 5_000 };
-const SHORT_CONNECTIONS = 64;
-const WAITING_CONNECTIONS = 4_096;
 const RESPONSE_BYTES_MAX = 512 * 1024 * 1024;
-/** Where the control plane does not say. */
-const BODY_BYTES_MAX = 64 * 1024 * 1024;
 /** Somebody was there, or nobody was, and later it may be otherwise. */
 const PASSING: ReadonlySet<string> = new Set([
   'EXECUTOR_UNREACHABLE',
@@ -101,12 +87,9 @@ export class ControlClient {
   readonly clock: Clock;
   readonly #telemetry: Telemetry;
   readonly #random: (bytes: number) => Uint8Array;
-  readonly #ticket: Ticket | undefined;
-  readonly #urls: readonly string[];
-  /** Of each address: for what is answered at once, and for what waits. */
-  readonly #clients: readonly { readonly short: HttpClient; readonly waiting: HttpClient }[];
-  /** The address that answered last. */
-  #at = 0;
+  #ticket: KnownTicket | undefined;
+  #isFollowing = false;
+  #addresses: ControlAddresses;
   #session: Session | undefined;
   #enrolling: Promise<Session> | undefined;
   #isDown = false;
@@ -119,16 +102,11 @@ export class ControlClient {
     this.clock = clock;
     this.#telemetry = telemetry;
     this.#random = random;
-    this.#ticket = 'ticket' in credentials ? readTicket(credentials.ticket) : undefined;
-    this.#urls = 'ticket' in credentials ? (this.#ticket?.urls ?? []) : [credentials.url];
-    const pin = 'ticket' in credentials ? this.#ticket?.tlsKeySha256 : credentials.tlsKeySha256;
-    const plain = this.#urls.find((url) => !url.startsWith('https:') && !isLoopbackUrl(url));
-    if (plain !== undefined) throw new RunnerError('CONFIG_INVALID', `${plain} is neither https nor on this machine`);
-    this.#clients = this.#urls.map((url) => {
-      const client = (connectionsMax: number): HttpClient =>
-        new HttpClient(url, { clock, connectionsMax, ...(pin !== undefined && { tls: { serverKeySha256: pin } }) });
-      return { short: client(SHORT_CONNECTIONS), waiting: client(WAITING_CONNECTIONS) };
-    });
+    if ('ticket' in credentials) this.#ticket = knownTicket(credentials.ticket);
+    this.#addresses = new ControlAddresses(
+      'ticket' in credentials ? knownTicket(credentials.ticket) : { urls: [credentials.url], tlsKeySha256: credentials.tlsKeySha256 },
+      clock,
+    );
   }
 
   /** Fires when `close` is called. */
@@ -215,7 +193,7 @@ export class ControlClient {
   /** What waits ends; what is under way is finished. Idempotent. */
   async close(): Promise<void> {
     this.stop();
-    await Promise.all(this.#clients.flatMap(({ short, waiting }) => [short.close(), waiting.close()]));
+    await this.#addresses.close();
   }
 
   /** No more attempts. */
@@ -247,10 +225,7 @@ export class ControlClient {
     const { timeoutMs = 30_000 } = this.#options;
     const bytes = body === undefined ? undefined : body instanceof Uint8Array ? body : Buffer.from(JSON.stringify(body));
     const type = body instanceof Uint8Array ? contentType : 'application/json';
-    const clients = this.#clients[this.#at];
-    const client = waitMs > 0 ? clients?.waiting : clients?.short;
-    if (!client) throw new RunnerError('CONFIG_INVALID', 'there is no address of a control plane');
-    return client.send({
+    return this.#addresses.client(waitMs > 0 ? 'waiting' : 'short').send({
       method,
       path,
       headers: bytes ? ['content-type', type, ...headers] : headers,
@@ -266,7 +241,7 @@ export class ControlClient {
       const value: unknown = JSON.parse(Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString('utf8'));
       return fieldsOf(value, 'the answer');
     } catch (cause) {
-      throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `${this.#urls[this.#at]} answered with something that no control plane says`, {
+      throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `${this.#addresses.url} answered with something that no control plane says`, {
         cause,
       });
     }
@@ -293,20 +268,19 @@ export class ControlClient {
         if (!isRunnerError(thrown) || thrown.code !== 'UNAUTHORIZED') throw thrown;
       }
     }
-    return this.#enrol(credentials.ticket, credentials.identity);
+    return this.#enrol(this.#ticket ?? knownTicket(credentials.ticket), credentials.identity);
   }
 
-  async #enrol(text: string, identity: Identity): Promise<Session> {
-    const ticket = this.#ticket ?? readTicket(text);
+  async #enrol(ticket: KnownTicket, identity: Identity): Promise<Session> {
     const workerNonce = Buffer.from(this.#random(32)).toString('base64url');
-    const challenge = await this.#say('/enrol/challenge', { ticket: text.trim(), workerKey: identity.publicKey, nonce: workerNonce });
+    const challenge = await this.#say('/enrol/challenge', { ticket: ticket.text, workerKey: identity.publicKey, nonce: workerNonce });
     const { nonce, signature } = challenge;
     if (typeof nonce !== 'string' || typeof signature !== 'string') throw this.#foreign(ticket, 'its challenge is none');
     if (!isSignedBy(ticket.serverKey, challengeParts(workerNonce, nonce, ticket.id), signature))
       throw this.#foreign(ticket, 'it does not have the key of the ticket');
     const proof = signParts(enrolmentParts(nonce, ticket.id, ticket.serverKey), identity.privateKey);
     const given = await this.#say('/enrol', { nonce, signature: proof });
-    this.#telemetry.log.info('enrolled at the control plane', { url: this.#urls[this.#at], worker: given['workerId'] });
+    this.#telemetry.log.info('enrolled at the control plane', { url: this.#addresses.url, worker: given['workerId'] });
     return this.#keep(given);
   }
 
@@ -320,7 +294,7 @@ export class ControlClient {
   #keep(answer: Readonly<Record<string, unknown>>): Session {
     const { token, expiresAt, serverTime } = answer;
     if (typeof token !== 'string' || typeof expiresAt !== 'number' || typeof serverTime !== 'number')
-      throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `${this.#urls[this.#at]} gave no session`);
+      throw new RunnerError('EXECUTOR_RESPONSE_INVALID', `${this.#addresses.url} gave no session`);
     // Of its time, whatever our clock shows.
     const validMs = expiresAt - serverTime;
     return (this.#session = {
@@ -331,12 +305,33 @@ export class ControlClient {
   }
 
   #foreign({ id }: Ticket, why: string): RunnerError {
-    return new RunnerError('TICKET_FOREIGN', `who answers at ${this.#urls[this.#at]} is not the control plane of the ticket ${id}: ${why}`);
+    return new RunnerError('TICKET_FOREIGN', `who answers at ${this.#addresses.url} is not the control plane of the ticket ${id}: ${why}`);
   }
 
   #heard(): void {
-    if (this.#isDown) this.#telemetry.log.info('the control plane answers again', { url: this.#urls[this.#at] });
+    if (this.#isDown) this.#telemetry.log.info('the control plane answers again', { url: this.#addresses.url });
     this.#isDown = false;
+  }
+
+  /** To where its ticket says now that it is. What no key of this control plane has signed leads nowhere. */
+  async #follow(): Promise<void> {
+    const { credentials } = this.#options;
+    if (!('ticket' in credentials) || !credentials.latest || this.#isFollowing) return;
+    this.#isFollowing = true;
+    try {
+      const ticket = knownTicket(await credentials.latest());
+      const isKnown = ticket.text === this.#ticket?.text || ticket.serverKey !== this.#ticket?.serverKey;
+      if (isKnown || this.#closing.signal.aborted) return;
+      const before = this.#addresses;
+      this.#addresses = new ControlAddresses(ticket, this.clock);
+      this.#ticket = ticket;
+      this.#telemetry.log.info('the ticket names another place', { url: this.#addresses.url, ticket: ticket.id });
+      await before.close();
+    } catch (error) {
+      this.#telemetry.log.debug('there is no other ticket', { error });
+    } finally {
+      this.#isFollowing = false;
+    }
   }
 
   /** Rethrows what no other attempt changes. */
@@ -353,12 +348,13 @@ export class ControlClient {
     if (this.clock.monotonic() + delayMs > until) throw thrown;
     if (!this.#isDown)
       this.#telemetry.log.warn('the control plane does not answer', {
-        url: this.#urls[this.#at],
+        url: this.#addresses.url,
         code: thrown.code,
         reason: thrown.message,
       });
     this.#isDown = true;
-    if (thrown.code === 'EXECUTOR_UNREACHABLE') this.#at = (this.#at + 1) % this.#urls.length;
+    if (thrown.code === 'EXECUTOR_UNREACHABLE') this.#addresses.next();
+    void this.#follow();
     const signals = signal ? [signal, this.#closing.signal] : [this.#closing.signal];
     try {
       await this.clock.sleep(delayMs, AbortSignal.any(signals));
@@ -372,13 +368,13 @@ export class ControlClient {
   }
 }
 
-function standingOf({ workerId, limits, engines, queue }: Readonly<Record<string, unknown>>, validMs: number): Standing {
-  const { contentBytesMax, waitMsMax, bodyBytesMax = BODY_BYTES_MAX } = fieldsOf(limits, 'limits');
-  if (typeof contentBytesMax !== 'number' || typeof waitMsMax !== 'number' || typeof bodyBytesMax !== 'number')
-    throw new RunnerError('EXECUTOR_RESPONSE_INVALID', 'the control plane does not tell its limits');
-  const grant = queue === undefined ? {} : { grant: grantOfWire(queue) };
-  const id = typeof workerId === 'string' ? workerId : '';
-  return { workerId: id, contentBytesMax, bodyBytesMax, waitMsMax, hasEngines: engines === true, validMs, ...grant };
+interface KnownTicket extends Ticket {
+  readonly text: string;
+}
+
+/** Throws `TICKET_MALFORMED`. */
+function knownTicket(text: string): KnownTicket {
+  return { ...readTicket(text), text: text.trim() };
 }
 
 /** An attempt before may have been carried out, whatever is known of this one. */

@@ -3,7 +3,8 @@
 import { randomUUID } from 'node:crypto';
 import { RunnerError, isRunnerError } from '../errors.ts';
 import { ControlClient } from './control-client.ts';
-import type { ControlClientOptions, ControlRequest, Standing } from './control-client.ts';
+import type { ControlClientOptions, ControlRequest } from './control-client.ts';
+import type { Standing } from './standing.ts';
 import type {
   ClaimOptions,
   ClaimedJob,

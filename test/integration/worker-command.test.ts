@@ -1,6 +1,6 @@
 /** `bpr worker` as processes of their own, against a control plane. */
 
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
@@ -121,6 +121,26 @@ describe('bpr worker', () => {
     onTestFinished(() => now.close(0));
     await now.listen({ port: await reservedPort() });
     await command.until('ready');
+  });
+
+  it('goes with its control plane to another address and another TLS key, once it is enrolled, too', async () => {
+    const at = { folder: place('control'), ticketFile: place('ticket') };
+    const before = new ControlPlane(at);
+    await before.listen({ port: 0, tls: 'own' });
+    const command = new WorkerCommand(place('w'), {}, ['--ticket-file', at.ticketFile]);
+    onTestFinished(async () => void (await command.kill()));
+    await command.until('ready');
+    await before.close(0);
+    for (const file of readdirSync(at.folder).filter((name) => name.startsWith('tls'))) rmSync(join(at.folder, file));
+    const now = new ControlPlane(at);
+    onTestFinished(() => now.close(0));
+    await now.listen({ port: await reservedPort(), tls: 'own' });
+    const { ticket } = await now.tickets.create({ uses: 1 });
+    const queue = await RemoteQueue.connect({ credentials: { ticket, identity: openIdentity(place('publisher')) } });
+    onTestFinished(() => queue.close());
+    const { id } = await queue.publish({ type: 'unknown', payload: Buffer.from('x') });
+    // Of no function: what matters is that it took it.
+    await expect(queue.result(id)).rejects.toMatchObject({ code: 'REQUEST_INVALID' });
   });
 
   it('ends with 2 when its ticket is malformed or was revoked', async () => {
