@@ -395,5 +395,6 @@ function errorOf(error: unknown): unknown {
   const { code, text } = refusal;
   const details = { code };
   if (STORE_FULL.has(code)) return new RunnerError('QUEUE_DISK_FULL', `JetStream has no room: ${text}`, { details });
+  if (code === 10_059) return new RunnerError('PLATFORM_UNREACHABLE', 'JetStream lost the stream; it is to be made anew', { details });
   return new RunnerError('INTERNAL', `JetStream refused: ${text} (${code})`, { details, cause: error });
 }

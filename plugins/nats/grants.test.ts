@@ -25,3 +25,10 @@ it('a worker elsewhere is given the certificates, not the place of their file on
     message: expect.stringContaining('none.pem') as string,
   });
 });
+
+it('a worker knows how many copies the queue has', async () => {
+  const { creds, signingKey } = makeNatsAccounts();
+  const credentials = { creds: () => creds };
+  const grant = await grantFor({ servers: 'nats:4222', credentials, accountKey: () => signingKey, replicas: 3 }, WORKER, systemClock);
+  expect(grant?.options).toMatchObject({ replicas: 3 });
+});

@@ -17,7 +17,7 @@ const LEAST_MS = 60_000;
  * end its connections when `expiresAt` has come. Rejects with `CONFIG_INVALID` when the keys are none, or the certificates are not there.
  */
 export async function grantFor(options: NatsOptions, worker: GrantedWorker, clock: Clock): Promise<QueueGrant | undefined> {
-  const { accountKey, credentials, servers, queue, ackWaitMs, tls, contentBytesMax, objectBytesMax } = options;
+  const { accountKey, credentials, servers, queue, replicas, ackWaitMs, tls, contentBytesMax, objectBytesMax } = options;
   if (accountKey === undefined) return undefined;
   if (!credentials || !('creds' in credentials))
     throw new RunnerError('CONFIG_INVALID', 'with an accountKey, credentials of NATS must be creds: they say which account it is');
@@ -51,6 +51,7 @@ export async function grantFor(options: NatsOptions, worker: GrantedWorker, cloc
       inboxPrefix,
       scoped: true,
       ...(queue !== undefined && { queue }),
+      ...(replicas !== undefined && { replicas }),
       ...(ackWaitMs !== undefined && { ackWaitMs }),
       ...(contentBytesMax !== undefined && { contentBytesMax }),
       ...(objectBytesMax !== undefined && { objectBytesMax }),

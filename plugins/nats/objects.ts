@@ -213,16 +213,23 @@ export class NatsObjects implements ObjectStore, KeyedObjects, ResumableObjects,
     await this.#open();
   }
 
+  /** Makes the bucket anew when it was there, and somebody deleted it. */
+  async restore(): Promise<void> {
+    if (this.#bucket) await this.#made();
+  }
+
   #open(): Promise<Bucket> {
-    const { name, addsOnly = false } = this.#options;
-    this.#bucket ??= this.#options
-      .connect()
-      .then(({ client, replicas }) => Bucket.open(client, { name, replicas, addsOnly }))
-      .catch((error: unknown) => {
-        this.#bucket = undefined;
-        throw error;
-      });
+    this.#bucket ??= this.#made().catch((error: unknown) => {
+      this.#bucket = undefined;
+      throw error;
+    });
     return this.#bucket;
+  }
+
+  async #made(): Promise<Bucket> {
+    const { name, connect, addsOnly = false } = this.#options;
+    const { client, replicas } = await connect();
+    return Bucket.open(client, { name, replicas, addsOnly });
   }
 
   #missing(key: string): RunnerError {

@@ -252,11 +252,14 @@ export class NatsQueue implements SharedQueue {
   }
 
   /**
-   * Queues again what servers that lost data have forgotten to hand out. How many jobs that were. To be called now and then; it changes
-   * nothing while the servers keep what they acknowledge.
+   * Queues again what servers that lost data have forgotten to hand out. How many jobs that were. Makes streams and consumers anew that somebody
+   * deleted. To be called now and then; it changes nothing while the servers keep what they acknowledge.
    */
   reconcile(): Promise<number> {
-    return this.#change(({ keeping }) => keeping.reconcile());
+    return this.#change(async ({ restore, keeping }) => {
+      await Promise.all([restore(), this.objects.restore()]);
+      return keeping.reconcile();
+    });
   }
 
   /** Credentials of one worker: see the option `accountKey`. Rejects with `CONFIG_INVALID`. */

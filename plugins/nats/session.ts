@@ -24,6 +24,8 @@ export interface Session {
   readonly keeping: Keeping;
   /** Copies that the stream has. */
   readonly replicas: number;
+  /** What was deleted, or lost with the disk of a server, is made anew: the stream, and the consumers of its lanes. */
+  readonly restore: () => Promise<void>;
   readonly stopKeepAlive: () => void;
 }
 
@@ -49,6 +51,13 @@ export async function openSession(options: NatsOptions, names: Names, parts: Ses
     claims.lanes = lanes;
     await lanes.open();
     void follow(client, lanes, log);
+    const restore = async (): Promise<void> => {
+      if (!(await client.stream())) {
+        log.error('the stream of the queue is gone, and its jobs with it; it is made anew', { stream: names.stream });
+        await openStream(client, names, { replicas: asked, log, makeSecret: () => secret });
+      }
+      await lanes.refresh();
+    };
     return {
       client,
       lanes,
@@ -57,6 +66,7 @@ export async function openSession(options: NatsOptions, names: Names, parts: Ses
       publisher: new Publisher({ client, lanes, jobs, names, clock, makeNonce }),
       results: new Results({ client, jobs, names, clock }),
       replicas,
+      restore,
       keeping: new Keeping({ client, lanes, jobs, names, clock, makeNonce }),
       stopKeepAlive: options.scoped ? () => undefined : every(clock, ackWaitMs / 3, () => jobs.keepAlive()),
     };

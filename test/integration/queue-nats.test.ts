@@ -153,6 +153,36 @@ describe('a server that', () => {
     }
   });
 
+  testNats('lost its streams, or a consumer, gets them anew from a reconciliation', async () => {
+    const { telemetry, texts } = warnings();
+    const queue = open({ queue: 'lost' }, telemetry);
+    const worker = open({ queue: 'lost' });
+    const connection = await connect({ servers: [...(cluster?.addresses ?? [])] });
+    try {
+      const { streams, consumers } = await jetstreamManager(connection);
+      const lease = (await queue.publish(job('a')), await claimOne(worker)).lease;
+      const bytes = Buffer.alloc(300_000, 'x');
+      await queue.objects.keep(bytes);
+      await Promise.all([streams.delete('BPR_lost'), streams.delete('OBJ_BPR_lost')]);
+      await expect(queue.status('a')).rejects.toMatchObject({ code: 'PLATFORM_UNREACHABLE' });
+      expect(await queue.reconcile()).toBe(0);
+      expect(texts.join()).toContain('the stream of the queue is gone');
+      // Of what runs the result is kept.
+      await worker.complete(lease, { body: Buffer.from('a') });
+      expect(text((await queue.result('a')).body)).toBe('a');
+      expect(await queue.objects.get(await queue.objects.keep(bytes))).toEqual(bytes);
+      await queue.publish(job('b'));
+      await worker.complete((await claimOne(worker)).lease, { body: Buffer.from('b') });
+      expect(text((await queue.result('b')).body)).toBe('b');
+      await consumers.delete('BPR_lost', 'p4-_');
+      await queue.publish(job('c'));
+      expect(await queue.reconcile()).toBe(0);
+      expect(await consumers.info('BPR_lost', 'p4-_')).toMatchObject({ name: 'p4-_' });
+    } finally {
+      await connection.close();
+    }
+  });
+
   testNats('has a stream of that name already keeps it as it is', async () => {
     const connection = await connect({ servers: [...(cluster?.addresses ?? [])] });
     try {
