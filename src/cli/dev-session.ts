@@ -336,11 +336,17 @@ await serveDevRunner();`;
     this.#waiting = { kind, resolve, reject };
     if (message && this.#child.connected) this.#child.send(message);
     else if (message) reject(new RunnerError('CONFIG_INVALID', 'the jobs cannot be run: their process has ended'));
-    const late = (): void => reject(new RunnerError('EXECUTOR_TIMEOUT', `the module did not get to "${kind}" within ${LOAD_MS / 1000} s`));
-    const timer = setTimeout(late, LOAD_MS);
+    const timer = setTimeout(() => reject(tooLate(kind, message)), LOAD_MS);
     return promise.finally(() => {
       clearTimeout(timer);
       this.#waiting = undefined;
     });
   }
+}
+
+function tooLate(kind: Answer['kind'], message: ToRunner | undefined): RunnerError {
+  const within = `within ${LOAD_MS / 1000} s`;
+  if (message?.kind !== 'load') return new RunnerError('EXECUTOR_TIMEOUT', `the module did not get to "${kind}" ${within}`);
+  const needed = 'it must export a JobRouter, as default or named router, and must not wait for anything that goes on, like a runner';
+  return new RunnerError('CONFIG_INVALID', `${message.entry} was not loaded ${within}: ${needed}`);
 }

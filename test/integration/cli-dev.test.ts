@@ -322,6 +322,11 @@ describe('dev', () => {
     ['a module that does not compile', 'export const router = (;', 'jobs.ts:1\nexport const router = (;'],
     ['a module that throws', "throw new Error('not today');", 'cannot be loaded: not today\n    at '],
     ['a module without a router', 'export const answer = 42;', 'exports neither a JobRouter'],
+    [
+      'a module that runs a runner',
+      'await new Promise((resolve) => setTimeout(resolve, 2 ** 31 - 1));',
+      'must not wait for anything that goes on',
+    ],
     ['a module that ends the process', 'process.exit(3);', 'the jobs cannot be run: the process ended with status 3'],
   ];
 
