@@ -5,7 +5,7 @@
  */
 
 import { createHash } from 'node:crypto';
-import { RunnerError, count, errorOf, failure, fieldsOf, text } from '../../src/plugin.ts';
+import { RunnerError, isRunnerError, count, errorOf, failure, fieldsOf, text } from '../../src/plugin.ts';
 import type {
   FunctionConfig,
   FunctionInvocation,
@@ -83,8 +83,14 @@ export class SpecifiedFunctions {
   replacement(name: string, present: SpecifiedFunction, { run }: Step): Step {
     this.#mayReplace(name, present);
     const replace = async (signal: AbortSignal | undefined): Promise<void> => {
+      try {
+        // As if nothing were there: what is refused does not cost the one that is.
+        return await run(signal);
+      } catch (thrown) {
+        if (!isRunnerError(thrown) || thrown.code !== 'FUNCTION_EXISTS') throw thrown;
+      }
       await this.#delete(name, signal);
-      await run(signal);
+      return run(signal);
     };
     return { change: { action: 'update', resource: 'function', id: name }, run: replace };
   }

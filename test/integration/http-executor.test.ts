@@ -525,6 +525,9 @@ test('on the gateway a bundle takes the place of a bootstrap, and the other way 
   expect(await answer()).toBe('program');
   await expect(careful.deploy('job1', bundle, { memoryMb: 256 })).rejects.toMatchObject({ code: 'FUNCTION_EXISTS' });
   expect(await deployer.deploy('job1', bundle, { memoryMb: 256 }, { dryRun: true })).toMatchObject({ changes: [{ action: 'update' }, {}] });
+  // What the gateway refuses costs no function.
+  const refused = deployer.deploy('job1', bundle, { memoryMb: 256, environment: { X: '1' } });
+  await expect(refused).rejects.toMatchObject({ code: 'DEPLOY_FAILED', details: { platformCode: 'CONFIG_INVALID' } });
   expect(await answer()).toBe('program');
   expect(await deployer.deploy('job1', bundle, { memoryMb: 256 })).toMatchObject({
     changes: [
