@@ -137,7 +137,7 @@ export function localParts(parts: readonly Part[], settings: LocalSettings): rea
       args: [...argsOf(part, port, settings), ...(callsEngines && !part.backend ? engines.flatMap((url) => ['--engine', url]) : [])],
       environment: {
         LOG_LEVEL: logLevel,
-        // A worker reads its ticket once: it is started anew when the ticket names another address.
+        // A worker looks for another address only while nobody, whoever it be, answers at its own: it is started anew with one.
         ...(part.role === 'worker' && { BPR_TOPOLOGY_CONTROL: `http://127.0.0.1:${portOf('control-plane')}` }),
         ...(callsEngines && part.backend && { BPR_WASM_URL: engines.join(',') }),
       },
