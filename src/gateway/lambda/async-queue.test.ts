@@ -9,6 +9,7 @@ import { RunnerError } from '../../errors.ts';
 import type { FunctionVersion, Invocation } from '../../runtime/runtime.ts';
 import { FunctionStore } from '../../runtime/store.ts';
 import { StoreDatabase } from '../../runtime/store-database.ts';
+import { createMetrics } from '../../telemetry/prometheus.ts';
 import { silentTelemetry } from '../../telemetry/telemetry.ts';
 import { FakeClock } from '../../testing/fake-clock.ts';
 import type { AsyncQueueOptions } from './async-queue.ts';
@@ -220,6 +221,24 @@ describe('a queued call', () => {
     await clock.advance(2_000);
     write.mockRestore();
     expect([ran.map(([, name]) => name), queue.size]).toEqual([['f', 'told'], 0]);
+  });
+
+  it('that is put off while the disk is full is counted once', async () => {
+    await queue.close();
+    const metrics = createMetrics();
+    queue = open({ telemetry: { ...silentTelemetry, metrics } });
+    queue.start();
+    const write = vi.spyOn(StoreDatabase.prototype, 'write');
+    outcome = () => {
+      if (ran.length > 2) return '{"ok":true}';
+      write.mockRejectedValueOnce(new RunnerError('STORE_FAILED', 'database or disk is full', { details: { sqliteCode: 13 } }));
+      return fails(ran.length === 1 ? 'FUNCTION_FAILED' : 'EXECUTOR_THROTTLED');
+    };
+    await add('1');
+    await clock.advance(2 * MINUTE);
+    write.mockRestore();
+    const text = await metrics.expose();
+    for (const outcomeOf of ['retried', 'delayed']) expect(text).toMatch(new RegExp(`outcome="${outcomeOf}"\\} 1$`, 'm'));
   });
 
   it('waits for the disk beside the event loop', async () => {

@@ -262,18 +262,18 @@ export class AsyncQueue {
         return this.#settle(task, ending.outcome, ending.tell);
       case 'again': {
         const dueAt = clock.now() + ending.afterMs;
-        this.#counters('retried').add();
-        return this.#database.write(
+        await this.#database.write(
           () => void this.#database.prepare('UPDATE tasks SET running = 0, due_at = ? WHERE seq = ?').run(dueAt, task.seq),
         );
+        return this.#counters('retried').add();
       }
       case 'delayed': {
         const delayMs = Math.min(THROTTLE_MS.most, THROTTLE_MS.first * 2 ** task.delays);
         const dueAt = clock.now() + delayMs;
         if (dueAt - task.createdAt > ending.ageMaxMs) return this.#settle(task, 'expired', ending.expired?.() ?? []);
-        this.#counters('delayed').add();
         const sql = 'UPDATE tasks SET running = 0, attempts = attempts - 1, delays = delays + 1, due_at = ? WHERE seq = ?';
-        return this.#database.write(() => void this.#database.prepare(sql).run(dueAt, task.seq));
+        await this.#database.write(() => void this.#database.prepare(sql).run(dueAt, task.seq));
+        return this.#counters('delayed').add();
       }
       case 'stopped':
         // It stays marked as running.
