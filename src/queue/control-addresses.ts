@@ -15,16 +15,17 @@ const WAITING_CONNECTIONS = 4_096;
 
 /** Of several the one that answered last is asked. */
 export class ControlAddresses {
-  readonly #urls: readonly string[];
+  readonly #place: ControlPlace;
   /** Of each address: for what is answered at once, and for what waits. */
   readonly #clients: readonly { readonly short: HttpClient; readonly waiting: HttpClient }[];
   #at = 0;
 
   /** Does no I/O. Throws `CONFIG_INVALID`. */
-  constructor({ urls, tlsKeySha256: pin }: ControlPlace, clock: Clock) {
+  constructor(place: ControlPlace, clock: Clock) {
+    const { urls, tlsKeySha256: pin } = place;
     const plain = urls.find((url) => !url.startsWith('https:') && !isLoopbackUrl(url));
     if (plain !== undefined) throw new RunnerError('CONFIG_INVALID', `${plain} is neither https nor on this machine`);
-    this.#urls = urls;
+    this.#place = place;
     this.#clients = urls.map((url) => {
       const client = (connectionsMax: number): HttpClient =>
         new HttpClient(url, { clock, connectionsMax, ...(pin !== undefined && { tls: { serverKeySha256: pin } }) });
@@ -33,7 +34,11 @@ export class ControlAddresses {
   }
 
   get url(): string | undefined {
-    return this.#urls[this.#at];
+    return this.#place.urls[this.#at];
+  }
+
+  isOf({ urls, tlsKeySha256 }: ControlPlace): boolean {
+    return urls.join(' ') === this.#place.urls.join(' ') && tlsKeySha256 === this.#place.tlsKeySha256;
   }
 
   client(kind: 'short' | 'waiting'): HttpClient {
@@ -44,7 +49,7 @@ export class ControlAddresses {
 
   /** Nobody is at this one. */
   next(): void {
-    this.#at = (this.#at + 1) % this.#urls.length;
+    this.#at = (this.#at + 1) % this.#place.urls.length;
   }
 
   /** What is under way is finished. Idempotent. */

@@ -21,7 +21,7 @@ export type ControlCredentials =
   | {
       readonly ticket: string;
       readonly identity: Identity;
-      /** The ticket as it is now, asked for while nobody answers: one of the same control plane takes the place of the first. */
+      /** The ticket as it is now, asked for while nobody answers: what one of the same control plane says of its place holds. */
       readonly latest?: () => Promise<string>;
     }
   | { readonly url: string; readonly token: string; readonly tlsKeySha256?: string | undefined };
@@ -87,7 +87,7 @@ export class ControlClient {
   readonly clock: Clock;
   readonly #telemetry: Telemetry;
   readonly #random: (bytes: number) => Uint8Array;
-  #ticket: KnownTicket | undefined;
+  readonly #ticket: Ticket | undefined;
   #isFollowing = false;
   #addresses: ControlAddresses;
   #session: Session | undefined;
@@ -102,9 +102,9 @@ export class ControlClient {
     this.clock = clock;
     this.#telemetry = telemetry;
     this.#random = random;
-    if ('ticket' in credentials) this.#ticket = knownTicket(credentials.ticket);
+    this.#ticket = 'ticket' in credentials ? readTicket(credentials.ticket) : undefined;
     this.#addresses = new ControlAddresses(
-      'ticket' in credentials ? knownTicket(credentials.ticket) : { urls: [credentials.url], tlsKeySha256: credentials.tlsKeySha256 },
+      'ticket' in credentials ? readTicket(credentials.ticket) : { urls: [credentials.url], tlsKeySha256: credentials.tlsKeySha256 },
       clock,
     );
   }
@@ -268,12 +268,13 @@ export class ControlClient {
         if (!isRunnerError(thrown) || thrown.code !== 'UNAUTHORIZED') throw thrown;
       }
     }
-    return this.#enrol(this.#ticket ?? knownTicket(credentials.ticket), credentials.identity);
+    return this.#enrol(credentials.ticket, credentials.identity);
   }
 
-  async #enrol(ticket: KnownTicket, identity: Identity): Promise<Session> {
+  async #enrol(text: string, identity: Identity): Promise<Session> {
+    const ticket = this.#ticket ?? readTicket(text);
     const workerNonce = Buffer.from(this.#random(32)).toString('base64url');
-    const challenge = await this.#say('/enrol/challenge', { ticket: ticket.text, workerKey: identity.publicKey, nonce: workerNonce });
+    const challenge = await this.#say('/enrol/challenge', { ticket: text.trim(), workerKey: identity.publicKey, nonce: workerNonce });
     const { nonce, signature } = challenge;
     if (typeof nonce !== 'string' || typeof signature !== 'string') throw this.#foreign(ticket, 'its challenge is none');
     if (!isSignedBy(ticket.serverKey, challengeParts(workerNonce, nonce, ticket.id), signature))
@@ -313,19 +314,17 @@ export class ControlClient {
     this.#isDown = false;
   }
 
-  /** To where its ticket says now that it is. What no key of this control plane has signed leads nowhere. */
+  /** To where its latest ticket says that it is; what another one signed leads nowhere. It knows us by the first: with that we enrol. */
   async #follow(): Promise<void> {
     const { credentials } = this.#options;
     if (!('ticket' in credentials) || !credentials.latest || this.#isFollowing) return;
     this.#isFollowing = true;
     try {
-      const ticket = knownTicket(await credentials.latest());
-      const isKnown = ticket.text === this.#ticket?.text || ticket.serverKey !== this.#ticket?.serverKey;
-      if (isKnown || this.#closing.signal.aborted) return;
+      const { serverKey, ...place } = readTicket(await credentials.latest());
+      if (serverKey !== this.#ticket?.serverKey || this.#addresses.isOf(place) || this.#closing.signal.aborted) return;
       const before = this.#addresses;
-      this.#addresses = new ControlAddresses(ticket, this.clock);
-      this.#ticket = ticket;
-      this.#telemetry.log.info('the ticket names another place', { url: this.#addresses.url, ticket: ticket.id });
+      this.#addresses = new ControlAddresses(place, this.clock);
+      this.#telemetry.log.info('the ticket names another place', { url: this.#addresses.url, ticket: place.id });
       await before.close();
     } catch (error) {
       this.#telemetry.log.debug('there is no other ticket', { error });
@@ -366,15 +365,6 @@ export class ControlClient {
       });
     }
   }
-}
-
-interface KnownTicket extends Ticket {
-  readonly text: string;
-}
-
-/** Throws `TICKET_MALFORMED`. */
-function knownTicket(text: string): KnownTicket {
-  return { ...readTicket(text), text: text.trim() };
 }
 
 /** An attempt before may have been carried out, whatever is known of this one. */

@@ -43,8 +43,8 @@ Examples:
   bpr worker --once --job job.json            one job from a file, without a control plane
 
 It dials out only, and waits for a control plane that is not there yet. While nobody answers the file of the ticket is read again: when it has
-another ticket of the same control plane, the worker goes to the addresses in that one. Packages of functions are fetched once by their hash, verified, and kept
-in its folder. A job file is {"artifact": "handler.zip", "event": ..., "function": "name", "settings": {"timeoutMs": 5000}}.
+another ticket of the same control plane, the worker goes to the addresses in that one. Packages of functions are fetched once by their hash,
+verified, and kept in its folder. A job file is {"artifact": "handler.zip", "event": ..., "function": "name", "settings": {"timeoutMs": 5000}}.
 SIGTERM or SIGINT: it claims no more, gives back what it has not begun, lets the rest end for --drain-ms, gives back what is left, and ends with
 0. A second one ends it at once.
 Environment: CONTROL_PLANE_TICKET; BPR_DATA_DIR; LOG_LEVEL (default warn); for --backend engine BPR_WASM_URL, or FLAWLESS_URL: addresses of
