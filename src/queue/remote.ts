@@ -32,11 +32,11 @@ import {
   checkResult,
 } from './requests.ts';
 import type { CheckedClaim, CheckedResult } from './requests.ts';
-import { UnansweredClaims, claimToWire } from './unanswered.ts';
+import { UnansweredClaims } from './unanswered.ts';
 import { claimedOfWire, countWithin, errorOfWire, fieldsOf, jobToWire, leaseOfWire, listOf, resultOfWire, resultToWire } from './wire.ts';
 
 export interface RemoteQueueOptions extends ControlClientOptions {
-  /** Makes ids of jobs and claims. Default: random UUIDs. */
+  /** Makes ids of jobs. Default: random UUIDs. */
   readonly makeId?: () => string;
 }
 
@@ -139,7 +139,7 @@ export class RemoteQueue implements WorkQueue {
       if (signal?.aborted) throw aborted('the claim was cancelled before a job came', signal);
     }
     if (waitMs === 0) {
-      const body = claimToWire(request, 0, this.#makeId());
+      const body = this.#unanswered.claim(request, 0);
       return jobsOf(await this.#unanswered.during(body, (onRepeat) => this.#ask({ path: '/queue/claim', body, onRepeat })));
     }
     this.#running += 1;
@@ -298,7 +298,7 @@ export class RemoteQueue implements WorkQueue {
   async #work(completions: readonly Completion[], claiming: Claiming | undefined): Promise<void> {
     this.#running += 1;
     try {
-      const claim = claiming && claimToWire(claiming.request, 0, this.#makeId());
+      const claim = claiming && this.#unanswered.claim(claiming.request, 0);
       const body = { completions: completions.map(completionToWire), claim };
       const send = (onRepeat?: () => void): Promise<Fields> => this.control.ask({ path: '/queue/work', body, onRepeat });
       settle(await (claim ? this.#unanswered.during(claim, send) : send()), completions, claiming);
@@ -342,7 +342,7 @@ export class RemoteQueue implements WorkQueue {
 
   /** When it is aborted, the control plane is told, and its answer awaited: a job that it just gave away must not be lost on its way. */
   async #poll(request: CheckedClaim, waitMs: number): Promise<ClaimedJob[]> {
-    const body = claimToWire(request, waitMs, this.#makeId());
+    const body = this.#unanswered.claim(request, waitMs);
     const cut = new AbortController();
     const patience = request.signal ? AbortSignal.any([request.signal, this.control.closing]) : this.control.closing;
     let stopTimer = (): void => {};

@@ -1,5 +1,6 @@
 /** Claims whose answers never came: what they were given goes back when their worker claims again, instead of when its leases run out. */
 
+import { randomBytes } from 'node:crypto';
 import { toRunnerError } from '../errors.ts';
 import type { CheckedClaim } from './requests.ts';
 
@@ -14,7 +15,15 @@ interface ClaimOnWire extends Readonly<Record<string, unknown>> {
 const KEPT_MAX = 100;
 
 export class UnansweredClaims {
+  /** Of all ids of claims here. Short: the tokens of leases begin with these. */
+  readonly #prefix = randomBytes(9).toString('base64url');
+  #count = 0;
   #claims: readonly ClaimOnWire[] = [];
+
+  claim({ workerId, capabilities, max, leaseMs }: CheckedClaim, waitMs: number): ClaimOnWire {
+    const claimId = `${this.#prefix}${(this.#count += 1).toString(36)}`;
+    return { workerId, ...(capabilities.length > 0 && { capabilities }), max, leaseMs, waitMs, claimId };
+  }
 
   /** `isRepeated` is to be called before it is sent once more, after nobody knows what became of it. */
   async during<T>(claim: ClaimOnWire, send: (isRepeated: () => void) => Promise<T>): Promise<T> {
@@ -30,8 +39,4 @@ export class UnansweredClaims {
       throw thrown;
     }
   }
-}
-
-export function claimToWire({ workerId, capabilities, max, leaseMs }: CheckedClaim, waitMs: number, claimId: string): ClaimOnWire {
-  return { workerId, ...(capabilities.length > 0 && { capabilities }), max, leaseMs, waitMs, claimId };
 }
