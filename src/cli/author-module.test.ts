@@ -15,6 +15,17 @@ afterAll(() => {
   rmSync(folder, { recursive: true, force: true });
 });
 
+it.each(['build', 'start', 'run'])('a module that has a runner %s is refused before it does anything', async (method) => {
+  const file = join(folder, `${method}.mjs`);
+  const runner = JSON.stringify(join(import.meta.dirname, '../runner/runner.ts'));
+  writeFileSync(file, `import { BlueprintRunner } from ${runner};\nawait BlueprintRunner.builder({ chainMode: 'mock' }).${method}();\n`);
+  await expect(loadModule(file)).rejects.toMatchObject({
+    code: 'CONFIG_INVALID',
+    message: expect.stringContaining(`${method}.mjs cannot be loaded: bpr runs what this module exports`) as string,
+  });
+  await expect(BlueprintRunner.builder({ chainMode: 'mock', ledger: false }).build()).resolves.toMatchObject({ state: 'created' });
+});
+
 describe('configure of an author', () => {
   const configured = async (name: string, body: string): Promise<void> => {
     const file = join(folder, name);

@@ -5,6 +5,7 @@ import { pathToFileURL } from 'node:url';
 import { RunnerError, isRunnerError } from '../errors.ts';
 import type { JobRouter } from '../job/router.ts';
 import type { RunnerBuilder } from '../runner/builder.ts';
+import { LOADING } from '../runner/config.ts';
 
 export interface AuthorModule {
   readonly router: JobRouter | undefined;
@@ -18,10 +19,13 @@ type Configure = (builder: RunnerBuilder) => unknown;
 export async function loadModule(file: string): Promise<AuthorModule> {
   if (!existsSync(file)) throw new RunnerError('CONFIG_INVALID', `there is no ${file}`);
   let exported: { readonly default?: unknown; readonly router?: unknown; readonly configure?: unknown };
+  process.env[LOADING] = file;
   try {
     exported = (await import(pathToFileURL(file).href)) as typeof exported; // as: looked at below
   } catch (cause) {
     throw new RunnerError('CONFIG_INVALID', `${file} cannot be loaded: ${whatAndWhere(cause)}`, { cause });
+  } finally {
+    delete process.env[LOADING];
   }
   const router = [exported.router, exported.default].find(isRouter);
   const configure = exported.configure;

@@ -18,7 +18,7 @@ import type { Plugin } from '../plugin/plugin.ts';
 import type { PluginRegistry } from '../plugin/registry.ts';
 import type { PrometheusMetrics } from '../telemetry/prometheus.ts';
 import type { Metrics, Telemetry } from '../telemetry/telemetry.ts';
-import { resolveConfig } from './config.ts';
+import { LOADING, resolveConfig } from './config.ts';
 import type { Environment, ResolvedConfig, RunnerConfig } from './config.ts';
 import type { BackgroundService, Consumer, ErrorHook, Producer, RunnerParts } from './parts.ts';
 import type { BlueprintRunner } from './runner.ts';
@@ -144,6 +144,11 @@ export class RunnerBuilder {
   /** Checks everything, loads plugins, reads the key. Opens no file and asks no network. Rejects with `CONFIG_INVALID`, `PLUGIN_UNKNOWN`. */
   async build(): Promise<BlueprintRunner> {
     const config = resolveConfig(this.#options.config, this.#options.env);
+    if (config.environment[LOADING] !== undefined)
+      throw new RunnerError(
+        'CONFIG_INVALID',
+        'bpr runs what this module exports, a JobRouter or a function configure(builder): it must run no runner',
+      );
     const { telemetry, exposeMetrics } = await this.#instruments(config);
     const router = this.#router;
     return this.#options.make({

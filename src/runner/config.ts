@@ -96,6 +96,9 @@ export interface ResolvedConfig {
   readonly environment: Environment;
 }
 
+/** Names the module that the command line loads: it would run a runner beside the one that is asked for, or instead of it. */
+export const LOADING = 'BPR_LOADING';
+
 const RPC_URL = 'http://localhost:9944';
 const WEEK_MS = 7 * 24 * 60 * 60 * 1000;
 const CHAIN_MODES: readonly ChainMode[] = ['real', 'mock', 'auto'];

@@ -324,8 +324,8 @@ describe('dev', () => {
     ['a module without a router', 'export const answer = 42;', 'exports neither a JobRouter'],
     [
       'a module that runs a runner',
-      'await new Promise((resolve) => setTimeout(resolve, 2 ** 31 - 1));',
-      'must not wait for anything that goes on',
+      `import { BlueprintRunner } from '${SOURCES}/runner/runner.ts'; await BlueprintRunner.builder({}, process.env).run();`,
+      'cannot be loaded: bpr runs what this module exports',
     ],
     ['a module that ends the process', 'process.exit(3);', 'the jobs cannot be run: the process ended with status 3'],
   ];
