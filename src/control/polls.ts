@@ -54,7 +54,7 @@ export class Polls {
     const end = (): void => controller.abort();
     const key = typeof pollId === 'string' ? keyOf(request.caller.id, pollId) : undefined;
     if (key !== undefined) {
-      // The same one, on a way that its caller has given up: what it were given would lie there until its lease runs out.
+      // The same one, on a way that its caller has given up: what it is given would lie there until its lease runs out.
       this.#byId.get(key)?.abort();
       this.#byId.set(key, controller);
     }
