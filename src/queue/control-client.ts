@@ -8,6 +8,7 @@ import type { HttpResponse } from '../http/http.ts';
 import { silentTelemetry } from '../telemetry/telemetry.ts';
 import type { Telemetry } from '../telemetry/telemetry.ts';
 import { ControlAddresses } from './control-addresses.ts';
+import type { ControlPlace } from './control-addresses.ts';
 import { challengeParts, enrolmentParts, isSignedBy, signParts } from './identity.ts';
 import type { Identity } from './identity.ts';
 import { standingOf } from './standing.ts';
@@ -102,11 +103,12 @@ export class ControlClient {
     this.clock = clock;
     this.#telemetry = telemetry;
     this.#random = random;
-    this.#ticket = 'ticket' in credentials ? readTicket(credentials.ticket) : undefined;
-    this.#addresses = new ControlAddresses(
-      'ticket' in credentials ? readTicket(credentials.ticket) : { urls: [credentials.url], tlsKeySha256: credentials.tlsKeySha256 },
-      clock,
-    );
+    let place: ControlPlace;
+    if ('ticket' in credentials) {
+      this.#ticket = readTicket(credentials.ticket);
+      place = this.#ticket;
+    } else place = { urls: [credentials.url], tlsKeySha256: credentials.tlsKeySha256 };
+    this.#addresses = new ControlAddresses(place, clock);
   }
 
   /** Fires when `close` is called. */
